@@ -1,0 +1,406 @@
+"""The book: execute its notebooks, refuse what they do not know, render the pages."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+SMOKE_PARAMETERS = {"profile": "smoke", "seeds": [0, 1]}
+BUILD_PARAMETERS = {"profile": "cpu", "seeds": [0, 1, 2]}
+
+
+class BookError(RuntimeError):
+    """A chapter raised, a record is missing, or the pages could not be rendered; the message says which."""
+
+
+def book_root(start: str | Path | None = None) -> Path:
+    """Return the directory that holds ``_config.yml`` and ``notebooks/``.
+
+    Parameters
+    ----------
+    start : str or Path, optional
+        Where to look, upwards; default: the working directory, then the package's own checkout.
+
+    Raises
+    ------
+    BookError
+        If there is none.
+    """
+    starts = [Path(start)] if start else [Path.cwd(), Path(__file__).parent]
+    for folder in (parent for place in starts for parent in (place.resolve(), *place.resolve().parents)):
+        if (folder / "_config.yml").is_file() and (folder / "notebooks").is_dir():
+            return folder
+    raise BookError(
+        f"no book (_config.yml and notebooks/) in or above {starts[0].resolve()}; call it from the checkout"
+    )
+
+
+def chapters(root: str | Path | None = None) -> list[str]:
+    """Return the names of the executable chapters, in the order of ``book/_toc.yml``.
+
+    Parameters
+    ----------
+    root : str or Path, optional
+        See `book_root`. Notebooks that the table of contents does not name come last, sorted.
+    """
+    root = Path(root) if root else book_root()
+    names = sorted(path.stem for path in (root / "notebooks").glob("*.ipynb"))
+    toc = root / "book" / "_toc.yml"
+    entries = yaml.safe_load(toc.read_text())["chapters"] if toc.is_file() else []
+    order = [entry["file"] for entry in entries]
+    return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
+
+
+def notebook_parameters(path: str | Path) -> dict[str, Any]:
+    """Return names and defaults of a notebook's parameters.
+
+    Parameters
+    ----------
+    path : str or Path
+        A notebook with one cell tagged ``parameters`` that assigns literals (numbers, text, lists, None).
+
+    Returns
+    -------
+    dict
+        In the order of the cell.
+
+    Raises
+    ------
+    ValueError
+        If there is not exactly one such cell, or it holds anything but assignments of literals.
+    """
+    import nbformat
+
+    notebook = nbformat.read(path, as_version=4)
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise ValueError(f"{path} has {len(cells)} cells tagged 'parameters'; expected one")
+    found: dict[str, Any] = {}
+    for statement in ast.parse(cells[0].source).body:
+        try:
+            if not isinstance(statement, ast.Assign | ast.AnnAssign):
+                raise ValueError
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            value = ast.literal_eval(statement.value)
+            found |= {target.id: value for target in targets}
+        except (AttributeError, TypeError, ValueError):
+            line = ast.unparse(statement)
+            raise ValueError(f"{path}: the cell 'parameters' may only assign literals to names, not {line!r}") from None
+    return found
+
+
+def parse_parameter(text: str) -> Any:
+    """Read a parameter from the command line as YAML: ``3``, ``[0, 1]``, ``true``, ``null``, or text.
+
+    Examples
+    --------
+    >>> parse_parameter("[0, 1]"), parse_parameter("smoke"), parse_parameter("1e-3")
+    ([0, 1], 'smoke', 0.001)
+    """
+    try:
+        return float(text) if re.fullmatch(r"[-+]?[0-9.]+e[-+]?[0-9]+", text, re.IGNORECASE) else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{text!r} is not a value: {str(error).splitlines()[0]}") from None
+
+
+def check_parameters(name: str, parameters: Mapping[str, Any], *, root: str | Path | None = None) -> Path:
+    """Check that a chapter exists and takes these parameters; return its notebook.
+
+    Parameters
+    ----------
+    name : str
+        A chapter's name, see `chapters`.
+    parameters : mapping of str to object
+        What is to be passed to it.
+    root : str or Path, optional
+        See `book_root`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such chapter, it does not have such a parameter, or a value is of another kind (text, number,
+        list, truth value) than the default. The message names those there are.
+    """
+    root = Path(root) if root else book_root()
+    if name not in chapters(root):
+        raise ValueError(f"no chapter is called {name!r}; there are {', '.join(chapters(root)) or 'none'}")
+    path = root / "notebooks" / f"{name}.ipynb"
+    known = notebook_parameters(path)
+    unknown = sorted(set(parameters) - set(known))
+    if unknown:
+        raise ValueError(f"chapter {name} has no parameter {', '.join(unknown)}; it has {', '.join(known)}")
+    for key, value in parameters.items():
+        expected, given = _kind(known[key]), _kind(value)
+        if "nothing" not in (expected, given) and expected != given:
+            raise ValueError(f"chapter {name}: {key} is {value!r}, {given}; expected {expected} like {known[key]!r}")
+    return path
+
+
+def _kind(value: Any) -> str:
+    kinds = {bool: "a truth value", int: "a number", float: "a number", str: "text", list: "a list", tuple: "a list"}
+    return "nothing" if value is None else kinds.get(type(value), type(value).__name__)
+
+
+def run_chapter(
+    name: str,
+    parameters: Mapping[str, Any],
+    *,
+    output: str | Path,
+    root: str | Path | None = None,
+    cwd: str | Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> float:
+    """Execute a chapter's notebook with papermill, by this interpreter.
+
+    Parameters
+    ----------
+    name, parameters, root
+        See `check_parameters`; everything is checked before anything runs.
+    output : str or Path
+        Where the executed notebook goes, also when it fails.
+    cwd : str or Path, optional
+        The notebook's working directory; default: the book's root.
+    environment : mapping of str to str, optional
+        Environment variables for the notebook.
+
+    Returns
+    -------
+    float
+        Seconds it took.
+
+    Raises
+    ------
+    ValueError
+        If the chapter or a parameter does not exist.
+    BookError
+        If the notebook raises; the message names the chapter, the cell and the exception.
+    """
+    root = Path(root) if root else book_root()
+    path = check_parameters(name, parameters, root=root)
+    from papermill import execute_notebook
+    from papermill.exceptions import PapermillExecutionError
+
+    output = Path(output).resolve()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # This interpreter's kernel comes before a kernel of the same name that the user has elsewhere.
+    kernels = os.pathsep.join(filter(None, [f"{sys.prefix}/share/jupyter", os.environ.get("JUPYTER_PATH")]))
+    start = time.perf_counter()
+    try:
+        with _environment({"JUPYTER_PATH": kernels} | dict(environment or {})):
+            execute_notebook(
+                path,
+                output,
+                dict(parameters),
+                kernel_name="python3",
+                cwd=str(cwd or root),
+                progress_bar=sys.stderr.isatty(),
+                extra_arguments=["--log-level=40"],  # errors of the kernel alone
+            )
+    except PapermillExecutionError as error:
+        cell = f"cell {error.exec_count} raised {error.ename}: {error.evalue}"
+        source = "\n".join(f"    {line}" for line in error.source.strip().splitlines()[:20])
+        raise BookError(f"chapter {name}: {cell}\n{source}\nthe executed notebook: {output}") from None
+    except Exception as error:  # a dead kernel, a timeout, a disk that is full
+        raise BookError(f"chapter {name}: {type(error).__name__}: {error}\nthe executed notebook: {output}") from error
+    return time.perf_counter() - start
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+def smoke(*, root: str | Path | None = None, names: Sequence[str] | None = None) -> dict[str, float]:
+    """Execute chapters live in profile ``smoke``, in an empty results directory.
+
+    Parameters
+    ----------
+    root : str or Path, optional
+        See `book_root`. The executed notebooks go to its ``_build/smoke``.
+    names : sequence of str, optional
+        Chapters; default: all.
+
+    Returns
+    -------
+    dict of str to float
+        Seconds a chapter.
+
+    Raises
+    ------
+    BookError
+        After all chapters have been tried, if one or more failed.
+    """
+    root = Path(root) if root else book_root()
+    target = root / "_build" / "smoke"
+    shutil.rmtree(target, ignore_errors=True)
+    seconds: dict[str, float] = {}
+    failures: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="regroup-smoke-") as results:
+        for name in names or _all_chapters(root):
+            print(f"smoke: {name} ...", flush=True)
+            try:
+                seconds[name] = run_chapter(
+                    name,
+                    SMOKE_PARAMETERS,
+                    output=target / f"{name}.ipynb",
+                    root=root,
+                    environment={"REGROUP_RESULTS": results},
+                )
+            except BookError as error:
+                failures.append(str(error))
+    _print_seconds("smoke", seconds)
+    if failures:
+        raise BookError("\n\n".join(failures))
+    return seconds
+
+
+def build(*, root: str | Path | None = None) -> Path:
+    """Execute every chapter on its records and render the book.
+
+    Parameters
+    ----------
+    root : str or Path, optional
+        See `book_root`. Executed notebooks go to its ``book/``, pages to its ``_build/html``.
+
+    Returns
+    -------
+    Path
+        ``index.html``.
+
+    Raises
+    ------
+    BookError
+        If records are missing, a chapter raises, or the renderer fails or warns.
+    """
+    root = Path(root) if root else book_root()
+    names = _all_chapters(root)
+    _require_records(names)
+    shutil.rmtree(root / "_build" / "html", ignore_errors=True)  # a build that fails leaves no old page behind
+    seconds: dict[str, float] = {}
+    for name in names:
+        print(f"build: {name} ...", flush=True)
+        executed = root / "_build" / "executed" / f"{name}.ipynb"
+        seconds[name] = run_chapter(name, BUILD_PARAMETERS, output=executed, root=root)
+        _prepare_page(executed, root / "book" / f"{name}.ipynb")
+    start = time.perf_counter()
+    index = render(root)
+    seconds["pages"] = time.perf_counter() - start
+    _print_seconds("build", seconds)
+    print(f"the book: {index}")
+    return index
+
+
+def render(root: str | Path) -> Path:
+    """Render ``book/`` to ``_build/html`` with Jupyter Book; a warning is an error.
+
+    Parameters
+    ----------
+    root : str or Path
+        See `book_root`.
+
+    Returns
+    -------
+    Path
+        ``index.html``.
+
+    Raises
+    ------
+    BookError
+        With the renderer's warnings, or the end of its output.
+    """
+    root = Path(root).resolve()
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+    command += ["build", "book", "--config", "_config.yml"]
+    command += ["--path-output", ".", "--all", "-W", "-n", "--keep-going"]
+    done = subprocess.run(
+        command,
+        cwd=root,
+        env=os.environ | {"NO_COLOR": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    log = root / "_build" / "jupyter-book.log"
+    log.parent.mkdir(exist_ok=True)
+    log.write_text(re.sub(r"\x1b\[[0-9;]*m", "", done.stdout))
+    lines = log.read_text().splitlines()
+    warnings = [line for line in lines if re.search(r"\b(WARNING|ERROR|CRITICAL|SEVERE):", line)]
+    index = root / "_build" / "html" / "index.html"
+    if done.returncode or warnings or not index.is_file():
+        before_traceback = "\n".join(lines).partition("\nTraceback")[0].splitlines()
+        shown = "\n".join(warnings or before_traceback[-10:])
+        raise BookError(f"Jupyter Book: exit {done.returncode}, {len(warnings)} warnings, all of it in {log}\n{shown}")
+    return index
+
+
+def _all_chapters(root: Path) -> list[str]:
+    names = chapters(root)
+    if not names:
+        raise BookError(f"there is no notebook in {root / 'notebooks'}")
+    return names
+
+
+def _require_records(names: Sequence[str]) -> None:
+    """Raise where the book would show a number without a record."""
+    from regroup_lib.experiments import missing_records
+
+    lines = []
+    for name in names:
+        missing = missing_records(name, **BUILD_PARAMETERS)
+        if missing:
+            lines.append(f"{name} lacks {len(missing)} records: regroup sweep {name} --profile cpu")
+    if lines:
+        raise BookError("\n".join(lines))
+
+
+def _prepare_page(executed: Path, page: Path) -> None:
+    """Copy an executed notebook to its page; the reader sees the values in use, not the defaults beside them."""
+    import nbformat
+
+    notebook = nbformat.read(executed, as_version=4)
+    for cell in notebook.cells:
+        tags = cell.metadata.setdefault("tags", [])
+        if "parameters" in tags:
+            tags.append("remove-cell")
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata.pop("papermill", None)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, page)
+
+
+def _print_seconds(title: str, seconds: Mapping[str, float]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("chapter", title=title, title_justify="left")
+    table.add_column("seconds", justify="right")
+    for name, value in seconds.items():
+        table.add_row(name, f"{value:.1f}")
+    if len(seconds) > 1:
+        table.add_section()
+        table.add_row("together", f"{sum(seconds.values()):.1f}")
+    Console().print(table)

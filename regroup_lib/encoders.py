@@ -1,0 +1,479 @@
+"""Images to feature vectors, cached on disk under what made them.
+
+Every encoder has ``fit`` (on training images, without labels) and ``transform``. `encode` runs one over a data
+set's splits and keeps the result; `make_encoder` builds one from its identifier.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.decomposition import PCA
+from torch import nn
+from torch.nn import functional as F
+
+from regroup_lib.data import Dataset
+from regroup_lib.files import data_directory, digest_arrays, digest_file, read_npz, write_npz
+from regroup_lib.progress import progress_bar
+
+logger = logging.getLogger(__name__)
+
+
+def default_device() -> torch.device:
+    """Return the GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def center_and_normalize(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
+    """Subtract the training mean from every array and scale each row to unit length.
+
+    Features of pre-trained networks share a large common component; k-means clusters them better without it.
+    """
+    center = train.mean(axis=0, dtype=np.float64).astype(np.float32)
+    centered = [features - center for features in (train, *others)]
+    return [rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in centered]
+
+
+def _batches(images: np.ndarray, size: int, label: str) -> Iterator[np.ndarray]:
+    """Yield the images in batches under a progress bar that counts images a second."""
+    with progress_bar(total=len(images), desc=label, unit="image") as bar:
+        for start in range(0, len(images), size):
+            yield images[start : start + size]
+            bar.update(min(size, len(images) - start))
+
+
+def _resized(images: np.ndarray, size: int, mean: Sequence[float], std: Sequence[float], device) -> torch.Tensor:
+    """Return uint8 [n, h, w, c] as normalised float32 [n, 3, size, size], resized bicubically."""
+    batch = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float()
+    batch = batch.expand(-1, 3, -1, -1)
+    if batch.shape[-2:] != (size, size):
+        batch = F.interpolate(batch, size=(size, size), mode="bicubic", antialias=True).clamp_(0, 255)
+    shape = (1, 3, 1, 1)
+    return (batch / 255 - torch.tensor(mean, device=device).view(shape)) / torch.tensor(std, device=device).view(shape)
+
+
+class Encoder:
+    """Base of all encoders.
+
+    Attributes
+    ----------
+    label : str
+        How tables and figures name it.
+    normalize : bool
+        Whether `encode` centres the features and scales them to unit length (pre-trained networks).
+    cached : bool
+        Whether the features are worth a file; flattened pixels are not.
+    """
+
+    label: str
+    normalize = False
+    cached = True
+
+    def fingerprint(self) -> str:
+        """Return a text that differs whenever the features would: options, and the digest of loaded weights."""
+        raise NotImplementedError
+
+    def fit(self, images: np.ndarray) -> Encoder:
+        """Learn from training images, uint8 [n, h, w, c]; pre-trained encoders have nothing to learn."""
+        return self
+
+    def transform(self, images: np.ndarray) -> np.ndarray:
+        """Return float32 features [n, d] of uint8 images [n, h, w, c]."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return what `fit` learnt, as arrays."""
+        return {}
+
+    def load_state(self, state: dict[str, np.ndarray], image_shape: tuple[int, ...]) -> None:
+        """Take back what `state` returned."""
+
+
+class RawEncoder(Encoder):
+    """Flattened pixels in [0, 1]."""
+
+    label = "raw pixels"
+    cached = False
+
+    def fingerprint(self) -> str:
+        return "raw"
+
+    def transform(self, images: np.ndarray) -> np.ndarray:
+        return images.reshape(len(images), -1).astype(np.float32) / 255
+
+
+class PCAEncoder(Encoder):
+    """Principal components of the flattened pixels (scikit-learn's randomised solver)."""
+
+    label = "PCA"
+
+    def __init__(self, n_components: int = 128):
+        self.n_components = n_components
+
+    def fingerprint(self) -> str:
+        return f"pca {self.n_components}"
+
+    def fit(self, images: np.ndarray) -> PCAEncoder:
+        pixels = RawEncoder().transform(images)
+        n_components = min(self.n_components, *pixels.shape)
+        pca = PCA(n_components, svd_solver="randomized", random_state=0).fit(pixels)
+        self.mean_, self.components_ = pca.mean_, pca.components_
+        return self
+
+    def transform(self, images: np.ndarray) -> np.ndarray:
+        return ((RawEncoder().transform(images) - self.mean_) @ self.components_.T).astype(np.float32)
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {"mean": self.mean_, "components": self.components_}
+
+    def load_state(self, state: dict[str, np.ndarray], image_shape: tuple[int, ...]) -> None:
+        self.mean_, self.components_ = state["mean"], state["components"]
+
+
+class ConvAutoencoder(nn.Module):
+    """Two strided convolutions, a linear code, and their mirror image; height and width divisible by 4."""
+
+    def __init__(self, image_shape: tuple[int, ...], code_size: int, width: int):
+        super().__init__()
+        height, side, channels = image_shape
+        inner = (2 * width, height // 4, side // 4)
+        flat = int(np.prod(inner))
+        self.encoder = nn.Sequential(
+            nn.Conv2d(channels, width, 4, stride=2, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+            nn.BatchNorm2d(2 * width),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(flat, code_size),
+        )
+        self.decoder = nn.Sequential(
+            nn.Linear(code_size, flat),
+            nn.Unflatten(1, inner),
+            nn.BatchNorm2d(2 * width),
+            nn.ReLU(),
+            nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1),
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.decoder(self.encoder(images))
+
+
+class AutoencoderEncoder(Encoder):
+    """The code of a convolutional autoencoder, trained here on the training images with squared error.
+
+    Parameters
+    ----------
+    epochs, code_size, width, batch_size, seed : int
+        Training length, dimension of the code, channels of the first layer, images a step, initialisation.
+    """
+
+    label = "autoencoder"
+
+    def __init__(
+        self, *, epochs: int = 12, code_size: int = 128, width: int = 48, batch_size: int = 256, seed: int = 0
+    ):
+        self.options = {"epochs": epochs, "code_size": code_size, "width": width, "batch_size": batch_size}
+        self.seed = seed
+
+    def fingerprint(self) -> str:
+        return f"autoencoder {json.dumps(self.options)} seed {self.seed}"
+
+    def _network(self, image_shape: tuple[int, ...]) -> ConvAutoencoder:
+        if image_shape[0] % 4 or image_shape[1] % 4:
+            raise ValueError(f"the autoencoder needs height and width divisible by 4, not {image_shape[:2]}")
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            network = ConvAutoencoder(image_shape, self.options["code_size"], self.options["width"])
+        return network.to(default_device(), memory_format=torch.channels_last)
+
+    def fit(self, images: np.ndarray) -> AutoencoderEncoder:
+        self.network_ = network = self._network(images.shape[1:])
+        device, size, epochs = default_device(), self.options["batch_size"], self.options["epochs"]
+        optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+        steps = -(-len(images) // size) * epochs
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
+        rng = np.random.default_rng(self.seed)
+        network.train()
+        for epoch in range(epochs):
+            shuffled = images[rng.permutation(len(images))]
+            for batch in _batches(shuffled, size, f"autoencoder {epoch + 1}/{epochs}"):
+                target = _unit_range(batch, device)
+                with torch.autocast(device.type, torch.bfloat16):
+                    output = network(target)
+                loss = F.mse_loss(output.float(), target)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+        network.eval()
+        return self
+
+    @torch.no_grad()
+    def transform(self, images: np.ndarray) -> np.ndarray:
+        device = default_device()
+        parts = [self.network_.encoder(_unit_range(b, device)).cpu() for b in _batches(images, 1000, self.label)]
+        return torch.cat(parts).numpy()
+
+    @torch.no_grad()
+    def reconstruct(self, images: np.ndarray) -> np.ndarray:
+        """Return the decoder's images of the encoder's codes, uint8 as the input."""
+        output = self.network_(_unit_range(images, default_device())).clamp(0, 1)
+        return (output * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {name: value.cpu().numpy() for name, value in self.network_.state_dict().items()}
+
+    def load_state(self, state: dict[str, np.ndarray], image_shape: tuple[int, ...]) -> None:
+        self.network_ = self._network(image_shape)
+        self.network_.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
+        self.network_.eval()
+
+
+def _unit_range(images: np.ndarray, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
+
+
+class OnnxEncoder(Encoder):
+    """Any image encoder in an ONNX file: input float32 [n, 3, size, size], output [n, d] or [n, d, h, w].
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    image_size, mean, std : optional
+        Preprocessing; by default the file's own metadata, keys ``image_size``, ``mean`` and ``std``.
+    batch_size : int
+        Images a call.
+    """
+
+    normalize = True
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        image_size: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        batch_size: int = 64,
+    ):
+        import onnxruntime
+
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{self.path} does not exist; put the ONNX encoder there or give another path")
+        try:
+            self.session = onnxruntime.InferenceSession(
+                self.path, providers=[p for p in PROVIDERS if p in onnxruntime.get_available_providers()]
+            )
+        except Exception as error:  # onnxruntime raises a different class for each defect
+            raise ValueError(f"{self.path} is not an ONNX model that can be run ({error})") from error
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        self.label = metadata.get("label", self.path.stem)
+        self.image_size = image_size or int(metadata.get("image_size", 0))
+        self.mean = list(mean) if mean else _numbers(metadata.get("mean"))
+        self.std = list(std) if std else _numbers(metadata.get("std"))
+        if not self.image_size or len(self.mean) != 3 or len(self.std) != 3:
+            raise ValueError(f"{self.path} does not say its image_size, mean and std (3 numbers each); pass them")
+        self.batch_size = batch_size
+
+    def fingerprint(self) -> str:
+        return f"onnx {digest_file(self.path)} {self.image_size} {self.mean} {self.std}"
+
+    def transform(self, images: np.ndarray) -> np.ndarray:
+        name, parts = self.session.get_inputs()[0].name, []
+        for batch in _batches(images, self.batch_size, self.label):
+            pixels = _resized(batch, self.image_size, self.mean, self.std, "cpu").contiguous().numpy()
+            output = np.asarray(self.session.run(None, {name: pixels})[0], dtype=np.float32)
+            parts.append(output.reshape(*output.shape[:2], -1).mean(axis=2))
+        return np.concatenate(parts)
+
+
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+
+
+def _numbers(text: str | None) -> list[float]:
+    return [float(part) for part in text.split(",")] if text else []
+
+
+class ClipEncoder(Encoder):
+    """The image tower of a CLIP model (open_clip).
+
+    Parameters
+    ----------
+    model : str
+        open_clip's name; OpenAI's weights need the ``-quickgelu`` configuration.
+    pretrained : str
+        A tag (``"openai"``; open_clip downloads it) or the path of a local checkpoint.
+    batch_size : int
+        Images a call.
+
+    References
+    ----------
+    Radford et al. (2021), Learning transferable visual models from natural language supervision.
+    """
+
+    normalize = True
+
+    def __init__(self, model: str = "ViT-B-32-quickgelu", pretrained: str = "openai", *, batch_size: int = 128):
+        import open_clip
+
+        try:
+            network = open_clip.create_model(model, pretrained=pretrained)
+        except Exception as error:  # hub, file and configuration errors all end here
+            raise ValueError(
+                f"CLIP model {model!r} with weights {pretrained!r} cannot be loaded ({error}); "
+                "OpenAI's weights need a network, `clip:MODEL:FILE` takes a local checkpoint"
+            ) from error
+        self.network = network.visual.eval().to(default_device())
+        self.label = f"CLIP {model}"
+        self.size = self.network.image_size
+        self.size = self.size if isinstance(self.size, int) else self.size[0]
+        self.mean = self.network.image_mean or open_clip.OPENAI_DATASET_MEAN
+        self.std = self.network.image_std or open_clip.OPENAI_DATASET_STD
+        self.batch_size = batch_size
+
+    def fingerprint(self) -> str:
+        weights = digest_arrays(*(value.cpu().numpy() for value in self.network.state_dict().values()))
+        return f"clip {weights} {self.size} {self.mean} {self.std}"
+
+    @torch.no_grad()
+    def transform(self, images: np.ndarray) -> np.ndarray:
+        device, parts = default_device(), []
+        for batch in _batches(images, self.batch_size, self.label):
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                parts.append(self.network(_resized(batch, self.size, self.mean, self.std, device)).float().cpu())
+        return torch.cat(parts).numpy()
+
+
+ENCODERS = ("raw", "pca", "autoencoder", "clip", "onnx:<file stem>")
+
+
+def make_encoder(name: str, *, data_dir: str | Path | None = None, epochs: int | None = None) -> Encoder:
+    """Build an encoder from its identifier.
+
+    Parameters
+    ----------
+    name : str
+        ``"raw"``, ``"pca"``, ``"autoencoder"``, ``"clip"`` (or ``"clip:MODEL:TAG_OR_FILE"``),
+        ``"onnx:STEM"`` for ``encoders/STEM.onnx`` in the data directory (or ``"onnx:PATH.onnx"``).
+    data_dir : str or Path, optional
+        See `load_data`.
+    epochs : int, optional
+        Training length, for encoders that are trained here.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        If there is no such encoder, or its file is missing or damaged.
+    """
+    kind, _, rest = name.partition(":")
+    if name == "raw":
+        return RawEncoder()
+    if name == "pca":
+        return PCAEncoder()
+    if name == "autoencoder":
+        return AutoencoderEncoder() if epochs is None else AutoencoderEncoder(epochs=epochs)
+    if kind == "clip":
+        model, _, pretrained = rest.partition(":")
+        return ClipEncoder(model or "ViT-B-32-quickgelu", pretrained or "openai")
+    if kind == "onnx" and rest:
+        path = Path(rest) if rest.endswith(".onnx") else data_directory(data_dir) / "encoders" / f"{rest}.onnx"
+        return OnnxEncoder(path)
+    raise ValueError(f"no encoder is called {name!r}; there are {', '.join(ENCODERS)}")
+
+
+@dataclass(frozen=True)
+class Features:
+    """What an encoder makes of a data set.
+
+    Attributes
+    ----------
+    splits : dict of str to ndarray of float32 [n, d]
+        Features of each split, in the data set's order.
+    seconds : float
+        Time it took to fit and encode, when it was done.
+    encoder : Encoder
+        The fitted encoder.
+    """
+
+    splits: dict[str, np.ndarray]
+    seconds: float
+    encoder: Encoder
+
+
+def encode(
+    dataset: Dataset, encoder: str | Encoder, *, data_dir: str | Path | None = None, epochs: int | None = None
+) -> Features:
+    """Fit an encoder on a data set's training images, encode every split, and keep the result on disk.
+
+    The cache lies in ``features/`` of the data directory, under a key of encoder, weights and data digest. A
+    cache file that is damaged is reported and made again.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    encoder : str or Encoder
+        An identifier of `make_encoder`, or an encoder of your own.
+    data_dir, epochs
+        See `make_encoder`.
+
+    Returns
+    -------
+    Features
+    """
+    if isinstance(encoder, str):
+        encoder = make_encoder(encoder, data_dir=data_dir, epochs=epochs)
+    kept = None
+    if encoder.cached:
+        fingerprint = f"{encoder.fingerprint()} normalize={encoder.normalize} {dataset.digest}"
+        key = hashlib.sha256(fingerprint.encode()).hexdigest()[:20]
+        path = data_directory(data_dir) / "features" / f"{dataset.name}-{type(encoder).__name__}-{key}.npz"
+        kept = _read_cache(path, dataset)
+    if kept is None:
+        start = time.perf_counter()
+        encoder.fit(dataset.train.inputs)
+        names = list(dataset.splits)
+        arrays = [encoder.transform(dataset.splits[name].inputs) for name in names]
+        if encoder.normalize:
+            first = names.index("train")
+            train, *others = center_and_normalize(arrays[first], *arrays[:first], *arrays[first + 1 :])
+            arrays = [*others[:first], train, *others[first:]]
+        kept = {f"split_{name}": array for name, array in zip(names, arrays, strict=True)}
+        kept["seconds"] = np.array(time.perf_counter() - start)
+        if encoder.cached:
+            write_npz(path, kept | {f"state_{name}": value for name, value in encoder.state().items()})
+    else:
+        state = {name.removeprefix("state_"): value for name, value in kept.items() if name.startswith("state_")}
+        encoder.load_state(state, dataset.train.inputs.shape[1:])
+    splits = {name.removeprefix("split_"): value for name, value in kept.items() if name.startswith("split_")}
+    return Features(splits, float(kept["seconds"]), encoder)
+
+
+def _read_cache(path: Path, dataset: Dataset) -> dict[str, np.ndarray] | None:
+    """Return a cache file's arrays, or None where there is none or it is damaged."""
+    try:
+        kept = read_npz(path)
+        for name, split in dataset.splits.items():
+            if len(kept[f"split_{name}"]) != len(split):
+                raise ValueError(f"{path} has {len(kept[f'split_{name}'])} {name} rows, expected {len(split)}")
+        float(kept["seconds"])
+        return kept
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        logger.warning("the feature cache %s is damaged and is made again (%s)", path, error)
+        return None

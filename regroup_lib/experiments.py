@@ -1,0 +1,742 @@
+"""A validated spec, its key, and the record on disk that a run of it leaves.
+
+A spec says all that decides a number. Its key is a digest of what it says, and names the record; `run` returns the
+record where there is one and makes it where there is none. `sweep` does that for many specs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from sklearn.manifold import TSNE
+from sklearn.model_selection import train_test_split
+from threadpoolctl import threadpool_limits
+
+from regroup_lib.data import DIGIT_NAMES, SOURCES
+from regroup_lib.encoders import AutoencoderEncoder, Features, encode
+from regroup_lib.files import atomic_path, digest_file, read_npz, results_directory, write_npz
+from regroup_lib.methods import METHODS, TrainingLabels, training_labels
+from regroup_lib.metrics import clustering_quality, evaluate, neighbor_accuracy, total_variation
+from regroup_lib.models import NETWORKS, build_network
+from regroup_lib.progress import progress_bar, silence
+from regroup_lib.regroup import CLUSTERERS, aggregate
+from regroup_lib.tasks import Task, make_task, parse_task
+from regroup_lib.training import (
+    History,
+    ResidentImages,
+    TrainingOptions,
+    cpu_multiplies_bf16,
+    predict,
+    softmax,
+    train,
+)
+
+RECORD_FORMAT = 1
+
+
+def _code_version() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return f"{importlib.metadata.version('regroup_lib')}+{digest.hexdigest()[:12]}"
+
+
+# The package's version and a digest of its source as imported, which every record carries.
+CODE_VERSION = _code_version()
+
+PROFILES: dict[str, dict[str, Any]] = {
+    # The embedded digits: seconds a run, for a first look and for continuous integration.
+    "smoke": {
+        "network": "tiny-resnet",
+        "epochs": 6,
+        "batch_size": 64,
+        "peak_lr": 0.1,
+        "flip": False,  # a mirrored 2 is no 2
+        "shift": 1,
+        "encoder_epochs": 10,
+    },
+    # The paper's data sets, complete, in minutes on two cores.
+    "cpu": {
+        "network": "small-resnet",
+        "epochs": 8,
+        "batch_size": 256,
+        "peak_lr": 0.2,
+        "flip": True,
+        "shift": 3,
+        "encoder_epochs": 12,
+    },
+    # The paper's network; needs a GPU.
+    "paper": {
+        "network": "resnet34",
+        "epochs": 100,
+        "batch_size": 256,
+        "peak_lr": 0.2,
+        "flip": True,
+        "shift": 4,
+        "encoder_epochs": 50,
+    },
+}
+Profile = Literal["smoke", "cpu", "paper"]
+TRAINED_ENCODERS = ("autoencoder",)
+EMBEDDED_POINTS = 2500  # test images in a t-SNE plot
+
+
+class _BaseSpec(BaseModel):
+    """What both kinds of spec share: the profile's settings, the task's name, the key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    profile: Profile = "cpu"
+    task: str
+    seed: int = Field(0, ge=0, lt=2**31)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _profile_settings(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        settings = PROFILES.get(values.get("profile", "cpu"), {})
+        settings = {name: value for name, value in settings.items() if name in cls.model_fields}
+        if values.get("encoder") not in TRAINED_ENCODERS:
+            settings.pop("encoder_epochs", None)
+        return settings | values
+
+    @model_validator(mode="after")
+    def _task_exists(self) -> _BaseSpec:
+        dataset, positive = parse_task(self.task)
+        names = SOURCES[dataset].class_names if dataset in SOURCES else DIGIT_NAMES
+        if positive is not None and positive not in names:
+            raise ValueError(f"task {self.task!r}: {dataset} has no class {positive!r}; it has {', '.join(names)}")
+        return self
+
+    @property
+    def key(self) -> str:
+        """Sixteen hexadecimal digits that name the record.
+
+        Fields at their default do not enter, so a field that a later version adds leaves old keys alone.
+        """
+        said = {"kind": self.kind} | self.model_dump(mode="json", exclude_defaults=True)
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+
+    def path(self, results_dir: str | Path | None = None) -> Path:
+        """Return where the record lies."""
+        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in f"{self.label}-s{self.seed}-{self.key}")
+        return results_directory(results_dir) / self.profile / self.task / f"{name}.json"
+
+
+class Spec(_BaseSpec):
+    """One training run.
+
+    Parameters left out take the profile's value (`PROFILES`). Unknown fields are refused.
+    """
+
+    kind: Literal["training"] = "training"
+    method: str
+    encoder: str | None = None  # the space that is clustered; only for methods that regroup by meaning
+    clusterer: str = "kmeans"
+    threshold: float | None = Field(None, gt=0)
+    n_clusters: int | None = Field(None, ge=1)
+    validation_fraction: float = Field(0.1, ge=0, lt=1)
+    network: str
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=2)
+    peak_lr: float = Field(gt=0)
+    weight_decay: float = Field(5e-4, ge=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    flip: bool
+    shift: int = Field(ge=0)
+    encoder_epochs: int | None = Field(None, ge=1)  # of an encoder that is trained here
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    variation_samples: int = Field(0, ge=0)  # training images in the total variation a class; 0: not traced
+    embedding: bool = False  # keep a t-SNE plot of the test features
+
+    @model_validator(mode="after")
+    def _parts_exist(self) -> Spec:
+        for name, known in (("method", METHODS), ("network", NETWORKS), ("clusterer", CLUSTERERS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"no {name} is called {getattr(self, name)!r}; there are {', '.join(known)}")
+        clusters_features = METHODS[self.method].labels == "regrouped"
+        if clusters_features and self.encoder is None:
+            raise ValueError(f"method {self.method!r} needs an encoder")
+        if not clusters_features and self.encoder is not None:
+            raise ValueError(f"method {self.method!r} uses no encoder; leave it out")
+        return self
+
+    @property
+    def label(self) -> str:
+        """Method and encoder, for files and messages."""
+        return self.method if self.encoder is None else f"{self.method}-{self.encoder}"
+
+
+class EncoderSpec(_BaseSpec):
+    """One look at an encoder: how well its space clusters the large class of a task."""
+
+    kind: Literal["encoder"] = "encoder"
+    encoder: str
+    clusterer: str = "kmeans"
+    encoder_epochs: int | None = Field(None, ge=1)  # of an encoder that is trained here
+
+    @property
+    def label(self) -> str:
+        """Encoder, for files and messages."""
+        return f"encoder-{self.encoder}"
+
+
+AnySpec = Annotated[Spec | EncoderSpec, Field(discriminator="kind")]
+_ANY_SPEC = TypeAdapter(AnySpec)
+
+
+def parse_spec(values: dict[str, Any]) -> Spec | EncoderSpec:
+    """Build a spec from plain values (a YAML file, a record).
+
+    Raises
+    ------
+    ValueError
+        With one line a defect: the field, what was given, what was expected.
+    """
+    try:
+        return _ANY_SPEC.validate_python({"kind": "training"} | dict(values))
+    except ValidationError as error:
+        lines = []
+        for defect in error.errors():
+            field_name = ".".join(str(part) for part in defect["loc"][1:]) or "spec"
+            lines.append(f"{field_name}: {defect['msg'].removeprefix('Value error, ')}")
+        raise ValueError("; ".join(lines)) from error
+
+
+@dataclass
+class Record:
+    """What a run leaves: numbers in JSON, arrays in an npz file beside it.
+
+    Attributes
+    ----------
+    spec : Spec or EncoderSpec
+    status : {"finished", "diverged"}
+    metrics : dict
+        Training: ``metrics[rule][split]`` is what `evaluate` returns, with the rules ``"max"`` and ``"sum"``, or
+        ``"none"`` where nothing is aggregated. Encoder: clustering quality.
+    traces : list of dict
+        One an epoch.
+    regrouping : dict
+        Class of each pseudo-class and its size.
+    seconds : dict
+        Time of each step.
+    machine, versions, data_digest, code, created
+        Provenance.
+    arrays_digest : str
+        SHA-256 of the npz file.
+    """
+
+    spec: Spec | EncoderSpec
+    status: str
+    metrics: dict[str, Any]
+    seconds: dict[str, float]
+    data_digest: str
+    traces: list[dict[str, Any]] = field(default_factory=list)
+    regrouping: dict[str, Any] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    code: str = ""
+    created: str = ""
+    arrays_digest: str = ""
+    path: Path | None = None
+
+    @property
+    def key(self) -> str:
+        """The spec's key."""
+        return self.spec.key
+
+    @property
+    def rules(self) -> list[str]:
+        """The aggregation rules that were measured."""
+        return list(self.metrics)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Read the npz file beside the record.
+
+        Raises
+        ------
+        ValueError
+            If it is missing or is not the one that the record was written with.
+        """
+        path = self.path.with_suffix(".npz")
+        if not path.exists() or digest_file(path) != self.arrays_digest:
+            raise ValueError(f"{path} is missing or damaged; delete {self.path} and run its spec again")
+        return read_npz(path)
+
+
+def load_record(path: str | Path) -> Record:
+    """Read a record.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, is no record, or its spec does not have the key in its name.
+    """
+    path = Path(path)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values.pop("format") != RECORD_FORMAT:
+            raise ValueError(f"its format is not {RECORD_FORMAT}")
+        key, spec = values.pop("key"), parse_spec(values.pop("spec"))
+        if key != spec.key or not path.stem.endswith(key):
+            raise ValueError(f"its spec has key {spec.key}, not the one it is filed under")
+        return Record(spec=spec, path=path, **values)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"the record {path} is damaged ({error}); delete it and run its spec again") from error
+
+
+def load_records(results_dir: str | Path | None = None, *, profile: str | None = None) -> list[Record]:
+    """Read every record of a results directory, or of one profile in it, in order of their files."""
+    root = results_directory(results_dir)
+    return [load_record(path) for path in sorted(root.glob(f"{profile or '*'}/*/*.json"))]
+
+
+def find_record(spec: Spec | EncoderSpec, results_dir: str | Path | None = None) -> Record | None:
+    """Return the record of a spec, or None where there is none."""
+    path = spec.path(results_dir)
+    return load_record(path) if path.exists() else None
+
+
+class Busy(Exception):
+    """Another process is running this spec."""
+
+
+def run(
+    spec: Spec | EncoderSpec,
+    *,
+    results_dir: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    recompute: bool = False,
+    wait: bool = True,
+) -> Record:
+    """Return the record of a spec: from disk, or by running it.
+
+    Parameters
+    ----------
+    spec : Spec or EncoderSpec
+    results_dir, data_dir : path, optional
+        Default ``REGROUP_RESULTS`` and ``REGROUP_DATA``.
+    recompute : bool
+        Run again and replace the record.
+    wait : bool
+        When another process runs the same spec: wait for its record (True) or raise `Busy`.
+
+    Returns
+    -------
+    Record
+
+    Notes
+    -----
+    A lock that dies with its process keeps two processes off one spec. A training run that was killed goes on
+    from the checkpoint of its last epoch.
+    """
+    path, root = spec.path(results_dir), results_directory(results_dir)
+    if path.exists() and not recompute:
+        return load_record(path)
+    (root / ".locks").mkdir(parents=True, exist_ok=True)
+    lock = FileLock(root / ".locks" / f"{spec.key}.lock", timeout=-1 if wait else 0)
+    try:
+        with lock:
+            if path.exists() and not recompute:  # written while this process waited
+                return load_record(path)
+            checkpoint = root / ".checkpoints" / f"{spec.key}.pt"
+            if recompute:
+                checkpoint.unlink(missing_ok=True)
+            record, arrays = (
+                _run_encoder(spec, data_dir) if spec.kind == "encoder" else _run_training(spec, data_dir, checkpoint)
+            )
+            _write_record(record, arrays, path)
+            checkpoint.unlink(missing_ok=True)
+            return record
+    except Timeout as error:
+        raise Busy(f"{spec.label} (seed {spec.seed}) of {spec.task} is run by another process") from error
+
+
+def _write_record(record: Record, arrays: dict[str, np.ndarray], path: Path) -> None:
+    """Write arrays, then the JSON file: where that exists, the record is whole."""
+    record.machine, record.versions, record.code = _machine(), _versions(), CODE_VERSION
+    record.created = datetime.now(UTC).isoformat(timespec="seconds")
+    write_npz(path.with_suffix(".npz"), arrays, compress=True)
+    record.arrays_digest = digest_file(path.with_suffix(".npz"))
+    record.path = path
+    values = asdict(record)
+    del values["path"]
+    values["spec"] = record.spec.model_dump(mode="json")
+    text = json.dumps({"format": RECORD_FORMAT, "key": record.key} | values, indent=1)
+    with atomic_path(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+def _run_training(spec: Spec, data_dir: str | Path | None, checkpoint: Path) -> tuple[Record, dict[str, np.ndarray]]:
+    seconds: dict[str, float] = {}
+    task = make_task(spec.task, seed=spec.seed, validation_fraction=spec.validation_fraction, data_dir=data_dir)
+    method = METHODS[spec.method]
+    features = None
+    if method.labels == "regrouped":
+        encoded = encode(task.dataset, spec.encoder, data_dir=data_dir, epochs=spec.encoder_epochs)
+        seconds["encode"] = encoded.seconds
+        features = encoded.splits["train"][task.train.index]
+    start = time.perf_counter()
+    labels = training_labels(
+        task,
+        method,
+        features=features,
+        clusterer=spec.clusterer,
+        threshold=spec.threshold,
+        n_clusters=spec.n_clusters,
+        seed=spec.seed,
+    )
+    seconds["regroup"] = time.perf_counter() - start
+    del features
+
+    images = ResidentImages(task.train.inputs)
+    splits = {name: getattr(task, name) for name in ("val", "test") if len(getattr(task, name))}
+    resident = {name: ResidentImages(split.inputs, statistics=images) for name, split in splits.items()}
+    network = build_network(
+        spec.network, in_channels=images.pixels.shape[3], n_classes=len(labels.parent), seed=spec.seed
+    )
+    on_epoch = _Tracer(spec, task, labels, images, resident)
+    names = TrainingOptions.__dataclass_fields__
+    options = TrainingOptions(**{name: value for name, value in spec.model_dump().items() if name in names})
+    description = f"{spec.label} s{spec.seed}"
+    history = train(
+        network,
+        images,
+        labels.labels,
+        options=options,
+        seed=spec.seed,
+        on_epoch=on_epoch,
+        checkpoint=checkpoint,
+        description=description,
+    )
+    seconds["train"] = history.seconds
+    start = time.perf_counter()
+    metrics, arrays = _measure(spec, task, labels, network, resident, history)
+    seconds["evaluate"] = time.perf_counter() - start + sum(t.get("evaluate_seconds", 0) for t in history.traces)
+    record = Record(
+        spec=spec,
+        status=history.status,
+        metrics=metrics,
+        traces=history.traces,
+        regrouping=_describe(task, labels),
+        seconds=seconds,
+        data_digest=task.dataset.digest,
+    )
+    return record, arrays
+
+
+def _describe(task: Task, labels: TrainingLabels) -> dict[str, Any]:
+    described = {"parent": labels.parent.tolist(), "counts": np.bincount(labels.labels).tolist()}
+    divided = np.isin(labels.parent, np.flatnonzero(np.bincount(labels.parent) > 1))
+    rows = divided[labels.labels]
+    if rows.any():
+        described |= clustering_quality(task.train.fine_labels[rows], labels.labels[rows])
+    return described
+
+
+def _scores(logits: np.ndarray, parent: np.ndarray) -> dict[str, np.ndarray]:
+    """Return class scores a rule, as they are kept: float32 [n, C], in a binary task the positive column [n]."""
+    probabilities = softmax(logits)
+    if len(parent) == int(parent.max()) + 1:
+        scores = {"none": probabilities}
+    else:
+        scores = {rule: aggregate(probabilities, parent, rule) for rule in ("max", "sum")}
+    binary = int(parent.max()) == 1
+    return {rule: (s[:, 1] if binary else s).astype(np.float32) for rule, s in scores.items()}
+
+
+@dataclass
+class _Tracer:
+    """Measures the network after each epoch."""
+
+    spec: Spec
+    task: Task
+    labels: TrainingLabels
+    images: ResidentImages
+    resident: dict[str, ResidentImages]
+
+    def __post_init__(self) -> None:
+        self.sample = None
+        n = self.spec.variation_samples
+        if 0 < n < len(self.images):
+            fine = self.task.train.fine_labels
+            # The same images for every method and epoch; the seed of the run does not move them.
+            self.sample, _ = train_test_split(np.arange(len(fine)), train_size=n, random_state=0, stratify=fine)
+        elif n:
+            self.sample = np.arange(len(self.images))
+        if self.sample is not None:
+            self.sampled = ResidentImages(self.task.train.inputs[self.sample], statistics=self.images)
+
+    def __call__(self, network: torch.nn.Module, epoch: int) -> dict[str, Any]:
+        start = time.perf_counter()
+        trace: dict[str, Any] = {}
+        for name, images in self.resident.items():
+            logits, _ = predict(network, images, precision=self.spec.precision)
+            truth = getattr(self.task, name).labels
+            for rule, scores in _scores(logits, self.labels.parent).items():
+                if np.isfinite(scores).all():
+                    trace |= {f"{name}_{rule}_{k}": v for k, v in summary(self.task, evaluate(truth, scores)).items()}
+        if self.sample is not None:
+            _, features = predict(network, self.sampled, precision=self.spec.precision)
+            trained, fine = self.labels.labels[self.sample], self.task.train.fine_labels[self.sample]
+            trace["variation"] = total_variation(features, trained).tolist()
+            trace["variation_fine"] = total_variation(features, fine).tolist()
+        return trace | {"evaluate_seconds": time.perf_counter() - start}
+
+
+def summary(task: Task, result: dict[str, Any]) -> dict[str, float]:
+    """Return balanced accuracy and the average precisions of an `evaluate` result as single numbers.
+
+    In a binary task they are the positive class's, in a multiclass one the unweighted mean over classes.
+    """
+    numbers = {"balanced_accuracy": result["balanced_accuracy"]}
+    for name in ("average_precision", "calibrated_average_precision"):
+        values = list(result[name].values())
+        numbers[name] = values[1] if task.n_classes == 2 else float(np.mean(values))
+    return numbers
+
+
+def _measure(
+    spec: Spec,
+    task: Task,
+    labels: TrainingLabels,
+    network: torch.nn.Module,
+    resident: dict[str, ResidentImages],
+    history: History,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    metrics: dict[str, Any] = {}
+    arrays: dict[str, np.ndarray] = {"test_labels": task.test.labels.astype(np.uint8)}
+    if history.status != "finished":
+        return metrics, arrays
+    for name, images in resident.items():
+        truth = getattr(task, name).labels
+        logits, features = predict(network, images, precision=spec.precision)
+        for rule, scores in _scores(logits, labels.parent).items():
+            result = evaluate(truth, scores, task.class_names)
+            metrics.setdefault(rule, {})[name] = result | {"summary": summary(task, result)}
+            arrays[f"{name}_scores_{rule}"] = scores
+        if name == "val":
+            arrays["val_labels"] = truth.astype(np.uint8)
+    if spec.embedding:
+        # The last split is the test split: its features are at hand.
+        fine = task.test.fine_labels
+        metrics_of_space = {"neighbor_accuracy": neighbor_accuracy(features, fine)}
+        for rule in metrics:
+            metrics[rule]["test"] |= metrics_of_space
+        points, position = _embed(features, fine)
+        arrays |= {"embedding": position, "embedding_labels": fine[points].astype(np.uint8)}
+    return metrics, arrays
+
+
+def _embed(features: np.ndarray, fine_labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows in the plot (the same for every encoder and network) and their t-SNE positions [m, 2]."""
+    rows = np.arange(len(features))
+    if len(rows) > EMBEDDED_POINTS:
+        rows, _ = train_test_split(rows, train_size=EMBEDDED_POINTS, random_state=0, stratify=fine_labels)
+        rows.sort()
+    chosen = features[rows]
+    position = TSNE(perplexity=30, init="pca", random_state=0).fit_transform(chosen.astype(np.float32))
+    return rows, position.astype(np.float32)
+
+
+def _run_encoder(spec: EncoderSpec, data_dir: str | Path | None) -> tuple[Record, dict[str, np.ndarray]]:
+    task = make_task(spec.task, validation_fraction=0, data_dir=data_dir)
+    encoded = encode(task.dataset, spec.encoder, data_dir=data_dir, epochs=spec.encoder_epochs)
+    train_features, test_features = encoded.splits["train"], encoded.splits["test"]
+    start = time.perf_counter()
+    labels = training_labels(task, METHODS["rg"], features=train_features, clusterer=spec.clusterer, seed=spec.seed)
+    seconds = {"encode": encoded.seconds, "regroup": time.perf_counter() - start}
+    described = _describe(task, labels)
+    metrics = {name: described.pop(name) for name in ("purity", "nmi", "ari")}
+    metrics["neighbor_accuracy"] = neighbor_accuracy(test_features, task.test.fine_labels)
+    rows, position = _embed(test_features, task.test.fine_labels)
+    arrays = {
+        "embedding": position,
+        "embedding_labels": task.test.fine_labels[rows].astype(np.uint8),
+        "examples": _examples(task, labels, train_features),
+    }
+    arrays |= _reconstructions(task, encoded)
+    record = Record(
+        spec=spec,
+        status="finished",
+        metrics=metrics,
+        regrouping=described | {"label": encoded.encoder.label, "dimension": int(train_features.shape[1])},
+        seconds=seconds,
+        data_digest=task.dataset.digest,
+    )
+    return record, arrays
+
+
+def _examples(task: Task, labels: TrainingLabels, features: np.ndarray, n: int = 6) -> np.ndarray:
+    """Return the images nearest each pseudo-class's centre, uint8 [K, n, h, w, c]."""
+    nearest = []
+    for k in range(len(labels.parent)):
+        rows = np.flatnonzero(labels.labels == k)
+        distance = np.linalg.norm(features[rows] - features[rows].mean(axis=0), axis=1)
+        order = rows[np.argsort(distance, kind="stable")]
+        nearest.append(task.train.inputs[np.resize(order, n)])
+    return np.stack(nearest)
+
+
+def _reconstructions(task: Task, encoded: Features) -> dict[str, np.ndarray]:
+    """Return one test image of each fine class and what the autoencoder makes of it."""
+    if not isinstance(encoded.encoder, AutoencoderEncoder):
+        return {}
+    _, first = np.unique(task.test.fine_labels, return_index=True)
+    originals = task.test.inputs[first[:10]]
+    return {"originals": originals, "reconstructions": encoded.encoder.reconstruct(originals)}
+
+
+class SweepError(RuntimeError):
+    """Some runs of a sweep failed; the others are recorded."""
+
+
+def sweep(
+    specs: Iterable[Spec | EncoderSpec],
+    *,
+    client: Any = None,
+    workers: int | None = None,
+    results_dir: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    recompute: bool = False,
+) -> list[Record]:
+    """Run many specs and return their records in the order given.
+
+    Parameters
+    ----------
+    specs : iterable of Spec or EncoderSpec
+    client : object, optional
+        Something with ``submit`` that returns futures: a Dask client, or an executor. Its workers must see the
+        same data and results directories.
+    workers : int, optional
+        Run in so many processes on this machine, the cores divided among them; default: in this process.
+    results_dir, data_dir, recompute
+        See `run`.
+
+    Raises
+    ------
+    SweepError
+        At the end, if runs failed; the message names each with its error. All others are recorded.
+
+    Notes
+    -----
+    Several sweeps may share a results directory: a spec that another process runs is put last, and waited for.
+    """
+    specs = list(dict.fromkeys(specs))
+    options = {"results_dir": results_dir, "data_dir": data_dir, "recompute": recompute}
+    if client is not None:
+        return _sweep_on(client, specs, options)
+    if workers is None:
+        return _sweep_here(specs, options)
+    if workers < 1:
+        raise ValueError(f"workers is {workers}; expected at least 1")
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_limit_threads, initargs=(threads,)
+    ) as pool:
+        return _sweep_on(pool, specs, options)
+
+
+def _limit_threads(threads: int) -> None:
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
+
+
+def _sweep_here(specs: Sequence[Spec | EncoderSpec], options: dict[str, Any]) -> list[Record]:
+    waiting, records, failures = deque(specs), {}, {}
+    with progress_bar(total=len(specs), desc="sweep", unit="run") as bar, silence():
+        busy = 0
+        while waiting:
+            spec = waiting.popleft()
+            bar.set_postfix_str(f"{spec.label} s{spec.seed}")
+            try:
+                records[spec] = run(spec, wait=False, **options)
+            except Busy:
+                waiting.append(spec)
+                busy += 1
+                if busy >= len(waiting):  # nothing else to do
+                    time.sleep(0.5)
+                continue
+            except Exception as error:  # one bad run must not cost the others
+                failures[spec] = error
+            busy = 0
+            bar.update()
+    return _collected(specs, records, failures)
+
+
+def _sweep_on(pool: Any, specs: Sequence[Spec | EncoderSpec], options: dict[str, Any]) -> list[Record]:
+    records, failures = {}, {}
+    futures = {spec: pool.submit(run, spec, **options) for spec in specs}
+    with progress_bar(total=len(specs), desc="sweep", unit="run") as bar:
+        left = dict(futures)
+        while left:
+            done = [spec for spec, future in left.items() if future.done()]
+            for spec in done:
+                try:
+                    records[spec] = left.pop(spec).result()
+                except Exception as error:  # one bad run must not cost the others
+                    failures[spec] = error
+                bar.update()
+            if not done:
+                time.sleep(0.1)
+    return _collected(specs, records, failures)
+
+
+def _collected(specs: Sequence[Any], records: dict[Any, Record], failures: dict[Any, Exception]) -> list[Record]:
+    if failures:
+        lines = [f"{s.task} {s.label} seed {s.seed}: {type(e).__name__}: {e}" for s, e in failures.items()]
+        raise SweepError(
+            f"{len(failures)} of {len(specs)} runs failed, the others are recorded:\n" + "\n".join(lines)
+        ) from next(iter(failures.values()))
+    return [records[spec] for spec in specs]
+
+
+def _machine() -> dict[str, Any]:
+    """Return the class of machine, nothing that identifies one."""
+    machine: dict[str, Any] = {
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "native_bf16": cpu_multiplies_bf16(),
+    }
+    if torch.cuda.is_available():
+        machine["gpu"] = torch.cuda.get_device_name()
+    return machine
+
+
+def _versions() -> dict[str, str]:
+    names = ("torch", "scikit-learn", "numpy", "onnxruntime")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+
+
+def estimate_seconds(spec: Spec | EncoderSpec, records: Sequence[Record]) -> float | None:
+    """Return the median time of recorded runs like this one, scaled by epochs; None without such a record."""
+    alike = [
+        sum(v for k, v in r.seconds.items() if k != "encode")
+        / (r.spec.epochs if r.spec.kind == "training" else 1)
+        * (spec.epochs if spec.kind == "training" else 1)
+        for r in records
+        if (r.spec.kind, r.spec.profile, r.spec.task) == (spec.kind, spec.profile, spec.task)
+        and getattr(r.spec, "network", None) == getattr(spec, "network", None)
+    ]
+    return float(np.median(alike)) if alike else None

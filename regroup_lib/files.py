@@ -1,0 +1,84 @@
+"""Files that are never half written, and digests of what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+
+
+def data_directory(data_dir: str | Path | None = None) -> Path:
+    """Return the data directory: the argument, else ``REGROUP_DATA``, else the user's cache directory."""
+    return Path(data_dir or os.environ.get("REGROUP_DATA") or platformdirs.user_cache_dir("regroup"))
+
+
+def results_directory(results_dir: str | Path | None = None) -> Path:
+    """Return the directory of the records: the argument, else ``REGROUP_RESULTS``, else ``results``."""
+    return Path(results_dir or os.environ.get("REGROUP_RESULTS") or "results")
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` and rename it to `path` when the block succeeds.
+
+    A reader sees the old file or the new one, never a part; a block that raises leaves nothing behind.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.chmod(0o644)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_npz(path: str | Path, arrays: dict[str, np.ndarray], *, compress: bool = False) -> None:
+    """Write `arrays` to an npz file, atomically; no array may need pickle."""
+    with atomic_path(path) as partial, partial.open("wb") as stream:
+        (np.savez_compressed if compress else np.savez)(stream, allow_pickle=False, **arrays)
+
+
+def read_npz(path: str | Path) -> dict[str, np.ndarray]:
+    """Read every array of an npz file, without pickle; its checksums are verified.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged or holds Python objects. The message names the file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise
+    except (ValueError, OSError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+        raise ValueError(f"{path} is damaged or is not an npz file of plain arrays ({error})") from error
+
+
+def digest_arrays(*arrays: np.ndarray) -> str:
+    """Return the SHA-256 (hexadecimal) of the arrays' dtypes, shapes and values, in order."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        array = np.ascontiguousarray(array)
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(array.data if array.dtype.kind != "U" else array.tobytes())
+    return digest.hexdigest()
+
+
+def digest_file(path: str | Path) -> str:
+    """Return the SHA-256 (hexadecimal) of a file."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

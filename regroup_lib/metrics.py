@@ -1,0 +1,182 @@
+"""What is measured: balanced accuracy, average precision, clustering quality, concentration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import expit, logit
+from scipy.stats import norm
+from sklearn.metrics import (
+    adjusted_rand_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    normalized_mutual_info_score,
+    precision_recall_curve,
+    recall_score,
+)
+from sklearn.metrics.cluster import contingency_matrix
+from sklearn.neighbors import NearestNeighbors
+
+
+def evaluate(
+    y_true: Sequence[int], scores: np.ndarray, class_names: Sequence[str] | None = None, *, confidence: float = 0.95
+) -> dict[str, Any]:
+    """Measure a classifier by its scores.
+
+    Parameters
+    ----------
+    y_true : sequence of int [n]
+        Class indices 0..C-1; every class occurs.
+    scores : array [n, C] or [n]
+        Class scores; a vector is the positive class's probability in a binary task.
+    class_names : sequence of str, optional
+        Keys of the per-class results; default ``"0"``, ``"1"``, ...
+    confidence : float
+        Level of the intervals.
+
+    Returns
+    -------
+    dict
+        ``balanced_accuracy`` (of the argmax; a binary tie goes to the positive class, as in the paper),
+        ``average_precision``, ``calibrated_average_precision`` and ``prevalence`` (dict by class) and
+        ``intervals`` with the keys ``balanced_accuracy`` and ``average_precision``. Intervals cover the test
+        sample's randomness, not the training's: a normal one for balanced accuracy, the binomial logit interval
+        of Boyd, Eng & Page (2013) for average precision.
+
+    Raises
+    ------
+    ValueError
+        If lengths disagree, a score is not finite, or a class has no sample.
+
+    Examples
+    --------
+    >>> result = evaluate([0, 0, 1], [0.1, 0.8, 0.7])
+    >>> result["balanced_accuracy"], result["average_precision"]["1"]
+    (0.75, 0.5)
+    """
+    y_true, scores = np.asarray(y_true), np.asarray(scores, dtype=np.float64)
+    if scores.ndim == 1:
+        scores = np.stack([1 - scores, scores], axis=1)
+    if scores.ndim != 2 or y_true.ndim != 1 or len(y_true) != len(scores):
+        raise ValueError(f"y_true has shape {y_true.shape} and scores {scores.shape}; expected [n] and [n, C]")
+    n_classes = scores.shape[1]
+    names = [str(name) for name in (class_names if class_names is not None else range(n_classes))]
+    if len(names) != n_classes:
+        raise ValueError(f"{len(names)} class names for {n_classes} columns of scores")
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{int((~np.isfinite(scores)).any(axis=1).sum())} rows of scores are NaN or infinite")
+    if y_true.dtype.kind not in "iu" or len(y_true) == 0 or y_true.min() < 0 or y_true.max() >= n_classes:
+        raise ValueError(f"y_true must be class indices from 0 to {n_classes - 1}")
+    counts = np.bincount(y_true, minlength=n_classes)
+    if (counts == 0).any():
+        raise ValueError(f"classes {[names[c] for c in np.flatnonzero(counts == 0)]} have no sample in y_true")
+    predicted = (scores[:, 1] >= scores[:, 0]).astype(int) if n_classes == 2 else scores.argmax(axis=1)
+    recalls = recall_score(y_true, predicted, labels=range(n_classes), average=None)
+    precision = [float(average_precision_score(y_true == c, scores[:, c])) for c in range(n_classes)]
+    calibrated = [calibrated_average_precision(y_true == c, scores[:, c]) for c in range(n_classes)]
+    z = float(norm.ppf(0.5 + confidence / 2))
+    accuracy = float(balanced_accuracy_score(y_true, predicted))
+    margin = z * float(np.sqrt((recalls * (1 - recalls) / counts).sum())) / n_classes
+    return {
+        "balanced_accuracy": accuracy,
+        "average_precision": dict(zip(names, precision, strict=True)),
+        "calibrated_average_precision": dict(zip(names, calibrated, strict=True)),
+        "prevalence": dict(zip(names, (counts / len(y_true)).tolist(), strict=True)),
+        "intervals": {
+            "balanced_accuracy": [max(0.0, accuracy - margin), min(1.0, accuracy + margin)],
+            "average_precision": {
+                name: _logit_interval(value, int(count), z)
+                for name, value, count in zip(names, precision, counts, strict=True)
+            },
+        },
+    }
+
+
+def _logit_interval(value: float, n_positives: int, z: float) -> list[float]:
+    """Return the binomial logit interval; 0 and 1 are moved by half a positive, where the logit is finite."""
+    center = min(max(value, 0.5 / n_positives), 1 - 0.5 / n_positives) if n_positives > 1 else 0.5
+    margin = z / np.sqrt(n_positives * center * (1 - center))
+    return [min(value, float(expit(logit(center) - margin))), max(value, float(expit(logit(center) + margin)))]
+
+
+def calibrated_average_precision(
+    positive: Sequence[bool], scores: Sequence[float], *, prevalence: float = 0.5
+) -> float:
+    """Return the average precision that the ranking would have at a reference prevalence.
+
+    Precision at each threshold is computed from the true and false positive rates as if positives made up
+    `prevalence` of the data (Williams 2021); a random ranking scores `prevalence`, whatever the class's size.
+
+    Parameters
+    ----------
+    positive : sequence of bool [n]
+    scores : sequence of float [n]
+    prevalence : float
+        Reference prevalence, between 0 and 1.
+    """
+    positive = np.asarray(positive, dtype=bool)
+    if not 0 < prevalence < 1:
+        raise ValueError(f"prevalence is {prevalence}; it must lie between 0 and 1")
+    if positive.all() or not positive.any():
+        raise ValueError("calibrated average precision needs samples of both classes")
+    # Weights that give positives and negatives the masses `prevalence` and 1 - `prevalence`.
+    weights = np.where(positive, prevalence / positive.sum(), (1 - prevalence) / (~positive).sum())
+    precision, recall, _ = precision_recall_curve(positive, scores, sample_weight=weights)
+    return float(-np.sum(np.diff(recall) * precision[:-1]))
+
+
+def total_variation(features: np.ndarray, labels: Sequence[int]) -> np.ndarray:
+    """Return how widely each class is spread, relative to the whole set (Figure 5 of the paper).
+
+    Parameters
+    ----------
+    features : array [n, d]
+        Penultimate features of the training set.
+    labels : sequence of int [n]
+        Classes 0..K-1 that the network is trained on.
+
+    Returns
+    -------
+    ndarray of float64 [K]
+        Mean squared distance of a class's features to their centre, divided by the same figure over the whole
+        set, so that epochs and networks compare. NaN for a class without a sample.
+    """
+    features, labels = np.asarray(features), np.asarray(labels)
+    if features.ndim != 2 or labels.shape != (len(features),):
+        raise ValueError(f"features have shape {features.shape} and labels {labels.shape}; expected [n, d] and [n]")
+
+    def spread(rows: np.ndarray) -> float:
+        if len(rows) == 0:
+            return float("nan")
+        centered = rows - rows.mean(axis=0, dtype=np.float64).astype(rows.dtype)
+        return float(np.einsum("ij,ij->i", centered, centered).mean(dtype=np.float64))
+
+    whole = spread(features)
+    if whole == 0:
+        raise ValueError("all features are equal; their spread cannot be compared")
+    return np.array([spread(features[labels == k]) / whole for k in range(int(labels.max()) + 1)])
+
+
+def clustering_quality(labels: Sequence[int], clusters: Sequence[int]) -> dict[str, float]:
+    """Return purity, normalised mutual information (NMI) and adjusted Rand index (ARI) of clusters.
+
+    Purity is the share of samples whose class is the most frequent one of their cluster.
+    """
+    table = contingency_matrix(labels, clusters)
+    return {
+        "purity": float(table.max(axis=0).sum() / table.sum()),
+        "nmi": float(normalized_mutual_info_score(labels, clusters)),
+        "ari": float(adjusted_rand_score(labels, clusters)),
+    }
+
+
+def neighbor_accuracy(features: np.ndarray, labels: Sequence[int], *, n_neighbors: int = 5) -> float:
+    """Return the leave-one-out accuracy of the majority vote of the nearest neighbours (cosine distance)."""
+    features, labels = np.asarray(features, dtype=np.float32), np.asarray(labels)
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    search = NearestNeighbors(n_neighbors=n_neighbors, algorithm="brute").fit(unit)
+    neighbors = search.kneighbors(return_distance=False)  # without the point itself
+    votes = np.apply_along_axis(np.bincount, 1, labels[neighbors], minlength=labels.max() + 1)
+    return float((votes.argmax(axis=1) == labels).mean())

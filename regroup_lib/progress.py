@@ -1,0 +1,29 @@
+"""Progress bars that show themselves to a person and to nobody else."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from tqdm import tqdm
+
+_silent: ContextVar[bool] = ContextVar("silent", default=False)
+
+
+def progress_bar(**options: Any) -> tqdm:
+    """Return a tqdm bar; it stays invisible without a terminal or notebook, and inside `silence`."""
+    watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return tqdm(**options, disable=_silent.get() or not watched)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Hide the bars made inside: an outer bar speaks for them."""
+    token = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(token)

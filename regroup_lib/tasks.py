@@ -1,0 +1,158 @@
+"""A data set made into a classification task: who is positive, and what trains, validates and tests.
+
+The test split is the publisher's and never moves. The seed moves the validation split alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from regroup_lib.data import DATASETS, Dataset, load_data
+
+
+@dataclass(frozen=True)
+class TaskSplit:
+    """Images with the task's labels and the finer labels that the task hides.
+
+    Attributes
+    ----------
+    inputs : ndarray of uint8 [n, height, width, channels]
+    labels : ndarray of int64 [n]
+        The task's classes; in a binary task 0 is the negative and 1 the positive class.
+    fine_labels : ndarray of int64 [n]
+        The data set's own classes. Only the control with true classes and the diagnostics may look at them.
+    index : ndarray of int64 [n]
+        Rows of the data set's split, so that features of the whole split can be cut to the task.
+    """
+
+    inputs: np.ndarray
+    labels: np.ndarray
+    fine_labels: np.ndarray
+    index: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A classification task with its splits; `val` has no rows when nothing is held out."""
+
+    name: str
+    class_names: tuple[str, ...]
+    fine_class_names: tuple[str, ...]
+    train: TaskSplit
+    val: TaskSplit
+    test: TaskSplit
+    dataset: Dataset
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes of the task."""
+        return len(self.class_names)
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Number of training samples of each class."""
+        return np.bincount(self.train.labels, minlength=self.n_classes).tolist()
+
+
+def parse_task(name: str) -> tuple[str, str | None]:
+    """Split a task's name into data set and positive class: ``"cifar10-airplane"`` or, multiclass, ``"cifar10"``.
+
+    Raises
+    ------
+    ValueError
+        If the data set does not exist.
+    """
+    for dataset in sorted(DATASETS, key=len, reverse=True):
+        if name == dataset:
+            return dataset, None
+        if name.startswith(f"{dataset}-"):
+            return dataset, name.removeprefix(f"{dataset}-")
+    raise ValueError(f"task {name!r}: no data set of that name; a task is DATASET or DATASET-CLASS with {DATASETS}")
+
+
+def make_task(
+    name: str, *, seed: int = 0, validation_fraction: float = 0.1, data_dir: str | Path | None = None
+) -> Task:
+    """Build a task from its name.
+
+    Parameters
+    ----------
+    name : str
+        ``"<data set>-<class>"`` for that class against the rest, ``"<data set>"`` for all its classes.
+    seed : int
+        Moves the validation split.
+    validation_fraction : float
+        Part of the training split that is held out, stratified by the task's classes; 0 holds out nothing.
+        A data set with a validation split of its own keeps that one.
+    data_dir : str or Path, optional
+        See `load_data`.
+
+    Raises
+    ------
+    ValueError
+        If the data set or the class does not exist, or a split would lack a class.
+
+    Examples
+    --------
+    >>> task = make_task("digits-0")
+    >>> task.class_names, task.class_counts
+    (('not 0', '0'), [1018, 113])
+    """
+    if not 0 <= validation_fraction < 1:
+        raise ValueError(f"validation_fraction is {validation_fraction}; it must be at least 0 and less than 1")
+    dataset_name, positive = parse_task(name)
+    dataset = load_data(dataset_name, data_dir=data_dir)
+    class_names = dataset.class_names
+    relabel = np.arange(len(class_names))
+    if positive is not None:
+        if positive not in dataset.class_names:
+            raise ValueError(f"task {name!r}: {dataset_name} has no class {positive!r}; it has {dataset.class_names}")
+        class_names = (f"not {positive}", positive)
+        relabel = (relabel == dataset.class_names.index(positive)).astype(np.int64)
+
+    def split(part: str, rows: np.ndarray) -> TaskSplit:
+        source = dataset.splits[part]
+        fine = source.labels[rows]
+        # Basic slicing keeps the whole training set a view: CIFAR is held in memory once.
+        whole = len(rows) == len(source)
+        return TaskSplit(source.inputs if whole else source.inputs[rows], relabel[fine], fine, rows)
+
+    rows = np.arange(len(dataset.train))
+    if "val" in dataset.splits:
+        val = split("val", np.arange(len(dataset.splits["val"])))
+    elif validation_fraction == 0:
+        val = split("train", rows[:0])
+    else:
+        rows, held_out = _hold_out(rows, relabel[dataset.train.labels], validation_fraction, seed, name)
+        val = split("train", held_out)
+    task = Task(
+        name,
+        class_names,
+        dataset.class_names,
+        split("train", rows),
+        val,
+        split("test", np.arange(len(dataset.test))),
+        dataset,
+    )
+    for part in ("train", "test"):
+        missing = set(range(task.n_classes)) - set(np.unique(getattr(task, part).labels).tolist())
+        if missing:
+            raise ValueError(f"task {name!r}: the {part} split has no sample of {[class_names[c] for c in missing]}")
+    return task
+
+
+def _hold_out(
+    rows: np.ndarray, labels: np.ndarray, fraction: float, seed: int, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        train, held_out = train_test_split(rows, test_size=fraction, random_state=seed, stratify=labels)
+    except ValueError as error:
+        raise ValueError(f"task {name!r}: a validation split of {fraction:g} cannot be cut ({error})") from error
+    return np.sort(train), np.sort(held_out)
