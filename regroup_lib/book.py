@@ -366,7 +366,7 @@ def _all_chapters(root: Path) -> list[str]:
 
 def _require_records(names: Sequence[str]) -> None:
     """Raise where the book would show a number without a record."""
-    from regroup_lib.experiments import missing_records
+    from regroup_lib.plans import missing_records
 
     lines = []
     for name in names:

@@ -7,7 +7,7 @@ archives, after their checksum, when `fetch_data` fills the data directory.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -85,12 +85,13 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Source:
-    """What a named data set must look like, and who publishes it."""
+    """What a named data set must look like, who publishes it, and other names in use for its classes."""
 
     image_shape: tuple[int, int, int]
     class_counts: dict[str, tuple[int, ...]]
     class_names: tuple[str, ...]
     publisher: str
+    aliases: dict[str, str] = field(default_factory=dict)
 
 
 DIGIT_NAMES = tuple("0123456789")
@@ -116,6 +117,8 @@ SOURCES = {
         {"train": (500,) * 100, "test": (100,) * 100},
         CIFAR100_NAMES,
         "Krizhevsky 2009, through torchvision.datasets.CIFAR100",
+        # Copies sorted into folders often drop the second word of the trees.
+        {tree: f"{tree}_tree" for tree in ("maple", "oak", "palm", "pine", "willow")},
     ),
 }
 EMBEDDED = {"digits": "scikit-learn's copy of the UCI optical digits (Alpaydin & Kaynak 1998)"}
@@ -173,7 +176,7 @@ def fetch_data(name: str, *, data_dir: str | Path | None = None) -> Path:
     Raises
     ------
     DataError
-        If the name is unknown, or the set is embedded and needs no download.
+        If the name is unknown, the set is embedded and needs no download, or the download fails.
     """
     if name not in SOURCES:
         reason = "is embedded and needs no download" if name in EMBEDDED else "is not known"
@@ -186,7 +189,11 @@ def fetch_data(name: str, *, data_dir: str | Path | None = None) -> Path:
     arrays: dict[str, np.ndarray] = {}
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder:
         for split in ("train", "test"):
-            published = reader(folder, train=split == "train", download=True)
+            try:
+                published = reader(folder, train=split == "train", download=True)
+            except (OSError, RuntimeError) as error:  # no network; an archive with a wrong checksum
+                reason = f"{name} could not be fetched from its publisher, {reader.url} ({error})"
+                raise DataError(f"{reason}; nothing was written, run `regroup data fetch {name}` again") from error
             arrays[f"{split}_images"] = published.data
             arrays[f"{split}_labels"] = np.asarray(published.targets, np.uint8)
         arrays["class_names"] = np.array(published.classes)
@@ -229,8 +236,8 @@ def _checked(arrays: dict, path: Path, name: str, source: Source | None, mend: s
         if not condition:
             raise DataError(f"{path}: {found}, expected {expected}; {mend}")
 
-    names = [split for split in SPLITS if f"{split}_images" in arrays]
-    for split in ("train", "test"):
+    names = [split for split in SPLITS if split != "val" or {"val_images", "val_labels"} & set(arrays)]
+    for split in names:
         for part in ("images", "labels"):
             require(f"{split}_{part}" in arrays, f"array {split}_{part} is missing", f"it beside {sorted(arrays)}")
     splits = {}
@@ -248,9 +255,15 @@ def _checked(arrays: dict, path: Path, name: str, source: Source | None, mend: s
         require(len(images) == len(labels), f"{len(images)} {split} images but {len(labels)} labels", "as many")
         require(len(labels) > 0, f"the {split} split is empty", "at least one image")
         splits[split] = Split(images, labels.astype(np.int64))
+        shape = splits["train"].inputs.shape[1:]
+        require(images.shape[1:] == shape, f"{split} images are {images.shape[1:]}", f"{shape} as in train")
     largest = max(int(split.labels.max()) for split in splits.values())
     if "class_names" in arrays:
-        class_names = tuple(str(entry) for entry in arrays["class_names"])
+        names_shape = arrays["class_names"].shape
+        require(len(names_shape) == 1, f"class_names has shape {names_shape}", "[C]")
+        aliases = source.aliases if source else {}
+        class_names = tuple(aliases.get(str(entry), str(entry)) for entry in arrays["class_names"])
+        require(len(set(class_names)) == len(class_names), "a class name occurs twice", "different names")
     else:
         class_names = tuple(str(index) for index in range(largest + 1))
     smallest = min(int(split.labels.min()) for split in splits.values())

@@ -249,6 +249,8 @@ def _unit_range(images: np.ndarray, device: torch.device) -> torch.Tensor:
 class OnnxEncoder(Encoder):
     """Any image encoder in an ONNX file: input float32 [n, 3, size, size], output [n, d] or [n, d, h, w].
 
+    A map [n, d, h, w] is averaged over h and w. A file made for a fixed number of images is filled up to it.
+
     Parameters
     ----------
     path : str or Path
@@ -256,7 +258,7 @@ class OnnxEncoder(Encoder):
     image_size, mean, std : optional
         Preprocessing; by default the file's own metadata, keys ``image_size``, ``mean`` and ``std``.
     batch_size : int
-        Images a call.
+        Images a call, where the file leaves it open.
     """
 
     normalize = True
@@ -283,12 +285,17 @@ class OnnxEncoder(Encoder):
             raise ValueError(f"{self.path} is not an ONNX model that can be run ({error})") from error
         metadata = self.session.get_modelmeta().custom_metadata_map
         self.label = metadata.get("label", self.path.stem)
-        self.image_size = image_size or int(metadata.get("image_size", 0))
-        self.mean = list(mean) if mean else _numbers(metadata.get("mean"))
-        self.std = list(std) if std else _numbers(metadata.get("std"))
-        if not self.image_size or len(self.mean) != 3 or len(self.std) != 3:
+        try:
+            self.image_size = image_size or int(metadata.get("image_size", 0))
+            self.mean = list(mean) if mean else _numbers(metadata.get("mean"))
+            self.std = list(std) if std else _numbers(metadata.get("std"))
+        except ValueError as error:
+            raise ValueError(f"{self.path} has unreadable metadata ({error}); pass image_size, mean and std") from error
+        if self.image_size < 1 or len(self.mean) != 3 or len(self.std) != 3:
             raise ValueError(f"{self.path} does not say its image_size, mean and std (3 numbers each); pass them")
-        self.batch_size = batch_size
+        first = self.session.get_inputs()[0].shape[0]
+        self.fixed_batch = first if isinstance(first, int) else 0
+        self.batch_size = self.fixed_batch or batch_size
 
     def fingerprint(self) -> str:
         return f"onnx {digest_file(self.path)} {self.image_size} {self.mean} {self.std}"
@@ -297,7 +304,11 @@ class OnnxEncoder(Encoder):
         name, parts = self.session.get_inputs()[0].name, []
         for batch in _batches(images, self.batch_size, self.label):
             pixels = _resized(batch, self.image_size, self.mean, self.std, "cpu").contiguous().numpy()
-            output = np.asarray(self.session.run(None, {name: pixels})[0], dtype=np.float32)
+            if self.fixed_batch:
+                pixels = np.resize(pixels, (self.fixed_batch, *pixels.shape[1:]))  # repeats images
+            output = np.asarray(self.session.run(None, {name: pixels})[0], dtype=np.float32)[: len(batch)]
+            if output.ndim < 2 or len(output) != len(batch):
+                raise ValueError(f"{self.path} makes {output.shape} of {len(batch)} images, expected [n, d, ...]")
             parts.append(output.reshape(*output.shape[:2], -1).mean(axis=2))
         return np.concatenate(parts)
 

@@ -146,6 +146,8 @@ def total_variation(features: np.ndarray, labels: Sequence[int]) -> np.ndarray:
     features, labels = np.asarray(features), np.asarray(labels)
     if features.ndim != 2 or labels.shape != (len(features),):
         raise ValueError(f"features have shape {features.shape} and labels {labels.shape}; expected [n, d] and [n]")
+    if features.dtype not in (np.float32, np.float64):  # whole numbers have no fractional centre, halves overflow
+        features = features.astype(np.float64)
 
     def spread(rows: np.ndarray) -> float:
         if len(rows) == 0:

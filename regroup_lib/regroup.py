@@ -69,7 +69,8 @@ def cluster_counts(
         wanted = [n_clusters.get(index, number) for index, number in enumerate(wanted)]
     elif n_clusters is not None:
         wanted = [n_clusters if count > threshold else 1 for count in counts]
-    if any(number != int(number) or number < 1 for number in wanted):
+    asked = n_clusters.values() if isinstance(n_clusters, Mapping) else [1 if n_clusters is None else n_clusters]
+    if any(number < 1 or number % 1 for number in asked):  # also refuses infinity and NaN
         raise ValueError(f"n_clusters is {n_clusters}; it must be a whole number of at least 1")
     return [min(int(number), count) for number, count in zip(wanted, counts, strict=True)]
 
@@ -102,7 +103,7 @@ def make_clusterer(clusterer: Any, n_clusters: int, random_state: int | None) ->
         if clusterer not in CLUSTERERS:
             raise ValueError(f"no clusterer is called {clusterer!r}; there are {', '.join(CLUSTERERS)}")
         fresh = CLUSTERERS[clusterer]()
-    elif hasattr(clusterer, "fit_predict") and hasattr(clusterer, "get_params"):
+    elif hasattr(clusterer, "fit_predict") and hasattr(clusterer, "get_params") and not isinstance(clusterer, type):
         fresh = clone(clusterer)
     else:
         raise ValueError(f"clusterer is {clusterer!r}; pass a name or an object with scikit-learn's fit_predict")
@@ -188,6 +189,7 @@ class Regrouping(BaseEstimator):
         """
         features, labels = np.asarray(features), np.asarray(labels)
         _check_fit_input(features, labels)
+        make_clusterer(self.clusterer, 1, None)  # an unknown one is an error even where no class is divided
         self.classes_, index, class_counts = np.unique(labels, return_inverse=True, return_counts=True)
         wanted = cluster_counts(class_counts, threshold=self.threshold, n_clusters=self._n_clusters_by_index())
         self.pseudo_labels_ = np.empty(len(labels), dtype=np.int64)
@@ -235,7 +237,8 @@ class Regrouping(BaseEstimator):
         n_clusters = self.n_clusters
         if isinstance(n_clusters, Mapping):
             n_clusters = [[_plain(label), int(number)] for label, number in n_clusters.items()]
-        write_npz(path, arrays | {"options": np.array(json.dumps(options | {"n_clusters": n_clusters}))})
+        text = json.dumps(options | {"n_clusters": n_clusters}, default=_plain)
+        write_npz(path, arrays | {"options": np.array(text)})
 
     @classmethod
     def load(cls, path: str | Path) -> Regrouping:
@@ -247,9 +250,9 @@ class Regrouping(BaseEstimator):
             If the file is damaged or is not such a file.
         """
         arrays = read_npz(path)
-        missing = {"pseudo_labels_", "parent_", "classes_", "counts_", "options"} - set(arrays)
-        if missing:
-            raise ValueError(f"{path} is not a saved Regrouping: it lacks {sorted(missing)}")
+        names = {"pseudo_labels_", "parent_", "classes_", "counts_", "options"}
+        if names != set(arrays):
+            raise ValueError(f"{path} is not a saved Regrouping: it holds {sorted(arrays)}, expected {sorted(names)}")
         options = json.loads(str(arrays.pop("options")))
         if isinstance(options["n_clusters"], list):
             options["n_clusters"] = dict(options["n_clusters"])
@@ -328,6 +331,8 @@ def aggregate(scores: Any, parent: Sequence[int], rule: str = "max") -> Any:
     totals = result.sum(1)[:, None]
     if not bool((totals > 0).all()):
         raise ValueError("a row of scores is all zero; it cannot be turned into probabilities")
+    if not bool((totals < math.inf).all()):
+        raise ValueError(f"the sum of a row of scores is beyond the range of {scores.dtype}; scale them first")
     return result / totals
 
 

@@ -103,7 +103,7 @@ def make_task(
     --------
     >>> task = make_task("digits-0")
     >>> task.class_names, task.class_counts
-    (('not 0', '0'), [1018, 113])
+    (('not 0', '0'), [1019, 112])
     """
     if not 0 <= validation_fraction < 1:
         raise ValueError(f"validation_fraction is {validation_fraction}; it must be at least 0 and less than 1")
@@ -141,9 +141,10 @@ def make_task(
         split("test", np.arange(len(dataset.test))),
         dataset,
     )
-    for part in ("train", "test"):
-        missing = set(range(task.n_classes)) - set(np.unique(getattr(task, part).labels).tolist())
-        if missing:
+    for part in ("train", "val", "test"):
+        labels = getattr(task, part).labels
+        missing = set(range(task.n_classes)) - set(np.unique(labels).tolist())
+        if missing and not (part == "val" and len(labels) == 0):
             raise ValueError(f"task {name!r}: the {part} split has no sample of {[class_names[c] for c in missing]}")
     return task
 
