@@ -1,0 +1,247 @@
+"""The `regroup` command: data, runs, sweeps, records, the book.
+
+Heavy packages are imported by the command that needs them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(help="Imbalanced classification by regrouping.", no_args_is_help=True, pretty_exceptions_enable=False)
+data_app = typer.Typer(help="The data sets: what there is, where it comes from, whether it is sound.")
+results_app = typer.Typer(help="The records of finished runs.", invoke_without_command=True)
+book_app = typer.Typer(help="Execute chapters and render the book.")
+app.add_typer(data_app, name="data", no_args_is_help=True)
+app.add_typer(results_app, name="results")
+app.add_typer(book_app, name="book", no_args_is_help=True)
+console = Console(soft_wrap=True)
+
+Profile = Annotated[str, typer.Option(help="smoke, cpu or paper.")]
+Seeds = Annotated[str, typer.Option(help="Comma-separated seeds.")]
+Parameter = Annotated[
+    list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE, as often as wanted; values are YAML.")
+]
+
+
+def main() -> None:
+    """Run the command; an error that has an explanation is one line, not a traceback."""
+    try:
+        app()
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        if "--debug" in sys.argv:
+            raise
+        Console(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {error}", highlight=False)
+        sys.exit(1)
+
+
+@app.callback()
+def _options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    """Imbalanced classification by regrouping."""
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise ValueError(f"seeds are {text!r}; expected whole numbers with commas between them, like 0,1,2") from error
+
+
+def _assignments(pairs: list[str] | None) -> dict[str, Any]:
+    """Return {"a": 1} for ["a=1"]."""
+    values = {}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise ValueError(f"{pair!r} is not of the form NAME=VALUE")
+        values[name] = yaml.safe_load(value)
+    return values
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """List the data sets, whether they are here, and who publishes them."""
+    from regroup_lib.data import EMBEDDED, SOURCES
+    from regroup_lib.files import data_directory
+
+    table = Table("name", "state", "publisher")
+    for name, publisher in EMBEDDED.items():
+        table.add_row(name, "embedded", publisher)
+    for name, source in SOURCES.items():
+        path = data_directory() / f"{name}.npz"
+        table.add_row(name, str(path) if path.exists() else f"missing: regroup data fetch {name}", source.publisher)
+    console.print(table)
+
+
+@data_app.command("fetch")
+def data_fetch(name: str) -> None:
+    """Download a data set from its publisher into the data directory.
+
+    Example: regroup data fetch cifar10
+    """
+    from regroup_lib.data import fetch_data
+
+    console.print(f"wrote {fetch_data(name)}")
+
+
+@data_app.command("check")
+def data_check(
+    names: Annotated[list[str] | None, typer.Argument(help="Names or npz files; default: all here.")] = None,
+):
+    """Load data sets, check them, and print shape, class counts and digest."""
+    from regroup_lib.data import EMBEDDED, SOURCES, load_data
+    from regroup_lib.files import data_directory
+
+    here = [*EMBEDDED, *(name for name in SOURCES if (data_directory() / f"{name}.npz").exists())]
+    for name in names or here:
+        dataset = load_data(name)
+        for split in dataset.splits:
+            counts = dataset.class_counts(split)
+            shape = " x ".join(str(size) for size in dataset.splits[split].inputs.shape)
+            console.print(f"{name} {split}: {shape}, {len(counts)} classes of {min(counts)} to {max(counts)} images")
+        console.print(f"{name} digest: {dataset.digest}")
+
+
+@app.command()
+def run(
+    spec: Annotated[Path | None, typer.Argument(help="A YAML file with the spec's fields.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE, as often as wanted.")] = None,
+    recompute: Annotated[bool, typer.Option(help="Run again where there is a record.")] = False,
+) -> None:
+    """Run one spec, or look its record up.
+
+    Example: regroup run --set task=digits-0 --set method=rg --set encoder=pca --set profile=smoke
+    """
+    from regroup_lib import experiments
+
+    values = {} if spec is None else yaml.safe_load(spec.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{spec} does not hold FIELD: VALUE lines")
+    record = experiments.run(experiments.parse_spec(values | _assignments(set_)), recompute=recompute)
+    _print_records([record])
+    console.print(f"record: {record.path}")
+
+
+@app.command()
+def sweep(
+    chapter: Annotated[str, typer.Argument(help="A chapter of the book, or all.")],
+    profile: Profile = "cpu",
+    seeds: Seeds = "0,1,2",
+    workers: Annotated[int | None, typer.Option(help="Processes on this machine; default: this one.")] = None,
+    recompute: Annotated[bool, typer.Option(help="Run again where there are records.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print runs and estimated minutes; start nothing.")
+    ] = False,
+) -> None:
+    """Run what a chapter needs; runs that have a record are skipped, killed ones go on.
+
+    Example: regroup sweep motivating-example --profile cpu --workers 2
+    """
+    from regroup_lib import experiments, plans
+
+    specs = plans.chapter_specs(chapter, profile=profile, seeds=_seeds(seeds))
+    todo = specs if recompute else [s for s in specs if not s.path().exists()]
+    known = experiments.load_records(profile=profile)
+    times = [experiments.estimate_seconds(s, known) for s in todo]
+    console.print(f"{chapter}, profile {profile}: {len(specs)} runs, {len(todo)} to do{_estimate(times, workers)}")
+    if dry_run:
+        for name, count in Counter(f"{s.task} {s.label}" for s in todo).items():
+            console.print(f"  {count} x {name}")
+        return
+    records = experiments.sweep(specs, workers=workers, recompute=recompute)
+    diverged = [r for r in records if r.status != "finished"]
+    console.print(f"{len(records)} records" + (f", {len(diverged)} of them diverged" if diverged else ""))
+
+
+def _estimate(times: list[float | None], workers: int | None) -> str:
+    if not times:
+        return ""
+    if None in times:
+        return "; no record of such a run yet, so no estimate of the time"
+    return f", about {sum(times) / 60 / (workers or 1):.0f} minutes"
+
+
+@results_app.callback()
+def results(ctx: typer.Context, profile: Annotated[str | None, typer.Option(help="Only this profile.")] = None) -> None:
+    """List the records of the results directory."""
+    if ctx.invoked_subcommand is None:
+        from regroup_lib.experiments import load_records
+
+        _print_records(load_records(profile=profile))
+
+
+@results_app.command("export")
+def results_export(file: Path) -> None:
+    """Write one row a record (and aggregation rule) to a CSV file.
+
+    Example: regroup results export results.csv
+    """
+    from regroup_lib.experiments import load_records
+    from regroup_lib.files import atomic_path
+    from regroup_lib.report import records_frame
+
+    frame = records_frame(load_records())
+    with atomic_path(file) as partial:
+        frame.to_csv(partial, index=False)
+    console.print(f"wrote {len(frame)} rows to {file}")
+
+
+def _print_records(records: list) -> None:
+    from regroup_lib.report import records_frame
+
+    frame = records_frame(records)
+    table = Table("profile", "task", "method", "encoder", "rule", "seed", "BA", "AP", "seconds", "status")
+    for row in frame.itertuples():
+        table.add_row(
+            row.profile,
+            row.task,
+            row.method,
+            row.encoder,
+            row.aggregation,
+            str(row.seed),
+            f"{row.balanced_accuracy:.4f}",
+            f"{row.average_precision:.4f}",
+            f"{row.seconds:.0f}",
+            row.status,
+        )
+    console.print(table)
+
+
+@book_app.command("run")
+def book_run(
+    chapter: str,
+    parameter: Parameter = None,
+    output: Annotated[Path | None, typer.Option(help="Where the executed notebook goes.")] = None,
+) -> None:
+    """Execute one chapter with papermill; a parameter that it does not have is refused.
+
+    Example: regroup book run motivating-example -p profile=smoke -p seeds=[0,1]
+    """
+    from regroup_lib import book
+
+    output = output or Path("_build") / "runs" / f"{chapter}.ipynb"
+    seconds = book.run_chapter(chapter, _assignments(parameter), output=output)
+    console.print(f"{chapter}: {seconds:.0f} s, executed notebook in {output}")
+
+
+@book_app.command("smoke")
+def book_smoke() -> None:
+    """Execute every chapter live on the embedded digits, with a fresh results directory."""
+    from regroup_lib import book
+
+    book.smoke()
+
+
+@book_app.command("build")
+def book_build() -> None:
+    """Render the book from the committed records."""
+    from regroup_lib import book
+
+    book.build()
