@@ -1,0 +1,84 @@
+"""What all tests share: hypothesis without a clock, a private data directory, CIFAR real or of the same shape."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from regroup_lib.data import CIFAR10_NAMES, CIFAR100_NAMES
+from regroup_lib.files import write_npz
+
+# A shared machine makes single examples slow now and then; CI draws the same examples each time.
+settings.register_profile("regroup", deadline=None, max_examples=50, derandomize="CI" in os.environ)
+settings.load_profile("regroup")
+
+REAL_DATA = Path(os.environ["REGROUP_DATA"]) if os.environ.get("REGROUP_DATA") else None
+CIFAR = {"cifar10": (CIFAR10_NAMES, 5000, 1000), "cifar100": (CIFAR100_NAMES, 500, 100)}
+
+
+def has_real(name):
+    """Tell whether the data directory of the environment holds a real file."""
+    return REAL_DATA is not None and (REAL_DATA / name).exists()
+
+
+def pytest_report_header():
+    state = ", ".join(f"{name} {'real' if has_real(f'{name}.npz') else 'all-zero images'}" for name in CIFAR)
+    return f"REGROUP_DATA: {REAL_DATA or 'not set'} ({state})"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def private_data_directory(tmp_path_factory):
+    """Keep feature caches out of the user's cache directory when no data directory is given."""
+    with pytest.MonkeyPatch.context() as patch:
+        if REAL_DATA is None:
+            patch.setenv("REGROUP_DATA", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def blank_cifar():
+    """Return a function that makes arrays of CIFAR's full shape: the right labels, every image black."""
+
+    def make(name):
+        names, n_train, n_test = CIFAR[name]
+        arrays = {"class_names": np.array(names)}
+        for split, size in (("train", n_train), ("test", n_test)):
+            arrays[f"{split}_labels"] = np.tile(np.arange(len(names), dtype=np.uint8), size)
+            arrays[f"{split}_images"] = np.zeros((len(names) * size, 32, 32, 3), np.uint8)
+        return arrays
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def cifar_directory(tmp_path_factory, blank_cifar):
+    """Return a function from a name to a directory with that set: the real one where there is one."""
+    made = {}
+
+    def directory(name):
+        if has_real(f"{name}.npz"):
+            return REAL_DATA
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp(f"blank-{name}")
+            write_npz(made[name] / f"{name}.npz", blank_cifar(name), compress=True)
+        return made[name]
+
+    return directory
+
+
+@pytest.fixture(scope="session")
+def small_arrays():
+    """Return a function that makes a small MedMNIST-style set: grey images, labels as a column, a val split."""
+
+    def make(*, channels=None, size=8, counts=(12, 6, 9), n_classes=3, seed=0):
+        rng = np.random.default_rng(seed)
+        arrays = {}
+        for split, count in zip(("train", "val", "test"), counts, strict=True):
+            shape = (count, size, size) if channels is None else (count, size, size, channels)
+            arrays[f"{split}_images"] = rng.integers(0, 256, shape, dtype=np.uint8)
+            arrays[f"{split}_labels"] = (np.arange(count, dtype=np.uint8) % n_classes)[:, None]
+        return arrays
+
+    return make

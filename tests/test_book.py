@@ -1,0 +1,229 @@
+"""The book's machinery on small notebooks, and the book's own notebooks in profile smoke."""
+
+import json
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from regroup_lib import book, plans
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+chapter = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def write_notebook(path, *sources, parameters='profile = "smoke"\nseeds = [0, 1]\nrecompute = False'):
+    """Write a notebook of code cells, the first of them tagged `parameters`."""
+    cells = [nbformat.v4.new_code_cell(source) for source in (parameters, *sources)]
+    cells[0].metadata["tags"] = ["parameters"]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+
+
+@pytest.fixture
+def small_book(tmp_path):
+    """Make a book of two chapters: `good` prints what it was given, `bad` raises in its third cell."""
+    (tmp_path / "_config.yml").touch()
+    (tmp_path / "book").mkdir()
+    (tmp_path / "book" / "_toc.yml").write_text(
+        "format: jb-book\nroot: index\nchapters:\n- file: good\n- file: page\n- file: bad\n"
+    )
+    printed = "import json, os, sys\nprint(json.dumps([profile, seeds, os.environ.get('REGROUP_RESULTS'), sys.prefix]))"
+    write_notebook(tmp_path / "notebooks" / "good.ipynb", printed)
+    write_notebook(tmp_path / "notebooks" / "bad.ipynb", "before = 1", "raise KeyError('no such record')", "after = 1")
+    return tmp_path
+
+
+def printed_by(path):
+    return json.loads(nbformat.read(path, as_version=4).cells[-1].outputs[0].text)
+
+
+def no_missing_records(name, *, profile, seeds):
+    return []
+
+
+def test_chapters_come_in_the_order_of_the_table_of_contents(small_book):
+    write_notebook(small_book / "notebooks" / "aside.ipynb")
+    assert book.chapters(small_book) == ["good", "bad", "aside"]
+
+
+def test_book_root_is_found_from_below_and_missed_with_a_message(small_book, tmp_path_factory):
+    assert book.book_root(small_book / "notebooks") == small_book
+    with pytest.raises(book.BookError, match=r"no book .* in or above"):
+        book.book_root(tmp_path_factory.mktemp("empty"))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "match"),
+    [
+        ("nope", {}, "no chapter is called 'nope'; there are good, bad"),
+        ("good", {"epoch": 3}, "chapter good has no parameter epoch; it has profile, seeds, recompute"),
+        ("good", {"seeds": 3}, r"seeds is 3, a number; expected a list like \[0, 1\]"),
+        ("good", {"recompute": "no"}, "recompute is 'no', text; expected a truth value"),
+    ],
+)
+def test_unknown_chapters_and_parameters_are_refused_before_anything_runs(small_book, name, parameters, match):
+    output = small_book / "out.ipynb"
+    with pytest.raises(ValueError, match=match):
+        book.run_chapter(name, parameters, output=output, root=small_book)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("a = 1\nb: float = 0.5  # comment", {"a": 1, "b": 0.5}),
+        ("long = [\n    'x',\n    'y',\n]\nnothing = None", {"long": ["x", "y"], "nothing": None}),
+        ("rate = -1e-3", {"rate": -1e-3}),
+    ],
+)
+def test_notebook_parameters_reads_names_and_defaults(tmp_path, source, expected):
+    write_notebook(tmp_path / "n.ipynb", parameters=source)
+    assert book.notebook_parameters(tmp_path / "n.ipynb") == expected
+
+
+@pytest.mark.parametrize("source", ["a = 1 + b", "import os", "a, b = 1, 2", "print(1)", "a += 1", "a: int"])
+def test_notebook_parameters_refuses_what_papermill_would_misread(tmp_path, source):
+    write_notebook(tmp_path / "n.ipynb", parameters=source)
+    with pytest.raises(ValueError, match="may only assign literals"):
+        book.notebook_parameters(tmp_path / "n.ipynb")
+
+
+def test_notebook_without_a_parameters_cell_is_refused(tmp_path):
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "n.ipynb")
+    with pytest.raises(ValueError, match="has 0 cells tagged 'parameters'"):
+        book.notebook_parameters(tmp_path / "n.ipynb")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("3", 3), ("[0, 1]", [0, 1]), ("true", True), ("null", None), ("cpu", "cpu"), ("1e-3", 1e-3)]
+)
+def test_parse_parameter(text, expected):
+    assert book.parse_parameter(text) == expected
+    assert type(book.parse_parameter(text)) is type(expected)
+
+
+def test_parse_parameter_names_what_it_cannot_read():
+    with pytest.raises(ValueError, match=r"'\[0, 1' is not a value"):
+        book.parse_parameter("[0, 1")
+
+
+def test_chapter_runs_with_its_parameters_in_this_interpreter(small_book, monkeypatch):
+    monkeypatch.setenv("JUPYTER_PATH", "/nowhere")
+    seconds = book.run_chapter(
+        "good",
+        {"seeds": [7]},
+        output=small_book / "out.ipynb",
+        root=small_book,
+        environment={"REGROUP_RESULTS": "elsewhere"},
+    )
+    assert printed_by(small_book / "out.ipynb") == ["smoke", [7], "elsewhere", sys.prefix]
+    assert seconds > 0
+
+
+def test_failing_chapter_raises_and_keeps_the_notebook(small_book):
+    output = small_book / "kept" / "bad.ipynb"
+    with pytest.raises(book.BookError, match=r"(?s)chapter bad: cell 4 raised KeyError: 'no such record'.*bad\.ipynb"):
+        book.run_chapter("bad", {"seeds": [3]}, output=output, root=small_book)
+    kept = nbformat.read(output, as_version=4)
+    errors = [out for cell in kept.cells for out in cell.get("outputs", []) if out.output_type == "error"]
+    assert [error.ename for error in errors] == ["KeyError"]
+
+
+def test_chapter_whose_kernel_dies_raises_and_keeps_the_notebook(small_book):
+    write_notebook(small_book / "notebooks" / "dies.ipynb", "import os", "os._exit(1)")
+    output = small_book / "dies.ipynb"
+    with pytest.raises(book.BookError, match="chapter dies: DeadKernelError"):
+        book.run_chapter("dies", {}, output=output, root=small_book)
+    assert output.exists()
+
+
+def test_smoke_tries_every_chapter_in_a_fresh_results_directory(small_book, capsys):
+    with pytest.raises(book.BookError, match="chapter bad") as caught:
+        book.smoke(root=small_book)
+    assert "chapter good" not in str(caught.value)
+    _, seeds, results, _ = printed_by(small_book / "_build" / "smoke" / "good.ipynb")
+    assert seeds == [0, 1]
+    assert Path(results).name.startswith("regroup-smoke-")
+    assert not Path(results).exists()
+    assert "good" in capsys.readouterr().out
+
+
+def test_build_names_the_sweep_that_makes_missing_records(small_book, monkeypatch):
+    monkeypatch.setattr(plans, "missing_records", lambda name, **_: ["spec"] * (name == "bad"))
+    with pytest.raises(book.BookError, match=r"^bad lacks 1 records: regroup sweep bad --profile cpu$"):
+        book.build(root=small_book)
+
+
+def test_build_stops_at_a_failing_chapter_and_leaves_no_old_page(small_book, monkeypatch):
+    monkeypatch.setattr(plans, "missing_records", no_missing_records)
+    page = small_book / "_build" / "html" / "index.html"
+    page.parent.mkdir(parents=True)
+    page.touch()
+    with pytest.raises(book.BookError, match="chapter bad"):
+        book.build(root=small_book)
+    assert not page.exists()
+    assert not (small_book / "book" / "bad.ipynb").exists()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_build_renders_pages_and_fails_at_a_warning(small_book, monkeypatch, broken):
+    monkeypatch.setattr(plans, "missing_records", no_missing_records)
+    (small_book / "notebooks" / "bad.ipynb").unlink()
+    (small_book / "_config.yml").write_text(
+        "title: Small\nonly_build_toc_files: true\nexecute: {execute_notebooks: off}\n"
+    )
+    (small_book / "book" / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters:\n- file: good\n")
+    (small_book / "book" / "index.md").write_text("# Small\n\n" + ("{doc}`no-such-page`\n" if broken else "Text.\n"))
+    source = json.loads((small_book / "notebooks" / "good.ipynb").read_text())
+    source["cells"].insert(0, {"id": "t", "cell_type": "markdown", "metadata": {}, "source": "# Good"})
+    (small_book / "notebooks" / "good.ipynb").write_text(json.dumps(source))
+    if broken:
+        with pytest.raises(book.BookError, match=r"index\.md:3: WARNING: unknown document"):
+            book.build(root=small_book)
+    else:
+        index = book.build(root=small_book)
+        assert index == small_book / "_build" / "html" / "index.html"
+        assert "[0, 1, 2]" in (index.parent / "good.html").read_text()
+
+
+def test_the_book_has_its_chapters():
+    assert NOTEBOOKS, "notebooks/ holds no notebook"
+    assert {path.stem for path in NOTEBOOKS} >= {"motivating-example", "encoders", "synchronous-learning"}
+
+
+@chapter
+def test_notebook_is_kept_without_output(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == []
+            assert cell.execution_count is None
+
+
+@chapter
+def test_notebook_has_the_parameters_that_the_book_passes(path):
+    parameters = book.notebook_parameters(path)
+    assert {"profile", "seeds", "recompute"} <= set(parameters)
+    assert parameters["profile"] == "smoke"
+    for passed in (book.SMOKE_PARAMETERS, book.BUILD_PARAMETERS):
+        book.check_parameters(path.stem, passed, root=ROOT)
+
+
+@chapter
+def test_notebook_cells_are_short(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            assert len(cell.source.splitlines()) <= 20, cell.source
+
+
+@chapter
+def test_chapter_runs_in_profile_smoke(path, tmp_path):
+    output = tmp_path / path.name
+    environment = {"REGROUP_RESULTS": str(tmp_path / "results")}
+    book.run_chapter(path.stem, book.SMOKE_PARAMETERS, output=output, root=ROOT, environment=environment)
+    cells = [cell for cell in nbformat.read(output, as_version=4).cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in cells)
+    assert any("image/png" in out.get("data", {}) for cell in cells for out in cell.outputs), "no figure"

@@ -1,0 +1,390 @@
+"""Metrics against written-out definitions and scikit-learn."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import (
+    adjusted_rand_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    normalized_mutual_info_score,
+)
+
+from regroup_lib import evaluate, total_variation
+from regroup_lib.metrics import calibrated_average_precision, clustering_quality, neighbor_accuracy
+
+
+def classified(n, n_classes, seed=0, skill=1.0):
+    """Return labels (every class occurs) and probabilities that know something of them."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(n) % n_classes)
+    logits = rng.normal(size=(n, n_classes)) + skill * np.eye(n_classes)[labels]
+    return labels, np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+
+
+@st.composite
+def ranked(draw):
+    """Draw labels of both classes and scores with ties."""
+    labels = draw(st.lists(st.booleans(), min_size=2, max_size=40).filter(lambda drawn: 0 < sum(drawn) < len(drawn)))
+    values = st.integers(0, 6).map(lambda value: value / 8)
+    scores = draw(st.lists(values, min_size=len(labels), max_size=len(labels)))
+    return np.array(labels), np.array(scores)
+
+
+def slow_average_precision(labels, scores, prevalence):
+    """Precision at each threshold from the rates, as if positives made up `prevalence`; weighted by recall gained."""
+    total, recall_before = 0.0, 0.0
+    for threshold in sorted(set(scores.tolist()), reverse=True):
+        taken = scores >= threshold
+        recall = (taken & labels).sum() / labels.sum()
+        false_rate = (taken & ~labels).sum() / (~labels).sum()
+        precision = prevalence * recall / (prevalence * recall + (1 - prevalence) * false_rate)
+        total += (recall - recall_before) * precision
+        recall_before = recall
+    return total
+
+
+# ---------------------------------------------------------------- average precision
+
+
+@given(ranked(), st.floats(0.01, 0.99))
+def test_calibrated_average_precision_is_the_definition(drawn, prevalence):
+    labels, scores = drawn
+    found = calibrated_average_precision(labels, scores, prevalence=prevalence)
+    assert found == pytest.approx(slow_average_precision(labels, scores, prevalence), rel=1e-9)
+    assert 0 < found <= 1 + 1e-12
+
+
+@given(ranked())
+def test_calibrated_average_precision_at_the_real_prevalence_is_average_precision(drawn):
+    labels, scores = drawn
+    expected = average_precision_score(labels, scores)
+    assert calibrated_average_precision(labels, scores, prevalence=labels.mean()) == pytest.approx(expected, rel=1e-9)
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=20))
+def test_in_balanced_data_calibrated_and_plain_average_precision_are_equal(pairs):
+    labels, scores = np.tile([0, 1], len(pairs)), np.ravel(pairs) / 8
+    result = evaluate(labels, scores)
+    for name in "01":
+        assert result["calibrated_average_precision"][name] == pytest.approx(result["average_precision"][name])
+
+
+@given(ranked(), st.integers(2, 5))
+def test_calibrated_average_precision_does_not_feel_how_many_negatives_there_are(drawn, times):
+    labels, scores = drawn
+    more = np.where(labels, 1, times)
+    many = calibrated_average_precision(np.repeat(labels, more), np.repeat(scores, more))
+    assert many == pytest.approx(calibrated_average_precision(labels, scores), rel=1e-9)
+
+
+@pytest.mark.parametrize("prevalence", [0.5, 0.1])
+def test_a_ranking_without_knowledge_scores_the_reference_prevalence(prevalence):
+    labels = np.arange(1000) < 50
+    assert calibrated_average_precision(labels, np.zeros(1000), prevalence=prevalence) == pytest.approx(prevalence)
+    shuffled = np.random.default_rng(0).permutation(20_000) / 20_000
+    found = calibrated_average_precision(np.arange(20_000) < 2000, shuffled, prevalence=prevalence)
+    assert found == pytest.approx(prevalence, rel=0.05)
+
+
+@pytest.mark.parametrize("prevalence", [0, 1, -0.1, 2, math.nan])
+def test_prevalence_out_of_range(prevalence):
+    with pytest.raises(ValueError, match=r"prevalence is .*; it must lie between 0 and 1"):
+        calibrated_average_precision([True, False], [0.1, 0.2], prevalence=prevalence)
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "message"),
+    [
+        ([True, True], [0.1, 0.2], "needs samples of both classes"),
+        ([False, False], [0.1, 0.2], "needs samples of both classes"),
+        ([True, False], [0.1, math.nan], "NaN"),
+        ([True, False], [0.1, 0.2, 0.3], "inconsistent"),
+    ],
+)
+def test_calibrated_average_precision_errors(labels, scores, message):
+    with pytest.raises(ValueError, match=message):
+        calibrated_average_precision(labels, scores)
+
+
+# ---------------------------------------------------------------- evaluate
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 10])
+def test_evaluate_agrees_with_scikit_learn(n_classes):
+    labels, scores = classified(300, n_classes)
+    names = [f"class {c}" for c in range(n_classes)]
+    result = evaluate(labels, scores, names)
+    assert result["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, scores.argmax(axis=1)))
+    for c, name in enumerate(names):
+        assert result["average_precision"][name] == average_precision_score(labels == c, scores[:, c])
+        expected = slow_average_precision(labels == c, scores[:, c], 0.5)
+        assert result["calibrated_average_precision"][name] == pytest.approx(expected)
+        assert result["prevalence"][name] == pytest.approx((labels == c).mean())
+    for key in ("average_precision", "calibrated_average_precision", "prevalence"):
+        assert list(result[key]) == names
+
+
+def test_a_vector_of_scores_is_the_positive_class():
+    labels, scores = classified(200, 2)
+    assert evaluate(labels, scores[:, 1]) == evaluate(labels, np.stack([1 - scores[:, 1], scores[:, 1]], axis=1))
+    assert list(evaluate(labels, scores[:, 1])["average_precision"]) == ["0", "1"]
+
+
+def test_binary_by_hand():
+    result = evaluate([0, 0, 0, 1, 1], [0.1, 0.6, 0.2, 0.7, 0.4], ["rest", "plane"])
+    assert result["balanced_accuracy"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert result["average_precision"]["plane"] == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+    # At 0.4: recall 1, false positive rate 1/3; half positives: 1 / (1 + 1/3).
+    assert result["calibrated_average_precision"]["plane"] == pytest.approx(0.5 * 1 + 0.5 * 3 / 4)
+    assert result["prevalence"] == {"rest": 0.6, "plane": 0.4}
+
+
+def test_a_binary_tie_is_positive_and_a_multiclass_one_the_first():
+    assert evaluate([0, 1], [[0.5, 0.5], [0.5, 0.5]])["balanced_accuracy"] == 0.5
+    assert evaluate([0, 1, 1], [0.4, 0.5, 0.6])["balanced_accuracy"] == 1
+    tie = evaluate([0, 1, 2], [[0.4, 0.4, 0.2], [0.4, 0.4, 0.2], [0.4, 0.2, 0.4]])
+    assert tie["balanced_accuracy"] == pytest.approx(1 / 3)
+
+
+def test_perfect_and_inverted():
+    perfect = evaluate([0, 0, 1], [0.0, 0.1, 0.9])
+    assert perfect["balanced_accuracy"] == 1
+    assert perfect["average_precision"] == perfect["calibrated_average_precision"] == {"0": 1.0, "1": 1.0}
+    inverted = evaluate([0, 0, 1], [0.9, 0.8, 0.1])
+    assert inverted["balanced_accuracy"] == 0
+    assert inverted["average_precision"]["1"] == pytest.approx(1 / 3)
+
+
+def test_results_are_plain_numbers():
+    def leaves(value):
+        values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+        return [value] if values is None else list(itertools.chain.from_iterable(map(leaves, values)))
+
+    labels, scores = classified(60, 3)
+    assert {type(leaf) for leaf in leaves(evaluate(labels, scores.astype(np.float32)))} == {float}
+
+
+# ---------------------------------------------------------------- intervals
+
+
+def intervals(result):
+    """Yield each estimate with its interval."""
+    yield result["balanced_accuracy"], result["intervals"]["balanced_accuracy"]
+    for name, value in result["average_precision"].items():
+        yield value, result["intervals"]["average_precision"][name]
+
+
+@given(ranked(), st.floats(0.5, 0.999))
+def test_intervals_contain_the_estimate_and_stay_in_range(drawn, confidence):
+    labels, scores = drawn
+    for value, (low, high) in intervals(evaluate(labels.astype(int), scores, confidence=confidence)):
+        assert 0 <= low <= value <= high <= 1
+
+
+def test_intervals_shrink_with_samples_and_grow_with_confidence():
+    labels, scores = classified(200, 3)
+    small = evaluate(labels, scores)
+    # Four times the same samples: the same estimates, half the width (about, on the logit scale).
+    large = evaluate(np.tile(labels, 4), np.tile(scores, (4, 1)))
+    surer = evaluate(labels, scores, confidence=0.99)
+    for (value, few), (again, many), (_, sure) in zip(*map(intervals, (small, large, surer)), strict=True):
+        assert value == pytest.approx(again)
+        assert 0.45 < (many[1] - many[0]) / (few[1] - few[0]) < 0.55
+        assert sure[0] < few[0] < few[1] < sure[1]
+
+
+def test_intervals_by_hand():
+    labels, scores = classified(400, 2, skill=0.7)
+    result = evaluate(labels, scores)
+    value, n_positives = result["average_precision"]["1"], 200
+    # Boyd, Eng & Page 2013, the logit interval: eta +- 1.96 tau.
+    eta, tau = math.log(value / (1 - value)), 1 / math.sqrt(n_positives * value * (1 - value))
+    expected = [1 / (1 + math.exp(-(eta + sign * 1.959964 * tau))) for sign in (-1, 1)]
+    assert result["intervals"]["average_precision"]["1"] == pytest.approx(expected, rel=1e-6)
+    recalls = [np.mean(scores[labels == c].argmax(axis=1) == c) for c in (0, 1)]
+    margin = 1.959964 * math.sqrt(sum(recall * (1 - recall) / 200 for recall in recalls)) / 2
+    accuracy = result["balanced_accuracy"]
+    assert result["intervals"]["balanced_accuracy"] == pytest.approx([accuracy - margin, accuracy + margin], rel=1e-6)
+
+
+def test_balanced_accuracys_interval_covers_its_true_value():
+    """Of 200 test sets drawn anew, about 90% have the true value in their interval at 90%."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [150, 50])
+    true_recalls = np.array([0.8, 0.6])
+    covered = 0
+    for _ in range(200):
+        right = rng.random(200) < true_recalls[labels]
+        result = evaluate(labels, np.where(right, labels, 1 - labels), confidence=0.9)
+        low, high = result["intervals"]["balanced_accuracy"]
+        covered += low <= true_recalls.mean() <= high
+    assert 0.84 < covered / 200 < 0.96
+
+
+# ---------------------------------------------------------------- errors
+
+PAIR = [[0.4, 0.6], [0.7, 0.3]]
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "names", "message"),
+    [
+        ([0, 1], [[0.4, math.nan], [0.5, 0.5]], None, "1 rows of scores are NaN or infinite"),
+        ([0, 1], [[0.4, math.nan], [0.5, math.inf]], None, "2 rows of scores are NaN or infinite"),
+        ([0, 1], [0.3, math.nan], None, "1 rows of scores are NaN or infinite"),
+        ([0, 0], PAIR, None, r"classes \['1'\] have no sample in y_true"),
+        ([0, 0], PAIR, ["rest", "plane"], r"classes \['plane'\] have no sample in y_true"),
+        ([0, 1, 1], PAIR, None, r"y_true has shape \(3,\) and scores \(2, 2\); expected \[n\] and \[n, C\]"),
+        ([[0], [1]], PAIR, None, r"y_true has shape \(2, 1\)"),
+        ([0, 1], [PAIR, PAIR], None, r"scores \(2, 2, 2\)"),
+        ([0, 2], PAIR, None, "y_true must be class indices from 0 to 1"),
+        ([0, -1], PAIR, None, "y_true must be class indices from 0 to 1"),
+        ([0.0, 1.0], PAIR, None, "y_true must be class indices from 0 to 1"),
+        (["rest", "plane"], PAIR, ["rest", "plane"], "y_true must be class indices"),
+        (np.array([], int), np.zeros((0, 2)), None, "y_true must be class indices"),
+        ([0, 1], PAIR, ["a", "b", "c"], "3 class names for 2 columns of scores"),
+    ],
+)
+def test_evaluate_errors(labels, scores, names, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(labels, scores, names)
+
+
+# ---------------------------------------------------------------- total variation
+
+
+def slow_total_variation(features, labels):
+    """Write the definition out."""
+
+    def spread(rows):
+        center = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+        return sum(sum((x - m) ** 2 for x, m in zip(row, center, strict=True)) for row in rows) / len(rows)
+
+    rows = features.tolist()
+    return [
+        spread([row for row, label in zip(rows, labels, strict=True) if label == k]) / spread(rows)
+        for k in range(max(labels) + 1)
+    ]
+
+
+def test_total_variation_by_hand():
+    features = np.array([[0.0, 0.0], [2.0, 0.0], [10.0, 3.0], [10.0, -3.0]])
+    # Class 0: 1 about (1, 0). Class 1: 9 about (10, 0). All: about (5.5, 0), the mean of 30.25, 12.25, 29.25, 29.25.
+    np.testing.assert_allclose(total_variation(features, [0, 0, 1, 1]), [1 / 25.25, 9 / 25.25])
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.int64, np.uint8])
+def test_total_variation_of_any_number_type(dtype):
+    features = np.random.default_rng(0).integers(0, 250, (60, 5)).astype(dtype)
+    labels = (np.arange(60) % 3).tolist()
+    found = total_variation(features, labels)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, slow_total_variation(features.astype(float), labels), rtol=1e-5)
+
+
+@given(seed=st.integers(0, 999), n_classes=st.integers(1, 5), shift=st.floats(-50, 50), scale=st.floats(0.1, 10))
+def test_laws_of_total_variation(seed, n_classes, shift, scale):
+    rng = np.random.default_rng(seed)
+    features, labels = rng.normal(size=(40, 3)), rng.permutation(np.arange(40) % n_classes)
+    found = total_variation(features, labels)
+    np.testing.assert_allclose(found, slow_total_variation(features, labels.tolist()), rtol=1e-9)
+    # Moving or stretching the space is of no matter: epochs and networks compare.
+    np.testing.assert_allclose(total_variation(features * scale + shift, labels), found, rtol=1e-6)
+    # Variance within classes is part of the whole.
+    assert (found * np.bincount(labels)).sum() <= 40 * (1 + 1e-9)
+
+
+def test_total_variation_of_collapsed_and_single_and_absent_classes():
+    features = np.array([[1.0, 1.0], [1.0, 1.0], [5.0, 0.0]])
+    np.testing.assert_array_equal(total_variation(features, [0, 0, 3]), [0, np.nan, np.nan, 0])
+    assert total_variation(features, [0, 0, 0]) == pytest.approx([1])
+
+
+def test_total_variation_far_from_the_origin_in_single_precision():
+    """The narrow class is a hundred-thousandth of its distance from the origin wide."""
+    labels = np.arange(60_000) % 2
+    spread = np.where(labels, 0.01, 1)[:, None]
+    features = (1000 + spread * np.random.default_rng(0).normal(size=(60_000, 2))).astype(np.float32)
+    np.testing.assert_allclose(
+        total_variation(features, labels), total_variation(features.astype(np.float64), labels), rtol=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "message"),
+    [
+        (np.zeros((3, 2)), [0, 1], r"features have shape \(3, 2\) and labels \(2,\); expected \[n, d\] and \[n\]"),
+        (np.zeros(3), [0, 1, 1], r"features have shape \(3,\)"),
+        (np.zeros((3, 2)), [[0], [1], [1]], r"labels \(3, 1\)"),
+        (np.ones((3, 2)), [0, 1, 1], "all features are equal; their spread cannot be compared"),
+    ],
+)
+def test_total_variation_errors(features, labels, message):
+    with pytest.raises(ValueError, match=message):
+        total_variation(features, labels)
+
+
+# ---------------------------------------------------------------- clustering quality
+
+
+def test_purity_by_hand():
+    labels = [0, 0, 0, 1, 1, 2]
+    clusters = [5, 5, 7, 7, 7, 7]
+    assert clustering_quality(labels, clusters)["purity"] == pytest.approx((2 + 2) / 6)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=50))
+def test_clustering_quality_agrees_with_scikit_learn_and_the_definition(pairs):
+    labels, clusters = map(list, zip(*pairs, strict=True))
+    found = clustering_quality(labels, clusters)
+    assert found["nmi"] == pytest.approx(normalized_mutual_info_score(labels, clusters))
+    assert found["ari"] == pytest.approx(adjusted_rand_score(labels, clusters))
+    members = [[label for label, c in pairs if c == cluster] for cluster in set(clusters)]
+    assert found["purity"] == pytest.approx(sum(max(map(m.count, m)) for m in members) / len(pairs))
+    # How clusters are called is of no matter.
+    assert clustering_quality(labels, [f"group {9 - c}" for c in clusters]) == pytest.approx(found)
+
+
+def test_clusterings_that_are_right_or_useless():
+    labels = [0, 1, 2] * 10
+    assert clustering_quality(labels, labels) == pytest.approx({"purity": 1, "nmi": 1, "ari": 1})
+    useless = clustering_quality(labels, [0] * 30)
+    assert useless == pytest.approx({"purity": 1 / 3, "nmi": 0, "ari": 0})
+    with pytest.raises(ValueError, match=r"length|inconsistent|same"):
+        clustering_quality([0, 1, 2], [0, 1])
+
+
+def slow_neighbor_accuracy(features, labels, n_neighbors):
+    """Vote of the most similar others by cosine; the lower label wins a tie."""
+    right = 0
+    for i, row in enumerate(features):
+        others = [j for j in range(len(features)) if j != i]
+        cosine = {j: row @ features[j] / np.linalg.norm(row) / np.linalg.norm(features[j]) for j in others}
+        votes = [labels[j] for j in sorted(others, key=cosine.get, reverse=True)[:n_neighbors]]
+        right += max(range(max(labels) + 1), key=votes.count) == labels[i]
+    return right / len(features)
+
+
+@pytest.mark.parametrize("n_neighbors", [1, 3, 5])
+def test_neighbor_accuracy_is_the_definition(n_neighbors):
+    rng = np.random.default_rng(n_neighbors)
+    labels = rng.integers(0, 3, 60)
+    features = rng.normal(size=(60, 4)) + np.eye(3, 4)[labels]
+    found = neighbor_accuracy(features * rng.uniform(0.1, 9, (60, 1)), labels, n_neighbors=n_neighbors)
+    assert found == slow_neighbor_accuracy(features, labels.tolist(), n_neighbors)
+
+
+def test_no_point_is_its_own_neighbour():
+    features = np.repeat(np.eye(4), 2, axis=0)  # twins with different labels
+    assert neighbor_accuracy(features, [0, 1] * 4, n_neighbors=1) == 0
+    assert neighbor_accuracy(features, [0, 0, 1, 1] * 2, n_neighbors=1) == 1
+
+
+def test_too_many_neighbours():
+    with pytest.raises(ValueError, match="n_neighbors"):
+        neighbor_accuracy(np.eye(4), [0, 0, 1, 1], n_neighbors=4)

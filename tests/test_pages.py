@@ -1,0 +1,145 @@
+"""The rendered book in a browser: nothing fails, nothing comes from another host, figures and formulas show."""
+
+import functools
+import http.server
+import os
+import shutil
+import threading
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+
+from regroup_lib import book
+
+ROOT = Path(__file__).resolve().parents[1]
+HTML = ROOT / "_build" / "html"
+TOC = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
+PAGES = [TOC["root"], *(entry["file"] for entry in TOC["chapters"])]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+]
+
+pytestmark = pytest.mark.browser
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves files and says nothing."""
+
+    def log_message(self, *arguments):
+        """Say nothing."""
+
+
+@pytest.fixture(scope="session")
+def site():
+    """Serve the rendered book, built first if it is not there; yield its address."""
+    if not (HTML / "index.html").is_file():
+        book.build(root=ROOT)
+    server = http.server.ThreadingHTTPServer(("localhost", 0), functools.partial(QuietHandler, directory=HTML))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://localhost:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Start a headless Chromium; without one CI fails, and a laptop skips and says so."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    executable = next(filter(None, map(shutil.which, names)), None)
+    if executable is None:
+        message = f"no browser: none of {', '.join(names)} is installed, so the rendered pages are not looked at"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+class Visit:
+    """One page, opened and scrolled through, with all that went wrong on the way."""
+
+    def __init__(self, browser, address):
+        self.page = browser.new_page(viewport={"width": 1280, "height": 900})
+        self.errors, self.failed, self.hosts = [], [], set()
+        self.page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", lambda request: self.hosts.add(urlsplit(request.url).netloc or request.url[:40]))
+        self.page.on("requestfailed", lambda request: self.failed.append((request.url, request.failure)))
+        self.page.on(
+            "response", lambda answer: answer.status >= 400 and self.failed.append((answer.url, answer.status))
+        )
+        self.status = self.page.goto(address, wait_until="networkidle").status
+        self.page.evaluate("window.MathJax && MathJax.startup ? MathJax.startup.promise : null")
+        self.page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+        self.page.wait_for_load_state("networkidle")
+
+    def count(self, selector):
+        """Return how many elements match."""
+        return self.page.locator(selector).count()
+
+
+@pytest.fixture(scope="session")
+def visit(browser, site):
+    """Return a function that opens a page of the book, each page once."""
+    return functools.cache(lambda name: Visit(browser, f"{site}/{name}.html"))
+
+
+@pytest.mark.parametrize("name", [*PAGES, "search", "genindex"])
+def test_page_opens_without_an_error_or_another_host(visit, site, name):
+    opened = visit(name)
+    assert opened.status == 200
+    assert opened.errors == []
+    assert opened.failed == []
+    assert {host for host in opened.hosts if not host.startswith("data:")} == {urlsplit(site).netloc}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_shows_its_figures_and_formulas(visit, name):
+    opened = visit(name)
+    widths = opened.page.eval_on_selector_all("main img", "all => all.map(image => [image.src, image.naturalWidth])")
+    assert [source for source, width in widths if width == 0] == []
+    formulas = opened.count("main .math")
+    assert opened.count("main mjx-container") >= formulas
+    assert opened.count("mjx-merror") == 0
+    if name == "method":
+        assert formulas >= 5
+    if (ROOT / "notebooks" / f"{name}.ipynb").is_file():
+        assert opened.count("main .cell_output img") > 0, "a chapter without a figure"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_has_no_dead_link_and_no_error_output(visit, site, name):
+    opened = visit(name)
+    links = opened.page.eval_on_selector_all("a[href]", "all => all.map(link => link.href.split('#')[0])")
+    inside = [urlsplit(link).path.lstrip("/") for link in links if link.startswith(site)]
+    dead = {path for path in inside if not (HTML / unquote(path)).is_file()}
+    assert inside
+    assert dead == set()
+    assert opened.count("main .output.traceback") == 0
+    assert "Traceback" not in opened.page.inner_text("main")
+
+
+def test_navigation_opens_on_a_telephone_and_search_finds(browser, site):
+    page = browser.new_page(viewport={"width": 400, "height": 800})
+    page.goto(f"{site}/method.html", wait_until="networkidle")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    page.locator("button.primary-toggle").first.click()
+    page.locator("dialog[open] >> text=How to re-run this book").click()
+    page.wait_for_url("**/reproduce.html")
+    page.goto(f"{site}/search.html?q=regrouping")
+    page.locator("ul.search li").first.wait_for()
+    page.close()

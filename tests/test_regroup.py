@@ -1,0 +1,640 @@
+"""Regrouping: how many clusters, which pseudo-class, and scores back to classes."""
+
+import math
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.base import BaseEstimator, ClusterMixin, clone
+from sklearn.cluster import DBSCAN, AgglomerativeClustering, KMeans
+from sklearn.metrics import adjusted_rand_score
+from sklearn.mixture import GaussianMixture
+
+import regroup_lib as rg
+from regroup_lib import Regrouping, aggregate, cluster_counts
+from regroup_lib.files import read_npz, write_npz
+from regroup_lib.regroup import CLUSTERERS
+
+# ---------------------------------------------------------------- how many clusters
+
+class_counts = st.lists(st.integers(1, 60_000), min_size=1, max_size=12)
+
+
+def ceiling(count, threshold):
+    """Return the smallest whole number of thresholds that holds `count`, by counting."""
+    number, held = 0, 0
+    while held < count:
+        number, held = number + 1, held + threshold
+    return number
+
+
+@given(class_counts)
+def test_the_smallest_class_is_the_default_threshold(counts):
+    assert cluster_counts(counts) == cluster_counts(counts, threshold=min(counts))
+
+
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=8), st.data())
+def test_cluster_counts_are_the_papers_formula(counts, data):
+    threshold = data.draw(st.integers(1, max(counts)))
+    expected = [ceiling(count, threshold) for count in counts]
+    assert cluster_counts(counts, threshold=threshold) == expected
+    assert all(1 <= k <= n for k, n in zip(expected, counts, strict=True))
+
+
+@given(class_counts, st.data())
+def test_no_cluster_count_is_below_one_or_above_its_class(counts, data):
+    threshold = data.draw(st.floats(0.01, max(counts)))
+    wanted = data.draw(st.none() | st.integers(1, 10**6))
+    found = cluster_counts(counts, threshold=threshold, n_clusters=wanted)
+    assert all(type(k) is int and 1 <= k <= n for k, n in zip(found, counts, strict=True))
+    for count, k in zip(counts, found, strict=True):
+        if count <= threshold:
+            assert k == 1
+
+
+@pytest.mark.parametrize(
+    ("counts", "options", "expected"),
+    [
+        ([45000, 5000], {}, [9, 1]),  # CIFAR-10, airplane
+        ([49500, 500], {}, [99, 1]),  # CIFAR-100, worm
+        ([9501, 514], {}, [19, 1]),  # HAM10000, bcc: 18.5 rounded up
+        ([6705, 1113, 1099, 514, 327, 142, 115], {"threshold": 1000}, [7, 2, 2, 1, 1, 1, 1]),
+        ([5000] * 10, {}, [1] * 10),
+        ([7], {}, [1]),
+        ([10, 4], {"threshold": 2.5}, [4, 2]),
+        ([10, 4], {"threshold": 0.5}, [10, 4]),  # never more clusters than samples
+        ([100, 50, 10], {"n_clusters": 3}, [3, 3, 1]),
+        ([100, 50, 10], {"n_clusters": 3, "threshold": 50}, [3, 1, 1]),
+        ([100, 50, 10], {"n_clusters": 1}, [1, 1, 1]),
+        ([5, 2], {"n_clusters": 100}, [5, 1]),
+        ([100, 50, 10], {"n_clusters": {1: 2}}, [10, 2, 1]),
+        ([100, 50, 10], {"n_clusters": {0: 4, 2: 3}}, [4, 5, 3]),  # a mapping may divide the smallest class
+        ([100, 50, 10], {"n_clusters": {2: 99}}, [10, 5, 10]),
+        ([100, 50, 10], {"n_clusters": {}}, [10, 5, 1]),
+        (np.array([20, 10]), {"n_clusters": np.int64(3)}, [3, 1]),
+    ],
+)
+def test_cluster_counts_by_example(counts, options, expected):
+    assert cluster_counts(counts, **options) == expected
+
+
+@pytest.mark.parametrize(
+    ("counts", "options", "message"),
+    [
+        ([], {}, "every class needs at least one sample"),
+        ([5, 0], {}, r"class_counts is \[5, 0\]; every class needs at least one sample"),
+        ([5, -1], {}, "every class needs at least one sample"),
+        ([5, 2], {"threshold": 0}, "threshold is 0; it must be above 0 and at most the largest class, 5"),
+        ([5, 2], {"threshold": -1}, "threshold is -1"),
+        ([5, 2], {"threshold": 5.1}, r"threshold is 5\.1; .* at most the largest class, 5"),
+        ([5, 2], {"threshold": math.nan}, "threshold is nan"),
+        ([5, 2], {"threshold": math.inf}, "threshold is inf"),
+        ([5, 2], {"n_clusters": 0}, "n_clusters is 0; it must be a whole number of at least 1"),
+        ([5, 5], {"n_clusters": 0}, "n_clusters is 0"),  # even where no class is large enough to be divided
+        ([5, 2], {"n_clusters": -3}, "n_clusters is -3"),
+        ([5, 2], {"n_clusters": 2.5}, r"n_clusters is 2\.5"),
+        ([5, 2], {"n_clusters": math.inf}, "n_clusters is inf"),
+        ([5, 2], {"n_clusters": {0: 0}}, r"n_clusters is \{0: 0\}"),
+        ([5, 2], {"n_clusters": {0: 1.5}}, "whole number of at least 1"),
+        ([5, 2], {"n_clusters": {2: 3}}, r"n_clusters names classes \[2\]; there are 0 to 1"),
+        ([5, 2], {"n_clusters": {-1: 3}}, r"n_clusters names classes \[-1\]"),
+        ([5, 2], {"n_clusters": {"a": 3, 7: 1}}, "n_clusters names classes .*'a'"),
+    ],
+)
+def test_cluster_counts_errors(counts, options, message):
+    with pytest.raises(ValueError, match=message):
+        cluster_counts(counts, **options)
+
+
+# ---------------------------------------------------------------- pseudo-labels
+
+
+def blobs(sizes, *, spread=0.1, distance=20.0, dimension=4, seed=0):
+    """Return points around corners far apart, shuffled, and the corner of each."""
+    rng = np.random.default_rng(seed)
+    corner = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    corners = np.zeros((len(sizes), dimension))
+    corners[:, 0] = distance * np.arange(len(sizes))
+    return corners[corner] + rng.normal(scale=spread, size=(len(corner), dimension)), corner
+
+
+def check_laws(regrouping, labels):
+    """Check what holds for every fitted Regrouping."""
+    labels = np.asarray(labels)
+    pseudo, parent = regrouping.pseudo_labels_, regrouping.parent_
+    assert pseudo.dtype == parent.dtype == regrouping.counts_.dtype == np.int64
+    assert pseudo.shape == labels.shape
+    np.testing.assert_array_equal(regrouping.classes_, np.unique(labels))
+    np.testing.assert_array_equal(regrouping.classes_[parent[pseudo]], labels)  # back to the class, always
+    np.testing.assert_array_equal(regrouping.counts_, np.bincount(pseudo, minlength=len(parent)))
+    assert (regrouping.counts_ > 0).all()
+    assert (np.diff(parent) >= 0).all()  # numbered class by class
+    assert set(parent.tolist()) == set(range(len(regrouping.classes_)))
+
+
+@given(
+    labels=st.lists(st.integers(-3, 5), min_size=1, max_size=80),
+    n_clusters=st.none() | st.integers(1, 20),
+    clusterer=st.sampled_from(["random", "kmeans"]),
+    seed=st.integers(0, 1000),
+)
+def test_laws_of_pseudo_labels(labels, n_clusters, clusterer, seed):
+    features = np.random.default_rng(seed).normal(size=(len(labels), 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # random groups may be empty
+        regrouping = Regrouping(clusterer, n_clusters=n_clusters, random_state=seed).fit(features, labels)
+    check_laws(regrouping, labels)
+    counts = np.unique(labels, return_counts=True)[1]
+    found = np.bincount(regrouping.parent_)
+    wanted = cluster_counts(counts, n_clusters=n_clusters)
+    assert (found <= wanted).all()
+    if clusterer == "kmeans":  # all points differ
+        assert found.tolist() == wanted
+
+
+@pytest.mark.parametrize("clusterer", ["kmeans", "minibatch-kmeans"])
+def test_clusters_are_found(clusterer):
+    features, corner = blobs([50, 50, 50, 50])
+    regrouping = Regrouping(clusterer, random_state=0).fit(features, corner == 3)
+    check_laws(regrouping, corner == 3)
+    assert regrouping.parent_.tolist() == [0, 0, 0, 1]
+    assert adjusted_rand_score(corner, regrouping.pseudo_labels_) == 1
+    assert (regrouping.pseudo_labels_[corner == 3] == 3).all()  # the small class keeps one number
+
+
+def test_each_class_is_clustered_by_itself():
+    """Two classes on the same two corners: clusters never mix classes."""
+    features, corner = blobs([60, 60])
+    labels = np.arange(120) % 2
+    regrouping = Regrouping(n_clusters={0: 2, 1: 2}, random_state=0).fit(features, labels)
+    assert regrouping.parent_.tolist() == [0, 0, 1, 1]
+    for c in (0, 1):
+        inside = regrouping.pseudo_labels_[labels == c] - 2 * c
+        assert adjusted_rand_score(corner[labels == c], inside) == 1
+
+
+def test_multiclass_numbering_class_by_class():
+    sizes = {0: 30, 1: 10, 2: 25, 3: 10}
+    labels = np.random.default_rng(0).permutation(np.repeat(list(sizes), list(sizes.values())))
+    features = np.random.default_rng(1).normal(size=(75, 2))
+    regrouping = Regrouping(random_state=0).fit(features, labels)
+    check_laws(regrouping, labels)
+    assert regrouping.parent_.tolist() == [0, 0, 0, 1, 2, 2, 2, 3]
+    assert set(regrouping.pseudo_labels_[labels == 1]) == {3}
+    assert set(regrouping.pseudo_labels_[labels == 3]) == {7}
+
+
+def test_balanced_classes_stay_as_they_are():
+    labels = np.array([2, 0, 1] * 4)
+    regrouping = Regrouping().fit(np.zeros((12, 1)), labels)
+    np.testing.assert_array_equal(regrouping.pseudo_labels_, labels)
+    assert regrouping.parent_.tolist() == [0, 1, 2]
+    assert regrouping.counts_.tolist() == [4, 4, 4]
+
+
+@pytest.mark.parametrize("clusterer", CLUSTERERS)
+def test_same_seed_same_groups(clusterer):
+    features = np.random.default_rng(0).normal(size=(300, 5)).astype(np.float32)
+    labels = np.arange(300) % 10 == 0
+    np.random.seed(1)  # noqa: NPY002 - the global state is of no matter
+    first = Regrouping(clusterer, random_state=3).fit(features, labels)
+    np.random.seed(2)  # noqa: NPY002
+    again = Regrouping(clusterer, random_state=3).fit(features, labels)
+    other = Regrouping(clusterer, random_state=4).fit(features, labels)
+    np.testing.assert_array_equal(first.pseudo_labels_, again.pseudo_labels_)
+    assert not np.array_equal(first.pseudo_labels_, other.pseudo_labels_)
+
+
+def test_random_groups_are_balanced_and_blind_to_features():
+    features, corner = blobs([3000] * 4)
+    labels = corner == 3
+    regrouping = Regrouping("random", random_state=0).fit(features, labels)
+    assert regrouping.parent_.tolist() == [0, 0, 0, 1]
+    assert (np.abs(regrouping.counts_ - 3000) < 250).all()  # 5 standard deviations
+    assert abs(adjusted_rand_score(corner[~labels], regrouping.pseudo_labels_[~labels])) < 0.01
+    blind = Regrouping("random", random_state=0).fit(np.zeros((12000, 1)), labels)
+    np.testing.assert_array_equal(blind.pseudo_labels_, regrouping.pseudo_labels_)
+
+
+def test_classes_do_not_share_their_random_numbers():
+    labels = np.repeat([0, 1, 2], [100, 100, 10])
+    regrouping = Regrouping("random", n_clusters=10, random_state=0).fit(np.zeros((210, 1)), labels)
+    first, second = regrouping.pseudo_labels_[:100], regrouping.pseudo_labels_[100:200] - 10
+    assert (first == second).mean() < 0.5
+
+
+# ---------------------------------------------------------------- other clusterers
+
+
+class ByFirstFeature(ClusterMixin, BaseEstimator):
+    """A clusterer of one's own: equal parts along the first feature, numbered from the far end with gaps."""
+
+    def __init__(self, n_clusters=2):
+        self.n_clusters = n_clusters
+
+    def fit(self, X, y=None):
+        rank = np.argsort(np.argsort(X[:, 0]))
+        self.labels_ = -7 * (rank * self.n_clusters // len(X))
+        return self
+
+
+@pytest.mark.parametrize(
+    "clusterer",
+    [
+        ByFirstFeature(),
+        AgglomerativeClustering(linkage="single"),
+        GaussianMixture(random_state=0),
+        KMeans(n_init=1, random_state=0),
+    ],
+    ids=lambda clusterer: type(clusterer).__name__,
+)
+def test_a_clusterer_object_is_cloned_and_told_the_number(clusterer):
+    before = dict(clusterer.get_params())
+    features, corner = blobs([40, 40, 40])
+    regrouping = Regrouping(clusterer, random_state=0).fit(features, corner == 2)
+    check_laws(regrouping, corner == 2)
+    assert regrouping.parent_.tolist() == [0, 0, 1]
+    assert adjusted_rand_score(corner, regrouping.pseudo_labels_) == 1
+    assert clusterer.get_params() == before
+    assert not hasattr(clusterer, "labels_")
+
+
+def test_an_objects_own_seed_counts_when_none_is_given():
+    features = np.random.default_rng(0).normal(size=(200, 3))
+    labels = np.arange(200) < 20
+    own = [Regrouping(KMeans(n_init=1, random_state=s)).fit(features, labels).pseudo_labels_ for s in (5, 5, 6)]
+    np.testing.assert_array_equal(own[0], own[1])
+    assert not np.array_equal(own[0], own[2])
+
+
+@pytest.mark.parametrize(
+    ("clusterer", "message"),
+    [
+        ("k-means", "no clusterer is called 'k-means'; there are kmeans, minibatch-kmeans"),
+        (None, "clusterer is None; pass a name or an object with scikit-learn's fit_predict"),
+        (KMeans, "clusterer is <class .*KMeans'>; pass a name or an object"),
+        (DBSCAN(), r"DBSCAN\(\) has neither an n_clusters nor an n_components parameter"),
+    ],
+)
+def test_what_is_no_clusterer(clusterer, message):
+    with pytest.raises(ValueError, match=message):
+        Regrouping(clusterer).fit(np.arange(6.0)[:, None], [0, 0, 0, 0, 1, 1])
+    with pytest.raises(ValueError, match=message):  # also where nothing is to be divided
+        Regrouping(clusterer).fit(np.arange(4.0)[:, None], [0, 0, 1, 1])
+
+
+# ---------------------------------------------------------------- edge cases
+
+
+def test_more_clusters_than_samples_is_one_cluster_a_sample():
+    features = np.arange(7.0)[:, None] ** 2
+    regrouping = Regrouping(n_clusters={0: 100}, random_state=0).fit(features, [0] * 5 + [1] * 2)
+    assert regrouping.parent_.tolist() == [0] * 5 + [1]
+    assert regrouping.counts_.tolist() == [1] * 5 + [2]
+
+
+def test_a_class_with_one_sample_makes_every_sample_a_cluster():
+    features = np.arange(9.0)[:, None] ** 2
+    regrouping = Regrouping(random_state=0).fit(features, [0] * 8 + [1])
+    check_laws(regrouping, [0] * 8 + [1])
+    assert regrouping.parent_.tolist() == [0] * 8 + [1]
+    kept = Regrouping(threshold=4, random_state=0).fit(features, [0] * 8 + [1])
+    assert kept.parent_.tolist() == [0, 0, 1]
+
+
+def test_one_class_alone():
+    regrouping = Regrouping(threshold=2, random_state=0).fit(np.arange(6.0)[:, None], ["x"] * 6)
+    check_laws(regrouping, ["x"] * 6)
+    assert regrouping.parent_.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("clusterer", ["kmeans", "minibatch-kmeans"])
+@pytest.mark.parametrize("distinct", [1, 2])
+def test_duplicates_make_fewer_clusters_with_one_warning(clusterer, distinct):
+    features = (np.arange(24) % distinct).astype(float)[:, None]
+    labels = [0] * 20 + [1] * 4
+    with pytest.warns(UserWarning) as caught:  # noqa: PT030 - the text is checked below
+        regrouping = Regrouping(clusterer, random_state=0).fit(features, labels)
+    assert len(caught) == 1
+    assert f"fell into {distinct} clusters, 5 were asked for" in str(caught[0].message)
+    check_laws(regrouping, labels)
+    assert regrouping.parent_.tolist() == [0] * distinct + [1]
+
+
+def test_empty_random_groups_disappear_with_a_warning():
+    labels = [0] * 50 + [1]
+    with pytest.warns(UserWarning, match=r"class .*0.* fell into \d+ clusters, 50 were asked for"):
+        regrouping = Regrouping("random", random_state=0).fit(np.zeros((51, 1)), labels)
+    check_laws(regrouping, labels)
+    assert 20 < len(regrouping.parent_) < 50
+
+
+BAD_FEATURES = [
+    (np.zeros(6), r"features have shape \(6,\); expected \[n, d\]"),
+    (np.zeros((6, 2, 2)), r"features have shape \(6, 2, 2\)"),
+    (np.zeros((5, 2)), r"5 rows of features but labels of shape \(6,\); expected one a row"),
+    (np.array([["a"]] * 6), "features are <U1; expected numbers"),
+    (np.array([[None]] * 6), "features are object; expected numbers"),
+    (np.array([[0.0, np.nan]] * 2 + [[0.0, 1.0]] * 4), "2 rows of features hold NaN or infinite values"),
+    (np.array([[np.inf, np.nan]] + [[0.0, 1.0]] * 5), "1 rows of features hold NaN or infinite values"),
+    (np.array([[0.0, 1.0]] * 5 + [[0.0, -np.inf]], np.float32), "1 rows of features hold NaN or infinite values"),
+]
+
+
+@pytest.mark.parametrize(("features", "message"), BAD_FEATURES)
+def test_features_that_cannot_be_clustered(features, message):
+    with pytest.raises(ValueError, match=message):
+        Regrouping().fit(features, [0, 0, 0, 0, 1, 1])
+
+
+def test_labels_that_do_not_fit():
+    features = np.zeros((6, 1))
+    with pytest.raises(ValueError, match=r"6 rows of features but labels of shape \(6, 1\)"):
+        Regrouping().fit(features, np.zeros((6, 1)))
+    with pytest.raises(ValueError, match="there are no samples to regroup"):
+        Regrouping().fit(np.zeros((0, 3)), [])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threshold": 0}, "threshold is 0"),
+        ({"threshold": 5}, "threshold is 5; .*the largest class, 4"),
+        ({"n_clusters": 0}, "n_clusters is 0"),
+        ({"n_clusters": {"c": 2}}, r"n_clusters names classes \['c'\]; the labels are \['a', 'b'\]"),
+        ({"n_clusters": {0: 2}}, r"n_clusters names classes \[0\]"),  # labels, not positions
+    ],
+)
+def test_options_out_of_range_are_found_by_fit(options, message):
+    with pytest.raises(ValueError, match=message):
+        Regrouping(**options).fit(np.arange(6.0)[:, None], list("aaaabb"))
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [list("aaaabb"), np.array([7, 7, 7, 7, 9, 9]), [False] * 4 + [True] * 2, pd.Series(["x"] * 4 + ["y"] * 2)],
+    ids=["text", "numbers", "bool", "series"],
+)
+def test_labels_of_any_kind(labels):
+    features = pd.DataFrame({"height": [0.0, 0.1, 5.0, 5.1, 9.0, 9.1]})
+    regrouping = Regrouping(random_state=0).fit(features, labels)
+    check_laws(regrouping, labels)
+    assert regrouping.parent_.tolist() == [0, 0, 1]
+    first = np.asarray(labels)[0]
+    named = Regrouping(n_clusters={first: 4}, random_state=0).fit(features, labels)
+    assert named.parent_.tolist() == [0, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.int64, np.uint8, torch.tensor])
+def test_features_of_any_number_type(kind):
+    values = np.array([[0], [1], [50], [51], [90], [91]])
+    features = torch.tensor(values) if kind is torch.tensor else values.astype(kind)
+    regrouping = Regrouping(random_state=0).fit(features, [0, 0, 0, 0, 1, 1])
+    assert regrouping.counts_.tolist() == [2, 2, 2]
+
+
+def test_fit_changes_neither_features_nor_labels_nor_options():
+    features, labels = np.arange(12.0).reshape(6, 2), np.array([1, 1, 1, 1, 0, 0])
+    copies = features.copy(), labels.copy()
+    regrouping = Regrouping(n_clusters={1: 3}, random_state=0)
+    assert regrouping.fit(features, labels) is regrouping
+    np.testing.assert_array_equal(features, copies[0])
+    np.testing.assert_array_equal(labels, copies[1])
+    assert clone(regrouping).get_params() == Regrouping(n_clusters={1: 3}, random_state=0).get_params()
+    regrouping.fit(features[:3], [5, 5, 1])
+    assert regrouping.pseudo_labels_.shape == (3,)  # nothing of the first fit is left
+
+
+# ---------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize(
+    ("labels", "options"),
+    [
+        ([0, 0, 0, 0, 1, 1], {"random_state": 3}),
+        (list("aaaabb"), {"n_clusters": {"a": 3}, "random_state": 0}),
+        (list("aaaabb"), {"clusterer": "random", "threshold": 1.5, "random_state": 0}),
+        (np.array([7, 7, 7, 7, 9, 9]), {"n_clusters": {np.int64(7): np.int64(2)}, "random_state": np.int64(5)}),
+        (pd.Series(list("aaaabb"), dtype=object), {"threshold": np.int64(2), "random_state": 1}),
+    ],
+)
+def test_save_and_load(tmp_path, labels, options):
+    features = np.array([[0.0], [0.1], [5.0], [5.1], [9.0], [9.1]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        saved = Regrouping(**options).fit(features, labels)
+        saved.save(tmp_path / "groups.npz")
+        loaded = Regrouping.load(tmp_path / "groups.npz")
+        assert isinstance(loaded, Regrouping)
+        for name in ("pseudo_labels_", "parent_", "counts_"):
+            np.testing.assert_array_equal(getattr(loaded, name), getattr(saved, name), strict=True)
+        assert loaded.classes_.tolist() == saved.classes_.tolist()
+        assert loaded.get_params() == saved.get_params()
+        # It can be fitted again, to the same end.
+        np.testing.assert_array_equal(loaded.fit(features, labels).pseudo_labels_, saved.pseudo_labels_)
+
+
+def test_the_file_holds_no_pickle(tmp_path):
+    labels = pd.Series(list("aaaabb"), dtype=object)
+    Regrouping(KMeans(n_init=1), random_state=0).fit(np.arange(6.0)[:, None], labels).save(tmp_path / "groups.npz")
+    with np.load(tmp_path / "groups.npz", allow_pickle=False) as archive:
+        arrays = dict(archive)
+    assert arrays["classes_"].tolist() == ["a", "b"]
+    assert all(array.dtype != object for array in arrays.values())
+    assert "KMeans(n_init=1)" in Regrouping.load(tmp_path / "groups.npz").clusterer  # the text of the object
+
+
+def test_save_keeps_the_path_that_it_is_given(tmp_path):
+    regrouping = Regrouping(random_state=0).fit(np.arange(6.0)[:, None], [0, 0, 0, 0, 1, 1])
+    regrouping.save(str(tmp_path / "deep" / "groups.bin"))
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["groups.bin"]
+    assert Regrouping.load(tmp_path / "deep" / "groups.bin").parent_.tolist() == [0, 0, 1]
+
+
+def test_files_that_are_no_regrouping(tmp_path):
+    path = tmp_path / "groups.npz"
+    Regrouping(random_state=0).fit(np.arange(6.0)[:, None], [0, 0, 0, 0, 1, 1]).save(path)
+    sound, arrays = path.read_bytes(), read_npz(path)
+    path.write_bytes(sound[: len(sound) // 2])
+    with pytest.raises(ValueError, match=r"groups\.npz is damaged"):
+        Regrouping.load(path)
+    for wrong in ({"x": np.zeros(3)}, arrays | {"fit": np.zeros(1)}):
+        write_npz(path, wrong)
+        with pytest.raises(ValueError, match=r"groups\.npz is not a saved Regrouping: it holds .* expected .*parent_"):
+            Regrouping.load(path)
+    np.savez(path, allow_pickle=True, **arrays | {"classes_": np.array([{}, None], dtype=object)})
+    with pytest.raises(ValueError, match=r"groups\.npz is damaged or is not an npz file of plain arrays"):
+        Regrouping.load(path)
+
+
+# ---------------------------------------------------------------- aggregation
+
+
+def slow_aggregate(scores, parent, rule):
+    """Write the definition out."""
+    n_classes = max(parent) + 1
+    rows = []
+    for row in scores:
+        result = [0.0] * n_classes
+        for k, score in enumerate(row):
+            c = parent[k]
+            result[c] = result[c] + score if rule == "sum" else max(result[c], score)
+        total = sum(result)
+        rows.append([value / total for value in result])
+    return np.array(rows)
+
+
+@st.composite
+def parents(draw, max_classes=4):
+    """Draw parents: every class has a pseudo-class, in any order."""
+    n_classes = draw(st.integers(1, max_classes))
+    extra = draw(st.lists(st.integers(0, n_classes - 1), max_size=5))
+    return draw(st.permutations([*range(n_classes), *extra]))
+
+
+@st.composite
+def scores_and_parent(draw, *, normalised=False, max_classes=4):
+    parent = draw(parents(max_classes=max_classes))
+    score = st.just(0.0) | st.floats(1e-6, 1.0)
+    row = st.lists(score, min_size=len(parent), max_size=len(parent)).filter(any)
+    scores = np.array(draw(st.lists(row, min_size=1, max_size=6)))
+    return scores / scores.sum(axis=1, keepdims=True) if normalised else scores, parent
+
+
+@pytest.mark.parametrize("rule", ["max", "sum"])
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@given(drawn=scores_and_parent())
+def test_aggregate_agrees_with_the_definition(rule, library, drawn):
+    scores, parent = drawn
+    given_scores = torch.tensor(scores) if library == "torch" else scores
+    found = aggregate(given_scores, parent, rule=rule)
+    assert isinstance(found, torch.Tensor if library == "torch" else np.ndarray)
+    found = np.asarray(found)
+    np.testing.assert_allclose(found, slow_aggregate(scores.tolist(), parent, rule), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-9)
+    assert (found >= 0).all()
+
+
+@given(drawn=scores_and_parent(normalised=True))
+def test_argmax_is_the_papers_rule_in_the_multiclass_case(drawn):
+    """Max: the class of the most likely pseudo-class. Sum: the class with the largest total."""
+    scores, parent = drawn
+    for row, by_max, by_sum in zip(scores, aggregate(scores, parent), aggregate(scores, parent, "sum"), strict=True):
+        totals = [row[np.array(parent) == c].sum() for c in range(max(parent) + 1)]
+        chosen = by_max.argmax()
+        assert max(row[k] for k in range(len(row)) if parent[k] == chosen) >= row.max() * (1 - 1e-12)
+        assert totals[by_sum.argmax()] >= max(totals) * (1 - 1e-12)
+
+
+@given(drawn=scores_and_parent(normalised=True, max_classes=2).filter(lambda drawn: max(drawn[1]) == 1))
+def test_half_is_the_threshold_of_the_papers_binary_rules(drawn):
+    """Section 2.2: positive if its largest score is at least the largest negative one; sums likewise."""
+    scores, parent = drawn
+    positive = np.array(parent) == 1
+    for rule, reduce in (("max", np.max), ("sum", np.sum)):
+        ours = aggregate(scores, parent, rule=rule)[:, 1]
+        lead = reduce(scores[:, positive], axis=1) - reduce(scores[:, ~positive], axis=1)
+        clear = np.abs(lead) > 1e-12
+        np.testing.assert_array_equal((ours >= 0.5)[clear], (lead > 0)[clear])
+
+
+def test_an_exact_tie_is_positive():
+    scores = np.array([[0.25, 0.25, 0.5], [0.5, 0.0, 0.5]])
+    assert aggregate(scores, [0, 0, 1], "sum")[0, 1] == 0.5
+    assert aggregate(scores, [0, 0, 1], "max")[1, 1] == 0.5
+
+
+def test_the_rules_differ_where_they_should():
+    scores = np.array([[0.3, 0.3, 0.4]])
+    assert aggregate(scores, [0, 0, 1], "max").argmax() == 1
+    assert aggregate(scores, [0, 0, 1], "sum").argmax() == 0
+    np.testing.assert_array_equal(aggregate(scores, [0, 0, 1]), aggregate(scores, [0, 0, 1], rule="max"))
+
+
+@given(drawn=scores_and_parent(normalised=True))
+def test_one_pseudo_class_a_class_changes_nothing_but_the_order(drawn):
+    scores, _ = drawn
+    order = np.random.default_rng(0).permutation(scores.shape[1])
+    for rule in ("max", "sum"):
+        np.testing.assert_allclose(aggregate(scores, order, rule)[:, order], scores, atol=1e-12)
+
+
+@given(
+    labels=st.integers(1, 4).flatmap(
+        lambda n_classes: st.lists(st.integers(0, n_classes - 1), min_size=8, max_size=60).map(
+            lambda drawn: [*range(n_classes), *drawn]
+        )
+    ),
+    clusterer=st.sampled_from(["random", "kmeans"]),
+    seed=st.integers(0, 99),
+    confidence=st.just(1.0) | st.floats(0.51, 1),
+)
+def test_a_perfect_classifier_of_pseudo_classes_aggregates_to_a_perfect_one(labels, clusterer, seed, confidence):
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(len(labels), 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        regrouping = Regrouping(clusterer, random_state=seed).fit(features, labels)
+    n_groups = len(regrouping.parent_)
+    # Right about every sample's pseudo-class; what is left is spread over all others at random.
+    scores = rng.random((len(labels), n_groups)) + 1e-9
+    own = np.eye(n_groups, dtype=bool)[regrouping.pseudo_labels_]
+    scores[own] = 0
+    scores *= (1 - confidence) / np.maximum(scores.sum(axis=1, keepdims=True), 1e-12)
+    scores[own] = confidence
+    for rule in ("max", "sum"):
+        aggregated = aggregate(scores, regrouping.parent_, rule)
+        np.testing.assert_array_equal(aggregated.argmax(axis=1), labels)
+        if len(set(labels)) > 1:
+            result = rg.evaluate(labels, aggregated)
+            assert result["balanced_accuracy"] == 1
+            if len(set(labels)) == 2 or confidence == 1:
+                assert list(result["average_precision"].values()) == pytest.approx([1] * len(set(labels)))
+
+
+@pytest.mark.parametrize("rule", ["max", "sum"])
+def test_tensors_keep_type_and_gradient(rule):
+    logits = torch.tensor([[1.0, 2.0, 0.5], [0.0, 0.0, 3.0]], requires_grad=True)
+    result = aggregate(logits.softmax(1), torch.tensor([0, 0, 1]), rule)
+    assert result.dtype == torch.float32
+    result[:, 1].sum().backward()
+    assert torch.isfinite(logits.grad).all()
+    assert (logits.grad[:, 2] > 0).all()
+    assert aggregate(np.ones((1, 3), np.float32), [0, 0, 1], rule).dtype == np.float32
+    assert aggregate(np.array([[1, 2, 1]]), [0, 0, 1], rule).dtype == np.float64
+    assert aggregate([[1, 2, 1]], [0, 0, 1], "sum").tolist() == [[0.75, 0.25]]
+
+
+def test_no_rows_are_no_rows():
+    assert aggregate(np.zeros((0, 3)), [0, 0, 1]).shape == (0, 2)
+    assert aggregate(torch.zeros((0, 3)), [0, 0, 1], "sum").shape == (0, 2)
+
+
+@pytest.mark.parametrize("library", [np.array, torch.tensor])
+@pytest.mark.parametrize(
+    ("scores", "parent", "rule", "message"),
+    [
+        ([[0.5, 0.5]], [0, 1], "mean", "rule is 'mean'; expected 'max' or 'sum'"),
+        ([[0.5, -0.1]], [0, 1], "max", "scores must be finite and not negative; pass probabilities, not logits"),
+        ([[0.5, math.nan]], [0, 1], "sum", "scores must be finite and not negative"),
+        ([[0.5, math.inf]], [0, 1], "sum", "scores must be finite and not negative"),
+        ([[0.5, 0.5], [0.0, 0.0]], [0, 1], "max", "a row of scores is all zero"),
+        ([[0.5, 0.5]], [0, 0, 1], "max", r"scores have shape \(1, 2\); expected \[n, 3\]"),
+        ([0.5, 0.5], [0, 1], "max", r"scores have shape \(2,\); expected \[n, 2\]"),
+        ([[1.5e308, 1.5e308]], [0, 0], "sum", "the sum of a row of scores is beyond the range of .*float"),
+        ([[0.5, 0.5]], [0, 2], "max", r"classes \[1\] have no pseudo-class in parent"),
+        ([[0.5, 0.5]], [-1, 0], "max", "expected a class index of at least 0"),
+        ([[0.5, 0.5]], [0.0, 1.0], "max", "parent is .*; expected a class index"),
+        ([[0.5, 0.5]], [[0, 1]], "max", "expected a class index"),
+        ([[0.5, 0.5]], [], "max", "expected a class index"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_aggregate_errors(library, scores, parent, rule, message):
+    scores = np.array(scores)
+    with pytest.raises(ValueError, match=message):
+        aggregate(torch.tensor(scores) if library is torch.tensor else scores, parent, rule=rule)
