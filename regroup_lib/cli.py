@@ -69,13 +69,12 @@ def _assignments(pairs: list[str] | None) -> dict[str, Any]:
 def data_list() -> None:
     """List the data sets, whether they are here, and who publishes them."""
     from regroup_lib.data import EMBEDDED, SOURCES
-    from regroup_lib.files import data_directory
 
     table = Table("name", "state", "publisher")
     for name, publisher in EMBEDDED.items():
         table.add_row(name, "embedded", publisher)
     for name, source in SOURCES.items():
-        path = data_directory() / f"{name}.npz"
+        path = source.path()
         table.add_row(name, str(path) if path.exists() else f"missing: regroup data fetch {name}", source.publisher)
     console.print(table)
 
@@ -97,9 +96,8 @@ def data_check(
 ):
     """Load data sets, check them, and print shape, class counts and digest."""
     from regroup_lib.data import EMBEDDED, SOURCES, load_data
-    from regroup_lib.files import data_directory
 
-    here = [*EMBEDDED, *(name for name in SOURCES if (data_directory() / f"{name}.npz").exists())]
+    here = [*EMBEDDED, *(name for name, source in SOURCES.items() if source.path().exists())]
     for name in names or here:
         dataset = load_data(name)
         for split in dataset.splits:
@@ -146,7 +144,8 @@ def sweep(
     """
     from regroup_lib import experiments, plans
 
-    specs = plans.chapter_specs(chapter, profile=profile, seeds=_seeds(seeds))
+    wanted = {"profile": profile, "seeds": _seeds(seeds)}
+    specs = plans.chapter_specs(chapter, **wanted)
     todo = specs if recompute else [s for s in specs if not s.path().exists()]
     known = experiments.load_records(profile=profile)
     times = [experiments.estimate_seconds(s, known) for s in todo]
@@ -154,8 +153,11 @@ def sweep(
     if dry_run:
         for name, count in Counter(f"{s.task} {s.label}" for s in todo).items():
             console.print(f"  {count} x {name}")
+        waiting = plans.undecided(chapter, **wanted)
+        if waiting:
+            console.print(f"and {waiting} more, whose settings the tuning on the validation split decides")
         return
-    records = experiments.sweep(specs, workers=workers, recompute=recompute)
+    records = plans.run_chapter_specs(chapter, **wanted, workers=workers, recompute=recompute)
     diverged = [r for r in records if r.status != "finished"]
     console.print(f"{len(records)} records" + (f", {len(diverged)} of them diverged" if diverged else ""))
 

@@ -1,21 +1,37 @@
 """Data sets in memory: where they come from, and that they are what they claim to be.
 
 Images stay uint8 ``[n, height, width, channels]``. Nothing is unpickled here; torchvision reads its own CIFAR
-archives, after their checksum, when `fetch_data` fills the data directory.
+archives, after their checksum, when `fetch_data` fills the data directory. A set published as image files is decoded
+once, into a cache file in the data directory.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import os
+import re
+import shutil
+import stat
 import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
+import pandas as pd
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from regroup_lib.files import data_directory, digest_arrays, read_npz, write_npz
+from regroup_lib.files import data_directory, digest_arrays, digest_file, read_npz, write_npz
+from regroup_lib.progress import progress_bar
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 
@@ -60,13 +76,18 @@ class Dataset:
     class_names : tuple of str
         Names in label order.
     digest : str
-        SHA-256 of all arrays: two data sets with one digest are the same to the bit.
+        SHA-256 of all images and labels: two data sets with one digest are the same to the bit.
+    metadata : dict of str to dict of str to ndarray, optional
+        What else the publisher says: split, column, one value an image. HAM10000 has ``lesion_id`` (images of one
+        lesion are a group), ``image_id``, ``dx_type``, ``age`` (float32, years, NaN: unknown), ``sex`` and
+        ``localization``.
     """
 
     name: str
     splits: dict[str, Split]
     class_names: tuple[str, ...]
     digest: str
+    metadata: dict[str, dict[str, np.ndarray]] | None = None
 
     @property
     def train(self) -> Split:
@@ -83,15 +104,47 @@ class Dataset:
         return np.bincount(self.splits[split].labels, minlength=len(self.class_names)).tolist()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Source:
-    """What a named data set must look like, who publishes it, and other names in use for its classes."""
+    """What a named data set must look like, and who publishes it.
 
+    Attributes
+    ----------
+    published : str
+        Its file or folder in the data directory.
+    image_shape : tuple of int
+        Height, width, channels; of a set that is decoded from image files, the default.
+    class_counts : dict of str to tuple of int
+        Images of each class, by split; ``"all"`` where the publisher has no splits.
+    class_names : tuple of str
+        Names in label order.
+    publisher : str
+        Who to thank.
+    aliases : dict of str to str
+        Other names in use for classes.
+    doi : str
+        Where the publisher's files lie, for a set of image files.
+    split_file : Path, optional
+        The split, for a set of image files: a CSV file with the columns ``lesion_id`` and ``split``.
+    """
+
+    published: str
     image_shape: tuple[int, int, int]
     class_counts: dict[str, tuple[int, ...]]
     class_names: tuple[str, ...]
     publisher: str
     aliases: dict[str, str] = field(default_factory=dict)
+    doi: str = ""
+    split_file: Path | None = None
+
+    @property
+    def decoded(self) -> bool:
+        """Whether the set is decoded from image files, so that their size in memory can be chosen."""
+        return self.split_file is not None
+
+    def path(self, data_dir: str | Path | None = None) -> Path:
+        """Return where the set lies in a data directory."""
+        return data_directory(data_dir) / self.published
 
 
 DIGIT_NAMES = tuple("0123456789")
@@ -105,39 +158,65 @@ CIFAR100_NAMES = tuple(
     skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
     tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm""".split()
 )
+HAM10000_NAMES = ("nv", "mel", "bkl", "bcc", "akiec", "vasc", "df")
 SOURCES = {
     "cifar10": Source(
-        (32, 32, 3),
-        {"train": (5000,) * 10, "test": (1000,) * 10},
-        CIFAR10_NAMES,
-        "Krizhevsky 2009, through torchvision.datasets.CIFAR10",
+        published="cifar10.npz",
+        image_shape=(32, 32, 3),
+        class_counts={"train": (5000,) * 10, "test": (1000,) * 10},
+        class_names=CIFAR10_NAMES,
+        publisher="Krizhevsky 2009, through torchvision.datasets.CIFAR10",
     ),
     "cifar100": Source(
-        (32, 32, 3),
-        {"train": (500,) * 100, "test": (100,) * 100},
-        CIFAR100_NAMES,
-        "Krizhevsky 2009, through torchvision.datasets.CIFAR100",
+        published="cifar100.npz",
+        image_shape=(32, 32, 3),
+        class_counts={"train": (500,) * 100, "test": (100,) * 100},
+        class_names=CIFAR100_NAMES,
+        publisher="Krizhevsky 2009, through torchvision.datasets.CIFAR100",
         # Copies sorted into folders often drop the second word of the trees.
-        {tree: f"{tree}_tree" for tree in ("maple", "oak", "palm", "pine", "willow")},
+        aliases={tree: f"{tree}_tree" for tree in ("maple", "oak", "palm", "pine", "willow")},
+    ),
+    "ham10000": Source(
+        published="ham10000",
+        image_shape=(64, 64, 3),
+        class_counts={"all": (6705, 1113, 1099, 514, 327, 142, 115)},
+        class_names=HAM10000_NAMES,
+        publisher="Tschandl et al. 2018, Harvard Dataverse, doi:10.7910/DVN/DBW86T",
+        doi="10.7910/DVN/DBW86T",
+        split_file=Path(__file__).with_name("ham10000_split.csv"),
     ),
 }
 EMBEDDED = {"digits": "scikit-learn's copy of the UCI optical digits (Alpaydin & Kaynak 1998)"}
 DATASETS = (*EMBEDDED, *SOURCES)
 
 
-def load_data(name_or_path: str | Path, *, data_dir: str | Path | None = None, download: bool = False) -> Dataset:
+def load_data(
+    name_or_path: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    image_size: int | None = None,
+    allow_missing: bool = False,
+) -> Dataset:
     """Load a data set into memory and check it.
 
     Parameters
     ----------
     name_or_path : str or Path
-        ``"digits"`` (embedded), ``"cifar10"``, ``"cifar100"``, or the path of an npz file with the arrays
-        ``train_images, train_labels, test_images, test_labels`` (MedMNIST's names; ``val_*`` and
+        ``"digits"`` (embedded), ``"cifar10"``, ``"cifar100"``, ``"ham10000"``, or the path of an npz file with the
+        arrays ``train_images, train_labels, test_images, test_labels`` (MedMNIST's names; ``val_*`` and
         ``class_names`` are optional).
     data_dir : str or Path, optional
         Where named sets lie; default ``REGROUP_DATA``, else the user's cache directory.
     download : bool
         Fetch a named set that is missing from its publisher.
+    image_size : int, optional
+        Height and width in pixels to which the whole picture is resized (bicubic, antialiased), for a set that is
+        decoded from image files (``"ham10000"``); default 64. The decoded images are kept in ``cache/`` of the data
+        directory.
+    allow_missing : bool
+        For such a set: leave out images that are missing, unreadable or without a row of metadata, and log how many,
+        instead of refusing the set.
 
     Returns
     -------
@@ -148,6 +227,12 @@ def load_data(name_or_path: str | Path, *, data_dir: str | Path | None = None, d
     DataError
         If the set is unknown, missing, truncated, mislabelled or of another shape.
 
+    Notes
+    -----
+    HAM10000 has no split of its own; `ham10000_split` says how the one here was made. Two pairs of its images are
+    the same to the byte (ISIC_0024366 and ISIC_0029861, ISIC_0024777 and ISIC_0029938). Each pair shows one lesion,
+    and a lesion is never divided, so no image has its copy in another split.
+
     Examples
     --------
     >>> digits = load_data("digits")
@@ -155,23 +240,37 @@ def load_data(name_or_path: str | Path, *, data_dir: str | Path | None = None, d
     ((1257, 8, 8, 1), dtype('uint8'))
     """
     name = str(name_or_path)
+    source = SOURCES.get(name)
+    if name not in DATASETS and Path(name).suffix != ".npz":
+        raise DataError(f"no data set is called {name!r}; there are {', '.join(DATASETS)}, or the path of an .npz file")
+    if not (source and source.decoded):
+        for option, value in (("image_size", image_size), ("allow_missing", allow_missing or None)):
+            if value is not None:
+                decoded = ", ".join(known for known, entry in SOURCES.items() if entry.decoded)
+                reason = f"{option} is {value}, and {name!r} is not decoded from image files"
+                raise DataError(f"{reason}; leave it out, it is for {decoded}")
     if name == "digits":
         return _digits()
-    if name in SOURCES:
-        path = data_directory(data_dir) / f"{name}.npz"
-        if download and not path.exists():
-            fetch_data(name, data_dir=data_dir)
-        mend = f"run `regroup data fetch {name}`, or point REGROUP_DATA at a folder that has {name}.npz"
-        return _load_npz(path, name, mend, published=True)
-    if Path(name).suffix == ".npz":
+    if source is None:
         return _load_npz(Path(name), Path(name).stem, "check the path, or write the file again", published=False)
-    raise DataError(f"no data set is called {name!r}; there are {', '.join(DATASETS)}, or the path of an .npz file")
+    path = source.path(data_dir)
+    if download and not path.exists():
+        fetch_data(name, data_dir=data_dir)
+    mend = f"run `regroup data fetch {name}`, or point REGROUP_DATA at a folder that has {source.published}"
+    if not source.decoded:
+        return _load_npz(path, name, mend, published=True)
+    size = source.image_shape[0] if image_size is None else image_size
+    if not isinstance(size, int | np.integer) or not 1 <= size <= MAX_IMAGE_SIZE:
+        raise DataError(f"image_size is {size!r}; it must be a whole number of pixels from 1 to {MAX_IMAGE_SIZE}")
+    return _load_ham10000(path, data_directory(data_dir) / "cache", size, allow_missing, mend)
 
 
 def fetch_data(name: str, *, data_dir: str | Path | None = None) -> Path:
-    """Download a data set from its publisher into the data directory, as one npz file.
+    """Download a data set from its publisher into the data directory, as one npz file or a folder of images.
 
-    torchvision downloads the archive, verifies its MD5 and reads it; only then are the arrays written.
+    torchvision downloads CIFAR's archive, verifies its MD5 and reads it; only then are the arrays written. pooch
+    downloads the files behind a DOI and verifies the MD5 that the repository publishes for each; only when all are
+    unpacked and complete does the folder appear, and a folder that is there already is left alone.
 
     Raises
     ------
@@ -181,11 +280,17 @@ def fetch_data(name: str, *, data_dir: str | Path | None = None) -> Path:
     if name not in SOURCES:
         reason = "is embedded and needs no download" if name in EMBEDDED else "is not known"
         raise DataError(f"data set {name!r} {reason}; those that can be fetched: {', '.join(SOURCES)}")
+    source = SOURCES[name]
+    target = source.path(data_dir)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    (_fetch_ham10000 if source.decoded else _fetch_cifar)(name, source, target)
+    return target
+
+
+def _fetch_cifar(name: str, source: Source, target: Path) -> None:
     import torchvision  # heavy, and only needed here
 
     reader = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
-    target = data_directory(data_dir) / f"{name}.npz"
-    target.parent.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, np.ndarray] = {}
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder:
         for split in ("train", "test"):
@@ -197,9 +302,8 @@ def fetch_data(name: str, *, data_dir: str | Path | None = None) -> Path:
             arrays[f"{split}_images"] = published.data
             arrays[f"{split}_labels"] = np.asarray(published.targets, np.uint8)
         arrays["class_names"] = np.array(published.classes)
-    _checked(arrays, target, name, SOURCES[name], "the publisher's archive is not what was expected; report it")
+    _checked(arrays, target, name, source, "the publisher's archive is not what was expected; report it")
     write_npz(target, arrays)
-    return target
 
 
 def _digits() -> Dataset:
@@ -286,3 +390,364 @@ def _checked(arrays: dict, path: Path, name: str, source: Source | None, mend: s
                 )
     parts = [part for split in names for part in (splits[split].inputs, splits[split].labels)]
     return Dataset(name, splits, class_names, digest_arrays(*parts))
+
+
+# ---------------------------------------------------------------- HAM10000: a table and a folder of JPEG files
+
+HAM10000_FRACTIONS = {"train": 0.7, "val": 0.1, "test": 0.2}
+HAM10000_COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
+# The publisher offers the table as CSV and tab-separated; the latter has been without a suffix, too.
+HAM10000_TABLES = ("HAM10000_metadata.csv", "HAM10000_metadata.tab", "HAM10000_metadata")
+HAM10000_ARCHIVES = ("HAM10000_images_part_1.zip", "HAM10000_images_part_2.zip")
+MAX_IMAGE_SIZE = 1024  # of a decoded image, height and width
+MAX_PIXELS = 25_000_000  # of an image file; HAM10000's have 270,000
+MAX_FILE_BYTES = 20_000_000  # of a file in an archive; HAM10000's have less than 1 MB
+MAX_ARCHIVE_BYTES = 4_000_000_000  # of an archive, unpacked; HAM10000's have 1.4 GB
+
+
+def split_by_group(
+    labels: Iterable, groups: Iterable, *, fractions: Mapping[str, float], seed: int | None = 0
+) -> np.ndarray:
+    """Divide samples into splits, class by class, without dividing a group.
+
+    The groups of a class stand in random order, and the row of their samples is cut where the fractions say; a group
+    across a cut goes to the side that holds its middle. So each split has its share of each class to within the size
+    of the class's largest group. The order of the samples and the names of the classes are of no influence.
+
+    Parameters
+    ----------
+    labels : array-like [n]
+        Class of each sample; a group has one class.
+    groups : array-like [n]
+        Group of each sample (for HAM10000 the lesion).
+    fractions : mapping of str to float
+        Name of each split, and its part of each class; they sum to 1.
+    seed : int
+        Seed of the random order.
+
+    Returns
+    -------
+    ndarray of str [n]
+        Name of each sample's split.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ, a group has two classes, or the fractions are negative or do not sum to 1.
+
+    Examples
+    --------
+    >>> split_by_group([0, 0, 0, 0, 1, 1], [7, 7, 8, 8, 9, 6], fractions={"train": 0.5, "test": 0.5}, seed=1)
+    array(['train', 'train', 'test', 'test', 'test', 'train'], dtype='<U5')
+    """
+    labels, groups = np.asarray(labels), np.asarray(groups)
+    if labels.ndim != 1 or labels.shape != groups.shape:
+        raise ValueError(f"labels have shape {labels.shape} and groups {groups.shape}; both must be [n]")
+    parts = np.array(list(fractions.values()), dtype=float)
+    if not (parts >= 0).all() or not np.isclose(parts.sum(), 1):
+        raise ValueError(f"fractions are {dict(fractions)}; they must be at least 0 and sum to 1")
+    names, first, member, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    classes = labels[first]
+    torn = np.flatnonzero(labels != classes[member])
+    if len(torn):
+        group, one, other = groups[torn[0]], classes[member[torn[0]]], labels[torn[0]]
+        raise ValueError(f"group {group!s} has the classes {one!s} and {other!s}; a group must have one")
+    order = np.random.default_rng(seed).permutation(len(names))
+    split = np.empty(len(names), dtype=np.int64)
+    for label in np.unique(classes):
+        chosen = order[classes[order] == label]
+        middles = np.cumsum(sizes[chosen]) - sizes[chosen] / 2
+        cuts = np.cumsum(parts)[:-1] * sizes[chosen].sum()
+        split[chosen] = np.searchsorted(cuts, middles, side="left")
+    return np.array(list(fractions))[split[member]]
+
+
+def ham10000_split(metadata: pd.DataFrame) -> pd.DataFrame:
+    """Return the split of HAM10000, 70/10/20 by lesion and stratified by diagnosis, from its metadata.
+
+    The file ``ham10000_split.csv`` beside this module holds the result, so that every record is of the same test
+    images whatever NumPy's generator becomes: ``ham10000_split(metadata).to_csv(path, index=False)``.
+
+    Parameters
+    ----------
+    metadata : DataFrame
+        The columns ``lesion_id`` and ``dx``, a row an image, in any order.
+
+    Returns
+    -------
+    DataFrame
+        The columns ``lesion_id`` (sorted) and ``split``, a row a lesion.
+    """
+    split = split_by_group(metadata["dx"], metadata["lesion_id"], fractions=HAM10000_FRACTIONS, seed=0)
+    table = pd.DataFrame({"lesion_id": metadata["lesion_id"].to_numpy(), "split": split})
+    return table.drop_duplicates().sort_values("lesion_id", ignore_index=True)
+
+
+def _load_ham10000(folder: Path, cache: Path, size: int, allow_missing: bool, mend: str) -> Dataset:
+    source = SOURCES["ham10000"]
+    if not folder.is_dir():
+        raise DataError(f"{folder} does not exist; {mend}")
+    # Times and sizes are part of the key: files that changed are read again.
+    state = hashlib.sha256(repr(source).encode())
+    for path in (source.split_file, *_ham10000_tables(folder), *_ham10000_images(folder)):
+        status = path.stat()
+        state.update(f"{path} {status.st_mtime_ns} {status.st_size}\n".encode())
+    return _load_ham10000_once(folder, cache, size, allow_missing, state.hexdigest())
+
+
+@lru_cache(maxsize=1)  # at 224 pixels the images take 1.5 GB
+def _load_ham10000_once(folder: Path, cache: Path, size: int, allow_missing: bool, state: str) -> Dataset:
+    source = SOURCES["ham10000"]
+    mend = f"move {folder} away and run `regroup data fetch ham10000`"
+    leave_out = f"{mend}, or load with allow_missing=True to leave them out"
+    frame, paths = _ham10000_index(folder, source, mend, allow_missing)
+    images, reasons = _decoded(paths, size, cache, _ham10000_tables(folder)[0])
+    bad = np.flatnonzero(reasons != "")
+    if len(bad):
+        found = f"unreadable images: {len(bad)} of {len(paths)} ({_some(paths[row].name for row in bad)}"
+        found += f"; the first: {reasons[bad[0]]})"
+        if not allow_missing:
+            raise DataError(f"{folder}: {found}, expected sound JPEG files; {leave_out}")
+        logger.warning("%s: %s; they are left out", folder, found)
+    splits, metadata = {}, {}
+    for name in SPLITS:
+        rows = np.flatnonzero((frame["split"] == name).to_numpy() & (reasons == ""))
+        if not len(rows):
+            raise DataError(f"{folder}: the {name} split is empty, expected at least one image; {mend}")
+        columns = frame.iloc[rows]
+        splits[name] = Split(images[rows], columns["label"].to_numpy())
+        metadata[name] = {
+            column: columns[column].to_numpy().astype(np.float32 if column == "age" else np.str_)
+            for column in HAM10000_COLUMNS
+            if column != "dx"
+        }
+    digest = digest_arrays(*(part for split in splits.values() for part in (split.inputs, split.labels)))
+    return Dataset("ham10000", splits, source.class_names, digest, metadata)
+
+
+def _ham10000_tables(folder: Path) -> list[Path]:
+    return [folder / name for name in HAM10000_TABLES if (folder / name).is_file()]
+
+
+def _ham10000_images(folder: Path) -> list[Path]:
+    files = (path for path in folder.rglob("ISIC_*.jpg") if path.is_file())
+    return sorted(files, key=lambda path: (path.name, path))
+
+
+def _some(names: Iterable[str]) -> str:
+    """Return the first few names, and how many more there are."""
+    names = list(names) or ["none"]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _ham10000_index(
+    folder: Path, source: Source, mend: str, allow_missing: bool = False
+) -> tuple[pd.DataFrame, list[Path]]:
+    """Check the table against the files, without decoding; return its rows in the order of image_id, and their files.
+
+    The rows have two columns more: ``label`` and ``split``.
+    """
+    table = next(iter(_ham10000_tables(folder)), folder / HAM10000_TABLES[0])
+
+    def require(condition: bool, found: str, expected: str, remedy: str = mend) -> None:
+        if not condition:
+            raise DataError(f"{table}: {found}, expected {expected}; {remedy}")
+
+    require(table.is_file(), "the file does not exist", "the metadata")
+    try:
+        with table.open(encoding="utf-8-sig") as stream:
+            separator = "\t" if "\t" in stream.readline() else ","
+        frame = pd.read_csv(table, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig").fillna("")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{table} is damaged or is not a table ({error}); {mend}") from error
+    lacking = [column for column in HAM10000_COLUMNS if column not in frame]
+    require(not lacking, f"the columns {', '.join(lacking)} are missing", f"them beside {', '.join(frame)}")
+    frame = frame[list(HAM10000_COLUMNS)].sort_values("image_id", ignore_index=True)
+    twice = frame["image_id"][frame["image_id"].duplicated()]
+    require(twice.empty, f"images with two rows: {_some(twice)}", "one row an image")
+    unknown = sorted(set(frame["dx"]) - set(source.class_names))
+    found = f"unknown diagnoses: {_some(repr(dx) for dx in unknown)}"
+    require(not unknown, found, ", ".join(source.class_names))
+    diagnoses = frame.groupby("lesion_id")["dx"].nunique()
+    torn = diagnoses.index[diagnoses > 1]
+    require(torn.empty, f"lesions with two diagnoses: {_some(torn)}", "one diagnosis a lesion")
+
+    files: dict[str, Path] = {}
+    for path in _ham10000_images(folder):
+        first = files.setdefault(path.stem, path)  # copies of the set often hold each file twice
+        same = first == path or digest_file(first) == digest_file(path)
+        require(same, f"{first} and {path} differ", "one image of a name")
+    without_row = sorted(set(files) - set(frame["image_id"]))
+    has_image = frame["image_id"].isin(list(files)).to_numpy()
+    without_image = frame["image_id"][~has_image]
+    complete = not without_row and without_image.empty
+    found = f"rows without an image: {len(without_image)} of {len(frame)} ({_some(without_image)})"
+    found += f", images without a row: {len(without_row)} of {len(files)} ({_some(without_row)})"
+    if complete:
+        counts = frame["dx"].value_counts()
+        wrong = [
+            (dx, int(counts.get(dx, 0)), expected)
+            for dx, expected in zip(source.class_names, source.class_counts["all"], strict=True)
+            if counts.get(dx, 0) != expected
+        ]
+        for dx, number, expected in wrong[:1]:
+            require(False, f"{len(wrong)} classes have a wrong count, the first {dx!r} with {number}", str(expected))
+    elif allow_missing:
+        logger.warning("%s: %s; they are left out", table, found)
+        frame = frame[has_image].reset_index(drop=True)
+    else:
+        remedy = f"{mend}, or load with allow_missing=True to leave them out"
+        require(False, found, "a row for each image and an image for each row", remedy)
+    split = dict(pd.read_csv(source.split_file, dtype=str).itertuples(index=False, name=None))
+    frame["split"] = frame["lesion_id"].map(split)
+    astray = sorted(set(frame["lesion_id"][~frame["split"].isin(SPLITS)]))
+    found = f"lesions without a split in {source.split_file}: {_some(repr(lesion) for lesion in astray)}"
+    require(not astray, found, f"one of {', '.join(SPLITS)} for each")
+    frame["label"] = frame["dx"].map({dx: label for label, dx in enumerate(source.class_names)}).astype(np.int64)
+    frame["age"] = pd.to_numeric(frame["age"], errors="coerce")
+    return frame, [files[name] for name in frame["image_id"]]
+
+
+def _decoded(paths: list[Path], size: int, cache: Path, table: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the images, uint8 [n, size, size, 3], and why one cannot be read ("": it can), from the cache or anew."""
+    with ThreadPoolExecutor(_n_threads()) as pool:
+        digests = list(pool.map(_digest_or_reason, paths))
+    key = hashlib.sha256(f"{size} bicubic {digest_file(table)}\n".encode())
+    for path, digest in zip(paths, digests, strict=True):
+        key.update(f"{path.name} {digest}\n".encode())
+    kept_at = cache / f"ham10000-{size}-{key.hexdigest()[:20]}.npz"
+    kept = _read_image_cache(
+        kept_at, {"images": (np.uint8, (len(paths), size, size, 3)), "readable": (bool, (len(paths),))}
+    )
+    if kept is None:
+        images, reasons = _decode(paths, size)
+        try:
+            write_npz(kept_at, {"images": images, "readable": reasons == ""})
+        except OSError as error:  # a data directory that may only be read
+            logger.warning("the decoded images are not kept: %s cannot be written (%s)", kept_at, error)
+        return images, reasons
+    images, reasons = kept["images"], np.full(len(paths), "", dtype=object)
+    bad = np.flatnonzero(~kept["readable"])
+    if len(bad):  # to say why; and the reason may have been the machine's
+        images[bad], reasons[bad] = _decode([paths[row] for row in bad], size)
+    return images, reasons
+
+
+def _digest_or_reason(path: Path) -> str:
+    try:
+        return digest_file(path)
+    except OSError as error:  # decoding says so once more, with the image's name
+        return str(error)
+
+
+def _read_image_cache(path: Path, expected: dict[str, tuple]) -> dict[str, np.ndarray] | None:
+    """Return a cache file's arrays, or None where there is none or it is damaged."""
+    try:
+        kept = read_npz(path)
+        for name, (kind, shape) in expected.items():
+            if kept[name].dtype != kind or kept[name].shape != shape:
+                raise ValueError(f"{name} is {kept[name].dtype} {kept[name].shape}, expected {kind.__name__} {shape}")
+        return kept
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError) as error:
+        logger.warning("the image cache %s is damaged and is made again (%s)", path, error)
+        return None
+
+
+def _decode(paths: list[Path], size: int) -> tuple[np.ndarray, np.ndarray]:
+    images = np.zeros((len(paths), size, size, 3), np.uint8)
+
+    def decode(row: int) -> str:
+        try:
+            with Image.open(paths[row], formats=["JPEG"]) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    return f"it has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}"
+                images[row] = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow raises a different class for each defect
+            return str(error) or type(error).__name__
+        return ""
+
+    # Pillow lets go of the interpreter's lock while it decodes and resizes.
+    with progress_bar(total=len(paths), desc="decoding", unit="image") as bar, ThreadPoolExecutor(_n_threads()) as pool:
+        unreadable = []
+        for reason in pool.map(decode, range(len(paths))):
+            unreadable.append(reason)
+            bar.update()
+    return images, np.array(unreadable, dtype=object)
+
+
+def _n_threads() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _fetch_ham10000(name: str, source: Source, target: Path) -> None:
+    if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
+        raise DataError(f"{target} exists and is left alone; move it away, then run `regroup data fetch {name}` again")
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as scratch:
+        folder = Path(scratch) / name
+        (folder / "images").mkdir(parents=True)
+        try:
+            _download_ham10000(Path(scratch), folder, source.doi)
+        except (OSError, KeyError, ValueError) as error:  # no network; a wrong checksum; another catalogue; an archive
+            reason = f"{name} could not be fetched from its publisher, doi:{source.doi} ({error})"
+            raise DataError(f"{reason}; nothing was written, run `regroup data fetch {name}` again") from error
+        _ham10000_index(folder, source, "the publisher's files are not what was expected; report it")
+        os.replace(folder, target)
+
+
+def _download_ham10000(scratch: Path, folder: Path, doi: str) -> None:
+    """Download table and archives, verified by the publisher's checksums, and unpack them."""
+    import pooch
+
+    resolver = pooch.DOIDownloader()
+    repository = pooch.downloaders.doi_to_repository(doi, headers=resolver.headers, timeout=resolver.timeout)
+    catalog = pooch.create(path=scratch, base_url=f"doi:{doi}", retry_if_failed=1)
+    repository.populate_registry(catalog)
+    table = next((known for known in HAM10000_TABLES if known in catalog.registry), HAM10000_TABLES[0])
+    for file in (table, *HAM10000_ARCHIVES):
+        catalog.urls[file] = repository.download_url(file)
+        if file.endswith(".tab"):
+            # Dataverse converts tables; the checksum is of the file that was uploaded.
+            catalog.urls[file] += "?format=original"
+        bar = progress_bar(total=1, desc=file, unit="B", unit_scale=True)  # pooch sets the total
+        downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=2**20)
+        fetched = Path(catalog.fetch(file, downloader=downloader))
+        if file == table:
+            os.replace(fetched, folder / HAM10000_TABLES[0])
+        else:
+            _unpack_images(fetched, folder / "images")
+            fetched.unlink()
+
+
+def _unpack_images(archive: Path, folder: Path) -> None:
+    """Unpack the files ISIC_*.jpg of a zip archive into one folder; refuse paths that leave it, links, and bombs.
+
+    Raises
+    ------
+    ValueError
+        If the archive is damaged or unsafe. The message names it.
+    """
+    try:
+        with zipfile.ZipFile(archive) as bundle:
+            members = bundle.infolist()
+            for member in members:
+                path = PurePosixPath(member.filename)
+                if path.is_absolute() or ".." in path.parts or "\\" in member.filename or ":" in member.filename:
+                    raise ValueError(f"{archive.name} has a file outside its folder, {member.filename!r}")
+                if stat.S_ISLNK(member.external_attr >> 16):
+                    raise ValueError(f"{archive.name} has a link, {member.filename!r}")
+                if member.file_size > MAX_FILE_BYTES:
+                    raise ValueError(f"{archive.name}: {member.filename!r} has {member.file_size:,} bytes unpacked")
+            if sum(member.file_size for member in members) > MAX_ARCHIVE_BYTES:
+                raise ValueError(f"{archive.name} has more than {MAX_ARCHIVE_BYTES:,} bytes unpacked")
+            for member in members:
+                name = PurePosixPath(member.filename).name
+                if re.fullmatch(r"ISIC_\w+\.jpg", name) and not member.is_dir():
+                    with bundle.open(member) as packed, (folder / name).open("xb") as unpacked:
+                        shutil.copyfileobj(packed, unpacked, 2**20)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"{archive.name} is damaged or is not a zip archive ({error})") from error

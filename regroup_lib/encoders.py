@@ -71,11 +71,14 @@ class Encoder:
         Whether `encode` centres the features and scales them to unit length (pre-trained networks).
     cached : bool
         Whether the features are worth a file; flattened pixels are not.
+    image_size : int or None
+        Side of the images that it was made for; None where it takes those of the data set.
     """
 
     label: str
     normalize = False
     cached = True
+    image_size: int | None = None
 
     def fingerprint(self) -> str:
         """Return a text that differs whenever the features would: options, and the digest of loaded weights."""
@@ -351,22 +354,22 @@ class ClipEncoder(Encoder):
             ) from error
         self.network = network.visual.eval().to(default_device())
         self.label = f"CLIP {model}"
-        self.size = self.network.image_size
-        self.size = self.size if isinstance(self.size, int) else self.size[0]
+        size = self.network.image_size
+        self.image_size = size if isinstance(size, int) else size[0]
         self.mean = self.network.image_mean or open_clip.OPENAI_DATASET_MEAN
         self.std = self.network.image_std or open_clip.OPENAI_DATASET_STD
         self.batch_size = batch_size
 
     def fingerprint(self) -> str:
         weights = digest_arrays(*(value.cpu().numpy() for value in self.network.state_dict().values()))
-        return f"clip {weights} {self.size} {self.mean} {self.std}"
+        return f"clip {weights} {self.image_size} {self.mean} {self.std}"
 
     @torch.no_grad()
     def transform(self, images: np.ndarray) -> np.ndarray:
         device, parts = default_device(), []
         for batch in _batches(images, self.batch_size, self.label):
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                parts.append(self.network(_resized(batch, self.size, self.mean, self.std, device)).float().cpu())
+                parts.append(self.network(_resized(batch, self.image_size, self.mean, self.std, device)).float().cpu())
         return torch.cat(parts).numpy()
 
 

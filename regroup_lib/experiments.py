@@ -13,8 +13,9 @@ import os
 import platform
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from multiprocessing import get_context
@@ -29,17 +30,20 @@ from sklearn.manifold import TSNE
 from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 
-from regroup_lib.data import DIGIT_NAMES, SOURCES
-from regroup_lib.encoders import AutoencoderEncoder, Features, encode
+from regroup_lib.data import DATASETS, DIGIT_NAMES, SOURCES, SPLITS, load_data
+from regroup_lib.deepsmote import deep_smote
+from regroup_lib.encoders import AutoencoderEncoder, Features, encode, make_encoder
 from regroup_lib.files import atomic_path, digest_file, read_npz, results_directory, write_npz
-from regroup_lib.methods import METHODS, TrainingLabels, training_labels
+from regroup_lib.methods import METHODS, TrainingLabels, make_loss, make_sampler, training_labels
 from regroup_lib.metrics import clustering_quality, evaluate, neighbor_accuracy, total_variation
 from regroup_lib.models import NETWORKS, build_network
 from regroup_lib.progress import progress_bar, silence
 from regroup_lib.regroup import CLUSTERERS, aggregate
+from regroup_lib.samplers import Sampler
 from regroup_lib.tasks import Task, make_task, parse_task
 from regroup_lib.training import (
     History,
+    ResidentFeatures,
     ResidentImages,
     TrainingOptions,
     cpu_multiplies_bf16,
@@ -93,9 +97,36 @@ PROFILES: dict[str, dict[str, Any]] = {
         "encoder_epochs": 50,
     },
 }
+# What differs from that for a data set, ...
+DATASET_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+    "cpu": {
+        # 225,000 images a run, as many as the budget of a night allows.
+        "cifar100": {"epochs": 5},
+        "ham10000": {
+            "network": "small-resnet-64",
+            "image_size": 64,
+            "epochs": 20,
+            "batch_size": 128,
+            "peak_lr": 0.1,
+            "shift": 6,
+        },
+    },
+    "paper": {"ham10000": {"image_size": 224}},
+}
+# ... and for a method whose network is not the profile's.
+METHOD_SETTINGS: dict[str, dict[str, Any]] = {
+    "mlp": {"network": "mlp", "epochs": 20, "optimizer": "adam", "peak_lr": 1e-3, "flip": False, "shift": 0},
+}
 Profile = Literal["smoke", "cpu", "paper"]
 TRAINED_ENCODERS = ("autoencoder",)
 EMBEDDED_POINTS = 2500  # test images in a t-SNE plot
+
+
+def default_settings(profile: str, task: str | None, method: str | None) -> dict[str, Any]:
+    """Return the settings of a profile, a task's data set and a method; the later ones win."""
+    dataset = next((name for name in DATASETS if task == name or str(task).startswith(f"{name}-")), "")
+    specific = DATASET_SETTINGS.get(profile, {}).get(dataset, {})
+    return PROFILES.get(profile, {}) | specific | METHOD_SETTINGS.get(str(method), {})
 
 
 class _BaseSpec(BaseModel):
@@ -112,7 +143,7 @@ class _BaseSpec(BaseModel):
     def _profile_settings(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        settings = PROFILES.get(values.get("profile", "cpu"), {})
+        settings = default_settings(values.get("profile", "cpu"), values.get("task"), values.get("method"))
         settings = {name: value for name, value in settings.items() if name in cls.model_fields}
         if values.get("encoder") not in TRAINED_ENCODERS:
             settings.pop("encoder_epochs", None)
@@ -153,30 +184,43 @@ class Spec(_BaseSpec):
     clusterer: str = "kmeans"
     threshold: float | None = Field(None, gt=0)
     n_clusters: int | None = Field(None, ge=1)
+    gamma: float | None = Field(None, ge=0, allow_inf_nan=False)  # of focal loss
+    tau: float | None = Field(None, ge=0, allow_inf_nan=False)  # of logit adjustment
+    max_margin: float | None = Field(None, gt=0, allow_inf_nan=False)  # of LDAM
+    deferred: bool = False  # LDAM's deferred reweighting
     validation_fraction: float = Field(0.1, ge=0, lt=1)
     network: str
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=2)
+    optimizer: Literal["sgd", "adam"] = "sgd"
     peak_lr: float = Field(gt=0)
     weight_decay: float = Field(5e-4, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     flip: bool
     shift: int = Field(ge=0)
+    image_size: int | None = Field(None, ge=8)  # of images that are decoded from files
     encoder_epochs: int | None = Field(None, ge=1)  # of an encoder that is trained here
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     variation_samples: int = Field(0, ge=0)  # training images in the total variation a class; 0: not traced
     embedding: bool = False  # keep a t-SNE plot of the test features
+    trace_test: bool = True  # measure the test set after each epoch, not only after the last
 
     @model_validator(mode="after")
     def _parts_exist(self) -> Spec:
         for name, known in (("method", METHODS), ("network", NETWORKS), ("clusterer", CLUSTERERS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"no {name} is called {getattr(self, name)!r}; there are {', '.join(known)}")
-        clusters_features = METHODS[self.method].labels == "regrouped"
-        if clusters_features and self.encoder is None:
+        method = METHODS[self.method]
+        if method.needs_encoder and self.encoder is None:
             raise ValueError(f"method {self.method!r} needs an encoder")
-        if not clusters_features and self.encoder is not None:
+        if not method.needs_encoder and self.encoder is not None:
             raise ValueError(f"method {self.method!r} uses no encoder; leave it out")
+        known = {*method.options, *(("clusterer", "threshold", "n_clusters") if method.clusters else ())}
+        for name in ("gamma", "tau", "max_margin", "deferred", "clusterer", "threshold", "n_clusters"):
+            if name not in known and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"method {self.method!r} has no option {name}; it has {', '.join(known) or 'none'}")
+        if (self.network == "mlp") != method.features:
+            raise ValueError(f"method {self.method!r} does not go with network {self.network!r}")
         return self
 
     @property
@@ -306,7 +350,9 @@ def load_record(path: str | Path) -> Record:
 def load_records(results_dir: str | Path | None = None, *, profile: str | None = None) -> list[Record]:
     """Read every record of a results directory, or of one profile in it, in order of their files."""
     root = results_directory(results_dir)
-    return [load_record(path) for path in sorted(root.glob(f"{profile or '*'}/*/*.json"))]
+    # A hidden file is one that another process is writing, or was killed at.
+    paths = [path for path in root.glob(f"{profile or '*'}/*/*.json") if not path.name.startswith(".")]
+    return [load_record(path) for path in sorted(paths)]
 
 
 def find_record(spec: Spec | EncoderSpec, results_dir: str | Path | None = None) -> Record | None:
@@ -365,9 +411,17 @@ def run(
             )
             _write_record(record, arrays, path)
             checkpoint.unlink(missing_ok=True)
+            _remove_partial(path, path.with_suffix(".npz"), checkpoint)
             return record
     except Timeout as error:
         raise Busy(f"{spec.label} (seed {spec.seed}) of {spec.task} is run by another process") from error
+
+
+def _remove_partial(*paths: Path) -> None:
+    """Remove what a process that was killed in the middle of a write left beside its files."""
+    for path in paths:
+        for partial in path.parent.glob(f".{path.name}.*"):
+            partial.unlink(missing_ok=True)
 
 
 def _write_record(record: Record, arrays: dict[str, np.ndarray], path: Path) -> None:
@@ -387,50 +441,34 @@ def _write_record(record: Record, arrays: dict[str, np.ndarray], path: Path) -> 
 
 def _run_training(spec: Spec, data_dir: str | Path | None, checkpoint: Path) -> tuple[Record, dict[str, np.ndarray]]:
     seconds: dict[str, float] = {}
-    task = make_task(spec.task, seed=spec.seed, validation_fraction=spec.validation_fraction, data_dir=data_dir)
-    method = METHODS[spec.method]
-    features = None
-    if method.labels == "regrouped":
-        encoded = encode(task.dataset, spec.encoder, data_dir=data_dir, epochs=spec.encoder_epochs)
-        seconds["encode"] = encoded.seconds
-        features = encoded.splits["train"][task.train.index]
-    start = time.perf_counter()
-    labels = training_labels(
-        task,
-        method,
-        features=features,
-        clusterer=spec.clusterer,
-        threshold=spec.threshold,
-        n_clusters=spec.n_clusters,
+    task = make_task(
+        spec.task,
         seed=spec.seed,
+        validation_fraction=spec.validation_fraction,
+        data_dir=data_dir,
+        image_size=spec.image_size,
     )
-    seconds["regroup"] = time.perf_counter() - start
-    del features
-
-    images = ResidentImages(task.train.inputs)
-    splits = {name: getattr(task, name) for name in ("val", "test") if len(getattr(task, name))}
-    resident = {name: ResidentImages(split.inputs, statistics=images) for name, split in splits.items()}
-    network = build_network(
-        spec.network, in_channels=images.pixels.shape[3], n_classes=len(labels.parent), seed=spec.seed
-    )
-    on_epoch = _Tracer(spec, task, labels, images, resident)
-    names = TrainingOptions.__dataclass_fields__
-    options = TrainingOptions(**{name: value for name, value in spec.model_dump().items() if name in names})
-    description = f"{spec.label} s{spec.seed}"
-    history = train(
-        network,
-        images,
-        labels.labels,
-        options=options,
-        seed=spec.seed,
-        on_epoch=on_epoch,
-        checkpoint=checkpoint,
-        description=description,
-    )
+    features: dict[str, np.ndarray] = {}
+    if METHODS[spec.method].needs_encoder:
+        features, seconds["encode"] = _features(spec, task, data_dir)
+    with _timed(seconds, "regroup"):
+        labels = training_labels(
+            task,
+            METHODS[spec.method],
+            features=features.get("train"),
+            clusterer=spec.clusterer,
+            threshold=spec.threshold,
+            n_clusters=spec.n_clusters,
+            seed=spec.seed,
+        )
+    with _timed(seconds, "resample"):
+        training = _training_set(spec, task, labels, features)
+    trainer = _Trainer(spec, task, labels, training, features)
+    history = trainer.train(checkpoint)
     seconds["train"] = history.seconds
-    start = time.perf_counter()
-    metrics, arrays = _measure(spec, task, labels, network, resident, history)
-    seconds["evaluate"] = time.perf_counter() - start + sum(t.get("evaluate_seconds", 0) for t in history.traces)
+    with _timed(seconds, "evaluate"):
+        metrics, arrays = _measure(trainer, history)
+    seconds["evaluate"] += sum(t.get("evaluate_seconds", 0) for t in history.traces)
     record = Record(
         spec=spec,
         status=history.status,
@@ -441,6 +479,137 @@ def _run_training(spec: Spec, data_dir: str | Path | None, checkpoint: Path) -> 
         data_digest=task.dataset.digest,
     )
     return record, arrays
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[step] = time.perf_counter() - start
+
+
+def _features(spec: Spec, task: Task, data_dir: str | Path | None) -> tuple[dict[str, np.ndarray], float]:
+    """Return an encoder's features of each split of the task, and the seconds that it took to make them."""
+    encoder = make_encoder(spec.encoder, data_dir=data_dir, epochs=spec.encoder_epochs)
+    dataset = task.dataset
+    if spec.image_size and encoder.image_size:
+        # Images decoded from files reach a pre-trained encoder at its own size, not at the network's.
+        dataset = load_data(dataset.name, data_dir=data_dir, image_size=encoder.image_size)
+    encoded = encode(dataset, encoder, data_dir=data_dir)
+    sources = {"train": "train", "val": "val" if "val" in encoded.splits else "train", "test": "test"}
+    return {
+        part: encoded.splits[source][getattr(task, part).index] for part, source in sources.items()
+    }, encoded.seconds
+
+
+@dataclass(frozen=True)
+class _TrainingSet:
+    """What the loop goes through: images or features, their labels, and the order of rows."""
+
+    inputs: ResidentImages | ResidentFeatures
+    labels: np.ndarray
+    sampler: Sampler
+
+
+def _training_set(spec: Spec, task: Task, labels: TrainingLabels, features: dict[str, np.ndarray]) -> _TrainingSet:
+    method, targets = METHODS[spec.method], labels.labels
+    inputs = ResidentFeatures(features["train"]) if method.features else ResidentImages(task.train.inputs)
+    if method.sampler == "dsmt":
+        images, added = deep_smote(task.train.inputs, targets, seed=spec.seed)
+        inputs = ResidentImages(np.concatenate([task.train.inputs, images]), statistics=inputs)
+        targets = np.concatenate([targets, added])
+    sampler = make_sampler(
+        method.sampler,
+        targets,
+        batch_size=spec.batch_size,
+        seed=spec.seed,
+        features=features.get("train"),
+        clusterer=spec.clusterer,
+        n_clusters=spec.n_clusters,
+    )
+    return _TrainingSet(inputs, targets, sampler)
+
+
+class _Trainer:
+    """One network with its loss, trained on a training set and measured on the task's splits."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        task: Task,
+        labels: TrainingLabels,
+        training: _TrainingSet,
+        features: dict[str, np.ndarray],
+    ):
+        self.spec, self.task, self.labels, self.training = spec, task, labels, training
+        method = METHODS[spec.method]
+        inputs = features if method.features else {name: getattr(task, name).inputs for name in SPLITS}
+        width = inputs["train"].shape[-1]
+
+        def resident(rows: np.ndarray) -> ResidentImages | ResidentFeatures:
+            return ResidentFeatures(rows) if method.features else ResidentImages(rows, statistics=training.inputs)
+
+        self.resident = {name: resident(inputs[name]) for name in ("val", "test") if len(getattr(task, name))}
+        self.sample = self._variation_sample()
+        self.sampled = resident(inputs["train"][self.sample])
+        self.network = build_network(
+            spec.network, in_channels=width, n_classes=len(labels.parent), seed=spec.seed, head=method.head
+        )
+        self.loss = make_loss(
+            method.loss,
+            np.bincount(training.labels),
+            gamma=spec.gamma,
+            tau=spec.tau,
+            max_margin=spec.max_margin,
+            deferred=spec.deferred,
+        )
+
+    def _variation_sample(self) -> np.ndarray:
+        """Return the training rows whose total variation is traced: the same for every method, epoch and seed."""
+        n, fine = self.spec.variation_samples, self.task.train.fine_labels
+        if 0 < n < len(fine):
+            return train_test_split(np.arange(len(fine)), train_size=n, random_state=0, stratify=fine)[0]
+        return np.arange(len(fine) if n else 0)
+
+    def train(self, checkpoint: Path) -> History:
+        """Train the network, measuring it after each epoch."""
+        names = TrainingOptions.__dataclass_fields__
+        return train(
+            self.network,
+            self.training.inputs,
+            self.training.labels,
+            options=TrainingOptions(**{k: v for k, v in self.spec.model_dump().items() if k in names}),
+            seed=self.spec.seed,
+            loss=self.loss,
+            sampler=self.training.sampler,
+            on_epoch=self.trace,
+            checkpoint=checkpoint,
+            description=f"{self.spec.label} s{self.spec.seed}",
+        )
+
+    def scores(self, part: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Return class scores by rule, and penultimate features, of a split."""
+        logits, features = predict(self.network, self.resident[part], precision=self.spec.precision)
+        # LDAM learns `scale` times its logits.
+        return _scores(logits * getattr(self.loss, "scale", 1.0), self.labels.parent), features
+
+    def trace(self, network: torch.nn.Module, epoch: int) -> dict[str, Any]:
+        """Measure the network after an epoch."""
+        start = time.perf_counter()
+        trace: dict[str, Any] = {}
+        for part in self.resident:
+            if part == "test" and not self.spec.trace_test:
+                continue
+            truth = getattr(self.task, part).labels
+            for rule, scores in self.scores(part)[0].items():
+                if np.isfinite(scores).all():
+                    trace |= {f"{part}_{rule}_{k}": v for k, v in summary(self.task, evaluate(truth, scores)).items()}
+        if len(self.sample):
+            _, features = predict(network, self.sampled, precision=self.spec.precision)
+            trained, fine = self.training.labels[self.sample], self.task.train.fine_labels[self.sample]
+            trace["variation"] = total_variation(features, trained).tolist()
+            trace["variation_fine"] = total_variation(features, fine).tolist()
+        return trace | {"evaluate_seconds": time.perf_counter() - start}
 
 
 def _describe(task: Task, labels: TrainingLabels) -> dict[str, Any]:
@@ -463,45 +632,6 @@ def _scores(logits: np.ndarray, parent: np.ndarray) -> dict[str, np.ndarray]:
     return {rule: (s[:, 1] if binary else s).astype(np.float32) for rule, s in scores.items()}
 
 
-@dataclass
-class _Tracer:
-    """Measures the network after each epoch."""
-
-    spec: Spec
-    task: Task
-    labels: TrainingLabels
-    images: ResidentImages
-    resident: dict[str, ResidentImages]
-
-    def __post_init__(self) -> None:
-        self.sample = None
-        n = self.spec.variation_samples
-        if 0 < n < len(self.images):
-            fine = self.task.train.fine_labels
-            # The same images for every method and epoch; the seed of the run does not move them.
-            self.sample, _ = train_test_split(np.arange(len(fine)), train_size=n, random_state=0, stratify=fine)
-        elif n:
-            self.sample = np.arange(len(self.images))
-        if self.sample is not None:
-            self.sampled = ResidentImages(self.task.train.inputs[self.sample], statistics=self.images)
-
-    def __call__(self, network: torch.nn.Module, epoch: int) -> dict[str, Any]:
-        start = time.perf_counter()
-        trace: dict[str, Any] = {}
-        for name, images in self.resident.items():
-            logits, _ = predict(network, images, precision=self.spec.precision)
-            truth = getattr(self.task, name).labels
-            for rule, scores in _scores(logits, self.labels.parent).items():
-                if np.isfinite(scores).all():
-                    trace |= {f"{name}_{rule}_{k}": v for k, v in summary(self.task, evaluate(truth, scores)).items()}
-        if self.sample is not None:
-            _, features = predict(network, self.sampled, precision=self.spec.precision)
-            trained, fine = self.labels.labels[self.sample], self.task.train.fine_labels[self.sample]
-            trace["variation"] = total_variation(features, trained).tolist()
-            trace["variation_fine"] = total_variation(features, fine).tolist()
-        return trace | {"evaluate_seconds": time.perf_counter() - start}
-
-
 def summary(task: Task, result: dict[str, Any]) -> dict[str, float]:
     """Return balanced accuracy and the average precisions of an `evaluate` result as single numbers.
 
@@ -514,26 +644,20 @@ def summary(task: Task, result: dict[str, Any]) -> dict[str, float]:
     return numbers
 
 
-def _measure(
-    spec: Spec,
-    task: Task,
-    labels: TrainingLabels,
-    network: torch.nn.Module,
-    resident: dict[str, ResidentImages],
-    history: History,
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _measure(trainer: _Trainer, history: History) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    spec, task = trainer.spec, trainer.task
     metrics: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {"test_labels": task.test.labels.astype(np.uint8)}
     if history.status != "finished":
         return metrics, arrays
-    for name, images in resident.items():
-        truth = getattr(task, name).labels
-        logits, features = predict(network, images, precision=spec.precision)
-        for rule, scores in _scores(logits, labels.parent).items():
+    for part in trainer.resident:
+        truth = getattr(task, part).labels
+        by_rule, features = trainer.scores(part)
+        for rule, scores in by_rule.items():
             result = evaluate(truth, scores, task.class_names)
-            metrics.setdefault(rule, {})[name] = result | {"summary": summary(task, result)}
-            arrays[f"{name}_scores_{rule}"] = scores
-        if name == "val":
+            metrics.setdefault(rule, {})[part] = result | {"summary": summary(task, result)}
+            arrays[f"{part}_scores_{rule}"] = scores
+        if part == "val":
             arrays["val_labels"] = truth.astype(np.uint8)
     if spec.embedding:
         # The last split is the test split: its features are at hand.
@@ -730,13 +854,36 @@ def _versions() -> dict[str, str]:
 
 
 def estimate_seconds(spec: Spec | EncoderSpec, records: Sequence[Record]) -> float | None:
-    """Return the median time of recorded runs like this one, scaled by epochs; None without such a record."""
+    """Return how long a run will take, from the recorded runs most like it; None where no record is like it.
+
+    Like it are runs of the same profile and network: of the same task and method if there are any, else of the same
+    task, else of all tasks, a training image and epoch taking as long in one as in the other.
+    """
     alike = [
-        sum(v for k, v in r.seconds.items() if k != "encode")
-        / (r.spec.epochs if r.spec.kind == "training" else 1)
-        * (spec.epochs if spec.kind == "training" else 1)
+        r
         for r in records
-        if (r.spec.kind, r.spec.profile, r.spec.task) == (spec.kind, spec.profile, spec.task)
-        and getattr(r.spec, "network", None) == getattr(spec, "network", None)
+        if (r.spec.kind, r.spec.profile, getattr(r.spec, "network", None))
+        == (spec.kind, spec.profile, getattr(spec, "network", None))
     ]
-    return float(np.median(alike)) if alike else None
+    same_task = [r for r in alike if r.spec.task == spec.task]
+    same_method = [r for r in same_task if r.spec.label == spec.label]
+    chosen = same_method or same_task or alike
+    if not chosen:
+        return None
+    return float(np.median([_seconds_a_unit(r) for r in chosen])) * _units(spec)
+
+
+def _units(spec: Spec | EncoderSpec) -> float:
+    """Return training images times epochs; encoder runs are all alike."""
+    dataset, _ = parse_task(spec.task)
+    if spec.kind == "encoder":
+        return 1.0
+    if dataset not in SOURCES:
+        return float(len(load_data(dataset).train) * spec.epochs)
+    counts = SOURCES[dataset].class_counts
+    n_images = sum(counts["train"]) if "train" in counts else 0.7 * sum(counts["all"])  # split 70/10/20 here
+    return n_images * spec.epochs
+
+
+def _seconds_a_unit(record: Record) -> float:
+    return sum(value for step, value in record.seconds.items() if step != "encode") / _units(record.spec)

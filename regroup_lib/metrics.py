@@ -127,6 +127,73 @@ def calibrated_average_precision(
     return float(-np.sum(np.diff(recall) * precision[:-1]))
 
 
+def weighted_average_precisions(
+    positive: Sequence[bool], scores: Sequence[float], weights: np.ndarray, *, batch_size: int = 64
+) -> np.ndarray:
+    """Return the average precision of one ranking under many weightings of its samples.
+
+    It is what `average_precision_score(positive, scores, sample_weight=w)` gives for each row w, for one sort instead
+    of many: a bootstrap of a test set is a matrix of counts.
+
+    Parameters
+    ----------
+    positive : sequence of bool [n]
+    scores : sequence of float [n]
+    weights : array [m, n]
+        Not negative, such as the counts of a bootstrap resample.
+    batch_size : int
+        Rows at a time; memory is ``batch_size * n`` doubles.
+
+    Returns
+    -------
+    ndarray of float64 [m]
+        NaN for a row that leaves no positive.
+    """
+    positive, scores = np.asarray(positive, dtype=bool), np.asarray(scores, dtype=np.float64)
+    weights = np.asarray(weights)
+    if positive.shape != scores.shape or weights.ndim != 2 or weights.shape[1:] != scores.shape:
+        raise ValueError(
+            f"positive has shape {positive.shape}, scores {scores.shape} and weights {weights.shape}; "
+            "expected [n], [n] and [m, n]"
+        )
+    order = np.argsort(-scores, kind="stable")
+    # Samples with one score are above the threshold together: only the last of them ends a step of the curve.
+    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    result = np.empty(len(weights))
+    for start in range(0, len(weights), batch_size):
+        sorted_weights = weights[start : start + batch_size, order].astype(np.float64)
+        found = np.cumsum(sorted_weights, axis=1)[:, ends]
+        true = np.cumsum(sorted_weights * positive[order], axis=1)[:, ends]
+        steps = np.diff(true, axis=1, prepend=0.0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            precision = np.where(found > 0, true / found, 0.0)
+            result[start : start + batch_size] = (steps * precision).sum(axis=1) / true[:, -1]
+    return result
+
+
+def bootstrap_counts(labels: Sequence[int], n_resamples: int, *, seed: int = 0) -> np.ndarray:
+    """Return how often each sample occurs in resamples drawn with replacement within its class.
+
+    Within a class, because the prevalence of a test set is part of the question: average precision depends on it.
+
+    Parameters
+    ----------
+    labels : sequence of int [n]
+    n_resamples : int
+    seed : int
+
+    Returns
+    -------
+    ndarray of uint16 [n_resamples, n]
+    """
+    labels, rng = np.asarray(labels), np.random.default_rng(seed)
+    counts = np.zeros((n_resamples, len(labels)), np.uint16)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        counts[:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=n_resamples)
+    return counts
+
+
 def total_variation(features: np.ndarray, labels: Sequence[int]) -> np.ndarray:
     """Return how widely each class is spread, relative to the whole set (Figure 5 of the paper).
 

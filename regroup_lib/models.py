@@ -1,8 +1,9 @@
-"""The networks. Each has `embed` (images to penultimate features) and a linear `head`."""
+"""The networks. Each has `embed` (images to penultimate features) and a `head` (those to logits)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -29,6 +30,33 @@ class ResidualBlock(nn.Module):
         return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
 
+class CosineHead(nn.Module):
+    """Cosines between features and one direction a class: the normalized last layer that LDAM needs.
+
+    Parameters
+    ----------
+    width, n_classes : int
+
+    References
+    ----------
+    Cao et al. (2019), Learning imbalanced datasets with label-distribution-aware margin loss, Section 3.2.
+    """
+
+    def __init__(self, width: int, n_classes: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_classes, width))
+        nn.init.xavier_uniform_(self.weight)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return cosines [n, n_classes] of features [n, width]."""
+        # float32 also under autocast: three digits of a cosine are too few to rank by.
+        with torch.autocast(features.device.type, enabled=False):
+            return F.linear(F.normalize(features.float(), dim=1), F.normalize(self.weight, dim=1))
+
+
+HEADS: dict[str, Callable[[int, int], nn.Module]] = {"linear": nn.Linear, "cosine": CosineHead}
+
+
 class ResNet(nn.Module):
     """A residual network for small images.
 
@@ -40,15 +68,25 @@ class ResNet(nn.Module):
     blocks : tuple of int
         Blocks of each stage.
     stem_stride : int
-        Stride of the first convolution.
+        Stride of the first convolution. Its kernel is 3 wide, or wide enough to overlap its neighbour.
+    head : str
+        A key of `HEADS`.
     """
 
     def __init__(
-        self, in_channels: int, n_classes: int, *, widths: tuple[int, ...], blocks: tuple[int, ...], stem_stride: int
+        self,
+        in_channels: int,
+        n_classes: int,
+        *,
+        widths: tuple[int, ...],
+        blocks: tuple[int, ...],
+        stem_stride: int,
+        head: str = "linear",
     ):
         super().__init__()
+        kernel = max(3, 2 * stem_stride - 1)
         self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, widths[0], 3, stride=stem_stride, padding=1, bias=False),
+            nn.Conv2d(in_channels, widths[0], kernel, stride=stem_stride, padding=kernel // 2, bias=False),
             nn.BatchNorm2d(widths[0]),
             nn.ReLU(),
         )
@@ -59,7 +97,7 @@ class ResNet(nn.Module):
                 layers.append(ResidualBlock(width, stage_width, stride))
                 width = stage_width
         self.stages = nn.Sequential(*layers)
-        self.head = nn.Linear(width, n_classes)
+        self.head = HEADS[head](width, n_classes)
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Return penultimate features [n, d] of normalised images [n, c, h, w]."""
@@ -70,26 +108,72 @@ class ResNet(nn.Module):
         return self.head(self.embed(images))
 
 
-NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
+class MLP(nn.Module):
+    """A perceptron with one hidden layer on an encoder's features (the paper's CLIP+MLP, Section 4.2).
+
+    Parameters
+    ----------
+    in_features, n_classes : int
+    width : int
+        Hidden units.
+    head : str
+        A key of `HEADS`.
+    """
+
+    def __init__(self, in_features: int, n_classes: int, *, width: int, head: str = "linear"):
+        super().__init__()
+        self.hidden = nn.Sequential(nn.Linear(in_features, width), nn.BatchNorm1d(width), nn.ReLU())
+        self.head = HEADS[head](width, n_classes)
+
+    def embed(self, features: torch.Tensor) -> torch.Tensor:
+        """Return hidden activations [n, width] of features [n, in_features]."""
+        return self.hidden(features)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return logits [n, n_classes]."""
+        return self.head(self.embed(features))
+
+
+def _resnet(widths: tuple[int, ...], blocks: tuple[int, ...], stem_stride: int) -> Callable[..., nn.Module]:
+    return partial(ResNet, widths=widths, blocks=blocks, stem_stride=stem_stride)
+
+
+# A name -> a function of channels (or features), classes and `head`.
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
     # 38,000 weights, for 8 x 8 scans.
-    "tiny-resnet": lambda c, k: ResNet(c, k, widths=(16, 32), blocks=(1, 1), stem_stride=1),
+    "tiny-resnet": _resnet((16, 32), (1, 1), 1),
     # 1.2 million weights; a CIFAR epoch takes about 26 seconds on 2 cores with AMX.
-    "small-resnet": lambda c, k: ResNet(c, k, widths=(64, 128, 256), blocks=(1, 1, 1), stem_stride=2),
+    "small-resnet": _resnet((64, 128, 256), (1, 1, 1), 2),
+    # The same for 64 x 64: the stem alone brings the image to 16 x 16, so an image costs what a CIFAR image costs.
+    "small-resnet-64": _resnet((64, 128, 256), (1, 1, 1), 4),
     # ResNet34 with the CIFAR stem (3x3, stride 1, no pooling): the paper's network at 32 x 32.
-    "resnet34": lambda c, k: ResNet(c, k, widths=(64, 128, 256, 512), blocks=(3, 4, 6, 3), stem_stride=1),
+    "resnet34": _resnet((64, 128, 256, 512), (3, 4, 6, 3), 1),
+    # On features, not on images.
+    "mlp": partial(MLP, width=512),
 }
 
 
-def build_network(name: str, *, in_channels: int, n_classes: int, seed: int) -> nn.Module:
+def build_network(name: str, *, in_channels: int, n_classes: int, seed: int, head: str = "linear") -> nn.Module:
     """Build a network with weights drawn from `seed`; the global random state is left alone.
+
+    Parameters
+    ----------
+    name : str
+        A key of `NETWORKS`.
+    in_channels : int
+        Channels of the images, or the number of features.
+    n_classes, seed : int
+    head : str
+        A key of `HEADS`.
 
     Raises
     ------
     ValueError
-        If there is no network of that name.
+        If there is no network or head of that name.
     """
-    if name not in NETWORKS:
-        raise ValueError(f"no network is called {name!r}; there are {', '.join(NETWORKS)}")
+    for kind, given, known in (("network", name, NETWORKS), ("head", head, HEADS)):
+        if given not in known:
+            raise ValueError(f"no {kind} is called {given!r}; there are {', '.join(known)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return NETWORKS[name](in_channels, n_classes)
+        return NETWORKS[name](in_channels, n_classes, head=head)

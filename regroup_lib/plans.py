@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from regroup_lib.experiments import EncoderSpec, Spec
+from regroup_lib.experiments import EncoderSpec, Record, Spec, find_record, sweep
+
+AnySpec = Spec | EncoderSpec
 
 TASKS = {"smoke": "digits-0", "cpu": "cifar10-airplane", "paper": "cifar10-airplane"}
 INCEPTION = "onnx:inception_v3_mixed_8"
@@ -20,9 +24,20 @@ COMPARED_ENCODERS = {
     "cpu": ("raw", "pca", "autoencoder", INCEPTION),
     "paper": ("raw", "pca", "autoencoder", INCEPTION),
 }
+BINARY_TASKS = {
+    "smoke": ("digits-0",),
+    "cpu": ("cifar100-worm", "ham10000-bcc", "ham10000-akiec"),
+    "paper": ("cifar100-worm", "ham10000-bcc", "ham10000-akiec"),
+}
+# Table 1 in its order, then what this project adds.
+PAPER_METHODS = ("ce", "wce", "focal", "ldam", "la", "rusc", "dsmt", "ros", "mlp", "rg", "rg-wce")
+ADDED_METHODS = ("ldam-plain", "balanced-softmax", "ap-loss", "soap", "rus", "rg-la", "rg-ros")
+TABLE_METHODS = (*PAPER_METHODS, *ADDED_METHODS)
+# Clusters of the majority in the training split by the natural rule, ceil(n- / n+).
+NATURAL_K = {"digits-0": 10, "cifar100-worm": 99, "ham10000-bcc": 19, "ham10000-akiec": 30}
 
 
-def motivating_example(profile: str, seeds: Sequence[int]) -> list[Spec]:
+def motivating_example(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[Spec]:
     """Return the label sets of Section 2.1, seed by seed: binary, true classes, random groups, regrouped.
 
     Nothing is selected on a validation split in this chapter, so beyond the smoke profile all training images
@@ -46,7 +61,7 @@ def motivating_example(profile: str, seeds: Sequence[int]) -> list[Spec]:
     ]
 
 
-def encoders(profile: str, seeds: Sequence[int]) -> list[EncoderSpec]:
+def encoders(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[EncoderSpec]:
     """Return one look at each encoder a seed (the seed moves k-means)."""
     return [
         EncoderSpec(profile=profile, task=TASKS[profile], encoder=encoder, seed=seed)
@@ -55,16 +70,146 @@ def encoders(profile: str, seeds: Sequence[int]) -> list[EncoderSpec]:
     ]
 
 
+def tuning_grid(task: str, method: str, profile: str) -> list[dict[str, Any]]:
+    """Return the settings that are tried for a method, as fields of a spec; the first one is the default.
+
+    Profile ``smoke`` tries two settings of focal loss alone: enough to run every step.
+    """
+    if profile == "smoke":
+        return [{}, {"gamma": 1.0}] if method == "focal" else [{}]
+    natural = NATURAL_K[task]
+    grids: dict[str, list[dict[str, Any]]] = {
+        "focal": [{}, {"gamma": 1.0}, {"gamma": 5.0}],
+        "la": [{}, {"tau": 0.5}, {"tau": 2.0}],
+        "ldam": [{}, {"max_margin": 0.25}, {"deferred": True}, {"max_margin": 0.25, "deferred": True}],
+        "rg": [{}, {"n_clusters": math.ceil(natural / 2)}, {"n_clusters": math.ceil(natural / 4)}],
+    }
+    return grids.get(method, [{}])
+
+
+def tuning_specs(profile: str, task: str, method: str, seed: int) -> list[Spec]:
+    """Return the runs of a method's grid, all with one seed."""
+    encoder = ENCODERS[profile][-1]
+    uses_encoder = method in ("rusc", "mlp") or method.startswith("rg")
+    return [
+        Spec(
+            profile=profile,
+            task=task,
+            method=method,
+            encoder=encoder if uses_encoder else None,
+            seed=seed,
+            trace_test=False,
+            **settings,
+        )
+        for settings in tuning_grid(task, method, profile)
+    ]
+
+
+def validation_precision(record: Record, rule: str = "max") -> float:
+    """Return a record's average precision on the validation split; minus infinity where the run diverged."""
+    if record.status != "finished":
+        return -math.inf
+    return record.metrics["none" if "none" in record.metrics else rule]["val"]["summary"]["average_precision"]
+
+
+def select(specs: Sequence[Spec], results_dir: str | Path | None = None) -> Spec | None:
+    """Return the spec with the best validation AP; the first of equals; None while one of several has no record.
+
+    One spec alone is chosen without a look, as there is nothing to choose; of none, none is.
+    """
+    if len(specs) < 2:
+        return specs[0] if specs else None
+    records = [find_record(spec, results_dir) for spec in specs]
+    if not all(records):
+        return None
+    return max(zip(specs, records, strict=True), key=lambda pair: validation_precision(pair[1]))[0]
+
+
+def _grid(profile: str, task: str, method: str, seed: int, clusters: Spec | None) -> list[Spec]:
+    """Return a method's grid; a composed one has the clusters chosen for RG, and is empty before that choice."""
+    grid = tuning_specs(profile, task, method, seed)
+    if not method.startswith("rg-"):
+        return grid
+    return [spec.model_copy(update={"n_clusters": clusters.n_clusters}) for spec in grid] if clusters else []
+
+
+def binary(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[Spec]:
+    """Return the runs of Table 1: each method's grid with the first seed, its chosen settings with the others.
+
+    While a grid has no complete record nothing is chosen, and the other seeds of that method are not in the list. The
+    composed methods (RG+WCE and the like) take the number of clusters that was chosen for RG.
+    """
+    first, *others = seeds
+    tuned, chosen = [], []
+    for task in BINARY_TASKS[profile]:
+        clusters = select(tuning_specs(profile, task, "rg", first), results_dir)
+        for method in TABLE_METHODS:
+            grid = _grid(profile, task, method, first, clusters)
+            choice = select(grid, results_dir)
+            tuned += grid
+            chosen += [choice.model_copy(update={"seed": seed}) for seed in others] if choice else []
+    return [*tuned, *sorted(chosen, key=lambda spec: seeds.index(spec.seed))]
+
+
+def competitors(
+    task: str, profile: str, seeds: Sequence[int], results_dir: str | Path | None = None
+) -> dict[str, list[Record]]:
+    """Return each method's records with its chosen settings, a record a seed, in the order of Table 1.
+
+    Raises
+    ------
+    ValueError
+        If a record is missing; the message says how to make it.
+    """
+    clusters = select(tuning_specs(profile, task, "rg", seeds[0]), results_dir)
+    groups = {}
+    for method in TABLE_METHODS:
+        choice = select(_grid(profile, task, method, seeds[0], clusters), results_dir)
+        specs = [choice.model_copy(update={"seed": seed}) for seed in seeds] if choice else []
+        records = [find_record(spec, results_dir) for spec in specs]
+        if not records or None in records:
+            raise ValueError(f"{task}: {method} lacks records; run `regroup sweep binary --profile {profile}`")
+        groups[method] = records
+    return groups
+
+
+def settings_tried(task: str, profile: str) -> dict[str, int]:
+    """Return how many settings the grid of each method has."""
+    return {method: len(tuning_grid(task, method, profile)) for method in TABLE_METHODS}
+
+
+def undecided(
+    chapter: str, *, profile: str = "cpu", seeds: Sequence[int] = (0, 1, 2), results_dir: str | Path | None = None
+) -> int:
+    """Return how many runs of a chapter wait for a choice on the validation split."""
+    if chapter not in ("binary", "all"):
+        return 0
+    tasks, methods = BINARY_TASKS[profile], TABLE_METHODS
+    grids = sum(len(tuning_grid(task, method, profile)) for task in tasks for method in methods)
+    everything = grids + len(tasks) * len(methods) * (len(seeds) - 1)
+    return everything - len(dict.fromkeys(binary(profile, seeds, results_dir)))
+
+
 # Chapter (the notebook's name) -> the runs that it shows.
-PLANS = {
+PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {
     "motivating-example": motivating_example,
     "encoders": encoders,
     "synchronous-learning": motivating_example,
+    "binary": binary,
 }
 
 
-def chapter_specs(chapter: str, *, profile: str = "cpu", seeds: Sequence[int] = (0, 1, 2)) -> list[Spec | EncoderSpec]:
+def chapter_specs(
+    chapter: str,
+    *,
+    profile: str = "cpu",
+    seeds: Sequence[int] = (0, 1, 2),
+    results_dir: str | Path | None = None,
+) -> list[AnySpec]:
     """Return the runs of a chapter, or of all chapters with ``"all"``, each once.
+
+    A chapter that tunes on the validation split names its last runs only when the records of the tuning are there:
+    ask again after running what was returned, until nothing new comes (`regroup sweep` does).
 
     Raises
     ------
@@ -78,7 +223,7 @@ def chapter_specs(chapter: str, *, profile: str = "cpu", seeds: Sequence[int] = 
     if not list(seeds):
         raise ValueError("seeds is empty; give at least one")
     plans = list(PLANS.values()) if chapter == "all" else [PLANS[chapter]]
-    return list(dict.fromkeys(spec for plan in plans for spec in plan(profile, list(seeds))))
+    return list(dict.fromkeys(spec for plan in plans for spec in plan(profile, list(seeds), results_dir)))
 
 
 def missing_records(
@@ -87,6 +232,35 @@ def missing_records(
     profile: str = "cpu",
     seeds: Sequence[int] = (0, 1, 2),
     results_dir: str | Path | None = None,
-) -> list[Spec | EncoderSpec]:
+) -> list[AnySpec]:
     """Return the runs of a chapter that have no record yet."""
-    return [s for s in chapter_specs(chapter, profile=profile, seeds=seeds) if not s.path(results_dir).exists()]
+    specs = chapter_specs(chapter, profile=profile, seeds=seeds, results_dir=results_dir)
+    return [spec for spec in specs if not spec.path(results_dir).exists()]
+
+
+def run_chapter_specs(
+    chapter: str,
+    *,
+    profile: str = "cpu",
+    seeds: Sequence[int] = (0, 1, 2),
+    recompute: bool = False,
+    results_dir: str | Path | None = None,
+    workers: int | None = None,
+) -> list[Record]:
+    """Run or look up all that a chapter shows, what depends on tuning last, and return the records.
+
+    Parameters
+    ----------
+    chapter, profile, seeds
+        See `chapter_specs`.
+    recompute, results_dir, workers
+        See `experiments.sweep`.
+    """
+    done: dict[AnySpec, Record] = {}
+    while True:
+        specs = chapter_specs(chapter, profile=profile, seeds=seeds, results_dir=results_dir)
+        new = [spec for spec in specs if spec not in done]
+        if not new:
+            return [done[spec] for spec in specs]
+        records = sweep(new, results_dir=results_dir, recompute=recompute, workers=workers)
+        done |= dict(zip(new, records, strict=True))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -102,6 +101,11 @@ def by_method(records: Sequence[Record]) -> dict[str, list[Record]]:
     return groups
 
 
+def measured(records: Sequence[Record], measure: Callable[[Record], float]) -> dict[str, np.ndarray]:
+    """Return a number of each record by method and encoder: arrays over seeds, in the order of `by_method`."""
+    return {label: np.array([measure(r) for r in group], float) for label, group in by_method(records).items()}
+
+
 def rule_of(record: Record, rule: str = PAPER_RULE) -> str:
     """Return the aggregation rule to read: `rule`, or ``"none"`` where nothing was aggregated."""
     return "none" if "none" in record.metrics else rule
@@ -156,6 +160,64 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Differ
     return Difference(mean, mean - margin, mean + margin)
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """One comparison that a verdict rests on: what is subtracted from what, and a difference said to be above 0."""
+
+    text: str
+    difference: Difference
+    scale: float = 100
+    digits: int = 1
+
+    def __str__(self) -> str:
+        if self.difference.low == self.difference.high:  # nothing moved between seeds
+            return _minus(f"{self.text}: {self.difference.mean * self.scale:+.{self.digits}f}")
+        return f"{self.text}: {signed_interval(self.difference, self.scale, self.digits)}"
+
+
+def evidence(
+    text: str, first: Sequence[float], second: Sequence[float] | float, *, scale: float = 100, digits: int = 1
+) -> Evidence:
+    """Return first minus second, seed by seed, as evidence; `second` may be one number for all seeds."""
+    second = np.broadcast_to(np.asarray(second, float), np.shape(first))
+    return Evidence(text, paired_difference(first, second), scale, digits)
+
+
+def bullets(parts: Sequence[Evidence]) -> str:
+    """Return evidence as a Markdown list."""
+    return "\n".join(f"- {part}" for part in parts)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the records say about one claim of the paper.
+
+    Attributes
+    ----------
+    claim : str
+        Its number, as in ``"C5"``.
+    statement : str
+        The claim in our words.
+    evidence : tuple of Evidence
+        Differences that are all above 0 if the claim holds.
+    """
+
+    claim: str
+    statement: str
+    evidence: tuple[Evidence, ...]
+
+    @property
+    def word(self) -> str:
+        """``"holds"`` if every difference does; ``"holds in part"`` if one does or none is below 0; else not."""
+        words = {part.difference.verdict for part in self.evidence}
+        if len(words) == 1:
+            return words.pop()
+        return "holds in part" if "holds" in words else "does not hold"
+
+    def _repr_markdown_(self) -> str:
+        return f"**{self.claim} {self.word}.** The claim: {self.statement}\n\n{bullets(self.evidence)}"
+
+
 def measured_difference(
     records: Sequence[Record], first: str, second: str, measure: str = AVERAGE_PRECISION, rule: str = PAPER_RULE
 ) -> Difference:
@@ -171,13 +233,24 @@ def measured_difference(
 def mean_std(values: Sequence[float], scale: float = 100, digits: int = 1) -> str:
     """Return "mean ± standard deviation" (n - 1 degrees), in percent by default."""
     values = np.asarray(values, float) * scale
-    return f"{values.mean():.{digits}f} ± {values.std(ddof=1) if len(values) > 1 else float('nan'):.{digits}f}"
+    deviation = values.std(ddof=1) if len(values) > 1 else float("nan")
+    return _minus(f"{values.mean():.{digits}f} ± {deviation:.{digits}f}")
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
 
 
 def signed_interval(difference: Difference, scale: float = 100, digits: int = 1) -> str:
-    """Return "+1.2 [0.3, 2.1]"."""
-    low, high = difference.low * scale, difference.high * scale
-    return f"{difference.mean * scale:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+    """Return "+1.2 [+0.3, +2.1]", in percent by default."""
+    mean, low, high = (f"{value * scale:+.{digits}f}" for value in (difference.mean, difference.low, difference.high))
+    return _minus(f"{mean} [{low}, {high}]")
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Return rows as a frame whose index is their first entry, named in the same header row as the columns."""
+    frame = pd.DataFrame(rows).set_index(next(iter(rows[0])))
+    return frame.rename_axis(index=None, columns=frame.index.name)
 
 
 def comparison_table(records: Sequence[Record], baseline: str = "ce") -> pd.DataFrame:
@@ -197,24 +270,106 @@ def comparison_table(records: Sequence[Record], baseline: str = "ce") -> pd.Data
         else:
             row["AP − binary"] = signed_interval(measured_difference(records, label, baseline))
         rows.append(row)
-    return pd.DataFrame(rows).set_index("training labels")
+    return _table(rows)
 
 
 def encoder_table(records: Sequence[Record]) -> pd.DataFrame:
-    """Return one row an encoder: how well k-means in its space finds the classes that the majority hides."""
+    """Return one row an encoder: how well k-means in its space finds the classes that the majority hides.
+
+    d is the dimension; seconds are those of encoding all images once and of one k-means.
+    """
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(record.spec.encoder, []).append(record)
     rows = []
     for name, group in groups.items():
-        row: dict[str, Any] = {"encoder": encoder_label(name), "dimension": group[0].regrouping["dimension"]}
+        row: dict[str, Any] = {"encoder": encoder_label(name), "d": group[0].regrouping["dimension"]}
         for measure, label in (("purity", "purity"), ("nmi", "NMI"), ("ari", "ARI")):
-            row[label] = mean_std([r.metrics[measure] for r in group], scale=1, digits=3)
-        row["5-NN accuracy"] = f"{group[0].metrics['neighbor_accuracy']:.3f}"
-        row["encode (s)"] = f"{group[0].seconds['encode']:.0f}"
-        row["k-means (s)"] = f"{np.median([r.seconds['regroup'] for r in group]):.1f}"
+            row[label] = mean_std([r.metrics[measure] for r in group], scale=1, digits=2)
+        row["5-NN"] = f"{group[0].metrics['neighbor_accuracy']:.2f}"
+        clustering = np.median([r.seconds["regroup"] for r in group])
+        row["seconds"] = f"{group[0].seconds['encode']:.0f} + {clustering:.0f}"
         rows.append(row)
-    return pd.DataFrame(rows).set_index("encoder")
+    return _table(rows)
+
+
+def space_accuracy(record: Record) -> float:
+    """Return how well the data set's own classes separate in a test space: leave-one-out accuracy of 5 neighbors.
+
+    The space is an encoder's, or the penultimate layer of a trained network (NaN where it diverged).
+    """
+    if isinstance(record.spec, EncoderSpec):
+        return record.metrics["neighbor_accuracy"]
+    if record.status != "finished":
+        return float("nan")
+    return record.metrics[rule_of(record)]["test"]["neighbor_accuracy"]
+
+
+def learned_share(record: Record) -> float:
+    """Return how much of the training labels the network has learned at the end: 1 - loss / entropy.
+
+    0: the loss of always answering with the class frequencies; 1: every label known.
+    """
+    shares = np.asarray(record.regrouping["counts"], float)
+    shares = shares / shares.sum()
+    return float(1 - record.traces[-1]["train_loss"] / -(shares * np.log(shares)).sum())
+
+
+def recall_and_precision(record: Record, rule: str = PAPER_RULE) -> tuple[float, float]:
+    """Return the positive class's recall and precision on the test set at a threshold of 0.5 (binary tasks)."""
+    arrays = record.arrays()
+    called = arrays[f"test_scores_{rule_of(record, rule)}"] >= 0.5
+    hits = (called & (arrays["test_labels"] == 1)).sum()
+    return float(hits / (arrays["test_labels"] == 1).sum()), float(hits / max(1, called.sum()))
+
+
+def kind_of_groups(purity: float, learned: float) -> str:
+    """Say what a division of the majority is like: not learned, or else along its hidden classes ("pure") or not.
+
+    Learned is a `learned_share` of at least one half, pure a purity of at least one half.
+    """
+    if learned < 0.5:
+        return "not learned"
+    return "pure" if purity >= 0.5 else "mixed"
+
+
+def label_set_table(records: Sequence[Record], baseline: str = "ce") -> pd.DataFrame:
+    """Return one row a label set: what its groups are like, what became of the network, and which mistakes it makes.
+
+    Means over seeds. Purity is the groups' (the majority's alone); ``learned`` is `learned_share`; 5-NN is
+    `space_accuracy`; spread is the minority's total variation after the last epoch; recall and precision are
+    the positive class's under max aggregation.
+    """
+    groups, rows = by_method([r for r in records if r.status == "finished"]), []
+    for label, group in groups.items():
+        recall, precision = np.mean([recall_and_precision(r) for r in group], axis=0)
+        learned = float(np.mean([learned_share(r) for r in group]))
+        row = {"training labels": style_of(group[0].spec).label, "groups": "", "purity": ""}
+        if all("purity" in r.regrouping for r in group):
+            purity = float(np.mean([r.regrouping["purity"] for r in group]))
+            row |= {"groups": kind_of_groups(purity, learned), "purity": f"{purity:.2f}"}
+        row |= {
+            "learned": f"{learned:.2f}",
+            "5-NN": f"{np.mean([space_accuracy(r) for r in group]):.2f}",
+            "spread": f"{np.mean([r.traces[-1]['variation'][-1] for r in group]):.2f}",
+            "recall": f"{recall:.2f}",
+            "precision": f"{precision:.2f}",
+        }
+        if baseline in groups:
+            gain = measured_difference(records, label, baseline).mean
+            row["AP gain"] = "" if label == baseline else _minus(f"{gain * 100:+.1f}")
+        rows.append(row)
+    return _table(rows)
+
+
+def sampling_margin(records: Sequence[Record], rule: str = PAPER_RULE) -> float:
+    """Return half the mean width of the 95% intervals of the positive class's AP that come from the test sample.
+
+    Seeds do not move the test set, so a spread over seeds does not contain this uncertainty.
+    """
+    name = list(records[0].metrics[rule_of(records[0], rule)]["test"]["average_precision"])[1]
+    intervals = [r.metrics[rule_of(r, rule)]["test"]["intervals"]["average_precision"][name] for r in records]
+    return float(np.mean([(high - low) / 2 for low, high in intervals]))
 
 
 def pace_gap(record: Record) -> np.ndarray:
@@ -229,30 +384,42 @@ def pace_gap(record: Record) -> np.ndarray:
     return np.log2(variation[:, is_minority].mean(axis=1) / variation[:, ~is_minority].mean(axis=1))
 
 
+def hidden_pace_gap(record: Record) -> np.ndarray:
+    """Return `pace_gap` with the majority divided into the data set's own classes, whatever was trained on.
+
+    A majority that is one training class mixes many kinds of image and stays wide for that reason alone; here every
+    label set is held against the same classes.
+    """
+    minority = fine_class_names(record.spec.task).index(parse_task(record.spec.task)[1])
+    variation = np.array([epoch["variation_fine"] for epoch in record.traces])
+    majority = np.delete(variation, minority, axis=1)
+    return np.log2(variation[:, minority] / majority.mean(axis=1))
+
+
 def asynchrony(record: Record) -> float:
     """Return the mean over epochs of the absolute `pace_gap`: 0 when minority and majority learn in step."""
     return float(np.abs(pace_gap(record)).mean())
 
 
-def asynchrony_table(records: Sequence[Record], baseline: str = "ce") -> pd.DataFrame:
-    """Return one row a method: asynchrony, the signed mean gap, and the paired difference to `baseline`."""
-    groups, rows = by_method(records), []
-    for label, group in groups.items():
-        values = [asynchrony(r) for r in group]
-        row = {
-            "training labels": style_of(group[0].spec).label,
-            "asynchrony": mean_std(values, scale=1, digits=2),
-            "mean gap": mean_std([pace_gap(r).mean() for r in group], scale=1, digits=2),
-            "first epoch": mean_std([pace_gap(r)[0] for r in group], scale=1, digits=2),
-            "last epoch": mean_std([pace_gap(r)[-1] for r in group], scale=1, digits=2),
-        }
-        if label == baseline or baseline not in groups:
-            row["asynchrony − binary"] = ""
-        else:
-            against = [asynchrony(r) for r in groups[baseline]]
-            row["asynchrony − binary"] = signed_interval(paired_difference(values, against), scale=1, digits=2)
-        rows.append(row)
-    return pd.DataFrame(rows).set_index("training labels")
+def asynchrony_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Return one row a method: `asynchrony` A, and the signed gap g behind it.
+
+    Of g: the mean over epochs, the first and the last epoch's value, and the mean of `hidden_pace_gap`. Mean ±
+    standard deviation over seeds.
+    """
+    rows = []
+    for group in by_method(records).values():
+        ends = np.mean([pace_gap(r)[[0, -1]] for r in group], axis=0)
+        rows.append(
+            {
+                "training labels": style_of(group[0].spec).label,
+                "A": mean_std([asynchrony(r) for r in group], scale=1, digits=2),
+                "g, mean": mean_std([pace_gap(r).mean() for r in group], scale=1, digits=2),
+                "g, first → last epoch": _minus(" → ".join(f"{value:+.2f}" for value in ends)),
+                "g, hidden classes": mean_std([hidden_pace_gap(r).mean() for r in group], scale=1, digits=2),
+            }
+        )
+    return _table(rows)
 
 
 def provenance(records: Sequence[Record]) -> str:
@@ -276,12 +443,21 @@ def plot_curves(
     rule: str = PAPER_RULE,
 ) -> Figure:
     """Draw a measure over epochs: the mean over seeds, and a band from the lowest to the highest seed (Figure 6)."""
-    figure, axes = plt.subplots(figsize=(7, 4.2))
+    figure, axes = plt.subplots(figsize=(7.6, 4))
     for group in by_method([r for r in records if r.status == "finished"]).values():
         _band(axes, [trace(r, measure, rule=rule) for r in group], style_of(group[0].spec))
     axes.set(xlabel="epoch", ylabel=label)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), title="training labels")
+    _ordered_legend(axes)
     return figure
+
+
+def _ordered_legend(axes: Axes) -> None:
+    """Put the legend beside the panel, in the order in which the lines end: it reads without color."""
+    lines = sorted(
+        (line for line in axes.get_lines() if not line.get_label().startswith("_")),
+        key=lambda line: -line.get_ydata()[-1],
+    )
+    axes.legend(handles=lines, loc="center left", bbox_to_anchor=(1.01, 0.5), title="training labels", handlelength=3)
 
 
 def _band(axes: Axes, curves: Sequence[np.ndarray], style: Style) -> None:
@@ -303,12 +479,13 @@ def _band(axes: Axes, curves: Sequence[np.ndarray], style: Style) -> None:
 def plot_variation(records: Sequence[Record], *, seed: int | None = None) -> Figure:
     """Draw the total variation of each training class over epochs, one panel a method (Figure 5).
 
-    The minority is the thick line; each thin line is one class, pseudo-class or group of the majority.
+    The minority is the thick line, in its label set's color; each thin line is one class, pseudo-class or group of
+    the majority.
     """
     groups = by_method(records)
-    columns = 3
+    columns = 2 if len(groups) in (2, 4) else 3
     rows = -(-len(groups) // columns)
-    figure, panels = plt.subplots(rows, columns, figsize=(9.5, 2.9 * rows), sharex=True, sharey=True, squeeze=False)
+    figure, panels = plt.subplots(rows, columns, figsize=(7.6, 2.7 * rows), sharex=True, sharey=True, squeeze=False)
     for axes in panels.flat[len(groups) :]:
         axes.set_visible(False)
     for axes, group in zip(panels.flat, groups.values(), strict=False):
@@ -318,27 +495,29 @@ def plot_variation(records: Sequence[Record], *, seed: int | None = None) -> Fig
         minority = parent == parent[-1]
         epochs = np.arange(1, len(variation) + 1)
         axes.plot(epochs, variation[:, ~minority], color="0.55", linewidth=1.1)
-        axes.plot(epochs, variation[:, minority], color="#D55E00", linewidth=2.6)
-        axes.set_title(style_of(record.spec).label)
+        style = style_of(record.spec)
+        axes.plot(epochs, variation[:, minority], color=style.color, linewidth=3)
+        axes.set_title(style.label)
     for axes in panels[-1]:
         axes.set_xlabel("epoch")
     for axes in panels[:, 0]:
-        axes.set_ylabel("total variation\n(relative)")
+        axes.set_ylabel("total variation\n(share of the whole set's)")
+    panels[0, 0].set_ylim(bottom=0)
     first = panels[0, 0]
-    first.plot([], [], color="#D55E00", linewidth=2.6, label="minority")
-    first.plot([], [], color="0.55", linewidth=1.1, label="majority, each class")
+    first.plot([], [], color="0.2", linewidth=3, label="minority")
+    first.plot([], [], color="0.55", linewidth=1.1, label="majority: one line a training class")
     figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncol=2)
     return figure
 
 
 def plot_pace_gap(records: Sequence[Record]) -> Figure:
     """Draw `pace_gap` over epochs, mean and range over seeds."""
-    figure, axes = plt.subplots(figsize=(7, 4.2))
+    figure, axes = plt.subplots(figsize=(7.6, 4))
     axes.axhline(0, color="0.4", linewidth=1)
     for group in by_method(records).values():
         _band(axes, [pace_gap(r) for r in group], style_of(group[0].spec))
     axes.set(xlabel="epoch", ylabel="pace gap: log2(minority / majority variation)")
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), title="training labels")
+    _ordered_legend(axes)
     return figure
 
 
@@ -358,19 +537,23 @@ def plot_embeddings(records: Sequence[Record], title: Callable[[Record], str] | 
     title : callable, optional
         Record to panel title; default: the method or the encoder.
     """
-    columns = min(3, len(records))
+    columns = 2 if len(records) in (1, 2, 4) else 3
     rows = -(-len(records) // columns)
-    figure, panels = plt.subplots(rows, columns, figsize=(3.3 * columns, 3.2 * rows + 0.7), squeeze=False)
+    side = 7.6 / columns
+    figure, panels = plt.subplots(rows, columns, figsize=(7.6, side * rows + 0.7), squeeze=False)
     names = fine_class_names(records[0].spec.task)
+    positive = parse_task(records[0].spec.task)[1]
     colors = plt.get_cmap("tab10").colors
     markers = "ov^<>sPXD*"
+    order = sorted(range(len(names)), key=lambda c: names[c] == positive)  # the positive class on top
     for axes in panels.flat[len(records) :]:
         axes.set_visible(False)
     for axes, record in zip(panels.flat, records, strict=False):
         arrays = record.arrays()
-        for c, name in enumerate(names):
+        for c in order:
             x, y = arrays["embedding"][arrays["embedding_labels"] == c].T
-            axes.scatter(x, y, s=6, color=colors[c % 10], marker=markers[c % 10], linewidths=0, label=name, alpha=0.8)
+            look = {"s": 7, "color": "black"} if names[c] == positive else {"s": 5, "color": colors[c % 10]}
+            axes.scatter(x, y, marker=markers[c % 10], linewidths=0, label=names[c], alpha=0.8, **look)
         axes.set(xticks=[], yticks=[], title=(title or _default_title)(record))
         axes.spines[:].set_visible(True)
         axes.grid(False)
@@ -389,13 +572,21 @@ def plot_reconstructions(record: Record) -> Figure:
     """Draw test images over what the autoencoder makes of them (Figure 4)."""
     arrays = record.arrays()
     originals, made = arrays["originals"], arrays["reconstructions"]
-    figure, panels = plt.subplots(2, len(originals), figsize=(0.95 * len(originals), 2.2))
+    figure, panels = plt.subplots(2, len(originals), figsize=(0.76 * len(originals), 1.8))
     for row, images in zip(panels, (originals, made), strict=True):
         for axes, image in zip(row, images, strict=True):
             _show(axes, image)
     panels[0, 0].set_ylabel("original")
     panels[1, 0].set_ylabel("decoded")
     return figure
+
+
+def reconstructed_share(record: Record) -> float:
+    """Return the share of the shown images' pixel variance that their reconstructions keep (R squared)."""
+    arrays = record.arrays()
+    originals = arrays["originals"].astype(float)
+    rest = ((originals - arrays["reconstructions"]) ** 2).sum()
+    return float(1 - rest / ((originals - originals.mean(axis=(0, 1, 2))) ** 2).sum())
 
 
 def reconstruction_error(record: Record) -> float:
@@ -420,53 +611,97 @@ def plot_pipeline(record: Record) -> Figure:
     record : Record
         An encoder record: it holds the images nearest each cluster's centre.
     """
-    examples = record.arrays()["examples"]
-    parent = np.asarray(record.regrouping["parent"])
-    positive = fine_class_names(record.spec.task).index(record.spec.task.split("-", 1)[1])
-    name = fine_class_names(record.spec.task)[positive]
-    figure, axes = plt.subplots(figsize=(10, 4.6))
-    axes.set(xlim=(0, 100), ylim=(0, 50))
+    parent, counts = np.asarray(record.regrouping["parent"]), np.asarray(record.regrouping["counts"])
+    name = record.spec.task.split("-", 1)[1]
+    figure, axes = plt.subplots(figsize=(7.6, 4.05))
+    axes.set(xlim=(0, 90), ylim=(5.5, 53), aspect="equal")
     axes.axis("off")
     boxes = [
-        (1, "1  Encode", f"images through a\npre-trained encoder\n({encoder_label(record.spec.encoder)})"),
-        (25.5, "2  Regroup", f"k-means on the majority:\nK = {len(parent) - 1} pseudo-classes"),
-        (54.5, "3  Classify", f"train a network on the\nbalanced {len(parent)}-class problem"),
-        (79, "4  Aggregate", f"max or sum of the\npseudo-class scores:\n{name} or not"),
+        ("1  Encode", f"an encoder, used once:\n{encoder_label(record.spec.encoder)}"),
+        ("2  Regroup", f"k-means on the majority:\nK = {len(parent) - 1} pseudo-classes"),
+        ("3  Train", f"an ordinary classifier\nof {len(parent)} classes"),
+        ("4  Aggregate", f"max or sum of scores:\n{name} or not"),
     ]
-    for x, heading, text in boxes:
-        axes.add_patch(FancyBboxPatch((x, 34), 19.5, 13, boxstyle="round,pad=0.3", fc="#f2f6fa", ec="#0072B2"))
-        axes.text(x + 9.75, 44.6, heading, ha="center", va="center", weight="bold")
-        axes.text(x + 9.75, 39, text, ha="center", va="center", fontsize=9)
-    for (x, *_), (following, *_) in pairwise(boxes):
-        axes.add_patch(FancyArrowPatch((x + 20, 40.5), (following - 0.4, 40.5), arrowstyle="-|>", mutation_scale=14))
-    _pipeline_images(axes, examples, parent, name)
+    for i, (heading, text) in enumerate(boxes):
+        x = 0.5 + 23 * i
+        axes.add_patch(FancyBboxPatch((x, 42.5), 20, 9.5, boxstyle="round,pad=0.3", fc="#f2f6fa", ec="#0072B2"))
+        axes.text(x + 10, 50, heading, ha="center", va="center", weight="bold")
+        axes.text(x + 10, 45.6, text, ha="center", va="center", fontsize=8)
+        if i:
+            _arrow(axes, (x - 2.6, 47.3), (x - 0.4, 47.3))
+    groups = record.arrays()["examples"], parent == parent[-1], counts
+    _pipeline_data(axes, *groups, name)
+    _pipeline_groups(axes, *groups, name)
     return figure
 
 
-def _pipeline_images(axes: Axes, examples: np.ndarray, parent: np.ndarray, name: str) -> None:
-    """Put under the boxes what the majority looks like before and after regrouping."""
-    minority = examples[parent == parent[-1]][0]
-    majority = examples[parent != parent[-1]]
-    _strip(axes, np.concatenate(majority[:, :1])[:9], (1, 4), columns=3, side=6.3)
-    axes.text(10.5, 25.2, f"not {name}: one class", ha="center", fontsize=9)
-    shown = majority[:9]
-    for k, images in enumerate(shown):
-        column, row = divmod(k, -(-len(shown) // 2))
-        x, y = 26 + 24 * column, 25 - 5.2 * (row + 1)
-        _strip(axes, images[:4], (x + 3, y), columns=4, side=4.8)
-        axes.text(x + 2.4, y + 2.4, f"{k + 1}", ha="right", va="center", fontsize=9)
-    axes.text(47, 26.6, "not " + name + ": pseudo-classes", ha="center", fontsize=9)
-    _strip(axes, minority[:4], (76, 14.6), columns=4, side=5.4)
-    axes.text(86.8, 21.6, f"{name}: unchanged", ha="center", fontsize=9)
+def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], **style: Any) -> None:
+    style = {"arrowstyle": "-|>", "mutation_scale": 11, "color": "0.25", "shrinkA": 0, "shrinkB": 0} | style
+    axes.add_patch(FancyArrowPatch(start, end, **style))
+
+
+def _pipeline_data(axes: Axes, examples: np.ndarray, minority: np.ndarray, counts: np.ndarray, name: str) -> None:
+    """Put what there is before regrouping under the first box: one large class and a small one."""
+    axes.text(10.5, 38, f"not {name}: {counts[~minority].sum():,}", ha="center", fontsize=9)
+    mixed = examples[~minority].swapaxes(0, 1).reshape(-1, *examples.shape[2:])  # one of each cluster, then the next
+    _strip(axes, mixed[:16], (1.6, 19), columns=4, side=4.5)
+    axes.text(10.5, 13, f"{name}: {counts[minority].sum():,}", ha="center", fontsize=9)
+    _strip(axes, examples[minority][0][:4], (1.6, 7.5), columns=4, side=4.5)
+
+
+def _pipeline_groups(axes: Axes, examples: np.ndarray, minority: np.ndarray, counts: np.ndarray, name: str) -> None:
+    """Put the pseudo-classes under the second box, their probabilities and the way back under the others."""
+    shown = min(10, int((~minority).sum()))
+    step = 34 / (shown + 1.8)
+    side = min(step, 3.6)
+    middles = []
+    for k, images in enumerate([*examples[~minority][:shown], examples[minority][0]]):
+        y = 40 - step * (k + 1 if k < shown else shown + 1.8)
+        _strip(axes, images[:5], (25.5, y), columns=5, side=side)
+        middles.append(y + side / 2)
+        last = k == shown
+        axes.text(25, middles[-1], "$+$" if last else f"{k + 1}", ha="right", va="center", fontsize=8.5)
+        _arrow(axes, (26.5 + 5 * side, middles[-1]), (53, middles[-1]), linewidth=0.8, mutation_scale=7)
+        axes.text(55.5, middles[-1], "$p_+$" if last else f"$p_{{{k + 1}}}$", ha="center", va="center", fontsize=10)
+    top, bottom, middle = middles[0], middles[-2], (middles[0] + middles[-2]) / 2
+    axes.plot([58.5, 60, 60, 58.5], [top, top, bottom, bottom], color="0.25", linewidth=1)
+    _arrow(axes, (60, middle), (66, middle), linewidth=1)
+    _arrow(axes, (58.5, middles[-1]), (66, middles[-1]), linewidth=1)
+    total = int((~minority).sum())
+    axes.text(67, middle, f"not {name}:\nmax or sum of\n$p_1, \\ldots, p_{{{total}}}$", va="center", fontsize=9)
+    axes.text(67, middles[-1], f"{name}: $p_+$", va="center", fontsize=9)
 
 
 def _strip(axes: Axes, images: np.ndarray, corner: tuple[float, float], *, columns: int, side: float) -> None:
+    """Place images in rows of `columns`, the lower left corner given, each `side` high and wide with its margin."""
     rows = -(-len(images) // columns)
     for i, image in enumerate(images):
         x = corner[0] + side * (i % columns)
         y = corner[1] + side * (rows - 1 - i // columns)
         extent = (x, x + side * 0.94, y, y + side * 0.94)
-        axes.imshow(image.squeeze(), extent=extent, cmap="gray", aspect="auto", interpolation="nearest", zorder=2)
+        axes.imshow(image.squeeze(), extent=extent, cmap="gray", vmin=0, vmax=255, interpolation="nearest", zorder=2)
+    axes.set(xlim=(0, 90), ylim=(5.5, 53))  # imshow moves the limits
+
+
+def plot_clusters(records: Sequence[Record]) -> Figure:
+    """Draw the images nearest each cluster's centre, one panel an encoder record, one row a cluster."""
+    figure, panels = plt.subplots(1, len(records), figsize=(3.4 * len(records), 4.6), squeeze=False)
+    for axes, record in zip(panels[0], records, strict=True):
+        parent = np.asarray(record.regrouping["parent"])
+        examples = record.arrays()["examples"][parent != parent[-1]]
+        k, n, height, width, channels = examples.shape
+        gap = max(1, height // 8)
+        framed = np.full((k, n, height + gap, width + gap, channels), 255, np.uint8)
+        framed[:, :, :height, :width] = examples
+        mosaic = framed.swapaxes(1, 2).reshape(k * (height + gap), n * (width + gap), channels)
+        axes.imshow(mosaic.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        rows = (height + gap) * np.arange(k) + height / 2
+        axes.set(xticks=[], yticks=rows, yticklabels=range(1, k + 1), title=encoder_label(record.spec.encoder))
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.grid(False)
+    panels[0, 0].set_ylabel("cluster")
+    return figure
 
 
 def records_frame(records: Sequence[Record]) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """A data set made into a classification task: who is positive, and what trains, validates and tests.
 
-The test split is the publisher's and never moves. The seed moves the validation split alone.
+The test split is the publisher's, or the data set's committed one, and never moves. The seed moves the validation
+split alone.
 """
 
 from __future__ import annotations
@@ -78,7 +79,12 @@ def parse_task(name: str) -> tuple[str, str | None]:
 
 
 def make_task(
-    name: str, *, seed: int = 0, validation_fraction: float = 0.1, data_dir: str | Path | None = None
+    name: str,
+    *,
+    seed: int = 0,
+    validation_fraction: float = 0.1,
+    data_dir: str | Path | None = None,
+    image_size: int | None = None,
 ) -> Task:
     """Build a task from its name.
 
@@ -90,8 +96,9 @@ def make_task(
         Moves the validation split.
     validation_fraction : float
         Part of the training split that is held out, stratified by the task's classes; 0 holds out nothing.
-        A data set with a validation split of its own keeps that one.
-    data_dir : str or Path, optional
+        A data set with a validation split of its own (HAM10000, where images of one lesion must stay together)
+        keeps that one whatever the fraction, 0 included; the seed then moves nothing here.
+    data_dir, image_size : optional
         See `load_data`.
 
     Raises
@@ -108,7 +115,7 @@ def make_task(
     if not 0 <= validation_fraction < 1:
         raise ValueError(f"validation_fraction is {validation_fraction}; it must be at least 0 and less than 1")
     dataset_name, positive = parse_task(name)
-    dataset = load_data(dataset_name, data_dir=data_dir)
+    dataset = load_data(dataset_name, data_dir=data_dir, image_size=image_size)
     class_names = dataset.class_names
     relabel = np.arange(len(class_names))
     if positive is not None:

@@ -1,12 +1,16 @@
 """What all tests share: hypothesis without a clock, a private data directory, CIFAR real or of the same shape."""
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
+from threadpoolctl import threadpool_limits
 
+from regroup_lib import experiments
 from regroup_lib.data import CIFAR10_NAMES, CIFAR100_NAMES
 from regroup_lib.files import write_npz
 
@@ -25,6 +29,7 @@ def has_real(name):
 
 def pytest_report_header():
     state = ", ".join(f"{name} {'real' if has_real(f'{name}.npz') else 'all-zero images'}" for name in CIFAR)
+    state += f", ham10000 {'real' if has_real('ham10000') else 'made up'}"
     return f"REGROUP_DATA: {REAL_DATA or 'not set'} ({state})"
 
 
@@ -82,3 +87,50 @@ def small_arrays():
         return arrays
 
     return make
+
+
+@contextmanager
+def few_threads():
+    """Compute in one thread, here and in child processes: the networks here are too small to share out.
+
+    Threads that wait for one another cost more than the work, above all where something else keeps a core busy.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Compute in one thread."""
+    with few_threads():
+        yield
+
+
+@pytest.fixture(scope="session")
+def smoke_results(tmp_path_factory):
+    """Return a results directory that `run` has filled: three methods and two encoders on digits, seeds 0 and 1.
+
+    Tests read it; those that damage something copy it first.
+    """
+    folder, data = tmp_path_factory.mktemp("smoke-results"), tmp_path_factory.mktemp("smoke-data")
+    common = {"profile": "smoke", "task": "digits-0"}
+    training = {"epochs": 2, "variation_samples": 200}
+    methods = {"ce": None, "rg": "raw", "rg-true": None}
+    specs = [
+        experiments.Spec(method=method, encoder=encoder, seed=seed, **common, **training)
+        for method, encoder in methods.items()
+        for seed in (0, 1)
+    ]
+    specs += [
+        experiments.EncoderSpec(encoder="raw", seed=0, **common),
+        experiments.EncoderSpec(encoder="autoencoder", seed=0, encoder_epochs=1, **common),
+    ]
+    with few_threads(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiments, "EMBEDDED_POINTS", 100)  # t-SNE of all test digits takes seconds
+        for spec in specs:
+            experiments.run(spec, results_dir=folder, data_dir=data)
+    return folder

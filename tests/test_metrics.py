@@ -14,7 +14,7 @@ from sklearn.metrics import (
     normalized_mutual_info_score,
 )
 
-from regroup_lib import evaluate, total_variation
+from regroup_lib import evaluate, metrics, total_variation
 from regroup_lib.metrics import calibrated_average_precision, clustering_quality, neighbor_accuracy
 
 
@@ -388,3 +388,35 @@ def test_no_point_is_its_own_neighbour():
 def test_too_many_neighbours():
     with pytest.raises(ValueError, match="n_neighbors"):
         neighbor_accuracy(np.eye(4), [0, 0, 1, 1], n_neighbors=4)
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 8])
+def test_weighted_average_precisions_are_scikit_learns(decimals):
+    rng = np.random.default_rng(decimals)
+    labels = rng.random(300) < 0.1
+    scores = np.round(rng.normal(size=300) + labels, decimals)  # with ties
+    weights = rng.integers(0, 4, size=(130, 300))
+    found = metrics.weighted_average_precisions(labels, scores, weights, batch_size=50)
+    expected = [average_precision_score(labels, scores, sample_weight=row) for row in weights]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_weights_without_a_positive_have_no_average_precision():
+    found = metrics.weighted_average_precisions([True, False], [0.2, 0.1], np.array([[1, 1], [0, 1]]))
+    assert found[0] == 1
+    assert np.isnan(found[1])
+
+
+def test_weighted_average_precisions_refuses_shapes_that_disagree():
+    with pytest.raises(ValueError, match=r"weights \(2, 3\); expected \[n\], \[n\] and \[m, n\]"):
+        metrics.weighted_average_precisions([True, False], [0.2, 0.1], np.ones((2, 3)))
+
+
+def test_bootstrap_resamples_within_each_class():
+    labels = np.array([0] * 50 + [1] * 5)
+    counts = metrics.bootstrap_counts(labels, 200, seed=3)
+    assert counts.shape == (200, 55)
+    assert (counts[:, labels == 1].sum(axis=1) == 5).all()
+    assert (counts[:, labels == 0].sum(axis=1) == 50).all()
+    assert (counts == metrics.bootstrap_counts(labels, 200, seed=3)).all()
+    assert counts[:, 0].mean() == pytest.approx(1, abs=0.2)

@@ -1,0 +1,664 @@
+"""Competitors on one task: tables beside the paper's numbers, differences, orders, costs, score distributions.
+
+A group of records is one method with its chosen settings, a record a seed; all functions take a mapping from method
+to group. Numbers in tables are percent.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.stats import rankdata, spearmanr
+
+from regroup_lib import plans
+from regroup_lib.experiments import Record, find_record
+from regroup_lib.methods import METHODS
+from regroup_lib.metrics import bootstrap_counts, calibrated_average_precision, weighted_average_precisions
+from regroup_lib.report import mean_std, result_on_test, rule_of
+
+Groups = Mapping[str, Sequence[Record]]
+
+N_RESAMPLES = 1000
+# The paper's second binary task contradicts itself about its positive class: both of ours stand beside it.
+PAPER_TASKS = {
+    "cifar100-worm": "cifar100-worm",
+    "ham10000-bcc": "ham10000-binary",
+    "ham10000-akiec": "ham10000-binary",
+    "ham10000": "ham10000",
+}
+
+
+@cache
+def paper_numbers(table: int) -> pd.DataFrame:
+    """Return the numbers of the paper's Table 1 or 2: columns task, method, measure, mean, std (percent)."""
+    source = importlib.resources.files("regroup_lib") / "paper" / f"table{table}.csv"
+    with source.open(encoding="utf-8") as stream:
+        return pd.read_csv(stream)
+
+
+def paper_number(task: str, method: str, measure: str) -> tuple[float, float] | None:
+    """Return mean and standard deviation that the paper prints, or None where it has no such row.
+
+    Parameters
+    ----------
+    task, method : str
+        This project's identifiers.
+    measure : str
+        ``"balanced_accuracy"``, ``"average_precision_positive"``, ``"average_precision_negative"``, or in the
+        multiclass task ``"average_precision_<class>"``.
+    """
+    frame = paper_numbers(2 if task == "ham10000" else 1)
+    row = frame[(frame.task == PAPER_TASKS.get(task)) & (frame.method == method) & (frame.measure == measure)]
+    return None if row.empty else (float(row["mean"].iloc[0]), float(row["std"].iloc[0]))
+
+
+def paper_difference(task: str, first: str, second: str, measure: str = "average_precision_positive") -> float | None:
+    """Return the paper's mean of one method minus that of another, or None where a row is missing."""
+    numbers = [paper_number(task, method, measure) for method in (first, second)]
+    return None if None in numbers else numbers[0][0] - numbers[1][0]
+
+
+def values(group: Sequence[Record], measure: str) -> np.ndarray:
+    """Return one number a seed, percent, under the paper's rule.
+
+    Parameters
+    ----------
+    group : sequence of Record
+    measure : str
+        ``"balanced_accuracy"``, ``"average_precision"`` (positive class), ``"average_precision_negative"`` or
+        ``"calibrated_average_precision"``.
+    """
+    if measure == "average_precision_negative":
+        found = [
+            next(iter(r.metrics[rule_of(r)]["test"]["average_precision"].values()))
+            if r.status == "finished"
+            else np.nan
+            for r in group
+        ]
+    else:
+        found = [result_on_test(r, measure) for r in group]
+    return 100 * np.array(found, float)
+
+
+def title(method: str) -> str:
+    """Return how tables and figures name a method."""
+    return METHODS[method].title
+
+
+def _paper_cell(task: str, method: str, measure: str) -> str:
+    number = paper_number(task, method, measure)
+    return "" if number is None else f"{number[0]:.1f} ± {number[1]:.1f}"
+
+
+def _best(groups: Groups, measure: str) -> dict[str, str]:
+    """Return ``"best"`` for the highest mean and ``"overlap"`` for those whose mean ± std meets the best one's."""
+    summary = {
+        method: (v.mean(), v.std(ddof=1) if len(v) > 1 else 0.0)
+        for method, v in ((m, values(g, measure)) for m, g in groups.items())
+        if np.isfinite(v).all()
+    }
+    if not summary:
+        return {}
+    best = max(summary, key=lambda method: summary[method][0])
+    floor = summary[best][0] - summary[best][1]
+    marks = {method: "overlap" for method, (mean, std) in summary.items() if mean + std >= floor}
+    return marks | {best: "best"}
+
+
+def competition_table(groups: Groups, task: str) -> pd.DataFrame:
+    """Return one row a method: BA and AP of both classes, ours and the paper's, mean ± std over seeds (Table 1).
+
+    The best mean of a column has two stars, those whose mean ± std meets its mean ± std have one, as the paper
+    marks them.
+    """
+    measures = {
+        "BA": ("balanced_accuracy", "balanced_accuracy"),
+        "AP, positive": ("average_precision", "average_precision_positive"),
+        "AP, negative": ("average_precision_negative", "average_precision_negative"),
+    }
+    marks = {name: _best(groups, ours) for name, (ours, _) in measures.items()}
+    rows = []
+    for method, group in groups.items():
+        row: dict[str, Any] = {"method": title(method)}
+        for name, (ours, papers) in measures.items():
+            stars = {"best": " **", "overlap": " *"}.get(marks[name].get(method, ""), "")
+            row[name] = mean_std(values(group, ours), scale=1) + stars
+            row[f"{name} (paper)"] = _paper_cell(task, method, papers)
+        row["calibrated AP"] = mean_std(values(group, "calibrated_average_precision"), scale=1)
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("method")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with a 95% interval, in percentage points."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.low > 0 or self.high < 0
+
+
+@cache
+def _counts(labels: bytes) -> np.ndarray:
+    return bootstrap_counts(np.frombuffer(labels, np.uint8), N_RESAMPLES)
+
+
+def bootstrap_precisions(group: Sequence[Record]) -> np.ndarray:
+    """Return the positive class's AP, percent, in resamples of the test set: [seeds, N_RESAMPLES].
+
+    All methods of a task see the same resamples, so their differences are paired.
+    """
+    precisions = []
+    for record in group:
+        if record.status != "finished":
+            precisions.append(np.full(N_RESAMPLES, np.nan))
+            continue
+        arrays = record.arrays()
+        labels, scores = arrays["test_labels"], arrays[f"test_scores_{rule_of(record)}"]
+        precisions.append(weighted_average_precisions(labels == 1, scores, _counts(labels.tobytes())))
+    return 100 * np.array(precisions)
+
+
+def bootstrap_difference(first: np.ndarray, second: np.ndarray, seed: int = 0) -> Interval:
+    """Return the difference of two methods' AP, with an interval over test images and seeds.
+
+    Parameters
+    ----------
+    first, second : array [seeds, resamples]
+        From `bootstrap_precisions`, the same seeds in the same order.
+    seed : int
+        Of the resampling of seeds.
+
+    Notes
+    -----
+    Each of the resamples draws test images, and training seeds with replacement: three seeds say little about their
+    own spread, so the interval is more likely too narrow than too wide.
+    """
+    difference = first - second
+    n_seeds, n_resamples = difference.shape
+    drawn = np.random.default_rng(seed).integers(n_seeds, size=(n_seeds, n_resamples))
+    means = np.take_along_axis(difference, drawn, axis=0).mean(axis=0)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Interval(float(difference.mean()), float(low), float(high))
+
+
+def difference_table(groups: Groups, baselines: Sequence[str] = ("ce", "rg")) -> pd.DataFrame:
+    """Return one row a method: the paired difference of its positive AP to each baseline, with a 95% interval."""
+    precisions = {method: bootstrap_precisions(group) for method, group in groups.items()}
+    rows = []
+    for method in groups:
+        row = {"method": title(method)}
+        for baseline in baselines:
+            same = method == baseline or baseline not in groups
+            difference = None if same else bootstrap_difference(precisions[method], precisions[baseline])
+            row[f"AP − {title(baseline)}"] = "" if same else f"{difference}{' *' if difference.clear else ''}"
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("method")
+
+
+def order_table(groups: Groups) -> pd.DataFrame:
+    """Return how stable the order by AP is: rank by mean, ranks over seeds, ranks and wins over resamples."""
+    methods = list(groups)
+    precisions = np.stack([bootstrap_precisions(groups[m]).mean(axis=0) for m in methods])
+    ranks = rankdata(-np.nan_to_num(precisions, nan=-1), axis=0, method="min")
+    by_seed = np.stack([values(groups[m], "average_precision") for m in methods])
+    seed_ranks = rankdata(-np.nan_to_num(by_seed, nan=-1), axis=0, method="min").astype(int)
+    mean_ranks = rankdata(-np.nan_to_num(by_seed.mean(axis=1), nan=-1), method="min").astype(int)
+    rows = []
+    for i, method in enumerate(methods):
+        low, high = np.percentile(ranks[i], [2.5, 97.5]).astype(int)
+        rows.append(
+            {
+                "method": title(method),
+                "rank": mean_ranks[i],
+                "ranks by seed": ", ".join(map(str, seed_ranks[i])),
+                "95% of resamples": f"{low} to {high}",
+                "first in": f"{(ranks[i] == 1).mean():.0%}",
+            }
+        )
+    return pd.DataFrame(rows).set_index("method").sort_values("rank")
+
+
+def cost_table(groups: Groups, baseline: str = "ce", tried: Mapping[str, int] | None = None) -> pd.DataFrame:
+    """Return one row a method: images seen and seconds, relative to `baseline`, and how many settings were tried.
+
+    Seconds are those of preparing and training one run (regrouping, resampling, training, not encoding), the median
+    over seeds.
+    """
+
+    def images(group: Sequence[Record]) -> float:
+        return float(np.median([sum(t["images"] for t in r.traces) for r in group]))
+
+    def seconds(group: Sequence[Record], steps: Sequence[str]) -> float:
+        return float(np.median([sum(r.seconds.get(step, 0.0) for step in steps) for r in group]))
+
+    all_steps = ("regroup", "resample", "train")
+    rows = []
+    for method, group in groups.items():
+        rows.append(
+            {
+                "method": title(method),
+                "settings tried": (tried or {}).get(method, 1),
+                "images seen": f"{images(group) / images(groups[baseline]):.2f}",
+                "seconds": f"{seconds(group, all_steps) / seconds(groups[baseline], all_steps):.2f}",
+                "of that preparing": f"{seconds(group, all_steps[:2]) / seconds(group, all_steps):.0%}",
+            }
+        )
+    return pd.DataFrame(rows).set_index("method")
+
+
+def confusion(record: Record, threshold: float = 0.5) -> np.ndarray:
+    """Return [[TN, FP], [FN, TP]] of a binary record's test set."""
+    arrays = record.arrays()
+    positive, called = arrays["test_labels"] == 1, arrays[f"test_scores_{rule_of(record)}"] >= threshold
+    return np.array(
+        [
+            [(~positive & ~called).sum(), (~positive & called).sum()],
+            [(positive & ~called).sum(), (positive & called).sum()],
+        ]
+    )
+
+
+def precision_of(matrix: np.ndarray) -> float:
+    """Return the precision of a confusion matrix, NaN where nothing is called positive."""
+    called = matrix[:, 1].sum()
+    return float(matrix[1, 1] / called) if called else float("nan")
+
+
+def balanced_accuracy_of(matrix: np.ndarray) -> float:
+    """Return the balanced accuracy of a confusion matrix."""
+    return float((matrix.diagonal() / matrix.sum(axis=1)).mean())
+
+
+def plot_confusion(record: Record) -> Figure:
+    """Draw a test set's confusion matrix with its balanced accuracy and precision (Figure 1)."""
+    matrix = confusion(record)
+    figure, axes = plt.subplots(figsize=(4.4, 3.6))
+    axes.imshow(matrix / matrix.sum(axis=1, keepdims=True), cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(matrix):
+        share = count / matrix[row].sum()
+        axes.text(
+            column, row, f"{count:,}\n{share:.1%}", ha="center", va="center", color="white" if share > 0.5 else "black"
+        )
+    axes.set(xticks=[0, 1], yticks=[0, 1], xlabel="predicted", ylabel="true")
+    axes.set_xticklabels(["negative", "positive"])
+    axes.set_yticklabels(["negative", "positive"])
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.set_title(
+        f"{title(record.spec.method)}: BA {balanced_accuracy_of(matrix):.1%}, precision {precision_of(matrix):.1%}"
+    )
+    return figure
+
+
+def plot_prevalence(record: Record) -> Figure:
+    """Draw how BA, precision and AP of one classifier move with the prevalence of the test set.
+
+    The rates within the classes are those of the record; only the share of positives changes.
+    """
+    arrays = record.arrays()
+    positive, scores = arrays["test_labels"] == 1, arrays[f"test_scores_{rule_of(record)}"]
+    matrix = confusion(record)
+    false_rate, true_rate = matrix[0, 1] / matrix[0].sum(), matrix[1, 1] / matrix[1].sum()
+    prevalence = np.geomspace(0.001, 0.5, 40)
+    curves = {
+        "balanced accuracy": (np.full(40, balanced_accuracy_of(matrix)), "-", "o"),
+        "precision at 0.5": (
+            prevalence * true_rate / (prevalence * true_rate + (1 - prevalence) * false_rate),
+            "--",
+            "s",
+        ),
+        "average precision": (
+            [calibrated_average_precision(positive, scores, prevalence=p) for p in prevalence],
+            "-.",
+            "^",
+        ),
+        "chance level of AP": (prevalence, ":", ""),
+    }
+    figure, axes = plt.subplots(figsize=(6.6, 3.8))
+    for (name, (curve, line, marker)), color in zip(
+        curves.items(), ("#000000", "#D55E00", "#0072B2", "0.5"), strict=True
+    ):
+        axes.plot(prevalence, curve, linestyle=line, marker=marker, markevery=6, color=color, label=name)
+    here = positive.mean()
+    axes.axvline(here, color="0.6", linewidth=1)
+    axes.text(here * 1.05, 1.03, f"this test set: {here:.1%}", fontsize=9, color="0.3")
+    axes.set(xscale="log", ylim=(0, 1.1), xlabel="prevalence (share of positives)", ylabel="value")
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+# Methods in the figures on scores: color, line; lightness and dash differ too.
+LOOKS = {
+    "ce": ("#000000", "-"),
+    "rusc": ("#E69F00", ":"),
+    "ros": ("#009E73", "--"),
+    "rg": ("#0072B2", "-."),
+}
+
+
+def plot_score_distributions(groups: Groups, methods: Sequence[str] = ("ce", "rusc", "rg", "ros")) -> Figure:
+    """Draw how the scores of test positives and negatives are distributed, one panel a method (Figure 7).
+
+    Shares within each class, on a logarithmic axis, of all seeds together.
+    """
+    methods = [m for m in methods if m in groups]
+    figure, panels = plt.subplots(1, len(methods), figsize=(2.7 * len(methods), 3.3), sharey=True, squeeze=False)
+    bins = np.linspace(0, 1, 26)
+    for axes, method in zip(panels[0], methods, strict=True):
+        arrays = [(r.arrays(), rule_of(r)) for r in groups[method] if r.status == "finished"]
+        labels = np.concatenate([a["test_labels"] for a, _ in arrays])
+        scores = np.concatenate([a[f"test_scores_{rule}"] for a, rule in arrays])
+        for value, name, color, style in (
+            (0, "negative", "0.55", {"fill": True}),
+            (1, "positive", "#D55E00", {"fill": False}),
+        ):
+            chosen = scores[labels == value]
+            weights = np.full(len(chosen), 1 / len(chosen))
+            axes.hist(
+                chosen,
+                bins,
+                weights=weights,
+                histtype="stepfilled" if style["fill"] else "step",
+                color=color,
+                linewidth=1.8,
+                label=name,
+            )
+        axes.axvline(0.5, color="0.2", linewidth=1, linestyle="--")
+        axes.set(yscale="log", ylim=(1e-5, 1.5), xlim=(0, 1), title=title(method), xlabel="score of the positive class")
+    panels[0, 0].set_ylabel("share of the class's images")
+    handles, names = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncol=2)
+    return figure
+
+
+def threshold_curves(record: Record, thresholds: np.ndarray) -> dict[str, np.ndarray]:
+    """Return balanced accuracy and precision of a binary record's test set at each threshold."""
+    arrays = record.arrays()
+    positive, scores = arrays["test_labels"] == 1, arrays[f"test_scores_{rule_of(record)}"]
+    true = (scores[positive][None, :] >= thresholds[:, None]).sum(axis=1)
+    false = (scores[~positive][None, :] >= thresholds[:, None]).sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        precision = np.where(true + false > 0, true / (true + false), np.nan)
+    return {
+        "balanced accuracy": (true / positive.sum() + 1 - false / (~positive).sum()) / 2,
+        "precision": precision,
+    }
+
+
+def plot_thresholds(groups: Groups, methods: Sequence[str] = ("ce", "rusc", "rg", "ros")) -> Figure:
+    """Draw balanced accuracy and precision as the decision threshold moves, mean over seeds."""
+    thresholds = np.linspace(0.005, 0.995, 100)
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.6))
+    for method in (m for m in methods if m in groups):
+        curves = [threshold_curves(r, thresholds) for r in groups[method] if r.status == "finished"]
+        color, line = LOOKS.get(method, ("0.4", "-"))
+        for axes, name in zip(panels, curves[0], strict=True):
+            axes.plot(
+                thresholds, np.mean([c[name] for c in curves], axis=0), color=color, linestyle=line, label=title(method)
+            )
+            _finish_threshold_panel(axes, name)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncol=len(methods))
+    return figure
+
+
+def _finish_threshold_panel(axes: Axes, name: str) -> None:
+    axes.axvline(0.5, color="0.6", linewidth=1, linestyle="--")
+    axes.set(xlabel="decision threshold", ylabel=name, xlim=(0, 1), ylim=(0, 1))
+
+
+def threshold_leniency(group: Sequence[Record], tolerance: float = 0.02) -> float:
+    """Return the share of thresholds in (0, 1) at which BA is within `tolerance` of its best, mean over seeds."""
+    thresholds = np.linspace(0.005, 0.995, 199)
+    shares = []
+    for record in group:
+        accuracy = threshold_curves(record, thresholds)["balanced accuracy"]
+        shares.append((accuracy >= accuracy.max() - tolerance).mean())
+    return float(np.mean(shares))
+
+
+OPTION_SIGNS = {"gamma": "γ", "tau": "τ", "max_margin": "margin", "deferred": "DRW", "n_clusters": "K"}
+DEFAULTS = {"gamma": 2.0, "tau": 1.0, "max_margin": 0.5, "deferred": False}
+
+
+def settings_of(record: Record) -> str:
+    """Return the tuned settings of a record as text: ``"γ = 2"``, ``"margin = 0.5, DRW = no"``, ``"K = 99"``."""
+    spec = record.spec
+    parts = []
+    for option in METHODS[spec.method].options:
+        value = getattr(spec, option)
+        value = DEFAULTS[option] if value is None else value
+        shown = ("yes" if value else "no") if isinstance(value, bool) else f"{value:g}"
+        parts.append(f"{OPTION_SIGNS[option]} = {shown}")
+    if METHODS[spec.method].labels == "regrouped":
+        parts.append(f"K = {len(record.regrouping['parent']) - 1}")
+    return ", ".join(parts)
+
+
+def tuning_table(task: str, profile: str, seeds: Sequence[int]) -> pd.DataFrame:
+    """Return one row a setting that was tried: its AP on the validation split, and whether it was chosen."""
+    rows = []
+    for method in plans.TABLE_METHODS:
+        specs = plans.tuning_specs(profile, task, method, seeds[0])
+        if len(specs) < 2:
+            continue
+        chosen = plans.select(specs)
+        for spec in specs:
+            record = find_record(spec)
+            row = {"method": title(method), "setting": settings_of(record)}
+            row["validation AP"] = f"{100 * plans.validation_precision(record):.1f}"
+            rows.append(row | {"chosen": "yes" if spec == chosen else ""})
+    return pd.DataFrame(rows).set_index("method")
+
+
+def describe_task(groups: Groups) -> str:
+    """Return one sentence on a task: class sizes in the test set, chance level of AP, number of seeds and epochs."""
+    record = groups["ce"][0]
+    labels = record.arrays()["test_labels"]
+    negatives, positives = np.bincount(labels, minlength=2)
+    trained = record.regrouping["counts"]
+    return (
+        f"{trained[0]:,} negatives and {trained[1]:,} positives train the networks; the test set has {negatives:,} and "
+        f"{positives:,}, so AP by chance is {100 * positives / len(labels):.1f}. {len(groups['ce'])} seeds, "
+        f"{record.spec.epochs} epochs of {record.spec.network}."
+    )
+
+
+def sortable(frame: pd.DataFrame) -> Any:
+    """Return a table for a notebook; its columns sort on a click in the rendered book (``sortable.js``)."""
+    from IPython.display import HTML  # a notebook's; the library works without it
+
+    return HTML(frame.reset_index().to_html(index=False, classes="sortable", border=0))
+
+
+NO_ENCODER_AT_TEST = tuple(m for m in plans.PAPER_METHODS if m not in ("mlp", "rg", "rg-wce"))
+
+
+def _verdict(passed: Sequence[bool], signs: Sequence[bool] | None = None) -> str:
+    """Return "holds" if all passed, "holds in part" if some did or have the right sign, else "does not hold"."""
+    if not passed:
+        return "not tested in this profile"
+    if all(passed):
+        return "holds"
+    return "holds in part" if any(passed) or any(signs or []) else "does not hold"
+
+
+def _decided(differences: Mapping[str, Interval], unit: str = "points") -> tuple[str, str]:
+    """Return text and verdict of differences that should be above 0."""
+    text = "; ".join(f"{task}: {difference} {unit}" for task, difference in differences.items())
+    found = list(differences.values())
+    return text, _verdict([d.low > 0 for d in found], [d.mean > 0 for d in found])
+
+
+def _precision_difference(groups: Groups, first: str, second: str) -> Interval:
+    return bootstrap_difference(bootstrap_precisions(groups[first]), bootstrap_precisions(groups[second]))
+
+
+def _family(tasks: Mapping[str, Groups], name: str) -> dict[str, Groups]:
+    return {task: groups for task, groups in tasks.items() if task.startswith(name)}
+
+
+def _rank(groups: Groups, method: str, measure: str) -> tuple[int, int]:
+    """Return a method's place among the paper's methods by the mean of a measure, and how many there are."""
+    means = {m: values(groups[m], measure).mean() for m in plans.PAPER_METHODS if m in groups}
+    better = sum(value > means[method] for value in means.values())
+    return better + 1, len(means)
+
+
+def _hidden_precision(tasks: Mapping[str, Groups]) -> tuple[str, str]:
+    texts, passed = [], []
+    for task, groups in tasks.items():
+        matrices = [confusion(r) for r in groups["rusc"]]
+        accuracy = 100 * np.mean([balanced_accuracy_of(m) for m in matrices])
+        precision = 100 * np.nanmean([precision_of(m) for m in matrices])
+        texts.append(f"{task}: RUSC has BA {accuracy:.1f} and precision {precision:.1f}")
+        passed.append(accuracy >= 75 and precision <= 25)
+    return "; ".join(texts), _verdict(passed)
+
+
+def _divergent_orders(tasks: Mapping[str, Groups]) -> tuple[str, str]:
+    texts, passed = [], []
+    for task, groups in tasks.items():
+        methods = [m for m in plans.PAPER_METHODS if m in groups]
+        measured = [
+            [values(groups[m], name).mean() for m in methods] for name in ("balanced_accuracy", "average_precision")
+        ]
+        correlation = float(spearmanr(*measured).statistic)
+        texts.append(f"{task}: rank correlation {correlation:+.2f}")
+        passed.append(correlation < 0.5)
+    return "; ".join(texts), _verdict(passed)
+
+
+def _rusc(tasks: Mapping[str, Groups]) -> tuple[str, str]:
+    texts, passed = [], []
+    for task, groups in tasks.items():
+        (by_accuracy, n), (by_precision, _) = (
+            _rank(groups, "rusc", m) for m in ("balanced_accuracy", "average_precision")
+        )
+        texts.append(f"{task}: place {by_accuracy} of {n} by BA, {by_precision} by AP")
+        passed.append(by_accuracy <= n / 2 < by_precision)
+    return "; ".join(texts), _verdict(passed)
+
+
+def _lenient(tasks: Mapping[str, Groups]) -> tuple[str, str]:
+    texts, passed = [], []
+    for task, groups in tasks.items():
+        lenient = {m: 100 * threshold_leniency(groups[m]) for m in ("ce", "rg")}
+        precision = {m: values(groups[m], "average_precision").mean() for m in ("ce", "rusc", "rg")}
+        worst = min(precision, key=precision.get)
+        texts.append(
+            f"{task}: BA within 2 points of its best at {lenient['rg']:.0f}% of all thresholds for RG, "
+            f"{lenient['ce']:.0f}% for CE; of the three {title(worst)} ranks worst"
+        )
+        passed += [lenient["rg"] > lenient["ce"], worst == "rusc"]
+    return "; ".join(texts), _verdict(passed)
+
+
+def tuned_threshold_gain(record: Record) -> float:
+    """Return what the threshold with the best validation BA adds to the test BA at 0.5, in percentage points."""
+    arrays, rule, thresholds = record.arrays(), rule_of(record), np.linspace(0.005, 0.995, 199)
+
+    def accuracies(part: str, at: np.ndarray) -> np.ndarray:
+        positive, scores = arrays[f"{part}_labels"] == 1, arrays[f"{part}_scores_{rule}"]
+        called = scores[None, :] >= at[:, None]
+        return (called[:, positive].mean(axis=1) + 1 - called[:, ~positive].mean(axis=1)) / 2
+
+    best = thresholds[accuracies("val", thresholds).argmax()]
+    tuned, plain = accuracies("test", np.array([best, 0.5]))
+    return float(100 * (tuned - plain))
+
+
+def _threshold_tuning(tasks: Mapping[str, Groups]) -> tuple[str, str]:
+    texts, passed = [], []
+    for task, groups in tasks.items():
+        gain = {m: np.mean([tuned_threshold_gain(r) for r in groups[m]]) for m in ("ce", "rg")}
+        texts.append(
+            f"{task}: a threshold tuned on validation adds {gain['ce']:+.1f} BA to CE, {gain['rg']:+.1f} to RG"
+        )
+        passed.append(gain["ce"] > 2)
+    return "; ".join(texts), _verdict(passed)
+
+
+def _best_without_encoder(tasks: Mapping[str, Groups], candidates: Sequence[str]) -> tuple[str, str]:
+    """Compare the best of the candidates with the best method that sees no encoder at test time, by mean AP."""
+    differences = {}
+    for task, groups in tasks.items():
+        ours, other = (
+            max(methods, key=lambda m: values(groups[m], "average_precision").mean())
+            for methods in (candidates, NO_ENCODER_AT_TEST)
+        )
+        differences[f"{task}, {title(ours)} − {title(other)}"] = _precision_difference(groups, ours, other)
+    return _decided(differences)
+
+
+def _unstable(tasks: Mapping[str, Groups]) -> tuple[str, str]:
+    texts, passed = [], []
+    for task, groups in tasks.items():
+        spread = {m: values(g, "average_precision").std(ddof=1) for m, g in groups.items()}
+        others = np.median([s for m, s in spread.items() if not m.startswith("ldam")])
+        texts.append(
+            f"{task}: std {spread['ldam']:.1f}, with a plain head {spread['ldam-plain']:.1f}; "
+            f"median of the others {others:.1f}"
+        )
+        passed.append(spread["ldam"] > 2 * others)
+    return "; ".join(texts), _verdict(passed)
+
+
+def binary_verdicts(tasks: Mapping[str, Groups]) -> pd.DataFrame:
+    """Return what the records say of each claim about Table 1 and Figures 1 and 7.
+
+    Parameters
+    ----------
+    tasks : mapping of str to groups
+        Binary tasks; a claim about a data set that is not among them is "not tested in this profile".
+
+    Returns
+    -------
+    DataFrame
+        Indexed by the claim's number; columns claim, paper, measured, verdict.
+    """
+    cifar, ham = _family(tasks, "cifar100"), _family(tasks, "ham10000")
+    transfer = {task: _precision_difference(groups, "rg", "mlp") for task, groups in ham.items()}
+    weighted = {task: _precision_difference(groups, "rg-wce", "rg") for task, groups in ham.items()}
+    unweighted = {task: _precision_difference(groups, "rg", "rg-wce") for task, groups in cifar.items()}
+    mlp = {task: _precision_difference(groups, "mlp", "rg") for task, groups in cifar.items()}
+    rows = {
+        "C1": ("A good BA can hide a very poor precision", "Fig. 1", _hidden_precision(tasks)),
+        "C11": ("BA and AP order the methods differently", "Table 1", _divergent_orders(tasks)),
+        "C12": ("RUSC is competitive in BA and poor in AP", "BA 84.9 and AP 14.5 on CIFAR-100", _rusc(tasks)),
+        "C13": ("RG is more lenient about the threshold than CE; RUSC separates worst", "Fig. 7", _lenient(tasks)),
+        "C14": ("CE needs its threshold tuned for a good BA", "Section 4.2", _threshold_tuning(tasks)),
+        "C15": ("Encoder+MLP beats RG on CIFAR-100", "+10.4 points", _decided(mlp)),
+        "C16": ("Encoder+MLP collapses on HAM10000, RG does not", "RG +54.8 points", _decided(transfer)),
+        "C17": (
+            "RG has the best AP without an encoder at test time, CIFAR-100",
+            "+5.3 over ROS",
+            _best_without_encoder(cifar, ["rg"]),
+        ),
+        "C18": ("The same on HAM10000", "+1.1, with WCE +9.4 over ROS", _best_without_encoder(ham, ["rg", "rg-wce"])),
+        "C19": (
+            "RG+WCE improves RG on HAM10000, not on CIFAR-100",
+            "+8.3 and −1.1 points",
+            _decided(weighted | unweighted),
+        ),
+        "C24": ("LDAM is unstable", "std 7.3 and 15.5", _unstable(tasks)),
+    }
+    table = {k: {"claim": c, "paper": p, "measured": text, "verdict": v} for k, (c, p, (text, v)) in rows.items()}
+    return pd.DataFrame.from_dict(table, orient="index").rename_axis("no.")

@@ -1,0 +1,542 @@
+"""Losses against imbalance: reweighted, with margins, logit-adjusted, and two that rank instead of classifying.
+
+All take logits float [n, C] and targets int64 [n] and return a scalar. Half-precision logits are computed with in
+float32. Statistics of the classes are buffers: ``loss.to(device)`` moves them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+# ---------------------------------------------------------------- cross-entropy and its relatives
+
+
+def class_weights(class_counts: Sequence[int]) -> torch.Tensor:
+    """Return the weight of each class, in inverse proportion to its size; the largest class has weight 1.
+
+    Parameters
+    ----------
+    class_counts : sequence of int [C]
+        Training samples of each class, n_c; all at least 1.
+
+    Returns
+    -------
+    Tensor of float32 [C]
+        ``max(n) / n_c``.
+
+    Raises
+    ------
+    ValueError
+        If a count is not a whole number of at least 1.
+
+    Examples
+    --------
+    >>> class_weights([900, 100]).tolist()
+    [1.0, 9.0]
+    """
+    counts = _counts(class_counts)
+    return (counts.max() / counts).float()
+
+
+def weighted_cross_entropy(class_counts: Sequence[int]) -> nn.CrossEntropyLoss:
+    """Return cross-entropy weighted by `class_weights`.
+
+    PyTorch's mean is a weighted one: it divides by the sum of the weights of the batch's samples, not by n. So a batch
+    of one class alone has the plain cross-entropy, whatever the class's weight, and the loss keeps its scale.
+
+    Parameters
+    ----------
+    class_counts : sequence of int [C]
+        Training samples of each class; all at least 1.
+
+    Returns
+    -------
+    CrossEntropyLoss
+        Its weights are float32, and PyTorch asks for logits of the same type: for others, convert the logits or the
+        loss (``loss.double()``).
+
+    Raises
+    ------
+    ValueError
+        If a count is not a whole number of at least 1.
+
+    Examples
+    --------
+    >>> loss = weighted_cross_entropy([900, 100])
+    >>> round(loss(torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1])).item(), 3)
+    1.927
+    """
+    return nn.CrossEntropyLoss(weight=class_weights(class_counts))
+
+
+class FocalLoss(nn.Module):
+    """Cross-entropy that fades for samples which are already classified well: the mean of (1 - p_t)^gamma CE.
+
+    p_t is the softmax probability of the target. There is no class weight alpha: made for the sigmoid form, its usual
+    value of 0.25 weighs positives down.
+
+    Parameters
+    ----------
+    gamma : float
+        Focusing exponent, at least 0; 0 is cross-entropy.
+
+    Raises
+    ------
+    ValueError
+        If `gamma` is negative or not finite.
+
+    Notes
+    -----
+    It does not know the class sizes: it favours samples that are hard, not those that are rare. Its probabilities are
+    less confident than those of cross-entropy.
+
+    References
+    ----------
+    Lin, Goyal, Girshick, He & Dollár (2017), Focal loss for dense object detection, Equation 4, in softmax form.
+
+    Examples
+    --------
+    >>> logits, targets = torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1])
+    >>> round(FocalLoss()(logits, targets).item(), 3)
+    0.826
+    """
+
+    def __init__(self, gamma: float = 2.0):
+        super().__init__()
+        if not 0 <= gamma < math.inf:  # also refuses NaN
+            raise ValueError(f"gamma is {gamma}; it must be finite and at least 0")
+        self.gamma = float(gamma)
+
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the mean loss of logits [n, C] and targets int64 [n]."""
+        logits = _checked(logits, targets)
+        log_p = -F.cross_entropy(logits, targets, reduction="none")
+        # Below gamma = 1 the power has an infinite slope at p_t = 1; the clamp makes it 0 there, as the loss's is.
+        others = (-torch.expm1(log_p)).clamp(min=torch.finfo(logits.dtype).tiny)
+        return -(others**self.gamma * log_p).mean()
+
+
+class LDAMLoss(nn.Module):
+    """Label-distribution-aware margins: cross-entropy of ``scale * (z - margin at the target)``.
+
+    Margins are in proportion to n_c^(-1/4): a rare class has to win by more.
+
+    Parameters
+    ----------
+    class_counts : sequence of int [C]
+        Training samples of each class; all at least 1.
+    max_margin : float
+        Margin of the smallest class, at least 0.
+    scale : float
+        Factor of the logits, above 0 (the s of the paper's code).
+    deferred : float, optional
+        Deferred re-weighting (DRW): from this share of the training on, 0 <= deferred < 1, samples are weighted by
+        their class's effective number, (1 - beta) / (1 - beta^n_c) with beta = 0.9999, normalised to sum to C. The
+        mean is then a weighted one, as in ``nn.CrossEntropyLoss``. The training loop says where it is by
+        `begin_epoch`; without it nothing is switched. Default: never.
+
+    Attributes
+    ----------
+    scale : float
+        Predictions multiply the logits by it: probabilities are ``softmax(scale * z)``, without a margin.
+    margins, effective_weights : Tensor of float32 [C]
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range.
+
+    Notes
+    -----
+    The margin means something beside logits of a known size only: the paper's head is a cosine (weights and features
+    normalised, logits within [-1, 1]). Any logits are taken, but those of a plain linear layer have no bound, and
+    multiplied by `scale` they make training diverge easily.
+
+    References
+    ----------
+    Cao, Wei, Gaidon, Arechiga & Ma (2019), Learning imbalanced datasets with label-distribution-aware margin loss,
+    Section 3 and Algorithm 1 (DRW). The effective number: Cui, Jia, Lin, Song & Belongie (2019).
+
+    Examples
+    --------
+    >>> loss = LDAMLoss([1600, 100], deferred=0.8)
+    >>> loss.margins.tolist()
+    [0.25, 0.5]
+    >>> loss.begin_epoch(8 / 10)
+    >>> loss.reweighted
+    True
+    """
+
+    def __init__(
+        self,
+        class_counts: Sequence[int],
+        max_margin: float = 0.5,
+        scale: float = 30.0,
+        *,
+        deferred: float | None = None,
+    ):
+        super().__init__()
+        counts = _counts(class_counts)
+        if not 0 <= max_margin < math.inf:
+            raise ValueError(f"max_margin is {max_margin}; it must be finite and at least 0")
+        if not 0 < scale < math.inf:
+            raise ValueError(f"scale is {scale}; it must be finite and above 0")
+        if deferred is not None and not 0 <= deferred < 1:
+            raise ValueError(f"deferred is {deferred}; it must be None or at least 0 and below 1")
+        self.scale = float(scale)
+        self.deferred = deferred
+        self.register_buffer("margins", (max_margin * (counts.min() / counts) ** 0.25).float())
+        # (1 - beta) cancels in the normalisation.
+        weights = -1 / torch.expm1(counts * math.log(0.9999))
+        self.register_buffer("effective_weights", (weights * (len(counts) / weights.sum())).float())
+        self.begin_epoch(0.0)
+
+    def begin_epoch(self, progress: float) -> None:
+        """Switch the re-weighting on or off.
+
+        Parameters
+        ----------
+        progress : float
+            Finished epochs divided by all epochs, at least 0 and below 1.
+        """
+        if not 0 <= progress < 1:
+            raise ValueError(f"progress is {progress}; it must be at least 0 and below 1")
+        self.reweighted = self.deferred is not None and progress >= self.deferred
+
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the mean loss of logits [n, C] and targets int64 [n]."""
+        logits = _checked(logits, targets, len(self.margins))
+        margins = F.one_hot(targets, len(self.margins)) * self.margins.to(logits.dtype)
+        weights = self.effective_weights.to(logits.dtype) if self.reweighted else None
+        return F.cross_entropy(self.scale * (logits - margins), targets, weight=weights)
+
+
+class LogitAdjustedLoss(nn.Module):
+    """Cross-entropy of ``z + tau * log(pi)``, pi the share of each class in the training set.
+
+    The network learns what remains beside the class sizes, so its bare logits predict for balanced classes. With
+    tau = 1 this is balanced softmax (Ren et al. 2020).
+
+    Parameters
+    ----------
+    class_counts : sequence of int [C]
+        Training samples of each class; all at least 1 (the logarithm of an empty class is infinite).
+    tau : float
+        Strength, at least 0; 0 is cross-entropy.
+
+    Raises
+    ------
+    ValueError
+        If a count is not a whole number of at least 1, or `tau` is negative or not finite.
+
+    Notes
+    -----
+    The adjustment is made in training only; predictions take the logits as they are. The same adjustment made after
+    an ordinary training (z - tau * log(pi)) moves the decision threshold of a binary task and cannot change its
+    average precision, because every sample's log-odds move by the same amount.
+
+    References
+    ----------
+    Menon et al. (2021), Long-tail learning via logit adjustment, Equation 10. Ren et al. (2020), Balanced
+    meta-softmax for long-tailed visual recognition.
+
+    Examples
+    --------
+    >>> loss = LogitAdjustedLoss([75, 25])
+    >>> loss.adjustment.exp().tolist()
+    [0.75, 0.25]
+    """
+
+    def __init__(self, class_counts: Sequence[int], tau: float = 1.0):
+        super().__init__()
+        counts = _counts(class_counts)
+        if not 0 <= tau < math.inf:
+            raise ValueError(f"tau is {tau}; it must be finite and at least 0")
+        self.tau = float(tau)
+        self.register_buffer("adjustment", (tau * (counts / counts.sum()).log()).float())
+
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the mean loss of logits [n, C] and targets int64 [n]."""
+        logits = _checked(logits, targets, len(self.adjustment))
+        return F.cross_entropy(logits + self.adjustment.to(logits.dtype), targets)
+
+
+def _counts(class_counts: Sequence[int]) -> torch.Tensor:
+    """Return class counts as float64 [C] where every class has a sample."""
+    counts = [float(count) for count in class_counts]
+    if not counts or not all(count >= 1 and count.is_integer() for count in counts):  # also refuses NaN and infinity
+        raise ValueError(f"class_counts is {counts}; expected a whole number of at least 1 for every class")
+    return torch.tensor(counts, dtype=torch.float64)
+
+
+def _checked(logits: torch.Tensor, targets: torch.Tensor, n_classes: int | None = None) -> torch.Tensor:
+    """Return logits of at least single precision, if the shapes agree."""
+    fits = logits.ndim == 2 and targets.shape == logits.shape[:1] and n_classes in (None, logits.shape[1])
+    if not fits:
+        shapes = f"logits have shape {list(logits.shape)} and targets {list(targets.shape)}"
+        raise ValueError(f"{shapes}; expected [n, {'C' if n_classes is None else n_classes}] and [n]")
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+# ---------------------------------------------------------------- losses that rank
+
+
+class APLoss(nn.Module):
+    """One minus the batch's average precision, trained by the error-driven update.
+
+    A sample's score for class c is its log-odds against the rest, s = z_c - logsumexp of the other logits (binary:
+    z_1 - z_0). With x_ij = s_j - s_i, H(x) rising from 0 at -delta to 1 at delta in a straight line, and P and N the
+    positives and negatives of the batch,
+
+    - rank(i) = 1 + sum of H(x_ij) over all j except i, L_ij = H(x_ij) / rank(i) for i in P and j in N;
+    - the loss is the sum of all L_ij divided by the number of positives, within [0, 1);
+    - the gradient is not its derivative, which is 0 for pairs further apart than delta, but the error itself:
+      -sum_j L_ij for a positive's score, +sum_i L_ij for a negative's, divided by the number of positives.
+
+    In a binary task class 1 is the positive one. With more classes the loss is the mean over the classes that have
+    positives and negatives in the batch, each against the rest: an addition of this project.
+
+    Parameters
+    ----------
+    delta : float
+        Half the width of the straight piece, in units of the score; above 0.
+
+    Raises
+    ------
+    ValueError
+        If `delta` is not above 0 or not finite.
+
+    Notes
+    -----
+    - It ranks and does not calibrate: adding a constant to all scores changes nothing, so the threshold of 0.5, and
+      with several classes the argmax, mean nothing until they are set on the validation split.
+    - A batch without positives (or without negatives) has no signal: the loss is 0 and so is its gradient. A class of
+      1% is missing in 28% of all batches of 128: draw stratified batches.
+    - It needs memory for positives times n, in a multiclass task n^2.
+    - The paper's interpolated AP is left out. There is no second derivative.
+
+    References
+    ----------
+    Chen et al. (2019), Towards accurate one-stage object detection with AP-Loss, Section 3: AP-loss, error-driven
+    update, and the piecewise step function H.
+
+    Examples
+    --------
+    >>> logits = torch.tensor([[0.0, 3.0], [0.0, 0.0], [0.0, 5.0]], requires_grad=True)
+    >>> loss = APLoss()(logits, torch.tensor([1, 0, 0]))  # the only positive is second of three
+    >>> loss.backward()
+    >>> round(loss.item(), 3), logits.grad[:, 1].tolist()
+    (0.5, [-0.5, 0.0, 0.5])
+    """
+
+    def __init__(self, delta: float = 1.0):
+        super().__init__()
+        if not 0 < delta < math.inf:
+            raise ValueError(f"delta is {delta}; it must be finite and above 0")
+        self.delta = float(delta)
+
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the loss of logits [n, C], C at least 2, and targets int64 [n]."""
+        scores = _log_odds(_checked_ranking(logits, targets))
+        with torch.no_grad():
+            rows, weights = _positives(scores, targets)
+            difference, positive = _pairs(scores, targets, rows)
+            above = (difference / (2 * self.delta) + 0.5).clamp(0, 1)
+            rank = 0.5 + above.sum(1, keepdim=True)  # the sum has H(0) = 0.5 of the sample itself
+            errors = weights[:, None] * (above / rank).masked_fill(positive, 0)
+            gradient = _score_gradient(errors, scores, targets, rows)
+        return _WithGradient.apply(scores, errors.sum(), gradient)
+
+
+class SOAPLoss(nn.Module):
+    """Stochastic optimisation of average precision with a moving average for each positive sample.
+
+    Scores are softmax probabilities of the class (binary: of class 1). With l_ij = max(0, margin - (s_i - s_j))^2 in
+    the place of "j is ranked above i", a positive's precision is u_pos / u_all, the means of l_ij over the positives
+    and over all samples j. A batch is too small to know these means, and the ratio of two estimates is biased, so
+    each positive keeps moving averages of both from batch to batch: u <- (1 - gamma) u + gamma * (mean of the batch),
+    and at the first visit the batch's mean.
+
+    - The loss is the mean of 1 - u_pos / u_all over the positives.
+    - The gradient is that of the mean over i and j of p_ij * l_ij, where
+      p_ij = (u_pos_i - u_all_i * [j positive]) / u_all_i^2 is a constant. Where u is the batch's mean alone, this is
+      the loss's derivative.
+
+    With more than two classes the loss is the mean over the classes that have positives and negatives in the batch,
+    each against the rest: an addition of this project.
+
+    Parameters
+    ----------
+    n_samples : int
+        Size of the training set.
+    margin : float
+        Margin of the squared hinge, above 0. Probabilities differ by 1 at most.
+    gamma : float
+        Weight of the newest batch, 0 < gamma <= 1; 1 forgets at once.
+
+    Attributes
+    ----------
+    u_all, u_pos : Tensor of float32 [n_samples]
+        The moving averages; 0 before the first visit. A sample is a positive of one class alone, so one value a
+        sample serves any number of classes. They belong to ``state_dict``: a resumed run goes on from them.
+    takes_index : bool
+        True: the training loop passes the samples' rows.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range.
+
+    Notes
+    -----
+    - It ranks and does not calibrate: set the decision threshold on the validation split.
+    - A batch without positives (or without negatives) has no signal: the loss and its gradient are 0 and nothing is
+      updated. Draw stratified batches; the averages then refer to the batches' prevalence, not to the training set's.
+    - A sample that occurs twice in a batch moves its averages once, by the mean of its copies.
+    - It needs memory for positives times n, in a multiclass task n^2. There is no second derivative.
+
+    References
+    ----------
+    Qi, Luo, Xu, Ji & Yang (2021), Stochastic optimization of areas under precision-recall curves with provable
+    convergence, Algorithm 1, with the squared hinge as the surrogate.
+
+    Examples
+    --------
+    >>> loss = SOAPLoss(n_samples=3)
+    >>> logits, targets = torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 0.0]]), torch.tensor([0, 1, 0])
+    >>> round(loss(logits, targets, index=torch.arange(3)).item(), 3), loss.u_all.gt(0).tolist()
+    (0.306, [False, True, False])
+    """
+
+    takes_index = True
+
+    def __init__(self, n_samples: int, *, margin: float = 1.0, gamma: float = 0.9):
+        super().__init__()
+        if not 1 <= n_samples < math.inf or n_samples % 1:
+            raise ValueError(f"n_samples is {n_samples}; it must be a whole number of at least 1")
+        if not 0 < margin < math.inf:
+            raise ValueError(f"margin is {margin}; it must be finite and above 0")
+        if not 0 < gamma <= 1:
+            raise ValueError(f"gamma is {gamma}; it must be above 0 and at most 1")
+        self.margin = float(margin)
+        self.gamma = float(gamma)
+        self.register_buffer("u_all", torch.zeros(int(n_samples)))
+        self.register_buffer("u_pos", torch.zeros(int(n_samples)))
+
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor, index: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the loss, and update the moving averages.
+
+        Parameters
+        ----------
+        logits : Tensor [n, C]
+            C is at least 2.
+        targets : Tensor of int64 [n]
+        index : Tensor of int64 [n], optional
+            Rows of the training set. Without it the batch's means are used alone and nothing is updated.
+        """
+        scores = _checked_ranking(logits, targets).softmax(1)
+        if index is not None:
+            self._check_index(index, targets)
+        with torch.no_grad():
+            rows, weights = _positives(scores, targets)
+            difference, positive = _pairs(scores, targets, rows)
+            hinge = (self.margin + difference).clamp(min=0)
+            # Neither mean is 0: the sample itself is one of its positives, at margin^2.
+            u_all, u_pos = (hinge**2).mean(1), (hinge**2 * positive).mean(1)
+            if index is not None:
+                u_all = self._averaged(self.u_all, index[rows], u_all)
+                u_pos = self._averaged(self.u_pos, index[rows], u_pos)
+            p = (u_pos[:, None] - u_all[:, None] * positive) / u_all[:, None] ** 2
+            pair_gradient = weights[:, None] * p * 2 * hinge / len(scores)
+            gradient = _score_gradient(pair_gradient, scores, targets, rows)
+            value = (weights * (1 - u_pos / u_all)).sum()
+        return _WithGradient.apply(scores, value, gradient)
+
+    def _check_index(self, index: torch.Tensor, targets: torch.Tensor) -> None:
+        if index.shape != targets.shape or index.dtype != torch.int64:
+            got = f"{str(index.dtype).removeprefix('torch.')} of shape {list(index.shape)}"
+            raise ValueError(f"index is {got}; expected int64 of shape {list(targets.shape)}, a row a sample")
+        if len(index) and (index.min() < 0 or index.max() >= len(self.u_all)):
+            bounds = f"{int(index.min())} to {int(index.max())}"
+            raise ValueError(f"index has rows {bounds}; n_samples is {len(self.u_all)}: expected 0 to n_samples - 1")
+
+    def _averaged(self, average: torch.Tensor, index: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
+        """Move the averages of some samples towards the batch's means in place, and return them, one a sample."""
+        samples, place = index.unique(return_inverse=True)
+        mean = batch.new_zeros(len(samples)).scatter_reduce(0, place, batch, "mean", include_self=False)
+        before = average[samples].to(mean.dtype)
+        after = torch.where(before == 0, mean, (1 - self.gamma) * before + self.gamma * mean)
+        average[samples] = after.to(average.dtype)
+        return after[place]
+
+
+class _WithGradient(torch.autograd.Function):
+    """Returns `value`, and says that its gradient by `scores` is `gradient`."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: torch.Tensor, value: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(gradient)
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return upstream * gradient, None, None
+
+
+def _checked_ranking(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    logits = _checked(logits, targets)
+    if logits.shape[1] < 2:
+        raise ValueError(f"logits have shape {list(logits.shape)}; a ranking loss needs two classes or more")
+    return logits
+
+
+def _log_odds(logits: torch.Tensor) -> torch.Tensor:
+    """Return z_c - logsumexp of the other logits, [n, C]."""
+    if logits.shape[1] == 2:
+        return logits - logits.flip(1)
+    # log(1 - p) loses its digits where p is nearly 1. Only the largest logit can be there: it is done apart.
+    largest = F.one_hot(logits.argmax(1), logits.shape[1]).bool()
+    total = logits.logsumexp(1, keepdim=True)
+    below_largest = logits.masked_fill(largest, -math.inf).logsumexp(1, keepdim=True)
+    share = (logits - total).exp().masked_fill(largest, 0)
+    return logits - torch.where(largest, below_largest, total + torch.log1p(-share))
+
+
+def _positives(scores: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the rows [p] of the batch's positives, and their weights [p] in a mean over classes and positives."""
+    n_classes = scores.shape[1]
+    counts = torch.bincount(targets, minlength=n_classes)
+    if len(counts) > n_classes:
+        raise ValueError(f"targets go up to {len(counts) - 1}; {n_classes} columns of logits have 0 to {n_classes - 1}")
+    usable = (counts > 0) & (counts < len(targets))
+    if n_classes == 2:
+        usable[0] = False
+    rows = usable[targets].nonzero().squeeze(1)
+    return rows, 1 / (counts * usable.sum())[targets[rows]].to(scores.dtype)
+
+
+def _pairs(scores: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return s_j - s_i in the class of i, and whether j is of that class too, for positives i and samples j: [p, n]."""
+    classes = targets[rows]
+    return scores[:, classes].T - scores[rows, classes][:, None], classes[:, None] == targets
+
+
+def _score_gradient(
+    pair_gradient: torch.Tensor, scores: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor
+) -> torch.Tensor:
+    """Return the gradient by scores [n, C] from that by the differences which `_pairs` gives [p, n]."""
+    classes = F.one_hot(targets[rows], scores.shape[1]).to(scores.dtype)
+    # A product, because a GPU adds scattered values in no fixed order; never in bf16, where autocast is on.
+    with torch.autocast(scores.device.type, enabled=False):
+        gradient = pair_gradient.T @ classes
+    gradient[rows] -= classes * pair_gradient.sum(1, keepdim=True)
+    return gradient

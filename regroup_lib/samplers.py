@@ -1,0 +1,415 @@
+"""Which rows of the training set an epoch visits, and in which order.
+
+Three functions choose rows once, before training (`random_oversampling`, `random_undersampling`,
+`cluster_undersampling`); two classes turn rows into the order of an epoch (`ShuffledRows`, `StratifiedBatches`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from imblearn.over_sampling import RandomOverSampler
+from imblearn.under_sampling import RandomUnderSampler
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
+
+from regroup_lib.regroup import make_clusterer
+
+# ---------------------------------------------------------------- rows, chosen once
+
+
+def random_oversampling(labels: Sequence[int], *, seed: int) -> np.ndarray:
+    """Repeat rows until every class is as large as the largest (ROS, imbalanced-learn's `RandomOverSampler`).
+
+    Parameters
+    ----------
+    labels : sequence of int [n]
+        Class of each row of the training set.
+    seed : int
+
+    Returns
+    -------
+    ndarray of int64
+        Row numbers, ascending; every row is there at least once.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two classes.
+
+    Examples
+    --------
+    >>> random_oversampling([0, 0, 0, 1], seed=0).tolist()
+    [0, 1, 2, 3, 3, 3]
+    """
+    return _resample(RandomOverSampler(random_state=seed), labels)
+
+
+def random_undersampling(labels: Sequence[int], *, seed: int) -> np.ndarray:
+    """Drop rows until every class is as small as the smallest (RUS, imbalanced-learn's `RandomUnderSampler`).
+
+    Parameters
+    ----------
+    labels : sequence of int [n]
+        Class of each row of the training set.
+    seed : int
+
+    Returns
+    -------
+    ndarray of int64
+        Row numbers, ascending; no row twice.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two classes.
+
+    Examples
+    --------
+    >>> labels = np.array([0, 1, 0, 2, 0, 1])
+    >>> sorted(labels[random_undersampling(labels, seed=0)].tolist())
+    [0, 1, 2]
+    """
+    return _resample(RandomUnderSampler(random_state=seed), labels)
+
+
+def _resample(sampler: Any, labels: Sequence[int]) -> np.ndarray:
+    labels = _check_labels(labels)
+    sampler.fit_resample(np.arange(len(labels))[:, None], labels)
+    return np.sort(sampler.sample_indices_).astype(np.int64)
+
+
+def _check_labels(labels: Sequence[int]) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or labels.dtype.kind not in "iub":
+        raise ValueError(f"labels are {labels.dtype} of shape {labels.shape}; expected one class index a row")
+    found = np.unique(labels)
+    if len(found) < 2:
+        raise ValueError(f"labels have the classes {found.tolist()}; resampling needs at least two")
+    return labels.astype(np.int64)
+
+
+def cluster_quotas(majority: Sequence[int], minority: Sequence[int], n_wanted: int) -> np.ndarray:
+    """Return how many majority samples are drawn from each cluster (Yen & Lee 2009, SBC).
+
+    Cluster i's share of `n_wanted` is r_i / Σ r_i, with r_i = majority_i / max(minority_i, 1): the more a cluster
+    belongs to the majority, the more is drawn from it.
+
+    The paper leaves three things open. Shares are rounded by the largest remainder (the first cluster first, where
+    remainders are equal), so the quotas sum to `n_wanted` exactly. A cluster whose share exceeds its majority
+    samples gives all it has, and the rest is handed to the other clusters in proportion to their r_i, until
+    `n_wanted` is met. Where `n_wanted` is more than all majority samples together, all are drawn.
+
+    Parameters
+    ----------
+    majority, minority : sequence of int [K]
+        Samples of either class in each cluster.
+    n_wanted : int
+        Majority samples to draw in total: the paper's m · N_min.
+
+    Returns
+    -------
+    ndarray of int64 [K]
+        None above its cluster's majority; the sum is ``min(n_wanted, sum(majority))``.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ, a number is negative or not whole, or there is no minority sample in any cluster.
+
+    References
+    ----------
+    Yen & Lee (2009), Cluster-based under-sampling approaches for imbalanced data distributions.
+
+    Examples
+    --------
+    The paper's example: 1,000 samples against 100, in three clusters with the ratios 500/10 = 50, 300/50 = 6 and
+    200/40 = 5. One majority sample for each minority sample is wanted, so the first cluster gives
+    100 · 50 / (50 + 6 + 5) = 81.97 of them, the second 9.84, the third 8.20:
+
+    >>> cluster_quotas([500, 300, 200], [10, 50, 40], 100).tolist()
+    [82, 10, 8]
+
+    The first cluster has 60 only; the other two share the 40 that are left 6 : 5 (the first one's r is 60):
+
+    >>> cluster_quotas([60, 300, 200], [1, 50, 40], 100).tolist()
+    [60, 22, 18]
+    """
+    majority, minority = _counts("majority", majority), _counts("minority", minority)
+    if len(majority) != len(minority):
+        raise ValueError(f"majority has {len(majority)} clusters and minority {len(minority)}; expected as many")
+    if sum(minority) == 0:
+        raise ValueError("minority has no sample in any cluster; expected at least one")
+    if n_wanted < 0 or n_wanted % 1:
+        raise ValueError(f"n_wanted is {n_wanted}; expected a whole number of at least 0")
+    # Fractions: whether two remainders are equal must not hang on the rounding of a division.
+    ratio = [Fraction(many, max(few, 1)) for many, few in zip(majority, minority, strict=True)]
+    quotas, left = [0] * len(majority), min(int(n_wanted), sum(majority))
+    unfilled = [i for i, many in enumerate(majority) if many]
+    while True:
+        total = sum(ratio[i] for i in unfilled)
+        exhausted = [i for i in unfilled if left * ratio[i] >= majority[i] * total]
+        if not exhausted:
+            break
+        for i in exhausted:
+            quotas[i] = majority[i]
+            left -= majority[i]
+        unfilled = [i for i in unfilled if not quotas[i]]
+    shares = {i: left * ratio[i] / total for i in unfilled}
+    quotas = [int(shares.get(i, quota)) for i, quota in enumerate(quotas)]
+    left -= sum(quotas[i] for i in unfilled)
+    for i in sorted(unfilled, key=lambda i: quotas[i] - shares[i])[:left]:
+        quotas[i] += 1
+    return np.array(quotas, dtype=np.int64)
+
+
+def _counts(name: str, values: Sequence[int]) -> list[int]:
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "iu" or (array < 0).any():
+        raise ValueError(f"{name} is {values}; expected a whole number of at least 0 for each cluster")
+    return array.tolist()
+
+
+def cluster_undersampling(
+    features: np.ndarray,
+    labels: Sequence[int],
+    *,
+    n_clusters: int,
+    ratio: float = 1.0,
+    seed: int,
+    clusterer: str | Any = "kmeans",
+) -> np.ndarray:
+    """Drop rows of the large classes, more of them where the small class is at home (RUSC; Yen & Lee 2009, SBC).
+
+    All training data, both classes together, are clustered. From cluster i are drawn, at random and without
+    replacement, about ``ratio * N_min * r_i / Σ r_i`` majority samples, with r_i = N_maj,i / max(N_min,i, 1);
+    `cluster_quotas` says how that is rounded and what happens when a cluster has fewer. All minority samples are
+    kept. (It is not imbalanced-learn's `ClusterCentroids`, which clusters the majority alone and keeps centres.)
+
+    The paper defines it for two classes. With more, the smallest class is the minority here, and each larger one
+    is undersampled against it by itself, in the same clusters: r_i = N_class,i / max(N_min,i, 1).
+
+    Parameters
+    ----------
+    features : array [n, d]
+        Finite numbers: what is clustered.
+    labels : sequence of int [n]
+        Class of each row. Among several smallest classes the first is the minority; the others are kept whole.
+    n_clusters : int
+        Clusters of all data together, 1 to n.
+    ratio : float
+        Samples to keep of each larger class, in samples of the minority (the paper's m): the nearest whole number,
+        at least 1. A class that has no more is kept whole.
+    seed : int
+        Seed of the clusterer and of the draw.
+    clusterer : str or object
+        See `Regrouping`.
+
+    Returns
+    -------
+    ndarray of int64
+        Row numbers, ascending; no row twice.
+
+    Raises
+    ------
+    ValueError
+        If lengths differ, features are not finite or not two-dimensional, there are fewer than two classes, or an
+        option is out of range.
+
+    References
+    ----------
+    Yen & Lee (2009), Cluster-based under-sampling approaches for imbalanced data distributions.
+
+    Examples
+    --------
+    Four negatives stand with the positive, four by themselves; r is 4 in both clusters:
+
+    >>> features = np.array([[0.0], [0.1], [0.2], [0.3], [0.4], [9.0], [9.1], [9.2], [9.3]])
+    >>> labels = [0, 0, 1, 0, 0, 0, 0, 0, 0]
+    >>> rows = cluster_undersampling(features, labels, n_clusters=2, ratio=4, seed=0)
+    >>> features[rows].round().ravel().tolist()
+    [0.0, 0.0, 0.0, 9.0, 9.0]
+    """
+    features, labels = np.asarray(features), _check_labels(labels)
+    _check_features(features, len(labels))
+    if n_clusters % 1 or not 1 <= n_clusters <= len(labels):
+        raise ValueError(f"n_clusters is {n_clusters}; expected a whole number from 1 to the {len(labels)} samples")
+    if not 0 < ratio < np.inf:  # also refuses NaN
+        raise ValueError(f"ratio is {ratio}; expected a finite number above 0")
+    clusters = _cluster(features, make_clusterer(clusterer, int(n_clusters), seed))
+    classes, counts = np.unique(labels, return_counts=True)
+    smallest = counts.argmin()
+    n_wanted = max(round(ratio * counts[smallest]), 1)
+    minority = np.bincount(clusters[labels == classes[smallest]], minlength=clusters.max() + 1)
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for label, count in zip(classes, counts, strict=True):
+        rows = np.flatnonzero(labels == label)
+        if count > counts[smallest]:
+            rows = _draw(rows, clusters[rows], minority, n_wanted, rng)
+        chosen.append(rows)
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def _check_features(features: np.ndarray, n_labels: int) -> None:
+    if features.ndim != 2 or features.dtype.kind not in "fiub":
+        raise ValueError(f"features are {features.dtype} of shape {features.shape}; expected numbers [n, d]")
+    if len(features) != n_labels:
+        raise ValueError(f"features have {len(features)} rows and labels {n_labels}; expected as many")
+    if not np.isfinite(features).all():
+        bad = int((~np.isfinite(features)).any(axis=1).sum())
+        raise ValueError(f"features hold NaN or infinite values in {bad} rows; expected finite numbers")
+
+
+def _cluster(features: np.ndarray, clusterer: Any) -> np.ndarray:
+    """Return clusters 0..K-1, every one with a sample."""
+    # One thread, as in Regrouping: a run must be repeatable.
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct clusters than asked for do no harm here
+        return np.unique(clusterer.fit_predict(features), return_inverse=True)[1]
+
+
+def _draw(rows: np.ndarray, clusters: np.ndarray, minority: np.ndarray, n_wanted: int, rng) -> np.ndarray:
+    quotas = cluster_quotas(np.bincount(clusters, minlength=len(minority)), minority, n_wanted)
+    parts = [rng.choice(rows[clusters == i], quota, replace=False) for i, quota in enumerate(quotas)]
+    return np.concatenate(parts)
+
+
+# ---------------------------------------------------------------- the order of an epoch
+
+
+class Sampler(Protocol):
+    """What the training loop asks for.
+
+    The order depends on the generator alone, so a resumed epoch draws what an uninterrupted one would have drawn.
+    """
+
+    def __len__(self) -> int:
+        """Return the number of rows an epoch visits."""
+
+    def order(self, generator: torch.Generator) -> torch.Tensor:
+        """Return the rows of one epoch in order, int64 [len(self)], on the generator's device."""
+
+
+class ShuffledRows:
+    """Given rows in random order.
+
+    Parameters
+    ----------
+    rows : sequence of int
+        Rows of the training set; one that stands here twice is visited twice.
+    n_drawn : int, optional
+        Rows an epoch visits, in pass after pass over `rows`, each pass in an order of its own; this is how an
+        undersampled set sees as many images as the full one. Default: one pass.
+
+    Examples
+    --------
+    >>> sampler = ShuffledRows([3, 5, 7], n_drawn=8)
+    >>> order = sampler.order(torch.Generator().manual_seed(0))
+    >>> len(sampler), sorted(order[:3].tolist()), sorted(order[3:6].tolist())
+    (8, [3, 5, 7], [3, 5, 7])
+    """
+
+    def __init__(self, rows: Sequence[int], n_drawn: int | None = None):
+        rows = np.asarray(rows)
+        if rows.ndim != 1 or rows.dtype.kind not in "iu" or len(rows) == 0 or rows.min() < 0:
+            raise ValueError(f"rows are {rows.dtype} of shape {rows.shape}; expected row numbers, at least one")
+        if n_drawn is not None and (n_drawn < 1 or n_drawn % 1):
+            raise ValueError(f"n_drawn is {n_drawn}; expected a whole number of at least 1")
+        self.rows = torch.from_numpy(rows.astype(np.int64))
+        self.n_drawn = len(rows) if n_drawn is None else int(n_drawn)
+
+    def __len__(self) -> int:
+        return self.n_drawn
+
+    def order(self, generator: torch.Generator) -> torch.Tensor:
+        """Return the rows of one epoch in order, int64 [n_drawn], on the generator's device."""
+        n, device = len(self.rows), generator.device
+        n_passes = -(-self.n_drawn // n)
+        passes = [torch.randperm(n, generator=generator, device=device) for _ in range(n_passes)]
+        return self.rows.to(device)[torch.cat(passes)[: self.n_drawn]]
+
+
+class StratifiedBatches:
+    """Every row once an epoch, each class spread evenly over the batches.
+
+    AP-Loss and SOAP need it: with positives that are 1% of the data, 28% of random batches of 128 have none.
+
+    Parameters
+    ----------
+    labels : sequence of int [n]
+        Class of each row of the training set.
+    batch_size : int
+        The loop's: `order` is meant to be cut at every so many rows. The last batch is smaller, unless it divides n.
+
+    Notes
+    -----
+    A class's share of a batch is (rows of the batch) · (rows of the class) / n. What a batch holds of a class is
+    less than 1 away from that. So a class with at least as many rows as there are batches is in every full batch.
+    It is in a smaller last batch too, wherever the rule before allows it; with two classes, whenever the last batch
+    has at least two rows.
+
+    Examples
+    --------
+    >>> labels = np.array([0, 0, 0, 1, 0, 0, 0, 1])
+    >>> order = StratifiedBatches(labels, 4).order(torch.Generator().manual_seed(0))
+    >>> labels[order].reshape(2, 4).sum(axis=1).tolist()
+    [1, 1]
+    """
+
+    def __init__(self, labels: Sequence[int], batch_size: int):
+        labels = np.asarray(labels)
+        if labels.ndim != 1 or labels.dtype.kind not in "iub" or len(labels) == 0:
+            raise ValueError(f"labels are {labels.dtype} of shape {labels.shape}; expected one class index a row")
+        if batch_size < 1 or batch_size % 1:
+            raise ValueError(f"batch_size is {batch_size}; expected a whole number of at least 1")
+        classes, counts = np.unique(labels, return_inverse=True, return_counts=True)[1:]
+        self.classes = torch.from_numpy(classes)
+        self.counts = torch.from_numpy(_batch_counts(counts, int(batch_size)))  # [batches, classes]
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def order(self, generator: torch.Generator) -> torch.Tensor:
+        """Return the rows of one epoch in order, int64 [n], on the generator's device."""
+        n, device = len(self), generator.device
+        n_full = len(self.counts) - 1
+        # The full batches change places; the last one stays the last.
+        full = torch.randperm(n_full, generator=generator, device=device)
+        counts = torch.cat([self.counts.to(device)[full], self.counts[-1:].to(device)])
+        # Shuffled rows, class by class; the first ones of each class go to the first batch, and so on.
+        rows = torch.randperm(n, generator=generator, device=device)
+        rows = rows[self.classes.to(device)[rows].argsort(stable=True)]
+        batch = torch.arange(n_full + 1, device=device).repeat(counts.shape[1]).repeat_interleave(counts.T.flatten())
+        # Within a batch the classes are mixed.
+        mixed = torch.randperm(n, generator=generator, device=device)
+        return rows[mixed[batch[mixed].argsort(stable=True)]]
+
+
+def _batch_counts(counts: np.ndarray, size: int) -> np.ndarray:
+    """Return the rows of each class in each batch, int64 [batches, classes]; the last line is what is left.
+
+    Every full batch holds the whole part of a class's share. The remaining places of the full batches are dealt
+    like cards: class c has E_c <= n_full of them, and dealing them one batch after the other, round and round, gives
+    no batch two from one class and all batches equally many.
+    """
+    n = int(counts.sum())
+    n_full = max(-(-n // size) - 1, 0)  # batches before the last, which may be full too
+    whole, part = np.divmod(counts * size, n)  # share of a full batch: whole + part / n
+    extra, remainder = np.divmod(part * n_full, n)
+    # As many classes get one more as there are places: those that the last batch can spare it from, without being
+    # left with none, and among them those with the largest remainder.
+    n_more = n_full * (size - int(whole.sum())) - int(extra.sum())
+    emptied = counts - n_full * whole - extra == 1
+    more = np.lexsort((-remainder, emptied & (counts > n_full), remainder == 0))[:n_more]
+    extra[more] += 1
+    table = np.tile(whole, (n_full + 1, 1))
+    places = np.arange(extra.sum()) % max(n_full, 1)
+    np.add.at(table, (places, np.repeat(np.arange(len(counts)), extra)), 1)
+    table[-1] = counts - table[:-1].sum(axis=0)
+    return table

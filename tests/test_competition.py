@@ -1,0 +1,263 @@
+"""Tables and figures that compare methods: made records, the paper's files, the definitions written out."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score
+
+from regroup_lib import competition, plans
+from regroup_lib.experiments import Record, Spec
+from regroup_lib.files import digest_file, write_npz
+from regroup_lib.metrics import evaluate
+
+ENCODER = "pca"
+
+
+@pytest.fixture
+def make_record(tmp_path):
+    """Return a function that writes the arrays of a binary record whose positives score `lift` higher."""
+
+    def make(method, seed=0, *, lift=2.0, bias=0.0, n=400, positives=40, status="finished", task="digits-0"):
+        uses_encoder = method in ("rusc", "mlp") or method.startswith("rg")
+        spec = Spec(profile="smoke", task=task, method=method, seed=seed, encoder=ENCODER if uses_encoder else None)
+        rng = np.random.default_rng([seed, len(method), int(10 * lift)])
+        labels = (np.arange(n) < positives).astype(np.uint8)
+        arrays, metrics = {}, {}
+        rule = "max" if method.startswith("rg") else "none"
+        for part in ("val", "test"):
+            logits = rng.normal(size=n) + lift * labels + bias
+            scores = (1 / (1 + np.exp(-logits))).astype(np.float32)
+            arrays |= {f"{part}_labels": labels, f"{part}_scores_{rule}": scores}
+            result = evaluate(labels, scores, ("not 0", "0"))
+            names = ("average_precision", "calibrated_average_precision")
+            result["summary"] = {name: result[name]["0"] for name in names}
+            result["summary"]["balanced_accuracy"] = result["balanced_accuracy"]
+            metrics.setdefault(rule, {})[part] = result
+        path = tmp_path / f"{method}-{seed}-{spec.key}.json"
+        write_npz(path.with_suffix(".npz"), arrays)
+        parent = [0, 0, 1] if rule == "max" else [0, 1]
+        return Record(
+            spec=spec,
+            status=status,
+            metrics=metrics if status == "finished" else {},
+            seconds={"regroup": 1.0, "resample": 0.0, "train": 9.0},
+            data_digest="d",
+            traces=[{"images": 2 * n if method == "ros" else n}] * 2,
+            regrouping={"parent": parent, "counts": [n - positives, positives]},
+            arrays_digest=digest_file(path.with_suffix(".npz")),
+            path=path,
+        )
+
+    return make
+
+
+@pytest.fixture
+def groups(make_record):
+    """Make two seeds of every method: RG the best, RUSC with a shifted threshold, LDAM with two very different runs."""
+    lifts = {"rg": 4.0, "rusc": 1.0, "mlp": 1.2}
+    made = {}
+    for method in plans.TABLE_METHODS:
+        lift = lifts.get(method, 2.0)
+        bias = 2.0 if method == "rusc" else -3.0
+        made[method] = [make_record(method, seed, lift=lift, bias=bias) for seed in (0, 1)]
+    made["ldam"] = [make_record("ldam", 0, lift=0.1), make_record("ldam", 1, lift=5.0)]
+    return made
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize(
+    ("task", "method", "measure", "expected"),
+    [
+        ("cifar100-worm", "rg", "average_precision_positive", (73.8, 1.1)),
+        ("cifar100-worm", "rusc", "balanced_accuracy", (84.9, 0.9)),
+        ("ham10000-bcc", "mlp", "average_precision_positive", (0.7, 0.0)),
+        ("ham10000-akiec", "mlp", "average_precision_positive", (0.7, 0.0)),
+        ("ham10000", "rg", "average_precision_df", (54.5, 4.1)),
+        ("cifar100-worm", "soap", "average_precision_positive", None),
+        ("digits-0", "rg", "average_precision_positive", None),
+    ],
+)
+def test_the_papers_numbers(task, method, measure, expected):
+    assert competition.paper_number(task, method, measure) == expected
+
+
+def test_the_papers_tables_are_complete_and_use_known_methods():
+    first, second = competition.paper_numbers(1), competition.paper_numbers(2)
+    assert len(first) == 11 * 6
+    assert len(second) == 11 * 8
+    assert set(first.method) == set(second.method) == set(plans.PAPER_METHODS)
+    assert first["mean"].between(0, 100).all()
+
+
+def test_paper_difference_is_that_of_the_means():
+    assert competition.paper_difference("cifar100-worm", "rg", "ros") == pytest.approx(5.3)
+    assert competition.paper_difference("cifar100-worm", "rg", "soap") is None
+
+
+def test_competition_table_has_a_row_a_method_and_marks_the_best(groups):
+    table = competition.competition_table(groups, "cifar100-worm")
+    assert list(table.index) == [competition.title(m) for m in groups]
+    assert table.loc["RG", "AP, positive"].endswith(" **")
+    assert sum(cell.endswith(" **") for cell in table["AP, positive"]) == 1
+    assert table.loc["RG", "AP, positive (paper)"] == "73.8 ± 1.1"
+    assert table.loc["SOAP", "AP, positive (paper)"] == ""
+    mean = np.mean([100 * r.metrics["none"]["test"]["average_precision"]["0"] for r in groups["ce"]])
+    assert table.loc["CE", "AP, positive"].startswith(f"{mean:.1f} ± ")
+
+
+def test_methods_whose_spread_meets_the_best_ones_are_marked(make_record):
+    near = {m: [make_record(m, s, lift=3.0) for s in (0, 1)] for m in ("rg", "ce")}
+    near["wce"] = [make_record("wce", s, lift=0.0) for s in (0, 1)]
+    marks = competition._best(near, "average_precision")
+    assert sorted(marks.values()) in (["best"], ["best", "overlap"])
+    assert "wce" not in marks
+
+
+def test_a_diverged_run_leaves_a_gap_and_no_error(groups, make_record):
+    groups["soap"] = [make_record("soap", 0), make_record("soap", 1, status="diverged")]
+    table = competition.competition_table(groups, "digits-0")
+    assert table.loc["SOAP", "AP, positive"].startswith("nan")
+    assert "SOAP" in competition.order_table(groups).index
+
+
+def test_bootstrap_precisions_are_those_of_the_resampled_test_set(groups):
+    record = groups["rg"][0]
+    arrays = record.arrays()
+    counts = competition._counts(arrays["test_labels"].tobytes())
+    precisions = competition.bootstrap_precisions(groups["rg"])
+    assert precisions.shape == (2, competition.N_RESAMPLES)
+    for i in (0, 7, 400):
+        expected = average_precision_score(arrays["test_labels"], arrays["test_scores_max"], sample_weight=counts[i])
+        assert precisions[0, i] == pytest.approx(100 * expected)
+
+
+def test_bootstrap_difference_of_equal_methods_is_zero_and_of_unlike_ones_is_clear(groups):
+    rg, ce, rusc = (competition.bootstrap_precisions(groups[m]) for m in ("rg", "ce", "rusc"))
+    same = competition.bootstrap_difference(ce, ce)
+    assert (same.mean, same.low, same.high) == (0, 0, 0)
+    assert not same.clear
+    better = competition.bootstrap_difference(rg, rusc)
+    assert better.low <= better.mean <= better.high
+    assert better.clear
+    reverse = competition.bootstrap_difference(rusc, rg)
+    assert reverse.mean == pytest.approx(-better.mean)
+    assert str(competition.Interval(1.25, -0.5, 3.0)) == "+1.2 [-0.5, +3.0]"
+
+
+def test_difference_table_compares_with_both_baselines(groups):
+    table = competition.difference_table(groups)
+    assert table.loc["CE", "AP − CE"] == ""
+    assert table.loc["RG", "AP − RG"] == ""
+    assert table.loc["RG", "AP − CE"].startswith("+")
+    assert table.loc["RUSC", "AP − RG"].endswith("*")
+
+
+def test_order_table_ranks_by_mean_and_counts_wins(groups):
+    table = competition.order_table(groups)
+    assert table.index[0] == "RG"
+    assert table.loc["RG", "rank"] == 1
+    assert list(table["rank"]) == sorted(table["rank"])
+    wins = sum(float(cell.rstrip("%")) for cell in table["first in"])
+    assert 95 <= wins <= 110  # rounded, and ties count twice
+
+
+def test_costs_are_relative_to_ce(groups):
+    table = competition.cost_table(groups, tried={"focal": 3})
+    assert table.loc["CE", "images seen"] == "1.00"
+    assert table.loc["ROS", "images seen"] == "2.00"
+    assert table.loc["RG", "of that preparing"] == "10%"
+    assert table.loc["Focal", "settings tried"] == 3
+    assert table.loc["CE", "settings tried"] == 1
+
+
+def test_confusion_by_hand(groups):
+    record = groups["rusc"][0]
+    arrays = record.arrays()
+    labels, called = arrays["test_labels"], arrays["test_scores_none"] >= 0.5
+    matrix = competition.confusion(record)
+    assert matrix.sum() == len(labels)
+    assert matrix[1, 1] == (called & (labels == 1)).sum()
+    assert matrix[0, 1] == (called & (labels == 0)).sum()
+    assert competition.precision_of(matrix) == pytest.approx(labels[called].mean())
+    assert competition.balanced_accuracy_of(matrix) == pytest.approx(
+        record.metrics["none"]["test"]["balanced_accuracy"]
+    )
+    assert np.isnan(competition.precision_of(np.array([[5, 0], [2, 0]])))
+
+
+def test_threshold_curves_at_half_are_the_decision(groups):
+    record = groups["rg"][0]
+    curves = competition.threshold_curves(record, np.array([0.5, 1.1]))
+    matrix = competition.confusion(record)
+    assert curves["balanced accuracy"][0] == pytest.approx(competition.balanced_accuracy_of(matrix))
+    assert curves["precision"][0] == pytest.approx(competition.precision_of(matrix))
+    assert curves["balanced accuracy"][1] == pytest.approx(0.5)
+    assert np.isnan(curves["precision"][1])
+
+
+def test_a_classifier_that_separates_is_lenient(make_record):
+    sharp = [make_record("rg", 0, lift=12.0, bias=-6.0)]
+    blunt = [make_record("ce", 0, lift=2.0, bias=-3.0)]
+    assert competition.threshold_leniency(sharp) > competition.threshold_leniency(blunt)
+
+
+def test_a_threshold_tuned_on_validation_mends_a_biased_classifier(make_record):
+    assert competition.tuned_threshold_gain(make_record("ce", 0, lift=3.0, bias=-5.0)) > 10
+    assert abs(competition.tuned_threshold_gain(make_record("ce", 1, lift=3.0, bias=-1.5))) < 5
+
+
+def test_verdicts_name_what_was_not_tested(groups):
+    verdicts = competition.binary_verdicts({"digits-0": groups})
+    assert set(verdicts.columns) == {"claim", "paper", "measured", "verdict"}
+    assert verdicts.loc["C17", "verdict"] == "not tested in this profile"
+    assert verdicts.loc["C24", "verdict"] == "holds"
+
+
+def test_verdicts_follow_the_records(groups, make_record):
+    verdicts = competition.binary_verdicts({"cifar100-worm": groups, "ham10000-bcc": groups})
+    assert verdicts.loc["C17", "verdict"] == "holds"
+    assert "RG − " in verdicts.loc["C17", "measured"]
+    assert verdicts.loc["C15", "verdict"] == "does not hold"  # made so: MLP ranks below RG
+    assert verdicts.loc["C16", "verdict"] == "holds"
+    worse = groups | {"rg": [make_record("rg", s, lift=0.5) for s in (0, 1)]}
+    assert competition.binary_verdicts({"cifar100-worm": worse}).loc["C17", "verdict"] == "does not hold"
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"method": "focal"}, "γ = 2"),
+        ({"method": "focal", "gamma": 5.0}, "γ = 5"),
+        ({"method": "ldam", "deferred": True}, "margin = 0.5, DRW = yes"),
+        ({"method": "la", "tau": 0.5}, "τ = 0.5"),
+        ({"method": "ce"}, ""),
+    ],
+)
+def test_settings_are_named_with_the_fields_signs(make_record, fields, expected):
+    record = make_record("ce")
+    record.spec = Spec(profile="smoke", task="digits-0", **fields)
+    assert competition.settings_of(record) == expected
+
+
+def test_figures_have_named_axes_and_a_legend(groups):
+    for figure in (
+        competition.plot_prevalence(groups["rusc"][0]),
+        competition.plot_thresholds(groups),
+        competition.plot_score_distributions(groups),
+    ):
+        assert all(axes.get_xlabel() for axes in figure.axes)
+        assert figure.axes[0].get_ylabel()
+        assert figure.legends or figure.axes[0].get_legend()
+    assert "precision" in competition.plot_confusion(groups["rusc"][0]).axes[0].get_title()
+
+
+def test_sortable_tables_carry_the_class_that_the_script_looks_for():
+    html = competition.sortable(pd.DataFrame({"a": [1]}, index=pd.Index(["x"], name="method"))).data
+    assert 'class="dataframe sortable"' in html
+    assert "method" in html
