@@ -57,10 +57,15 @@ def chapters(root: str | Path | None = None) -> list[str]:
     """
     root = Path(root) if root else book_root()
     names = sorted(path.stem for path in (root / "notebooks").glob("*.ipynb"))
+    order = _pages(root)
+    return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
+
+
+def _pages(root: Path) -> list[str]:
+    """Return the files that ``book/_toc.yml`` names below its root."""
     toc = root / "book" / "_toc.yml"
     entries = yaml.safe_load(toc.read_text())["chapters"] if toc.is_file() else []
-    order = [entry["file"] for entry in entries]
-    return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
+    return [entry["file"] for entry in entries]
 
 
 def notebook_parameters(path: str | Path) -> dict[str, Any]:
@@ -278,6 +283,8 @@ def smoke(*, root: str | Path | None = None, names: Sequence[str] | None = None)
 def build(*, root: str | Path | None = None) -> Path:
     """Execute every chapter on its records and render the book.
 
+    A notebook that ``book/_toc.yml`` does not name is left out: one whose records are still being made, say.
+
     Parameters
     ----------
     root : str or Path, optional
@@ -294,7 +301,8 @@ def build(*, root: str | Path | None = None) -> Path:
         If records are missing, a chapter raises, or the renderer fails or warns.
     """
     root = Path(root) if root else book_root()
-    names = _all_chapters(root)
+    pages = _pages(root)
+    names = [name for name in _all_chapters(root) if name in pages]
     _require_records(names)
     shutil.rmtree(root / "_build" / "html", ignore_errors=True)  # a build that fails leaves no old page behind
     seconds: dict[str, float] = {}

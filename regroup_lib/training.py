@@ -225,13 +225,7 @@ def train(
     sampler = ShuffledRows(np.arange(len(images))) if sampler is None else sampler
     steps = -(-len(sampler) // options.batch_size)
     optimizer = _optimizer(network, options)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        max_lr=options.peak_lr,
-        total_steps=steps * options.epochs,
-        pct_start=options.warmup,
-        cycle_momentum=False,
-    )
+    schedule = _one_cycle(optimizer, options, steps * options.epochs)
     if loss is None:
         loss = nn.CrossEntropyLoss(label_smoothing=options.label_smoothing)
     history = History()
@@ -274,6 +268,14 @@ def _optimizer(network: nn.Module, options: TrainingOptions) -> torch.optim.Opti
         momentum=options.momentum,
         weight_decay=options.weight_decay,
         nesterov=options.momentum > 0,
+    )
+
+
+def _one_cycle(optimizer: torch.optim.Optimizer, options: TrainingOptions, steps: int):
+    # A warm-up of exactly one step makes torch divide by zero: it is a hair longer.
+    warmup = options.warmup * (1 + 1e-6) if options.warmup * steps == 1 else options.warmup
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=options.peak_lr, total_steps=steps, pct_start=warmup, cycle_momentum=False
     )
 
 

@@ -185,7 +185,9 @@ def test_build_renders_pages_and_fails_at_a_warning(small_book, monkeypatch, bro
         with pytest.raises(book.BookError, match=r"index\.md:3: WARNING: unknown document"):
             book.build(root=small_book)
     else:
+        write_notebook(small_book / "notebooks" / "aside.ipynb", "raise AssertionError('not in the table of contents')")
         index = book.build(root=small_book)
+        assert not (index.parent / "aside.html").exists()
         assert index == small_book / "_build" / "html" / "index.html"
         assert "[0, 1, 2]" in (index.parent / "good.html").read_text()
 

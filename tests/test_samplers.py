@@ -28,6 +28,15 @@ labels_of_classes = st.integers(2, 5).flatmap(
 )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Orders as short as these gain nothing from a second thread, and lose a lot on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
@@ -444,12 +453,12 @@ def test_stratified_batches_differ_from_epoch_to_epoch_in_rows_and_places():
 def test_every_row_comes_to_every_batch():
     labels = np.repeat([0, 1], [7, 3])
     sampler, generator = StratifiedBatches(labels, 4), seeded()
-    orders = torch.stack([sampler.order(generator) for _ in range(500)])
-    batch = torch.empty_like(orders).scatter_(1, orders, torch.arange(10).expand(500, -1) // 4)
+    orders = torch.stack([sampler.order(generator) for _ in range(300)])
+    batch = torch.empty_like(orders).scatter_(1, orders, torch.arange(10).expand(300, -1) // 4)
     for row in range(10):
-        visits = np.bincount(batch[:, row], minlength=3) / 500
+        visits = np.bincount(batch[:, row], minlength=3) / 300
         # The last batch has 2 of the 10 rows; which class has the odd place in it is settled once.
-        assert np.abs(visits[0] - visits[1]) < 0.12
+        assert np.abs(visits[0] - visits[1]) < 0.15
         assert visits.min() > 0.1
 
 
