@@ -100,12 +100,13 @@ PROFILES: dict[str, dict[str, Any]] = {
 # What differs from that for a data set, ...
 DATASET_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "cpu": {
-        # 225,000 images a run, as many as the budget of a night allows.
-        "cifar100": {"epochs": 5},
+        # With 450 positives, 12 epochs of the slim network reach a higher validation AP than 5 of the small one,
+        # in the same time.
+        "cifar100": {"network": "slim-resnet", "epochs": 12},
         "ham10000": {
-            "network": "small-resnet-64",
+            "network": "slim-resnet-64",
             "image_size": 64,
-            "epochs": 20,
+            "epochs": 40,
             "batch_size": 128,
             "peak_lr": 0.1,
             "shift": 6,
