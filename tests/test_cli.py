@@ -1,0 +1,436 @@
+"""The `regroup` command: what it prints, what it refuses, and that a refusal is one line."""
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.main import get_command
+
+from regroup_lib import cli, experiments, plans
+from regroup_lib.data import load_data
+from regroup_lib.experiments import Spec, load_records
+from regroup_lib.files import write_npz
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SMOKE = ["--set", "profile=smoke", "--set", "task=digits-0", "--set", "epochs=2", "--set", "variation_samples=200"]
+COLUMNS = [
+    *["key", "profile", "task", "method", "encoder", "clusterer", "aggregation", "n_clusters", "seed", "epochs"],
+    *["balanced_accuracy", "average_precision", "calibrated_average_precision", "seconds", "status"],
+]
+
+
+@pytest.fixture
+def regroup(monkeypatch, capsys):
+    """Return a function that runs the command in this process: exit code, output, errors."""
+    monkeypatch.setattr(cli.console, "width", 200)
+
+    def command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["regroup", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = (re.sub(r"\x1b\[[0-9;]*m", "", text) for text in capsys.readouterr())  # colours, where CI has them
+        return ended.value.code or 0, out, err
+
+    return command
+
+
+@pytest.fixture
+def results_directory(monkeypatch, tmp_path):
+    """Let records go to an empty directory."""
+    monkeypatch.setenv("REGROUP_RESULTS", str(tmp_path / "results"))
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def recorded(monkeypatch, smoke_results):
+    """Let the command find the smoke records, and train nothing."""
+
+    def train(*args, **options):
+        raise AssertionError("it was trained")
+
+    monkeypatch.setenv("REGROUP_RESULTS", str(smoke_results))
+    monkeypatch.setattr(experiments, "train", train)
+    return smoke_results
+
+
+def words(text):
+    """Return a text without line breaks and box drawing, to look for phrases that a table wraps."""
+    return " ".join(re.sub(r"[│┃╭╮╰╯─━┏┓┡┩└┘┴┬]", " ", text).split())
+
+
+# ---------------------------------------------------------------- help
+
+HELP = {
+    "": ["Imbalanced classification by regrouping.", "data", "run", "sweep", "results", "book", "--debug"],
+    "data": ["list", "fetch", "check"],
+    "data list": ["List the data sets"],
+    "data fetch": ["Download a data set from its publisher", "regroup data fetch cifar10"],
+    "data check": ["print shape, class counts and digest"],
+    "run": ["Run one spec, or look its record up.", "--set", "--recompute", "regroup run --set task=digits-0"],
+    "sweep": ["Run what a chapter needs", "--profile", "--seeds", "--workers", "--recompute", "--dry-run"],
+    "results": ["The records of finished runs.", "export", "--profile"],
+    "results export": ["Write one row a record"],
+    "book": ["run", "smoke", "build"],
+    "book run": ["Execute one chapter with papermill", "--parameter", "--output"],
+    "book smoke": ["Execute every chapter live"],
+    "book build": ["Render the book from the committed records."],
+}
+
+
+@pytest.mark.parametrize(("command", "phrases"), HELP.items())
+def test_help_says_what_a_command_does_and_takes(regroup, command, phrases):
+    code, out, _ = regroup(*command.split(), "--help")
+    assert code == 0
+    assert re.search(rf"Usage: .*{command} \[OPTIONS\]", out)
+    for phrase in phrases:
+        assert phrase in words(out)
+
+
+def test_every_command_says_what_it_does():
+    def walk(command, name):
+        yield name, command
+        for child_name, child in getattr(command, "commands", {}).items():
+            yield from walk(child, f"{name} {child_name}")
+
+    commands = dict(walk(get_command(cli.app), "regroup"))
+    assert {f"regroup {name}".rstrip() for name in HELP} <= set(commands)
+    assert [name for name, command in commands.items() if not command.help] == []
+
+
+@pytest.mark.parametrize("group", [[], ["data"], ["book"]])
+def test_a_group_without_a_command_shows_its_help(regroup, group):
+    _, out, err = regroup(*group)
+    assert "Usage:" in out + err
+    assert "Commands" in out + err
+
+
+def test_an_unknown_command_or_option_is_a_usage_error(regroup):
+    for arguments in (["frobnicate"], ["sweep", "all", "--frobnicate"], ["sweep"]):
+        code, _, err = regroup(*arguments)
+        assert code == 2
+        assert "Usage:" in err
+
+
+# ---------------------------------------------------------------- data
+
+
+def test_data_list_says_what_is_here_and_how_to_get_the_rest(regroup, monkeypatch, tmp_path):
+    monkeypatch.setenv("REGROUP_DATA", str(tmp_path))
+    (tmp_path / "cifar10.npz").touch()
+    code, out, _ = regroup("data", "list")
+    assert code == 0
+    rows = {line.split()[1]: words(line) for line in out.splitlines() if line.startswith("│")}
+    assert "embedded" in rows["digits"]
+    assert str(tmp_path / "cifar10.npz") in rows["cifar10"]
+    assert "missing: regroup data fetch cifar100" in rows["cifar100"]
+    assert "Krizhevsky 2009" in rows["cifar100"]
+
+
+def test_data_check_prints_shape_counts_and_digest(regroup):
+    code, out, _ = regroup("data", "check", "digits")
+    digits = load_data("digits")
+    train, test = digits.class_counts("train"), digits.class_counts("test")
+    assert code == 0
+    assert out.splitlines() == [
+        f"digits train: 1257 x 8 x 8 x 1, 10 classes of {min(train)} to {max(train)} images",
+        f"digits test: 540 x 8 x 8 x 1, 10 classes of {min(test)} to {max(test)} images",
+        f"digits digest: {digits.digest}",
+    ]
+
+
+def test_data_check_takes_a_users_file_and_without_a_name_all_that_is_here(
+    regroup, monkeypatch, tmp_path, small_arrays
+):
+    write_npz(tmp_path / "mine.npz", small_arrays())
+    code, out, _ = regroup("data", "check", "digits", tmp_path / "mine.npz")
+    assert code == 0
+    assert "mine.npz val: 6 x 8 x 8 x 1, 3 classes of 2 to 2 images" in out
+    monkeypatch.setenv("REGROUP_DATA", str(tmp_path))
+    _, out, _ = regroup("data", "check")
+    assert {line.split()[0] for line in out.splitlines()} == {"digits"}
+
+
+# ---------------------------------------------------------------- run
+
+
+def test_run_looks_a_record_up_and_prints_it(regroup, recorded):
+    code, out, _ = regroup("run", *SMOKE, "--set", "method=rg", "--set", "encoder=raw", "--set", "seed=1")
+    assert code == 0
+    spec = Spec(profile="smoke", task="digits-0", method="rg", encoder="raw", epochs=2, variation_samples=200, seed=1)
+    record = experiments.find_record(spec, recorded)
+    for rule in ("max", "sum"):
+        result = record.metrics[rule]["test"]["summary"]
+        numbers = f"{result['balanced_accuracy']:.4f} {result['average_precision']:.4f}"
+        assert f"smoke digits-0 rg raw {rule} 1 {numbers}" in words(out)
+    assert out.splitlines()[-1] == f"record: {record.path}"
+
+
+def test_run_reads_a_file_and_what_is_set_comes_after_it(regroup, recorded, tmp_path):
+    (tmp_path / "spec.yaml").write_text(
+        "profile: smoke\ntask: digits-0\nmethod: ce\nepochs: 2\nvariation_samples: 200  # a comment\nseed: 0\n"
+    )
+    _, out, _ = regroup("run", tmp_path / "spec.yaml")
+    assert "/ce-s0-" in out
+    _, out, _ = regroup("run", tmp_path / "spec.yaml", "--set", "seed=1", "--set", "method=rg-true")
+    assert "/rg-true-s1-" in out
+
+
+def test_run_trains_and_records_and_recomputes_on_request(regroup, results_directory):
+    arguments = ["run", *SMOKE[:4], "--set", "method=ce", "--set", "epochs=1"]
+    code, out, _ = regroup(*arguments)
+    assert code == 0
+    (record,) = load_records(results_directory)
+    assert f"record: {record.path}" in out
+    record.path.write_text(record.path.read_text().replace(record.code, "old"))
+    regroup(*arguments)
+    assert [r.code for r in load_records(results_directory)] == ["old"]
+    regroup(*arguments, "--recompute")
+    assert [r.code for r in load_records(results_directory)] == [record.code]
+
+
+# ---------------------------------------------------------------- sweep
+
+
+@pytest.fixture
+def small_chapter(monkeypatch):
+    """Add a chapter of two quick runs a seed; the second kind diverges."""
+
+    def small(profile, seeds, results_dir=None):
+        common = {"profile": profile, "task": "digits-0", "method": "ce", "epochs": 1}
+        return [Spec(**common, **rest, seed=seed) for seed in seeds for rest in ({}, {"peak_lr": 1e30})]
+
+    monkeypatch.setitem(plans.PLANS, "small", small)
+
+
+def test_sweep_runs_what_is_missing_and_counts_what_diverged(regroup, results_directory, small_chapter):
+    arguments = ["sweep", "small", "--profile", "smoke", "--seeds"]
+    code, out, _ = regroup(*arguments, "0")
+    assert code == 0
+    assert "small, profile smoke: 2 runs, 2 to do; no record of such a run yet, so no estimate of the time" in out
+    assert "2 records, 1 of them diverged" in out
+    times = {r.path: r.path.stat().st_mtime_ns for r in load_records(results_directory)}
+    _, out, _ = regroup(*arguments, "0, 1")
+    assert re.search(r"4 runs, 2 to do, about 0 minutes\n", out)
+    assert "4 records, 2 of them diverged" in out
+    records = load_records(results_directory)
+    assert sorted((r.spec.seed, r.status) for r in records) == [
+        (seed, status) for seed in (0, 1) for status in ("diverged", "finished")
+    ]
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+    _, out, _ = regroup(*arguments, "0,1")
+    assert "4 runs, 0 to do\n" in out
+    _, out, _ = regroup(*arguments, "0", "--recompute")
+    assert "2 runs, 2 to do, about" in out
+    assert all(path.stat().st_mtime_ns > time for path, time in times.items())
+
+
+def test_dry_run_prints_runs_and_minutes_and_starts_nothing(regroup, recorded, monkeypatch):
+    before = sorted(recorded.rglob("*"))
+    # Estimates come from all records of the profile, and are added up.
+    monkeypatch.setattr(experiments, "estimate_seconds", lambda spec, records: 60.0 * len(records))
+    arguments = ["sweep", "motivating-example", "--profile", "smoke", "--seeds", "0,1", "--dry-run"]
+    code, out, _ = regroup(*arguments)
+    assert code == 0
+    specs = plans.chapter_specs("motivating-example", profile="smoke", seeds=[0, 1])
+    first, *lines = out.splitlines()
+    assert first == f"motivating-example, profile smoke: 12 runs, 12 to do, about {12 * 8} minutes"
+    assert set(lines) == {f"  2 x digits-0 {spec.label}" for spec in specs}
+    assert len(lines) == 6
+    assert sorted(recorded.rglob("*")) == before
+
+
+def test_more_workers_are_estimated_to_take_less_time(regroup, recorded, monkeypatch):
+    monkeypatch.setattr(experiments, "estimate_seconds", lambda spec, records: 600.0)
+    arguments = ["sweep", "motivating-example", "--profile", "smoke", "--seeds", "0", "--dry-run"]
+    assert "about 60 minutes" in regroup(*arguments)[1]
+    assert "about 30 minutes" in regroup(*arguments, "--workers", "2")[1]
+
+
+def test_a_sweep_with_failures_ends_with_an_error_that_names_them(regroup, results_directory, monkeypatch, tmp_path):
+    def failing(profile, seeds, results_dir=None):
+        good = Spec(profile="smoke", task="digits-0", method="ce", epochs=1)
+        return [Spec(profile="smoke", task="cifar10-cat", method="ce"), good]
+
+    monkeypatch.setitem(plans.PLANS, "failing", failing)
+    monkeypatch.setenv("REGROUP_DATA", str(tmp_path))
+    code, _, err = regroup("sweep", "failing", "--profile", "smoke", "--seeds", "0")
+    assert code == 1
+    assert err.startswith("error: 1 of 2 runs failed, the others are recorded:\ncifar10-cat ce seed 0: DataError:")
+    assert "Traceback" not in err
+    assert len(load_records(results_directory)) == 1
+
+
+# ---------------------------------------------------------------- results
+
+
+def test_results_lists_every_training_record(regroup, recorded):
+    code, out, _ = regroup("results")
+    assert code == 0
+    rows = [words(line) for line in out.splitlines() if line.startswith("│")]
+    assert len(rows) == 2 + 4 + 4  # two seeds; regrouped methods have a row for either rule
+    assert sum(row.startswith("smoke digits-0 rg-true max") for row in rows) == 2
+    assert all(row.endswith("finished") for row in rows)
+    assert regroup("results", "--profile", "smoke")[1] == out
+    assert "digits" not in regroup("results", "--profile", "cpu")[1]
+
+
+def test_results_of_an_empty_directory_are_an_empty_table(regroup, results_directory):
+    code, out, _ = regroup("results")
+    assert code == 0
+    assert "AP" in out
+    assert "│" not in out
+
+
+def test_results_export_writes_one_row_a_record_and_rule(regroup, recorded, tmp_path):
+    file = tmp_path / "new" / "results.csv"
+    code, out, _ = regroup("results", "export", file)
+    assert code == 0
+    assert out == f"wrote 10 rows to {file}\n"
+    frame = pd.read_csv(file, keep_default_na=False)
+    assert list(frame.columns)[: len(COLUMNS)] == COLUMNS
+    assert list(frame.columns)[len(COLUMNS) :] == ["average_precision_not 0", "average_precision_0"]
+    records = {record.key: record for record in load_records(recorded)}
+    for row in frame.to_dict("records"):
+        record = records[row["key"]]
+        spec = record.spec
+        assert (row["method"], row["seed"], row["epochs"]) == (spec.method, spec.seed, 2)
+        assert (row["encoder"], row["clusterer"]) == (("raw", "kmeans") if spec.method == "rg" else ("", ""))
+        assert row["n_clusters"] == {"ce": 1, "rg": 10, "rg-true": 9}[spec.method]
+        result = record.metrics[row["aggregation"] or "none"]["test"]
+        for measure in ("balanced_accuracy", "average_precision", "calibrated_average_precision"):
+            assert row[measure] == pytest.approx(result["summary"][measure])
+        assert row["average_precision_0"] == pytest.approx(result["average_precision"]["0"])
+        assert row["status"] == "finished"
+    rules = frame.groupby("method")["aggregation"].agg(sorted).to_dict()
+    assert rules == {"ce": ["", ""], "rg": ["max", "max", "sum", "sum"], "rg-true": ["max", "max", "sum", "sum"]}
+    assert set(records) - set(frame["key"]) == {key for key, r in records.items() if r.spec.kind == "encoder"}
+
+
+def test_export_replaces_an_old_file(regroup, recorded, tmp_path):
+    (tmp_path / "results.csv").write_text("old\n" * 1000)
+    regroup("results", "export", tmp_path / "results.csv")
+    assert len(pd.read_csv(tmp_path / "results.csv")) == 10
+    assert list(tmp_path.iterdir()) == [tmp_path / "results.csv"]
+
+
+# ---------------------------------------------------------------- errors
+
+ERRORS = [
+    (["run", "--set", "epochs"], "error: 'epochs' is not of the form NAME=VALUE"),
+    (["run", "--set", "=3"], "error: '=3' is not of the form NAME=VALUE"),
+    (["run", *SMOKE, "--set", "method=sorcery"], "error: spec: no method is called 'sorcery'; there are ce"),
+    (["run", *SMOKE, "--set", "method=rg"], "error: spec: method 'rg' needs an encoder"),
+    (["run", *SMOKE, "--set", "method=ce", "--set", "epoch=3"], "error: epoch: Extra inputs are not permitted"),
+    (["run", *SMOKE, "--set", "method=ce", "--set", "epochs=many"], "error: epochs: Input should be a valid integer"),
+    (["run", "--set", "method=ce"], "error: task: Field required"),
+    (["run", "no-such-file.yaml"], "error: .*No such file or directory: 'no-such-file.yaml'"),
+    (["sweep", "nope"], "error: no chapter is called 'nope'; there are motivating-example"),
+    (["sweep", "all", "--profile", "huge"], "error: no profile is called 'huge'; there are smoke, cpu, paper"),
+    (["sweep", "all", "--seeds", "0,x"], "error: seeds are '0,x'; expected whole numbers with commas"),
+    (["sweep", "all", "--seeds", ","], "error: seeds is empty; give at least one"),
+    (["sweep", "encoders", "--profile", "smoke", "--workers", "0"], "error: workers is 0; expected at least 1"),
+    (["data", "check", "nope"], "error: no data set is called 'nope'; there are digits"),
+    (["data", "check", "nothing.npz"], r"error: nothing\.npz does not exist; check the path"),
+    (["data", "fetch", "digits"], "error: data set 'digits' is embedded and needs no download"),
+    (["book", "run", "nope"], "error: no chapter is called 'nope'"),
+    (["book", "run", "encoders", "-p", "seeds"], "error: 'seeds' is not of the form NAME=VALUE"),
+    (["book", "run", "encoders", "-p", "sedes=[1]"], "error: chapter encoders has no parameter sedes; it has"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), ERRORS, ids=[" ".join(arguments) for arguments, _ in ERRORS])
+def test_an_error_is_one_line_and_exit_code_1(regroup, results_directory, monkeypatch, arguments, message):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    code, out, err = regroup(*arguments)
+    assert code == 1
+    assert out == "" or arguments[0] == "sweep"  # a sweep says first what it is about to do
+    (line,) = err.splitlines()
+    assert re.match(message, line)
+    assert load_records(results_directory) == []
+
+
+def test_a_file_that_holds_no_spec_is_refused(regroup, tmp_path):
+    (tmp_path / "list.yaml").write_text("- 1\n- 2\n")
+    code, _, err = regroup("run", tmp_path / "list.yaml")
+    assert code == 1
+    assert err == f"error: {tmp_path / 'list.yaml'} does not hold FIELD: VALUE lines\n"
+
+
+def test_a_damaged_record_is_one_line(regroup, results_directory):
+    path = results_directory / "smoke" / "digits-0" / "ce-s0-0123456789abcdef.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    for arguments in (["results"], ["results", "export", path.with_suffix(".csv")]):
+        code, _, err = regroup(*arguments)
+        assert code == 1
+        assert err.startswith(f"error: the record {path} is damaged")
+        assert len(err.splitlines()) == 1
+
+
+@pytest.mark.xfail(strict=True, reason="an error of the YAML parser ends in a traceback")
+@pytest.mark.parametrize("arguments", [["--set", "epochs=[1"], ["broken.yaml"]])
+def test_broken_yaml_is_one_line(regroup, monkeypatch, tmp_path, arguments):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.yaml").write_text("epochs: [1\n")
+    code, _, err = regroup("run", *arguments)
+    assert code == 1
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.xfail(strict=True, reason="only FileNotFoundError is explained, no other OSError")
+def test_a_folder_in_place_of_a_spec_is_one_line(regroup, tmp_path):
+    code, _, err = regroup("run", tmp_path)
+    assert code == 1
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.xfail(strict=True, reason="messages are printed as rich markup")
+@pytest.mark.parametrize("name", ["a [b] c", "[/x]"])
+def test_brackets_in_a_message_are_printed(regroup, name):
+    code, _, err = regroup("data", "check", name)
+    assert code == 1
+    assert f"no data set is called '{name}'" in err
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["regroup", "--debug", "sweep", "nope"])
+    with pytest.raises(ValueError, match="no chapter is called 'nope'"):
+        cli.main()
+
+
+# ---------------------------------------------------------------- as a process of its own
+
+
+def start(*arguments, **environment):
+    """Start the installed command."""
+    script = Path(sysconfig.get_path("scripts")) / "regroup"
+    return subprocess.Popen(
+        [script, *arguments], env=os.environ | environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def test_the_installed_command_trains_explains_and_debugs(tmp_path):
+    training = [*SMOKE[:4], "--set", "epochs=1", "--set", "method=rg", "--set", "encoder=raw"]
+    processes = [
+        start("run", *training, REGROUP_RESULTS=str(tmp_path)),
+        start("data", "check", "nope"),
+        start("--debug", "data", "check", "nope"),
+    ]
+    outputs = [process.communicate(timeout=600) for process in processes]
+    assert [process.returncode for process in processes] == [0, 1, 1]
+    (record,) = load_records(tmp_path)
+    out, err = outputs[0]
+    assert f"record: {record.path}" in out
+    assert err == ""  # no progress bar, no warning: nobody watches
+    assert record.spec.encoder == "raw"
+    out, err = outputs[1]
+    assert out == ""
+    assert re.fullmatch(r"error: no data set is called 'nope'; there are digits, .*\n", err)
+    assert "Traceback (most recent call last)" in outputs[2][1]
+    assert "DataError: no data set is called 'nope'" in outputs[2][1]

@@ -1,0 +1,151 @@
+"""Methods: what each trains on, and the class that each training label belongs to."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from regroup_lib.encoders import RawEncoder
+from regroup_lib.methods import METHODS, training_labels
+from regroup_lib.tasks import make_task
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def task():
+    return make_task("digits-0")
+
+
+@pytest.fixture(scope="module")
+def features(task):
+    return RawEncoder().transform(task.train.inputs)
+
+
+@pytest.fixture
+def made(task, features):
+    """Return a function from a method's name to its labels on digits, zero against the rest."""
+
+    def make(name, **options):
+        method = METHODS[name]
+        given_features = {"features": features} if method.labels == "regrouped" else {}
+        return training_labels(task, method, **given_features | options)
+
+    return make
+
+
+def sizes(made):
+    return np.bincount(made.labels, minlength=len(made.parent)).tolist()
+
+
+def check_laws(made, task):
+    """Check what holds for the labels of every method."""
+    assert made.labels.dtype == np.int64
+    assert made.parent.dtype == np.int64
+    assert made.labels.shape == task.train.labels.shape
+    np.testing.assert_array_equal(made.parent[made.labels], task.train.labels)  # back to the class, always
+    assert (np.diff(made.parent) >= 0).all()  # numbered class by class
+    assert set(made.parent.tolist()) == set(range(task.n_classes))
+    assert min(sizes(made)) > 0
+
+
+@pytest.mark.parametrize(("name", "n_labels"), [("ce", 2), ("rg", 11), ("rg-random", 11), ("rg-true", 10)])
+def test_binary_methods_number_their_labels_class_by_class(made, task, name, n_labels):
+    """K = ceil(1019 / 112) = 10 pseudo-classes for the majority; the true classes are nine."""
+    assert task.class_counts == [1019, 112]
+    labels = made(name)
+    check_laws(labels, task)
+    assert labels.parent.tolist() == [0] * (n_labels - 1) + [1]
+    assert sizes(labels)[-1] == 112  # the minority keeps one number
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_methods_labels_lead_back_to_the_task(made, task, name):
+    labels = made(name)
+    check_laws(labels, task)
+    if METHODS[name].labels == "task":
+        np.testing.assert_array_equal(labels.labels, task.train.labels)
+
+
+def test_cross_entropy_trains_on_the_tasks_own_labels(made, task):
+    labels = made("ce")
+    np.testing.assert_array_equal(labels.labels, task.train.labels)
+    assert labels.parent.tolist() == [0, 1]
+
+
+def test_true_classes_are_the_data_sets_own(made, task):
+    labels = made("rg-true")
+    # 0 is the positive digit; 1 to 9 are the majority and come first.
+    np.testing.assert_array_equal(labels.labels, (task.train.fine_labels - 1) % 10)
+    assert sizes(labels) == [*np.bincount(task.train.fine_labels)[1:], 112]
+
+
+@pytest.mark.parametrize("digit", [3, 9])
+def test_true_classes_close_the_gap_that_the_positive_class_leaves(digit):
+    task = make_task(f"digits-{digit}")
+    labels = training_labels(task, METHODS["rg-true"])
+    check_laws(labels, task)
+    others = [d for d in range(10) if d != digit]
+    for number, fine in enumerate([*others, digit]):
+        np.testing.assert_array_equal(labels.labels == number, task.train.fine_labels == fine)
+
+
+@pytest.mark.parametrize("name", ["ce", "rg-true"])
+def test_in_a_multiclass_task_the_true_classes_are_the_tasks(name):
+    task = make_task("digits")
+    labels = training_labels(task, METHODS[name])
+    np.testing.assert_array_equal(labels.labels, task.train.labels)
+    assert labels.parent.tolist() == list(range(10))
+
+
+def test_regrouping_follows_the_images_and_random_groups_do_not(made, task):
+    def purity(labels):
+        table = np.zeros((len(labels.parent), 10), int)
+        np.add.at(table, (labels.labels, task.train.fine_labels), 1)
+        return table[:-1].max(axis=1).sum() / table[:-1].sum()
+
+    assert purity(made("rg")) > 0.6
+    assert purity(made("rg-random")) < 0.25
+    groups = sizes(made("rg-random"))[:-1]
+    assert all(70 < size < 140 for size in groups)  # 102 on average
+
+
+def test_random_groups_need_no_features_and_are_the_seeds(made):
+    first, again, other = (made("rg-random", seed=seed).labels for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("options", "n_pseudo"),
+    [({}, 10), ({"n_clusters": 4}, 4), ({"threshold": 300}, 4), ({"threshold": 1019}, 1)],
+)
+@pytest.mark.parametrize("name", ["rg", "rg-random"])
+def test_the_number_of_pseudo_classes_can_be_chosen(made, task, name, options, n_pseudo):
+    labels = made(name, **options)
+    check_laws(labels, task)
+    assert labels.parent.tolist() == [0] * n_pseudo + [1]
+
+
+@settings(max_examples=20)
+@given(digit=st.integers(0, 9), seed=st.integers(0, 1000), n_clusters=st.none() | st.integers(1, 40))
+def test_every_label_leads_back_to_its_class(digit, seed, n_clusters):
+    task = make_task(f"digits-{digit}", seed=seed)
+    for name in ("rg-random", "rg-true"):
+        check_laws(training_labels(task, METHODS[name], n_clusters=n_clusters, seed=seed), task)
+
+
+def test_the_clusterer_is_taken_by_name(made, task, features):
+    np.testing.assert_array_equal(made("rg", clusterer="random", seed=5).labels, made("rg-random", seed=5).labels)
+    with pytest.raises(ValueError, match="no-such-clusterer"):
+        made("rg", clusterer="no-such-clusterer")
+
+
+def test_a_method_that_clusters_features_says_that_it_has_none(task):
+    with pytest.raises(ValueError, match="clusters features; none were given"):
+        training_labels(task, METHODS["rg"])
+
+
+def test_features_of_other_images_are_refused(task, features):
+    with pytest.raises(ValueError, match="1131"):
+        training_labels(task, METHODS["rg"], features=features[:-1])

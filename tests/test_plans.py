@@ -1,0 +1,233 @@
+"""Plans: which runs a chapter needs, and which of them are still missing."""
+
+from itertools import pairwise
+
+import pytest
+
+from regroup_lib import plans
+from regroup_lib.experiments import EncoderSpec, Record, Spec
+from regroup_lib.plans import (
+    chapter_specs,
+    missing_records,
+    run_chapter_specs,
+    select,
+    tuning_grid,
+    tuning_specs,
+    undecided,
+)
+
+CHAPTERS = list(plans.PLANS)
+
+
+@pytest.mark.parametrize(
+    ("chapter", "profile", "runs_a_seed"),
+    [
+        ("motivating-example", "smoke", 6),
+        ("motivating-example", "cpu", 6),
+        ("motivating-example", "paper", 6),
+        ("synchronous-learning", "cpu", 6),
+        ("encoders", "smoke", 3),
+        ("encoders", "cpu", 4),
+        ("encoders", "paper", 4),
+    ],
+)
+@pytest.mark.parametrize("seeds", [[0], [0, 1, 2], [7, 3]])
+def test_a_chapter_runs_each_of_its_label_sets_or_encoders_once_a_seed(chapter, profile, runs_a_seed, seeds):
+    specs = chapter_specs(chapter, profile=profile, seeds=seeds)
+    assert len(specs) == len(set(specs)) == runs_a_seed * len(seeds)
+    labels = {spec.label for spec in specs}
+    assert len(labels) == runs_a_seed
+    for label in labels:
+        assert [spec.seed for spec in specs if spec.label == label] == seeds
+    assert {spec.profile for spec in specs} == {profile}
+    assert {spec.task for spec in specs} == {"digits-0" if profile == "smoke" else "cifar10-airplane"}
+
+
+def test_the_motivating_example_compares_binary_true_random_and_regrouped_labels():
+    specs = chapter_specs("motivating-example", profile="cpu", seeds=[0])
+    assert {spec.method for spec in specs} == {"ce", "rg-true", "rg-random", "rg"}
+    assert next(spec.encoder for spec in specs if spec.method == "rg").startswith("onnx:")
+    for spec in specs:
+        assert isinstance(spec, Spec)
+        assert spec.variation_samples > 0  # Figure 5 is drawn from the same runs
+        assert spec.embedding
+        assert spec.validation_fraction == 0  # nothing is selected here
+
+
+def test_the_encoders_chapter_looks_at_encoders():
+    specs = chapter_specs("encoders", profile="cpu", seeds=[0])
+    assert all(isinstance(spec, EncoderSpec) for spec in specs)
+    assert {spec.encoder for spec in specs} >= {"raw", "pca", "autoencoder"}
+
+
+@pytest.mark.parametrize("profile", ["smoke", "cpu", "paper"])
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_every_chapter_has_runs_in_every_profile_at_the_default_seeds(tmp_path, chapter, profile):
+    specs = chapter_specs(chapter, profile=profile, results_dir=tmp_path)
+    assert specs
+    assert {spec.profile for spec in specs} == {profile}
+    assert {spec.seed for spec in specs} == {0, 1, 2}  # three at least, says the book
+
+
+@pytest.mark.parametrize("profile", ["smoke", "cpu", "paper"])
+def test_all_chapters_together_need_each_run_once(tmp_path, profile):
+    options = {"profile": profile, "seeds": [0, 1], "results_dir": tmp_path}
+    everything = chapter_specs("all", **options)
+    assert len(everything) == len({spec.key for spec in everything})
+    assert set(everything) == {spec for chapter in CHAPTERS for spec in chapter_specs(chapter, **options)}
+    # Two chapters draw from the same runs.
+    assert chapter_specs("synchronous-learning", **options) == chapter_specs("motivating-example", **options)
+
+
+@pytest.mark.parametrize(
+    ("chapter", "options", "message"),
+    [
+        ("nope", {}, "no chapter is called 'nope'; there are motivating-example, encoders, .*, or all"),
+        ("", {}, "no chapter is called ''"),
+        ("encoders", {"profile": "huge"}, "no profile is called 'huge'; there are smoke, cpu, paper"),
+        ("all", {"profile": ""}, "no profile is called ''"),
+        ("encoders", {"seeds": []}, "seeds is empty; give at least one"),
+        ("all", {"seeds": ()}, "seeds is empty"),
+        ("encoders", {"seeds": [-1]}, "seed"),
+    ],
+)
+def test_what_there_is_not_is_refused(chapter, options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        chapter_specs(chapter, **options)
+    with pytest.raises(ValueError, match=message):
+        missing_records(chapter, results_dir=tmp_path, **options)
+
+
+def test_missing_records_are_those_without_a_file(tmp_path, monkeypatch):
+    specs = chapter_specs("motivating-example", profile="smoke", seeds=[0, 1])
+    options = {"profile": "smoke", "seeds": [0, 1]}
+    assert missing_records("motivating-example", results_dir=tmp_path, **options) == specs
+    for spec in specs[::2]:
+        spec.path(tmp_path).parent.mkdir(parents=True, exist_ok=True)
+        spec.path(tmp_path).touch()
+    assert missing_records("motivating-example", results_dir=tmp_path, **options) == specs[1::2]
+    assert missing_records("synchronous-learning", results_dir=tmp_path, **options) == specs[1::2]
+    encoders = chapter_specs("encoders", **options)
+    assert missing_records("encoders", results_dir=tmp_path, **options) == encoders
+    monkeypatch.setenv("REGROUP_RESULTS", str(tmp_path))
+    assert missing_records("motivating-example", **options) == specs[1::2]
+    for spec in specs:
+        spec.path(tmp_path).touch()
+    assert missing_records("motivating-example", **options) == []
+
+
+# ---------------------------------------------------------------- settings that the validation split chooses
+
+
+def with_precision(spec, validation, test=0.0, status="finished"):
+    """Return a record that says so much of a spec's average precision."""
+    results = {part: {"summary": {"average_precision": ap}} for part, ap in (("val", validation), ("test", test))}
+    rules = ("max", "sum") if spec.method.startswith("rg") else ("none",)
+    metrics = dict.fromkeys(rules, results) if status == "finished" else {}
+    return Record(spec=spec, status=status, metrics=metrics, seconds={}, data_digest="")
+
+
+@pytest.fixture
+def shelf(monkeypatch):
+    """Return a dict that takes the place of the records on disk, spec -> record."""
+    records = {}
+    monkeypatch.setattr(plans, "find_record", lambda spec, results_dir=None: records.get(spec))
+    return records
+
+
+FOCAL = tuning_specs("cpu", "cifar100-worm", "focal", 0)
+
+
+def test_a_grid_varies_one_methods_settings_and_begins_with_its_defaults():
+    assert len(FOCAL) == len(set(FOCAL)) == len(tuning_grid("cifar100-worm", "focal", "cpu")) == 3
+    assert FOCAL[0] == Spec(task="cifar100-worm", method="focal", trace_test=False)
+    assert len({spec.gamma for spec in FOCAL}) == 3
+    assert len({spec.model_copy(update={"gamma": None}) for spec in FOCAL}) == 1
+
+
+def test_tuning_never_looks_at_the_test_set_on_its_way():
+    """Curves over epochs on the test set are drawn of chosen settings alone."""
+    for profile, tasks in plans.BINARY_TASKS.items():
+        specs = [spec for task in tasks for spec in tuning_specs(profile, task, "rg", 0)]
+        assert all(not spec.trace_test and spec.validation_fraction > 0 for spec in specs)
+
+
+@pytest.mark.parametrize(
+    ("validation", "chosen"),
+    [([0.1, 0.2, 0.3], 2), ([0.3, 0.2, 0.1], 0), ([0.2, 0.2, 0.1], 0), ([0.1, 0.3, 0.3], 1)],
+)
+def test_the_best_setting_on_the_validation_split_is_chosen_the_first_of_equals(shelf, validation, chosen):
+    for spec, value in zip(FOCAL, validation, strict=True):
+        shelf[spec] = with_precision(spec, value, test=1 - value)  # the test set says otherwise
+    assert select(FOCAL) == FOCAL[chosen]
+
+
+def test_a_setting_that_diverged_is_not_chosen(shelf):
+    for spec in FOCAL:
+        shelf[spec] = with_precision(spec, 0.0)
+    shelf[FOCAL[0]] = with_precision(FOCAL[0], 0.9, status="diverged")
+    assert select(FOCAL) == FOCAL[1]
+
+
+def test_nothing_is_chosen_before_every_setting_was_tried(shelf):
+    shelf[FOCAL[0]] = with_precision(FOCAL[0], 0.9)
+    shelf[FOCAL[1]] = with_precision(FOCAL[1], 0.8)
+    assert select(FOCAL) is None
+    assert select(FOCAL[:1]) == FOCAL[0]  # one alone is chosen without a look
+    assert select([]) is None
+
+
+def test_table_1_is_tuned_with_the_first_seed_and_repeated_with_the_others(shelf):
+    """Stage by stage: a chapter names more runs once the ones that decide about them are recorded."""
+    seeds, options = [4, 5, 6], {"profile": "cpu", "seeds": [4, 5, 6]}
+    stages = [chapter_specs("binary", **options)]
+    waiting = [undecided("binary", **options)]
+    while True:
+        new = [spec for spec in stages[-1] if spec not in shelf]
+        if not new:
+            break
+        # The last setting of either grid is the best.
+        shelf |= {spec: with_precision(spec, 0.5 + 0.1 * (spec.n_clusters == 25 or spec.gamma == 5)) for spec in new}
+        stages.append(chapter_specs("binary", **options))
+        waiting.append(undecided("binary", **options))
+    assert len(stages) > 2
+    assert all(set(before) <= set(after) for before, after in pairwise(stages))
+    assert waiting == [len(stages[-1]) - len(stage) for stage in stages]
+    assert waiting[0] > 0 == waiting[-1]
+    final = [spec for spec in stages[-1] if spec.task == "cifar100-worm"]
+    focal = [spec for spec in final if spec.method == "focal"]
+    assert [(spec.seed, spec.gamma) for spec in focal if spec.seed != 4] == [(5, 5.0), (6, 5.0)]
+    assert len(focal) == 3 + 2
+    # The composed methods take the clusters that were chosen for regrouping alone.
+    assert {spec.n_clusters for spec in final if spec.method == "rg" and spec.seed != 4} == {25}
+    composed = [spec for spec in final if spec.method == "rg-wce"]
+    assert [(spec.seed, spec.n_clusters) for spec in composed] == [(seed, 25) for seed in seeds]
+    for method in plans.PAPER_METHODS:
+        assert {spec.seed for spec in final if spec.method == method} == set(seeds)
+
+
+@pytest.mark.parametrize("chapter", ["encoders", "motivating-example", "synchronous-learning"])
+def test_chapters_without_tuning_wait_for_nothing(shelf, chapter):
+    assert undecided(chapter, profile="cpu") == 0
+
+
+def test_run_chapter_specs_sweeps_until_nothing_new_comes(tmp_path, monkeypatch):
+    """What the first records decide is run too, and a spec that several rounds name is run once."""
+    first, second = (Spec(profile="smoke", task="digits-0", method="ce", seed=seed) for seed in (0, 1))
+    done, calls = [], []
+
+    def staged(profile, seeds, results_dir):
+        assert (profile, seeds, results_dir) == ("smoke", [7], tmp_path)
+        return [first, second] if first in done else [first]
+
+    def sweep(specs, **options):
+        calls.append((list(specs), options))
+        done.extend(specs)
+        return [with_precision(spec, 0.5) for spec in specs]
+
+    monkeypatch.setitem(plans.PLANS, "staged", staged)
+    monkeypatch.setattr(plans, "sweep", sweep)
+    records = run_chapter_specs("staged", profile="smoke", seeds=[7], results_dir=tmp_path, workers=2, recompute=True)
+    assert [record.spec for record in records] == [first, second]
+    options = {"results_dir": tmp_path, "recompute": True, "workers": 2}
+    assert calls == [([first], options), ([second], options)]
