@@ -11,10 +11,10 @@ Prints one table and writes it, with the curves, to a JSON file where ``--output
 
 import argparse
 import json
-import multiprocessing
 import os
 import platform
-import threading
+import subprocess
+import sys
 import time
 from datetime import date
 from pathlib import Path
@@ -30,7 +30,7 @@ from torchvision import transforms
 
 from regroup_lib.data import DataError
 from regroup_lib.encoders import encode
-from regroup_lib.files import atomic_path
+from regroup_lib.files import atomic_path, data_directory
 from regroup_lib.models import build_network
 from regroup_lib.regroup import Regrouping
 from regroup_lib.tasks import make_task
@@ -122,37 +122,25 @@ def regrouping(epochs, images):
     return {"seconds": time.perf_counter() - start, "encode_seconds": encoded.seconds}
 
 
-def _child(function, epochs, images, connection):
-    connection.send(function(epochs, images))
+LOOPS = {"plain": plain_loop, "this": this_loop, "regrouping": regrouping}
 
 
-def measured(function, epochs, images):
-    """Run a function in a process of its own; return its result with the peak memory of its process tree."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(function, epochs, images, sender))
-    process.start()
-    sender.close()
-    peak, finished = [0], threading.Event()
-
-    def watch():
-        root = psutil.Process(process.pid)
-        while not finished.wait(0.25):
-            try:  # shared pages count in parts, so workers that share the data are not charged twice
-                tree = [root, *root.children(recursive=True)]
-                peak[0] = max(peak[0], sum(p.memory_full_info().pss for p in tree))
-            except psutil.Error:
-                continue
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        result = receiver.recv()
-    finally:
-        process.join()
-        finished.set()
-        watcher.join()
-    return result | {"peak_memory_mb": peak[0] / 2**20, "final": result.get("curve", [[0, 0]])[-1]}
+def measured(name, epochs, images):
+    """Run one of `LOOPS` in a process of its own; return its result with the peak memory of its process tree."""
+    command = [sys.executable, __file__, "--child", name, "--epochs", str(epochs), "--images", str(images)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    root, peak = psutil.Process(process.pid), 0
+    while process.poll() is None:
+        try:  # shared pages count in parts, so workers that share the data are not charged twice
+            tree = [root, *root.children(recursive=True)]
+            peak = max(peak, sum(p.memory_full_info().pss for p in tree))
+        except psutil.Error:  # one of them has just ended
+            pass
+        time.sleep(3)  # a look costs a tenth of a second of one core
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    result = json.loads(process.stdout.read().splitlines()[-1])
+    return result | {"peak_memory_mb": peak / 2**20}
 
 
 def main():
@@ -162,20 +150,24 @@ def main():
     parser.add_argument("--short", type=int, nargs="*", default=[4], help="also this loop with so many epochs")
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--output", type=Path, help="JSON file for the result")
+    parser.add_argument("--child", choices=LOOPS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.child:
+        print(json.dumps(LOOPS[arguments.child](arguments.epochs, arguments.images)))
+        return
     try:
         make_task(TASK)
     except DataError as error:
         raise SystemExit(f"the benchmark trains on CIFAR-10: {error}") from None
-    rows = {"plain loop": (plain_loop, arguments.epochs), "this loop": (this_loop, arguments.epochs)}
-    rows |= {f"this loop, {epochs} epochs": (this_loop, epochs) for epochs in arguments.short}
+    rows = {"plain loop": ("plain", arguments.epochs), "this loop": ("this", arguments.epochs)}
+    rows |= {f"this loop, {epochs} epochs": ("this", epochs) for epochs in arguments.short}
     results = {}
-    for name, (function, epochs) in rows.items():
+    for name, (loop, epochs) in rows.items():
         print(f"{name}: {epochs} epochs of {arguments.images:,} images ...", flush=True)
-        results[name] = measured(function, epochs, arguments.images) | {"epochs": epochs}
-    try:
-        results["regrouping step"] = measured(regrouping, 0, 0)
-    except (FileNotFoundError, EOFError):
+        results[name] = measured(loop, epochs, arguments.images) | {"epochs": epochs}
+    if (data_directory() / "encoders" / f"{ENCODER.removeprefix('onnx:')}.onnx").exists():
+        results["regrouping step"] = measured("regrouping", 0, 0)
+    else:
         print(f"the regrouping step is left out: {ENCODER} is not in the data directory")
     report(results)
     if arguments.output:
@@ -189,7 +181,7 @@ def main():
 def report(results):
     """Print one table: every number of this loop as a ratio to the plain one's."""
     plain = results["plain loop"]
-    target_seconds, target = plain["final"]
+    target_seconds, target = plain["curve"][-1]
     table = Table("loop", "epochs", "images/s", "ratio", "peak memory", "test AP", "seconds", title="Training")
     table.add_column("time to the plain loop's AP")
     for name, row in results.items():
@@ -197,13 +189,13 @@ def report(results):
             continue
         reached = next((seconds for seconds, ap in row["curve"] if ap >= target), None)
         speed = f"{row['images_per_second']:,.0f}", f"{row['images_per_second'] / plain['images_per_second']:.2f}"
-        memory, (seconds, ap) = f"{row['peak_memory_mb']:,.0f} MB", row["final"]
+        memory, (seconds, ap) = f"{row['peak_memory_mb']:,.0f} MB", row["curve"][-1]
         to_target = f"{reached:.0f} s ({target_seconds / reached:.1f} times as fast)" if reached else "not reached"
         table.add_row(name, str(row["epochs"]), *speed, memory, f"{ap:.4f}", f"{seconds:.0f}", to_target)
     Console(width=140).print(table)
     step = results.get("regrouping step")
     if step:
-        share = step["seconds"] / results["this loop"]["final"][0]
+        share = step["seconds"] / results["this loop"]["curve"][-1][0]
         print(f"regrouping step (read cached features, k-means): {step['seconds']:.1f} s, {share:.1%} of this loop")
 
 
