@@ -14,6 +14,9 @@ import typer
 import yaml
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from regroup_lib.book import parse_parameter
 
 app = typer.Typer(help="Imbalanced classification by regrouping.", no_args_is_help=True, pretty_exceptions_enable=False)
 data_app = typer.Typer(help="The data sets: what there is, where it comes from, whether it is sound.")
@@ -22,7 +25,8 @@ book_app = typer.Typer(help="Execute chapters and render the book.")
 app.add_typer(data_app, name="data", no_args_is_help=True)
 app.add_typer(results_app, name="results")
 app.add_typer(book_app, name="book", no_args_is_help=True)
-console = Console(soft_wrap=True)
+# A pipe has no width: tables are written whole.
+console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 240)
 
 Profile = Annotated[str, typer.Option(help="smoke, cpu or paper.")]
 Seeds = Annotated[str, typer.Option(help="Comma-separated seeds.")]
@@ -35,10 +39,10 @@ def main() -> None:
     """Run the command; an error that has an explanation is one line, not a traceback."""
     try:
         app()
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         if "--debug" in sys.argv:
             raise
-        Console(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {error}", highlight=False)
+        Console(stderr=True, soft_wrap=True).print(Text.assemble(("error:", "red"), f" {error}"))
         sys.exit(1)
 
 
@@ -61,7 +65,7 @@ def _assignments(pairs: list[str] | None) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise ValueError(f"{pair!r} is not of the form NAME=VALUE")
-        values[name] = yaml.safe_load(value)
+        values[name] = parse_parameter(value)
     return values
 
 
@@ -119,7 +123,10 @@ def run(
     """
     from regroup_lib import experiments
 
-    values = {} if spec is None else yaml.safe_load(spec.read_text(encoding="utf-8"))
+    try:
+        values = {} if spec is None else yaml.safe_load(spec.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{spec} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{spec} does not hold FIELD: VALUE lines")
     record = experiments.run(experiments.parse_spec(values | _assignments(set_)), recompute=recompute)
@@ -174,8 +181,10 @@ def _estimate(times: list[float | None], workers: int | None) -> str:
 def results(ctx: typer.Context, profile: Annotated[str | None, typer.Option(help="Only this profile.")] = None) -> None:
     """List the records of the results directory."""
     if ctx.invoked_subcommand is None:
-        from regroup_lib.experiments import load_records
+        from regroup_lib.experiments import PROFILES, load_records
 
+        if profile is not None and profile not in PROFILES:
+            raise ValueError(f"no profile is called {profile!r}; there are {', '.join(PROFILES)}")
         _print_records(load_records(profile=profile))
 
 

@@ -306,6 +306,7 @@ def _fetch_cifar(name: str, source: Source, target: Path) -> None:
     write_npz(target, arrays)
 
 
+@lru_cache(maxsize=1)
 def _digits() -> Dataset:
     """Return the 1,797 scans of scikit-learn with a fixed 70/30 test split (the set has none of its own)."""
     images, labels = load_digits(return_X_y=True)

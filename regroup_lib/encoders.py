@@ -376,6 +376,13 @@ class ClipEncoder(Encoder):
 ENCODERS = ("raw", "pca", "autoencoder", "clip", "onnx:<file stem>")
 
 
+def check_encoder_name(name: str) -> None:
+    """Raise a ValueError if no encoder is called so; whether its file or weights are there is not looked at."""
+    kind, _, rest = name.partition(":")
+    if name not in ("raw", "pca", "autoencoder", "clip") and not (kind in ("clip", "onnx") and rest):
+        raise ValueError(f"no encoder is called {name!r}; there are {', '.join(ENCODERS)}")
+
+
 def make_encoder(name: str, *, data_dir: str | Path | None = None, epochs: int | None = None) -> Encoder:
     """Build an encoder from its identifier.
 
@@ -394,6 +401,7 @@ def make_encoder(name: str, *, data_dir: str | Path | None = None, epochs: int |
     ValueError, FileNotFoundError
         If there is no such encoder, or its file is missing or damaged.
     """
+    check_encoder_name(name)
     kind, _, rest = name.partition(":")
     if name == "raw":
         return RawEncoder()
@@ -404,10 +412,8 @@ def make_encoder(name: str, *, data_dir: str | Path | None = None, epochs: int |
     if kind == "clip":
         model, _, pretrained = rest.partition(":")
         return ClipEncoder(model or "ViT-B-32-quickgelu", pretrained or "openai")
-    if kind == "onnx" and rest:
-        path = Path(rest) if rest.endswith(".onnx") else data_directory(data_dir) / "encoders" / f"{rest}.onnx"
-        return OnnxEncoder(path)
-    raise ValueError(f"no encoder is called {name!r}; there are {', '.join(ENCODERS)}")
+    path = Path(rest) if rest.endswith(".onnx") else data_directory(data_dir) / "encoders" / f"{rest}.onnx"
+    return OnnxEncoder(path)
 
 
 @dataclass(frozen=True)

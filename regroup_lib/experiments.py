@@ -32,7 +32,7 @@ from threadpoolctl import threadpool_limits
 
 from regroup_lib.data import DATASETS, DIGIT_NAMES, SOURCES, SPLITS, load_data
 from regroup_lib.deepsmote import deep_smote
-from regroup_lib.encoders import AutoencoderEncoder, Features, encode, make_encoder
+from regroup_lib.encoders import AutoencoderEncoder, Features, check_encoder_name, encode, make_encoder
 from regroup_lib.files import atomic_path, digest_file, read_npz, results_directory, write_npz
 from regroup_lib.methods import METHODS, TrainingLabels, make_loss, make_sampler, training_labels
 from regroup_lib.metrics import clustering_quality, evaluate, neighbor_accuracy, total_variation
@@ -151,11 +151,13 @@ class _BaseSpec(BaseModel):
         return settings | values
 
     @model_validator(mode="after")
-    def _task_exists(self) -> _BaseSpec:
+    def _names_exist(self) -> _BaseSpec:
         dataset, positive = parse_task(self.task)
         names = SOURCES[dataset].class_names if dataset in SOURCES else DIGIT_NAMES
         if positive is not None and positive not in names:
             raise ValueError(f"task {self.task!r}: {dataset} has no class {positive!r}; it has {', '.join(names)}")
+        if self.encoder is not None:
+            check_encoder_name(self.encoder)
         return self
 
     @property
@@ -763,10 +765,18 @@ def sweep(
 
     Notes
     -----
-    Several sweeps may share a results directory: a spec that another process runs is put last, and waited for.
+    A spec that is named twice is run once. Several sweeps may share a results directory: a spec that another process
+    runs is put last, and waited for.
     """
-    specs = list(dict.fromkeys(specs))
+    named = list(specs)
     options = {"results_dir": results_dir, "data_dir": data_dir, "recompute": recompute}
+    records = _sweep_once(list(dict.fromkeys(named)), client, workers, options)
+    return [records[spec] for spec in named]
+
+
+def _sweep_once(
+    specs: Sequence[AnySpec], client: Any, workers: int | None, options: dict[str, Any]
+) -> dict[Any, Record]:
     if client is not None:
         return _sweep_on(client, specs, options)
     if workers is None:
@@ -785,7 +795,7 @@ def _limit_threads(threads: int) -> None:
     threadpool_limits(threads)
 
 
-def _sweep_here(specs: Sequence[Spec | EncoderSpec], options: dict[str, Any]) -> list[Record]:
+def _sweep_here(specs: Sequence[Spec | EncoderSpec], options: dict[str, Any]) -> dict[Any, Record]:
     waiting, records, failures = deque(specs), {}, {}
     with progress_bar(total=len(specs), desc="sweep", unit="run") as bar, silence():
         busy = 0
@@ -807,7 +817,7 @@ def _sweep_here(specs: Sequence[Spec | EncoderSpec], options: dict[str, Any]) ->
     return _collected(specs, records, failures)
 
 
-def _sweep_on(pool: Any, specs: Sequence[Spec | EncoderSpec], options: dict[str, Any]) -> list[Record]:
+def _sweep_on(pool: Any, specs: Sequence[Spec | EncoderSpec], options: dict[str, Any]) -> dict[Any, Record]:
     records, failures = {}, {}
     futures = {spec: pool.submit(run, spec, **options) for spec in specs}
     with progress_bar(total=len(specs), desc="sweep", unit="run") as bar:
@@ -825,13 +835,13 @@ def _sweep_on(pool: Any, specs: Sequence[Spec | EncoderSpec], options: dict[str,
     return _collected(specs, records, failures)
 
 
-def _collected(specs: Sequence[Any], records: dict[Any, Record], failures: dict[Any, Exception]) -> list[Record]:
+def _collected(specs: Sequence[Any], records: dict[Any, Record], failures: dict[Any, Exception]) -> dict[Any, Record]:
     if failures:
         lines = [f"{s.task} {s.label} seed {s.seed}: {type(e).__name__}: {e}" for s, e in failures.items()]
         raise SweepError(
             f"{len(failures)} of {len(specs)} runs failed, the others are recorded:\n" + "\n".join(lines)
         ) from next(iter(failures.values()))
-    return [records[spec] for spec in specs]
+    return records
 
 
 def _machine() -> dict[str, Any]:

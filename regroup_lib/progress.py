@@ -15,8 +15,13 @@ _silent: ContextVar[bool] = ContextVar("silent", default=False)
 
 def progress_bar(**options: Any) -> tqdm:
     """Return a tqdm bar; it stays invisible without a terminal or notebook, and inside `silence`."""
-    watched = sys.stderr.isatty() or "ipykernel" in sys.modules
-    return tqdm(**options, disable=_silent.get() or not watched)
+    return tqdm(**options, disable=_silent.get() or not (sys.stderr.isatty() or _in_notebook()))
+
+
+def _in_notebook() -> bool:
+    # IPython is imported in a notebook, and in other places too: a kernel runs in a notebook alone.
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 @contextmanager

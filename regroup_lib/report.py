@@ -442,10 +442,15 @@ def plot_curves(
     label: str = "test average precision",
     rule: str = PAPER_RULE,
 ) -> Figure:
-    """Draw a measure over epochs: the mean over seeds, and a band from the lowest to the highest seed (Figure 6)."""
+    """Draw a measure over epochs: the mean over seeds, and a band from the lowest to the highest seed (Figure 6).
+
+    Seeds whose run diverged are left out.
+    """
     figure, axes = plt.subplots(figsize=(7.6, 4))
-    for group in by_method([r for r in records if r.status == "finished"]).values():
-        _band(axes, [trace(r, measure, rule=rule) for r in group], style_of(group[0].spec))
+    for group in by_method(records).values():
+        finished = [r for r in group if r.status == "finished"]
+        if finished:
+            _band(axes, [trace(r, measure, rule=rule) for r in finished], style_of(group[0].spec))
     axes.set(xlabel="epoch", ylabel=label)
     _ordered_legend(axes)
     return figure

@@ -1,6 +1,8 @@
 """The book's machinery on small notebooks, and the book's own notebooks in profile smoke."""
 
 import json
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -195,6 +197,14 @@ def test_build_renders_pages_and_fails_at_a_warning(small_book, monkeypatch, bro
 def test_the_book_has_its_chapters():
     assert NOTEBOOKS, "notebooks/ holds no notebook"
     assert {path.stem for path in NOTEBOOKS} >= {"motivating-example", "encoders", "synchronous-learning"}
+
+
+def test_the_readmes_example_runs_as_written(tmp_path):
+    text = (ROOT / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "'8':" in done.stdout
 
 
 @chapter

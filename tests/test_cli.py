@@ -373,7 +373,6 @@ def test_a_damaged_record_is_one_line(regroup, results_directory):
         assert len(err.splitlines()) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="an error of the YAML parser ends in a traceback")
 @pytest.mark.parametrize("arguments", [["--set", "epochs=[1"], ["broken.yaml"]])
 def test_broken_yaml_is_one_line(regroup, monkeypatch, tmp_path, arguments):
     monkeypatch.chdir(tmp_path)
@@ -383,14 +382,12 @@ def test_broken_yaml_is_one_line(regroup, monkeypatch, tmp_path, arguments):
     assert len(err.splitlines()) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="only FileNotFoundError is explained, no other OSError")
 def test_a_folder_in_place_of_a_spec_is_one_line(regroup, tmp_path):
     code, _, err = regroup("run", tmp_path)
     assert code == 1
     assert len(err.splitlines()) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="messages are printed as rich markup")
 @pytest.mark.parametrize("name", ["a [b] c", "[/x]"])
 def test_brackets_in_a_message_are_printed(regroup, name):
     code, _, err = regroup("data", "check", name)

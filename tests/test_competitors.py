@@ -103,6 +103,7 @@ def test_rusc_keeps_the_minority_and_clusters_features():
         ({"method": "rusc"}, "method 'rusc' needs an encoder"),
         ({"method": "mlp", "encoder": "pca", "network": "tiny-resnet"}, "does not go with network 'tiny-resnet'"),
         ({"method": "ce", "network": "mlp"}, "method 'ce' does not go with network 'mlp'"),
+        ({"method": "rg", "encoder": "resnet"}, "no encoder is called 'resnet'; there are raw, pca"),
         ({"method": "smote"}, "no method is called 'smote'; there are ce, wce"),
     ],
 )

@@ -867,7 +867,7 @@ def test_a_sweep_runs_on_a_dask_client(tmp_path):
 
 def test_recompute_reaches_every_run_of_a_sweep(results, monkeypatch):
     batches = count_batches(monkeypatch)
-    sweep([seed_spec(0), seed_spec(0)], results_dir=results)
+    assert [r.key for r in sweep([seed_spec(0), seed_spec(0)], results_dir=results)] == 2 * [seed_spec(0).key]
     assert batches == []
     sweep([seed_spec(0), seed_spec(0)], results_dir=results, recompute=True)
     assert len(batches) == 2 * BATCHES  # a spec that is named twice is run once
