@@ -105,7 +105,7 @@ def few_threads():
 
 @pytest.fixture(scope="module")
 def one_thread():
-    """Compute in one thread."""
+    """Compute in one thread: small networks gain nothing from a second, and lose a lot on a busy machine."""
     with few_threads():
         yield
 

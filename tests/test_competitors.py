@@ -15,6 +15,8 @@ from regroup_lib.models import build_network
 from regroup_lib.samplers import ShuffledRows, StratifiedBatches
 from regroup_lib.training import ResidentFeatures, TrainingOptions, predict, train
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def smoke_spec(method, **fields):
     encoder = {"encoder": "pca"} if METHODS[method].needs_encoder else {}

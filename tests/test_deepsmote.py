@@ -16,13 +16,7 @@ SMALL = {"epochs": 12, "code_size": 64, "width": 16, "seed": 0}
 QUICK = SMALL | {"epochs": 1}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks as small as these gain nothing from a second thread, and lose a lot on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

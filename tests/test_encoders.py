@@ -28,14 +28,7 @@ from regroup_lib.encoders import (
 )
 from regroup_lib.files import data_directory, digest_arrays, read_npz, write_npz
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks as small as these gain nothing from a second thread, and lose a lot on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_dataset(n=24, size=16, channels=3, seed=0, order=("train", "test")):

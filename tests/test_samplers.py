@@ -28,13 +28,7 @@ labels_of_classes = st.integers(2, 5).flatmap(
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Orders as short as these gain nothing from a second thread, and lose a lot on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def seeded(seed=0):
