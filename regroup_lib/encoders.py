@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from sklearn.decomposition import PCA
 from torch import nn
 from torch.nn import functional as F
@@ -457,30 +458,37 @@ def encode(
     """
     if isinstance(encoder, str):
         encoder = make_encoder(encoder, data_dir=data_dir, epochs=epochs)
-    kept = None
-    if encoder.cached:
+    if not encoder.cached:
+        kept = _encoded(dataset, encoder)
+    else:
         fingerprint = f"{encoder.fingerprint()} normalize={encoder.normalize} {dataset.digest}"
         key = hashlib.sha256(fingerprint.encode()).hexdigest()[:20]
-        path = data_directory(data_dir) / "features" / f"{dataset.name}-{type(encoder).__name__}-{key}.npz"
-        kept = _read_cache(path, dataset)
-    if kept is None:
-        start = time.perf_counter()
-        encoder.fit(dataset.train.inputs)
-        names = list(dataset.splits)
-        arrays = [encoder.transform(dataset.splits[name].inputs) for name in names]
-        if encoder.normalize:
-            first = names.index("train")
-            train, *others = center_and_normalize(arrays[first], *arrays[:first], *arrays[first + 1 :])
-            arrays = [*others[:first], train, *others[first:]]
-        kept = {f"split_{name}": array for name, array in zip(names, arrays, strict=True)}
-        kept["seconds"] = np.array(time.perf_counter() - start)
-        if encoder.cached:
-            write_npz(path, kept | {f"state_{name}": value for name, value in encoder.state().items()})
-    else:
-        state = {name.removeprefix("state_"): value for name, value in kept.items() if name.startswith("state_")}
-        encoder.load_state(state, dataset.train.inputs.shape[1:])
+        root = data_directory(data_dir)
+        path = root / "features" / f"{dataset.name}-{type(encoder).__name__}-{key}.npz"
+        (root / ".locks").mkdir(parents=True, exist_ok=True)
+        with FileLock(root / ".locks" / f"{key}.lock"):  # minutes of work that two processes shall not both do
+            kept = _read_cache(path, dataset)
+            if kept is None:
+                kept = _encoded(dataset, encoder)
+                write_npz(path, kept | {f"state_{name}": value for name, value in encoder.state().items()})
+            else:
+                state = {name.removeprefix("state_"): kept[name] for name in kept if name.startswith("state_")}
+                encoder.load_state(state, dataset.train.inputs.shape[1:])
     splits = {name.removeprefix("split_"): value for name, value in kept.items() if name.startswith("split_")}
     return Features(splits, float(kept["seconds"]), encoder)
+
+
+def _encoded(dataset: Dataset, encoder: Encoder) -> dict[str, np.ndarray]:
+    """Fit an encoder and encode every split: ``split_<name>``, and ``seconds``."""
+    start = time.perf_counter()
+    encoder.fit(dataset.train.inputs)
+    names = ["train", *(name for name in dataset.splits if name != "train")]
+    arrays = [encoder.transform(dataset.splits[name].inputs) for name in names]
+    if encoder.normalize:
+        arrays = center_and_normalize(*arrays)
+    return {f"split_{name}": array for name, array in zip(names, arrays, strict=True)} | {
+        "seconds": np.array(time.perf_counter() - start)
+    }
 
 
 def _read_cache(path: Path, dataset: Dataset) -> dict[str, np.ndarray] | None:

@@ -5,6 +5,9 @@ import json
 import logging
 import os
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -535,6 +538,29 @@ def test_second_call_reads_what_the_first_one_wrote(tmp_path, caplog):
     new = make_dataset(seed=9).train.inputs
     np.testing.assert_array_equal(second.transform(new), first.transform(new))
     assert second.image_shape == (16, 16, 3)
+
+
+def test_two_at_once_encode_once(tmp_path):
+    """Encoding takes minutes: who comes second waits, and reads what the first one wrote."""
+    started, calls = threading.Event(), []
+
+    class Slow(RawEncoder):
+        cached = True
+
+        def transform(self, images):
+            calls.append(len(images))
+            started.set()
+            time.sleep(0.3)
+            return super().transform(images)
+
+    dataset = make_dataset()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(encode, dataset, Slow(), data_dir=tmp_path)
+        started.wait(10)
+        second = pool.submit(encode, dataset, Slow(), data_dir=tmp_path)
+        features = [future.result().splits["train"] for future in (first, second)]
+    assert len(calls) == 2  # train and test, once
+    np.testing.assert_array_equal(*features)
 
 
 def test_cache_lies_in_the_data_directory_and_names_what_it_is(tmp_path, monkeypatch):
