@@ -18,8 +18,9 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -785,12 +786,14 @@ def _sweep_once(
         raise ValueError(f"workers is {workers}; expected at least 1")
     threads = max(1, (os.cpu_count() or 1) // workers)
     with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_limit_threads, initargs=(threads,)
+        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(threads,)
     ) as pool:
         return _sweep_on(pool, specs, options)
 
 
-def _limit_threads(threads: int) -> None:
+def _start_worker(threads: int) -> None:
+    # A killed sweep takes its workers along; they would otherwise train on, unseen. Their checkpoints stay.
+    Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
     torch.set_num_threads(threads)
     threadpool_limits(threads)
 

@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import given
@@ -845,6 +848,34 @@ def test_a_sweep_in_worker_processes_records_all_but_what_fails(tmp_path):
     for record in records:
         check_scores(record)
         assert record.machine["threads"] == max(1, os.cpu_count() // 2)  # the cores are divided
+
+
+def test_a_killed_sweep_takes_its_workers_along(tmp_path):
+    program = (
+        "from regroup_lib.experiments import Spec, sweep\n"
+        "if __name__ == '__main__':\n"
+        "    spec = Spec(profile='smoke', task='digits-0', method='ce', epochs=10_000)\n"
+        f"    sweep([spec], workers=1, results_dir={str(tmp_path / 'results')!r})\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+    parent = subprocess.Popen([sys.executable, tmp_path / "program.py"])
+    try:
+        checkpoint = tmp_path / "results" / ".checkpoints" / f"{smoke(epochs=10_000).key}.pt"
+        wait_for(checkpoint.exists)
+        workers = psutil.Process(parent.pid).children(recursive=True)
+    finally:
+        parent.kill()
+        parent.wait()
+    assert workers
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert alive == []
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("workers", [0, -1])
