@@ -170,11 +170,13 @@ def sweep(
 
 
 def _estimate(times: list[float | None], workers: int | None) -> str:
+    known = [seconds for seconds in times if seconds is not None]
     if not times:
         return ""
-    if None in times:
+    if not known:
         return "; no record of such a run yet, so no estimate of the time"
-    return f", about {sum(times) / 60 / (workers or 1):.0f} minutes"
+    unlike = f" and {len(times) - len(known)} runs unlike all recorded ones" if len(known) < len(times) else ""
+    return f", about {sum(known) / 60 / (workers or 1):.0f} minutes{unlike}"
 
 
 @results_app.callback()

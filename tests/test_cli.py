@@ -230,6 +230,13 @@ def test_sweep_runs_what_is_missing_and_counts_what_diverged(regroup, results_di
     assert all(path.stat().st_mtime_ns > time for path, time in times.items())
 
 
+def test_an_estimate_says_how_many_runs_it_leaves_out(regroup, results_directory, small_chapter, monkeypatch):
+    known = {0.1: 120.0, 1e30: None}  # by learning rate
+    monkeypatch.setattr(experiments, "estimate_seconds", lambda spec, records: known[spec.peak_lr])
+    _, out, _ = regroup("sweep", "small", "--profile", "smoke", "--seeds", "0,1", "--dry-run")
+    assert "4 runs, 4 to do, about 4 minutes and 2 runs unlike all recorded ones\n" in out
+
+
 def test_dry_run_prints_runs_and_minutes_and_starts_nothing(regroup, recorded, monkeypatch):
     before = sorted(recorded.rglob("*"))
     # Estimates come from all records of the profile, and are added up.
