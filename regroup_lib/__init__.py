@@ -1,5 +1,6 @@
 """Imbalanced classification by regrouping: large classes into pseudo-classes, scores back to classes."""
 
+from regroup_lib import losses
 from regroup_lib.data import Dataset, load_data
 from regroup_lib.encoders import encode, make_encoder
 from regroup_lib.experiments import EncoderSpec, Record, Spec, load_records, run, sweep
@@ -19,6 +20,7 @@ __all__ = [
     "evaluate",
     "load_data",
     "load_records",
+    "losses",
     "make_encoder",
     "make_task",
     "run",
