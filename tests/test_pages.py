@@ -143,3 +143,25 @@ def test_navigation_opens_on_a_telephone_and_search_finds(browser, site):
     page.goto(f"{site}/search.html?q=regrouping")
     page.locator("ul.search li").first.wait_for()
     page.close()
+
+
+def test_tables_of_class_sortable_sort_by_size_on_a_click(browser):
+    cells = {"CE": "9.5 ± 1.0", "RG": "73.8 ± 1.1 **", "RUSC": "−2.0 ± 0.1", "SOAP": ""}
+    rows = "".join(f"<tr><td>{name}</td><td>{value}</td></tr>" for name, value in cells.items())
+    head = "<thead><tr><th>method</th><th>AP</th></tr></thead>"
+    script = (ROOT / "book" / "_static" / "sortable.js").read_text()
+    page = browser.new_page()
+    page.set_content(f"<table class='sortable'>{head}<tbody>{rows}</tbody></table><script>{script}</script>")
+
+    def first_column():
+        return page.locator("tbody td:first-child").all_inner_texts()
+
+    page.get_by_role("button", name="AP").click()
+    assert first_column() == ["RG", "CE", "RUSC", "SOAP"]
+    assert page.locator("th").nth(1).get_attribute("aria-sort") == "descending"
+    page.get_by_role("button", name="AP").press("Enter")
+    assert first_column() == ["RUSC", "CE", "RG", "SOAP"]
+    page.get_by_role("button", name="method").click()
+    assert first_column() == ["SOAP", "RUSC", "RG", "CE"]
+    assert page.locator("th").nth(1).get_attribute("aria-sort") is None
+    page.close()

@@ -5,8 +5,9 @@ document.addEventListener("DOMContentLoaded", () => {
     const number = text.replace("−", "-").match(/^[-+]?[\d,]*\.?\d+/);
     return number ? [0, Number(number[0].replaceAll(",", ""))] : [text === "" ? 2 : 1, text];
   };
-  const compare = (a, b) =>
-    a[0] - b[0] || (typeof a[1] === "number" ? a[1] - b[1] : a[1].localeCompare(b[1]));
+  // Numbers, then text, then empty cells, whichever the direction.
+  const compare = (a, b, sign) =>
+    a[0] - b[0] || sign * (typeof a[1] === "number" ? a[1] - b[1] : a[1].localeCompare(b[1]));
   for (const table of document.querySelectorAll("table.sortable")) {
     const heads = [...table.tHead.rows[0].cells];
     heads.forEach((head, column) => {
@@ -18,7 +19,7 @@ document.addEventListener("DOMContentLoaded", () => {
         heads.forEach((other) => other.removeAttribute("aria-sort"));
         head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
         const rows = [...table.tBodies[0].rows];
-        rows.sort((a, b) => (ascending ? 1 : -1) * compare(key(a, column), key(b, column)));
+        rows.sort((a, b) => compare(key(a, column), key(b, column), ascending ? 1 : -1));
         table.tBodies[0].append(...rows);
       });
     });
