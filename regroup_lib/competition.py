@@ -515,9 +515,15 @@ def _family(tasks: Mapping[str, Groups], name: str) -> dict[str, Groups]:
     return {task: groups for task, groups in tasks.items() if task.startswith(name)}
 
 
+def _mean(group: Sequence[Record], measure: str) -> float:
+    """Return the mean over seeds; a method with a diverged run comes last."""
+    mean = values(group, measure).mean()
+    return float(mean) if np.isfinite(mean) else -np.inf
+
+
 def _rank(groups: Groups, method: str, measure: str) -> tuple[int, int]:
     """Return a method's place among the paper's methods by the mean of a measure, and how many there are."""
-    means = {m: values(groups[m], measure).mean() for m in plans.PAPER_METHODS if m in groups}
+    means = {m: _mean(groups[m], measure) for m in plans.PAPER_METHODS if m in groups}
     better = sum(value > means[method] for value in means.values())
     return better + 1, len(means)
 
@@ -537,9 +543,7 @@ def _divergent_orders(tasks: Mapping[str, Groups]) -> tuple[str, str]:
     texts, passed = [], []
     for task, groups in tasks.items():
         methods = [m for m in plans.PAPER_METHODS if m in groups]
-        measured = [
-            [values(groups[m], name).mean() for m in methods] for name in ("balanced_accuracy", "average_precision")
-        ]
+        measured = [[_mean(groups[m], name) for m in methods] for name in ("balanced_accuracy", "average_precision")]
         correlation = float(spearmanr(*measured).statistic)
         texts.append(f"{task}: rank correlation {correlation:+.2f}")
         passed.append(correlation < 0.5)
@@ -601,7 +605,7 @@ def _best_without_encoder(tasks: Mapping[str, Groups], candidates: Sequence[str]
     differences = {}
     for task, groups in tasks.items():
         ours, other = (
-            max(methods, key=lambda m: values(groups[m], "average_precision").mean())
+            max(methods, key=lambda m: _mean(groups[m], "average_precision"))
             for methods in (candidates, NO_ENCODER_AT_TEST)
         )
         differences[f"{task}, {title(ours)} − {title(other)}"] = _precision_difference(groups, ours, other)
@@ -612,7 +616,7 @@ def _unstable(tasks: Mapping[str, Groups]) -> tuple[str, str]:
     texts, passed = [], []
     for task, groups in tasks.items():
         spread = {m: values(g, "average_precision").std(ddof=1) for m, g in groups.items()}
-        others = np.median([s for m, s in spread.items() if not m.startswith("ldam")])
+        others = np.nanmedian([s for m, s in spread.items() if not m.startswith("ldam")])
         plain = f", with a plain head {spread['ldam-plain']:.1f}" if "ldam-plain" in spread else ""
         texts.append(f"{task}: std {spread['ldam']:.1f}{plain}; median of the others {others:.1f}")
         passed.append(spread["ldam"] > 2 * others)

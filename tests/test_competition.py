@@ -229,6 +229,15 @@ def test_verdicts_follow_the_records(groups, make_record):
     assert competition.binary_verdicts({"cifar100-worm": worse}).loc["C17", "verdict"] == "does not hold"
 
 
+def test_a_diverged_competitor_ranks_last_in_the_verdicts(groups, make_record):
+    expected = competition.binary_verdicts({"cifar100-worm": groups})
+    groups["wce"] = [make_record("wce", s, status="diverged") for s in (0, 1)]
+    verdicts = competition.binary_verdicts({"cifar100-worm": groups})
+    for claim in ("C17", "C24"):
+        assert verdicts.loc[claim, "verdict"] == expected.loc[claim, "verdict"]
+    assert "nan" not in verdicts.loc[["C11", "C12", "C17", "C24"], "measured"].str.cat()
+
+
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
