@@ -107,7 +107,7 @@ DATASET_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "ham10000": {
             "network": "slim-resnet-64",
             "image_size": 64,
-            "epochs": 40,
+            "epochs": 30,
             "batch_size": 128,
             "peak_lr": 0.1,
             "shift": 6,
@@ -197,7 +197,7 @@ def _cluster_numbers(value: Any) -> Any:
     if value is None or number(value):
         return value
     pairs = value.items() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    pairs = tuple(sorted(tuple(pair) for pair in pairs if isinstance(pair, list | tuple)))
+    pairs = tuple(sorted((tuple(pair) for pair in pairs if isinstance(pair, list | tuple)), key=str))
     if not pairs or not all(len(p) == 2 and isinstance(p[0], str) and number(p[1]) for p in pairs):
         raise ValueError(f"expected a whole number of at least 1, or one for each of some classes; got {value!r}")
     return pairs

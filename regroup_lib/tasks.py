@@ -13,10 +13,11 @@ from typing import Literal
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from regroup_lib.data import DATASETS, Dataset, load_data, split_by_image
+from regroup_lib.data import DATASETS, EMBEDDED, Dataset, load_data, split_by_image
 
 LONG_TAIL = "lt"  # what a long-tailed task's name ends in
 LONG_TAIL_RATIO = 100.0
+SMALL_LONG_TAIL_RATIO = 10.0  # of the embedded digits, which have 100 images a class
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,8 @@ def make_task(
         rows, held_out = _hold_out(rows, relabel[dataset.train.labels], validation_fraction, seed, name)
         val = cut("train", held_out)
     if positive == LONG_TAIL:
-        rows = _long_tail(rows, dataset.train.labels)
+        ratio = SMALL_LONG_TAIL_RATIO if dataset_name in EMBEDDED else LONG_TAIL_RATIO
+        rows = _long_tail(rows, dataset.train.labels, ratio)
     test = cut("test", np.arange(len(dataset.test)))
     task = Task(name, class_names, dataset.class_names, cut("train", rows), val, test, dataset)
     _check_classes(task)
@@ -205,12 +207,12 @@ def _classes(name: str, positive: str | None, dataset: Dataset) -> tuple[tuple[s
     return (f"not {positive}", positive), (everything == dataset.class_names.index(positive)).astype(np.int64)
 
 
-def _long_tail(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def _long_tail(rows: np.ndarray, labels: np.ndarray, ratio: float) -> np.ndarray:
     """Return the rows that a long-tailed training set keeps; which, no seed moves: they are part of the task."""
     shuffled = np.random.default_rng(0).permutation(len(labels))
     shuffled = shuffled[np.isin(shuffled, rows)]
     counts = np.bincount(labels[rows])
-    wanted = long_tail_counts(int(counts.max()), len(counts))
+    wanted = long_tail_counts(int(counts[0]), len(counts), ratio)
     kept = [shuffled[labels[shuffled] == c][:n] for c, n in enumerate(wanted)]
     return np.sort(np.concatenate(kept))
 
