@@ -3,6 +3,7 @@
 from regroup_lib import losses
 from regroup_lib.data import Dataset, load_data
 from regroup_lib.encoders import encode, make_encoder
+from regroup_lib.estimator import RegroupClassifier, Regrouper
 from regroup_lib.experiments import EncoderSpec, Record, Spec, load_records, run, sweep
 from regroup_lib.metrics import evaluate, total_variation
 from regroup_lib.regroup import Regrouping, aggregate, cluster_counts
@@ -12,6 +13,8 @@ __all__ = [
     "Dataset",
     "EncoderSpec",
     "Record",
+    "RegroupClassifier",
+    "Regrouper",
     "Regrouping",
     "Spec",
     "aggregate",

@@ -6,10 +6,12 @@ import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 from sklearn.base import BaseEstimator, ClusterMixin, clone
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.exceptions import ConvergenceWarning
@@ -70,7 +72,8 @@ def cluster_counts(
     elif n_clusters is not None:
         wanted = [n_clusters if count > threshold else 1 for count in counts]
     asked = n_clusters.values() if isinstance(n_clusters, Mapping) else [1 if n_clusters is None else n_clusters]
-    if any(number < 1 or number % 1 for number in asked):  # also refuses infinity and NaN
+    # Infinity and NaN are refused too.
+    if not all(isinstance(number, Real) and number >= 1 and number % 1 == 0 for number in asked):
         raise ValueError(f"n_clusters is {n_clusters}; it must be a whole number of at least 1")
     return [min(int(number), count) for number, count in zip(wanted, counts, strict=True)]
 
@@ -84,8 +87,13 @@ class RandomClusterer(ClusterMixin, BaseEstimator):
 
     def fit(self, X: np.ndarray, y: None = None) -> RandomClusterer:
         """Draw ``labels_``, int64 [n], uniformly and independently."""
-        self.labels_ = np.random.default_rng(self.random_state).integers(self.n_clusters, size=len(X))
+        self.labels_ = np.random.default_rng(self.random_state).integers(self.n_clusters, size=X.shape[0])
         return self
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
 
 
 # An identifier -> a clusterer with scikit-learn's fit_predict and an n_clusters (or n_components) parameter.
@@ -177,8 +185,9 @@ class Regrouping(BaseEstimator):
 
         Parameters
         ----------
-        features : array [n, d]
-            Finite numbers; only rows of classes that are divided are looked at by the clusterer.
+        features : array or SciPy sparse array [n, d]
+            Finite numbers; only rows of classes that are divided are looked at by the clusterer. Sparse ones reach it
+            as CSR: both k-means and ``"random"`` take them.
         labels : sequence [n]
             Class of each row.
 
@@ -187,7 +196,8 @@ class Regrouping(BaseEstimator):
         ValueError
             If lengths differ, features are not finite or not two-dimensional, or an option is out of range.
         """
-        features, labels = np.asarray(features), np.asarray(labels)
+        features = features.tocsr() if sparse.issparse(features) else np.asarray(features)
+        labels = np.asarray(labels)
         _check_fit_input(features, labels)
         make_clusterer(self.clusterer, 1, None)  # an unknown one is an error even where no class is divided
         self.classes_, index, class_counts = np.unique(labels, return_inverse=True, return_counts=True)
@@ -266,18 +276,30 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _check_fit_input(features: np.ndarray, labels: np.ndarray) -> None:
+def _check_fit_input(features: np.ndarray | sparse.csr_array, labels: np.ndarray) -> None:
     if features.ndim != 2:
         raise ValueError(f"features have shape {features.shape}; expected [n, d]")
-    if labels.ndim != 1 or len(labels) != len(features):
-        raise ValueError(f"{len(features)} rows of features but labels of shape {labels.shape}; expected one a row")
+    n_rows = features.shape[0]
+    if labels.shape != (n_rows,):
+        raise ValueError(f"{n_rows} rows of features but labels of shape {labels.shape}; expected one a row")
     if len(labels) == 0:
         raise ValueError("there are no samples to regroup")
     if features.dtype.kind not in "fiub":
         raise ValueError(f"features are {features.dtype}; expected numbers")
-    if features.dtype.kind == "f" and not np.isfinite(features).all():
-        bad = int((~np.isfinite(features)).any(axis=1).sum())
+    bad = count_rows_not_finite(features)
+    if bad:
         raise ValueError(f"{bad} rows of features hold NaN or infinite values; remove or impute them first")
+
+
+def count_rows_not_finite(features: np.ndarray | sparse.csr_array) -> int:
+    """Return how many rows hold a NaN or an infinite value."""
+    if features.dtype.kind != "f":
+        return 0
+    if sparse.issparse(features):
+        rows = features.tocoo().row
+        return len(np.unique(rows[~np.isfinite(features.data)]))
+    finite = np.isfinite(features)
+    return 0 if finite.all() else int((~finite).any(axis=1).sum())
 
 
 def aggregate(scores: Any, parent: Sequence[int], rule: str = "max") -> Any:
