@@ -26,8 +26,9 @@ from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from regroup_lib.clusterers import make_clusterer
 from regroup_lib.metrics import evaluate
-from regroup_lib.regroup import Regrouping, aggregate, cluster_counts, count_rows_not_finite, make_clusterer
+from regroup_lib.regroup import Regrouping, aggregate, cluster_counts, count_rows_not_finite
 
 
 class _Regroups(BaseEstimator):

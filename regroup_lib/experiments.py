@@ -31,6 +31,7 @@ from sklearn.manifold import TSNE
 from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 
+from regroup_lib.clusterers import CLUSTERERS
 from regroup_lib.data import DATASETS, DIGIT_NAMES, SOURCES, SPLITS, load_data, split_by_image
 from regroup_lib.deepsmote import deep_smote
 from regroup_lib.encoders import AutoencoderEncoder, Features, check_encoder_name, encode, make_encoder
@@ -39,7 +40,7 @@ from regroup_lib.methods import METHODS, TrainingLabels, make_loss, make_sampler
 from regroup_lib.metrics import cluster_contents, clustering_quality, evaluate, neighbor_accuracy, total_variation
 from regroup_lib.models import NETWORKS, build_network
 from regroup_lib.progress import progress_bar, silence
-from regroup_lib.regroup import CLUSTERERS, aggregate
+from regroup_lib.regroup import aggregate
 from regroup_lib.samplers import Sampler
 from regroup_lib.tasks import LONG_TAIL, Task, make_task, parse_task
 from regroup_lib.training import (

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from sklearn.base import BaseEstimator, ClusterMixin, clone
-from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
+from regroup_lib.clusterers import make_clusterer
 from regroup_lib.files import read_npz, write_npz
 
 
@@ -78,61 +78,15 @@ def cluster_counts(
     return [min(int(number), count) for number, count in zip(wanted, counts, strict=True)]
 
 
-class RandomClusterer(ClusterMixin, BaseEstimator):
-    """Assigns every sample to one of `n_clusters` groups at random: the control that has balance without meaning."""
-
-    def __init__(self, n_clusters: int = 8, *, random_state: int | None = None):
-        self.n_clusters = n_clusters
-        self.random_state = random_state
-
-    def fit(self, X: np.ndarray, y: None = None) -> RandomClusterer:
-        """Draw ``labels_``, int64 [n], uniformly and independently."""
-        self.labels_ = np.random.default_rng(self.random_state).integers(self.n_clusters, size=X.shape[0])
-        return self
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        return tags
-
-
-# An identifier -> a clusterer with scikit-learn's fit_predict and an n_clusters (or n_components) parameter.
-CLUSTERERS = {
-    # Three starts: the spread of the inertia between starts is below 1% on 45,000 x 1,280 features.
-    "kmeans": lambda: KMeans(n_init=3),
-    "minibatch-kmeans": lambda: MiniBatchKMeans(n_init=3, batch_size=4096),
-    "random": RandomClusterer,
-}
-
-
-def make_clusterer(clusterer: Any, n_clusters: int, random_state: int | None) -> Any:
-    """Return a fresh clusterer for `n_clusters` groups from an identifier or a scikit-learn style object."""
-    if isinstance(clusterer, str):
-        if clusterer not in CLUSTERERS:
-            raise ValueError(f"no clusterer is called {clusterer!r}; there are {', '.join(CLUSTERERS)}")
-        fresh = CLUSTERERS[clusterer]()
-    elif hasattr(clusterer, "fit_predict") and hasattr(clusterer, "get_params") and not isinstance(clusterer, type):
-        fresh = clone(clusterer)
-    else:
-        raise ValueError(f"clusterer is {clusterer!r}; pass a name or an object with scikit-learn's fit_predict")
-    known = fresh.get_params()
-    size = next((name for name in ("n_clusters", "n_components") if name in known), None)
-    if size is None:
-        raise ValueError(f"{fresh!r} has neither an n_clusters nor an n_components parameter")
-    fresh.set_params(**{size: n_clusters})
-    if "random_state" in known and random_state is not None:
-        fresh.set_params(random_state=random_state)
-    return fresh
-
-
 class Regrouping(BaseEstimator):
     """Divide large classes into pseudo-classes by clustering their features.
 
     Parameters
     ----------
     clusterer : str or object
-        ``"kmeans"``, ``"minibatch-kmeans"``, ``"random"``, or any object with scikit-learn's ``fit_predict`` and
-        an ``n_clusters`` (or ``n_components``) parameter; it is cloned.
+        A name in `clusterers.CLUSTERERS` (``"kmeans"``, ``"constrained-kmeans"``, ``"spectral"``, ``"random"``, ...),
+        or any object with scikit-learn's ``fit_predict`` and an ``n_clusters`` (or ``n_components``) parameter; it is
+        cloned.
     threshold, n_clusters
         See `cluster_counts`; the keys of a mapping `n_clusters` are class labels here.
     random_state : int, optional

@@ -17,8 +17,8 @@ from sklearn.mixture import GaussianMixture
 
 import regroup_lib as rg
 from regroup_lib import Regrouping, aggregate, cluster_counts
+from regroup_lib.clusterers import CLUSTERERS
 from regroup_lib.files import read_npz, write_npz
-from regroup_lib.regroup import CLUSTERERS
 
 # ---------------------------------------------------------------- how many clusters
 
