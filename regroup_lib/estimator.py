@@ -64,7 +64,8 @@ class _Regroups(BaseEstimator):
         """Return what is clustered: X or what the encoder makes of it, as numbers in rows."""
         features = X if self.encoder is None else _encode(self.encoder, X, y)
         try:
-            features = check_array(features, accept_sparse="csr", ensure_all_finite=False, estimator=self)
+            dtypes = [np.float64, np.float32]
+            features = check_array(features, accept_sparse="csr", dtype=dtypes, ensure_all_finite=False, estimator=self)
         except (TypeError, ValueError) as error:
             if self.encoder is None:
                 error.add_note("Samples that are not rows of numbers need an encoder: pass encoder=<a transformer>.")
@@ -120,7 +121,7 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
         What is clustered is ``encoder.fit_transform(X, y)`` instead of X; the classifier sees X all the same. It is
         cloned and needed by `fit` alone, and only if a class is divided.
     aggregation : {"max", "sum"}
-        The rule of `aggregate`.
+        The rule of `aggregate`; changed after `fit`, it holds from then on.
     random_state : int, RandomState or None
         Seed of the clustering, and of the folds of ``"auto"``; the estimator keeps its own.
     cv : int, cross-validation splitter or iterable of (train, test)
@@ -230,24 +231,24 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
         _check_weights(y, fit_params)
         seed = self._seed()
         if isinstance(self.n_clusters, str):
-            self.regrouping_, self.n_clusters_search_ = self._search(estimator, X, y, fit_params, seed)
+            regrouping, search = self._search(estimator, X, y, fit_params, seed)
         else:
-            self.regrouping_, self.n_clusters_search_ = self._regroup(X, y, self.n_clusters, seed), []
-        self.classes_, self.parent_ = self.regrouping_.classes_, self.regrouping_.parent_
-        self.pseudo_labels_ = self.regrouping_.pseudo_labels_
-        self.n_clusters_ = _found_clusters(self.regrouping_)
-        self.estimator_ = clone(estimator).fit(X, self.pseudo_labels_, **fit_params)
-        known = getattr(self.estimator_, "classes_", self.parent_)
-        if len(known) != len(self.parent_):
+            regrouping, search = self._regroup(X, y, self.n_clusters, seed), []
+        fitted = clone(estimator).fit(X, regrouping.pseudo_labels_, **fit_params)
+        known, n_pseudo = getattr(fitted, "classes_", regrouping.parent_), len(regrouping.parent_)
+        if len(known) != n_pseudo:
             raise ValueError(
-                f"{_name(estimator)} knows {len(known)} of the {len(self.parent_)} pseudo-classes after training; "
+                f"{_name(estimator)} knows {len(known)} of the {n_pseudo} pseudo-classes after training; "
                 "it must not leave any out"
             )
+        self.regrouping_, self.estimator_, self.n_clusters_search_ = regrouping, fitted, search
+        self.classes_, self.parent_ = regrouping.classes_, regrouping.parent_
+        self.pseudo_labels_, self.n_clusters_ = regrouping.pseudo_labels_, _found_clusters(regrouping)
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return aggregated class probabilities, float64 [n, C], in the order of ``classes_``; rows sum to 1."""
-        check_is_fitted(self)
+        check_is_fitted(self, "estimator_")
         return aggregate(_pseudo_scores(self.estimator_, X, len(self.parent_)), self.parent_, rule=self.aggregation)
 
     def predict(self, X: Any) -> np.ndarray:

@@ -25,7 +25,7 @@ from sklearn.exceptions import NotFittedError, UnsetMetadataPassedError
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
-from sklearn.metrics import average_precision_score, balanced_accuracy_score
+from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, make_scorer
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
@@ -162,6 +162,11 @@ def test_it_is_regroup_fit_aggregate(digits, estimator, rule):
     np.testing.assert_allclose(model.predict_proba(X_test), scores, rtol=1e-12, atol=1e-15)
     np.testing.assert_array_equal(model.predict(X_test), predicted)
     assert model.score(X_test, y_test) == np.mean(predicted == y_test) > 0.9
+    other = "sum" if rule == "max" else "max"
+    again = clone(model).set_params(aggregation=other).fit(X, y)
+    np.testing.assert_array_equal(
+        model.set_params(aggregation=other).predict_proba(X_test), again.predict_proba(X_test)
+    )
     assert not hasattr(estimator, "classes_")  # it was cloned
 
 
@@ -331,7 +336,7 @@ def test_text_needs_an_encoder():
         assert model.n_clusters_ == {"ham": 1, "spam": 2}
         assert model.predict(["cheap watches", "dear sir"]).tolist() == ["spam", "ham"]
     assert not hasattr(model, "n_features_in_")
-    with pytest.raises(ValueError, match=r"(?s)Expected 2D array, got 1D.*need an encoder: pass encoder="):
+    with pytest.raises(ValueError, match=r"need an encoder: pass encoder="):
         RegroupClassifier(classifier).fit(texts, y)
 
 
@@ -597,10 +602,14 @@ def test_routing_through_pipeline_search_and_score(ring):
     X, y = ring
     weights = 1.0 + np.arange(len(y))
     inner = Recorder([]).set_fit_request(sample_weight=True)
-    model = RegroupClassifier(inner, n_clusters="auto", cv=2, random_state=0).set_score_request(sample_weight=True)
-    search = GridSearchCV(make_pipeline("passthrough", model), {"regroupclassifier__aggregation": ["max"]}, cv=2)
+    model = RegroupClassifier(inner, n_clusters="auto", cv=2, random_state=0)
+    grid = {"regroupclassifier__aggregation": ["max"]}
+    plain_accuracy = make_scorer(accuracy_score).set_score_request(sample_weight=False)
+    search = GridSearchCV(make_pipeline("passthrough", model), grid, cv=2, scoring=plain_accuracy)
     search.fit(X, y, sample_weight=weights)
-    assert len(inner.notes) > 6
+    model.set_score_request(sample_weight=True)
+    GridSearchCV(model, {"aggregation": ["sum"]}, cv=2).fit(X, y, sample_weight=weights)
+    assert len(inner.notes) > 12
     for seen, _, given_weights, _ in inner.notes:
         np.testing.assert_array_equal(seen, X[given_weights.astype(int) - 1])
 
@@ -782,15 +791,18 @@ BAD = [
     ({"encoder": FunctionTransformer(lambda X: X[:9])}, ValueError, "the encoder made 9 rows out of 50; it must keep"),
     ({"encoder": FunctionTransformer(lambda X: X[0])}, ValueError, "Expected 2D array, got 1D"),
     ({"n_clusters": "auto", "cv": 1}, ValueError, "n_splits=1"),
-    ({"n_clusters": "auto", "cv": "five"}, ValueError, "Expected `cv`"),
+    ({"n_clusters": "auto", "cv": "five"}, ValueError, "Expected .?cv.? as an integer"),
 ]
 
 
 @pytest.mark.parametrize(("options", "error", "message"), BAD)
 def test_options_that_are_refused(options, error, message):
     X, y = np.random.default_rng(0).normal(size=(50, 2)), [0] * 40 + [1] * 10
+    model = RegroupClassifier(**options)
     with pytest.raises(error, match=message):
-        RegroupClassifier(**options).fit(X, y)
+        model.fit(X, y)
+    with pytest.raises(NotFittedError):
+        model.predict(X)
 
 
 @pytest.mark.parametrize(
