@@ -1,7 +1,7 @@
 """A data set made into a classification task: who is positive, and what trains, validates and tests.
 
 The test split is the publisher's, or the data set's committed one, and never moves. The seed moves the validation
-split alone.
+split alone, and which positives are left where a task is made more imbalanced.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from regroup_lib.data import DATASETS, Dataset, load_data
 
 @dataclass(frozen=True)
 class TaskSplit:
-    """Images with the task's labels and the finer labels that the task hides.
+    """Images or sentences with the task's labels and the finer labels that the task hides.
 
     Attributes
     ----------
-    inputs : ndarray of uint8 [n, height, width, channels]
+    inputs : ndarray of uint8 [n, height, width, channels], or of str [n]
     labels : ndarray of int64 [n]
         The task's classes; in a binary task 0 is the negative and 1 the positive class.
     fine_labels : ndarray of int64 [n]
@@ -83,6 +83,7 @@ def make_task(
     *,
     seed: int = 0,
     validation_fraction: float = 0.1,
+    imbalance: float | None = None,
     data_dir: str | Path | None = None,
     image_size: int | None = None,
 ) -> Task:
@@ -93,18 +94,24 @@ def make_task(
     name : str
         ``"<data set>-<class>"`` for that class against the rest, ``"<data set>"`` for all its classes.
     seed : int
-        Moves the validation split.
+        Moves the validation split, and chooses the positives that are kept for `imbalance`.
     validation_fraction : float
         Part of the training split that is held out, stratified by the task's classes; 0 holds out nothing.
         A data set with a validation split of its own (HAM10000, where images of one lesion must stay together)
         keeps that one whatever the fraction, 0 included; the seed then moves nothing here.
+    imbalance : float, optional
+        Negatives a positive in the training split of a binary task: positives are left out at random until there are
+        ``round(negatives / imbalance)``. With one seed, those kept at a higher ratio are among those kept at a lower
+        one. Validation and test split keep the natural ratio, so that numbers at two ratios are of one test set, and
+        encoders still learn from the data set's whole training split, for they see no labels.
     data_dir, image_size : optional
         See `load_data`.
 
     Raises
     ------
     ValueError
-        If the data set or the class does not exist, or a split would lack a class.
+        If the data set or the class does not exist, a split would lack a class, or there are too few positives for
+        the wanted imbalance.
 
     Examples
     --------
@@ -139,6 +146,10 @@ def make_task(
     else:
         rows, held_out = _hold_out(rows, relabel[dataset.train.labels], validation_fraction, seed, name)
         val = split("train", held_out)
+    if imbalance is not None:
+        if positive is None:
+            raise ValueError(f"task {name!r}: imbalance is {imbalance}, and that is for a class against the rest")
+        rows = _fewer_positives(rows, relabel[dataset.train.labels[rows]], imbalance, seed, name)
     task = Task(
         name,
         class_names,
@@ -164,3 +175,17 @@ def _hold_out(
     except ValueError as error:
         raise ValueError(f"task {name!r}: a validation split of {fraction:g} cannot be cut ({error})") from error
     return np.sort(train), np.sort(held_out)
+
+
+def _fewer_positives(rows: np.ndarray, labels: np.ndarray, imbalance: float, seed: int, name: str) -> np.ndarray:
+    """Return the rows of all negatives and of as many positives as the ratio asks for, in their order."""
+    negatives, positives = rows[labels == 0], rows[labels == 1]
+    n_kept = round(len(negatives) / imbalance) if imbalance > 0 else len(rows)
+    found = f"task {name!r}: imbalance is {imbalance:g}, with {len(negatives)} training negatives"
+    if n_kept > len(positives):
+        natural = len(negatives) / len(positives)
+        raise ValueError(f"{found} and {len(positives)} positives; it must be at least their ratio, {natural:.4g}")
+    if n_kept == 0:
+        raise ValueError(f"{found} no positive would be left; it must be at most {len(negatives)}")
+    kept = np.random.default_rng(seed).permutation(positives)[:n_kept]
+    return np.sort(np.concatenate([negatives, kept]))
