@@ -7,6 +7,7 @@ from regroup_lib.experiments import EncoderSpec, Record, Spec, load_records, run
 from regroup_lib.metrics import evaluate, total_variation
 from regroup_lib.regroup import Regrouping, aggregate, cluster_counts
 from regroup_lib.tasks import make_task
+from regroup_lib.text import describe_clusters
 
 __all__ = [
     "Dataset",
@@ -16,6 +17,7 @@ __all__ = [
     "Spec",
     "aggregate",
     "cluster_counts",
+    "describe_clusters",
     "encode",
     "evaluate",
     "load_data",

@@ -111,16 +111,18 @@ PROFILES: dict[str, dict[str, Any]] = {
 }
 # Sentences have no mirror image.
 TEXT = {"optimizer": "adam", "flip": False, "shift": 0}
+FEW_SENTENCES = TEXT | {"network": "tiny-text-cnn", "epochs": 20, "batch_size": 16, "peak_lr": 1e-2}
+# Validation AP of phrasebank-negative, CE, seed 0: 0.63 at this rate, 0.58 at 2e-3, 0.62 at 1e-2.
 CONVOLUTIONS = {"epochs": 15, "batch_size": 64, "peak_lr": 5e-3, "weight_decay": 0.01}
 FINE_TUNING = {"epochs": 3, "batch_size": 32, "peak_lr": 5e-5, "weight_decay": 0.01}
 # What differs from that for a data set, ...
 DATASET_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "smoke": {
-        "descriptions": TEXT | {"network": "tiny-text-cnn", "epochs": 20, "batch_size": 16, "peak_lr": 1e-2},
+        "descriptions": FEW_SENTENCES,
         "phrasebank": TEXT | CONVOLUTIONS | {"network": "text-cnn", "epochs": 2},
     },
     "cpu": {
-        "descriptions": TEXT | {"network": "tiny-text-cnn", "epochs": 20, "batch_size": 16, "peak_lr": 1e-2},
+        "descriptions": FEW_SENTENCES,
         "phrasebank": TEXT | CONVOLUTIONS | {"network": "text-cnn"},
         # With 450 positives, 12 epochs of the slim network reach a higher validation AP than 5 of the small one,
         # in the same time.
@@ -135,7 +137,7 @@ DATASET_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "paper": {
-        "descriptions": TEXT | CONVOLUTIONS | {"network": "text-cnn"},
+        "descriptions": FEW_SENTENCES,
         "phrasebank": TEXT | FINE_TUNING | {"network": "minilm"},
         "ham10000": {"image_size": 224},
     },

@@ -118,8 +118,9 @@ class WordPieces:
     def __call__(self, texts: np.ndarray) -> np.ndarray:
         """Return token numbers, int32 [n, max_tokens], filled up with `text.PADDING`."""
         options = {"padding": "max_length", "truncation": True, "max_length": self.max_tokens}
-        encoded = self._tokenizer([str(text) for text in texts], **options)
-        return np.array(encoded["input_ids"], np.int32).reshape(-1, self.max_tokens)
+        # The tokenizer fails on an empty list.
+        tokens = self._tokenizer([str(text) for text in texts], **options)["input_ids"] if len(texts) else []
+        return np.array(tokens, np.int32).reshape(-1, self.max_tokens)
 
     def __len__(self) -> int:
         return len(self._tokenizer)

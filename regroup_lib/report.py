@@ -724,6 +724,8 @@ def records_frame(records: Sequence[Record]) -> pd.DataFrame:
             "encoder": spec.encoder or "",
             "clusterer": spec.clusterer if spec.encoder else "",
         }
+        if spec.imbalance is not None:
+            common["imbalance"] = spec.imbalance
         for rule in record.rules or [""]:
             row = common | {"aggregation": "" if rule == "none" else rule}
             # The paper's K: clusters of the majority in a binary task, all pseudo-classes in a multiclass one.

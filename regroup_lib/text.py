@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
 
-MAX_TOKENS = 64  # 2 in 1,000 sentences of Financial PhraseBank have more words
+MAX_TOKENS = 64  # five sentences of Financial PhraseBank have more words
 PADDING, UNKNOWN = 0, 1
 
 
