@@ -32,6 +32,7 @@ from sklearn.manifold import TSNE
 from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 
+from regroup_lib.clusters import describe_clusters, nearest_to_center
 from regroup_lib.data import DATASETS, SOURCES, SPLITS, class_names_of, holds_text, load_data
 from regroup_lib.deepsmote import deep_smote
 from regroup_lib.encoders import (
@@ -50,7 +51,6 @@ from regroup_lib.progress import progress_bar, silence
 from regroup_lib.regroup import CLUSTERERS, aggregate
 from regroup_lib.samplers import Sampler
 from regroup_lib.tasks import Task, make_task, parse_task
-from regroup_lib.text import describe_clusters, nearest_to_center
 from regroup_lib.training import (
     History,
     Resident,

@@ -28,6 +28,7 @@ from typer.testing import CliRunner
 
 from regroup_lib import data, experiments, minilm
 from regroup_lib.cli import app
+from regroup_lib.clusters import describe_clusters, nearest_to_center
 from regroup_lib.corpora import (
     DESCRIPTION_NAMES,
     Sentences,
@@ -43,7 +44,7 @@ from regroup_lib.experiments import EncoderSpec, Spec, load_record, parse_spec, 
 from regroup_lib.models import MiniLM, build_network
 from regroup_lib.report import records_frame
 from regroup_lib.tasks import make_task
-from regroup_lib.text import MAX_TOKENS, PADDING, UNKNOWN, WordTokenizer, describe_clusters, nearest_to_center, words
+from regroup_lib.text import MAX_TOKENS, PADDING, UNKNOWN, WordTokenizer, words
 from regroup_lib.training import ResidentTokens, TrainingOptions, predict, train
 
 NAMES = ("negative", "neutral", "positive")
