@@ -17,6 +17,7 @@ _WHERE = {
     "Spec": "experiments",
     "aggregate": "regroup",
     "cluster_counts": "regroup",
+    "describe_clusters": "clusters",
     "diagnose": "diagnostics",
     "encode": "encoders",
     "evaluate": "metrics",

@@ -107,7 +107,10 @@ def data_check(
         for split in dataset.splits:
             counts = dataset.class_counts(split)
             shape = " x ".join(str(size) for size in dataset.splits[split].inputs.shape)
-            console.print(f"{name} {split}: {shape}, {len(counts)} classes of {min(counts)} to {max(counts)} images")
+            kind = "sentences" if dataset.is_text else "images"
+            console.print(f"{name} {split}: {shape}, {len(counts)} classes of {min(counts)} to {max(counts)} {kind}")
+        for note in dataset.notes:
+            console.print(f"{name} {note}")
         console.print(f"{name} digest: {dataset.digest}")
 
 

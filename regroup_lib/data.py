@@ -1,8 +1,8 @@
 """Data sets in memory: where they come from, and that they are what they claim to be.
 
-Images stay uint8 ``[n, height, width, channels]``. Nothing is unpickled here; torchvision reads its own CIFAR
-archives, after their checksum, when `fetch_data` fills the data directory. A set published as image files is decoded
-once, into a cache file in the data directory.
+Images stay uint8 ``[n, height, width, channels]``, sentences are str ``[n]``. Nothing is unpickled here; torchvision
+reads its own CIFAR archives, after their checksum, when `fetch_data` fills the data directory. A set published as
+image files is decoded once, into a cache file in the data directory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import stat
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -28,6 +28,14 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from regroup_lib.corpora import (
+    DESCRIPTION_NAMES,
+    read_descriptions,
+    read_labelled_lines,
+    sentence_digest,
+    without_repeats,
+    word_form,
+)
 from regroup_lib.files import data_directory, digest_arrays, digest_file, read_npz, write_npz
 from regroup_lib.progress import progress_bar
 
@@ -46,8 +54,8 @@ class Split:
 
     Attributes
     ----------
-    inputs : ndarray of uint8 [n, height, width, channels]
-        The images.
+    inputs : ndarray of uint8 [n, height, width, channels], or of str [n]
+        The images, or the sentences.
     labels : ndarray of int64 [n]
         Class indices.
     """
@@ -76,11 +84,13 @@ class Dataset:
     class_names : tuple of str
         Names in label order.
     digest : str
-        SHA-256 of all images and labels: two data sets with one digest are the same to the bit.
+        SHA-256 of all inputs and labels: two data sets with one digest are the same to the bit.
     metadata : dict of str to dict of str to ndarray, optional
         What else the publisher says: split, column, one value an image. HAM10000 has ``lesion_id`` (images of one
         lesion are a group), ``image_id``, ``dx_type``, ``age`` (float32, years, NaN: unknown), ``sex`` and
-        ``localization``.
+        ``localization``. Financial PhraseBank has ``line``, the number of the sentence's line in the file.
+    notes : tuple of str
+        What of the published set was left out, and how much.
     """
 
     name: str
@@ -88,6 +98,12 @@ class Dataset:
     class_names: tuple[str, ...]
     digest: str
     metadata: dict[str, dict[str, np.ndarray]] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the inputs are sentences instead of images."""
+        return self.train.inputs.dtype.kind == "U"
 
     @property
     def train(self) -> Split:
@@ -112,10 +128,10 @@ class Source:
     ----------
     published : str
         Its file or folder in the data directory.
-    image_shape : tuple of int
-        Height, width, channels; of a set that is decoded from image files, the default.
+    image_shape : tuple of int, optional
+        Height, width, channels; of a set that is decoded from image files, the default. None: the set is text.
     class_counts : dict of str to tuple of int
-        Images of each class, by split; ``"all"`` where the publisher has no splits.
+        Samples of each class, by split; ``"all"`` where the publisher has no splits.
     class_names : tuple of str
         Names in label order.
     publisher : str
@@ -124,23 +140,33 @@ class Source:
         Other names in use for classes.
     doi : str
         Where the publisher's files lie, for a set of image files.
+    url, sha256 : str
+        Where the publisher's archive lies, and its digest, for a set of text.
     split_file : Path, optional
-        The split, for a set of image files: a CSV file with the columns ``lesion_id`` and ``split``.
+        The split, for a set that has none of its own: a CSV file with a column that names the group (``lesion_id``)
+        or the sentence (``sentence``, by `sentence_digest`) and the column ``split``.
     """
 
     published: str
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, int, int] | None = None
     class_counts: dict[str, tuple[int, ...]]
     class_names: tuple[str, ...]
     publisher: str
     aliases: dict[str, str] = field(default_factory=dict)
     doi: str = ""
+    url: str = ""
+    sha256: str = ""
     split_file: Path | None = None
+
+    @property
+    def text(self) -> bool:
+        """Whether the set holds sentences."""
+        return self.image_shape is None
 
     @property
     def decoded(self) -> bool:
         """Whether the set is decoded from image files, so that their size in memory can be chosen."""
-        return self.split_file is not None
+        return self.split_file is not None and not self.text
 
     def path(self, data_dir: str | Path | None = None) -> Path:
         """Return where the set lies in a data directory."""
@@ -185,9 +211,32 @@ SOURCES = {
         doi="10.7910/DVN/DBW86T",
         split_file=Path(__file__).with_name("ham10000_split.csv"),
     ),
+    "phrasebank": Source(
+        published="phrasebank",
+        class_counts={"all": (604, 2879, 1363)},  # lines of PHRASEBANK_FILE
+        class_names=("negative", "neutral", "positive"),
+        publisher="Malo et al. 2014, Hugging Face data set takala/financial_phrasebank (Takala is an author)",
+        url="https://huggingface.co/datasets/takala/financial_phrasebank/resolve/main/data/FinancialPhraseBank-v1.0.zip",
+        sha256="0e1a06c4900fdae46091d031068601e3773ba067c7cecb5b0da1dcba5ce989a6",
+        split_file=Path(__file__).with_name("phrasebank_split.csv"),
+    ),
 }
-EMBEDDED = {"digits": "scikit-learn's copy of the UCI optical digits (Alpaydin & Kaynak 1998)"}
+EMBEDDED = {
+    "digits": "scikit-learn's copy of the UCI optical digits (Alpaydin & Kaynak 1998)",
+    "descriptions": "sentences of the descriptions that scikit-learn has of data sets",
+}
+EMBEDDED_NAMES = {"digits": DIGIT_NAMES, "descriptions": DESCRIPTION_NAMES}
 DATASETS = (*EMBEDDED, *SOURCES)
+
+
+def class_names_of(dataset: str) -> tuple[str, ...]:
+    """Return the class names of a named data set, in label order, without loading it."""
+    return SOURCES[dataset].class_names if dataset in SOURCES else EMBEDDED_NAMES[dataset]
+
+
+def holds_text(dataset: str) -> bool:
+    """Return whether a named data set holds sentences instead of images."""
+    return SOURCES[dataset].text if dataset in SOURCES else dataset == "descriptions"
 
 
 def load_data(
@@ -203,9 +252,9 @@ def load_data(
     Parameters
     ----------
     name_or_path : str or Path
-        ``"digits"`` (embedded), ``"cifar10"``, ``"cifar100"``, ``"ham10000"``, or the path of an npz file with the
-        arrays ``train_images, train_labels, test_images, test_labels`` (MedMNIST's names; ``val_*`` and
-        ``class_names`` are optional).
+        ``"digits"`` or ``"descriptions"`` (embedded), ``"cifar10"``, ``"cifar100"``, ``"ham10000"``,
+        ``"phrasebank"``, or the path of an npz file with the arrays ``train_images, train_labels, test_images,
+        test_labels`` (MedMNIST's names; ``val_*`` and ``class_names`` are optional).
     data_dir : str or Path, optional
         Where named sets lie; default ``REGROUP_DATA``, else the user's cache directory.
     download : bool
@@ -233,6 +282,10 @@ def load_data(
     the same to the byte (ISIC_0024366 and ISIC_0029861, ISIC_0024777 and ISIC_0029938). Each pair shows one lesion,
     and a lesion is never divided, so no image has its copy in another split.
 
+    Financial PhraseBank is read from ``Sentences_50Agree.txt``, the file with all 4,846 lines. Six of them repeat
+    another, and two sentences stand there with two labels; `without_repeats` drops these, and 4,836 sentences are left.
+    It has no split of its own either: see `phrasebank_split`.
+
     Examples
     --------
     >>> digits = load_data("digits")
@@ -249,14 +302,16 @@ def load_data(
                 decoded = ", ".join(known for known, entry in SOURCES.items() if entry.decoded)
                 reason = f"{option} is {value}, and {name!r} is not decoded from image files"
                 raise DataError(f"{reason}; leave it out, it is for {decoded}")
-    if name == "digits":
-        return _digits()
+    if name in EMBEDDED:
+        return _digits() if name == "digits" else _descriptions()
     if source is None:
         return _load_npz(Path(name), Path(name).stem, "check the path, or write the file again", published=False)
     path = source.path(data_dir)
     if download and not path.exists():
         fetch_data(name, data_dir=data_dir)
     mend = f"run `regroup data fetch {name}`, or point REGROUP_DATA at a folder that has {source.published}"
+    if source.text:
+        return _load_phrasebank(path, source, mend)
     if not source.decoded:
         return _load_npz(path, name, mend, published=True)
     size = source.image_shape[0] if image_size is None else image_size
@@ -266,11 +321,12 @@ def load_data(
 
 
 def fetch_data(name: str, *, data_dir: str | Path | None = None) -> Path:
-    """Download a data set from its publisher into the data directory, as one npz file or a folder of images.
+    """Download a data set from its publisher into the data directory: one npz file, or a folder of images or text.
 
     torchvision downloads CIFAR's archive, verifies its MD5 and reads it; only then are the arrays written. pooch
-    downloads the files behind a DOI and verifies the MD5 that the repository publishes for each; only when all are
-    unpacked and complete does the folder appear, and a folder that is there already is left alone.
+    downloads the files behind a DOI and verifies the MD5 that the repository publishes for each, and the archive of a
+    text set against a known SHA-256; only when all are unpacked and complete does the folder appear, and a folder
+    that is there already is left alone.
 
     Raises
     ------
@@ -283,7 +339,8 @@ def fetch_data(name: str, *, data_dir: str | Path | None = None) -> Path:
     source = SOURCES[name]
     target = source.path(data_dir)
     target.parent.mkdir(parents=True, exist_ok=True)
-    (_fetch_ham10000 if source.decoded else _fetch_cifar)(name, source, target)
+    fetch = _fetch_phrasebank if source.text else _fetch_ham10000 if source.decoded else _fetch_cifar
+    fetch(name, source, target)
     return target
 
 
@@ -315,6 +372,16 @@ def _digits() -> Dataset:
     train, test = train_test_split(np.arange(len(labels)), test_size=0.3, random_state=0, stratify=labels)
     splits = {name: Split(images[rows], labels[rows]) for name, rows in (("train", train), ("test", test))}
     return Dataset("digits", splits, DIGIT_NAMES, digest_arrays(images, labels))
+
+
+@lru_cache(maxsize=1)
+def _descriptions() -> Dataset:
+    """Return the sentences of scikit-learn's descriptions with a fixed 70/30 test split, like the digits."""
+    sentences = read_descriptions()
+    labels = np.array([DESCRIPTION_NAMES.index(name) for name in sentences.labels], np.int64)
+    train, test = train_test_split(np.arange(len(labels)), test_size=0.3, random_state=0, stratify=labels)
+    splits = {name: Split(sentences.texts[rows], labels[rows]) for name, rows in (("train", train), ("test", test))}
+    return Dataset("descriptions", splits, DESCRIPTION_NAMES, digest_arrays(sentences.texts, labels))
 
 
 def _load_npz(path: Path, name: str, mend: str, *, published: bool) -> Dataset:
@@ -722,9 +789,13 @@ def _n_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _fetch_ham10000(name: str, source: Source, target: Path) -> None:
+def _refuse_to_replace(name: str, target: Path) -> None:
     if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
         raise DataError(f"{target} exists and is left alone; move it away, then run `regroup data fetch {name}` again")
+
+
+def _fetch_ham10000(name: str, source: Source, target: Path) -> None:
+    _refuse_to_replace(name, target)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as scratch:
         folder = Path(scratch) / name
         (folder / "images").mkdir(parents=True)
@@ -757,12 +828,12 @@ def _download_ham10000(scratch: Path, folder: Path, doi: str) -> None:
         if file == table:
             os.replace(fetched, folder / HAM10000_TABLES[0])
         else:
-            _unpack_images(fetched, folder / "images")
+            _unpack(fetched, folder / "images", r"ISIC_\w+\.jpg")
             fetched.unlink()
 
 
-def _unpack_images(archive: Path, folder: Path) -> None:
-    """Unpack the files ISIC_*.jpg of a zip archive into one folder; refuse paths that leave it, links, and bombs.
+def _unpack(archive: Path, folder: Path, pattern: str) -> None:
+    """Unpack the files of a zip archive whose names match into one folder; refuse paths that leave it, links, bombs.
 
     Raises
     ------
@@ -784,8 +855,104 @@ def _unpack_images(archive: Path, folder: Path) -> None:
                 raise ValueError(f"{archive.name} has more than {MAX_ARCHIVE_BYTES:,} bytes unpacked")
             for member in members:
                 name = PurePosixPath(member.filename).name
-                if re.fullmatch(r"ISIC_\w+\.jpg", name) and not member.is_dir():
+                if re.fullmatch(pattern, name) and not member.is_dir():
                     with bundle.open(member) as packed, (folder / name).open("xb") as unpacked:
                         shutil.copyfileobj(packed, unpacked, 2**20)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"{archive.name} is damaged or is not a zip archive ({error})") from error
+
+
+# ---------------------------------------------------------------- Financial PhraseBank: files of labelled lines
+
+PHRASEBANK_FRACTIONS = {"train": 0.7, "val": 0.1, "test": 0.2}
+PHRASEBANK_FILE = "Sentences_50Agree.txt"  # the sentences on whose label half of the annotators agree, which is all
+PHRASEBANK_FILES = r"(Sentences_\w+Agree|License|README)\.txt"
+PHRASEBANK_BY_HAND = (
+    "or get FinancialPhraseBank-v1.0.zip yourself (ResearchGate; Hugging Face data set takala/financial_phrasebank) "
+    f"and put its {PHRASEBANK_FILE} into"
+)
+
+
+def phrasebank_split(texts: Sequence[str], labels: Sequence[str]) -> pd.DataFrame:
+    """Return the split of Financial PhraseBank, 70/10/20 and stratified by label, from its sentences.
+
+    The file ``phrasebank_split.csv`` beside this module holds the result. The licence, CC BY-NC-SA, does not go with
+    this project's: the file names sentences by digests. Copies that differ in case, spaces and punctuation alone
+    (three pairs) stay together.
+
+    Parameters
+    ----------
+    texts, labels : sequence of str [n]
+        Different sentences, in any order.
+
+    Returns
+    -------
+    DataFrame
+        The columns ``sentence`` (`sentence_digest`, sorted) and ``split``, a row a sentence.
+    """
+    groups = [word_form(text) for text in texts]
+    split = split_by_group(labels, groups, fractions=PHRASEBANK_FRACTIONS, seed=0)
+    table = pd.DataFrame({"sentence": [sentence_digest(text) for text in texts], "split": split})
+    return table.sort_values("sentence", ignore_index=True)
+
+
+def _load_phrasebank(folder: Path, source: Source, mend: str) -> Dataset:
+    path = folder / PHRASEBANK_FILE
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; {mend}, {PHRASEBANK_BY_HAND} {folder}")
+    # Times and sizes are part of the key: files that changed are read again.
+    state = [(file.stat().st_mtime_ns, file.stat().st_size) for file in (path, source.split_file)]
+    return _load_phrasebank_once(path, f"{source!r} {state}", f"move {folder} away and {mend}")
+
+
+@lru_cache(maxsize=1)
+def _load_phrasebank_once(path: Path, state: str, mend: str) -> Dataset:
+    return _phrasebank(path, SOURCES["phrasebank"], mend)
+
+
+def _phrasebank(path: Path, source: Source, mend: str) -> Dataset:
+    """Read the file, compare it with what was published, and lay it out in the committed split."""
+    names = source.class_names
+    try:
+        published = read_labelled_lines(path, names)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{error}; {mend}") from error
+    for name, expected in zip(names, source.class_counts["all"], strict=True):
+        found = int((published.labels == name).sum())
+        if found != expected:
+            raise DataError(f"{path}: {found} lines are labelled {name!r}, expected {expected}; {mend}")
+    sentences, notes = without_repeats(published)
+    split_of = dict(pd.read_csv(source.split_file, dtype=str).itertuples(index=False, name=None))
+    split = np.array([split_of.get(sentence_digest(text), "") for text in sentences.texts])
+    astray = sentences.lines[split == ""]
+    if len(astray):
+        found = f"sentences that are not the published ones: {len(astray)} (lines {_some(str(n) for n in astray)})"
+        raise DataError(f"{path}: {found}, expected those of {source.split_file.name}, in Latin-1; {mend}")
+    splits, metadata = {}, {}
+    for part in SPLITS:
+        kept = sentences.take(split == part)
+        splits[part] = Split(kept.texts, np.array([names.index(label) for label in kept.labels], np.int64))
+        metadata[part] = {"line": kept.lines}
+    digest = digest_arrays(*(array for part in splits.values() for array in (part.inputs, part.labels)))
+    return Dataset("phrasebank", splits, names, digest, metadata, notes)
+
+
+def _fetch_phrasebank(name: str, source: Source, target: Path) -> None:
+    import pooch
+
+    _refuse_to_replace(name, target)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as scratch:
+        folder = Path(scratch) / name
+        folder.mkdir()
+        try:
+            downloader = pooch.HTTPDownloader(progressbar=progress_bar(total=1, desc=name, unit="B", unit_scale=True))
+            archive = pooch.retrieve(
+                source.url, f"sha256:{source.sha256}", fname=f"{name}.zip", path=scratch, downloader=downloader
+            )
+            _unpack(Path(archive), folder, PHRASEBANK_FILES)
+        except (OSError, ValueError) as error:  # no network; a wrong checksum; an archive
+            reason = f"{name} could not be fetched from its publisher, {source.url} ({error}); nothing was written"
+            mend = f"run `regroup data fetch {name}` again, {PHRASEBANK_BY_HAND} {target}"
+            raise DataError(f"{reason}, {mend}") from error
+        _phrasebank(folder / PHRASEBANK_FILE, source, "the publisher's files are not what was expected; report it")
+        os.replace(folder, target)

@@ -1,6 +1,6 @@
-"""Images to feature vectors, cached on disk under what made them.
+"""Images or sentences to feature vectors, cached on disk under what made them.
 
-Every encoder has ``fit`` (on training images, without labels) and ``transform``. `encode` runs one over a data
+Every encoder has ``fit`` (on training inputs, without labels) and ``transform``. `encode` runs one over a data
 set's splits and keeps the result; `make_encoder` builds one from its identifier.
 """
 
@@ -10,20 +10,23 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from filelock import FileLock
-from sklearn.decomposition import PCA
+from sklearn.decomposition import PCA, TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import nn
 from torch.nn import functional as F
 
+from regroup_lib import minilm
 from regroup_lib.data import Dataset
 from regroup_lib.files import data_directory, digest_arrays, digest_file, read_npz, write_npz
 from regroup_lib.progress import progress_bar
+from regroup_lib.text import words
 
 logger = logging.getLogger(__name__)
 
@@ -74,12 +77,15 @@ class Encoder:
         Whether the features are worth a file; flattened pixels are not.
     image_size : int or None
         Side of the images that it was made for; None where it takes those of the data set.
+    text : bool
+        Whether it takes sentences, str [n], in the place of images.
     """
 
     label: str
     normalize = False
     cached = True
     image_size: int | None = None
+    text = False
 
     def fingerprint(self) -> str:
         """Return a text that differs whenever the features would: options, and the digest of loaded weights."""
@@ -374,14 +380,110 @@ class ClipEncoder(Encoder):
         return torch.cat(parts).numpy()
 
 
+class TfidfEncoder(Encoder):
+    """Latent semantic analysis: TF-IDF of words and pairs of words, then a truncated singular value decomposition.
+
+    Parameters
+    ----------
+    n_components : int
+        Dimension, at most; small sets have fewer.
+    min_count : int
+        Sentences that a term must occur in.
+
+    References
+    ----------
+    Deerwester et al. (1990), Indexing by latent semantic analysis.
+    """
+
+    label = "TF-IDF + SVD"
+    normalize = True
+    text = True
+
+    def __init__(self, n_components: int = 128, *, min_count: int = 2):
+        self.n_components, self.min_count = n_components, min_count
+
+    def fingerprint(self) -> str:
+        return f"tfidf {self.n_components} {self.min_count}"
+
+    def _vectorizer(self, **options) -> TfidfVectorizer:
+        # A function in the place of a pattern: the words are those of the networks that read text.
+        return TfidfVectorizer(
+            tokenizer=words, token_pattern=None, lowercase=False, ngram_range=(1, 2), sublinear_tf=True, **options
+        )
+
+    def fit(self, texts: np.ndarray) -> TfidfEncoder:
+        self.vectorizer_ = self._vectorizer(min_df=self.min_count)
+        weights = self.vectorizer_.fit_transform(texts)
+        n_components = min(self.n_components, *weights.shape)
+        self.components_ = TruncatedSVD(n_components, random_state=0).fit(weights).components_.astype(np.float32)
+        return self
+
+    def transform(self, texts: np.ndarray) -> np.ndarray:
+        return np.asarray(self.vectorizer_.transform(texts) @ self.components_.T, dtype=np.float32)
+
+    def state(self) -> dict[str, np.ndarray]:
+        terms = self.vectorizer_.get_feature_names_out().astype(np.str_)
+        return {"terms": terms, "idf": self.vectorizer_.idf_, "components": self.components_}
+
+    def load_state(self, state: dict[str, np.ndarray], image_shape: tuple[int, ...]) -> None:
+        self.vectorizer_ = self._vectorizer(vocabulary={str(term): row for row, term in enumerate(state["terms"])})
+        self.vectorizer_.idf_ = state["idf"]
+        self.components_ = state["components"]
+
+
+class MiniLMEncoder(Encoder):
+    """Sentence embeddings of all-MiniLM-L6-v2, 384 numbers a sentence; needs the extra ``text`` (see `minilm`).
+
+    Parameters
+    ----------
+    folder : path, optional
+        Another sentence-transformers model; default: `minilm.find_model`.
+    batch_size : int
+        Sentences a call.
+    """
+
+    label = minilm.LABEL
+    normalize = True
+    text = True
+
+    def __init__(self, folder: str | Path | None = None, *, batch_size: int = 64):
+        folder = minilm.find_model() if folder is None else Path(folder)
+        self.model = minilm.load_model(folder).to(default_device())
+        self.digest = digest_file(folder / "model.safetensors")
+        self.batch_size = batch_size
+
+    def fingerprint(self) -> str:
+        return f"minilm {self.digest} {self.model.max_seq_length}"
+
+    def transform(self, texts: np.ndarray) -> np.ndarray:
+        # Sentences of like length share a batch: the shorter ones are filled up to the longest.
+        order = np.argsort([len(text) for text in texts], kind="stable")
+        parts = [
+            self.model.encode(batch.tolist(), batch_size=self.batch_size, show_progress_bar=False)
+            for batch in _batches(np.asarray(texts)[order], self.batch_size, self.label)
+        ]
+        features = np.empty((len(texts), parts[0].shape[1]), np.float32)
+        features[order] = np.concatenate(parts)
+        return features
+
+
 ENCODERS = ("raw", "pca", "autoencoder", "clip", "onnx:<file stem>")
+TEXT_ENCODERS: dict[str, Callable[[], Encoder]] = {"tfidf": TfidfEncoder, "minilm": MiniLMEncoder}
 
 
 def check_encoder_name(name: str) -> None:
     """Raise a ValueError if no encoder is called so; whether its file or weights are there is not looked at."""
     kind, _, rest = name.partition(":")
-    if name not in ("raw", "pca", "autoencoder", "clip") and not (kind in ("clip", "onnx") and rest):
-        raise ValueError(f"no encoder is called {name!r}; there are {', '.join(ENCODERS)}")
+    known = ("raw", "pca", "autoencoder", "clip", *TEXT_ENCODERS)
+    if name not in known and not (kind in ("clip", "onnx") and rest):
+        raise ValueError(f"no encoder is called {name!r}; there are {', '.join((*ENCODERS, *TEXT_ENCODERS))}")
+
+
+def check_encoder_takes(name: str, *, text: bool, data: str) -> None:
+    """Raise a ValueError if an encoder is one of images and the data are text, or the reverse."""
+    if (name in TEXT_ENCODERS) != text:
+        given, fitting = ("text", TEXT_ENCODERS) if text else ("images", ENCODERS)
+        raise ValueError(f"encoder {name!r} does not take {given}, which {data} holds; there are {', '.join(fitting)}")
 
 
 def make_encoder(name: str, *, data_dir: str | Path | None = None, epochs: int | None = None) -> Encoder:
@@ -391,7 +493,8 @@ def make_encoder(name: str, *, data_dir: str | Path | None = None, epochs: int |
     ----------
     name : str
         ``"raw"``, ``"pca"``, ``"autoencoder"``, ``"clip"`` (or ``"clip:MODEL:TAG_OR_FILE"``),
-        ``"onnx:STEM"`` for ``encoders/STEM.onnx`` in the data directory (or ``"onnx:PATH.onnx"``).
+        ``"onnx:STEM"`` for ``encoders/STEM.onnx`` in the data directory (or ``"onnx:PATH.onnx"``); for text
+        ``"tfidf"`` and ``"minilm"``.
     data_dir : str or Path, optional
         See `load_data`.
     epochs : int, optional
@@ -403,6 +506,8 @@ def make_encoder(name: str, *, data_dir: str | Path | None = None, epochs: int |
         If there is no such encoder, or its file is missing or damaged.
     """
     check_encoder_name(name)
+    if name in TEXT_ENCODERS:
+        return TEXT_ENCODERS[name]()
     kind, _, rest = name.partition(":")
     if name == "raw":
         return RawEncoder()
@@ -439,7 +544,7 @@ class Features:
 def encode(
     dataset: Dataset, encoder: str | Encoder, *, data_dir: str | Path | None = None, epochs: int | None = None
 ) -> Features:
-    """Fit an encoder on a data set's training images, encode every split, and keep the result on disk.
+    """Fit an encoder on a data set's training inputs, encode every split, and keep the result on disk.
 
     The cache lies in ``features/`` of the data directory, under a key of encoder, weights and data digest. A
     cache file that is damaged is reported and made again.
@@ -455,9 +560,19 @@ def encode(
     Returns
     -------
     Features
+
+    Raises
+    ------
+    ValueError
+        If an encoder of images is asked for text, or the reverse.
     """
     if isinstance(encoder, str):
+        check_encoder_name(encoder)
+        check_encoder_takes(encoder, text=dataset.is_text, data=dataset.name)
         encoder = make_encoder(encoder, data_dir=data_dir, epochs=epochs)
+    if encoder.text != dataset.is_text:
+        taken, held = ("text", "images") if encoder.text else ("images", "text")
+        raise ValueError(f"encoder {encoder.label} takes {taken}, and {dataset.name} holds {held}")
     if not encoder.cached:
         kept = _encoded(dataset, encoder)
     else:

@@ -1,13 +1,17 @@
-"""The networks. Each has `embed` (images to penultimate features) and a `head` (those to logits)."""
+"""The networks. Each has `embed` (images, features or tokens to penultimate features) and a `head` (to logits)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from regroup_lib import minilm
+from regroup_lib.text import PADDING, Tokenizer, WordTokenizer
 
 
 class ResidualBlock(nn.Module):
@@ -134,11 +138,99 @@ class MLP(nn.Module):
         return self.head(self.embed(features))
 
 
+class TextCNN(nn.Module):
+    """Convolutions of several widths over word vectors, each channel's maximum over the sentence, dropout.
+
+    How far a sentence is filled up with padding has no influence on its features.
+
+    Parameters
+    ----------
+    n_tokens, n_classes : int
+    embedding : int
+        Dimension of the word vectors, which are learnt from scratch.
+    width : int
+        Channels of each convolution.
+    kernels : tuple of int
+        Words that each convolution sees; odd.
+    dropout : float
+        Part of the word vectors' numbers and of the features that is dropped in training.
+    head : str
+        A key of `HEADS`.
+
+    References
+    ----------
+    Kim (2014), Convolutional neural networks for sentence classification.
+    """
+
+    def __init__(
+        self,
+        n_tokens: int,
+        n_classes: int,
+        *,
+        embedding: int,
+        width: int,
+        kernels: tuple[int, ...] = (1, 3, 5),
+        dropout: float = 0.5,
+        head: str = "linear",
+    ):
+        super().__init__()
+        self.words = nn.Embedding(n_tokens, embedding, padding_idx=PADDING)
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(embedding, width, kernel, padding=kernel // 2) for kernel in kernels
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.head = HEADS[head](width * len(kernels), n_classes)
+
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return features [n, channels of all convolutions] of token numbers [n, length]."""
+        vectors = self.dropout(self.words(tokens)).transpose(1, 2)
+        # Zero is below every activation, so a masked place is no maximum.
+        inside = (tokens != PADDING)[:, None]
+        maxima = [(F.relu(convolution(vectors)) * inside).amax(dim=2) for convolution in self.convolutions]
+        return self.dropout(torch.cat(maxima, dim=1))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return logits [n, n_classes]."""
+        return self.head(self.embed(tokens))
+
+
+class MiniLM(nn.Module):
+    """The transformer of all-MiniLM-L6-v2, to be fine-tuned: its last layer averaged over the tokens, and a head.
+
+    Parameters
+    ----------
+    n_tokens, n_classes : int
+        `n_tokens` is the tokenizer's, and must be the transformer's.
+    head : str
+        A key of `HEADS`.
+    folder : path, optional
+        Another sentence-transformers model; default: `minilm.find_model`.
+    """
+
+    def __init__(self, n_tokens: int, n_classes: int, *, head: str = "linear", folder: str | Path | None = None):
+        super().__init__()
+        self.transformer = minilm.load_model(minilm.find_model() if folder is None else folder)[0].auto_model
+        config = self.transformer.config
+        if n_tokens != config.vocab_size:
+            raise ValueError(f"the tokenizer has {n_tokens} tokens and the transformer {config.vocab_size}")
+        self.head = HEADS[head](config.hidden_size, n_classes)
+
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return mean token features [n, width] of token numbers [n, length]."""
+        inside = (tokens != PADDING).long()
+        hidden = self.transformer(input_ids=tokens, attention_mask=inside).last_hidden_state
+        return (hidden * inside[..., None]).sum(dim=1) / inside.sum(dim=1, keepdim=True).clamp(min=1)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return logits [n, n_classes]."""
+        return self.head(self.embed(tokens))
+
+
 def _resnet(widths: tuple[int, ...], blocks: tuple[int, ...], stem_stride: int) -> Callable[..., nn.Module]:
     return partial(ResNet, widths=widths, blocks=blocks, stem_stride=stem_stride)
 
 
-# A name -> a function of channels (or features), classes and `head`.
+# A name -> a function of channels (or features, or tokens), classes and `head`.
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     # 20,000 weights, for 8 x 8 scans.
     "tiny-resnet": _resnet((16, 32), (1, 1), 1),
@@ -152,6 +244,18 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet34": _resnet((64, 128, 256, 512), (3, 4, 6, 3), 1),
     # On features, not on images.
     "mlp": partial(MLP, width=512),
+    # On tokens: 15,000 weights beside the word vectors, for a few hundred sentences, ...
+    "tiny-text-cnn": partial(TextCNN, embedding=32, width=48, dropout=0.2),
+    # ... 115,000, for a few thousand, ...
+    "text-cnn": partial(TextCNN, embedding=100, width=128),
+    # ... and 22 million, pre-trained.
+    "minilm": MiniLM,
+}
+# What a network reads that reads text; the others read images or features.
+TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {
+    "tiny-text-cnn": WordTokenizer,
+    "text-cnn": WordTokenizer,
+    "minilm": minilm.WordPieces,
 }
 
 
@@ -163,7 +267,7 @@ def build_network(name: str, *, in_channels: int, n_classes: int, seed: int, hea
     name : str
         A key of `NETWORKS`.
     in_channels : int
-        Channels of the images, or the number of features.
+        Channels of the images, or the number of features, or of tokens.
     n_classes, seed : int
     head : str
         A key of `HEADS`.

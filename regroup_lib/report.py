@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from scipy.stats import t as student
 
-from regroup_lib.data import DIGIT_NAMES, SOURCES
+from regroup_lib.data import class_names_of
 from regroup_lib.experiments import EncoderSpec, Record, Spec
 from regroup_lib.tasks import parse_task
 
@@ -529,7 +529,7 @@ def plot_pace_gap(records: Sequence[Record]) -> Figure:
 def fine_class_names(task: str) -> tuple[str, ...]:
     """Return the names of the classes that a task's data set has."""
     dataset, _ = parse_task(task)
-    return SOURCES[dataset].class_names if dataset in SOURCES else DIGIT_NAMES
+    return class_names_of(dataset)
 
 
 def plot_embeddings(records: Sequence[Record], title: Callable[[Record], str] | None = None) -> Figure:
@@ -730,6 +730,8 @@ def records_frame(records: Sequence[Record]) -> pd.DataFrame:
             "encoder": spec.encoder or "",
             "clusterer": spec.clusterer if spec.encoder else "",
         }
+        if spec.imbalance is not None:
+            common["imbalance"] = spec.imbalance
         for rule in record.rules or [""]:
             row = common | {"aggregation": "" if rule == "none" else rule}
             # The paper's K: clusters of the majority in a binary task, all pseudo-classes in a multiclass one.

@@ -1,7 +1,8 @@
 """A data set made into a classification task: who is positive, and what trains, validates and tests.
 
 The test split is the publisher's, or the data set's committed one, and never moves. The seed moves the validation
-split alone. A long-tailed task (``"<data set>-lt"``) keeps all classes and thins the training split.
+split alone, and which positives are left where a task is made more imbalanced. A long-tailed task
+(``"<data set>-lt"``) keeps all classes and thins the training split.
 """
 
 from __future__ import annotations
@@ -13,20 +14,20 @@ from typing import Literal
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from regroup_lib.data import DATASETS, EMBEDDED, Dataset, load_data, split_by_image
+from regroup_lib.data import DATASETS, Dataset, load_data, split_by_image
 
 LONG_TAIL = "lt"  # what a long-tailed task's name ends in
 LONG_TAIL_RATIO = 100.0
-SMALL_LONG_TAIL_RATIO = 10.0  # of the embedded digits, which have 100 images a class
+LONG_TAIL_RATIOS = {"digits": 10.0}  # where a class has no more than 100 images
 
 
 @dataclass(frozen=True)
 class TaskSplit:
-    """Images with the task's labels and the finer labels that the task hides.
+    """Images or sentences with the task's labels and the finer labels that the task hides.
 
     Attributes
     ----------
-    inputs : ndarray of uint8 [n, height, width, channels]
+    inputs : ndarray of uint8 [n, height, width, channels], or of str [n]
     labels : ndarray of int64 [n]
         The task's classes; in a binary task 0 is the negative and 1 the positive class.
     fine_labels : ndarray of int64 [n]
@@ -131,6 +132,7 @@ def make_task(
     *,
     seed: int = 0,
     validation_fraction: float = 0.1,
+    imbalance: float | None = None,
     data_dir: str | Path | None = None,
     image_size: int | None = None,
     split: Literal["published", "image"] = "published",
@@ -143,12 +145,18 @@ def make_task(
         ``"<data set>-<class>"`` for that class against the rest, ``"<data set>"`` for all its classes,
         ``"<data set>-lt"`` for all classes with a long tail: see `long_tail_counts`.
     seed : int
-        Moves the validation split.
+        Moves the validation split, and chooses the positives that are kept for `imbalance`.
     validation_fraction : float
         Part of the training split that is held out, stratified by the task's classes; 0 holds out nothing.
         A data set with a validation split of its own (HAM10000, where images of one lesion must stay together)
         keeps that one whatever the fraction, 0 included; the seed then moves nothing here.
         In a long-tailed task it is held out before the tail is cut, so all classes have their share of it.
+    imbalance : float, optional
+        Negatives a positive in the training split of a binary task: positives are left out at random until there are
+        ``round(negatives / imbalance)``. With one seed, those kept at a higher ratio are among those kept at a lower
+        one. Validation and test split keep the natural ratio, so that numbers at two ratios are of one test set, and
+        encoders still learn from the data set's whole training split, for they see no labels. In a long-tailed task
+        it is the largest class by the smallest, 100 if it is not given (10 for the digits).
     data_dir, image_size : optional
         See `load_data`.
     split : {"published", "image"}
@@ -157,7 +165,8 @@ def make_task(
     Raises
     ------
     ValueError
-        If the data set or the class does not exist, or a split would lack a class.
+        If the data set or the class does not exist, a split would lack a class, or there are too few positives for
+        the wanted imbalance.
 
     Examples
     --------
@@ -189,8 +198,11 @@ def make_task(
         rows, held_out = _hold_out(rows, relabel[dataset.train.labels], validation_fraction, seed, name)
         val = cut("train", held_out)
     if positive == LONG_TAIL:
-        ratio = SMALL_LONG_TAIL_RATIO if dataset_name in EMBEDDED else LONG_TAIL_RATIO
-        rows = _long_tail(rows, dataset.train.labels, ratio)
+        rows = _long_tail(rows, dataset.train.labels, imbalance or LONG_TAIL_RATIOS.get(dataset_name, LONG_TAIL_RATIO))
+    elif imbalance is not None:
+        if positive is None:
+            raise ValueError(f"task {name!r}: imbalance is {imbalance}, and that is for a class against the rest")
+        rows = _fewer_positives(rows, relabel[dataset.train.labels[rows]], imbalance, seed, name)
     test = cut("test", np.arange(len(dataset.test)))
     task = Task(name, class_names, dataset.class_names, cut("train", rows), val, test, dataset)
     _check_classes(task)
@@ -234,3 +246,17 @@ def _hold_out(
     except ValueError as error:
         raise ValueError(f"task {name!r}: a validation split of {fraction:g} cannot be cut ({error})") from error
     return np.sort(train), np.sort(held_out)
+
+
+def _fewer_positives(rows: np.ndarray, labels: np.ndarray, imbalance: float, seed: int, name: str) -> np.ndarray:
+    """Return the rows of all negatives and of as many positives as the ratio asks for, in their order."""
+    negatives, positives = rows[labels == 0], rows[labels == 1]
+    n_kept = round(len(negatives) / imbalance) if imbalance > 0 else len(rows)
+    found = f"task {name!r}: imbalance is {imbalance:g}, with {len(negatives)} training negatives"
+    if n_kept > len(positives):
+        natural = len(negatives) / len(positives)
+        raise ValueError(f"{found} and {len(positives)} positives; it must be at least their ratio, {natural:.4g}")
+    if n_kept == 0:
+        raise ValueError(f"{found} no positive would be left; it must be at most {len(negatives)}")
+    kept = np.random.default_rng(seed).permutation(positives)[:n_kept]
+    return np.sort(np.concatenate([negatives, kept]))

@@ -29,7 +29,7 @@ def has_real(name):
 
 def pytest_report_header():
     state = ", ".join(f"{name} {'real' if has_real(f'{name}.npz') else 'all-zero images'}" for name in CIFAR)
-    state += f", ham10000 {'real' if has_real('ham10000') else 'made up'}"
+    state += "".join(f", {name} {'real' if has_real(name) else 'made up'}" for name in ("ham10000", "phrasebank"))
     return f"REGROUP_DATA: {REAL_DATA or 'not set'} ({state})"
 
 

@@ -153,7 +153,7 @@ def test_data_check_takes_a_users_file_and_without_a_name_all_that_is_here(
     assert "mine.npz val: 6 x 8 x 8 x 1, 3 classes of 2 to 2 images" in out
     monkeypatch.setenv("REGROUP_DATA", str(tmp_path))
     _, out, _ = regroup("data", "check")
-    assert {line.split()[0] for line in out.splitlines()} == {"digits"}
+    assert {line.split()[0] for line in out.splitlines()} == {"digits", "descriptions"}
 
 
 # ---------------------------------------------------------------- run

@@ -322,7 +322,7 @@ def test_missing_files_say_what_mends_them(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["cifar", "CIFAR10", "", "digits-0", "photos.zip"])
 def test_unknown_sets_are_refused_with_those_that_exist(name):
-    with pytest.raises(DataError, match=r"no data set is called .* there are digits, cifar10, cifar100"):
+    with pytest.raises(DataError, match=r"no data set is called .* there are digits, descriptions, cifar10, cifar100"):
         load_data(name)
 
 

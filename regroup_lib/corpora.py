@@ -1,0 +1,151 @@
+"""Text on disk made into sentences: files of ``sentence@label`` lines, and the prose that scikit-learn ships.
+
+Sentences are NumPy arrays of str (dtype ``U``), never Python objects: nothing here needs pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+# The longest descriptions that scikit-learn has, about twenty sentences and more each.
+DESCRIPTION_NAMES = ("breast_cancer", "digits", "iris", "kddcup99", "lfw", "rcv1", "twenty_newsgroups", "wine_data")
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Sentences with their labels and where they stand.
+
+    Attributes
+    ----------
+    texts, labels : ndarray of str [n]
+    lines : ndarray of int64 [n]
+        Number of the line in the file, from 1.
+    """
+
+    texts: np.ndarray
+    labels: np.ndarray
+    lines: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, rows: np.ndarray) -> Sentences:
+        """Return the rows given by index or mask."""
+        return Sentences(self.texts[rows], self.labels[rows], self.lines[rows])
+
+
+def read_labelled_lines(path: str | Path, label_names: Sequence[str], *, encoding: str = "latin-1") -> Sentences:
+    """Read a file of ``sentence@label`` lines, Financial PhraseBank's format (Malo et al. 2014).
+
+    A sentence may hold an ``@``: the last one of the line counts. White space around sentence and label is dropped.
+
+    Parameters
+    ----------
+    path : str or Path
+    label_names : sequence of str
+        The labels that there are.
+    encoding : str
+        The publisher's files are Latin-1.
+
+    Raises
+    ------
+    ValueError
+        If a line has no sentence or none of the labels; the message counts these lines and names the first by number.
+        ``Sentences_AllAgree.txt`` as published has one: its line 38 is ``1``.
+    """
+    # Not splitlines: Latin-1 has a character, U+0085, that it takes for the end of a line.
+    lines = Path(path).read_bytes().decode(encoding).split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    parts = [line.rpartition("@") for line in lines]
+    texts, labels = ([part[side].strip() for part in parts] for side in (0, 2))
+    bad = [row for row, text in enumerate(texts) if not text or labels[row] not in label_names]
+    if bad:
+        shown = "; ".join(f"line {row + 1}: {_shortened(lines[row])!r}" for row in bad[:3])
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        found = f"malformed lines: {len(bad)} of {len(lines)} ({shown}{more})"
+        raise ValueError(f"{path}: {found}, expected sentence@label with one of {', '.join(label_names)}")
+    return Sentences(np.array(texts, np.str_), np.array(labels, np.str_), np.arange(1, len(lines) + 1))
+
+
+def _shortened(line: str, length: int = 40) -> str:
+    return line if len(line) <= length else f"...{line[-length:]}"
+
+
+def without_repeats(sentences: Sentences) -> tuple[Sentences, tuple[str, ...]]:
+    """Drop what cannot be split into training and test: repeated lines, and sentences with two labels.
+
+    Of a sentence that stands there twice with one label, the first line is kept. A sentence with two labels has
+    no true one: all its lines go.
+
+    Returns
+    -------
+    kept : Sentences
+        In the order of the file.
+    notes : tuple of str
+        What was dropped and how much of it, one text a reason.
+    """
+    _, first, member = np.unique(sentences.texts, return_index=True, return_inverse=True)
+    torn = np.zeros(len(first), bool)
+    torn[member[sentences.labels != sentences.labels[first[member]]]] = True
+    is_first = np.arange(len(sentences)) == first[member]
+    repeated = int((~is_first & ~torn[member]).sum())
+    notes = []
+    if repeated:
+        notes.append(f"repeated lines left out: {repeated}")
+    if torn.any():
+        notes.append(f"sentences with two labels left out: {torn.sum()} ({torn[member].sum()} lines)")
+    return sentences.take(is_first & ~torn[member]), tuple(notes)
+
+
+def sentence_digest(text: str) -> str:
+    """Return sixteen hexadecimal digits that stand for a sentence where the sentence itself may not be copied."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def word_form(text: str) -> str:
+    """Return letters and digits in lower case, one space between words: equal for copies that differ in nothing else.
+
+    Examples
+    --------
+    >>> word_form("Net  sales (EUR 3.1 mn) rose .")
+    'net sales eur 3 1 mn rose'
+    """
+    return " ".join(re.findall(r"[^\W_]+", text.lower()))
+
+
+def read_descriptions(names: Iterable[str] = DESCRIPTION_NAMES) -> Sentences:
+    """Return the sentences of scikit-learn's descriptions of data sets, labelled by the set that they describe.
+
+    Some hundred sentences of real prose which need neither network nor licence: enough to see a text classifier
+    learn. Other versions of scikit-learn have other sentences. Tables, code and rules are left out, and so are
+    sentences of fewer than four words and those that stand in two descriptions. `Sentences.lines` counts the
+    sentences of a description.
+    """
+    rows = []
+    for name in names:
+        text = files("sklearn.datasets.descr").joinpath(f"{name}.rst").read_text(encoding="utf-8")
+        rows += [(sentence, name, number) for number, sentence in enumerate(_prose(text), start=1)]
+    texts, labels, lines = zip(*rows, strict=True)
+    return without_repeats(Sentences(np.array(texts), np.array(labels), np.array(lines)))[0]
+
+
+# Directives, options, code and rules of reStructuredText.
+_NO_PROSE = re.compile(r"(\.\. |:\w+:|>>>|\.\.\.|[|=~*+\-. ]{4,}$)")
+
+
+def _prose(text: str) -> list[str]:
+    """Return the sentences of a text in reStructuredText."""
+    sentences = []
+    for block in re.split(r"\n\s*\n", text):
+        lines = [line.strip() for line in block.splitlines()]
+        prose = " ".join(line for line in lines if line and not _NO_PROSE.match(line))
+        sentences += re.split(r"(?<=[.!?:])\s+(?=[A-Z\-*(])", prose)
+    return [sentence for sentence in sentences if len(re.findall(r"[A-Za-z]{2,}", sentence)) >= 4]
