@@ -43,33 +43,47 @@ def reduce_dimension(features: np.ndarray, random_state: int | None) -> np.ndarr
 
 
 class RandomClusterer(ClusterMixin, BaseEstimator):
-    """Assigns every sample to one of `n_clusters` groups at random: the control that has balance without meaning.
+    """Assigns samples to `n_clusters` groups at random: the control that has groups without meaning.
 
     Parameters
     ----------
     n_clusters : int
-    equal : bool
-        Make the groups equal, to within one sample; else each sample draws its group independently.
+    sizes : {"drawn", "equal", "halving"}
+        Each sample draws its group independently; or all groups are equal, to within one sample; or each group is half
+        as large as the one before it, with at least one sample.
     random_state : int, optional
     """
 
-    def __init__(self, n_clusters: int = 8, *, equal: bool = False, random_state: int | None = None):
+    def __init__(self, n_clusters: int = 8, *, sizes: str = "drawn", random_state: int | None = None):
         self.n_clusters = n_clusters
-        self.equal = equal
+        self.sizes = sizes
         self.random_state = random_state
 
     def fit(self, X: np.ndarray, y: None = None) -> RandomClusterer:
         """Draw ``labels_``, int64 [n]."""
         rng, n = np.random.default_rng(self.random_state), X.shape[0]
-        self.labels_ = (
-            rng.permutation(np.arange(n) % self.n_clusters) if self.equal else rng.integers(self.n_clusters, size=n)
-        )
+        if self.sizes == "drawn":
+            self.labels_ = rng.integers(self.n_clusters, size=n)
+        elif self.sizes == "equal":
+            self.labels_ = rng.permutation(np.arange(n) % self.n_clusters)
+        elif self.sizes == "halving":
+            self.labels_ = rng.permutation(_halving(n, self.n_clusters))
+        else:
+            raise ValueError(f"sizes is {self.sizes!r}; expected 'drawn', 'equal' or 'halving'")
         return self
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def _halving(n: int, k: int) -> np.ndarray:
+    """Return n group numbers, each group half as large as the one before and none empty."""
+    shares = 0.5 ** np.arange(k)
+    counts = 1 + np.floor((n - k) * shares / shares.sum()).astype(int)
+    counts[0] += n - counts.sum()
+    return np.repeat(np.arange(k), counts)
 
 
 def balanced_assignment(distances: np.ndarray, capacity: int) -> np.ndarray:
@@ -317,8 +331,10 @@ CLUSTERERS: dict[str, Callable[[], Any]] = {
     "gmm": lambda: ReducedClusterer(kind="gmm"),
     "agglomerative": lambda: ReducedClusterer(kind="agglomerative"),
     "random": RandomClusterer,
-    "random-equal": lambda: RandomClusterer(equal=True),
+    "random-equal": lambda: RandomClusterer(sizes="equal"),
+    "random-halving": lambda: RandomClusterer(sizes="halving"),
 }
+BLIND_CLUSTERERS = tuple(name for name in CLUSTERERS if name.startswith("random"))  # those that look at no feature
 
 
 def make_clusterer(clusterer: Any, n_clusters: int, random_state: int | None) -> Any:

@@ -292,8 +292,8 @@ class Spec(_BaseSpec):
             if name not in known and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"method {self.method!r} has no option {name}; it has {', '.join(known) or 'none'}")
         if isinstance(self.n_clusters, tuple):
-            if method.sampler == "rusc":
-                raise ValueError("RUSC clusters all classes together; give n_clusters as one number")
+            if method.sampler == "rusc" or method.labels == "true":
+                raise ValueError(f"method {self.method!r} takes one number as n_clusters, not one by class")
             unknown = [name for name, _ in self.n_clusters if name not in task_class_names(self.task)]
             if unknown:
                 raise ValueError(

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from torch import nn
 
+from regroup_lib.clusterers import BLIND_CLUSTERERS
 from regroup_lib.losses import APLoss, FocalLoss, LDAMLoss, LogitAdjustedLoss, SOAPLoss, weighted_cross_entropy
 from regroup_lib.regroup import Regrouping, cluster_counts
 from regroup_lib.samplers import (
@@ -36,9 +37,9 @@ class Method:
     ----------
     title : str
         How tables and figures name it.
-    labels : {"task", "regrouped", "random", "true"}
-        What the network is trained on: the task's classes, clusters of the large classes, random groups of the
-        same number, or the finer classes that the task hides.
+    labels : {"task", "regrouped", "shuffled", "random", "true"}
+        What the network is trained on: the task's classes, clusters of the large classes, groups of the clusters' sizes
+        without their meaning, random groups of the same number, or the finer classes that the task hides.
     loss : {"ce", "wce", "focal", "ldam", "la", "ap", "soap"}
     sampler : {"shuffled", "stratified", "ros", "rus", "rusc", "dsmt"}
     head : {"linear", "cosine"}
@@ -50,7 +51,7 @@ class Method:
     """
 
     title: str
-    labels: Literal["task", "regrouped", "random", "true"] = "task"
+    labels: Literal["task", "regrouped", "shuffled", "random", "true"] = "task"
     loss: str = "ce"
     sampler: str = "shuffled"
     head: str = "linear"
@@ -60,14 +61,16 @@ class Method:
     @property
     def needs_encoder(self) -> bool:
         """Whether features of an encoder are clustered or trained on."""
-        return self.labels == "regrouped" or self.sampler == "rusc" or self.features
+        return self.labels in ("regrouped", "shuffled") or self.sampler == "rusc" or self.features
 
     @property
     def cluster_options(self) -> tuple[str, ...]:
         """The fields of a spec that say how it clusters; none where it does not."""
         if self.sampler == "rusc":  # all classes together, so there is no threshold
             return "clusterer", "n_clusters"
-        return ("clusterer", "threshold", "n_clusters") if self.labels in ("regrouped", "random") else ()
+        if self.labels == "true":  # so many groups of true classes
+            return ("n_clusters",)
+        return ("clusterer", "threshold", "n_clusters") if self.labels in ("regrouped", "shuffled", "random") else ()
 
 
 METHODS = {
@@ -92,6 +95,7 @@ METHODS = {
     "rg-la": Method("RG+LA", "regrouped", loss="la", options=("tau",)),
     "rg-ros": Method("RG+ROS", "regrouped", sampler="ros"),
     "rg-random": Method("random groups", "random"),
+    "rg-shuffled": Method("clusters' sizes alone", "shuffled"),
     "rg-true": Method("true classes", "true"),
 }
 
@@ -136,17 +140,44 @@ def training_labels(
     if method.labels == "task":
         return TrainingLabels(labels, np.arange(task.n_classes))
     if method.labels == "true":
+        fine = task.train.fine_labels if n_clusters is None else _merged(task, n_clusters, seed)
         # Numbered class by class like pseudo-classes, the task's class before the fine one.
-        pairs = np.stack([labels, task.train.fine_labels], axis=1)
+        pairs = np.stack([labels, fine], axis=1)
         found, numbers = np.unique(pairs, axis=0, return_inverse=True)
         return TrainingLabels(numbers.reshape(-1).astype(np.int64), found[:, 0].astype(np.int64))
     if method.labels == "random":
-        clusterer, features = "random", np.zeros((len(labels), 1), np.float32)
+        clusterer = clusterer if clusterer in BLIND_CLUSTERERS else "random"
+        features = np.zeros((len(labels), 1), np.float32)
     if features is None:
         raise ValueError("this method clusters features; none were given")
     regrouping = Regrouping(clusterer, threshold=threshold, n_clusters=n_clusters, random_state=seed)
     regrouping.fit(features, labels)
-    return TrainingLabels(regrouping.pseudo_labels_, regrouping.parent_)
+    pseudo_labels = regrouping.pseudo_labels_
+    if method.labels == "shuffled":
+        pseudo_labels = _shuffled_within(labels, pseudo_labels, seed)
+    return TrainingLabels(pseudo_labels, regrouping.parent_)
+
+
+def _merged(task: Task, n_groups: int, seed: int) -> np.ndarray:
+    """Return fine labels merged at random into so many groups a class of the task, equal to within one fine class."""
+    rng, fine, labels = np.random.default_rng(seed), task.train.fine_labels, task.train.labels
+    merged = np.zeros_like(fine)
+    for c in range(task.n_classes):
+        of_class = np.unique(fine[labels == c])
+        if c == np.bincount(labels).argmax() and n_groups > len(of_class):
+            raise ValueError(f"n_clusters is {n_groups}; the largest class hides only {len(of_class)} true classes")
+        for position, value in enumerate(rng.permutation(of_class)):
+            merged[(labels == c) & (fine == value)] = position % n_groups
+    return merged
+
+
+def _shuffled_within(labels: np.ndarray, pseudo_labels: np.ndarray, seed: int) -> np.ndarray:
+    """Return pseudo-labels handed out at random within each class: sizes stay, meaning goes."""
+    rng, shuffled = np.random.default_rng(seed), pseudo_labels.copy()
+    for c in np.unique(labels):
+        rows = np.flatnonzero(labels == c)
+        shuffled[rows] = rng.permutation(pseudo_labels[rows])
+    return shuffled
 
 
 def make_loss(

@@ -80,6 +80,112 @@ def encoders(profile: str, seeds: Sequence[int], results_dir: str | Path | None 
     ]
 
 
+# ---------------------------------------------------------------- ablations
+
+ABLATION_TASKS = {
+    "smoke": ("digits-0",),
+    "cpu": ("cifar10-airplane", "cifar100-worm"),
+    "paper": ("cifar10-airplane", "cifar100-worm"),
+}
+# Many small runs: the slim network, and fewer epochs than the motivating example's.
+ABLATION_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
+    ("cpu", "cifar10-airplane"): {"network": "slim-resnet", "epochs": 5},
+    ("smoke", "digits-0"): {"epochs": 3},
+}
+ABLATED_CLUSTERERS = (
+    "kmeans",
+    "minibatch-kmeans",
+    "constrained-kmeans",
+    "spectral",
+    "gmm",
+    "agglomerative",
+    "random",
+    "random-equal",
+)
+IMBALANCES = (10.0, 30.0, 100.0, 300.0)
+
+
+def ablation(section: str, task: str, profile: str, seeds: Sequence[int]) -> dict[str, list[Spec]]:
+    """Return the runs of one section of the ablations, a run a seed, by the name that its figures use.
+
+    Parameters
+    ----------
+    section : {"clusterer", "encoder", "loss", "clusters", "imbalance", "control"}
+    task, profile, seeds
+        Sections that a task does not have are empty.
+    """
+    best = ENCODERS[profile][-1]
+
+    def runs(method: str, encoder: str | None = None, **settings: Any) -> list[Spec]:
+        common = {"profile": profile, "task": task, "trace_test": False}
+        common |= ABLATION_SETTINGS.get((profile, task), {}) | settings
+        return [Spec(method=method, encoder=encoder, seed=seed, **common) for seed in seeds]
+
+    small = profile == "smoke" or task != "cifar10-airplane"
+    natural = {"cifar10-airplane": 9}.get(task) or NATURAL_K[task]
+    if section == "clusterer":
+        names = ("kmeans", "constrained-kmeans", "spectral", "random") if small else ABLATED_CLUSTERERS
+        return {name: runs("rg", best, clusterer=name) for name in names}
+    if section == "encoder":
+        names = () if small and profile != "smoke" else COMPARED_ENCODERS[profile]
+        return {name: runs("rg", name) for name in names}
+    if section == "loss":
+        names = ("rg", "rg-wce") if small else ("rg", "rg-wce", "rg-focal", "rg-la")
+        return {name: runs(name, best) for name in names}
+    if section == "clusters":
+        numbers = {math.ceil(natural / 4), math.ceil(natural / 2), natural, 2 * natural}
+        numbers |= set() if small else {2, 4 * natural}
+        natural_run = {natural: runs("rg", best)}
+        return {str(k): natural_run.get(k) or runs("rg", best, n_clusters=k) for k in sorted(numbers)}
+    if section == "imbalance":
+        if small and profile != "smoke":
+            return {}
+        found = {}
+        for ratio in IMBALANCES[:2] if profile == "smoke" else IMBALANCES:
+            for method in ("ce", "wce", "ros", "rg"):
+                found[f"{method} {ratio:g}"] = runs(method, best if method == "rg" else None, imbalance=ratio)
+        return found
+    if section == "control":
+        return _controls(runs, best, small)
+    raise ValueError(f"no section is called {section!r}")
+
+
+ABLATION_SECTIONS = ("clusterer", "encoder", "loss", "clusters", "imbalance", "control")
+
+
+def _controls(runs: Callable[..., list[Spec]], best: str, small: bool) -> dict[str, list[Spec]]:
+    """Return label sets that have more classes, balance and meaning one without the other."""
+    found = {
+        "binary": runs("ce"),
+        "true": runs("rg-true"),
+        "clusters": runs("rg", best),
+        "clusters' sizes": runs("rg-shuffled", best),
+        "equal clusters": runs("rg", best, clusterer="constrained-kmeans"),
+        "random, equal": runs("rg-random", clusterer="random-equal"),
+    }
+    if not small:
+        found |= {
+            "random, halving": runs("rg-random", clusterer="random-halving"),
+            "true, in 5": runs("rg-true", n_clusters=5),
+            "true, in 3": runs("rg-true", n_clusters=3),
+        }
+    return found
+
+
+def ablations(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[Spec]:
+    """Return the runs of all ablations, those that several sections share once."""
+    return [
+        spec
+        for task in ABLATION_TASKS[profile]
+        for section in ABLATION_SECTIONS
+        for group in ablation(section, task, profile, seeds).values()
+        for spec in group
+    ]
+
+
+# ---------------------------------------------------------------- the paper's tables: tuned on the validation split
+
+
 def tuning_grid(task: str, method: str, profile: str) -> list[dict[str, Any]]:
     """Return the settings that are tried for a method, as fields of a spec; the first one is the default.
 
@@ -269,6 +375,7 @@ PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {
     "synchronous-learning": motivating_example,
     "binary": binary,
     "multiclass": multiclass,
+    "ablations": ablations,
 }
 
 

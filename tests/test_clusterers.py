@@ -1,5 +1,7 @@
 """Clusterers: shapes, balance, determinism, degenerate input, and that they find what is there."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,17 +11,18 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, pairwise_distances
 
 from regroup_lib.clusterers import (
+    BLIND_CLUSTERERS,
     CLUSTERERS,
     REDUCED_DIMENSION,
     LandmarkSpectralClustering,
+    RandomClusterer,
     balanced_assignment,
     make_clusterer,
     reduce_dimension,
 )
 from regroup_lib.regroup import Regrouping
 
-BLIND = ("random", "random-equal")
-MEANINGFUL = tuple(name for name in CLUSTERERS if name not in BLIND)
+MEANINGFUL = tuple(name for name in CLUSTERERS if name not in BLIND_CLUSTERERS)
 
 
 def blobs(n=400, k=4, d=100, spread=0.3, seed=0):
@@ -44,7 +47,7 @@ def test_separate_blobs_are_found(one_thread, name):
     assert adjusted_rand_score(truth, make_clusterer(name, 4, 0).fit_predict(features)) > 0.95
 
 
-@pytest.mark.parametrize("name", BLIND)
+@pytest.mark.parametrize("name", BLIND_CLUSTERERS)
 def test_random_groups_do_not_look(name):
     features, truth = blobs(4000)
     labels = make_clusterer(name, 4, 0).fit_predict(features)
@@ -158,3 +161,19 @@ def test_landmarks_find_what_is_not_convex(one_thread):
     rings = LandmarkSpectralClustering(2, n_landmarks=200, random_state=0).fit_predict(points)
     assert adjusted_rand_score(ring, rings) > 0.9
     assert adjusted_rand_score(ring, make_clusterer("kmeans", 2, 0).fit_predict(points)) < 0.3
+
+
+@pytest.mark.parametrize(("n", "k"), [(1000, 5), (64, 4), (10, 10), (7, 1)])
+def test_halving_groups_halve(n, k):
+    counts = np.bincount(RandomClusterer(k, sizes="halving", random_state=0).fit_predict(np.zeros((n, 1))))
+    assert len(counts) == k
+    assert counts.sum() == n
+    assert (counts >= 1).all()
+    for larger, smaller in pairwise(counts):
+        if smaller >= 8:
+            assert 1.7 <= larger / smaller < 2.6
+
+
+def test_unknown_sizes_are_refused():
+    with pytest.raises(ValueError, match="sizes is 'even'; expected 'drawn', 'equal' or 'halving'"):
+        RandomClusterer(3, sizes="even").fit(np.zeros((9, 1)))

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from regroup_lib.encoders import RawEncoder
 from regroup_lib.methods import METHODS, training_labels
+from regroup_lib.metrics import clustering_quality
 from regroup_lib.tasks import make_task
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -28,7 +29,7 @@ def made(task, features):
 
     def make(name, **options):
         method = METHODS[name]
-        given_features = {"features": features} if method.labels == "regrouped" else {}
+        given_features = {"features": features} if method.labels in ("regrouped", "shuffled") else {}
         return training_labels(task, method, **given_features | options)
 
     return make
@@ -131,8 +132,8 @@ def test_the_number_of_pseudo_classes_can_be_chosen(made, task, name, options, n
 @given(digit=st.integers(0, 9), seed=st.integers(0, 1000), n_clusters=st.none() | st.integers(1, 40))
 def test_every_label_leads_back_to_its_class(digit, seed, n_clusters):
     task = make_task(f"digits-{digit}", seed=seed)
-    for name in ("rg-random", "rg-true"):
-        check_laws(training_labels(task, METHODS[name], n_clusters=n_clusters, seed=seed), task)
+    for name, number in (("rg-random", n_clusters), ("rg-true", min(n_clusters, 9))):
+        check_laws(training_labels(task, METHODS[name], n_clusters=number, seed=seed), task)
 
 
 def test_the_clusterer_is_taken_by_name(made, task, features):
@@ -149,3 +150,38 @@ def test_a_method_that_clusters_features_says_that_it_has_none(task):
 def test_features_of_other_images_are_refused(task, features):
     with pytest.raises(ValueError, match="1131"):
         training_labels(task, METHODS["rg"], features=features[:-1])
+
+
+# ---------------------------------------------------------------- controls
+
+
+def test_shuffled_groups_have_the_clusters_sizes_and_no_meaning(made, task):
+    clusters, shuffled = made("rg"), made("rg-shuffled")
+    assert sizes(shuffled) == sizes(clusters)
+    assert shuffled.parent.tolist() == clusters.parent.tolist()
+    fine, names = task.train.fine_labels, ("rg", "rg-shuffled")
+    pure = {name: clustering_quality(fine, made(name).labels)["purity"] for name in names}
+    assert pure["rg-shuffled"] < 0.4 < pure["rg"]
+
+
+@pytest.mark.parametrize(("n_groups", "expected"), [(3, [3, 3, 3]), (5, [1, 2, 2, 2, 2]), (9, [1] * 9)])
+def test_true_classes_merge_into_groups_of_whole_classes(task, n_groups, expected):
+    labels = training_labels(task, METHODS["rg-true"], n_clusters=n_groups, seed=1)
+    assert labels.parent.tolist() == [0] * n_groups + [1]
+    groups_of = [set(labels.labels[task.train.fine_labels == fine]) for fine in range(10)]
+    assert all(len(groups) == 1 for groups in groups_of)  # no true class is torn
+    members = np.bincount([groups.pop() for groups in groups_of[1:]], minlength=n_groups)
+    assert sorted(members.tolist()) == expected
+
+
+def test_merging_into_more_groups_than_classes_is_refused(task):
+    with pytest.raises(ValueError, match="n_clusters is 10; the largest class hides only 9 true classes"):
+        training_labels(task, METHODS["rg-true"], n_clusters=10)
+
+
+def test_random_groups_come_in_three_sizes(made):
+    halving = sizes(made("rg-random", clusterer="random-halving"))[:-1]
+    equal = sizes(made("rg-random", clusterer="random-equal"))[:-1]
+    assert halving == sorted(halving, reverse=True)
+    assert halving[0] > 3 * halving[2]
+    assert max(equal) - min(equal) <= 1

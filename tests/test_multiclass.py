@@ -339,7 +339,7 @@ def test_clusters_by_class_name_are_one_spec_however_they_are_given(given_as):
         ("rg", {"n_clusters": {"naevus": 4}}, "n_clusters names .'naevus'.; the classes are nv, mel"),
         ("rg", {"n_clusters": {"nv": 0}}, "whole number of at least 1, or one for each"),
         ("rg", {"n_clusters": ["nv"]}, "whole number of at least 1"),
-        ("rusc", {"n_clusters": {"nv": 4}}, "RUSC clusters all classes together"),
+        ("rusc", {"n_clusters": {"nv": 4}}, "method 'rusc' takes one number as n_clusters"),
         ("rusc", {"threshold": 10}, "has no option threshold"),
         ("rg", {"threshold": 0}, "greater than 0"),
         ("rg", {"split": "random"}, "split"),
