@@ -39,7 +39,7 @@ TABLE_METHODS = {
 }
 MULTICLASS_TASKS = {"smoke": ("digits-lt",), "cpu": ("ham10000",), "paper": ("ham10000",)}
 # Clusters of the majority in the training split by the natural rule, ceil(n- / n+).
-NATURAL_K = {"digits-0": 10, "cifar100-worm": 99, "ham10000-bcc": 19, "ham10000-akiec": 30}
+NATURAL_K = {"digits-0": 10, "cifar10-airplane": 9, "cifar100-worm": 99, "ham10000-bcc": 19, "ham10000-akiec": 30}
 # Samples of the smallest class in the training split: the natural threshold n' of a multiclass task.
 SMALLEST_CLASS = {"digits-lt": 11, "ham10000": 81}
 # Training images of a set in which every class is as large as the largest, over those that there are.
@@ -122,7 +122,7 @@ def ablation(section: str, task: str, profile: str, seeds: Sequence[int]) -> dic
         return [Spec(method=method, encoder=encoder, seed=seed, **common) for seed in seeds]
 
     small = profile == "smoke" or task != "cifar10-airplane"
-    natural = {"cifar10-airplane": 9}.get(task) or NATURAL_K[task]
+    natural = NATURAL_K[task]
     if section == "clusterer":
         names = ("kmeans", "constrained-kmeans", "spectral", "random") if small else ABLATED_CLUSTERERS
         return {name: runs("rg", best, clusterer=name) for name in names}

@@ -1,0 +1,222 @@
+"""Ablations: the plan's sections, and tables and figures from made records."""
+
+import json
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from regroup_lib import ablation, plans
+from regroup_lib.competition import values
+from regroup_lib.experiments import Record, Spec
+from regroup_lib.files import digest_file, write_npz
+from regroup_lib.metrics import evaluate
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Return a function that makes the records of a group: two seeds, positives scoring `lift` higher."""
+
+    def group(spec, lift, *, nmi=None):
+        made = []
+        for seed in (0, 1):
+            rng = np.random.default_rng([seed, int(100 * lift)])
+            labels = (np.arange(400) < 40).astype(np.uint8)
+            scores = (1 / (1 + np.exp(-(rng.normal(size=400) + lift * labels - 2)))).astype(np.float32)
+            named = spec.model_copy(update={"seed": seed})
+            regroups = spec.method.startswith("rg")
+            result = evaluate(labels, scores, ("not 0", "0"))
+            summary = {k: result[k]["0"] for k in ("average_precision", "calibrated_average_precision")}
+            result["summary"] = summary | {"balanced_accuracy": result["balanced_accuracy"]}
+            rules = ("max", "sum") if regroups else ("none",)
+            path = tmp_path / f"{named.key}-{int(100 * lift)}.json"
+            arrays = {f"test_scores_{rule}": scores for rule in rules}
+            write_npz(path.with_suffix(".npz"), {"test_labels": labels} | arrays)
+            regrouping = {"parent": [0, 1], "counts": [360, 40]}
+            if regroups:
+                regrouping = {"parent": [0, 0, 0, 1], "counts": [200, 100, 60, 40]}
+                regrouping |= {"purity": (nmi or 0) / 2 + 0.2, "nmi": nmi or 0.0}
+            made.append(
+                Record(
+                    spec=named,
+                    status="finished",
+                    metrics={rule: {"test": result} for rule in rules},
+                    seconds={"regroup": 3.0, "train": 9.0},
+                    data_digest="d",
+                    regrouping=regrouping,
+                    arrays_digest=digest_file(path.with_suffix(".npz")),
+                    path=path,
+                )
+            )
+        return made
+
+    return group
+
+
+def spec(method, **fields):
+    encoder = "pca" if method in ("rg", "rg-shuffled") else None
+    return Spec(profile="smoke", task="digits-0", method=method, encoder=encoder, **fields)
+
+
+@pytest.fixture
+def clusterers(make):
+    quality = {"kmeans": (3.0, 0.6), "spectral": (5.5, 0.7), "random": (1.0, 0.0)}
+    return {name: make(spec("rg", clusterer=name), lift, nmi=nmi) for name, (lift, nmi) in quality.items()}
+
+
+@pytest.fixture
+def controls(make):
+    lifts = {"binary": 2.0, "true": 4.5, "clusters": 4.0, "clusters' sizes": 1.5, "equal clusters": 4.0}
+    specs = {"binary": spec("ce"), "true": spec("rg-true"), "clusters' sizes": spec("rg-shuffled")}
+    made = {label: make(specs.get(label, spec("rg")), lift, nmi=0.5) for label, lift in lifts.items()}
+    return made | {"random, equal": make(spec("rg-random", clusterer="random-equal"), 1.5)}
+
+
+# ---------------------------------------------------------------- the plan
+
+
+@pytest.mark.parametrize("profile", ["smoke", "cpu", "paper"])
+@pytest.mark.parametrize("name", plans.ABLATION_SECTIONS)
+def test_a_section_changes_one_part_and_has_every_seed(profile, name):
+    task = plans.ABLATION_TASKS[profile][0]
+    groups = plans.ablation(name, task, profile, [0, 1, 2])
+    assert groups
+    varied = {
+        "clusterer": {"clusterer"},
+        "encoder": {"encoder", "encoder_epochs"},
+        "loss": {"method"},
+        "clusters": {"n_clusters"},
+        "imbalance": {"method", "encoder", "imbalance"},
+        "control": {"method", "encoder", "clusterer", "n_clusters"},
+    }[name]
+    dumped = []
+    for specs in groups.values():
+        assert [s.seed for s in specs] == [0, 1, 2]
+        dumped.append(specs[0].model_dump())
+    for field in dumped[0]:
+        if field not in varied:
+            assert len({str(d[field]) for d in dumped}) == 1, field
+
+
+def test_sections_share_the_run_that_is_their_reference():
+    task, seeds = "cifar10-airplane", [0]
+    reference = plans.ablation("clusterer", task, "cpu", seeds)["kmeans"]
+    for name, label in (("loss", "rg"), ("clusters", "9"), ("control", "clusters"), ("encoder", plans.INCEPTION)):
+        assert plans.ablation(name, task, "cpu", seeds)[label] == reference
+    specs = plans.chapter_specs("ablations", seeds=seeds)
+    assert len(specs) == len({s.key for s in specs})
+
+
+def test_the_numbers_of_clusters_span_what_was_asked():
+    numbers = [int(k) for k in plans.ablation("clusters", "cifar10-airplane", "cpu", [0])]
+    assert numbers[0] == 2
+    assert 9 in numbers
+    assert numbers[-1] == 36
+    assert numbers == sorted(numbers)
+
+
+def test_an_unknown_section_is_refused():
+    with pytest.raises(ValueError, match="no section is called 'optimizer'"):
+        plans.ablation("optimizer", "digits-0", "smoke", [0])
+
+
+def test_missing_records_say_how_to_make_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("REGROUP_RESULTS", str(tmp_path))
+    with pytest.raises(ValueError, match=r"lacks records of rg.*; run `regroup sweep ablations --profile smoke`"):
+        ablation.section("loss", "digits-0", "smoke", [0])
+
+
+# ---------------------------------------------------------------- tables and figures
+
+
+def test_the_table_compares_with_the_reference(clusterers):
+    table = ablation.ablation_table(clusterers, "kmeans", heading="clusterer")
+    assert table.loc["kmeans", "AP − kmeans"] == ""
+    assert table.loc["random", "AP − kmeans"].startswith("−")
+    assert table.loc["random", "AP − kmeans"].endswith("*")
+    assert table.loc["spectral", "NMI"] == "0.70"
+    assert table.loc["spectral", "largest : smallest"] == f"{200 / 60:.1f}"
+    assert table.loc["kmeans", "AP (max)"] == table.loc["kmeans", "AP (sum)"]  # made so
+    assert table.loc["kmeans", "clustering, s"] == "3"
+
+
+def test_quality_points_are_one_a_record_and_correlate(clusterers, controls):
+    points = ablation.quality_points(clusterers, controls)
+    assert set(points["label"]) >= {"kmeans", "true", "random"}
+    assert "binary" not in set(points["label"])
+    assert len(points[points.label == "kmeans"]) == 2
+    sentence = ablation.quality_sentence(ablation.quality_points(clusterers))
+    assert sentence.startswith("Over 3 settings the rank correlation of AP is +1.00 with NMI")
+
+
+def test_figures_name_their_axes(clusterers, controls, make):
+    points = ablation.quality_points(clusterers)
+    numbers = {str(k): make(spec("rg", n_clusters=k), lift, nmi=0.3) for k, lift in ((2, 2.0), (9, 4.0))}
+    figures = (
+        ablation.plot_quality(points, 50.0),
+        ablation.plot_clusters_curve(numbers, controls["binary"], natural=9, task="digits-0"),
+        ablation.plot_controls(controls, "digits-0"),
+    )
+    for figure in figures:
+        assert all(axes.get_xlabel() for axes in figure.axes)
+    assert figures[0].axes[0].get_ylabel() == figures[1].axes[0].get_ylabel() == "test AP (%)"
+
+
+@pytest.fixture
+def imbalance(make):
+    lifts = {"ce": (3.0, 1.0), "wce": (2.9, 1.5), "ros": (3.0, 1.6), "rg": (3.1, 5.0)}
+    made = {}
+    for ratio, position in ((10.0, 0), (100.0, 1)):
+        for method, found in lifts.items():
+            made[f"{method} {ratio:g}"] = make(spec(method, imbalance=ratio), found[position])
+    return made
+
+
+def test_the_imbalance_table_has_a_row_a_ratio(imbalance):
+    table = ablation.imbalance_table(imbalance)
+    assert list(table.index) == ["10:1", "100:1"]
+    expected = values(imbalance["rg 100"], "average_precision").mean()
+    assert table.loc["100:1", "RG"].startswith(f"{expected:.1f}")
+    assert table.loc["100:1", "RG − CE"].endswith("*")
+    assert "clearly above CE at 100:1" in ablation.pays_between(imbalance)
+    figure = ablation.plot_imbalance(imbalance)
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["10:1", "100:1"]
+
+
+def test_parts_of_the_gain_are_differences_of_label_sets(controls):
+    table = ablation.parts_of_the_gain(controls)
+    expected = ablation.difference(controls, "clusters", "binary")
+    assert table.loc["all: clusters", "AP, points"].startswith(str(expected))
+    assert table.loc["meaning, given the sizes", "AP, points"].endswith("*")
+    assert set(controls) <= set(ablation.CONTROL_PARTS)
+
+
+@pytest.mark.parametrize(
+    ("lifts", "word"),
+    [
+        ({"2": 1.0, "9": 5.0, "36": 2.0}, "holds"),
+        ({"2": 1.0, "9": 2.0, "36": 6.0}, "holds in part"),
+        ({"2": 3.0, "9": 3.0, "36": 3.0}, "holds in part"),
+    ],
+)
+def test_the_natural_number_has_to_be_good_and_to_matter(make, lifts, word):
+    groups = {k: make(spec("rg", n_clusters=int(k)), lift, nmi=0.3) for k, lift in lifts.items()}
+    text, found = ablation.natural_number_verdict({"digits-0": (groups, 9)})
+    assert found == word, text
+    assert "K = 9" in text
+
+
+def test_measured_costs_are_shown_where_there_are_any(tmp_path):
+    assert ablation.clusterer_costs(tmp_path) is None
+    (tmp_path / "benchmarks").mkdir()
+    rows = [{"clusterer": "kmeans", "n_clusters": 9, "seconds": 12.3, "mb": 250.7, "sizes": [1, 2]}]
+    (tmp_path / "benchmarks" / "clusterers.json").write_text(json.dumps({"text": "blobs", "rows": rows}))
+    costs = ablation.clusterer_costs(tmp_path)
+    assert costs.attrs["text"] == "blobs"
+    assert costs.loc["kmeans"].tolist() == [9, 12, 251]
