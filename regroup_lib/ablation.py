@@ -89,15 +89,19 @@ def _spread(record: Record) -> float:
 
 
 def quality_points(*sections: Groups) -> pd.DataFrame:
-    """Return one row a record that regroups: ``label``, ``purity``, ``nmi`` and ``ap`` (percent)."""
-    rows = []
+    """Return one row a record that regroups: ``label``, ``purity``, ``nmi`` and ``ap`` (percent).
+
+    A record that several sections share counts once, under its first label.
+    """
+    rows, seen = [], set()
     for groups in sections:
         for label, group in groups.items():
             for record in group:
-                if "nmi" in record.regrouping and record.status == "finished":
+                if "nmi" in record.regrouping and record.status == "finished" and record.key not in seen:
+                    seen.add(record.key)
                     found = {"label": label, "purity": record.regrouping["purity"], "nmi": record.regrouping["nmi"]}
                     rows.append(found | {"ap": 100 * result_on_test(record, "average_precision")})
-    return pd.DataFrame(rows).drop_duplicates()
+    return pd.DataFrame(rows)
 
 
 MARKERS = "oXs^vDP*<>hp"

@@ -467,14 +467,14 @@ class MiniLMEncoder(Encoder):
         return features
 
 
-ENCODERS = ("raw", "pca", "autoencoder", "clip", "onnx:<file stem>")
+ENCODERS = ("raw", "pca", "autoencoder", "simclr", "clip", "onnx:<file stem>")
 TEXT_ENCODERS: dict[str, Callable[[], Encoder]] = {"tfidf": TfidfEncoder, "minilm": MiniLMEncoder}
 
 
 def check_encoder_name(name: str) -> None:
     """Raise a ValueError if no encoder is called so; whether its file or weights are there is not looked at."""
     kind, _, rest = name.partition(":")
-    known = ("raw", "pca", "autoencoder", "clip", *TEXT_ENCODERS)
+    known = ("raw", "pca", "autoencoder", "simclr", "clip", *TEXT_ENCODERS)
     if name not in known and not (kind in ("clip", "onnx") and rest):
         raise ValueError(f"no encoder is called {name!r}; there are {', '.join((*ENCODERS, *TEXT_ENCODERS))}")
 
@@ -492,7 +492,7 @@ def make_encoder(name: str, *, data_dir: str | Path | None = None, epochs: int |
     Parameters
     ----------
     name : str
-        ``"raw"``, ``"pca"``, ``"autoencoder"``, ``"clip"`` (or ``"clip:MODEL:TAG_OR_FILE"``),
+        ``"raw"``, ``"pca"``, ``"autoencoder"``, ``"simclr"``, ``"clip"`` (or ``"clip:MODEL:TAG_OR_FILE"``),
         ``"onnx:STEM"`` for ``encoders/STEM.onnx`` in the data directory (or ``"onnx:PATH.onnx"``); for text
         ``"tfidf"`` and ``"minilm"``.
     data_dir : str or Path, optional
@@ -515,6 +515,10 @@ def make_encoder(name: str, *, data_dir: str | Path | None = None, epochs: int |
         return PCAEncoder()
     if name == "autoencoder":
         return AutoencoderEncoder() if epochs is None else AutoencoderEncoder(epochs=epochs)
+    if name == "simclr":
+        from regroup_lib.simclr import SimCLREncoder  # it builds on this module
+
+        return SimCLREncoder() if epochs is None else SimCLREncoder(epochs=epochs)
     if kind == "clip":
         model, _, pretrained = rest.partition(":")
         return ClipEncoder(model or "ViT-B-32-quickgelu", pretrained or "openai")

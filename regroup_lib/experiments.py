@@ -150,7 +150,7 @@ METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "mlp": {"network": "mlp", "epochs": 20, "optimizer": "adam", "peak_lr": 1e-3, "flip": False, "shift": 0},
 }
 Profile = Literal["smoke", "cpu", "paper"]
-TRAINED_ENCODERS = ("autoencoder",)
+TRAINED_ENCODERS = ("autoencoder", "simclr")
 EMBEDDED_POINTS = 2500  # test samples in a t-SNE plot
 EXAMPLES = 6  # training samples nearest to a pseudo-class's centre that an encoder's record names
 SHOWN_CLUSTERS = 12  # of the largest class of a multiclass task: those whose images a record keeps

@@ -42,12 +42,14 @@ STYLES = {
     "rg-pca": Style("regrouped, PCA", "#56B4E9", "-", "P"),
     "rg-autoencoder": Style("regrouped, autoencoder", "#D55E00", (0, (5, 1, 1, 1, 1, 1)), "D"),
     "rg-onnx:inception_v3_mixed_8": Style("regrouped, Inception-v3", "#0072B2", "-", "X"),
+    "rg-simclr": Style("regrouped, SimCLR", "#999933", "--", "p"),
     "rg-clip": Style("regrouped, CLIP", "#0072B2", "--", "X"),
 }
 ENCODER_LABELS = {
     "raw": "raw pixels",
     "pca": "PCA",
     "autoencoder": "autoencoder",
+    "simclr": "SimCLR, trained here",
     "clip": "CLIP",
     "onnx:inception_v3_mixed_8": "Inception-v3 (ImageNet)",
 }
