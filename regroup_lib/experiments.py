@@ -153,6 +153,7 @@ Profile = Literal["smoke", "cpu", "paper"]
 TRAINED_ENCODERS = ("autoencoder", "simclr")
 EMBEDDED_POINTS = 2500  # test samples in a t-SNE plot
 EXAMPLES = 6  # training samples nearest to a pseudo-class's centre that an encoder's record names
+MANY_CLASSES = 20  # beyond it a record keeps decisions and each class's AP in the place of all scores
 SHOWN_CLUSTERS = 12  # of the largest class of a multiclass task: those whose images a record keeps
 
 
@@ -774,7 +775,10 @@ def _measure(trainer: _Trainer, history: History) -> tuple[dict[str, Any], dict[
         for rule, scores in by_rule.items():
             result = evaluate(truth, scores, task.class_names)
             metrics.setdefault(rule, {})[part] = result | {"summary": summary(task, result)}
-            arrays[f"{part}_scores_{rule}"] = scores
+            if task.n_classes > MANY_CLASSES:
+                arrays[f"{part}_predictions_{rule}"] = scores.argmax(axis=1).astype(np.uint8)
+            else:
+                arrays[f"{part}_scores_{rule}"] = scores
         if part == "val":
             arrays["val_labels"] = truth.astype(np.uint8)
     if spec.embedding:

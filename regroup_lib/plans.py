@@ -183,6 +183,76 @@ def ablations(profile: str, seeds: Sequence[int], results_dir: str | Path | None
     ]
 
 
+# ---------------------------------------------------------------- what the paper leaves as future work
+
+# Task -> ratios of the largest class to the smallest, and thresholds n' of RG.
+_CIFAR_LT = {
+    "cifar10-lt": ((10.0, 100.0), (500.0, 1000.0, 2000.0)),
+    "cifar100-lt": ((10.0, 100.0), (50.0, 100.0, 200.0)),
+}
+LONG_TAILS: dict[str, dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = {
+    "smoke": {"digits-lt": ((10.0,), (50.0,))},
+    "cpu": _CIFAR_LT,
+    "paper": _CIFAR_LT,
+}
+LONG_TAIL_SETTINGS: dict[str, dict[str, Any]] = {
+    "cpu": {"network": "slim-resnet", "epochs": 15},
+    "smoke": {"epochs": 3},
+}
+SELF_SUPERVISED_EPOCHS = {"smoke": (1, 3), "cpu": (2, 5, 10, 20), "paper": (20, 100, 400)}
+
+
+def long_tail(task: str, ratio: float, profile: str, seeds: Sequence[int]) -> dict[str, list[Spec]]:
+    """Return the runs on one long-tailed training set, a run a seed: that field's losses, and RG at each threshold."""
+    common = {"profile": profile, "task": task, "imbalance": ratio, "trace_test": False}
+    common |= LONG_TAIL_SETTINGS.get(profile, {})
+    _, thresholds = LONG_TAILS[profile][task]
+    encoder = ENCODERS[profile][-1]
+
+    def runs(method: str, **settings: Any) -> list[Spec]:
+        return [Spec(method=method, seed=seed, **common | settings) for seed in seeds]
+
+    found = {"CE": runs("ce"), "LA": runs("la"), "LDAM-DRW": runs("ldam", deferred=True), "ROS": runs("ros")}
+    for threshold in thresholds:
+        found[f"RG, n' = {threshold:g}"] = runs("rg", encoder=encoder, threshold=threshold)
+    middle = thresholds[len(thresholds) // 2]
+    return found | {f"RG+LA, n' = {middle:g}": runs("rg-la", encoder=encoder, threshold=middle)}
+
+
+def self_supervised_looks(profile: str, seeds: Sequence[int]) -> dict[int, list[EncoderSpec]]:
+    """Return looks at the self-supervised encoder by its training length, a k-means a seed."""
+    return {
+        epochs: [
+            EncoderSpec(profile=profile, task=TASKS[profile], encoder="simclr", encoder_epochs=epochs, seed=seed)
+            for seed in seeds
+        ]
+        for epochs in SELF_SUPERVISED_EPOCHS[profile]
+    }
+
+
+def self_supervised_runs(profile: str, seeds: Sequence[int]) -> dict[str, list[Spec]]:
+    """Return RG on the self-supervised encoder's clusters beside binary labels and other encoders, a run a seed."""
+    task, epochs = ABLATION_TASKS[profile][0], SELF_SUPERVISED_EPOCHS[profile][-1]
+    common = {"profile": profile, "task": task, "trace_test": False} | ABLATION_SETTINGS.get((profile, task), {})
+    own = [Spec(method="rg", encoder="simclr", encoder_epochs=epochs, seed=seed, **common) for seed in seeds]
+    return {
+        "binary": ablation("control", task, profile, seeds)["binary"],
+        "true classes": ablation("control", task, profile, seeds)["true"],
+        **ablation("encoder", task, profile, seeds),
+        "simclr": own,
+    }
+
+
+def open_ends(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[AnySpec]:
+    """Return the runs of the chapter on what the paper leaves open."""
+    runs: list[AnySpec] = [look for group in self_supervised_looks(profile, seeds).values() for look in group]
+    runs += [spec for group in self_supervised_runs(profile, seeds).values() for spec in group]
+    for task, (ratios, _) in LONG_TAILS[profile].items():
+        for ratio in ratios:
+            runs += [spec for group in long_tail(task, ratio, profile, seeds).values() for spec in group]
+    return runs
+
+
 # ---------------------------------------------------------------- the paper's tables: tuned on the validation split
 
 
@@ -376,6 +446,7 @@ PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {
     "binary": binary,
     "multiclass": multiclass,
     "ablations": ablations,
+    "open-ends": open_ends,
 }
 
 

@@ -1,0 +1,115 @@
+"""Long tails and self-supervision: the paper's future work, in that field's measures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from sklearn.metrics import recall_score
+
+from regroup_lib.competition import Groups, best_marks, values
+from regroup_lib.experiments import Record
+from regroup_lib.report import Verdict, encoder_label, evidence, mean_std, result_on_test, rule_of
+
+# Training images of a class in "many", "medium" and "few" shots: more than 100, 20 to 100, fewer than 20.
+SHOTS = {"many": (101, np.inf), "medium": (20, 100), "few": (0, 19)}
+
+
+def training_counts(record: Record) -> np.ndarray:
+    """Return the training images of each class, pseudo-classes added up."""
+    parent, counts = np.asarray(record.regrouping["parent"]), np.asarray(record.regrouping["counts"])
+    return np.bincount(parent, weights=counts).astype(int)
+
+
+def predictions(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    """Return test labels and decisions under the paper's rule, int [n] both."""
+    arrays, rule = record.arrays(), rule_of(record)
+    kept = f"test_predictions_{rule}"
+    decided = arrays[kept] if kept in arrays else arrays[f"test_scores_{rule}"].argmax(axis=1)
+    return arrays["test_labels"].astype(int), decided.astype(int)
+
+
+def shot_accuracies(record: Record) -> dict[str, float]:
+    """Return accuracy over all test images, and mean recall of the classes with many, medium and few shots.
+
+    NaN where no class has so many, or the run diverged. (The test set is balanced, so mean recall is accuracy.)
+
+    References
+    ----------
+    Liu et al. (2019), Large-scale long-tailed recognition in an open world, for the three groups.
+    """
+    if record.status != "finished":
+        return dict.fromkeys(("all", *SHOTS), float("nan"))
+    labels, decided = predictions(record)
+    counts = training_counts(record)
+    recalls = recall_score(labels, decided, labels=range(len(counts)), average=None, zero_division=0)
+    found = {"all": float((labels == decided).mean())}
+    for name, (low, high) in SHOTS.items():
+        chosen = recalls[(counts >= low) & (counts <= high)]
+        found[name] = float(chosen.mean()) if len(chosen) else float("nan")
+    return found
+
+
+def long_tail_table(groups: Groups) -> pd.DataFrame:
+    """Return one row a method: accuracy over all classes and by shots, and mean AP; percent, mean ± std over seeds.
+
+    Two stars mark the best mean AP, one star those whose mean ± std meets it.
+    """
+    marks = best_marks(groups, "average_precision")
+    rows = []
+    for label, group in groups.items():
+        found = [shot_accuracies(record) for record in group]
+        row: dict[str, Any] = {"method": label, "pseudo-classes": len(group[0].regrouping["parent"])}
+        for name in ("all", *SHOTS):
+            measured = np.array([f[name] for f in found])
+            row[f"accuracy, {name}"] = "" if np.isnan(measured).all() else mean_std(measured)
+        stars = {"best": " **", "overlap": " *"}.get(marks.get(label, ""), "")
+        row["mean AP"] = mean_std(values(group, "average_precision"), scale=1) + stars
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("method")
+
+
+def describe_tail(groups: Groups) -> str:
+    """Return the size of a long-tailed training set in words."""
+    counts = training_counts(next(iter(groups.values()))[0])
+    return f"{counts.sum():,} training images in {len(counts)} classes, {counts.max():,} to {counts.min():,} a class"
+
+
+# ---------------------------------------------------------------- self-supervision
+
+
+def plot_clustering_over_training(looks: Mapping[int, Sequence[Record]], references: Mapping[str, float]) -> Figure:
+    """Draw the NMI of k-means in the self-supervised space by training epochs, with other encoders as lines."""
+    epochs = list(looks)
+    nmi = np.array([[look.metrics["nmi"] for look in group] for group in looks.values()])
+    figure, axes = plt.subplots(figsize=(5.8, 3.5))
+    axes.errorbar(
+        epochs, nmi.mean(axis=1), nmi.std(axis=1, ddof=1), color="#999933", marker="p", capsize=3, label="SimCLR"
+    )
+    lines = zip(references.items(), ("-", "--", ":", "-."), ("#0072B2", "#D55E00", "#CC79A7", "#56B4E9"), strict=False)
+    for (name, value), line, color in lines:
+        axes.axhline(value, linestyle=line, color=color, linewidth=1.3, label=encoder_label(name))
+    axes.set(xlabel="epochs of self-supervised training", ylabel="NMI of clusters and hidden classes", ylim=(0, None))
+    axes.set_xticks(epochs)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def share_of_the_gain(groups: Groups, name: str, best: str) -> np.ndarray:
+    """Return which share of the best encoder's gain over binary labels another encoder keeps, one number a seed."""
+    ap = {label: np.array([result_on_test(r, "average_precision") for r in groups[label]]) for label in groups}
+    return (ap[name] - ap["binary"]) / (ap[best] - ap["binary"])
+
+
+def self_supervision_verdict(groups: Groups) -> Verdict:
+    """Return the verdict on C26: regrouping without a pre-trained encoder is better than binary labels."""
+    ap = {label: [result_on_test(r, "average_precision") for r in groups[label]] for label in ("simclr", "binary")}
+    return Verdict(
+        "C26",
+        "The dependency on pre-trained encoders can be avoided by self-supervision.",
+        (evidence("AP, regrouped by SimCLR − binary labels", ap["simclr"], ap["binary"]),),
+    )
