@@ -1,31 +1,47 @@
-"""Imbalanced classification by regrouping: large classes into pseudo-classes, scores back to classes."""
+"""Imbalanced classification by regrouping: large classes into pseudo-classes, scores back to classes.
 
-from regroup_lib import losses
-from regroup_lib.clusters import describe_clusters
-from regroup_lib.data import Dataset, load_data
-from regroup_lib.encoders import encode, make_encoder
-from regroup_lib.experiments import EncoderSpec, Record, Spec, load_records, run, sweep
-from regroup_lib.metrics import evaluate, total_variation
-from regroup_lib.regroup import Regrouping, aggregate, cluster_counts
-from regroup_lib.tasks import make_task
+What is named here is imported when it is first used, so that `import regroup_lib` takes no time and a scikit-learn
+user does not load PyTorch.
+"""
 
-__all__ = [
-    "Dataset",
-    "EncoderSpec",
-    "Record",
-    "Regrouping",
-    "Spec",
-    "aggregate",
-    "cluster_counts",
-    "describe_clusters",
-    "encode",
-    "evaluate",
-    "load_data",
-    "load_records",
-    "losses",
-    "make_encoder",
-    "make_task",
-    "run",
-    "sweep",
-    "total_variation",
-]
+from importlib import import_module
+
+# Name -> the module that has it; a module itself where the two are one.
+_WHERE = {
+    "Dataset": "data",
+    "EncoderSpec": "experiments",
+    "Record": "experiments",
+    "RegroupClassifier": "estimator",
+    "Regrouper": "estimator",
+    "Regrouping": "regroup",
+    "Spec": "experiments",
+    "aggregate": "regroup",
+    "cluster_counts": "regroup",
+    "describe_clusters": "clusters",
+    "diagnose": "diagnostics",
+    "encode": "encoders",
+    "evaluate": "metrics",
+    "fit_regrouped": "neural",
+    "load_data": "data",
+    "load_records": "experiments",
+    "losses": "losses",
+    "make_encoder": "encoders",
+    "make_task": "tasks",
+    "run": "experiments",
+    "sweep": "experiments",
+    "total_variation": "metrics",
+}
+__all__ = list(_WHERE)
+
+
+def __getattr__(name: str):
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f"{__name__}.{_WHERE[name]}")
+    value = module if name == _WHERE[name] else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

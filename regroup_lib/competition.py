@@ -18,6 +18,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import rankdata, spearmanr
+from sklearn.metrics import f1_score
 
 from regroup_lib import plans
 from regroup_lib.experiments import Record, find_record
@@ -68,25 +69,35 @@ def paper_difference(task: str, first: str, second: str, measure: str = "average
 
 
 def values(group: Sequence[Record], measure: str) -> np.ndarray:
-    """Return one number a seed, percent, under the paper's rule.
+    """Return one number a seed, percent, under the paper's rule; NaN where a run diverged.
 
     Parameters
     ----------
     group : sequence of Record
     measure : str
-        ``"balanced_accuracy"``, ``"average_precision"`` (positive class), ``"average_precision_negative"`` or
-        ``"calibrated_average_precision"``.
+        ``"balanced_accuracy"``, ``"average_precision"`` (positive class; in a multiclass task the mean over classes),
+        ``"calibrated_average_precision"``, ``"average_precision_negative"``, ``"average_precision_<class>"``, or
+        ``"macro_f1"``.
     """
+    return 100 * np.array([_value(r, measure) if r.status == "finished" else np.nan for r in group], float)
+
+
+def _value(record: Record, measure: str) -> float:
+    if measure == "macro_f1":
+        labels, scores = test_scores(record)
+        return float(f1_score(labels, scores.argmax(axis=1), average="macro", zero_division=0))
+    by_class = record.metrics[rule_of(record)]["test"]["average_precision"]
     if measure == "average_precision_negative":
-        found = [
-            next(iter(r.metrics[rule_of(r)]["test"]["average_precision"].values()))
-            if r.status == "finished"
-            else np.nan
-            for r in group
-        ]
-    else:
-        found = [result_on_test(r, measure) for r in group]
-    return 100 * np.array(found, float)
+        return next(iter(by_class.values()))
+    name = measure.removeprefix("average_precision_")
+    return by_class[name] if name != measure else result_on_test(record, measure)
+
+
+def test_scores(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    """Return a record's test labels [n] and class scores under the paper's rule [n, C]."""
+    arrays = record.arrays()
+    scores = arrays[f"test_scores_{rule_of(record)}"]
+    return arrays["test_labels"], np.stack([1 - scores, scores], axis=1) if scores.ndim == 1 else scores
 
 
 def title(method: str) -> str:
@@ -94,12 +105,13 @@ def title(method: str) -> str:
     return METHODS[method].title
 
 
-def _paper_cell(task: str, method: str, measure: str) -> str:
+def paper_cell(task: str, method: str, measure: str) -> str:
+    """Return the paper's number as text, empty where it has none."""
     number = paper_number(task, method, measure)
     return "" if number is None else f"{number[0]:.1f} ± {number[1]:.1f}"
 
 
-def _best(groups: Groups, measure: str) -> dict[str, str]:
+def best_marks(groups: Groups, measure: str) -> dict[str, str]:
     """Return ``"best"`` for the highest mean and ``"overlap"`` for those whose mean ± std meets the best one's."""
     summary = {
         method: (v.mean(), v.std(ddof=1) if len(v) > 1 else 0.0)
@@ -125,14 +137,14 @@ def competition_table(groups: Groups, task: str) -> pd.DataFrame:
         "AP, positive": ("average_precision", "average_precision_positive"),
         "AP, negative": ("average_precision_negative", "average_precision_negative"),
     }
-    marks = {name: _best(groups, ours) for name, (ours, _) in measures.items()}
+    marks = {name: best_marks(groups, ours) for name, (ours, _) in measures.items()}
     rows = []
     for method, group in groups.items():
         row: dict[str, Any] = {"method": title(method)}
         for name, (ours, papers) in measures.items():
             stars = {"best": " **", "overlap": " *"}.get(marks[name].get(method, ""), "")
             row[name] = mean_std(values(group, ours), scale=1) + stars
-            row[f"{name} (paper)"] = _paper_cell(task, method, papers)
+            row[f"{name} (paper)"] = paper_cell(task, method, papers)
         row["calibrated AP"] = mean_std(values(group, "calibrated_average_precision"), scale=1)
         rows.append(row)
     return pd.DataFrame(rows).set_index("method")
@@ -147,7 +159,7 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.mean:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
+        return f"{self.mean:+.1f} [{self.low:+.1f}, {self.high:+.1f}]".replace("-", "−")
 
     @property
     def clear(self) -> bool:
@@ -160,19 +172,33 @@ def _counts(labels: bytes) -> np.ndarray:
     return bootstrap_counts(np.frombuffer(labels, np.uint8), N_RESAMPLES)
 
 
-def bootstrap_precisions(group: Sequence[Record]) -> np.ndarray:
-    """Return the positive class's AP, percent, in resamples of the test set: [seeds, N_RESAMPLES].
+@cache  # several tables of a chapter ask for the same
+def _resampled(labels: bytes, label: int, scores: bytes) -> np.ndarray:
+    """Return one class's AP in each resample; labels are uint8 and scores float32."""
+    positive = np.frombuffer(labels, np.uint8) == label
+    return weighted_average_precisions(positive, np.frombuffer(scores, np.float32), _counts(labels))
+
+
+def bootstrap_precisions(group: Sequence[Record], classes: Sequence[int] | None = None) -> np.ndarray:
+    """Return AP, percent, in resamples of the test set: [seeds, N_RESAMPLES].
 
     All methods of a task see the same resamples, so their differences are paired.
+
+    Parameters
+    ----------
+    group : sequence of Record
+    classes : sequence of int, optional
+        Those whose mean AP is meant; default: the positive class, in a multiclass task all.
     """
     precisions = []
     for record in group:
         if record.status != "finished":
             precisions.append(np.full(N_RESAMPLES, np.nan))
             continue
-        arrays = record.arrays()
-        labels, scores = arrays["test_labels"], arrays[f"test_scores_{rule_of(record)}"]
-        precisions.append(weighted_average_precisions(labels == 1, scores, _counts(labels.tobytes())))
+        labels, scores = test_scores(record)
+        chosen = classes if classes is not None else range(scores.shape[1]) if scores.shape[1] > 2 else (1,)
+        by_class = [_resampled(labels.tobytes(), c, scores[:, c].tobytes()) for c in chosen]
+        precisions.append(np.mean(by_class, axis=0))
     return 100 * np.array(precisions)
 
 
@@ -236,15 +262,21 @@ def order_table(groups: Groups) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("method").sort_values("rank")
 
 
+def relative_cost(group: Sequence[Record], baseline: Sequence[Record]) -> float:
+    """Return how many images a method's training sees, relative to a baseline's, median over seeds."""
+
+    def images(records: Sequence[Record]) -> float:
+        return float(np.median([sum(t["images"] for t in r.traces) for r in records]))
+
+    return images(group) / images(baseline)
+
+
 def cost_table(groups: Groups, baseline: str = "ce", tried: Mapping[str, int] | None = None) -> pd.DataFrame:
     """Return one row a method: images seen and seconds, relative to `baseline`, and how many settings were tried.
 
     Seconds are those of preparing and training one run (regrouping, resampling, training, not encoding), the median
     over seeds.
     """
-
-    def images(group: Sequence[Record]) -> float:
-        return float(np.median([sum(t["images"] for t in r.traces) for r in group]))
 
     def seconds(group: Sequence[Record], steps: Sequence[str]) -> float:
         return float(np.median([sum(r.seconds.get(step, 0.0) for step in steps) for r in group]))
@@ -256,7 +288,7 @@ def cost_table(groups: Groups, baseline: str = "ce", tried: Mapping[str, int] | 
             {
                 "method": title(method),
                 "settings tried": (tried or {}).get(method, 1),
-                "images seen": f"{images(group) / images(groups[baseline]):.2f}",
+                "images seen": f"{relative_cost(group, groups[baseline]):.2f}",
                 "seconds": f"{seconds(group, all_steps) / seconds(groups[baseline], all_steps):.2f}",
                 "of that preparing": f"{seconds(group, all_steps[:2]) / seconds(group, all_steps):.0%}",
             }
@@ -448,7 +480,9 @@ def settings_of(record: Record) -> str:
         shown = ("yes" if value else "no") if isinstance(value, bool) else f"{value:g}"
         parts.append(f"{OPTION_SIGNS[option]} = {shown}")
     if METHODS[spec.method].labels == "regrouped":
-        parts.append(f"K = {len(record.regrouping['parent']) - 1}")
+        parent = record.regrouping["parent"]
+        natural = min(np.bincount(parent, weights=record.regrouping["counts"]))
+        parts.append(f"K = {len(parent) - 1}" if max(parent) == 1 else f"n' = {spec.threshold or natural:g}")
     return ", ".join(parts)
 
 
@@ -481,17 +515,17 @@ def describe_task(groups: Groups) -> str:
     )
 
 
-def sortable(frame: pd.DataFrame) -> Any:
+def sortable(frame: pd.DataFrame, *, html_cells: bool = False) -> Any:
     """Return a table for a notebook; its columns sort on a click in the rendered book (``sortable.js``)."""
     from IPython.display import HTML  # a notebook's; the library works without it
 
-    return HTML(frame.reset_index().to_html(index=False, classes="sortable", border=0))
+    return HTML(frame.reset_index().to_html(index=False, classes="sortable", border=0, escape=not html_cells))
 
 
 NO_ENCODER_AT_TEST = tuple(m for m in plans.PAPER_METHODS if m not in ("mlp", "rg", "rg-wce"))
 
 
-def _verdict(passed: Sequence[bool], signs: Sequence[bool] | None = None) -> str:
+def verdict_word(passed: Sequence[bool], signs: Sequence[bool] | None = None) -> str:
     """Return "holds" if all passed, "holds in part" if some did or have the right sign, else "does not hold"."""
     if not passed:
         return "not tested in this profile"
@@ -500,14 +534,15 @@ def _verdict(passed: Sequence[bool], signs: Sequence[bool] | None = None) -> str
     return "holds in part" if any(passed) or any(signs or []) else "does not hold"
 
 
-def _decided(differences: Mapping[str, Interval], unit: str = "points") -> tuple[str, str]:
+def decided(differences: Mapping[str, Interval], unit: str = "points") -> tuple[str, str]:
     """Return text and verdict of differences that should be above 0."""
     text = "; ".join(f"{task}: {difference} {unit}" for task, difference in differences.items())
     found = list(differences.values())
-    return text, _verdict([d.low > 0 for d in found], [d.mean > 0 for d in found])
+    return text, verdict_word([d.low > 0 for d in found], [d.mean > 0 for d in found])
 
 
-def _precision_difference(groups: Groups, first: str, second: str) -> Interval:
+def precision_difference(groups: Groups, first: str, second: str) -> Interval:
+    """Return the difference of two methods' AP; of the mean over classes in a multiclass task."""
     return bootstrap_difference(bootstrap_precisions(groups[first]), bootstrap_precisions(groups[second]))
 
 
@@ -536,7 +571,7 @@ def _hidden_precision(tasks: Mapping[str, Groups]) -> tuple[str, str]:
         precision = 100 * np.nanmean([precision_of(m) for m in matrices])
         texts.append(f"{task}: RUSC has BA {accuracy:.1f} and precision {precision:.1f}")
         passed.append(accuracy >= 75 and precision <= 25)
-    return "; ".join(texts), _verdict(passed)
+    return "; ".join(texts), verdict_word(passed)
 
 
 def _divergent_orders(tasks: Mapping[str, Groups]) -> tuple[str, str]:
@@ -547,7 +582,7 @@ def _divergent_orders(tasks: Mapping[str, Groups]) -> tuple[str, str]:
         correlation = float(spearmanr(*measured).statistic)
         texts.append(f"{task}: rank correlation {correlation:+.2f}")
         passed.append(correlation < 0.5)
-    return "; ".join(texts), _verdict(passed)
+    return "; ".join(texts), verdict_word(passed)
 
 
 def _rusc(tasks: Mapping[str, Groups]) -> tuple[str, str]:
@@ -558,7 +593,7 @@ def _rusc(tasks: Mapping[str, Groups]) -> tuple[str, str]:
         )
         texts.append(f"{task}: place {by_accuracy} of {n} by BA, {by_precision} by AP")
         passed.append(by_accuracy <= n / 2 < by_precision)
-    return "; ".join(texts), _verdict(passed)
+    return "; ".join(texts), verdict_word(passed)
 
 
 def _lenient(tasks: Mapping[str, Groups]) -> tuple[str, str]:
@@ -572,7 +607,7 @@ def _lenient(tasks: Mapping[str, Groups]) -> tuple[str, str]:
             f"{lenient['ce']:.0f}% for CE; of the three {title(worst)} ranks worst"
         )
         passed += [lenient["rg"] > lenient["ce"], worst == "rusc"]
-    return "; ".join(texts), _verdict(passed)
+    return "; ".join(texts), verdict_word(passed)
 
 
 def tuned_threshold_gain(record: Record) -> float:
@@ -597,7 +632,7 @@ def _threshold_tuning(tasks: Mapping[str, Groups]) -> tuple[str, str]:
             f"{task}: a threshold tuned on validation adds {gain['ce']:+.1f} BA to CE, {gain['rg']:+.1f} to RG"
         )
         passed.append(gain["ce"] > 2)
-    return "; ".join(texts), _verdict(passed)
+    return "; ".join(texts), verdict_word(passed)
 
 
 def _best_without_encoder(tasks: Mapping[str, Groups], candidates: Sequence[str]) -> tuple[str, str]:
@@ -608,11 +643,12 @@ def _best_without_encoder(tasks: Mapping[str, Groups], candidates: Sequence[str]
             max(methods, key=lambda m: _mean(groups[m], "average_precision"))
             for methods in (candidates, NO_ENCODER_AT_TEST)
         )
-        differences[f"{task}, {title(ours)} − {title(other)}"] = _precision_difference(groups, ours, other)
-    return _decided(differences)
+        differences[f"{task}, {title(ours)} − {title(other)}"] = precision_difference(groups, ours, other)
+    return decided(differences)
 
 
-def _unstable(tasks: Mapping[str, Groups]) -> tuple[str, str]:
+def unstable(tasks: Mapping[str, Groups]) -> tuple[str, str]:
+    """Return text and verdict on LDAM's spread over seeds: more than twice the median of the others."""
     texts, passed = [], []
     for task, groups in tasks.items():
         spread = {m: values(g, "average_precision").std(ddof=1) for m, g in groups.items()}
@@ -620,7 +656,7 @@ def _unstable(tasks: Mapping[str, Groups]) -> tuple[str, str]:
         plain = f", with a plain head {spread['ldam-plain']:.1f}" if "ldam-plain" in spread else ""
         texts.append(f"{task}: std {spread['ldam']:.1f}{plain}; median of the others {others:.1f}")
         passed.append(spread["ldam"] > 2 * others)
-    return "; ".join(texts), _verdict(passed)
+    return "; ".join(texts), verdict_word(passed)
 
 
 def binary_verdicts(tasks: Mapping[str, Groups]) -> pd.DataFrame:
@@ -637,30 +673,40 @@ def binary_verdicts(tasks: Mapping[str, Groups]) -> pd.DataFrame:
         Indexed by the claim's number; columns claim, paper, measured, verdict.
     """
     cifar, ham = _family(tasks, "cifar100"), _family(tasks, "ham10000")
-    transfer = {task: _precision_difference(groups, "rg", "mlp") for task, groups in ham.items()}
-    weighted = {task: _precision_difference(groups, "rg-wce", "rg") for task, groups in ham.items()}
-    unweighted = {task: _precision_difference(groups, "rg", "rg-wce") for task, groups in cifar.items()}
-    mlp = {task: _precision_difference(groups, "mlp", "rg") for task, groups in cifar.items()}
-    rows = {
-        "C1": ("A good BA can hide a very poor precision", "Fig. 1", _hidden_precision(tasks)),
-        "C11": ("BA and AP order the methods differently", "Table 1", _divergent_orders(tasks)),
-        "C12": ("RUSC is competitive in BA and poor in AP", "BA 84.9 and AP 14.5 on CIFAR-100", _rusc(tasks)),
-        "C13": ("RG is more lenient about the threshold than CE; RUSC separates worst", "Fig. 7", _lenient(tasks)),
-        "C14": ("CE needs its threshold tuned for a good BA", "Section 4.2", _threshold_tuning(tasks)),
-        "C15": ("Encoder+MLP beats RG on CIFAR-100", "+10.4 points", _decided(mlp)),
-        "C16": ("Encoder+MLP collapses on HAM10000, RG does not", "RG +54.8 points", _decided(transfer)),
-        "C17": (
-            "RG has the best AP without an encoder at test time, CIFAR-100",
-            "+5.3 over ROS",
-            _best_without_encoder(cifar, ["rg"]),
-        ),
-        "C18": ("The same on HAM10000", "+1.1, with WCE +9.4 over ROS", _best_without_encoder(ham, ["rg", "rg-wce"])),
-        "C19": (
-            "RG+WCE improves RG on HAM10000, not on CIFAR-100",
-            "+8.3 and −1.1 points",
-            _decided(weighted | unweighted),
-        ),
-        "C24": ("LDAM is unstable", "std 7.3 and 15.5", _unstable(tasks)),
-    }
-    table = {k: {"claim": c, "paper": p, "measured": text, "verdict": v} for k, (c, p, (text, v)) in rows.items()}
-    return pd.DataFrame.from_dict(table, orient="index").rename_axis("no.")
+    transfer = {task: precision_difference(groups, "rg", "mlp") for task, groups in ham.items()}
+    weighted = {task: precision_difference(groups, "rg-wce", "rg") for task, groups in ham.items()}
+    unweighted = {task: precision_difference(groups, "rg", "rg-wce") for task, groups in cifar.items()}
+    mlp = {task: precision_difference(groups, "mlp", "rg") for task, groups in cifar.items()}
+    return verdict_table(
+        {
+            "C1": ("A good BA can hide a very poor precision", "Fig. 1", _hidden_precision(tasks)),
+            "C11": ("BA and AP order the methods differently", "Table 1", _divergent_orders(tasks)),
+            "C12": ("RUSC is competitive in BA and poor in AP", "BA 84.9 and AP 14.5 on CIFAR-100", _rusc(tasks)),
+            "C13": ("RG is more lenient about the threshold than CE; RUSC separates worst", "Fig. 7", _lenient(tasks)),
+            "C14": ("CE needs its threshold tuned for a good BA", "Section 4.2", _threshold_tuning(tasks)),
+            "C15": ("Encoder+MLP beats RG on CIFAR-100", "+10.4 points", decided(mlp)),
+            "C16": ("Encoder+MLP collapses on HAM10000, RG does not", "RG +54.8 points", decided(transfer)),
+            "C17": (
+                "RG has the best AP without an encoder at test time, CIFAR-100",
+                "+5.3 over ROS",
+                _best_without_encoder(cifar, ["rg"]),
+            ),
+            "C18": (
+                "The same on HAM10000",
+                "+1.1, with WCE +9.4 over ROS",
+                _best_without_encoder(ham, ["rg", "rg-wce"]),
+            ),
+            "C19": (
+                "RG+WCE improves RG on HAM10000, not on CIFAR-100",
+                "+8.3 and −1.1 points",
+                decided(weighted | unweighted),
+            ),
+            "C24": ("LDAM is unstable", "std 7.3 and 15.5", unstable(tasks)),
+        }
+    )
+
+
+def verdict_table(claims: Mapping[str, tuple[str, str, tuple[str, str]]]) -> pd.DataFrame:
+    """Return claims (statement, the paper's evidence, our text and verdict), by number, as a table."""
+    rows = {k: {"claim": c, "paper": p, "measured": text, "verdict": v} for k, (c, p, (text, v)) in claims.items()}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("no.")

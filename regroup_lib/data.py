@@ -551,6 +551,43 @@ def ham10000_split(metadata: pd.DataFrame) -> pd.DataFrame:
     return table.drop_duplicates().sort_values("lesion_id", ignore_index=True)
 
 
+def split_by_image(dataset: Dataset, *, seed: int = 0) -> Dataset:
+    """Return a data set divided anew as if its images were independent: the naive split that lets lesions leak.
+
+    All splits are put together and divided 70/10/20, stratified by class, image by image. It is here to measure what
+    such a split hides; results of the book use the split by lesion.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        One whose images come in groups: its metadata have ``lesion_id``, and there are three splits.
+    seed : int
+        Of the division; two image sizes of one set are divided alike.
+
+    Returns
+    -------
+    Dataset
+        Its digest differs from that of the set, as its splits do.
+
+    Raises
+    ------
+    DataError
+        If the set has no groups.
+    """
+    if dataset.metadata is None or "lesion_id" not in dataset.metadata["train"]:
+        raise DataError(f"{dataset.name} has no groups of images, so a split by image is its own; leave the split out")
+    columns = {c: np.concatenate([dataset.metadata[s][c] for s in SPLITS]) for c in dataset.metadata["train"]}
+    order = np.argsort(columns["image_id"], kind="stable")
+    inputs = np.concatenate([dataset.splits[s].inputs for s in SPLITS])[order]
+    labels = np.concatenate([dataset.splits[s].labels for s in SPLITS])[order]
+    part = split_by_group(labels, np.arange(len(labels)), fractions=HAM10000_FRACTIONS, seed=seed)
+    rows = {s: np.flatnonzero(part == s) for s in SPLITS}
+    splits = {s: Split(inputs[rows[s]], labels[rows[s]]) for s in SPLITS}
+    metadata = {s: {c: values[order][rows[s]] for c, values in columns.items()} for s in SPLITS}
+    digest = digest_arrays(*(array for split in splits.values() for array in (split.inputs, split.labels)))
+    return Dataset(dataset.name, splits, dataset.class_names, digest, metadata)
+
+
 def _load_ham10000(folder: Path, cache: Path, size: int, allow_missing: bool, mend: str) -> Dataset:
     source = SOURCES["ham10000"]
     if not folder.is_dir():

@@ -27,13 +27,14 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError, model_validator
 from sklearn.manifold import TSNE
 from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 
+from regroup_lib.clusterers import CLUSTERERS
 from regroup_lib.clusters import describe_clusters, nearest_to_center
-from regroup_lib.data import DATASETS, SOURCES, SPLITS, class_names_of, holds_text, load_data
+from regroup_lib.data import DATASETS, SOURCES, SPLITS, class_names_of, holds_text, load_data, split_by_image
 from regroup_lib.deepsmote import deep_smote
 from regroup_lib.encoders import (
     AutoencoderEncoder,
@@ -45,12 +46,12 @@ from regroup_lib.encoders import (
 )
 from regroup_lib.files import atomic_path, digest_file, read_npz, results_directory, write_npz
 from regroup_lib.methods import METHODS, TrainingLabels, make_loss, make_sampler, training_labels
-from regroup_lib.metrics import clustering_quality, evaluate, neighbor_accuracy, total_variation
+from regroup_lib.metrics import cluster_contents, clustering_quality, evaluate, neighbor_accuracy, total_variation
 from regroup_lib.models import NETWORKS, TOKENIZERS, build_network
 from regroup_lib.progress import progress_bar, silence
-from regroup_lib.regroup import CLUSTERERS, aggregate
+from regroup_lib.regroup import aggregate
 from regroup_lib.samplers import Sampler
-from regroup_lib.tasks import Task, make_task, parse_task
+from regroup_lib.tasks import LONG_TAIL, Task, make_task, parse_task
 from regroup_lib.training import (
     History,
     Resident,
@@ -130,7 +131,7 @@ DATASET_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "ham10000": {
             "network": "slim-resnet-64",
             "image_size": 64,
-            "epochs": 40,
+            "epochs": 30,
             "batch_size": 128,
             "peak_lr": 0.1,
             "shift": 6,
@@ -151,7 +152,8 @@ METHOD_SETTINGS: dict[str, dict[str, Any]] = {
 Profile = Literal["smoke", "cpu", "paper"]
 TRAINED_ENCODERS = ("autoencoder",)
 EMBEDDED_POINTS = 2500  # test samples in a t-SNE plot
-EXAMPLES = 6  # training samples nearest to a pseudo-class's centre that an encoder's record names
+EXAMPLES = 6  # training samples nearest to a pseudo-class's centre that a record of a binary or text task keeps
+SHOWN_CLUSTERS = 12  # of the largest class of a multiclass task: those whose images a record keeps
 
 
 def default_settings(profile: str, task: str | None, method: str | None, network: str | None = None) -> dict[str, Any]:
@@ -160,6 +162,13 @@ def default_settings(profile: str, task: str | None, method: str | None, network
     specific = DATASET_SETTINGS.get(profile, {}).get(dataset, {})
     named = NETWORK_SETTINGS.get(str(network), {})
     return PROFILES.get(profile, {}) | specific | named | METHOD_SETTINGS.get(str(method), {})
+
+
+def task_class_names(task: str) -> tuple[str, ...]:
+    """Return the names of a task's classes, without loading its data."""
+    dataset, positive = parse_task(task)
+    multiclass = positive in (None, LONG_TAIL)
+    return class_names_of(dataset) if multiclass else (f"not {positive}", str(positive))
 
 
 class _BaseSpec(BaseModel):
@@ -187,7 +196,7 @@ class _BaseSpec(BaseModel):
     def _names_exist(self) -> _BaseSpec:
         dataset, positive = parse_task(self.task)
         names = class_names_of(dataset)
-        if positive is not None and positive not in names:
+        if positive not in (None, LONG_TAIL, *names):
             raise ValueError(f"task {self.task!r}: {dataset} has no class {positive!r}; it has {', '.join(names)}")
         if self.encoder is not None:
             check_encoder_name(self.encoder)
@@ -214,6 +223,25 @@ class _BaseSpec(BaseModel):
         return results_directory(results_dir) / self.profile / self.task / f"{name}.json"
 
 
+def _cluster_numbers(value: Any) -> Any:
+    """Check numbers of clusters; a mapping becomes sorted pairs, as a spec must be hashable."""
+
+    def number(entry: Any) -> bool:
+        return isinstance(entry, int) and not isinstance(entry, bool) and entry >= 1
+
+    if value is None or number(value):
+        return value
+    pairs = value.items() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    pairs = tuple(sorted((tuple(pair) for pair in pairs if isinstance(pair, list | tuple)), key=str))
+    if not pairs or not all(len(p) == 2 and isinstance(p[0], str) and number(p[1]) for p in pairs):
+        raise ValueError(f"expected a whole number of at least 1, or one for each of some classes; got {value!r}")
+    return pairs
+
+
+# An int for all large classes, or pairs of a class's name and its number; a mapping in a YAML file or in Python.
+ClusterNumbers = Annotated[Any, PlainValidator(_cluster_numbers)]
+
+
 class Spec(_BaseSpec):
     """One training run.
 
@@ -225,7 +253,7 @@ class Spec(_BaseSpec):
     encoder: str | None = None  # the space that is clustered; only for methods that regroup by meaning
     clusterer: str = "kmeans"
     threshold: float | None = Field(None, gt=0)
-    n_clusters: int | None = Field(None, ge=1)
+    n_clusters: ClusterNumbers = None  # of each large class, or of classes by name
     gamma: float | None = Field(None, ge=0, allow_inf_nan=False)  # of focal loss
     tau: float | None = Field(None, ge=0, allow_inf_nan=False)  # of logit adjustment
     max_margin: float | None = Field(None, gt=0, allow_inf_nan=False)  # of LDAM
@@ -242,6 +270,7 @@ class Spec(_BaseSpec):
     flip: bool
     shift: int = Field(ge=0)
     image_size: int | None = Field(None, ge=8)  # of images that are decoded from files
+    split: Literal["published", "image"] = "published"  # "image": groups of images may lie in several splits
     encoder_epochs: int | None = Field(None, ge=1)  # of an encoder that is trained here
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     variation_samples: int = Field(0, ge=0)  # training images in the total variation a class; 0: not traced
@@ -258,10 +287,18 @@ class Spec(_BaseSpec):
             raise ValueError(f"method {self.method!r} needs an encoder")
         if not method.needs_encoder and self.encoder is not None:
             raise ValueError(f"method {self.method!r} uses no encoder; leave it out")
-        known = {*method.options, *(("clusterer", "threshold", "n_clusters") if method.clusters else ())}
+        known = {*method.options, *method.cluster_options}
         for name in ("gamma", "tau", "max_margin", "deferred", "clusterer", "threshold", "n_clusters"):
             if name not in known and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"method {self.method!r} has no option {name}; it has {', '.join(known) or 'none'}")
+        if isinstance(self.n_clusters, tuple):
+            if method.sampler == "rusc":
+                raise ValueError("RUSC clusters all classes together; give n_clusters as one number")
+            unknown = [name for name, _ in self.n_clusters if name not in task_class_names(self.task)]
+            if unknown:
+                raise ValueError(
+                    f"n_clusters names {unknown}; the classes are {', '.join(task_class_names(self.task))}"
+                )
         if (self.network == "mlp") != method.features:
             raise ValueError(f"method {self.method!r} does not go with network {self.network!r}")
         return self
@@ -275,7 +312,7 @@ class Spec(_BaseSpec):
         if self.is_text and (method.sampler == "dsmt" or self.flip or self.shift or self.image_size):
             what = f"method {self.method!r}" if method.sampler == "dsmt" else "an option among flip, shift, image_size"
             raise ValueError(f"{what} needs images, and task {self.task!r} is one of text")
-        if self.imbalance is not None and parse_task(self.task)[1] is None:
+        if self.imbalance is not None and parse_task(self.task)[1] in (None, LONG_TAIL):
             raise ValueError(f"imbalance is for a class against the rest, and task {self.task!r} has all classes")
         return self
 
@@ -291,6 +328,8 @@ class EncoderSpec(_BaseSpec):
     kind: Literal["encoder"] = "encoder"
     encoder: str
     clusterer: str = "kmeans"
+    threshold: float | None = Field(None, gt=0)
+    image_size: int | None = Field(None, ge=8)  # of images that are decoded from files
     encoder_epochs: int | None = Field(None, ge=1)  # of an encoder that is trained here
 
     @property
@@ -504,10 +543,12 @@ def _run_training(spec: Spec, data_dir: str | Path | None, checkpoint: Path) -> 
         imbalance=spec.imbalance,
         data_dir=data_dir,
         image_size=spec.image_size,
+        split=spec.split,
     )
     features: dict[str, np.ndarray] = {}
     if METHODS[spec.method].needs_encoder:
-        features, seconds["encode"] = _features(spec, task, data_dir)
+        encoded = _encoded(spec, task, data_dir)
+        features, seconds["encode"] = _features_of(task, encoded), encoded.seconds
     with _timed(seconds, "regroup"):
         labels = training_labels(
             task,
@@ -515,7 +556,7 @@ def _run_training(spec: Spec, data_dir: str | Path | None, checkpoint: Path) -> 
             features=features.get("train"),
             clusterer=spec.clusterer,
             threshold=spec.threshold,
-            n_clusters=spec.n_clusters,
+            n_clusters=_by_class(spec.n_clusters, task),
             seed=spec.seed,
         )
     with _timed(seconds, "resample"):
@@ -538,6 +579,13 @@ def _run_training(spec: Spec, data_dir: str | Path | None, checkpoint: Path) -> 
     return record, arrays
 
 
+def _by_class(n_clusters: Any, task: Task) -> int | dict[int, int] | None:
+    """Return the clusters of a spec with class indices in place of names."""
+    if not isinstance(n_clusters, tuple):
+        return n_clusters
+    return {task.class_names.index(name): number for name, number in n_clusters}
+
+
 @contextmanager
 def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     start = time.perf_counter()
@@ -545,18 +593,21 @@ def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     seconds[step] = time.perf_counter() - start
 
 
-def _features(spec: Spec, task: Task, data_dir: str | Path | None) -> tuple[dict[str, np.ndarray], float]:
-    """Return an encoder's features of each split of the task, and the seconds that it took to make them."""
+def _encoded(spec: Spec | EncoderSpec, task: Task, data_dir: str | Path | None) -> Features:
+    """Return the encoded data set of a task."""
     encoder = make_encoder(spec.encoder, data_dir=data_dir, epochs=spec.encoder_epochs)
     dataset = task.dataset
     if spec.image_size and encoder.image_size:
         # Images decoded from files reach a pre-trained encoder at its own size, not at the network's.
         dataset = load_data(dataset.name, data_dir=data_dir, image_size=encoder.image_size)
-    encoded = encode(dataset, encoder, data_dir=data_dir)
+        dataset = split_by_image(dataset) if getattr(spec, "split", "") == "image" else dataset
+    return encode(dataset, encoder, data_dir=data_dir)
+
+
+def _features_of(task: Task, encoded: Features) -> dict[str, np.ndarray]:
+    """Return the features of each split of the task."""
     sources = {"train": "train", "val": "val" if "val" in encoded.splits else "train", "test": "test"}
-    return {
-        part: encoded.splits[source][getattr(task, part).index] for part, source in sources.items()
-    }, encoded.seconds
+    return {part: encoded.splits[source][getattr(task, part).index] for part, source in sources.items()}
 
 
 @dataclass(frozen=True)
@@ -679,7 +730,8 @@ def _describe(task: Task, labels: TrainingLabels) -> dict[str, Any]:
     described = {"parent": labels.parent.tolist(), "counts": np.bincount(labels.labels).tolist()}
     divided = np.isin(labels.parent, np.flatnonzero(np.bincount(labels.parent) > 1))
     rows = divided[labels.labels]
-    if rows.any():
+    # Where the data set has no finer classes than the task, all clusters would be pure.
+    if rows.any() and len(task.fine_class_names) > task.n_classes:
         described |= clustering_quality(task.train.fine_labels[rows], labels.labels[rows])
     return described
 
@@ -711,6 +763,9 @@ def _measure(trainer: _Trainer, history: History) -> tuple[dict[str, Any], dict[
     spec, task = trainer.spec, trainer.task
     metrics: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {"test_labels": task.test.labels.astype(np.uint8)}
+    if spec.split == "image":
+        lesions = task.dataset.metadata
+        arrays["test_in_training"] = np.isin(lesions["test"]["lesion_id"], lesions["train"]["lesion_id"])
     if history.status != "finished":
         return metrics, arrays
     for part in trainer.resident:
@@ -745,46 +800,73 @@ def _embed(features: np.ndarray, fine_labels: np.ndarray) -> tuple[np.ndarray, n
 
 
 def _run_encoder(spec: EncoderSpec, data_dir: str | Path | None) -> tuple[Record, dict[str, np.ndarray]]:
-    task = make_task(spec.task, validation_fraction=0, data_dir=data_dir)
-    encoded = encode(task.dataset, spec.encoder, data_dir=data_dir, epochs=spec.encoder_epochs)
-    train_features, test_features = encoded.splits["train"], encoded.splits["test"]
+    task = make_task(spec.task, validation_fraction=0, data_dir=data_dir, image_size=spec.image_size)
+    encoded = _encoded(spec, task, data_dir)
+    features = _features_of(task, encoded)
     start = time.perf_counter()
-    labels = training_labels(task, METHODS["rg"], features=train_features, clusterer=spec.clusterer, seed=spec.seed)
+    labels = training_labels(
+        task,
+        METHODS["rg"],
+        features=features["train"],
+        clusterer=spec.clusterer,
+        threshold=spec.threshold,
+        seed=spec.seed,
+    )
     seconds = {"encode": encoded.seconds, "regroup": time.perf_counter() - start}
     described = _describe(task, labels)
-    metrics = {name: described.pop(name) for name in ("purity", "nmi", "ari")}
-    metrics["neighbor_accuracy"] = neighbor_accuracy(test_features, task.test.fine_labels)
-    rows, position = _embed(test_features, task.test.fine_labels)
-    arrays = {
-        "embedding": position,
-        "embedding_labels": task.test.fine_labels[rows].astype(np.uint8),
-    }
+    metrics: dict[str, Any] = {name: described.pop(name) for name in ("purity", "nmi", "ari") if name in described}
+    metrics["neighbor_accuracy"] = neighbor_accuracy(features["test"], task.test.fine_labels)
+    rows, position = _embed(features["test"], task.test.fine_labels)
+    arrays = {"embedding": position, "embedding_labels": task.test.fine_labels[rows].astype(np.uint8)}
     if task.dataset.is_text:
         # Rows and words, no sentences: their licence may not let them be copied into a record.
-        clusters = describe_clusters(task.train.inputs, train_features, labels.labels, n_nearest=EXAMPLES)
+        clusters = describe_clusters(task.train.inputs, features["train"], labels.labels, n_nearest=EXAMPLES)
         described["terms"] = [list(cluster.terms) for cluster in clusters]
         arrays["example_rows"] = np.stack([np.resize(cluster.rows, EXAMPLES) for cluster in clusters])
+    elif task.n_classes == 2:
+        arrays["examples"] = _examples(task, labels, features["train"], range(len(labels.parent)), n=EXAMPLES)
     else:
-        arrays["examples"] = _examples(task, labels, train_features)
+        metrics["contents"] = _contents(task, labels)
+        shown = _largest_clusters(labels, task.class_counts.index(max(task.class_counts)))
+        arrays["examples"] = _examples(task, labels, features["train"], shown, n=8)
+        arrays["example_clusters"] = np.array(shown)
     arrays |= _reconstructions(task, encoded)
     record = Record(
         spec=spec,
         status="finished",
         metrics=metrics,
-        regrouping=described | {"label": encoded.encoder.label, "dimension": int(train_features.shape[1])},
+        regrouping=described | {"label": encoded.encoder.label, "dimension": int(features["train"].shape[1])},
         seconds=seconds,
         data_digest=task.dataset.digest,
     )
     return record, arrays
 
 
-def _examples(task: Task, labels: TrainingLabels, features: np.ndarray) -> np.ndarray:
-    """Return the images nearest each pseudo-class's centre, uint8 [K, n, h, w, c]."""
+def _largest_clusters(labels: TrainingLabels, parent: int) -> list[int]:
+    """Return the pseudo-classes of a class that are shown, the largest first."""
+    counts = np.bincount(labels.labels)
+    members = np.flatnonzero(labels.parent == parent)
+    return members[np.argsort(-counts[members], kind="stable")][:SHOWN_CLUSTERS].tolist()
+
+
+def _examples(
+    task: Task, labels: TrainingLabels, features: np.ndarray, clusters: Iterable[int], *, n: int
+) -> np.ndarray:
+    """Return the images nearest the centres of the given pseudo-classes, uint8 [K, n, h, w, c]."""
     nearest = []
-    for k in range(len(labels.parent)):
+    for k in clusters:
         order = nearest_to_center(features, np.flatnonzero(labels.labels == k))
-        nearest.append(task.train.inputs[np.resize(order, EXAMPLES)])
+        nearest.append(task.train.inputs[np.resize(order, n)])
     return np.stack(nearest)
+
+
+def _contents(task: Task, labels: TrainingLabels) -> dict[str, Any]:
+    """Return what the clusters of the largest class have to do with what else is known of its images."""
+    largest = task.class_counts.index(max(task.class_counts))
+    rows = np.flatnonzero(task.train.labels == largest)
+    known = (task.dataset.metadata or {}).get("train", {})
+    columns = {name: values[task.train.index][rows] for name, values in known.items()}
+    return cluster_contents(labels.labels[rows], task.train.inputs[rows], columns)
 
 
 def _reconstructions(task: Task, encoded: Features) -> dict[str, np.ndarray]:

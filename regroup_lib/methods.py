@@ -6,7 +6,7 @@ the losses in `losses`, the samplers in `samplers`, `deepsmote.deep_smote`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,9 +63,11 @@ class Method:
         return self.labels == "regrouped" or self.sampler == "rusc" or self.features
 
     @property
-    def clusters(self) -> bool:
-        """Whether a clusterer, a threshold or a number of clusters means anything to it."""
-        return self.labels in ("regrouped", "random") or self.sampler == "rusc"
+    def cluster_options(self) -> tuple[str, ...]:
+        """The fields of a spec that say how it clusters; none where it does not."""
+        if self.sampler == "rusc":  # all classes together, so there is no threshold
+            return "clusterer", "n_clusters"
+        return ("clusterer", "threshold", "n_clusters") if self.labels in ("regrouped", "random") else ()
 
 
 METHODS = {
@@ -116,7 +118,7 @@ def training_labels(
     features: np.ndarray | None = None,
     clusterer: str = "kmeans",
     threshold: float | None = None,
-    n_clusters: int | None = None,
+    n_clusters: int | Mapping[int, int] | None = None,
     seed: int = 0,
 ) -> TrainingLabels:
     """Return what a method trains on.

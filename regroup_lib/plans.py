@@ -37,8 +37,14 @@ TABLE_METHODS = {
     "cpu": (*PAPER_METHODS, *ADDED_METHODS),
     "paper": (*PAPER_METHODS, *ADDED_METHODS),
 }
+MULTICLASS_TASKS = {"smoke": ("digits-lt",), "cpu": ("ham10000",), "paper": ("ham10000",)}
 # Clusters of the majority in the training split by the natural rule, ceil(n- / n+).
 NATURAL_K = {"digits-0": 10, "cifar100-worm": 99, "ham10000-bcc": 19, "ham10000-akiec": 30}
+# Samples of the smallest class in the training split: the natural threshold n' of a multiclass task.
+SMALLEST_CLASS = {"digits-lt": 11, "ham10000": 81}
+# Training images of a set in which every class is as large as the largest, over those that there are.
+OVERSAMPLED = {"digits-lt": 10 * 112 / 454, "ham10000": 7 * 4693 / 7009}
+THRESHOLD_FACTORS = {"smoke": (1, 4), "cpu": (1, 2, 4, 8, 16), "paper": (1, 2, 4, 8, 16)}
 
 
 def motivating_example(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[Spec]:
@@ -81,14 +87,21 @@ def tuning_grid(task: str, method: str, profile: str) -> list[dict[str, Any]]:
     """
     if profile == "smoke":
         return [{}, {"gamma": 1.0}] if method == "focal" else [{}]
-    natural = NATURAL_K[task]
     grids: dict[str, list[dict[str, Any]]] = {
         "focal": [{}, {"gamma": 1.0}, {"gamma": 5.0}],
         "la": [{}, {"tau": 0.5}, {"tau": 2.0}],
         "ldam": [{}, {"max_margin": 0.25}, {"deferred": True}, {"max_margin": 0.25, "deferred": True}],
-        "rg": [{}, {"n_clusters": math.ceil(natural / 2)}, {"n_clusters": math.ceil(natural / 4)}],
+        "rg": regroupings(task, profile),
     }
     return grids.get(method, [{}])
+
+
+def regroupings(task: str, profile: str) -> list[dict[str, Any]]:
+    """Return the ways to regroup that are tried, the natural one first: K in a binary task, n' in a multiclass one."""
+    if task in SMALLEST_CLASS:
+        others = (factor * SMALLEST_CLASS[task] for factor in THRESHOLD_FACTORS[profile][1:])
+        return [{}, *({"threshold": float(threshold)} for threshold in others)]
+    return [{}, *({"n_clusters": math.ceil(NATURAL_K[task] / part)} for part in (2, 4))]
 
 
 def tuning_specs(profile: str, task: str, method: str, seed: int) -> list[Spec]:
@@ -134,18 +147,21 @@ def _grid(profile: str, task: str, method: str, seed: int, clusters: Spec | None
     grid = tuning_specs(profile, task, method, seed)
     if not method.startswith("rg-"):
         return grid
-    return [spec.model_copy(update={"n_clusters": clusters.n_clusters}) for spec in grid] if clusters else []
+    chosen = {} if clusters is None else {"n_clusters": clusters.n_clusters, "threshold": clusters.threshold}
+    return [spec.model_copy(update=chosen) for spec in grid] if clusters else []
 
 
-def binary(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[Spec]:
-    """Return the runs of Table 1: each method's grid with the first seed, its chosen settings with the others.
+def _staged(
+    tasks: Sequence[str], profile: str, seeds: Sequence[int], results_dir: str | Path | None = None
+) -> list[Spec]:
+    """Return each method's grid with the first seed, its chosen settings with the others.
 
     While a grid has no complete record nothing is chosen, and the other seeds of that method are not in the list. The
-    composed methods (RG+WCE and the like) take the number of clusters that was chosen for RG.
+    composed methods (RG+WCE and the like) take the clusters that were chosen for RG.
     """
     first, *others = seeds
     tuned, chosen = [], []
-    for task in BINARY_TASKS[profile]:
+    for task in tasks:
         clusters = select(tuning_specs(profile, task, "rg", first), results_dir)
         for method in TABLE_METHODS[profile]:
             grid = _grid(profile, task, method, first, clusters)
@@ -155,10 +171,60 @@ def binary(profile: str, seeds: Sequence[int], results_dir: str | Path | None = 
     return [*tuned, *sorted(chosen, key=lambda spec: seeds.index(spec.seed))]
 
 
+def binary(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[Spec]:
+    """Return the runs of Table 1, on the binary tasks."""
+    return _staged(BINARY_TASKS[profile], profile, seeds, results_dir)
+
+
+def multiclass(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[AnySpec]:
+    """Return the runs of Table 2, of the thresholds, of the split by image, and the looks at the clusters."""
+    tasks = MULTICLASS_TASKS[profile]
+    runs: list[AnySpec] = [look for task in tasks for look in cluster_looks(task, profile, seeds)]
+    runs += _staged(tasks, profile, seeds, results_dir)
+    for task in tasks:
+        runs += [spec for group in threshold_runs(task, profile, seeds).values() for spec in group]
+        runs += [spec for group in leaking_runs(task, profile, seeds).values() for spec in group]
+        runs += equal_budget_runs(task, profile, seeds)
+    return runs
+
+
+def threshold_runs(task: str, profile: str, seeds: Sequence[int]) -> dict[float, list[Spec]]:
+    """Return RG's runs at each threshold n', smallest first, a run a seed."""
+    runs = {}
+    for factor, settings in zip(THRESHOLD_FACTORS[profile], regroupings(task, profile), strict=True):
+        natural = tuning_specs(profile, task, "rg", seeds[0])[0]
+        runs[float(factor * SMALLEST_CLASS[task])] = [
+            natural.model_copy(update=settings | {"seed": seed}) for seed in seeds
+        ]
+    return runs
+
+
+def leaking_runs(task: str, profile: str, seeds: Sequence[int]) -> dict[str, list[Spec]]:
+    """Return CE and RG trained and tested on a split by image; none where images come in no groups."""
+    if not task.startswith("ham10000"):
+        return {}
+    return {
+        method: [tuning_specs(profile, task, method, seed)[0].model_copy(update={"split": "image"}) for seed in seeds]
+        for method in ("ce", "rg")
+    }
+
+
+def equal_budget_runs(task: str, profile: str, seeds: Sequence[int]) -> list[Spec]:
+    """Return ROS trained for as many images as CE sees, rounded up to an epoch: its gain without its extra data."""
+    repeated = OVERSAMPLED[task]
+    runs = [tuning_specs(profile, task, "ros", seed)[0] for seed in seeds]
+    return [run.model_copy(update={"epochs": math.ceil(run.epochs / repeated)}) for run in runs]
+
+
+def cluster_looks(task: str, profile: str, seeds: Sequence[int]) -> list[EncoderSpec]:
+    """Return one look at the largest class's clusters a seed, at the natural threshold."""
+    return [EncoderSpec(profile=profile, task=task, encoder=ENCODERS[profile][-1], seed=seed) for seed in seeds]
+
+
 def competitors(
     task: str, profile: str, seeds: Sequence[int], results_dir: str | Path | None = None
 ) -> dict[str, list[Record]]:
-    """Return each method's records with its chosen settings, a record a seed, in the order of Table 1.
+    """Return each method's records with its chosen settings, a record a seed, in the order of the paper's tables.
 
     Raises
     ------
@@ -167,12 +233,13 @@ def competitors(
     """
     clusters = select(tuning_specs(profile, task, "rg", seeds[0]), results_dir)
     groups = {}
+    chapter = "multiclass" if task in SMALLEST_CLASS else "binary"
     for method in TABLE_METHODS[profile]:
         choice = select(_grid(profile, task, method, seeds[0], clusters), results_dir)
         specs = [choice.model_copy(update={"seed": seed}) for seed in seeds] if choice else []
         records = [find_record(spec, results_dir) for spec in specs]
         if not records or None in records:
-            raise ValueError(f"{task}: {method} lacks records; run `regroup sweep binary --profile {profile}`")
+            raise ValueError(f"{task}: {method} lacks records; run `regroup sweep {chapter} --profile {profile}`")
         groups[method] = records
     return groups
 
@@ -186,12 +253,13 @@ def undecided(
     chapter: str, *, profile: str = "cpu", seeds: Sequence[int] = (0, 1, 2), results_dir: str | Path | None = None
 ) -> int:
     """Return how many runs of a chapter wait for a choice on the validation split."""
-    if chapter not in ("binary", "all"):
-        return 0
-    tasks, methods = BINARY_TASKS[profile], TABLE_METHODS[profile]
-    grids = sum(len(tuning_grid(task, method, profile)) for task in tasks for method in methods)
-    everything = grids + len(tasks) * len(methods) * (len(seeds) - 1)
-    return everything - len(dict.fromkeys(binary(profile, seeds, results_dir)))
+    methods, waiting = TABLE_METHODS[profile], 0
+    for name, tasks in (("binary", BINARY_TASKS[profile]), ("multiclass", MULTICLASS_TASKS[profile])):
+        if chapter in (name, "all"):
+            grids = sum(len(tuning_grid(task, method, profile)) for task in tasks for method in methods)
+            everything = grids + len(tasks) * len(methods) * (len(seeds) - 1)
+            waiting += everything - len(dict.fromkeys(_staged(tasks, profile, seeds, results_dir)))
+    return waiting
 
 
 # Chapter (the notebook's name) -> the runs that it shows.
@@ -200,6 +268,7 @@ PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {
     "encoders": encoders,
     "synchronous-learning": motivating_example,
     "binary": binary,
+    "multiclass": multiclass,
 }
 
 

@@ -6,15 +6,17 @@ import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClusterMixin, clone
-from sklearn.cluster import KMeans, MiniBatchKMeans
+from scipy import sparse
+from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
+from regroup_lib.clusterers import make_clusterer
 from regroup_lib.files import read_npz, write_npz
 
 
@@ -70,51 +72,10 @@ def cluster_counts(
     elif n_clusters is not None:
         wanted = [n_clusters if count > threshold else 1 for count in counts]
     asked = n_clusters.values() if isinstance(n_clusters, Mapping) else [1 if n_clusters is None else n_clusters]
-    if any(number < 1 or number % 1 for number in asked):  # also refuses infinity and NaN
+    # Infinity and NaN are refused too.
+    if not all(isinstance(number, Real) and number >= 1 and number % 1 == 0 for number in asked):
         raise ValueError(f"n_clusters is {n_clusters}; it must be a whole number of at least 1")
     return [min(int(number), count) for number, count in zip(wanted, counts, strict=True)]
-
-
-class RandomClusterer(ClusterMixin, BaseEstimator):
-    """Assigns every sample to one of `n_clusters` groups at random: the control that has balance without meaning."""
-
-    def __init__(self, n_clusters: int = 8, *, random_state: int | None = None):
-        self.n_clusters = n_clusters
-        self.random_state = random_state
-
-    def fit(self, X: np.ndarray, y: None = None) -> RandomClusterer:
-        """Draw ``labels_``, int64 [n], uniformly and independently."""
-        self.labels_ = np.random.default_rng(self.random_state).integers(self.n_clusters, size=len(X))
-        return self
-
-
-# An identifier -> a clusterer with scikit-learn's fit_predict and an n_clusters (or n_components) parameter.
-CLUSTERERS = {
-    # Three starts: the spread of the inertia between starts is below 1% on 45,000 x 1,280 features.
-    "kmeans": lambda: KMeans(n_init=3),
-    "minibatch-kmeans": lambda: MiniBatchKMeans(n_init=3, batch_size=4096),
-    "random": RandomClusterer,
-}
-
-
-def make_clusterer(clusterer: Any, n_clusters: int, random_state: int | None) -> Any:
-    """Return a fresh clusterer for `n_clusters` groups from an identifier or a scikit-learn style object."""
-    if isinstance(clusterer, str):
-        if clusterer not in CLUSTERERS:
-            raise ValueError(f"no clusterer is called {clusterer!r}; there are {', '.join(CLUSTERERS)}")
-        fresh = CLUSTERERS[clusterer]()
-    elif hasattr(clusterer, "fit_predict") and hasattr(clusterer, "get_params") and not isinstance(clusterer, type):
-        fresh = clone(clusterer)
-    else:
-        raise ValueError(f"clusterer is {clusterer!r}; pass a name or an object with scikit-learn's fit_predict")
-    known = fresh.get_params()
-    size = next((name for name in ("n_clusters", "n_components") if name in known), None)
-    if size is None:
-        raise ValueError(f"{fresh!r} has neither an n_clusters nor an n_components parameter")
-    fresh.set_params(**{size: n_clusters})
-    if "random_state" in known and random_state is not None:
-        fresh.set_params(random_state=random_state)
-    return fresh
 
 
 class Regrouping(BaseEstimator):
@@ -123,8 +84,9 @@ class Regrouping(BaseEstimator):
     Parameters
     ----------
     clusterer : str or object
-        ``"kmeans"``, ``"minibatch-kmeans"``, ``"random"``, or any object with scikit-learn's ``fit_predict`` and
-        an ``n_clusters`` (or ``n_components``) parameter; it is cloned.
+        A name in `clusterers.CLUSTERERS` (``"kmeans"``, ``"constrained-kmeans"``, ``"spectral"``, ``"random"``, ...),
+        or any object with scikit-learn's ``fit_predict`` and an ``n_clusters`` (or ``n_components``) parameter; it is
+        cloned.
     threshold, n_clusters
         See `cluster_counts`; the keys of a mapping `n_clusters` are class labels here.
     random_state : int, optional
@@ -177,8 +139,9 @@ class Regrouping(BaseEstimator):
 
         Parameters
         ----------
-        features : array [n, d]
-            Finite numbers; only rows of classes that are divided are looked at by the clusterer.
+        features : array or SciPy sparse array [n, d]
+            Finite numbers; only rows of classes that are divided are looked at by the clusterer. Sparse ones reach it
+            as CSR: both k-means and ``"random"`` take them.
         labels : sequence [n]
             Class of each row.
 
@@ -187,7 +150,8 @@ class Regrouping(BaseEstimator):
         ValueError
             If lengths differ, features are not finite or not two-dimensional, or an option is out of range.
         """
-        features, labels = np.asarray(features), np.asarray(labels)
+        features = features.tocsr() if sparse.issparse(features) else np.asarray(features)
+        labels = np.asarray(labels)
         _check_fit_input(features, labels)
         make_clusterer(self.clusterer, 1, None)  # an unknown one is an error even where no class is divided
         self.classes_, index, class_counts = np.unique(labels, return_inverse=True, return_counts=True)
@@ -266,18 +230,30 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _check_fit_input(features: np.ndarray, labels: np.ndarray) -> None:
+def _check_fit_input(features: np.ndarray | sparse.csr_array, labels: np.ndarray) -> None:
     if features.ndim != 2:
         raise ValueError(f"features have shape {features.shape}; expected [n, d]")
-    if labels.ndim != 1 or len(labels) != len(features):
-        raise ValueError(f"{len(features)} rows of features but labels of shape {labels.shape}; expected one a row")
+    n_rows = features.shape[0]
+    if labels.shape != (n_rows,):
+        raise ValueError(f"{n_rows} rows of features but labels of shape {labels.shape}; expected one a row")
     if len(labels) == 0:
         raise ValueError("there are no samples to regroup")
     if features.dtype.kind not in "fiub":
         raise ValueError(f"features are {features.dtype}; expected numbers")
-    if features.dtype.kind == "f" and not np.isfinite(features).all():
-        bad = int((~np.isfinite(features)).any(axis=1).sum())
+    bad = count_rows_not_finite(features)
+    if bad:
         raise ValueError(f"{bad} rows of features hold NaN or infinite values; remove or impute them first")
+
+
+def count_rows_not_finite(features: np.ndarray | sparse.csr_array) -> int:
+    """Return how many rows hold a NaN or an infinite value."""
+    if features.dtype.kind != "f":
+        return 0
+    if sparse.issparse(features):
+        rows = features.tocoo().row
+        return len(np.unique(rows[~np.isfinite(features.data)]))
+    finite = np.isfinite(features)
+    return 0 if finite.all() else int((~finite).any(axis=1).sum())
 
 
 def aggregate(scores: Any, parent: Sequence[int], rule: str = "max") -> Any:

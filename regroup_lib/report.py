@@ -688,20 +688,26 @@ def _strip(axes: Axes, images: np.ndarray, corner: tuple[float, float], *, colum
     axes.set(xlim=(0, 90), ylim=(5.5, 53))  # imshow moves the limits
 
 
+def mosaic(examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return images [k, n, h, w, c] as one picture of k rows, and the middle of each row in pixels."""
+    k, n, height, width, channels = examples.shape
+    gap = max(1, height // 8)
+    framed = np.full((k, n, height + gap, width + gap, channels), 255, np.uint8)
+    framed[:, :, :height, :width] = examples
+    picture = framed.swapaxes(1, 2).reshape(k * (height + gap), n * (width + gap), channels)
+    return picture, (height + gap) * np.arange(k) + height / 2
+
+
 def plot_clusters(records: Sequence[Record]) -> Figure:
     """Draw the images nearest each cluster's centre, one panel an encoder record, one row a cluster."""
     figure, panels = plt.subplots(1, len(records), figsize=(3.4 * len(records), 4.6), squeeze=False)
     for axes, record in zip(panels[0], records, strict=True):
         parent = np.asarray(record.regrouping["parent"])
         examples = record.arrays()["examples"][parent != parent[-1]]
-        k, n, height, width, channels = examples.shape
-        gap = max(1, height // 8)
-        framed = np.full((k, n, height + gap, width + gap, channels), 255, np.uint8)
-        framed[:, :, :height, :width] = examples
-        mosaic = framed.swapaxes(1, 2).reshape(k * (height + gap), n * (width + gap), channels)
-        axes.imshow(mosaic.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        rows = (height + gap) * np.arange(k) + height / 2
-        axes.set(xticks=[], yticks=rows, yticklabels=range(1, k + 1), title=encoder_label(record.spec.encoder))
+        image, rows = mosaic(examples)
+        axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        labels = range(1, len(rows) + 1)
+        axes.set(xticks=[], yticks=rows, yticklabels=labels, title=encoder_label(record.spec.encoder))
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.grid(False)

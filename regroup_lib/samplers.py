@@ -18,7 +18,7 @@ from imblearn.under_sampling import RandomUnderSampler
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from regroup_lib.regroup import make_clusterer
+from regroup_lib.clusterers import make_clusterer
 
 # ---------------------------------------------------------------- rows, chosen once
 

@@ -1,18 +1,24 @@
 """A data set made into a classification task: who is positive, and what trains, validates and tests.
 
 The test split is the publisher's, or the data set's committed one, and never moves. The seed moves the validation
-split alone, and which positives are left where a task is made more imbalanced.
+split alone, and which positives are left where a task is made more imbalanced. A long-tailed task
+(``"<data set>-lt"``) keeps all classes and thins the training split.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from regroup_lib.data import DATASETS, Dataset, load_data
+from regroup_lib.data import DATASETS, EMBEDDED, Dataset, load_data, split_by_image
+
+LONG_TAIL = "lt"  # what a long-tailed task's name ends in
+LONG_TAIL_RATIO = 100.0
+SMALL_LONG_TAIL_RATIO = 10.0  # of the embedded digits, which have 100 images a class
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,8 @@ class Task:
 def parse_task(name: str) -> tuple[str, str | None]:
     """Split a task's name into data set and positive class: ``"cifar10-airplane"`` or, multiclass, ``"cifar10"``.
 
+    The long-tailed task's ``"lt"`` stands where a class would.
+
     Raises
     ------
     ValueError
@@ -78,6 +86,47 @@ def parse_task(name: str) -> tuple[str, str | None]:
     raise ValueError(f"task {name!r}: no data set of that name; a task is DATASET or DATASET-CLASS with {DATASETS}")
 
 
+def long_tail_counts(largest: int, n_classes: int, ratio: float = LONG_TAIL_RATIO) -> list[int]:
+    """Return how many samples each class of a long-tailed training set keeps, in class order.
+
+    The exponential profile of Cui et al. (2019) and Cao et al. (2019), rounded down as in their published code.
+
+    Parameters
+    ----------
+    largest : int
+        Samples of the first class.
+    n_classes : int
+    ratio : float
+        Largest class by smallest.
+
+    Returns
+    -------
+    list of int
+        ``floor(largest * ratio ** (-j / (C - 1)))`` for class j.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two classes, the ratio is below 1, or a class would be left with no sample.
+
+    References
+    ----------
+    Cui et al. (2019), Class-balanced loss based on effective number of samples, Section 5.1.
+
+    Examples
+    --------
+    >>> long_tail_counts(5000, 10, 100)
+    [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+    """
+    if n_classes < 2 or not 1 <= ratio < np.inf:
+        raise ValueError(f"a long tail needs two classes and a ratio of at least 1; got {n_classes} and {ratio:g}")
+    # 1e-9: the last power is exact on paper, and must not fall below a whole number by rounding.
+    counts = [int(largest * ratio ** (-j / (n_classes - 1)) + 1e-9) for j in range(n_classes)]
+    if min(counts) < 1:
+        raise ValueError(f"a ratio of {ratio:g} leaves no sample of the last class, from {largest}; lower the ratio")
+    return counts
+
+
 def make_task(
     name: str,
     *,
@@ -86,19 +135,22 @@ def make_task(
     imbalance: float | None = None,
     data_dir: str | Path | None = None,
     image_size: int | None = None,
+    split: Literal["published", "image"] = "published",
 ) -> Task:
     """Build a task from its name.
 
     Parameters
     ----------
     name : str
-        ``"<data set>-<class>"`` for that class against the rest, ``"<data set>"`` for all its classes.
+        ``"<data set>-<class>"`` for that class against the rest, ``"<data set>"`` for all its classes,
+        ``"<data set>-lt"`` for all classes with a long tail: see `long_tail_counts`.
     seed : int
         Moves the validation split, and chooses the positives that are kept for `imbalance`.
     validation_fraction : float
         Part of the training split that is held out, stratified by the task's classes; 0 holds out nothing.
         A data set with a validation split of its own (HAM10000, where images of one lesion must stay together)
         keeps that one whatever the fraction, 0 included; the seed then moves nothing here.
+        In a long-tailed task it is held out before the tail is cut, so all classes have their share of it.
     imbalance : float, optional
         Negatives a positive in the training split of a binary task: positives are left out at random until there are
         ``round(negatives / imbalance)``. With one seed, those kept at a higher ratio are among those kept at a lower
@@ -106,6 +158,8 @@ def make_task(
         encoders still learn from the data set's whole training split, for they see no labels.
     data_dir, image_size : optional
         See `load_data`.
+    split : {"published", "image"}
+        ``"image"`` divides a set whose images come in groups as if they were independent (`split_by_image`).
 
     Raises
     ------
@@ -123,15 +177,11 @@ def make_task(
         raise ValueError(f"validation_fraction is {validation_fraction}; it must be at least 0 and less than 1")
     dataset_name, positive = parse_task(name)
     dataset = load_data(dataset_name, data_dir=data_dir, image_size=image_size)
-    class_names = dataset.class_names
-    relabel = np.arange(len(class_names))
-    if positive is not None:
-        if positive not in dataset.class_names:
-            raise ValueError(f"task {name!r}: {dataset_name} has no class {positive!r}; it has {dataset.class_names}")
-        class_names = (f"not {positive}", positive)
-        relabel = (relabel == dataset.class_names.index(positive)).astype(np.int64)
+    if split == "image":
+        dataset = split_by_image(dataset)
+    class_names, relabel = _classes(name, positive, dataset)
 
-    def split(part: str, rows: np.ndarray) -> TaskSplit:
+    def cut(part: str, rows: np.ndarray) -> TaskSplit:
         source = dataset.splits[part]
         fine = source.labels[rows]
         # Basic slicing keeps the whole training set a view: CIFAR is held in memory once.
@@ -140,31 +190,52 @@ def make_task(
 
     rows = np.arange(len(dataset.train))
     if "val" in dataset.splits:
-        val = split("val", np.arange(len(dataset.splits["val"])))
+        val = cut("val", np.arange(len(dataset.splits["val"])))
     elif validation_fraction == 0:
-        val = split("train", rows[:0])
+        val = cut("train", rows[:0])
     else:
         rows, held_out = _hold_out(rows, relabel[dataset.train.labels], validation_fraction, seed, name)
-        val = split("train", held_out)
+        val = cut("train", held_out)
     if imbalance is not None:
-        if positive is None:
+        if positive in (None, LONG_TAIL):
             raise ValueError(f"task {name!r}: imbalance is {imbalance}, and that is for a class against the rest")
         rows = _fewer_positives(rows, relabel[dataset.train.labels[rows]], imbalance, seed, name)
-    task = Task(
-        name,
-        class_names,
-        dataset.class_names,
-        split("train", rows),
-        val,
-        split("test", np.arange(len(dataset.test))),
-        dataset,
-    )
+    if positive == LONG_TAIL:
+        ratio = SMALL_LONG_TAIL_RATIO if dataset_name in EMBEDDED else LONG_TAIL_RATIO
+        rows = _long_tail(rows, dataset.train.labels, ratio)
+    test = cut("test", np.arange(len(dataset.test)))
+    task = Task(name, class_names, dataset.class_names, cut("train", rows), val, test, dataset)
+    _check_classes(task)
+    return task
+
+
+def _classes(name: str, positive: str | None, dataset: Dataset) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return a task's class names, and its class for each class of the data set."""
+    everything = np.arange(len(dataset.class_names))
+    if positive in (None, LONG_TAIL):
+        return dataset.class_names, everything
+    if positive not in dataset.class_names:
+        raise ValueError(f"task {name!r}: {dataset.name} has no class {positive!r}; it has {dataset.class_names}")
+    return (f"not {positive}", positive), (everything == dataset.class_names.index(positive)).astype(np.int64)
+
+
+def _long_tail(rows: np.ndarray, labels: np.ndarray, ratio: float) -> np.ndarray:
+    """Return the rows that a long-tailed training set keeps; which, no seed moves: they are part of the task."""
+    shuffled = np.random.default_rng(0).permutation(len(labels))
+    shuffled = shuffled[np.isin(shuffled, rows)]
+    counts = np.bincount(labels[rows])
+    wanted = long_tail_counts(int(counts[0]), len(counts), ratio)
+    kept = [shuffled[labels[shuffled] == c][:n] for c, n in enumerate(wanted)]
+    return np.sort(np.concatenate(kept))
+
+
+def _check_classes(task: Task) -> None:
     for part in ("train", "val", "test"):
         labels = getattr(task, part).labels
         missing = set(range(task.n_classes)) - set(np.unique(labels).tolist())
         if missing and not (part == "val" and len(labels) == 0):
-            raise ValueError(f"task {name!r}: the {part} split has no sample of {[class_names[c] for c in missing]}")
-    return task
+            names = [task.class_names[c] for c in missing]
+            raise ValueError(f"task {task.name!r}: the {part} split has no sample of {names}")
 
 
 def _hold_out(

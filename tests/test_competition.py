@@ -114,7 +114,7 @@ def test_competition_table_has_a_row_a_method_and_marks_the_best(groups):
 def test_methods_whose_spread_meets_the_best_ones_are_marked(make_record):
     near = {m: [make_record(m, s, lift=3.0) for s in (0, 1)] for m in ("rg", "ce")}
     near["wce"] = [make_record("wce", s, lift=0.0) for s in (0, 1)]
-    marks = competition._best(near, "average_precision")
+    marks = competition.best_marks(near, "average_precision")
     assert sorted(marks.values()) in (["best"], ["best", "overlap"])
     assert "wce" not in marks
 
@@ -147,7 +147,7 @@ def test_bootstrap_difference_of_equal_methods_is_zero_and_of_unlike_ones_is_cle
     assert better.clear
     reverse = competition.bootstrap_difference(rusc, rg)
     assert reverse.mean == pytest.approx(-better.mean)
-    assert str(competition.Interval(1.25, -0.5, 3.0)) == "+1.2 [-0.5, +3.0]"
+    assert str(competition.Interval(1.25, -0.5, 3.0)) == "+1.2 [−0.5, +3.0]"
 
 
 def test_difference_table_compares_with_both_baselines(groups):

@@ -130,7 +130,7 @@ REFUSED = [
     ({"epochs": 0}, r"epochs: Input should be greater than or equal to 1"),
     ({"peak_lr": 0}, r"peak_lr: Input should be greater than 0"),
     ({"validation_fraction": 1}, r"validation_fraction: Input should be less than 1"),
-    ({"n_clusters": 0}, r"n_clusters: Input should be greater than or equal to 1"),
+    ({"n_clusters": 0}, r"n_clusters: expected a whole number of at least 1"),
     ({"threshold": 0}, r"threshold: Input should be greater than 0"),
     ({"label_smoothing": 1}, r"label_smoothing: Input should be less than 1"),
     ({"kind": "photograph"}, r"(?s)kind.*'training', 'encoder'|'training', 'encoder'"),

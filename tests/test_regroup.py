@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import sparse
 from sklearn.base import BaseEstimator, ClusterMixin, clone
 from sklearn.cluster import DBSCAN, AgglomerativeClustering, KMeans
 from sklearn.metrics import adjusted_rand_score
@@ -16,8 +17,8 @@ from sklearn.mixture import GaussianMixture
 
 import regroup_lib as rg
 from regroup_lib import Regrouping, aggregate, cluster_counts
+from regroup_lib.clusterers import CLUSTERERS
 from regroup_lib.files import read_npz, write_npz
-from regroup_lib.regroup import CLUSTERERS
 
 # ---------------------------------------------------------------- how many clusters
 
@@ -98,6 +99,7 @@ def test_cluster_counts_by_example(counts, options, expected):
         ([5, 2], {"n_clusters": -3}, "n_clusters is -3"),
         ([5, 2], {"n_clusters": 2.5}, r"n_clusters is 2\.5"),
         ([5, 2], {"n_clusters": math.inf}, "n_clusters is inf"),
+        ([5, 2], {"n_clusters": "auto"}, "n_clusters is auto; it must be a whole number"),
         ([5, 2], {"n_clusters": {0: 0}}, r"n_clusters is \{0: 0\}"),
         ([5, 2], {"n_clusters": {0: 1.5}}, "whole number of at least 1"),
         ([5, 2], {"n_clusters": {2: 3}}, r"n_clusters names classes \[2\]; there are 0 to 1"),
@@ -349,6 +351,29 @@ BAD_FEATURES = [
 def test_features_that_cannot_be_clustered(features, message):
     with pytest.raises(ValueError, match=message):
         Regrouping().fit(features, [0, 0, 0, 0, 1, 1])
+
+
+@pytest.mark.parametrize("kind", [sparse.csr_array, sparse.csr_matrix, sparse.csc_array, sparse.coo_array])
+@pytest.mark.parametrize("clusterer", [*CLUSTERERS, KMeans(n_init=1)], ids=str)
+def test_sparse_features_make_the_groups_that_dense_ones_make(kind, clusterer):
+    features, corner = blobs([30, 30, 30, 30])
+    features *= np.random.default_rng(0).random((120, 1)) < 0.9
+    dense = Regrouping(clusterer, random_state=0).fit(features, corner == 3)
+    found = Regrouping(clusterer, random_state=0).fit(kind(features), corner == 3)
+    assert found.parent_.tolist() == [0, 0, 0, 1]
+    np.testing.assert_array_equal(found.pseudo_labels_, dense.pseudo_labels_)
+
+
+def test_sparse_features_that_cannot_be_clustered():
+    labels = [0, 0, 0, 0, 1, 1]
+    features = sparse.lil_array((6, 3))
+    features[[1, 1, 4], [0, 2, 1]] = [np.nan, np.inf, np.nan]
+    with pytest.raises(ValueError, match="2 rows of features hold NaN or infinite values"):
+        Regrouping().fit(features, labels)
+    with pytest.raises(ValueError, match=r"6 rows of features but labels of shape \(5,\)"):
+        Regrouping().fit(sparse.eye_array(6), labels[:5])
+    with pytest.raises(TypeError, match=r"[Ss]parse"):  # what takes no sparse rows says so itself
+        Regrouping(AgglomerativeClustering()).fit(sparse.eye_array(6), labels)
 
 
 def test_labels_that_do_not_fit():

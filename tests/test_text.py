@@ -464,6 +464,7 @@ def test_imbalance_of_a_set_with_its_own_validation_split(made_up):
         ("digits-0", 1e6, "no positive would be left; it must be at most 1019"),
         ("digits", 10, "imbalance is 10, and that is for a class against the rest"),
         ("descriptions", 10, "that is for a class against the rest"),
+        ("digits-lt", 10, "that is for a class against the rest"),
     ],
 )
 def test_an_imbalance_that_cannot_be_had_is_refused(name, imbalance, message):
@@ -824,6 +825,7 @@ REFUSED = {
         {"task": "phrasebank", "method": "ce", "imbalance": 9},
         "for a class against the rest",
     ),
+    "imbalance of a long tail": ({"task": "digits-lt", "method": "ce", "imbalance": 9}, "for a class against the rest"),
     "imbalance of zero": ({"method": "ce", "imbalance": 0}, "imbalance: Input should be greater than 0"),
     "an encoder alone": ({"kind": "encoder", "encoder": "raw"}, "encoder 'raw' does not take text"),
 }
@@ -882,11 +884,12 @@ def test_a_run_with_imbalance_trains_on_fewer_positives(task, encoder, tmp_path)
     assert records_frame([record])["imbalance"].tolist() == [ratio] * 2  # a row an aggregation rule
 
 
-def test_a_record_of_an_encoder_names_words_and_rows_and_no_sentence(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", [TASK, "descriptions"])
+def test_a_record_of_an_encoder_names_words_and_rows_and_no_sentence(name, tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "EMBEDDED_POINTS", 40)
-    spec = EncoderSpec(profile="smoke", task=TASK, encoder="tfidf")
+    spec = EncoderSpec(profile="smoke", task=name, encoder="tfidf")
     record = run(spec, results_dir=tmp_path, data_dir=tmp_path)
-    arrays, task = record.arrays(), make_task(TASK, validation_fraction=0)
+    arrays, task = record.arrays(), make_task(name, validation_fraction=0)
     n_classes = len(record.regrouping["parent"])
     assert arrays["example_rows"].shape == (n_classes, experiments.EXAMPLES)
     assert "examples" not in arrays

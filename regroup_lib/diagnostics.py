@@ -1,0 +1,280 @@
+"""Whether regrouping is likely to help, before training, and what the scores are worth, after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import (
+    adjusted_rand_score,
+    average_precision_score,
+    precision_recall_curve,
+    silhouette_score,
+)
+
+from regroup_lib.metrics import clustering_quality
+from regroup_lib.regroup import Regrouping
+
+SILHOUETTE_SAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What a clustering of the large classes is like, before anything is trained.
+
+    Attributes
+    ----------
+    regrouping : Regrouping
+        Fitted, with the first seed.
+    classes : DataFrame
+        One row a divided class: ``samples``, ``clusters``, ``smallest`` and ``largest`` cluster, ``stability`` (mean
+        adjusted Rand index of clusterings with different seeds: 1 the same, 0 unrelated), ``silhouette`` (of at
+        most 2,000 samples; near 0: no separate clusters), and with known sub-labels ``purity``, ``nmi``, ``ari``.
+    """
+
+    regrouping: Regrouping
+    classes: pd.DataFrame
+
+    @property
+    def text(self) -> str:
+        """One sentence a divided class, in words."""
+        if self.classes.empty:
+            return "No class is above the threshold, so nothing is divided and regrouping changes nothing."
+        lines = []
+        for name, row in self.classes.iterrows():
+            stable = (
+                "the same clusters"
+                if row.stability >= 0.8
+                else "similar clusters"
+                if row.stability >= 0.4
+                else "other clusters"
+            )
+            apart = "well apart" if row.silhouette >= 0.25 else "overlapping" if row.silhouette >= 0.05 else "not apart"
+            lines.append(
+                f"{name}: {row.clusters} clusters of {row.smallest} to {row.largest} samples; another seed finds "
+                f"{stable} (adjusted Rand index {row.stability:.2f}); "
+                f"they are {apart} (silhouette {row.silhouette:.2f})."
+            )
+        return " ".join(lines)
+
+
+def diagnose(
+    features: np.ndarray,
+    labels: Sequence[Any],
+    *,
+    regrouping: Regrouping | None = None,
+    sub_labels: Sequence[Any] | None = None,
+    n_repeats: int = 3,
+    seed: int = 0,
+) -> Diagnosis:
+    """Cluster the large classes several times and say how stable, separate and true the clusters are.
+
+    Parameters
+    ----------
+    features : array [n, d]
+    labels : sequence [n]
+    regrouping : Regrouping, optional
+        The clusterer, threshold and number of clusters to look at. Default: the paper's.
+    sub_labels : sequence [n], optional
+        Finer labels, where they are known for a check.
+    n_repeats : int
+        Clusterings that are compared, at least 2.
+    seed : int
+        Of the first; the others count up.
+
+    Returns
+    -------
+    Diagnosis
+
+    Notes
+    -----
+    Stable clusters are no promise. In this project's experiments the space decides: clusters of raw pixels are
+    stable too, and training on them is worse than no regrouping. Only a comparison on held-out data tells.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> features = np.concatenate([rng.normal(m, 0.1, (50, 2)) for m in (0, 5, 9)])
+    >>> diagnosis = diagnose(features, [0] * 100 + [1] * 50)
+    >>> diagnosis.classes[["clusters", "smallest"]].values.tolist(), float(diagnosis.classes.stability[0])
+    ([[2, 50]], 1.0)
+    """
+    if n_repeats < 2:
+        raise ValueError(f"n_repeats is {n_repeats}; stability needs at least 2 clusterings")
+    features, labels = np.asarray(features), np.asarray(labels)
+    if sub_labels is not None and len(sub_labels) != len(labels):
+        raise ValueError(f"{len(sub_labels)} sub-labels but {len(labels)} labels; expected one a sample")
+    options = {} if regrouping is None else regrouping.get_params(deep=False)
+    fits = [Regrouping(**options | {"random_state": seed + i * 1000}).fit(features, labels) for i in range(n_repeats)]
+    rows = {}
+    for j, name in enumerate(fits[0].classes_.tolist()):
+        if (fits[0].parent_ == j).sum() > 1:
+            of_class = np.flatnonzero(labels == fits[0].classes_[j])
+            clusterings = [fit.pseudo_labels_[of_class] for fit in fits]
+            finer = None if sub_labels is None else np.asarray(sub_labels)[of_class]
+            rows[name] = _describe(features[of_class], clusterings, finer, seed)
+    return Diagnosis(fits[0], pd.DataFrame.from_dict(rows, orient="index").rename_axis("class"))
+
+
+def _describe(
+    features: np.ndarray, clusterings: Sequence[np.ndarray], sub_labels: np.ndarray | None, seed: int
+) -> dict[str, Any]:
+    first = clusterings[0]
+    sizes = np.unique(first, return_counts=True)[1]
+    size = min(SILHOUETTE_SAMPLES, len(features))
+    described: dict[str, Any] = {
+        "samples": len(features),
+        "clusters": len(sizes),
+        "smallest": int(sizes.min()),
+        "largest": int(sizes.max()),
+        "stability": float(np.mean([adjusted_rand_score(a, b) for a, b in combinations(clusterings, 2)])),
+        "silhouette": float("nan"),
+    }
+    rows = np.random.default_rng(seed).choice(len(features), size, replace=False)
+    if 1 < len(np.unique(first[rows])) < size:
+        described["silhouette"] = float(silhouette_score(features[rows], first[rows]))
+    return described | ({} if sub_labels is None else clustering_quality(sub_labels, first))
+
+
+def nearest_rows(features: np.ndarray, regrouping: Regrouping, *, n: int = 8) -> np.ndarray:
+    """Return the rows nearest each pseudo-class's mean, int64 [K, n], the nearest first; repeated if it has fewer.
+
+    Parameters
+    ----------
+    features : array [n_samples, d]
+        Those that `regrouping` was fitted on.
+    regrouping : Regrouping
+    n : int
+    """
+    features, nearest = np.asarray(features), []
+    for k in range(len(regrouping.parent_)):
+        rows = np.flatnonzero(regrouping.pseudo_labels_ == k)
+        distance = np.linalg.norm(features[rows] - features[rows].mean(axis=0), axis=1)
+        nearest.append(np.resize(rows[np.argsort(distance, kind="stable")], n))
+    return np.stack(nearest)
+
+
+def plot_nearest(images: np.ndarray, features: np.ndarray, regrouping: Regrouping, *, n: int = 8) -> Figure:
+    """Draw the images nearest each pseudo-class's mean, a row a pseudo-class, named by class and size.
+
+    Parameters
+    ----------
+    images : ndarray of uint8 [n_samples, h, w, c]
+    features, regrouping, n
+        See `nearest_rows`.
+    """
+    from regroup_lib.report import mosaic  # the book's module; a table's user does not need it
+
+    picture, middles = mosaic(images[nearest_rows(features, regrouping, n=n)])
+    figure, axes = plt.subplots(figsize=(0.6 * n + 1.2, 0.6 * len(middles) + 0.2))
+    axes.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    names = [f"{regrouping.classes_[p]}: {c}" for p, c in zip(regrouping.parent_, regrouping.counts_, strict=True)]
+    axes.set(xticks=[], yticks=middles, yticklabels=names, ylabel="class: samples of the cluster")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.grid(False)
+    return figure
+
+
+# ---------------------------------------------------------------- after training
+
+
+def plot_precision_recall(y_true: Sequence[int], scores: np.ndarray, class_names: Sequence[str]) -> Figure:
+    """Draw each class's precision-recall curve against the rest, with its prevalence as the level of chance.
+
+    Parameters
+    ----------
+    y_true : sequence of int [n]
+        Class indices.
+    scores : array [n, C]
+    class_names : sequence of str [C]
+    """
+    y_true, scores = np.asarray(y_true), np.asarray(scores)
+    columns = min(4, len(class_names))
+    rows = -(-len(class_names) // columns)
+    figure, panels = plt.subplots(rows, columns, figsize=(2.6 * columns, 2.5 * rows), squeeze=False, sharey=True)
+    for axes in panels.ravel()[len(class_names) :]:
+        axes.axis("off")
+    for c, (axes, name) in enumerate(zip(panels.ravel(), class_names, strict=False)):
+        positive = y_true == c
+        precision, recall, _ = precision_recall_curve(positive, scores[:, c])
+        axes.step(recall, precision, where="post", color="#0072B2")
+        axes.axhline(positive.mean(), color="0.4", linestyle=":", linewidth=1.4)
+        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall")
+        axes.set_title(
+            f"{name}: AP {average_precision_score(positive, scores[:, c]):.2f}, chance {positive.mean():.2f}"
+        )
+    for axes in panels[:, 0]:
+        axes.set_ylabel("precision")
+    return figure
+
+
+def threshold_table(
+    y_true: Sequence[int],
+    scores: Sequence[float],
+    thresholds: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+) -> pd.DataFrame:
+    """Return what a binary decision is like at each threshold: calls, recall, precision, false alarms, BA.
+
+    Parameters
+    ----------
+    y_true : sequence of int [n]
+        1 is positive.
+    scores : sequence of float [n]
+        Of the positive class.
+    thresholds : sequence of float
+        A sample is called positive at or above one.
+    """
+    positive, scores = np.asarray(y_true) == 1, np.asarray(scores, float)
+    if positive.all() or not positive.any():
+        raise ValueError("a threshold table needs samples of both classes")
+    rows = []
+    for threshold in thresholds:
+        called = scores >= threshold
+        hits, alarms = int((called & positive).sum()), int((called & ~positive).sum())
+        recall, false_rate = hits / positive.sum(), alarms / (~positive).sum()
+        rows.append(
+            {
+                "threshold": threshold,
+                "called positive": hits + alarms,
+                "recall": recall,
+                "precision": hits / (hits + alarms) if hits + alarms else float("nan"),
+                "false alarms": false_rate,
+                "balanced accuracy": (recall + 1 - false_rate) / 2,
+            }
+        )
+    return pd.DataFrame(rows).set_index("threshold")
+
+
+def plot_calibration(y_true: Sequence[int], scores: dict[str, Sequence[float]], *, n_bins: int = 8) -> Figure:
+    """Draw how often samples with a score are positive, for several classifiers.
+
+    On the diagonal a score can be read as a probability.
+
+    Parameters
+    ----------
+    y_true : sequence of int [n]
+        1 is positive.
+    scores : dict of str to sequence of float [n]
+        Name of each classifier, and its scores of the positive class.
+    n_bins : int
+        With about equally many samples each.
+    """
+    figure, axes = plt.subplots(figsize=(4.6, 4.2))
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="as probabilities")
+    looks = zip(("#000000", "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7"), "oXs^vD", strict=True)
+    for (name, values), (color, marker) in zip(scores.items(), looks, strict=False):
+        share, mean = calibration_curve(
+            np.asarray(y_true), np.asarray(values, float), n_bins=n_bins, strategy="quantile"
+        )
+        axes.plot(mean, share, color=color, marker=marker, label=name)
+    axes.set(xlabel="mean score", ylabel="share of positives", xlim=(0, 1), ylim=(0, 1))
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure

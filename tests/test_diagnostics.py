@@ -1,0 +1,136 @@
+"""Diagnostics: numbers by hand, and figures with names on them."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.metrics import balanced_accuracy_score, precision_score, recall_score
+
+import regroup_lib as rg
+from regroup_lib import diagnostics
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def blobs():
+    rng = np.random.default_rng(0)
+    centers = np.array([[0, 0], [8, 0], [0, 8], [8, 8]])
+    corner = np.repeat(range(4), 50)
+    return centers[corner] + 0.3 * rng.normal(size=(200, 2)), corner
+
+
+def test_separate_blobs_are_stable_and_apart(blobs):
+    features, corner = blobs
+    labels = np.where(corner == 3, "small", "large")
+    diagnosis = rg.diagnose(features, labels, sub_labels=corner)
+    assert list(diagnosis.classes.index) == ["large"]  # the small class is not divided
+    row = diagnosis.classes.loc["large"]
+    assert (row.samples, row.clusters, row.smallest, row.largest) == (150, 3, 50, 50)
+    assert row.stability == 1
+    assert row.silhouette > 0.8
+    assert (row.purity, row.nmi) == (1, pytest.approx(1))
+    assert "the same clusters" in diagnosis.text
+    assert "well apart" in diagnosis.text
+
+
+def test_noise_is_neither(blobs):
+    features = np.random.default_rng(1).normal(size=(500, 20))
+    diagnosis = rg.diagnose(features, np.arange(500) < 50)
+    row = diagnosis.classes.loc[False]
+    assert row.stability < 0.5
+    assert row.silhouette < 0.1
+    assert "purity" not in diagnosis.classes
+    assert "other clusters" in diagnosis.text or "similar clusters" in diagnosis.text
+
+
+def test_nothing_to_divide_is_said(blobs):
+    features, corner = blobs
+    diagnosis = rg.diagnose(features, corner)
+    assert diagnosis.classes.empty
+    assert "nothing is divided" in diagnosis.text
+
+
+def test_the_regrouping_that_is_asked_for_is_looked_at(blobs):
+    features, corner = blobs
+    diagnosis = rg.diagnose(features, corner == 3, regrouping=rg.Regrouping("minibatch-kmeans", n_clusters=2))
+    assert diagnosis.classes.loc[False, "clusters"] == 2
+    assert diagnosis.regrouping.clusterer == "minibatch-kmeans"
+
+
+def test_bad_input_is_named(blobs):
+    features, corner = blobs
+    with pytest.raises(ValueError, match="n_repeats is 1; stability needs at least 2"):
+        rg.diagnose(features, corner, n_repeats=1)
+    with pytest.raises(ValueError, match="3 sub-labels but 200 labels"):
+        rg.diagnose(features, corner, sub_labels=[1, 2, 3])
+
+
+def test_nearest_rows_are_of_their_cluster_and_in_order(blobs):
+    features, corner = blobs
+    regrouping = rg.Regrouping(random_state=0).fit(features, corner == 3)
+    nearest = diagnostics.nearest_rows(features, regrouping, n=5)
+    assert nearest.shape == (4, 5)
+    for k, rows in enumerate(nearest):
+        assert (regrouping.pseudo_labels_[rows] == k).all()
+        members = features[regrouping.pseudo_labels_ == k]
+        distance = np.linalg.norm(features[rows] - members.mean(axis=0), axis=1)
+        assert (np.diff(distance) >= 0).all()
+        assert distance[0] == pytest.approx(np.linalg.norm(members - members.mean(axis=0), axis=1).min())
+    assert diagnostics.nearest_rows(features, regrouping, n=60).shape == (4, 60)
+
+
+def test_pictures_of_clusters_name_class_and_size():
+    X, digit = load_digits(return_X_y=True)
+    images = np.rint(X * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    regrouping = rg.Regrouping(random_state=0).fit(X, np.where(digit == 1, "one", "other"))
+    axes = diagnostics.plot_nearest(images, X, regrouping).axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names[0] == f"one: {(digit == 1).sum()}"
+    assert len(names) == len(regrouping.parent_)
+
+
+def test_the_threshold_table_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    y = rng.random(300) < 0.2
+    scores = np.clip(0.3 * y + 0.7 * rng.random(300), 0, 1)
+    table = diagnostics.threshold_table(y, scores)
+    for threshold in (0.3, 0.5):
+        called = scores >= threshold
+        assert table.loc[threshold, "recall"] == pytest.approx(recall_score(y, called))
+        assert table.loc[threshold, "precision"] == pytest.approx(precision_score(y, called))
+        assert table.loc[threshold, "balanced accuracy"] == pytest.approx(balanced_accuracy_score(y, called))
+        assert table.loc[threshold, "called positive"] == called.sum()
+    assert np.isnan(diagnostics.threshold_table(y, scores, [1.1]).loc[1.1, "precision"])
+    with pytest.raises(ValueError, match="both classes"):
+        diagnostics.threshold_table([1, 1], [0.1, 0.2])
+
+
+def test_curves_have_chance_levels_and_names():
+    rng = np.random.default_rng(0)
+    y = rng.integers(3, size=200)
+    scores = rng.random((200, 3))
+    figure = diagnostics.plot_precision_recall(y, scores, ["a", "b", "c"])
+    assert [axes.get_title().split(":")[0] for axes in figure.axes[:3]] == ["a", "b", "c"]
+    assert f"chance {(y == 0).mean():.2f}" in figure.axes[0].get_title()
+    assert figure.axes[0].get_ylabel() == "precision"
+    many = diagnostics.plot_precision_recall(rng.integers(5, size=200), rng.random((200, 5)), list("abcde"))
+    assert len([axes for axes in many.axes if axes.axison]) == 5
+
+
+def test_calibration_is_drawn_for_each_classifier():
+    rng = np.random.default_rng(0)
+    scores = rng.random(2000)
+    y = rng.random(2000) < scores
+    figure = diagnostics.plot_calibration(y, {"good": scores, "blunt": 0.5 + 0.1 * scores})
+    good = next(line for line in figure.axes[0].lines if line.get_label() == "good")
+    assert np.abs(good.get_xdata() - good.get_ydata()).max() < 0.1
+    assert {text.get_text() for text in figure.axes[0].get_legend().get_texts()} == {
+        "as probabilities",
+        "good",
+        "blunt",
+    }

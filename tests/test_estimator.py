@@ -1,0 +1,910 @@
+"""Regrouping as a scikit-learn classifier and as an imbalanced-learn sampler."""
+
+import pickle
+import warnings
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+from hypothesis import given
+from hypothesis import strategies as st
+from imblearn.over_sampling import RandomOverSampler
+from imblearn.pipeline import make_pipeline as make_sampling_pipeline
+from scipy import sparse
+from scipy.special import expit, softmax
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.cluster import AgglomerativeClustering, KMeans
+from sklearn.compose import ColumnTransformer
+from sklearn.datasets import load_breast_cancer, load_digits, make_blobs
+from sklearn.decomposition import PCA, TruncatedSVD
+from sklearn.ensemble import BaggingClassifier, HistGradientBoostingClassifier, RandomForestClassifier, VotingClassifier
+from sklearn.exceptions import NotFittedError, UnsetMetadataPassedError
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, make_scorer
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    StratifiedKFold,
+    cross_val_predict,
+    cross_val_score,
+    train_test_split,
+)
+from sklearn.naive_bayes import GaussianNB, MultinomialNB
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+from sklearn.svm import SVC, LinearSVC
+from sklearn.tree import DecisionTreeClassifier
+from sklearn.utils import get_tags
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from threadpoolctl import threadpool_limits
+
+import regroup_lib as rg
+from regroup_lib import RegroupClassifier, Regrouper, Regrouping, aggregate
+
+LOGISTIC = LogisticRegression(max_iter=1000)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Return half of the digits with three classes of text: many digits, few of "0", fewer of "1"."""
+    X, y = load_digits(return_X_y=True)
+    keep = np.random.default_rng(0).permutation(np.r_[np.flatnonzero(y > 1)[:700], np.flatnonzero(y == 0)[:120]])
+    keep = np.r_[keep, np.flatnonzero(y == 1)[:80]]
+    return X[keep] / 16, np.array(["one" if k == 1 else "zero" if k == 0 else "more" for k in y[keep]])
+
+
+@pytest.fixture(scope="module")
+def ring():
+    """Return a positive class in the middle of a ring of six negative blobs: no line tells the two apart."""
+    angles = np.arange(6) * np.pi / 3
+    centers = np.r_[4 * np.c_[np.cos(angles), np.sin(angles)], [[0, 0]]]
+    X, corner = make_blobs([60] * 6 + [60], centers=centers, cluster_std=0.7, random_state=0)
+    return X, (corner == 6).astype(int)
+
+
+# ---------------------------------------------------------------- scikit-learn's own checks
+
+
+@parametrize_with_checks(
+    [
+        RegroupClassifier(),
+        RegroupClassifier(RandomForestClassifier(5, random_state=0), aggregation="sum"),
+        RegroupClassifier(LinearSVC()),
+        RegroupClassifier(MultinomialNB(), aggregation="sum", n_clusters=2),
+        RegroupClassifier(HistGradientBoostingClassifier(max_iter=5, max_leaf_nodes=5)),
+        RegroupClassifier(make_pipeline(StandardScaler(), LogisticRegression()), encoder=PCA(1)),
+        RegroupClassifier(clusterer="random", threshold=3),
+        RegroupClassifier(GaussianNB(), clusterer=AgglomerativeClustering()),
+        RegroupClassifier(n_clusters="auto", cv=2),
+    ]
+)
+def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "options", "sparse_too", "missing_too"),
+    [
+        (LogisticRegression(), {}, True, False),
+        (HistGradientBoostingClassifier(), {}, False, True),
+        (RandomForestClassifier(), {}, True, True),
+        (make_pipeline(StandardScaler(), LogisticRegression()), {}, False, False),
+        (make_pipeline(StandardScaler(with_mean=False), LogisticRegression()), {}, True, False),
+        (LogisticRegression(), {"clusterer": AgglomerativeClustering()}, False, False),
+        (LogisticRegression(), {"clusterer": AgglomerativeClustering(), "encoder": TruncatedSVD()}, True, False),
+        (LogisticRegression(), {"clusterer": "random"}, True, False),
+        (LogisticRegression(), {"clusterer": "no such name"}, False, False),
+        (LogisticRegression(), {"encoder": object()}, False, False),
+        (None, {}, True, False),
+    ],
+)
+def test_tags_say_what_the_parts_take(estimator, options, sparse_too, missing_too):
+    tags = get_tags(RegroupClassifier(estimator, **options))
+    assert tags.estimator_type == "classifier"
+    assert (tags.input_tags.sparse, tags.input_tags.allow_nan) == (sparse_too, missing_too)
+    assert not tags.classifier_tags.multi_label  # whatever the classifier can do
+    assert not tags.input_tags.positive_only
+    assert get_tags(RegroupClassifier(MultinomialNB())).input_tags.positive_only
+
+
+# ---------------------------------------------------------------- what it computes
+
+
+def by_hand(estimator, X, y, X_test, rule, seed):
+    """Regroup with k-means, fit and aggregate, written out."""
+    classes, counts = np.unique(y, return_counts=True)
+    pseudo, parent = np.zeros(len(y), int), []
+    for j, (label, count) in enumerate(zip(classes, counts, strict=True)):
+        k = -(-count // counts.min())
+        rows = np.flatnonzero(y == label)
+        with threadpool_limits(1):
+            groups = KMeans(k, n_init=3, random_state=seed + j).fit_predict(X[rows])
+        pseudo[rows] = groups + len(parent)
+        parent += [j] * k
+    fitted = clone(estimator).fit(X, pseudo)
+    if hasattr(fitted, "predict_proba"):
+        scores = fitted.predict_proba(X_test)
+    else:
+        scores = softmax(fitted.decision_function(X_test), axis=1)
+    reduce = np.sum if rule == "sum" else np.max
+    scores = np.stack([reduce(scores[:, np.array(parent) == j], axis=1) for j in range(len(classes))], axis=1)
+    scores = scores / scores.sum(axis=1, keepdims=True)
+    return pseudo, parent, scores, classes[scores.argmax(axis=1)]
+
+
+@pytest.mark.parametrize("rule", ["max", "sum"])
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        LOGISTIC,
+        RandomForestClassifier(20, random_state=0),
+        HistGradientBoostingClassifier(max_iter=5, random_state=0),
+        LinearSVC(random_state=0),
+    ],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_it_is_regroup_fit_aggregate(digits, estimator, rule):
+    X, y = digits
+    X, X_test, y, y_test = train_test_split(X, y, stratify=y, random_state=0)
+    pseudo, parent, scores, predicted = by_hand(estimator, X, y, X_test, rule, seed=3)
+    model = RegroupClassifier(estimator, aggregation=rule, random_state=3).fit(X, y)
+    np.testing.assert_array_equal(model.pseudo_labels_, pseudo)
+    assert model.parent_.tolist() == parent
+    assert model.n_clusters_ == {"more": 9, "one": 1, "zero": 2}
+    assert model.estimator_.classes_.tolist() == list(range(12))
+    np.testing.assert_array_equal(model.regrouping_.counts_, np.bincount(pseudo))
+    np.testing.assert_allclose(model.predict_proba(X_test), scores, rtol=1e-12, atol=1e-15)
+    np.testing.assert_array_equal(model.predict(X_test), predicted)
+    assert model.score(X_test, y_test) == np.mean(predicted == y_test) > 0.9
+    other = "sum" if rule == "max" else "max"
+    again = clone(model).set_params(aggregation=other).fit(X, y)
+    np.testing.assert_array_equal(
+        model.set_params(aggregation=other).predict_proba(X_test), again.predict_proba(X_test)
+    )
+    assert not hasattr(estimator, "classes_")  # it was cloned
+
+
+def test_one_column_of_decision_values_becomes_two_of_probabilities(ring):
+    X, y = ring
+    plain = LinearSVC(random_state=0).fit(X, y)
+    model = RegroupClassifier(LinearSVC(random_state=0), n_clusters=1).fit(X, y)
+    positive = expit(plain.decision_function(X))
+    np.testing.assert_allclose(model.predict_proba(X), np.stack([1 - positive, positive], axis=1), rtol=1e-9)
+    np.testing.assert_array_equal(model.predict(X), plain.predict(X))
+    assert not hasattr(model, "decision_function")
+
+
+@pytest.mark.parametrize("rule", ["max", "sum"])
+def test_regrouping_solves_what_a_line_cannot(ring, rule):
+    X, y = ring
+    plain = cross_val_predict(LogisticRegression(), X, y, method="predict_proba")
+    regrouped = cross_val_predict(
+        RegroupClassifier(aggregation=rule, random_state=0), X, y, method="predict_proba", cv=StratifiedKFold(3)
+    )
+    assert average_precision_score(y, plain[:, 1]) < 0.3
+    assert average_precision_score(y, regrouped[:, 1]) > 0.95
+
+
+@pytest.mark.parametrize("positive", [0, 7])
+def test_real_digits(positive):
+    X, y = load_digits(return_X_y=True)
+    X, X_test, y, y_test = train_test_split(X / 16, y == positive, stratify=y, random_state=0)
+    model = RegroupClassifier(LOGISTIC, random_state=0).fit(X, y)
+    assert model.n_clusters_ == {False: 10, True: 1}
+    assert average_precision_score(y_test, model.predict_proba(X_test)[:, 1]) > 0.99
+
+
+def test_real_breast_cancer_in_a_frame_with_text_labels():
+    data = load_breast_cancer(as_frame=True)
+    X, y = data.data, data.target.map({0: "malignant", 1: "benign"})
+    X, X_test, y, y_test = train_test_split(X, y, stratify=y, random_state=0)
+    model = make_pipeline(StandardScaler(), RegroupClassifier(LOGISTIC, random_state=0)).fit(X, y)
+    assert model[-1].n_clusters_ == {"benign": 2, "malignant": 1}
+    assert average_precision_score(y_test == "malignant", model.predict_proba(X_test)[:, 1]) > 0.97
+    assert model.score(X_test, y_test) > 0.93
+
+
+@st.composite
+def small_sets(draw, max_classes=4):
+    """Draw features and labels of an imbalanced set: normal points, so that no two rows agree."""
+    sizes = draw(st.lists(st.integers(2, 20), min_size=2, max_size=max_classes))
+    rng = np.random.default_rng(draw(st.integers(0, 999)))
+    y = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    return rng.normal(size=(len(y), 3)) + y[:, None] / 2, y
+
+
+@given(drawn=small_sets(), rule=st.sampled_from(["max", "sum"]), k=st.none() | st.integers(1, 4))
+def test_predictions_follow_probabilities(drawn, rule, k):
+    """Three neighbours make equal scores often, and they are the paper's: a tie is positive."""
+    X, y = drawn
+    grid = np.random.default_rng(0).normal(size=(40, 3))
+    model = RegroupClassifier(KNeighborsClassifier(2), aggregation=rule, n_clusters=k, random_state=0).fit(X, y)
+    scores, predicted = model.predict_proba(grid), model.predict(grid)
+    assert scores.shape == (40, len(model.classes_))
+    np.testing.assert_allclose(scores.sum(axis=1), 1)
+    np.testing.assert_array_equal(scores[np.arange(40), predicted], scores.max(axis=1))
+    if scores.shape[1] == 2:
+        np.testing.assert_array_equal(predicted, scores[:, 1] >= 0.5)
+    else:
+        np.testing.assert_array_equal(predicted, scores.argmax(axis=1))
+    measured = rg.evaluate(y, model.predict_proba(X))["balanced_accuracy"]
+    assert measured == pytest.approx(balanced_accuracy_score(y, model.predict(X)))
+
+
+def test_a_tie_goes_to_the_second_of_two_classes():
+    X = np.array([[0.0], [0.0], [1.0], [1.0], [5.0], [0.0]])
+    model = RegroupClassifier(DecisionTreeClassifier(), n_clusters=1).fit(X[[0, 5]], ["a", "b"])
+    np.testing.assert_array_equal(model.predict_proba([[0.0]]), [[0.5, 0.5]])
+    assert model.predict([[0.0]]).tolist() == ["b"]
+
+
+@given(drawn=small_sets(), k=st.none() | st.integers(1, 5), clusterer=st.sampled_from(["kmeans", "random"]))
+def test_the_sum_of_an_additive_model_is_the_plain_model(drawn, k, clusterer):
+    """The share of neighbours of a class is the sum of the shares of its pseudo-classes."""
+    X, y = drawn
+    grid = np.random.default_rng(1).normal(size=(30, 3))
+    options = {"clusterer": clusterer, "n_clusters": k, "random_state": 0, "aggregation": "sum"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # random groups may be empty
+        model = RegroupClassifier(KNeighborsClassifier(3), **options).fit(X, y)
+    plain = KNeighborsClassifier(3).fit(X, y)
+    np.testing.assert_allclose(model.predict_proba(grid), plain.predict_proba(grid), atol=1e-12)
+
+
+@given(drawn=small_sets(), names=st.permutations(["a", "b", "c", "d"]), rule=st.sampled_from(["max", "sum"]))
+def test_the_names_of_the_classes_do_not_matter(drawn, names, rule):
+    X, y = drawn
+    named = np.array(names)[y]
+    # A clusterer without a seed: a class's seed depends on its place.
+    model = RegroupClassifier(GaussianNB(var_smoothing=1e-2), clusterer=AgglomerativeClustering(), aggregation=rule)
+    first = clone(model).fit(X, y).predict_proba(X)
+    second = clone(model).fit(X, named)
+    order = [second.classes_.tolist().index(names[j]) for j in range(first.shape[1])]
+    np.testing.assert_allclose(second.predict_proba(X)[:, order], first, rtol=1e-6, atol=1e-9)
+
+
+def test_same_seed_same_model_and_a_generator_is_drawn_from_once(digits):
+    X, y = digits
+    models = [RegroupClassifier(LOGISTIC, random_state=s).fit(X, y) for s in (1, np.int64(1), 2)]
+    labels = [model.pseudo_labels_ for model in models]
+    np.testing.assert_array_equal(labels[0], labels[1])
+    assert not np.array_equal(labels[0], labels[2])
+    drawn = [RegroupClassifier(LOGISTIC, random_state=np.random.RandomState(s)).fit(X, y) for s in (5, 5)]
+    np.testing.assert_array_equal(drawn[0].pseudo_labels_, drawn[1].pseudo_labels_)
+
+
+@pytest.mark.parametrize("distinct", [1, 2])
+def test_duplicates_make_fewer_clusters(distinct):
+    X = np.r_[np.arange(20) % distinct, np.full(4, 9)].astype(float)[:, None]
+    y = [0] * 20 + [1] * 4
+    with pytest.warns(UserWarning, match=f"fell into {distinct} clusters, 5 were asked for"):
+        model = RegroupClassifier(random_state=0).fit(X, y)
+    assert model.n_clusters_ == {0: distinct, 1: 1}
+    assert model.score(X, y) == 1
+
+
+def test_unseen_classes_are_wrong_predictions(ring):
+    X, y = ring
+    model = RegroupClassifier(random_state=0).fit(X, y)
+    assert model.score(X, y) > 0.9
+    assert model.score(X, np.full(len(y), 7)) == 0
+
+
+# ---------------------------------------------------------------- encoder
+
+
+class Centered(BaseEstimator):
+    """A transformer that counts its fits in a list of its class's."""
+
+    fits: list = []  # noqa: RUF012 - shared by clones on purpose
+
+    def fit_transform(self, X, y=None):
+        Centered.fits.append((np.shape(X), sorted(set(y))))
+        return np.asarray(X)[:, :2] * [1, 1000]
+
+    def transform(self, X):
+        raise AssertionError("an encoder is needed by fit alone")
+
+
+def test_the_encoder_is_clustered_and_the_classifier_sees_the_samples(digits):
+    X, y = digits
+    Centered.fits.clear()
+    model = RegroupClassifier(LOGISTIC, encoder=Centered(), random_state=0).fit(X, y)
+    assert Centered.fits == [((900, 64), ["more", "one", "zero"])]
+    expected = Regrouping(random_state=0).fit(X[:, :2] * [1, 1000], y)
+    np.testing.assert_array_equal(model.pseudo_labels_, expected.pseudo_labels_)
+    assert model.estimator_.n_features_in_ == model.n_features_in_ == 64
+    assert model.predict(X).shape == (900,)
+    # Nobody encodes where every class stays whole.
+    RegroupClassifier(LOGISTIC, encoder=Centered(), n_clusters=1).fit(X, y)
+    assert len(Centered.fits) == 1
+
+
+def test_text_needs_an_encoder():
+    texts = [f"cheap {word} now" for word in ("pills", "watches")] * 6 + [f"dear {name}" for name in "abc"]
+    y = ["spam"] * 12 + ["ham"] * 3
+    classifier = make_pipeline(TfidfVectorizer(), LogisticRegression())
+    encoder = make_pipeline(TfidfVectorizer(), TruncatedSVD(2, random_state=0))
+    for chosen in (encoder, TfidfVectorizer()):  # dense and sparse rows
+        model = RegroupClassifier(classifier, encoder=chosen, n_clusters=2, random_state=0).fit(texts, y)
+        assert model.n_clusters_ == {"ham": 1, "spam": 2}
+        assert model.predict(["cheap watches", "dear sir"]).tolist() == ["spam", "ham"]
+    assert not hasattr(model, "n_features_in_")
+    with pytest.raises(ValueError, match=r"need an encoder: pass encoder="):
+        RegroupClassifier(classifier).fit(texts, y)
+
+
+def test_columns_of_text_need_an_encoder():
+    X = pd.DataFrame({"colour": list("rrrrggggb"), "size": np.arange(9.0)})
+    y = [0] * 7 + [1] * 2
+    to_numbers = ColumnTransformer([("colour", OneHotEncoder(), ["colour"])], remainder="passthrough")
+    classifier = make_pipeline(to_numbers, LogisticRegression())
+    with pytest.raises(ValueError, match=r"(?s)could not convert string to float.*pass encoder="):
+        RegroupClassifier(classifier).fit(X, y)
+    model = RegroupClassifier(classifier, encoder=to_numbers, random_state=0).fit(X, y)
+    assert model.feature_names_in_.tolist() == ["colour", "size"]
+    assert model.n_clusters_ == {0: 4, 1: 1}
+
+
+def test_images_with_an_encoder_of_this_library():
+    X, y = load_digits(return_X_y=True)
+    images, y = (X[:300].reshape(-1, 8, 8) * 15).astype(np.uint8), y[:300] == 0
+    classifier = make_pipeline(FunctionTransformer(lambda images: images.reshape(len(images), -1) / 255), LOGISTIC)
+    model = RegroupClassifier(classifier, encoder=rg.make_encoder("raw"), random_state=0).fit(images, y)
+    expected = Regrouping(random_state=0).fit(rg.make_encoder("raw").transform(images), y)
+    np.testing.assert_array_equal(model.pseudo_labels_, expected.pseudo_labels_)
+    assert model.score(images, y) > 0.95
+
+
+@pytest.mark.parametrize("library", ["default", "pandas"])
+def test_set_output_does_no_harm(digits, library):
+    X, y = digits
+    expected = RegroupClassifier(LOGISTIC, encoder=PCA(5, random_state=0), random_state=0).fit(X, y)
+    with sklearn.config_context(transform_output=library):
+        model = clone(expected).fit(X, y)
+        assert isinstance(model.predict_proba(X), np.ndarray)
+    encoder = PCA(5, random_state=0).set_output(transform=library)
+    again = RegroupClassifier(LOGISTIC, encoder=encoder, random_state=0).fit(X, y)
+    for other in (model, again):
+        np.testing.assert_array_equal(other.predict_proba(X), expected.predict_proba(X))
+
+
+# ---------------------------------------------------------------- missing values, sparse rows, frames
+
+
+def test_missing_values_are_refused_for_clustering_and_filled_by_an_encoder(ring):
+    X, y = ring[0].copy(), ring[1]
+    X[[3, 50, 50], [0, 0, 1]] = np.nan
+    boosting = HistGradientBoostingClassifier(max_iter=5, random_state=0)
+    with pytest.raises(ValueError, match=r"2 rows of X hold NaN .*pass encoder=make_pipeline\(SimpleImputer\(\), "):
+        RegroupClassifier(boosting).fit(X, y)
+    filled = make_pipeline(SimpleImputer(), StandardScaler())
+    model = RegroupClassifier(boosting, encoder=filled, random_state=0).fit(X, y)
+    assert model.n_clusters_ == {0: 6, 1: 1}
+    assert model.score(X, y) > 0.95
+    with pytest.raises(ValueError, match="Input X contains NaN"):  # a classifier that takes none says so itself
+        RegroupClassifier(LOGISTIC, encoder=filled).fit(X, y)
+    with pytest.raises(ValueError, match="2 rows of the encoder's output hold NaN"):
+        RegroupClassifier(boosting, encoder=StandardScaler()).fit(X, y)
+
+
+def test_missing_values_pass_where_nothing_is_clustered(ring):
+    X, y = ring[0].copy(), ring[1]
+    X[3] = np.nan
+    boosting = HistGradientBoostingClassifier(max_iter=5, random_state=0)
+    model = RegroupClassifier(boosting, n_clusters=1).fit(X, y)
+    np.testing.assert_array_equal(model.predict_proba(X), clone(boosting).fit(X, y).predict_proba(X))
+    clean = RegroupClassifier(boosting, random_state=0).fit(*ring)
+    assert clean.predict(X).shape == y.shape
+
+
+@pytest.mark.parametrize("kind", [sparse.csr_array, sparse.csc_matrix, sparse.coo_array])
+@pytest.mark.parametrize("n_clusters", [None, "auto"])
+def test_sparse_samples(digits, kind, n_clusters):
+    X, y = digits
+    options = {"random_state": 0, "n_clusters": n_clusters, "cv": 2}
+    model = RegroupClassifier(LOGISTIC, **options).fit(kind(X), y)
+    dense = RegroupClassifier(LOGISTIC, **options).fit(X, y)
+    np.testing.assert_array_equal(model.pseudo_labels_, dense.pseudo_labels_)
+    np.testing.assert_allclose(model.predict_proba(kind(X)), dense.predict_proba(X), atol=1e-4)
+
+
+def polars_frame(X, y):
+    polars = pytest.importorskip("polars", reason="polars is no dependency")
+    return polars.DataFrame(X.to_dict("list")), polars.Series(y.to_list())
+
+
+@pytest.mark.parametrize("frame", [lambda X, y: (X, y), polars_frame], ids=["pandas", "polars"])
+@pytest.mark.parametrize("n_clusters", [3, "auto"])
+def test_frames_and_text_labels(frame, n_clusters):
+    data = load_breast_cancer(as_frame=True)
+    X, y = data.data.iloc[:150, :4], data.target.iloc[:150].map({0: "malignant", 1: "benign"})
+    options = {"n_clusters": n_clusters, "threshold": 50, "encoder": StandardScaler(), "random_state": 0, "cv": 2}
+    expected = RegroupClassifier(GaussianNB(), **options).fit(X.to_numpy(), y.to_numpy())
+    X, y = frame(X, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # about names that were lost on the way
+        model = RegroupClassifier(GaussianNB(), **options).fit(X, y)
+        predicted = model.predict(X)
+    assert model.feature_names_in_.tolist() == list(X.columns)
+    np.testing.assert_array_equal(predicted, expected.predict(np.asarray(X)))
+    assert set(predicted) == {"malignant", "benign"}
+    assert model.n_clusters_search_ == expected.n_clusters_search_
+    with pytest.raises(ValueError, match="feature names"):
+        model.predict(X[list(X.columns[::-1])])
+
+
+# ---------------------------------------------------------------- inside other estimators
+
+
+def test_grid_search_reaches_every_option(ring):
+    X, y = ring
+    grid = {
+        "regroupclassifier__n_clusters": [1, None, {0: 3}],
+        "regroupclassifier__threshold": [None, 20],
+        "regroupclassifier__aggregation": ["max", "sum"],
+        "regroupclassifier__clusterer__n_init": [1],
+        "regroupclassifier__estimator__C": [0.1, 10],
+    }
+    model = make_pipeline(StandardScaler(), RegroupClassifier(LOGISTIC, clusterer=KMeans(), random_state=0))
+    search = GridSearchCV(model, grid, scoring="average_precision", cv=StratifiedKFold(2)).fit(X, y)
+    results = pd.DataFrame(search.cv_results_)
+    assert len(results) == 24
+    assert search.best_params_["regroupclassifier__n_clusters"] is None
+    assert search.best_score_ > 0.95
+    one = results["param_regroupclassifier__n_clusters"].map(lambda k: k == 1)
+    assert results.loc[one, "mean_test_score"].max() < 0.3
+
+
+def test_other_meta_estimators(ring):
+    X, y = ring
+    folds = StratifiedKFold(3, shuffle=True, random_state=0)
+    model = RegroupClassifier(LOGISTIC, random_state=0)
+    assert cross_val_score(model, X, y, cv=folds, scoring="average_precision").min() > 0.9
+    assert (cross_val_predict(model, X, y, cv=folds) == y).mean() > 0.95
+    for outer in (
+        CalibratedClassifierCV(model, cv=folds),
+        BaggingClassifier(model, 3, random_state=0),
+        VotingClassifier([("a", model), ("b", clone(model))], voting="soft"),
+        RegroupClassifier(model, n_clusters=2, random_state=0),  # clusters of clusters
+    ):
+        assert outer.fit(X, y).score(X, y) > 0.95
+
+
+@pytest.mark.parametrize("dump", [pickle.dumps, None])
+def test_it_can_be_stored(tmp_path, digits, dump):
+    X, y = digits
+    model = RegroupClassifier(RandomForestClassifier(3, random_state=0), encoder=PCA(4), random_state=0).fit(X, y)
+    if dump:
+        again = pickle.loads(dump(model))
+    else:
+        joblib.dump(model, tmp_path / "model.joblib")
+        again = joblib.load(tmp_path / "model.joblib")
+    np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+    np.testing.assert_array_equal(again.regrouping_.pseudo_labels_, model.pseudo_labels_)
+    fresh = clone(again)
+    assert not hasattr(fresh, "estimator_")
+    assert repr(fresh) == repr(clone(model))
+
+
+def test_a_second_fit_leaves_nothing_of_the_first(ring):
+    X, y = ring
+    model = RegroupClassifier(n_clusters="auto", cv=2, random_state=0).fit(X, y)
+    assert len(model.n_clusters_search_) > 1
+    model.set_params(n_clusters=2).fit(X[:, :1], np.where(y == 1, "b", "a"))
+    assert model.n_clusters_ == {"a": 2, "b": 1}
+    assert model.n_clusters_search_ == []
+    assert model.n_features_in_ == 1
+
+
+# ---------------------------------------------------------------- sample weights and metadata routing
+
+
+class Recorder(ClassifierMixin, BaseEstimator):
+    """A classifier that notes what each fit was given, in a list shared by clones."""
+
+    def __init__(self, notes=None):
+        self.notes = notes
+
+    def __sklearn_clone__(self):
+        copy = Recorder(self.notes)
+        if hasattr(self, "_metadata_request"):
+            copy._metadata_request = self._metadata_request
+        return copy
+
+    def fit(self, X, y, sample_weight=None, flag=None):
+        self.notes.append((np.asarray(X), np.asarray(y), sample_weight, flag))
+        self.classes_ = np.unique(y)
+        return self
+
+    def predict_proba(self, X):
+        return np.full((len(X), len(self.classes_)), 1 / len(self.classes_))
+
+
+@pytest.fixture
+def routing():
+    with sklearn.config_context(enable_metadata_routing=True):
+        yield
+
+
+def test_sample_weights_change_the_classifier_and_not_the_clusters(ring):
+    X, y = ring
+    weights = np.random.default_rng(0).random(len(y))
+    model = RegroupClassifier(LOGISTIC, random_state=0).fit(X, y, sample_weight=weights)
+    plain = RegroupClassifier(LOGISTIC, random_state=0).fit(X, y)
+    np.testing.assert_array_equal(model.pseudo_labels_, plain.pseudo_labels_)
+    expected = clone(LOGISTIC).fit(X, plain.pseudo_labels_, sample_weight=weights)
+    np.testing.assert_array_equal(model.estimator_.coef_, expected.coef_)
+    assert not np.allclose(model.estimator_.coef_, plain.estimator_.coef_)
+
+
+def test_fit_parameters_reach_the_classifier_of_a_pipeline(ring):
+    X, y = ring
+    weights = np.random.default_rng(0).random(len(y))
+    inner = make_pipeline(StandardScaler(), LOGISTIC)
+    model = RegroupClassifier(inner, random_state=0).fit(X, y, logisticregression__sample_weight=weights)
+    plain = RegroupClassifier(inner, random_state=0).fit(X, y)
+    assert not np.allclose(model.predict_proba(X), plain.predict_proba(X))
+    with pytest.raises(ValueError, match="stepname__parameter"):
+        RegroupClassifier(inner).fit(X, y, sample_weight=weights)
+
+
+def test_fit_parameters_of_a_fold_are_its_own(ring):
+    X, y = ring
+    rows = np.arange(len(y))
+    model = RegroupClassifier(Recorder([]), n_clusters="auto", cv=3, random_state=0)
+    model.fit(X, y, sample_weight=pd.Series(1.0 + rows), flag="as it is")
+    notes = model.estimator.notes
+    assert len(notes) == 3 * len(model.n_clusters_search_) + 1
+    for seen, labels, weights, flag in notes:
+        assert flag == "as it is"
+        np.testing.assert_array_equal(seen, X[np.asarray(weights).astype(int) - 1])
+        assert sorted(set(labels.tolist())) == list(range(labels.max() + 1))
+    assert [len(labels) for _, labels, *_ in notes] == [280] * (len(notes) - 1) + [420]
+
+
+def test_fit_parameters_that_the_classifier_does_not_take(ring):
+    X, y = ring
+    with pytest.raises(TypeError, match=r"KNeighborsClassifier\.fit does not take sample_weight"):
+        RegroupClassifier(KNeighborsClassifier()).fit(X, y, sample_weight=np.ones(len(y)))
+    with pytest.raises(TypeError, match=r"LogisticRegression\.fit does not take colour, weights"):
+        RegroupClassifier().fit(X, y, weights=1, colour=2, sample_weight=np.ones(len(y)))
+    with pytest.raises(ValueError, match=r"at least 2 classes; sample_weight is above 0 in 1 class: \[1\]"):
+        RegroupClassifier().fit(X, y, sample_weight=y)
+    with pytest.raises(ValueError, match="sample_weight"):
+        RegroupClassifier().fit(X, y, sample_weight=np.ones(3))
+
+
+@pytest.mark.usefixtures("routing")
+def test_routing_of_metadata(ring):
+    X, y = ring
+    weights = np.random.default_rng(0).random(len(y))
+    inner = LogisticRegression(max_iter=1000)
+    model = RegroupClassifier(inner, random_state=0)
+    with pytest.raises(UnsetMetadataPassedError, match="sample_weight"):
+        model.fit(X, y, sample_weight=weights)
+    model.set_params(estimator=clone(inner).set_fit_request(sample_weight="importance"))
+    with pytest.raises(TypeError, match="sample_weight"):
+        model.fit(X, y, sample_weight=weights)
+    model.fit(X, y, importance=weights)
+    expected = clone(inner).fit(X, model.pseudo_labels_, sample_weight=weights)
+    np.testing.assert_array_equal(model.estimator_.coef_, expected.coef_)
+
+
+@pytest.mark.usefixtures("routing")
+def test_routing_through_pipeline_search_and_score(ring):
+    X, y = ring
+    weights = 1.0 + np.arange(len(y))
+    inner = Recorder([]).set_fit_request(sample_weight=True)
+    model = RegroupClassifier(inner, n_clusters="auto", cv=2, random_state=0)
+    grid = {"regroupclassifier__aggregation": ["max"]}
+    plain_accuracy = make_scorer(accuracy_score).set_score_request(sample_weight=False)
+    search = GridSearchCV(make_pipeline("passthrough", model), grid, cv=2, scoring=plain_accuracy)
+    search.fit(X, y, sample_weight=weights)
+    model.set_score_request(sample_weight=True)
+    GridSearchCV(model, {"aggregation": ["sum"]}, cv=2).fit(X, y, sample_weight=weights)
+    assert len(inner.notes) > 12
+    for seen, _, given_weights, _ in inner.notes:
+        np.testing.assert_array_equal(seen, X[given_weights.astype(int) - 1])
+
+
+# ---------------------------------------------------------------- n_clusters="auto"
+
+
+def test_auto_finds_the_clusters_that_help(ring):
+    X, y = ring
+    model = RegroupClassifier(LOGISTIC, n_clusters="auto", random_state=0).fit(X, y)
+    tried = model.n_clusters_search_
+    assert [entry["n_clusters"] for entry in tried] == [{0: k, 1: 1} for k in (1, 2, 3, 6, 12)]
+    means = [entry["mean_average_precision"] for entry in tried]
+    assert means[0] < 0.3
+    assert model.n_clusters_ == tried[int(np.argmax(means))]["n_clusters"]
+    assert max(means) > 0.95
+    assert model.n_clusters_[0] >= 3
+    expected = Regrouping(random_state=0, n_clusters=model.n_clusters_).fit(X, y)
+    np.testing.assert_array_equal(model.pseudo_labels_, expected.pseudo_labels_)
+    for entry in tried:
+        assert set(entry) == {
+            "n_clusters",
+            "mean_average_precision",
+            "std_average_precision",
+            "average_precision",
+        }
+        assert len(entry["average_precision"]) == 5
+        assert entry["mean_average_precision"] == pytest.approx(np.mean(entry["average_precision"]))
+        assert entry["std_average_precision"] == pytest.approx(np.std(entry["average_precision"]))
+    again = clone(model).fit(X, y)
+    assert again.n_clusters_search_ == tried
+    # What it found can be passed back.
+    named = clone(model).set_params(n_clusters=model.n_clusters_).fit(X, y)
+    np.testing.assert_array_equal(named.predict_proba(X), model.predict_proba(X))
+
+
+def test_auto_prefers_fewer_clusters_of_equal_ones():
+    X, y = make_blobs([90, 30], centers=[[0, 0], [30, 0]], random_state=0)
+    model = RegroupClassifier(n_clusters="auto", random_state=0).fit(X, y)
+    assert {entry["mean_average_precision"] for entry in model.n_clusters_search_} == {1.0}
+    assert model.n_clusters_ == {0: 1, 1: 1}
+    np.testing.assert_array_equal(model.predict_proba(X), LogisticRegression().fit(X, y).predict_proba(X))
+
+
+@pytest.mark.parametrize("smaller", [0, 1])
+def test_auto_measures_the_plain_classifier_by_the_smaller_class(ring, smaller):
+    X, y = ring[0][:, :1], ring[1] if smaller else 1 - ring[1]
+    model = RegroupClassifier(n_clusters="auto", random_state=4).fit(X, y)
+    precisions = []
+    for train, test in StratifiedKFold(5, shuffle=True, random_state=4).split(X, y):
+        scores = LogisticRegression().fit(X[train], y[train]).predict_proba(X[test])
+        precisions.append(average_precision_score(y[test] == smaller, scores[:, smaller]))
+    assert model.n_clusters_search_[0]["average_precision"] == pytest.approx(precisions)
+
+
+@pytest.mark.parametrize("rule", ["max", "sum"])
+def test_auto_measures_the_mean_over_several_classes(digits, rule):
+    X, y = digits
+    model = RegroupClassifier(GaussianNB(), n_clusters="auto", cv=3, aggregation=rule, random_state=0).fit(X, y)
+    assert [list(entry["n_clusters"].values()) for entry in model.n_clusters_search_] == [
+        [1, 1, 1],
+        [2, 1, 1],
+        [3, 1, 1],
+        [5, 1, 1],
+        [9, 1, 2],
+        [18, 1, 3],
+    ]
+    regrouping = Regrouping(random_state=0, n_clusters={"more": 5, "one": 1, "zero": 1}).fit(X, y)
+    precisions = []
+    for train, test in StratifiedKFold(3, shuffle=True, random_state=0).split(X, y):
+        fitted = GaussianNB().fit(X[train], regrouping.pseudo_labels_[train])
+        scores = aggregate(fitted.predict_proba(X[test]), regrouping.parent_, rule)
+        each = [average_precision_score(y[test] == c, scores[:, j]) for j, c in enumerate(("more", "one", "zero"))]
+        precisions.append(np.mean(each))
+    assert model.n_clusters_search_[3]["average_precision"] == pytest.approx(precisions)
+
+
+def test_auto_keeps_the_threshold_and_the_sizes_of_classes():
+    y = np.repeat([0, 1, 2], [40, 12, 3])
+    X = np.random.default_rng(0).normal(size=(55, 2))
+    options = {"n_clusters": "auto", "cv": 2, "random_state": 0}
+    by_threshold = RegroupClassifier(GaussianNB(), threshold=12, **options).fit(X, y).n_clusters_search_
+    assert [list(entry["n_clusters"].values()) for entry in by_threshold] == [[k, 1, 1] for k in (1, 2, 4, 7)]
+    by_default = RegroupClassifier(LOGISTIC, **options).fit(X, y).n_clusters_search_
+    assert list(by_default[-1]["n_clusters"].values()) == [27, 8, 1]
+    capped = RegroupClassifier(LOGISTIC, threshold=0.75, **options).fit(X, y).n_clusters_search_
+    assert list(capped[-1]["n_clusters"].values()) == [40, 12, 3]
+
+
+def test_auto_of_balanced_classes_is_the_plain_classifier():
+    X = np.random.default_rng(0).normal(size=(20, 2))
+    X[0] = np.nan  # nobody clusters
+    model = RegroupClassifier(HistGradientBoostingClassifier(), n_clusters="auto").fit(X, np.arange(20) % 2)
+    assert [entry["n_clusters"] for entry in model.n_clusters_search_] == [{0: 1, 1: 1}]
+
+
+class Consecutive(GaussianNB):
+    """A classifier that insists on the labels 0, 1, 2, ... without a gap, as some do."""
+
+    def fit(self, X, y, sample_weight=None):
+        assert np.unique(y).tolist() == list(range(y.max() + 1))
+        return super().fit(X, y, sample_weight)
+
+
+def test_auto_with_pseudo_classes_that_a_fold_does_not_have():
+    X = np.r_[np.random.default_rng(0).normal(size=(30, 2)), [[99, 0], [0, 99]], np.full((4, 2), 3.0)]
+    y = [0] * 32 + [1] * 4  # the two far points are clusters of their own
+    model = RegroupClassifier(Consecutive(var_smoothing=0.01), n_clusters="auto", cv=4, random_state=0).fit(X, y)
+    assert [entry["n_clusters"][0] for entry in model.n_clusters_search_] == [1, 2, 4, 8, 16]
+    assert min(model.regrouping_.counts_) >= 1
+
+
+def test_folds_of_ones_own(ring):
+    X, y = ring
+    groups = np.arange(len(y)) % 7
+    folds = list(GroupKFold(3).split(X, y, groups))
+    for cv in (folds, iter(folds), StratifiedKFold(4)):
+        model = RegroupClassifier(n_clusters="auto", cv=cv, random_state=0).fit(X, y)
+        n_folds = 4 if isinstance(cv, StratifiedKFold) else 3
+        assert all(len(entry["average_precision"]) == n_folds for entry in model.n_clusters_search_)
+    wrong = [(np.flatnonzero(y == 0), np.arange(len(y)))]
+    with pytest.raises(ValueError, match=r"fold 0 of cv has no training sample of the classes \[1\]"):
+        RegroupClassifier(n_clusters="auto", cv=wrong).fit(X, y)
+    with pytest.raises(ValueError, match=r"fold 0 of cv has no test sample of the classes \[1\]"):
+        RegroupClassifier(n_clusters="auto", cv=[wrong[0][::-1]]).fit(X, y)
+
+
+def test_auto_encodes_once(digits):
+    X, y = digits
+    Centered.fits.clear()
+    RegroupClassifier(GaussianNB(), encoder=Centered(), n_clusters="auto", cv=2).fit(X, y)
+    assert len(Centered.fits) == 1
+
+
+def test_auto_with_a_kernel_matrix(ring):
+    X, y = ring
+    kernel = X @ X.T
+    options = {"n_clusters": "auto", "cv": 2, "random_state": 0, "encoder": FunctionTransformer(lambda K: X)}
+    model = RegroupClassifier(SVC(kernel="precomputed"), **options).fit(kernel, y)
+    plain = RegroupClassifier(SVC(kernel="linear"), **options).fit(X, y)
+    assert model.n_clusters_search_ == plain.n_clusters_search_
+    assert get_tags(model).input_tags.pairwise
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+class Forgetful(GaussianNB):
+    """A classifier that leaves out labels with few samples."""
+
+    def fit(self, X, y, sample_weight=None):
+        keep = np.isin(y, np.flatnonzero(np.bincount(y) > 5))
+        return super().fit(X[keep], y[keep])
+
+
+class Narrow(GaussianNB):
+    """A classifier with a column too few."""
+
+    def predict_proba(self, X):
+        return super().predict_proba(X)[:, 1:]
+
+
+BAD = [
+    ({"aggregation": "mean"}, ValueError, "aggregation is 'mean'; expected 'max' or 'sum'"),
+    ({"n_clusters": "best"}, ValueError, "n_clusters is 'best'; expected a number, a mapping, 'auto' or None"),
+    ({"n_clusters": 0}, ValueError, "n_clusters is 0; it must be a whole number of at least 1"),
+    ({"n_clusters": {7: 2}}, ValueError, r"n_clusters names classes \[7\]; the labels are \[0, 1\]"),
+    ({"threshold": 0}, ValueError, "threshold is 0"),
+    ({"threshold": 10**6, "n_clusters": "auto"}, ValueError, "threshold is 1000000; .* the largest class, 40"),
+    ({"clusterer": "k-means"}, ValueError, "no clusterer is called 'k-means'"),
+    ({"clusterer": KMeans}, ValueError, "clusterer is <class"),
+    ({"estimator": LinearRegression()}, ValueError, "LinearRegression has neither predict_proba nor decision_func"),
+    ({"estimator": VotingClassifier([("a", LOGISTIC)])}, ValueError, "VotingClassifier has neither predict_proba"),
+    ({"estimator": LogisticRegression}, ValueError, r"estimator is the class .*pass an object, LogisticRegression\(\)"),
+    ({"estimator": SVC(decision_function_shape="ovo")}, ValueError, "decision_function_shape is 'ovo'.* 'ovr' is"),
+    ({"estimator": Forgetful(), "n_clusters": 9}, ValueError, r"Forgetful knows \d of the 10 pseudo-classes after"),
+    ({"encoder": PCA}, ValueError, "encoder is <class .*PCA'>; pass an object with scikit-learn's fit_transform"),
+    ({"encoder": "pca"}, ValueError, "encoder is 'pca'; pass an object"),
+    ({"encoder": FunctionTransformer(lambda X: X[:9])}, ValueError, "the encoder made 9 rows out of 50; it must keep"),
+    ({"encoder": FunctionTransformer(lambda X: X[0])}, ValueError, "Expected 2D array, got 1D"),
+    ({"n_clusters": "auto", "cv": 1}, ValueError, "n_splits=1"),
+    ({"n_clusters": "auto", "cv": "five"}, ValueError, "Expected .?cv.? as an integer"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), BAD)
+def test_options_that_are_refused(options, error, message):
+    X, y = np.random.default_rng(0).normal(size=(50, 2)), [0] * 40 + [1] * 10
+    model = RegroupClassifier(**options)
+    with pytest.raises(error, match=message):
+        model.fit(X, y)
+    with pytest.raises(NotFittedError):
+        model.predict(X)
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "n_clusters", "message"),
+    [
+        (np.zeros((4, 1)), ["x"] * 4, None, r"regrouping needs at least 2 classes; y holds 1 class: \['x'\]"),
+        (np.zeros((0, 1)), [], None, r"y holds 0 class: \[\]"),
+        (np.zeros((4, 1)), [0.5, 1.5, 0.1, 0.2], None, "Unknown label type"),
+        (np.zeros((4, 1)), [0, 1, 0], None, "inconsistent numbers of samples"),
+        (np.zeros((4, 1)), [[0, 1]] * 4, None, "y should be a 1d array"),
+        (np.zeros((4, 1)), [0, 0, 0, 1], "auto", "cross-validates: class 1 needs at least 2 samples and has 1"),
+        (np.zeros((4, 1)), None, None, "requires y to be passed"),
+    ],
+)
+def test_samples_that_are_refused(X, y, n_clusters, message):
+    with pytest.raises(ValueError, match=message):
+        RegroupClassifier(n_clusters=n_clusters).fit(X, y)
+    if n_clusters is None:
+        with pytest.raises(ValueError, match=message.replace("RegroupClassifier", "Regrouper")):
+            Regrouper().fit_resample(X, y)
+
+
+def test_scores_that_do_not_fit(ring):
+    X, y = ring
+    model = RegroupClassifier(Narrow(), random_state=0).fit(X, y)
+    with pytest.raises(ValueError, match=r"Narrow gives scores of shape \(420, 6\) for 7 pseudo-classes"):
+        model.predict(X)
+    with pytest.raises(NotFittedError):
+        clone(model).predict_proba(X)
+
+
+def test_more_clusters_than_samples_are_cut_to_the_samples():
+    X, y = np.arange(7.0)[:, None] ** 2, [0] * 5 + [1] * 2
+    model = RegroupClassifier(n_clusters=100, random_state=0).fit(X, y)
+    assert model.n_clusters_ == {0: 5, 1: 1}
+
+
+def test_classifiers_of_ones_own(ring):
+    """No scikit-learn base class, no ``classes_``: columns are in the order of the labels."""
+
+    class Nearest:
+        def get_params(self, deep=True):
+            return {}
+
+        def fit(self, X, y):
+            self.centers = np.stack([X[y == k].mean(axis=0) for k in range(y.max() + 1)])
+            return self
+
+        def decision_function(self, X):
+            return -((X[:, None] - self.centers) ** 2).sum(axis=2)
+
+    X, y = ring
+    model = RegroupClassifier(Nearest(), random_state=0).fit(X, y)
+    assert model.score(X, y) > 0.98
+    assert get_tags(model).classifier_tags is not None
+
+
+# ---------------------------------------------------------------- imbalanced-learn
+
+
+def test_a_pipeline_of_samplers_inside_the_classifier(ring):
+    """The way round that predicts classes: samplers balance the pseudo-classes."""
+    X, y = ring
+    y = np.where((y == 1) & (np.arange(len(y)) % 2 == 0), 2, y)
+    inner = make_sampling_pipeline(RandomOverSampler(random_state=0), Recorder([]))
+    model = RegroupClassifier(inner, n_clusters={0: 4}, random_state=0).fit(X, y)
+    (_, labels, *_) = inner[-1].notes[-1]
+    assert len(set(np.bincount(labels).tolist())) == 1
+    assert np.bincount(labels).sum() > len(y)
+    assert model.predict_proba(X).shape == (len(y), 3)
+
+
+def test_regrouper_in_a_pipeline_of_samplers(digits):
+    X, y = digits
+    pipeline = make_sampling_pipeline(
+        StandardScaler(), Regrouper(random_state=0), RandomOverSampler(random_state=0), LOGISTIC
+    ).fit(X, y)
+    step = pipeline["regrouper"]
+    assert step.classes_.tolist() == ["more", "one", "zero"]
+    assert np.bincount(step.parent_).tolist() == [9, 1, 2]
+    assert pipeline.classes_.tolist() == list(range(12))  # it predicts pseudo-classes
+    scores = aggregate(pipeline.predict_proba(X), step.parent_)
+    inner = make_sampling_pipeline(RandomOverSampler(random_state=0), LOGISTIC)
+    other = make_pipeline(StandardScaler(), RegroupClassifier(inner, random_state=0)).fit(X, y)
+    np.testing.assert_allclose(scores, other.predict_proba(X))
+    by_label = step.classes_[step.parent_[pipeline.predict(X)]]
+    np.testing.assert_array_equal(by_label, other.predict(X))
+
+
+def test_regrouper_keeps_the_samples_and_takes_the_same_options():
+    data = load_breast_cancer(as_frame=True)
+    X, y = data.data.iloc[:200], data.target.iloc[:200]
+    options = {"encoder": StandardScaler(), "threshold": 60, "n_clusters": {1: 2}, "random_state": 3}
+    step = Regrouper("minibatch-kmeans", **options)
+    same, labels = step.fit_resample(X, y)
+    assert same is X
+    assert labels.dtype == np.int64
+    np.testing.assert_array_equal(step.classes_[step.parent_[labels]], y)
+    expected = RegroupClassifier(GaussianNB(), clusterer="minibatch-kmeans", **options).fit(X, y)
+    np.testing.assert_array_equal(labels, expected.pseudo_labels_)
+    np.testing.assert_array_equal(step.regrouping_.counts_, np.bincount(labels))
+    assert step.feature_names_in_.tolist() == X.columns.tolist()
+    assert clone(step).get_params().keys() == step.get_params().keys()
+    with pytest.raises(ValueError, match="n_clusters is auto; it must be a whole number"):
+        Regrouper(n_clusters="auto").fit_resample(X, y)

@@ -1,0 +1,44 @@
+"""The package's surface: every name is there, and loads no more than it needs."""
+
+import subprocess
+import sys
+
+import pytest
+
+import regroup_lib as rg
+
+# The names that other people's code relies on.
+SURFACE = (
+    """Dataset Record RegroupClassifier Regrouping Spec aggregate cluster_counts evaluate load_data losses run sweep"""
+)
+STEPS = """
+import sys
+def loaded():
+    return [m for m in ("torch", "sklearn", "pandas", "matplotlib") if m in sys.modules]
+import regroup_lib as rg
+print("import:", *loaded())
+rg.RegroupClassifier, rg.Regrouping, rg.aggregate, rg.evaluate
+print("scikit-learn:", *loaded())
+rg.losses.FocalLoss()
+print("losses:", *loaded())
+"""
+
+
+def test_the_surface_is_complete_and_each_name_exists():
+    assert set(rg.__all__) >= set(SURFACE.split())
+    for name in rg.__all__:
+        assert getattr(rg, name) is not None
+        assert name in dir(rg)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'regroup_lib' has no attribute 'Regroup'"):
+        rg.Regroup  # noqa: B018
+
+
+def test_heavy_packages_are_loaded_where_they_are_used():
+    output = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True).stdout
+    loaded = dict(line.split(":") for line in output.splitlines())
+    assert loaded["import"].split() == []
+    assert "torch" not in loaded["scikit-learn"].split()
+    assert "torch" in loaded["losses"].split()
