@@ -882,11 +882,12 @@ def test_a_run_with_imbalance_trains_on_fewer_positives(task, encoder, tmp_path)
     assert records_frame([record])["imbalance"].tolist() == [ratio] * 2  # a row an aggregation rule
 
 
-def test_a_record_of_an_encoder_names_words_and_rows_and_no_sentence(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", [TASK, "descriptions"])
+def test_a_record_of_an_encoder_names_words_and_rows_and_no_sentence(name, tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "EMBEDDED_POINTS", 40)
-    spec = EncoderSpec(profile="smoke", task=TASK, encoder="tfidf")
+    spec = EncoderSpec(profile="smoke", task=name, encoder="tfidf")
     record = run(spec, results_dir=tmp_path, data_dir=tmp_path)
-    arrays, task = record.arrays(), make_task(TASK, validation_fraction=0)
+    arrays, task = record.arrays(), make_task(name, validation_fraction=0)
     n_classes = len(record.regrouping["parent"])
     assert arrays["example_rows"].shape == (n_classes, experiments.EXAMPLES)
     assert "examples" not in arrays
