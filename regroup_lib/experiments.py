@@ -313,7 +313,7 @@ class Spec(_BaseSpec):
         if self.is_text and (method.sampler == "dsmt" or self.flip or self.shift or self.image_size):
             what = f"method {self.method!r}" if method.sampler == "dsmt" else "an option among flip, shift, image_size"
             raise ValueError(f"{what} needs images, and task {self.task!r} is one of text")
-        if self.imbalance is not None and parse_task(self.task)[1] in (None, LONG_TAIL):
+        if self.imbalance is not None and parse_task(self.task)[1] is None:
             raise ValueError(f"imbalance is for a class against the rest, and task {self.task!r} has all classes")
         return self
 

@@ -1,0 +1,102 @@
+"""Long tails: accuracies by shots against their definition, and the plan's runs."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from regroup_lib import experiments, longtail, plans
+from regroup_lib.experiments import Spec, run
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory, one_thread):
+    """Run CE and RG on long-tailed digits for one epoch."""
+    folder = tmp_path_factory.mktemp("long-tail")
+    common = {"profile": "smoke", "task": "digits-lt", "epochs": 1, "imbalance": 20.0}
+    return {
+        "CE": [run(Spec(method="ce", seed=seed, **common), results_dir=folder) for seed in (0, 1)],
+        "RG, n' = 50": [
+            run(Spec(method="rg", encoder="raw", threshold=50, seed=seed, **common), results_dir=folder)
+            for seed in (0, 1)
+        ],
+    }
+
+
+def test_the_ratio_reaches_the_training_set(records):
+    counts = longtail.training_counts(records["CE"][0])
+    assert counts[0] // counts[-1] in (20, 22)  # 112 to 5
+    np.testing.assert_array_equal(longtail.training_counts(records["RG, n' = 50"][0]), counts)
+
+
+def test_accuracies_by_shots_are_mean_recalls(records):
+    for group in records.values():
+        record = group[0]
+        labels, decided = longtail.predictions(record)
+        counts, found = longtail.training_counts(record), longtail.shot_accuracies(record)
+        assert found["all"] == pytest.approx((labels == decided).mean())
+        few = [np.mean(decided[labels == c] == c) for c in range(10) if counts[c] < 20]
+        assert found["few"] == pytest.approx(np.mean(few))
+        many = [np.mean(decided[labels == c] == c) for c in range(10) if counts[c] > 100]
+        assert found["many"] == pytest.approx(np.mean(many))
+
+
+def test_shots_cover_every_count_once():
+    for count in (0, 5, 19, 20, 100, 101, 5000):
+        assert sum(low <= count <= high for low, high in longtail.SHOTS.values()) == 1
+
+
+def test_tables_and_sentences_follow_the_records(records):
+    table = longtail.long_tail_table(records)
+    assert table.loc["CE", "pseudo-classes"] == 10
+    assert table.loc["RG, n' = 50", "pseudo-classes"] > 10
+    assert "20 to 100" not in longtail.describe_tail(records)
+    assert longtail.describe_tail(records).endswith("112 to 5 a class")
+    sentence = longtail.long_tail_sentence({"digits": records})
+    better = np.mean([longtail.shot_accuracies(r)["all"] for r in records["RG, n' = 50"]]) > np.mean(
+        [longtail.shot_accuracies(r)["all"] for r in records["CE"]]
+    )
+    assert f"above CE on {int(better)} of 1" in sentence
+
+
+def test_many_classes_keep_decisions_in_the_place_of_scores(records, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "MANY_CLASSES", 5)
+    kept = run(records["CE"][0].spec, results_dir=tmp_path)
+    assert "test_scores_none" not in kept.arrays()
+    for found, expected in zip(longtail.predictions(kept), longtail.predictions(records["CE"][0]), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert kept.metrics == records["CE"][0].metrics
+
+
+@pytest.mark.parametrize("profile", ["smoke", "cpu", "paper"])
+def test_the_plan_has_every_seed_of_every_setting(profile):
+    for task, (ratios, thresholds) in plans.LONG_TAILS[profile].items():
+        for ratio in ratios:
+            groups = plans.long_tail(task, ratio, profile, [0, 1, 2])
+            assert {"CE", "LA", "LDAM-DRW", *(f"RG, n' = {t:g}" for t in thresholds)} <= set(groups)
+            for specs in groups.values():
+                assert [s.seed for s in specs] == [0, 1, 2]
+                assert {s.imbalance for s in specs} == {ratio}
+
+
+def test_the_longest_self_supervised_encoder_is_the_one_that_is_clustered():
+    runs = plans.self_supervised_runs("cpu", [0])
+    assert runs["simclr"][0].encoder_epochs == plans.SELF_SUPERVISED_EPOCHS["cpu"][-1]
+    assert runs["binary"] == plans.ablation("control", "cifar10-airplane", "cpu", [0])["binary"]
+    looks = plans.self_supervised_looks("cpu", [0, 1])
+    assert list(looks) == sorted(looks)
+    assert all(look.encoder == "simclr" for group in looks.values() for look in group)
+
+
+def test_the_share_of_the_gain_is_one_for_the_best_and_none_for_binary(monkeypatch):
+    ap = {"binary": 0.5, "simclr": 0.6, "best": 0.7}
+    monkeypatch.setattr(longtail, "result_on_test", lambda record, _: ap[record])
+    groups = {name: [name, name] for name in ap}
+    np.testing.assert_allclose(longtail.share_of_the_gain(groups, "simclr", "best"), 0.5)
+    np.testing.assert_allclose(longtail.share_of_the_gain(groups, "best", "best"), 1)
+    np.testing.assert_allclose(longtail.share_of_the_gain(groups, "binary", "best"), 0)
