@@ -182,30 +182,70 @@ def _estimate(times: list[float | None], workers: int | None) -> str:
     return f", about {sum(known) / 60 / (workers or 1):.0f} minutes{unlike}"
 
 
-@results_app.callback()
-def results(ctx: typer.Context, profile: Annotated[str | None, typer.Option(help="Only this profile.")] = None) -> None:
-    """List the records of the results directory."""
-    if ctx.invoked_subcommand is None:
-        from regroup_lib.experiments import PROFILES, load_records
+OnlyTask = Annotated[str | None, typer.Option("--task", help="Only this task.")]
+OnlyMethod = Annotated[str | None, typer.Option("--method", help="Only this method.")]
+OnlyProfile = Annotated[str | None, typer.Option("--profile", help="Only this profile.")]
 
-        if profile is not None and profile not in PROFILES:
-            raise ValueError(f"no profile is called {profile!r}; there are {', '.join(PROFILES)}")
-        _print_records(load_records(profile=profile))
+
+def _records(profile: str | None, task: str | None, method: str | None) -> list:
+    """Load the records of a profile, a task and a method; a name that no record has is an error."""
+    from regroup_lib.experiments import PROFILES, load_records
+
+    if profile is not None and profile not in PROFILES:
+        raise ValueError(f"no profile is called {profile!r}; there are {', '.join(PROFILES)}")
+    records = load_records(profile=profile)
+    for name, wanted in (("task", task), ("method", method)):
+        known = sorted({value for record in records if (value := getattr(record.spec, name, None))})
+        if wanted is not None and wanted not in known:
+            raise ValueError(f"no record has the {name} {wanted!r}; there are {', '.join(known) or 'none'}")
+        records = [r for r in records if wanted in (None, getattr(r.spec, name, None))]
+    return records
+
+
+@results_app.callback()
+def results(ctx: typer.Context, profile: OnlyProfile = None, task: OnlyTask = None, method: OnlyMethod = None) -> None:
+    """List the records of the results directory.
+
+    Example: regroup results --task ham10000-bcc --method rg
+    """
+    if ctx.invoked_subcommand is None:
+        _print_records(_records(profile, task, method))
+
+
+@results_app.command("compare")
+def results_compare(task: str, profile: OnlyProfile = None) -> None:
+    """Compare the methods of one task: mean ± standard deviation over seeds, the best AP first.
+
+    Settings of one method have a row each.
+
+    Example: regroup results compare cifar10-airplane
+    """
+    from regroup_lib.report import compared_frame
+
+    frame = compared_frame(_records(profile, task, None))
+    table = Table(*frame.columns)
+    for row in frame.itertuples(index=False):
+        table.add_row(*map(str, row))
+    console.print(table)
 
 
 @results_app.command("export")
-def results_export(file: Path) -> None:
-    """Write one row a record (and aggregation rule) to a CSV file.
+def results_export(
+    file: Annotated[Path, typer.Argument(help="Its suffix says how: .csv, .md or .tex.")],
+    profile: OnlyProfile = None,
+    task: OnlyTask = None,
+    method: OnlyMethod = None,
+) -> None:
+    """Write one row a record (and aggregation rule) to a CSV, Markdown or LaTeX file.
 
-    Example: regroup results export results.csv
+    Examples: regroup results export results.csv; regroup results export airplane.tex --task cifar10-airplane
     """
-    from regroup_lib.experiments import load_records
     from regroup_lib.files import atomic_path
-    from regroup_lib.report import records_frame
+    from regroup_lib.report import records_frame, write_frame
 
-    frame = records_frame(load_records())
+    frame = records_frame(_records(profile, task, method))
     with atomic_path(file) as partial:
-        frame.to_csv(partial, index=False)
+        write_frame(frame, partial, file.suffix)
     console.print(f"wrote {len(frame)} rows to {file}")
 
 

@@ -13,7 +13,15 @@ from sklearn.metrics import recall_score
 
 from regroup_lib.competition import Groups, best_marks, values
 from regroup_lib.experiments import Record
-from regroup_lib.report import Verdict, encoder_label, evidence, mean_std, result_on_test, rule_of
+from regroup_lib.report import (
+    Verdict,
+    encoder_label,
+    evidence,
+    mean_std,
+    paired_difference,
+    result_on_test,
+    rule_of,
+)
 
 # Training images of a class in "many", "medium" and "few" shots: more than 100, 20 to 100, fewer than 20.
 SHOTS = {"many": (101, np.inf), "medium": (20, 100), "few": (0, 19)}
@@ -114,10 +122,16 @@ def plot_clustering_over_training(looks: Mapping[int, Sequence[Record]], referen
     return figure
 
 
-def share_of_the_gain(groups: Groups, name: str, best: str) -> np.ndarray:
-    """Return which share of the best encoder's gain over binary labels another encoder keeps, one number a seed."""
+def gain_kept(groups: Groups, name: str, best: str) -> str:
+    """Return in words which share of the best encoder's mean gain over binary labels another encoder keeps."""
     ap = {label: np.array([result_on_test(r, "average_precision") for r in groups[label]]) for label in groups}
-    return (ap[name] - ap["binary"]) / (ap[best] - ap["binary"])
+    whole, own = paired_difference(ap[best], ap["binary"]), float((ap[name] - ap["binary"]).mean())
+    if not whole.low > 0:
+        return f"{encoder_label(best)} has no clear gain over binary labels here, so there is none to keep."
+    return (
+        f"{encoder_label(name)} keeps {100 * own / whole.mean:.0f}% of the gain of {encoder_label(best)} "
+        f"over binary labels ({100 * own:+.1f} of {100 * whole.mean:+.1f} points)."
+    ).replace("-", "−")
 
 
 def self_supervision_verdict(groups: Groups) -> Verdict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -750,3 +751,71 @@ def records_frame(records: Sequence[Record]) -> pd.DataFrame:
     columns += ["epochs", BALANCED_ACCURACY, AVERAGE_PRECISION, "calibrated_average_precision", "seconds", "status"]
     extra = [name for row in rows for name in row if name not in columns]
     return pd.DataFrame(rows, columns=[*columns, *dict.fromkeys(extra)])
+
+
+# Fields of a spec that a row of `compared_frame` shows only where they are not the default.
+_SHOWN_OPTIONS = (
+    "clusterer",
+    "n_clusters",
+    "threshold",
+    "gamma",
+    "tau",
+    "max_margin",
+    "deferred",
+    "imbalance",
+    "split",
+)
+
+
+def compared_frame(records: Sequence[Record]) -> pd.DataFrame:
+    """Return one row a setting and aggregation rule: seeds, and BA and AP in percent, the best mean AP first.
+
+    Records whose specs differ in the seed alone are one setting. Encoder records have no row; of a setting with a
+    diverged run the column ``diverged`` says how many did, and its numbers are of the others.
+    """
+    settings: dict[Spec, list[Record]] = {}
+    for record in records:
+        if isinstance(record.spec, Spec):
+            settings.setdefault(record.spec.model_copy(update={"seed": 0}), []).append(record)
+    rows = []
+    for spec, group in settings.items():
+        finished = [r for r in group if r.status == "finished"]
+        shown = {name: getattr(spec, name) for name in _SHOWN_OPTIONS}
+        options = ", ".join(f"{n}={v}" for n, v in shown.items() if v != type(spec).model_fields[n].default)
+        for rule in finished[0].rules if finished else [""]:
+            precision = [r.metrics[rule]["test"]["summary"][AVERAGE_PRECISION] for r in finished]
+            accuracy = [r.metrics[rule]["test"]["summary"][BALANCED_ACCURACY] for r in finished]
+            row = {"profile": spec.profile, "method": spec.method, "encoder": spec.encoder or "", "settings": options}
+            row |= {"rule": "" if rule == "none" else rule, "epochs": spec.epochs, "seeds": len(finished)}
+            row |= {name: _mean_of(found) for name, found in (("BA", accuracy), ("AP", precision))}
+            rows.append(row | {"diverged": len(group) - len(finished), "_": np.mean(precision) if finished else -1})
+    columns = ["profile", "method", "encoder", "settings", "rule", "epochs", "seeds", "BA", "AP", "diverged"]
+    frame = pd.DataFrame(rows, columns=[*columns, "_"]).sort_values("_", ascending=False, ignore_index=True)
+    return frame[columns]
+
+
+def _mean_of(shares: Sequence[float]) -> str:
+    """Return mean ± std in percent; of one number itself, of none nothing."""
+    return mean_std(shares) if len(shares) > 1 else "".join(f"{100 * share:.1f}" for share in shares)
+
+
+def write_frame(frame: pd.DataFrame, path: Path, suffix: str) -> None:
+    """Write a table as CSV, Markdown or LaTeX, as the suffix says; CSV alone has all digits.
+
+    Raises
+    ------
+    ValueError
+        If the suffix is another one.
+    """
+    if suffix == ".csv":
+        frame.to_csv(path, index=False)
+        return
+    short = frame.map(lambda value: f"{value:.4g}" if isinstance(value, float) else str(value))
+    if suffix == ".md":
+        lines = [[str(name) for name in short.columns], ["---"] * len(short.columns), *short.values.tolist()]
+        text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+    elif suffix == ".tex":
+        text = short.to_latex(index=False, escape=True)
+    else:
+        raise ValueError(f"{suffix or 'a file without a suffix'} is no format; name a .csv, .md or .tex file")
+    path.write_text(text, encoding="utf-8")

@@ -351,6 +351,39 @@ ERRORS = [
 ]
 
 
+@pytest.mark.parametrize(("suffix", "mark"), [("csv", ","), ("md", "| --- |"), ("tex", r"\toprule")])
+def test_results_are_exported_as_the_suffix_says(regroup, recorded, tmp_path, suffix, mark):
+    file = tmp_path / f"results.{suffix}"
+    assert regroup("results", "export", file, "--method", "rg")[0] == 0
+    text = file.read_text()
+    assert mark in text
+    assert "rg" in text
+    assert "rg-true" not in text
+    code, _, err = regroup("results", "export", tmp_path / "results.xls")
+    assert code == 1
+    assert ".xls is no format; name a .csv, .md or .tex file" in err
+    assert not (tmp_path / "results.xls").exists()
+
+
+def test_results_are_filtered(regroup, recorded):
+    everything, some = (regroup("results", *options)[1] for options in ((), ("--method", "ce")))
+    assert "rg-true" in everything
+    assert "rg-true" not in some
+    assert "ce" in some
+    assert (
+        "no record has the task 'cifar10-cat'; there are digits-0" in regroup("results", "--task", "cifar10-cat").output
+    )
+
+
+def test_results_are_compared_over_seeds(regroup, recorded):
+    lines = regroup("results", "compare", "digits-0")[1].splitlines()
+    rows = {line.split("│")[2].strip(): line for line in lines if line.startswith("│")}
+    assert set(rows) == {"ce", "rg", "rg-true"}
+    assert " ± " in rows["ce"]
+    precision = [float(line.split("│")[9].split("±")[0]) for line in lines if line.startswith("│")]
+    assert precision == sorted(precision, reverse=True)
+
+
 @pytest.mark.parametrize(("arguments", "message"), ERRORS, ids=[" ".join(arguments) for arguments, _ in ERRORS])
 def test_an_error_is_one_line_and_exit_code_1(regroup, results_directory, monkeypatch, arguments, message):
     monkeypatch.chdir(Path(__file__).parents[1])

@@ -93,10 +93,12 @@ def test_the_longest_self_supervised_encoder_is_the_one_that_is_clustered():
     assert all(look.encoder == "simclr" for group in looks.values() for look in group)
 
 
-def test_the_share_of_the_gain_is_one_for_the_best_and_none_for_binary(monkeypatch):
-    ap = {"binary": 0.5, "simclr": 0.6, "best": 0.7}
-    monkeypatch.setattr(longtail, "result_on_test", lambda record, _: ap[record])
-    groups = {name: [name, name] for name in ap}
-    np.testing.assert_allclose(longtail.share_of_the_gain(groups, "simclr", "best"), 0.5)
-    np.testing.assert_allclose(longtail.share_of_the_gain(groups, "best", "best"), 1)
-    np.testing.assert_allclose(longtail.share_of_the_gain(groups, "binary", "best"), 0)
+def test_the_gain_that_is_kept_is_a_share_of_a_clear_one(monkeypatch):
+    ap = {"binary": (0.5, 0.51), "simclr": (0.6, 0.61), "best": (0.7, 0.71), "blunt": (0.4, 0.9)}
+    monkeypatch.setattr(longtail, "result_on_test", lambda record, _: ap[record[0]][record[1]])
+    groups = {name: [(name, 0), (name, 1)] for name in ap}
+    assert "simclr" not in longtail.gain_kept(groups, "simclr", "best")  # it has a name
+    assert "keeps 50% of the gain of best over binary labels (+10.0 of +20.0 points)" in longtail.gain_kept(
+        groups, "simclr", "best"
+    )
+    assert "no clear gain" in longtail.gain_kept(groups, "simclr", "blunt")

@@ -21,6 +21,7 @@ from regroup_lib.report import (
     asynchrony,
     asynchrony_table,
     by_method,
+    compared_frame,
     comparison_table,
     encoder_table,
     mean_std,
@@ -606,3 +607,18 @@ def test_tables_are_frames_that_export(trained, encoded, tmp_path):
         back = pd.read_csv(tmp_path / "table.csv", index_col=0, keep_default_na=False)
         assert list(back.columns) == list(table.columns)
         assert list(back.index) == list(table.index)
+
+
+def test_settings_of_one_method_are_never_averaged_together():
+    """Three settings with seed 0, of which one has seed 1, too: pairs by seed alone would mix them."""
+    records = [fake("focal", seed, ap=ap) for seed, ap in ((0, 0.2), (0, 0.4), (0, 0.6), (1, 0.5))]
+    for record, gamma in zip(records, (2.0, 1.0, 5.0, 1.0), strict=True):
+        record.spec = record.spec.model_copy(update={"gamma": gamma})
+        record.metrics = {"none": record.metrics["max"]}
+    frame = compared_frame([*records, fake("ce", status="diverged")])
+    found = dict(zip(frame["settings"], frame["AP"], strict=True))
+    assert found["gamma=1.0"] == "45.0 ± 7.1"
+    assert found["gamma=5.0"] == "60.0"
+    assert frame["seeds"].tolist() == [1, 2, 1, 0]  # the best first: 60, 45, 20, none
+    assert frame["diverged"].tolist() == [0, 0, 0, 1]
+    assert compared_frame([]).empty
