@@ -125,7 +125,7 @@ def test_settings_change_the_key_and_defaults_do_not():
     [
         ({"task": "cifar100-worm", "method": "ce"}, ("slim-resnet", 12, None)),
         ({"task": "cifar10-airplane", "method": "ce"}, ("small-resnet", 8, None)),
-        ({"task": "ham10000-bcc", "method": "ce"}, ("slim-resnet-64", 40, 64)),
+        ({"task": "ham10000-bcc", "method": "ce"}, ("slim-resnet-64", 30, 64)),
         ({"task": "ham10000-bcc", "method": "ce", "profile": "paper"}, ("resnet34", 100, 224)),
         ({"task": "ham10000-bcc", "method": "mlp", "encoder": "raw"}, ("mlp", 20, 64)),
         ({"task": "cifar100-worm", "method": "ce", "epochs": 2}, ("slim-resnet", 2, None)),
