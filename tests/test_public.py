@@ -1,8 +1,11 @@
 """The package's surface: every name is there, and loads no more than it needs."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 
 import regroup_lib as rg
@@ -42,3 +45,16 @@ def test_heavy_packages_are_loaded_where_they_are_used():
     assert loaded["import"].split() == []
     assert "torch" not in loaded["scikit-learn"].split()
     assert "torch" in loaded["losses"].split()
+
+
+def test_the_examples_of_the_page_for_users_run_as_written():
+    page = Path(__file__).resolve().parents[1] / "book" / "use.md"
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 5
+    names = {}
+    exec(compile("\n".join(blocks), str(page), "exec"), names)
+    assert names["ap"]["regrouped"] > names["ap"]["plain"]  # the page says so where it can help
+    assert "clusters of" in names["diagnosis"].text
+    assert names["scores"].shape == (1797, 2)
+    assert names["result"]["average_precision"]["1"] > 0.9
+    plt.close("all")
