@@ -24,20 +24,19 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, loa
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import adjusted_rand_score, silhouette_score
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from regroup_lib.data import DIGIT_NAMES, HAM10000_TABLES, SOURCES, DataError
+from regroup_lib.diagnostics import diagnose
 from regroup_lib.estimator import RegroupClassifier
 from regroup_lib.files import data_directory, digest_arrays
 from regroup_lib.metrics import evaluate
-from regroup_lib.regroup import Regrouping
+from regroup_lib.tasks import fewer_positives
 
 N_TREES = 100
-SILHOUETTE_ROWS = 2000  # at most: its cost is quadratic
 NEIGHBORS = 5
 HIGH_PROGRESSION = 265  # the 90th percentile of the diabetes set: 47 of 442 patients reach it
 
@@ -83,9 +82,7 @@ class TableSource:
     load: Callable[[Path], tuple[pd.DataFrame, np.ndarray]]
 
 
-def _bundled(
-    loader: Callable[..., Any], names: Sequence[str], data_dir: Path
-) -> tuple[pd.DataFrame, np.ndarray]:
+def _bundled(loader: Callable[..., Any], names: Sequence[str], data_dir: Path) -> tuple[pd.DataFrame, np.ndarray]:
     bunch = loader(as_frame=True)
     return bunch.data, np.array(names)[bunch.target]
 
@@ -140,7 +137,9 @@ def parse_table_task(task: str) -> tuple[str, str]:
         return task, "minority"
     source, _, positive = task.rpartition("-")
     if source not in TABLE_SOURCES:
-        raise ValueError(f"task {task!r}: no table of that name; a task is SOURCE-CLASS with {', '.join(TABLE_SOURCES)}")
+        raise ValueError(
+            f"task {task!r}: no table of that name; a task is SOURCE-CLASS with {', '.join(TABLE_SOURCES)}"
+        )
     classes = TABLE_SOURCES[source].classes
     if positive not in classes:
         raise ValueError(f"task {task!r}: {source} has no class {positive!r}; it has {', '.join(classes)}")
@@ -181,7 +180,7 @@ def load_table(task: str, *, data_dir: str | Path | None = None) -> Table:
 def _zenodo(task: str, folder: Path) -> tuple[pd.DataFrame, np.ndarray]:
     name = task.removeprefix(ZENODO)
     try:
-        bunch = fetch_datasets(data_home=folder, filter_data=(name,), download_if_missing=False)[name]
+        bunch = fetch_datasets(data_home=str(folder), filter_data=(name,), download_if_missing=False)[name]
     except OSError as error:
         fetch = f"imblearn.datasets.fetch_datasets(data_home={str(folder)!r})"
         raise DataError(f"{folder / 'zenodo'} does not hold {name}; {fetch} downloads it") from error
@@ -244,7 +243,8 @@ METHODS = {
     "cluster-centroids": TableMethod("ClusterCentroids", sampler="cluster-centroids"),
     "balanced-forest": TableMethod("balanced forest", estimators=("forest",)),
     "rg": TableMethod("RG", clusterer="kmeans"),
-    "rg-auto": TableMethod("RG, K chosen", clusterer="kmeans", n_clusters="auto"),
+    # Not with boosting, which grows a tree a round and pseudo-class: its search costs about a hundred plain fits.
+    "rg-auto": TableMethod("RG, K chosen", clusterer="kmeans", n_clusters="auto", estimators=("logreg", "forest")),
     "rg-weights": TableMethod("RG + weights", weighted=True, clusterer="kmeans"),
     "rg-random": TableMethod("random groups", clusterer="random-equal"),
 }
@@ -349,25 +349,6 @@ class OutOfFold:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def thin_positives(rows: np.ndarray, labels: np.ndarray, imbalance: float | None, seed: int) -> np.ndarray:
-    """Return the training rows that are kept to have `imbalance` negatives a positive; None keeps all.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer positives than that asks for, or none would be left.
-    """
-    if imbalance is None:
-        return rows
-    negatives, positives = rows[labels[rows] == 0], rows[labels[rows] == 1]
-    n_kept = round(len(negatives) / imbalance)
-    if not 0 < n_kept <= len(positives):
-        natural = len(negatives) / len(positives)
-        raise ValueError(f"imbalance is {imbalance:g}; it must lie between {natural:.4g} and {len(negatives)}")
-    kept = np.random.default_rng(seed).permutation(positives)[:n_kept]
-    return np.sort(np.concatenate([negatives, kept]))
-
-
 def out_of_fold(
     table: Table,
     *,
@@ -395,94 +376,121 @@ def out_of_fold(
     """
     X, y = table.features, table.labels
     splits = list(StratifiedKFold(n_folds, shuffle=True, random_state=seed).split(X, y))
-    result = OutOfFold(np.empty(len(y), np.uint8), seconds={"prepare": 0.0, "resample": 0.0, "train": 0.0})
+    result = OutOfFold(np.empty(len(y), np.uint8))
     for fold, (_, held_out) in enumerate(splits):
         result.folds[held_out] = fold
-    options = {"estimator": estimator, "seed": seed, "clusterer": clusterer, "n_clusters": n_clusters}
-    before: list[dict[str, float]] = []
+    fitted: list[FittedFold] = []
     for fold, (rows, held_out) in enumerate(splits):
-        rows = thin_positives(rows, y, imbalance, seed)
+        rows = rows if imbalance is None else fewer_positives(rows, y[rows], imbalance, seed, table.name)
         try:
-            model, X_train = _fit_fold(result, X.iloc[rows], X.iloc[held_out], held_out, y[rows], method, options)
+            fitted.append(
+                fit_fold(
+                    X.iloc[rows],
+                    y[rows],
+                    X.iloc[held_out],
+                    method=method,
+                    estimator=estimator,
+                    seed=seed,
+                    clusterer=clusterer,
+                    n_clusters=n_clusters,
+                )
+            )
         except NotApplicable as error:
-            result.scores, result.reason = {}, f"fold {fold + 1} of {n_folds}: {error}"
+            result.reason = f"fold {fold + 1} of {n_folds}: {error}"
             return result
-        if method == "rg":
-            before.append(foresee(X_train, y[rows], model.regrouping_, seed))
-    if before:
-        result.regrouping["before"] = {name: float(np.mean([b[name] for b in before])) for name in before[0]}
+    for rule in METHODS[method].rules:
+        result.scores[rule] = np.empty(len(y), np.float32)
+        for (_, held_out), fold in zip(splits, fitted, strict=True):
+            result.scores[rule][held_out] = fold.scores[rule]
+    result.regrouping = _describe(fitted)
+    result.seconds = _over_folds([fold.seconds for fold in fitted], sum)
     return result
 
 
-def _fit_fold(
-    result: OutOfFold,
-    X: pd.DataFrame,
-    X_held_out: pd.DataFrame,
-    held_out: np.ndarray,
-    y: np.ndarray,
-    method: str,
-    options: dict[str, Any],
-) -> tuple[Any, np.ndarray]:
-    """Fit on a fold's training rows and write the scores of the held-out ones; return model and prepared rows."""
+@dataclass(frozen=True)
+class FittedFold:
+    """Scores of the rows held out, by rule, and what the classifier was trained on."""
+
+    scores: dict[str, np.ndarray]
+    parent: list[int]
+    counts: list[int]
+    before: dict[str, float]
+    seconds: dict[str, float]
+
+
+def fit_fold(
+    X: pd.DataFrame, y: np.ndarray, X_held_out: pd.DataFrame, *, method: str, seed: int, **options: Any
+) -> FittedFold:
+    """Prepare, resample and fit on training rows, and score the rows held out.
+
+    Parameters
+    ----------
+    X, y : DataFrame [n, d], array [n]
+        Training rows: all that anything is fitted on.
+    X_held_out : DataFrame [m, d]
+    method, seed, **options
+        See `make_model`.
+
+    Raises
+    ------
+    NotApplicable
+        See `resample`.
+    """
     start = time.perf_counter()
     preparation = make_preparation()
     X_train = np.asarray(preparation.fit_transform(X))
     X_test = np.asarray(preparation.transform(X_held_out))
     prepared = time.perf_counter()
-    sampler = METHODS[method].sampler
-    X_fit, y_fit = (X_train, y) if sampler is None else resample(sampler, X_train, y, options["seed"])
+    chosen = METHODS[method]
+    X_fit, y_fit = (X_train, y) if chosen.sampler is None else resample(chosen.sampler, X_train, y, seed)
     resampled = time.perf_counter()
-    model = make_model(method, **options).fit(X_fit, y_fit)
-    for rule in METHODS[method].rules:
+    model = make_model(method, seed=seed, **options).fit(X_fit, y_fit)
+    scores = {}
+    for rule in chosen.rules:
         if rule != "none":
             model.aggregation = rule
-        scores = result.scores.setdefault(rule, np.empty(len(result.folds), np.float32))
-        scores[held_out] = model.predict_proba(X_test)[:, 1]
-    ends = (start, prepared, resampled, time.perf_counter())
-    for step, seconds in zip(result.seconds, np.diff(ends).tolist(), strict=True):
-        result.seconds[step] += seconds
-    _describe(result.regrouping, model, y_fit)
-    return model, X_train
-
-
-def _describe(regrouping: dict[str, Any], model: Any, y: np.ndarray) -> None:
-    """Add what a fold's classifier was trained on."""
+        scores[rule] = model.predict_proba(X_test)[:, 1]
+    seconds = {"prepare": prepared - start, "resample": resampled - prepared, "train": time.perf_counter() - resampled}
     parent = getattr(model, "parent_", np.array([0, 1]))
-    counts = np.bincount(getattr(model, "pseudo_labels_", y), minlength=len(parent))
-    regrouping.setdefault("parent", parent.tolist())
-    regrouping.setdefault("counts", counts.tolist())
-    regrouping.setdefault("n_clusters", []).append(int((parent == 0).sum()))
+    counts = np.bincount(getattr(model, "pseudo_labels_", y_fit), minlength=len(parent))
+    before = foresee(X_train, y, seed) if method == "rg" else {}
+    return FittedFold(scores, parent.tolist(), counts.tolist(), before, seconds)
 
 
-def foresee(X: np.ndarray, y: np.ndarray, regrouping: Regrouping, seed: int) -> dict[str, float]:
+def _describe(fitted: Sequence[FittedFold]) -> dict[str, Any]:
+    described = {
+        "parent": fitted[0].parent,
+        "counts": fitted[0].counts,
+        "n_clusters": [fold.parent.count(0) for fold in fitted],
+    }
+    before = _over_folds([fold.before for fold in fitted], np.mean)
+    return described | ({"before": before} if before else {})
+
+
+def _over_folds(by_fold: Sequence[dict[str, float]], reduce: Callable[[list[float]], float]) -> dict[str, float]:
+    return {name: float(reduce([values[name] for values in by_fold])) for name in by_fold[0]}
+
+
+def foresee(X: np.ndarray, y: np.ndarray, seed: int) -> dict[str, float]:
     """Return what is known of a task before a classifier is trained, from prepared training rows.
 
     Parameters
     ----------
     X, y : array [n, d], [n]
-    regrouping : Regrouping
-        With the majority divided into the natural number of clusters.
     seed : int
 
     Returns
     -------
     dict
-        ``silhouette`` of the majority's clusters (Rousseeuw 1987), ``stability``: adjusted Rand index of two
-        clusterings from different starts, and ``minority neighbors``: the share of a positive's five nearest
-        neighbors that are positive. The first two are NaN where the majority is not divided.
+        ``silhouette`` and ``stability`` of the majority's natural clusters, as `diagnose` has them (NaN where the
+        majority is not divided), and ``minority neighbors``: the share of the positives among the five nearest
+        neighbors of a positive.
     """
-    clusters = regrouping.pseudo_labels_[y == 0]
-    majority, n_clusters = X[y == 0], len(np.unique(clusters))
-    nearest = NearestNeighbors(n_neighbors=NEIGHBORS + 1).fit(X).kneighbors(X[y == 1], return_distance=False)
-    found = {"silhouette": float("nan"), "stability": float("nan")}
-    if 1 < n_clusters < len(majority):
-        rows = min(SILHOUETTE_ROWS, len(majority))
-        again = Regrouping(n_clusters={0: n_clusters, 1: 1}, random_state=seed + 1000).fit(X, y)
-        found = {
-            "silhouette": float(silhouette_score(majority, clusters, sample_size=rows, random_state=seed)),
-            "stability": float(adjusted_rand_score(clusters, again.pseudo_labels_[y == 0])),
-        }
-    return found | {"minority neighbors": float(y[nearest[:, 1:]].mean())}
+    classes = diagnose(X, y, n_repeats=2, seed=seed).classes
+    majority = classes.loc[0] if 0 in classes.index else {}
+    found = {name: float(majority.get(name, np.nan)) for name in ("silhouette", "stability")}
+    nearest = NearestNeighbors(n_neighbors=NEIGHBORS).fit(X).kneighbors(return_distance=False)  # without the row itself
+    return found | {"minority neighbors": float(y[nearest[y == 1]].mean())}
 
 
 # ---------------------------------------------------------------- measures
