@@ -15,6 +15,7 @@ _WHERE = {
     "Regrouper": "estimator",
     "Regrouping": "regroup",
     "Spec": "experiments",
+    "TableSpec": "experiments",
     "aggregate": "regroup",
     "cluster_counts": "regroup",
     "describe_clusters": "clusters",

@@ -258,7 +258,7 @@ def _print_records(records: list) -> None:
         table.add_row(
             row.profile,
             row.task,
-            row.method,
+            f"{row.method} ({row.estimator})" if isinstance(getattr(row, "estimator", None), str) else row.method,
             row.encoder,
             row.aggregation,
             str(row.seed),

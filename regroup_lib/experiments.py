@@ -32,6 +32,7 @@ from sklearn.manifold import TSNE
 from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 
+from regroup_lib import tables
 from regroup_lib.clusterers import CLUSTERERS
 from regroup_lib.clusters import describe_clusters, nearest_to_center
 from regroup_lib.data import DATASETS, SOURCES, SPLITS, class_names_of, holds_text, load_data, split_by_image
@@ -173,7 +174,7 @@ def task_class_names(task: str) -> tuple[str, ...]:
 
 
 class _BaseSpec(BaseModel):
-    """What both kinds of spec share: the profile's settings, the task's name, the key."""
+    """What all kinds of spec share: the profile's settings, the task's name, the key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -339,11 +340,44 @@ class EncoderSpec(_BaseSpec):
         return f"encoder-{self.encoder}"
 
 
-AnySpec = Annotated[Spec | EncoderSpec, Field(discriminator="kind")]
+class TableSpec(_BaseSpec):
+    """One classifier on a table, cross-validated: see `tables.out_of_fold`."""
+
+    kind: Literal["table"] = "table"
+    method: str
+    estimator: str
+    imbalance: float | None = Field(None, gt=0, allow_inf_nan=False)  # negatives a positive in the training folds
+    n_folds: int = Field(5, ge=2, le=255)
+    clusterer: str | None = None  # None: the method's own
+    n_clusters: int | None = Field(None, ge=1)  # of the majority; None: as the method says
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> TableSpec:
+        tables.parse_table_task(self.task)
+        parts = [("method", tables.METHODS), ("estimator", tables.ESTIMATORS), ("clusterer", (None, *CLUSTERERS))]
+        for name, known in parts:
+            if getattr(self, name) not in known:
+                there = ", ".join(filter(None, known))
+                raise ValueError(f"no {name} is called {getattr(self, name)!r}; there are {there}")
+        method = tables.METHODS[self.method]
+        if self.estimator not in method.estimators:
+            raise ValueError(f"method {self.method!r} goes with {', '.join(method.estimators)}")
+        if method.clusterer is None and (self.clusterer or self.n_clusters):
+            raise ValueError(f"method {self.method!r} does not regroup; leave clusterer and n_clusters out")
+        return self
+
+    @property
+    def label(self) -> str:
+        """Estimator, method and imbalance, for files and messages."""
+        rare = "" if self.imbalance is None else f"-1to{self.imbalance:g}"
+        return f"table-{self.estimator}-{self.method}{rare}"
+
+
+AnySpec = Annotated[Spec | EncoderSpec | TableSpec, Field(discriminator="kind")]
 _ANY_SPEC = TypeAdapter(AnySpec)
 
 
-def parse_spec(values: dict[str, Any]) -> Spec | EncoderSpec:
+def parse_spec(values: dict[str, Any]) -> Spec | EncoderSpec | TableSpec:
     """Build a spec from plain values (a YAML file, a record).
 
     Raises
@@ -367,24 +401,27 @@ class Record:
 
     Attributes
     ----------
-    spec : Spec or EncoderSpec
-    status : {"finished", "diverged"}
+    spec : Spec, EncoderSpec or TableSpec
+    status : {"finished", "diverged", "not applicable"}
     metrics : dict
         Training: ``metrics[rule][split]`` is what `evaluate` returns, with the rules ``"max"`` and ``"sum"``, or
-        ``"none"`` where nothing is aggregated. Encoder: clustering quality.
+        ``"none"`` where nothing is aggregated. Table: the same of `tables.measure_folds`, with the out-of-fold
+        scores as split ``"test"``. Encoder: clustering quality.
     traces : list of dict
         One an epoch.
     regrouping : dict
-        Class of each pseudo-class and its size.
+        Class of each pseudo-class and its size. Table: see `tables.OutOfFold`.
     seconds : dict
         Time of each step.
     machine, versions, data_digest, code, created
         Provenance.
     arrays_digest : str
         SHA-256 of the npz file.
+    reason : str
+        Why a method is not applicable.
     """
 
-    spec: Spec | EncoderSpec
+    spec: Spec | EncoderSpec | TableSpec
     status: str
     metrics: dict[str, Any]
     seconds: dict[str, float]
@@ -396,6 +433,7 @@ class Record:
     code: str = ""
     created: str = ""
     arrays_digest: str = ""
+    reason: str = ""
     path: Path | None = None
 
     @property
@@ -451,7 +489,7 @@ def load_records(results_dir: str | Path | None = None, *, profile: str | None =
     return [load_record(path) for path in sorted(paths)]
 
 
-def find_record(spec: Spec | EncoderSpec, results_dir: str | Path | None = None) -> Record | None:
+def find_record(spec: AnySpec, results_dir: str | Path | None = None) -> Record | None:
     """Return the record of a spec, or None where there is none."""
     path = spec.path(results_dir)
     return load_record(path) if path.exists() else None
@@ -462,7 +500,7 @@ class Busy(Exception):
 
 
 def run(
-    spec: Spec | EncoderSpec,
+    spec: AnySpec,
     *,
     results_dir: str | Path | None = None,
     data_dir: str | Path | None = None,
@@ -473,7 +511,7 @@ def run(
 
     Parameters
     ----------
-    spec : Spec or EncoderSpec
+    spec : Spec, EncoderSpec or TableSpec
     results_dir, data_dir : path, optional
         Default ``REGROUP_RESULTS`` and ``REGROUP_DATA``.
     recompute : bool
@@ -502,9 +540,10 @@ def run(
             checkpoint = root / ".checkpoints" / f"{spec.key}.pt"
             if recompute:
                 checkpoint.unlink(missing_ok=True)
-            record, arrays = (
-                _run_encoder(spec, data_dir) if spec.kind == "encoder" else _run_training(spec, data_dir, checkpoint)
-            )
+            if spec.kind == "training":
+                record, arrays = _run_training(spec, data_dir, checkpoint)
+            else:
+                record, arrays = {"encoder": _run_encoder, "table": _run_table}[spec.kind](spec, data_dir)
             _write_record(record, arrays, path)
             checkpoint.unlink(missing_ok=True)
             _remove_partial(path, path.with_suffix(".npz"), checkpoint)
@@ -846,6 +885,27 @@ def _run_encoder(spec: EncoderSpec, data_dir: str | Path | None) -> tuple[Record
     return record, arrays
 
 
+def _run_table(spec: TableSpec, data_dir: str | Path | None) -> tuple[Record, dict[str, np.ndarray]]:
+    table = tables.load_table(spec.task, data_dir=data_dir)
+    options = ("method", "estimator", "seed", "n_folds", "imbalance", "clusterer", "n_clusters")
+    result = tables.out_of_fold(table, **{name: getattr(spec, name) for name in options})
+    arrays = {"test_labels": table.labels.astype(np.uint8), "folds": result.folds}
+    arrays |= {f"test_scores_{rule}": scores for rule, scores in result.scores.items()}
+    record = Record(
+        spec=spec,
+        status="not applicable" if result.reason else "finished",
+        metrics={
+            rule: {"test": tables.measure_folds(table.labels, result.folds, scores)}
+            for rule, scores in result.scores.items()
+        },
+        regrouping=result.regrouping,
+        seconds=result.seconds,
+        data_digest=table.digest,
+        reason=result.reason,
+    )
+    return record, arrays
+
+
 def _largest_clusters(labels: TrainingLabels, parent: int) -> list[int]:
     """Return the pseudo-classes of a class that are shown, the largest first."""
     counts = np.bincount(labels.labels)
@@ -887,7 +947,7 @@ class SweepError(RuntimeError):
 
 
 def sweep(
-    specs: Iterable[Spec | EncoderSpec],
+    specs: Iterable[AnySpec],
     *,
     client: Any = None,
     workers: int | None = None,
@@ -899,7 +959,7 @@ def sweep(
 
     Parameters
     ----------
-    specs : iterable of Spec or EncoderSpec
+    specs : iterable of Spec, EncoderSpec or TableSpec
     client : object, optional
         Something with ``submit`` that returns futures: a Dask client, or an executor. Its workers must see the
         same data and results directories.
@@ -947,7 +1007,7 @@ def _start_worker(threads: int) -> None:
     threadpool_limits(threads)
 
 
-def _sweep_here(specs: Sequence[Spec | EncoderSpec], options: dict[str, Any]) -> dict[Any, Record]:
+def _sweep_here(specs: Sequence[AnySpec], options: dict[str, Any]) -> dict[Any, Record]:
     waiting, records, failures = deque(specs), {}, {}
     with progress_bar(total=len(specs), desc="sweep", unit="run") as bar, silence():
         busy = 0
@@ -969,7 +1029,7 @@ def _sweep_here(specs: Sequence[Spec | EncoderSpec], options: dict[str, Any]) ->
     return _collected(specs, records, failures)
 
 
-def _sweep_on(pool: Any, specs: Sequence[Spec | EncoderSpec], options: dict[str, Any]) -> dict[Any, Record]:
+def _sweep_on(pool: Any, specs: Sequence[AnySpec], options: dict[str, Any]) -> dict[Any, Record]:
     records, failures = {}, {}
     futures = {spec: pool.submit(run, spec, **options) for spec in specs}
     with progress_bar(total=len(specs), desc="sweep", unit="run") as bar:
@@ -1012,13 +1072,13 @@ def _machine() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    names = ["torch", "scikit-learn", "numpy", "onnxruntime"]
+    names = ["torch", "scikit-learn", "imbalanced-learn", "numpy", "onnxruntime"]
     # What the extra `text` brings, where this process has used it.
     names += [name for name in ("sentence-transformers", "transformers") if name.replace("-", "_") in sys.modules]
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
 
 
-def estimate_seconds(spec: Spec | EncoderSpec, records: Sequence[Record]) -> float | None:
+def estimate_seconds(spec: AnySpec, records: Sequence[Record]) -> float | None:
     """Return how long a run will take, from the recorded runs most like it; None where no record is like it.
 
     Like it are runs of the same profile and network: of the same task and method if there are any, else of the same
@@ -1038,11 +1098,11 @@ def estimate_seconds(spec: Spec | EncoderSpec, records: Sequence[Record]) -> flo
     return float(np.median([_seconds_a_unit(r) for r in chosen])) * _units(spec)
 
 
-def _units(spec: Spec | EncoderSpec) -> float:
-    """Return training images times epochs; encoder runs are all alike."""
-    dataset, _ = parse_task(spec.task)
-    if spec.kind == "encoder":
+def _units(spec: AnySpec) -> float:
+    """Return training images times epochs; runs that have no epochs are all alike."""
+    if spec.kind != "training":
         return 1.0
+    dataset, _ = parse_task(spec.task)
     if dataset not in SOURCES:
         return float(len(load_data(dataset).train) * spec.epochs)
     counts = SOURCES[dataset].class_counts

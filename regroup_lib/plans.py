@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from regroup_lib.experiments import EncoderSpec, Record, Spec, find_record, sweep
+from regroup_lib import tables
+from regroup_lib.experiments import EncoderSpec, Record, Spec, TableSpec, find_record, sweep
 
-AnySpec = Spec | EncoderSpec
+AnySpec = Spec | EncoderSpec | TableSpec
 
 TASKS = {"smoke": "digits-0", "cpu": "cifar10-airplane", "paper": "cifar10-airplane"}
 INCEPTION = "onnx:inception_v3_mixed_8"
@@ -438,6 +439,40 @@ def undecided(
     return waiting
 
 
+# Tasks on tables, each at its own ratio and with fewer positives in training: negatives a positive, None its own.
+TABULAR_TASKS: dict[str, tuple[tuple[str, float | None], ...]] = {
+    "smoke": (("iris-versicolor", 10), ("breast-cancer-malignant", 10)),
+    "cpu": (
+        *(("breast-cancer-malignant", ratio) for ratio in (None, 10)),
+        *(("wine-1", ratio) for ratio in (None, 10)),
+        *(("iris-versicolor", ratio) for ratio in (None, 10)),
+        *(("digits-8", ratio) for ratio in (None, 20)),
+        ("digits-3", None),
+        *(("diabetes-high", ratio) for ratio in (None, 20)),
+        ("ham10000-metadata-bcc", None),
+    ),
+}
+TABULAR_TASKS["paper"] = TABULAR_TASKS["cpu"]  # the paper has no tables; there is nothing larger to run
+TABULAR_ESTIMATORS = {"smoke": ("logreg",), "cpu": tuple(tables.ESTIMATORS), "paper": tuple(tables.ESTIMATORS)}
+TABULAR_METHODS = {
+    "smoke": ("plain", "smote", "kmeans-smote", "rg", "rg-random"),
+    "cpu": tuple(tables.METHODS),
+    "paper": tuple(tables.METHODS),
+}
+
+
+def tabular(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[TableSpec]:
+    """Return each method with each classifier that it goes with on each table, seed by seed."""
+    return [
+        TableSpec(profile=profile, task=task, imbalance=imbalance, seed=seed, method=method, estimator=estimator)
+        for seed in seeds
+        for task, imbalance in TABULAR_TASKS[profile]
+        for estimator in TABULAR_ESTIMATORS[profile]
+        for method in TABULAR_METHODS[profile]
+        if estimator in tables.METHODS[method].estimators
+    ]
+
+
 # Chapter (the notebook's name) -> the runs that it shows.
 PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {
     "motivating-example": motivating_example,
@@ -447,6 +482,7 @@ PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {
     "multiclass": multiclass,
     "ablations": ablations,
     "open-ends": open_ends,
+    "tables": tabular,
 }
 
 

@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from scipy.stats import t as student
 
+from regroup_lib import tables
 from regroup_lib.data import class_names_of
-from regroup_lib.experiments import EncoderSpec, Record, Spec
+from regroup_lib.experiments import EncoderSpec, Record, Spec, TableSpec
 from regroup_lib.tasks import parse_task
 
 AVERAGE_PRECISION = "average_precision"
@@ -718,11 +719,22 @@ def plot_clusters(records: Sequence[Record]) -> Figure:
     return figure
 
 
+def _clusterer(spec: Spec | TableSpec) -> str:
+    """Return the clusterer of a spec that regroups, else nothing."""
+    if isinstance(spec, TableSpec):
+        return spec.clusterer or tables.METHODS[spec.method].clusterer or ""
+    return spec.clusterer if spec.encoder else ""
+
+
 def records_frame(records: Sequence[Record]) -> pd.DataFrame:
-    """Return one row a training record and aggregation rule, for export and lists; encoder records have none."""
+    """Return one row a record and aggregation rule, for export and lists; encoder records have none.
+
+    Numbers of tables are those of the rows held out; ``estimator`` and ``imbalance`` tell their records apart, and a
+    method that could not be used has no numbers. Their clusters are those of the first fold.
+    """
     rows = []
     for record in records:
-        if not isinstance(record.spec, Spec):
+        if isinstance(record.spec, EncoderSpec):
             continue
         spec = record.spec
         common = {
@@ -730,16 +742,19 @@ def records_frame(records: Sequence[Record]) -> pd.DataFrame:
             "profile": spec.profile,
             "task": spec.task,
             "method": spec.method,
-            "encoder": spec.encoder or "",
-            "clusterer": spec.clusterer if spec.encoder else "",
+            "encoder": "" if isinstance(spec, TableSpec) else spec.encoder or "",
+            "clusterer": _clusterer(spec),
         }
         if spec.imbalance is not None:
             common["imbalance"] = spec.imbalance
+        if isinstance(spec, TableSpec):
+            common["estimator"] = spec.estimator
         for rule in record.rules or [""]:
             row = common | {"aggregation": "" if rule == "none" else rule}
             # The paper's K: clusters of the majority in a binary task, all pseudo-classes in a multiclass one.
-            pseudo_classes, classes = len(record.regrouping["parent"]), max(record.regrouping["parent"]) + 1
-            row |= {"n_clusters": pseudo_classes - (classes == 2), "seed": spec.seed, "epochs": spec.epochs}
+            parent = record.regrouping.get("parent", [0, 1])  # none where a method could not be used
+            row |= {"n_clusters": len(parent) - (max(parent) == 1), "seed": spec.seed}
+            row["epochs"] = getattr(spec, "epochs", float("nan"))
             test = record.metrics[rule]["test"] if rule else {"summary": {}, "average_precision": {}}
             for measure in (BALANCED_ACCURACY, AVERAGE_PRECISION, "calibrated_average_precision"):
                 row[measure] = test["summary"].get(measure, float("nan"))

@@ -202,7 +202,7 @@ def make_task(
     elif imbalance is not None:
         if positive is None:
             raise ValueError(f"task {name!r}: imbalance is {imbalance}, and that is for a class against the rest")
-        rows = _fewer_positives(rows, relabel[dataset.train.labels[rows]], imbalance, seed, name)
+        rows = fewer_positives(rows, relabel[dataset.train.labels[rows]], imbalance, seed, name)
     test = cut("test", np.arange(len(dataset.test)))
     task = Task(name, class_names, dataset.class_names, cut("train", rows), val, test, dataset)
     _check_classes(task)
@@ -248,8 +248,26 @@ def _hold_out(
     return np.sort(train), np.sort(held_out)
 
 
-def _fewer_positives(rows: np.ndarray, labels: np.ndarray, imbalance: float, seed: int, name: str) -> np.ndarray:
-    """Return the rows of all negatives and of as many positives as the ratio asks for, in their order."""
+def fewer_positives(rows: np.ndarray, labels: np.ndarray, imbalance: float, seed: int, name: str) -> np.ndarray:
+    """Return the rows of all negatives and of as many positives as the ratio asks for, in their order.
+
+    With one seed, those kept at a higher ratio are among those kept at a lower one.
+
+    Parameters
+    ----------
+    rows, labels : array [n]
+        Rows of a training set, and 1 for a positive.
+    imbalance : float
+        Negatives a positive.
+    seed : int
+    name : str
+        The task's, for the message.
+
+    Raises
+    ------
+    ValueError
+        If there are too few positives for that, or none would be left.
+    """
     negatives, positives = rows[labels == 0], rows[labels == 1]
     n_kept = round(len(negatives) / imbalance) if imbalance > 0 else len(rows)
     found = f"task {name!r}: imbalance is {imbalance:g}, with {len(negatives)} training negatives"

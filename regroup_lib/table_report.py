@@ -1,0 +1,468 @@
+"""What records of tables say: where regrouping helps one, where it does not, and how sure that is.
+
+A contestant is a method with one aggregation rule. AP is that of the positive class, the mean over folds and seeds;
+numbers in tables are percent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
+
+from regroup_lib.competition import Interval, bootstrap_difference
+from regroup_lib.experiments import Record, TableSpec
+from regroup_lib.metrics import bootstrap_counts, weighted_average_precisions
+from regroup_lib.ranks import Friedman, critical_difference, friedman, rank_methods, ranks_by_source
+from regroup_lib.report import AVERAGE_PRECISION, Style
+from regroup_lib.tables import ESTIMATOR_TITLES, METHODS, parse_table_task
+
+N_RESAMPLES = 500
+
+# Contestant -> method and rule.
+CONTESTANTS = {
+    "plain": ("plain", "none"),
+    "weights": ("weights", "none"),
+    "ros": ("ros", "none"),
+    "smote": ("smote", "none"),
+    "kmeans-smote": ("kmeans-smote", "none"),
+    "cluster-centroids": ("cluster-centroids", "none"),
+    "balanced-forest": ("balanced-forest", "none"),
+    "rg": ("rg", "max"),
+    "rg-sum": ("rg", "sum"),
+    "rg-auto": ("rg-auto", "max"),
+    "rg-weights": ("rg-weights", "max"),
+    "rg-random": ("rg-random", "max"),
+}
+REGROUPED = ("rg", "rg-sum", "rg-auto", "rg-weights")
+# What regroups is blue, what leaves the data alone black, the control orange, the rest grey.
+STYLES = {
+    name: Style(METHODS[method].title + (", sum" if rule == "sum" else ""), "#555555", "-", ".")
+    for name, (method, rule) in CONTESTANTS.items()
+}
+STYLES |= {name: Style(STYLES[name].label, "#0072B2", "-", "X") for name in REGROUPED}
+STYLES |= {"plain": Style("plain", "#000000", "-", "o"), "rg-random": Style("random groups", "#B26A00", ":", "v")}
+SOURCE_MARKERS = "osD^vPX*<>"
+FORESEEN = {
+    "silhouette": "silhouette of the majority's clusters",
+    "stability": "stability of the clusters",
+    "minority neighbors": "positives among a positive's\n5 nearest neighbors",
+}
+
+
+def task_title(spec: TableSpec) -> str:
+    """Return how tables and figures name a task: ``"digits-8"``, or with fewer positives ``"digits-8, 20:1"``."""
+    return spec.task if spec.imbalance is None else f"{spec.task}, {spec.imbalance:g}:1"
+
+
+@dataclass
+class TableResults:
+    """Records of tables by classifier, task and contestant.
+
+    Parameters
+    ----------
+    records : sequence of Record
+        Every method of a classifier on every task, with the same seeds.
+
+    Raises
+    ------
+    ValueError
+        If a method lacks a record that another one has.
+    """
+
+    records: Sequence[Record]
+
+    def __post_init__(self) -> None:
+        groups: dict[tuple[str, str, str], list[Record]] = {}
+        for record in sorted(self.records, key=lambda r: r.spec.seed):
+            groups.setdefault((record.spec.estimator, task_title(record.spec), record.spec.method), []).append(record)
+        seeds = {key: [r.spec.seed for r in group] for key, group in groups.items()}
+        if len(set(map(tuple, seeds.values()))) > 1:
+            raise ValueError(f"the methods have different seeds: {seeds}")
+        self._groups = groups
+
+    @cached_property
+    def estimators(self) -> list[str]:
+        """Classifiers, in the order of the records."""
+        return list(dict.fromkeys(record.spec.estimator for record in self.records))
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        """Titles of the tasks, in the order of the records."""
+        return list(dict.fromkeys(task_title(record.spec) for record in self.records))
+
+    @cached_property
+    def sources(self) -> list[str]:
+        """The source of each task."""
+        names = {task_title(record.spec): parse_table_task(record.spec.task)[0] for record in self.records}
+        return [names[task] for task in self.tasks]
+
+    def contestants(self, estimator: str) -> list[str]:
+        """Return the contestants that have records with a classifier."""
+        methods = {method for e, _, method in self._groups if e == estimator}
+        return [name for name, (method, _) in CONTESTANTS.items() if method in methods]
+
+    def group(self, estimator: str, task: str, method: str) -> list[Record]:
+        """Return a record a seed."""
+        return self._groups[estimator, task, method]
+
+    def values(self, estimator: str, task: str, contestant: str, measure: str = AVERAGE_PRECISION) -> np.ndarray:
+        """Return a number a seed; NaN where the method could not be used."""
+        method, rule = CONTESTANTS[contestant]
+        group = self.group(estimator, task, method)
+        return np.array(
+            [r.metrics[rule]["test"]["summary"][measure] if r.status == "finished" else np.nan for r in group]
+        )
+
+    def means(self, estimator: str, measure: str = AVERAGE_PRECISION) -> pd.DataFrame:
+        """Return means over seeds [tasks, contestants]; NaN where a method could not be used with some seed."""
+        names = self.contestants(estimator)
+        rows = [[self.values(estimator, task, name, measure).mean() for name in names] for task in self.tasks]
+        return pd.DataFrame(rows, index=self.tasks, columns=names)
+
+    def ranks(self, estimator: str, measure: str = AVERAGE_PRECISION) -> pd.DataFrame:
+        """Return the contestants' ranks on each task; a method that cannot be used ranks last."""
+        return rank_methods(self.means(estimator, measure))
+
+    def test(self, estimator: str) -> Friedman:
+        """Return Friedman's test of a classifier's contestants."""
+        return friedman(self.ranks(estimator).mean().to_list(), len(self.tasks))
+
+    @cached_property
+    def _resampled(self) -> dict[tuple[str, str, str], np.ndarray]:
+        return {}
+
+    def resampled(self, estimator: str, task: str, contestant: str) -> np.ndarray:
+        """Return AP, percent, in resamples of the table's rows: [seeds, N_RESAMPLES].
+
+        Rows are drawn within their class, the same for every seed and contestant, so that differences are paired; the
+        folds stay, and AP is their mean.
+        """
+        key = estimator, task, contestant
+        if key not in self._resampled:
+            method, rule = CONTESTANTS[contestant]
+            group = self.group(estimator, task, method)
+            self._resampled[key] = 100 * np.array([resampled_precisions(record, rule) for record in group])
+        return self._resampled[key]
+
+    def difference(self, estimator: str, task: str, first: str, second: str = "plain") -> Interval:
+        """Return the AP of one contestant minus that of another, with an interval over rows and seeds."""
+        return bootstrap_difference(*(self.resampled(estimator, task, name) for name in (first, second)))
+
+    def differences(self, estimator: str, first: str, second: str = "plain") -> dict[str, Interval]:
+        """Return `difference` by task."""
+        return {task: self.difference(estimator, task, first, second) for task in self.tasks}
+
+
+def resampled_precisions(record: Record, rule: str) -> np.ndarray:
+    """Return a record's AP, mean over folds, in resamples of its rows [N_RESAMPLES]; NaN where it has no scores."""
+    if record.status != "finished":
+        return np.full(N_RESAMPLES, np.nan)
+    arrays = record.arrays()
+    labels, folds, scores = arrays["test_labels"], arrays["folds"], arrays[f"test_scores_{rule}"]
+    counts = bootstrap_counts(labels, N_RESAMPLES)
+    by_fold = [
+        weighted_average_precisions(labels[folds == f] == 1, scores[folds == f], counts[:, folds == f])
+        for f in np.unique(folds)
+    ]
+    return np.nanmean(by_fold, axis=0)  # a fold may lose all of its few positives
+
+
+@dataclass(frozen=True)
+class Tally:
+    """On how many tasks a contestant is better or worse than another, an interval that leaves 0 out deciding."""
+
+    better: tuple[str, ...]
+    worse: tuple[str, ...]
+    n_tasks: int
+
+    @property
+    def word(self) -> str:
+        """What that amounts to: with an interval of 95% a task, one in forty is better or worse by chance alone."""
+        if self.better and self.worse:
+            return "helps and hurts"
+        for found, word in ((self.better, "helps"), (self.worse, "hurts")):
+            if found:
+                return word if 2 * len(found) >= self.n_tasks else f"{word} on a few tables"
+        return "changes little"
+
+    def __str__(self) -> str:
+        open_tasks = self.n_tasks - len(self.better) - len(self.worse)
+        return f"better on {len(self.better)}, worse on {len(self.worse)}, undecided on {open_tasks} of {self.n_tasks}"
+
+
+def tally(differences: Mapping[str, Interval]) -> Tally:
+    """Count differences by task."""
+    better = tuple(task for task, d in differences.items() if d.low > 0)
+    worse = tuple(task for task, d in differences.items() if d.high < 0)
+    return Tally(better, worse, len(differences))
+
+
+# ---------------------------------------------------------------- tables
+
+
+def _percent(values: np.ndarray) -> str:
+    if not np.isfinite(values).all():
+        return "n. a."
+    deviation = f" ± {100 * values.std(ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{100 * values.mean():.1f}{deviation}"
+
+
+def task_table(results: TableResults) -> pd.DataFrame:
+    """Return one row a task: its size, AP by chance, the ratio in training, the natural K, and what was foreseen."""
+    rows = []
+    for task, source in zip(results.tasks, results.sources, strict=True):
+        group = results.group(results.estimators[0], task, "rg")
+        counts, parent = (np.array(group[0].regrouping[name]) for name in ("counts", "parent"))
+        negatives, positives = (int(counts[parent == c].sum()) for c in (0, 1))
+        labels = group[0].arrays()["test_labels"]
+        row = {"task": task, "source": source, "rows": f"{len(labels):,}", "chance": f"{100 * labels.mean():.1f}"}
+        row |= {"training": f"{negatives:,} : {positives:,}", "K": int((parent == 0).sum())}
+        before = [r.regrouping["before"] for r in group]
+        row |= {name: f"{np.mean([b[name] for b in before]):.2f}" for name in FORESEEN}
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("task")
+
+
+def precision_table(results: TableResults, estimator: str) -> pd.DataFrame:
+    """Return AP, mean ± standard deviation over seeds, one row a task, one column a contestant."""
+    rows = {
+        task: {
+            STYLES[name].label: _percent(results.values(estimator, task, name))
+            for name in results.contestants(estimator)
+        }
+        for task in results.tasks
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("task")
+
+
+def rank_table(results: TableResults, estimator: str) -> pd.DataFrame:
+    """Return one row a contestant, the best first: mean ranks, and how often it is better or worse than plain.
+
+    Ranks are by AP over tasks, by AP over sources, and by balanced accuracy over tasks.
+    """
+    ranks = results.ranks(estimator)
+    by_source = ranks_by_source(ranks, results.sources).mean()
+    accuracy = results.ranks(estimator, "balanced_accuracy").mean()
+    missing = results.means(estimator).isna().sum()
+    rows = []
+    for name in ranks.mean().sort_values(kind="stable").index:
+        counted = tally(results.differences(estimator, name))
+        row = {"method": STYLES[name].label, "rank": f"{ranks[name].mean():.1f}"}
+        row |= {"rank over sources": f"{by_source[name]:.1f}", "rank by BA": f"{accuracy[name]:.1f}"}
+        row |= {"better than plain": len(counted.better), "worse": len(counted.worse)}
+        rows.append(row | {"could not be used": int(missing[name]) or ""})
+    return pd.DataFrame(rows).set_index("method")
+
+
+def reasons_table(results: TableResults) -> pd.DataFrame:
+    """Return why methods could not be used: one row a method and reason, with the tasks."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for record in results.records:
+        if record.reason:
+            reason = record.reason.split(": ", 1)[1]
+            found.setdefault((METHODS[record.spec.method].title, reason), []).append(task_title(record.spec))
+    rows = [
+        {"method": method, "tasks": "; ".join(dict.fromkeys(tasks)), "it says": reason}
+        for (method, reason), tasks in found.items()
+    ]
+    return pd.DataFrame(rows, columns=["method", "tasks", "it says"]).set_index("method")
+
+
+def choice_table(results: TableResults) -> pd.DataFrame:
+    """Return, one row a task, the best classifier without and with regrouping, and the difference of their AP.
+
+    The best is the one with the highest mean AP on the same folds, so both sides are equally optimistic.
+    """
+    rows = []
+    for task, (plain, regrouped, difference) in best_of(results).items():
+        row = {"task": task, "plain": ESTIMATOR_TITLES[plain], "regrouped": ESTIMATOR_TITLES[regrouped]}
+        row["AP, regrouped − plain"] = f"{difference}{' *' if difference.clear else ''}"
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("task")
+
+
+def best_of(results: TableResults) -> dict[str, tuple[str, str, Interval]]:
+    """Return each task's best classifier without and with regrouping (RG, max), and the difference of their AP."""
+    found = {}
+    for task in results.tasks:
+        plain, regrouped = (
+            max(results.estimators, key=lambda e, n=name: results.values(e, task, n).mean()) for name in ("plain", "rg")
+        )
+        pair = results.resampled(regrouped, task, "rg"), results.resampled(plain, task, "plain")
+        found[task] = plain, regrouped, bootstrap_difference(*pair)
+    return found
+
+
+# ---------------------------------------------------------------- figures
+
+
+def plot_gains(results: TableResults, first: str = "rg", second: str = "plain") -> Figure:
+    """Draw a contestant's gain in AP over another on every task, with its interval, one panel a classifier."""
+    n = len(results.estimators)
+    figure, panels = plt.subplots(
+        1, n, figsize=(2.4 + 2.2 * n, 1.1 + 0.26 * len(results.tasks)), sharey=True, squeeze=False
+    )
+    height = np.arange(len(results.tasks))[::-1]
+    for axes, estimator in zip(panels[0], results.estimators, strict=True):
+        for y, difference in zip(height, results.differences(estimator, first, second).values(), strict=True):
+            _interval(axes, y, difference)
+        axes.axvline(0, color="0.3", linewidth=1)
+        axes.set_title(ESTIMATOR_TITLES[estimator])
+    panels[0, 0].set(yticks=height, yticklabels=results.tasks)
+    figure.supxlabel(f"AP, {STYLES[first].label} − {STYLES[second].label}, percentage points", fontsize=10)
+    return figure
+
+
+def _interval(axes: Axes, height: float, difference: Interval) -> None:
+    """Draw a difference: filled where 0 is outside its interval, hollow where it is not."""
+    color = "#0072B2" if difference.low > 0 else "#B2182B" if difference.high < 0 else "0.45"
+    marker = ">" if difference.low > 0 else "<" if difference.high < 0 else "o"
+    axes.plot([difference.low, difference.high], [height] * 2, color=color, linewidth=1.6)
+    axes.plot(difference.mean, height, marker=marker, color=color, markerfacecolor=color if difference.clear else "w")
+
+
+def foreseen(results: TableResults, estimator: str) -> pd.DataFrame:
+    """Return, one row a task, what was known before training (mean over seeds) and RG's mean gain in AP."""
+    rows = []
+    for task, source in zip(results.tasks, results.sources, strict=True):
+        before = [r.regrouping["before"] for r in results.group(estimator, task, "rg")]
+        row: dict[str, Any] = {name: float(np.mean([b[name] for b in before])) for name in FORESEEN}
+        gain = results.values(estimator, task, "rg") - results.values(estimator, task, "plain")
+        rows.append({"task": task, "source": source} | row | {"gain": 100 * float(gain.mean())})
+    return pd.DataFrame(rows).set_index("task")
+
+
+def foresight_table(results: TableResults) -> pd.DataFrame:
+    """Return the rank correlation of RG's gain with what was known before training, one row a classifier."""
+    rows = {}
+    for estimator in results.estimators:
+        frame = foreseen(results, estimator)
+        known = {name: _correlation(frame[name], frame["gain"]) for name in FORESEEN}
+        rows[ESTIMATOR_TITLES[estimator]] = {name: _signed(value) for name, value in known.items()}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("classifier")
+
+
+def _correlation(first: pd.Series, second: pd.Series) -> float:
+    defined = len(first) > 2 and min(first.nunique(), second.nunique()) > 1
+    return float(spearmanr(first, second).statistic) if defined else float("nan")
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−") if np.isfinite(value) else "n. a."
+
+
+def plot_foresight(results: TableResults) -> Figure:
+    """Draw RG's gain against what was known before training: a column a number, a row a classifier."""
+    n = len(results.estimators)
+    figure, panels = plt.subplots(
+        n, len(FORESEEN), figsize=(7.6, 0.9 + 1.9 * n), sharex="col", sharey="row", squeeze=False
+    )
+    markers = dict(zip(dict.fromkeys(results.sources), SOURCE_MARKERS, strict=False))
+    for row, estimator in zip(panels, results.estimators, strict=True):
+        frame = foreseen(results, estimator)
+        for axes, name in zip(row, FORESEEN, strict=True):
+            axes.axhline(0, color="0.4", linewidth=1)
+            for source, marker in markers.items():
+                part = frame[frame["source"] == source]
+                axes.plot(part[name], part["gain"], marker, color="#0072B2", alpha=0.8, label=source, markersize=6)
+        row[0].set_ylabel(f"{ESTIMATOR_TITLES[estimator]}\ngain in AP")
+    for axes, label in zip(panels[-1], FORESEEN.values(), strict=True):
+        axes.set_xlabel(label)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncol=len(markers))
+    return figure
+
+
+# ---------------------------------------------------------------- sentences
+
+
+def describe_ranks(results: TableResults, estimator: str) -> str:
+    """Return what the ranks say of a classifier: do methods differ, and RG from plain."""
+    test, means = results.test(estimator), results.ranks(estimator).mean()
+    n_sources = len(set(results.sources))
+    needed = critical_difference(len(means), len(results.tasks))
+    found = means["plain"] - means["rg"]
+    apart = "far enough" if abs(found) > needed else "too close"
+    by_source = critical_difference(len(means), n_sources)
+    return (
+        f"**{ESTIMATOR_TITLES[estimator]}.** Friedman's test that all {len(means)} are alike: p = {test.p_f:.2g} over "
+        f"{len(results.tasks)} tasks. RG ranks {means['rg']:.1f}, plain {means['plain']:.1f}; {apart} to tell them "
+        f"apart, as that takes {needed:.1f} (over {n_sources} sources {by_source:.1f})."
+    )
+
+
+def verdict_on(results: TableResults, estimator: str) -> str:
+    """Return a classifier's answer in one paragraph: RG against plain, against its control, and its place."""
+    counted = tally(results.differences(estimator, "rg"))
+    control = tally(results.differences(estimator, "rg", "rg-random"))
+    means = results.ranks(estimator).mean().sort_values(kind="stable")
+    others = means.drop(labels=[name for name in REGROUPED if name in means])
+    place = list(means.index).index("rg") + 1
+    text = f"**{ESTIMATOR_TITLES[estimator].capitalize()}: regrouping {counted.word}.** RG against plain: {counted}."
+    if counted.better:
+        text += f" It is better on {_listed(counted.better)}."
+    if counted.worse:
+        text += f" It is worse on {_listed(counted.worse)}."
+    return text + (
+        f" Against random groups of equal size: {control}. By mean rank RG is number {place} of {len(means)}; the best "
+        f"that does not regroup is {STYLES[others.index[0]].label} ({others.iloc[0]:.1f}; RG {means['rg']:.1f})."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return "; ".join(names)
+
+
+def headline(results: TableResults) -> str:
+    """Return the answer in one sentence: what regrouping does to each classifier."""
+    found = {e: tally(results.differences(e, "rg")) for e in results.estimators}
+    parts = [f"{ESTIMATOR_TITLES[e]}: {t.word} ({t})" for e, t in found.items()]
+    return f"**Regrouping against the plain classifier, by {len(results.tasks)} tasks.** {'; '.join(parts)}."
+
+
+def summary(results: TableResults) -> str:
+    """Return the answer as a Markdown list: one point a classifier, then what a free choice of classifier gains."""
+    points = [verdict_on(results, estimator) for estimator in results.estimators]
+    if len(results.estimators) > 1:
+        points.append(_free_choice(results))
+    return "\n".join(f"- {point}" for point in points)
+
+
+def headroom(results: TableResults, enough: float = 0.99) -> str:
+    """Say on how many tasks the best plain classifier leaves nothing to gain."""
+    best = [max(results.values(e, task, "plain").mean() for e in results.estimators) for task in results.tasks]
+    full = sum(value >= enough for value in best)
+    return (
+        f"On {full} of {len(best)} tasks the best plain classifier has an AP of {100 * enough:.0f} or more: nothing is "
+        "left to gain there."
+    )
+
+
+def describe_records(results: TableResults) -> str:
+    """Return one sentence: how many records, with which seeds, how many of methods that could not be used."""
+    records = results.records
+    seeds = ", ".join(map(str, sorted({r.spec.seed for r in records})))
+    refused = sum(r.status != "finished" for r in records)
+    machines = sorted({f"{r.machine['cores']} cores {r.machine['architecture']}" for r in records})
+    return (
+        f"{len(records)} records, profile {records[0].spec.profile}, seeds {seeds}; "
+        f"{refused} of methods that could not be used; {', '.join(machines)}."
+    )
+
+
+def _free_choice(results: TableResults) -> str:
+    """Say what regrouping adds for someone who may take the best of the classifiers."""
+    best = best_of(results)
+    counted = tally({task: difference for task, (_, _, difference) in best.items()})
+    text = f"**With the best classifier of each: regrouping {counted.word}.** The best regrouped one is {counted}."
+    if counted.better:
+        text += f" It is better on {_listed(counted.better)}."
+    return text + (f" It is worse on {_listed(counted.worse)}." if counted.worse else "")
