@@ -159,13 +159,13 @@ def _rank_panel(axes: Axes, ranks: pd.Series, n_tasks: int, styles: Mapping[str,
     bars = cliques(ranks.to_list(), difference)
     top = 0.45 * len(bars) + 0.6  # where the names begin, below the bars
     axes.axis("off")
-    axes.set(xlim=(-1.6, longest + 2.6), ylim=(top + half, -1.9))
+    axes.set(xlim=(-1.6, longest + 2.6), ylim=(top + half, -2.1))
     axes.plot([1, len(ranks)], [0, 0], color="0.2", linewidth=1)
     for tick in range(1, len(ranks) + 1):
         axes.plot([tick, tick], [-0.14, 0], color="0.2", linewidth=1)
         axes.text(tick, -0.3, str(tick), ha="center", va="bottom", fontsize=8)
-    axes.plot([1, 1 + difference], [-1.25, -1.25], color="0.2", linewidth=2, marker="|", markersize=6)
-    axes.text(1.15 + difference, -1.25, f"critical difference {difference:.1f}", va="center", fontsize=8)
+    axes.plot([1, 1 + difference], [-1.6, -1.6], color="0.2", linewidth=2, marker="|", markersize=6)
+    axes.text(1.15 + difference, -1.6, f"critical difference {difference:.1f}", va="center", fontsize=8)
     for row, (first, last) in enumerate(bars):
         ends = [ranks.iloc[first] - 0.06, ranks.iloc[last] + 0.06]
         axes.plot(ends, [0.4 + 0.45 * row] * 2, color="0.45", linewidth=3, solid_capstyle="butt")
@@ -178,7 +178,7 @@ def _rank_panel(axes: Axes, ranks: pd.Series, n_tasks: int, styles: Mapping[str,
 def _name_rank(axes: Axes, rank: float, height: float, end: float, style: Style) -> None:
     """Draw a marker on the axis and a line from it to the method's name."""
     axes.plot([rank, rank, end], [0, height, height], color=style.color, linewidth=1, linestyle=style.line)
-    axes.plot([rank], [0], color=style.color, marker=style.marker, clip_on=False)
+    axes.plot([rank], [0], color=style.color, marker=style.marker, markersize=6.5, clip_on=False)
     right = end > rank
     text = f" {rank:.1f}  {style.label}" if right else f"{style.label}  {rank:.1f} "
     axes.text(end, height, text, ha="left" if right else "right", va="center", fontsize=9, color=style.color)

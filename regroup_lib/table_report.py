@@ -356,6 +356,20 @@ def _correlation(first: pd.Series, second: pd.Series) -> float:
     return float(spearmanr(first, second).statistic) if defined else float("nan")
 
 
+def foresight_answer(results: TableResults) -> str:
+    """Say which number known before training goes with RG's gain for all classifiers alike, if one does."""
+    found = {}
+    for name in FORESEEN:
+        frames = [foreseen(results, estimator) for estimator in results.estimators]
+        found[name] = [_correlation(frame[name], frame["gain"]) for frame in frames]
+    alike = {name: v for name, v in found.items() if np.isfinite(v).all() and len(set(np.sign(v))) == 1}
+    if not alike:
+        return "None of the three goes with the gain in the same direction for all classifiers."
+    best = max(alike, key=lambda name: min(map(abs, alike[name])))
+    values = ", ".join(_signed(value) for value in alike[best])
+    return f"What goes with the gain most evenly is **{best}**: rank correlations {values}."
+
+
 def _signed(value: float) -> str:
     return f"{value:+.2f}".replace("-", "−") if np.isfinite(value) else "n. a."
 
@@ -404,13 +418,15 @@ def verdict_on(results: TableResults, estimator: str) -> str:
     counted = tally(results.differences(estimator, "rg"))
     control = tally(results.differences(estimator, "rg", "rg-random"))
     means = results.ranks(estimator).mean().sort_values(kind="stable")
-    others = means.drop(labels=[name for name in REGROUPED if name in means])
+    others = means.drop(labels=[name for name in (*REGROUPED, "rg-random") if name in means])
     place = list(means.index).index("rg") + 1
     text = f"**{ESTIMATOR_TITLES[estimator].capitalize()}: regrouping {counted.word}.** RG against plain: {counted}."
+    if "rg-auto" in means:
+        text += f" With K chosen by cross-validation: {tally(results.differences(estimator, 'rg-auto'))}."
     if counted.better:
-        text += f" It is better on {_listed(counted.better)}."
+        text += f" RG is better on {_listed(counted.better)}."
     if counted.worse:
-        text += f" It is worse on {_listed(counted.worse)}."
+        text += f" RG is worse on {_listed(counted.worse)}."
     return text + (
         f" Against random groups of equal size: {control}. By mean rank RG is number {place} of {len(means)}; the best "
         f"that does not regroup is {STYLES[others.index[0]].label} ({others.iloc[0]:.1f}; RG {means['rg']:.1f})."

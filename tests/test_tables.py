@@ -16,7 +16,7 @@ from sklearn.metrics import average_precision_score
 from regroup_lib import plans, ranks, table_report, tables
 from regroup_lib.experiments import Record, TableSpec, find_record, parse_spec, run, sweep
 from regroup_lib.files import digest_file, write_npz
-from regroup_lib.report import records_frame
+from regroup_lib.report import records_frame, use_style
 from regroup_lib.table_report import CONTESTANTS, TableResults
 from regroup_lib.tables import METHODS, NotApplicable, load_table, measure_folds, out_of_fold, resample
 
@@ -599,10 +599,12 @@ def test_a_tally_in_a_word(better, worse, word):
 def test_sentences_follow_the_records(results, tmp_path):
     text = table_report.summary(results)
     assert "**Logistic regression: regrouping helps.** RG against plain: better on 4, worse on 0" in text
+    assert "With K chosen by cross-validation: better on 0" in text
     assert "**Random forest: regrouping helps" not in text
     assert "With the best classifier of each" in text
     worse = make_results(tmp_path, {"rg": 0.0, "plain": 3.0}, ("logreg",), MADE_TASKS[2:], (0,))
     assert "**Logistic regression: regrouping hurts.**" in table_report.summary(worse)
+    assert table_report.foresight_answer(worse).startswith("None of the three")  # two tasks have no correlation
     assert "With the best classifier" not in table_report.summary(worse)
     assert "logistic regression: helps (better on 4, worse on 0" in table_report.headline(results)
     assert "p = " in table_report.describe_ranks(results, "logreg")
@@ -651,12 +653,28 @@ def test_figures_are_drawn_with_a_label_for_everything(results):
     assert table.shape == (2, 3)
 
 
+def test_what_goes_with_the_gain_is_named_if_it_does_so_for_all_classifiers(results, monkeypatch):
+    """Three numbers: one that rises with the gain for both classifiers, one for one of them, one that never moves."""
+
+    def made(results, estimator):
+        flipped = -1 if estimator == "forest" else 1
+        columns = {"silhouette": np.arange(4.0) * flipped, "stability": np.arange(4.0), "minority neighbors": 1.0}
+        return pd.DataFrame(columns | {"gain": [1.0, 2.0, 4.0, 3.0]}, index=results.tasks)
+
+    monkeypatch.setattr(table_report, "foreseen", made)
+    expected = "What goes with the gain most evenly is **stability**: rank correlations +0.80, +0.80."
+    assert table_report.foresight_answer(results) == expected
+    monkeypatch.setattr(table_report, "FORESEEN", {"silhouette": "", "minority neighbors": ""})
+    assert table_report.foresight_answer(results).startswith("None of the three")
+
+
 def test_three_estimators_with_all_contestants_fit_their_names(tmp_path):
     results = make_results(tmp_path, estimators=tuple(tables.ESTIMATORS), made_tasks=MADE_TASKS[:1], seeds=(0,))
     panels = {e: (results.ranks(e).mean(), 12) for e in results.estimators}
-    figure = ranks.plot_ranks(panels, table_report.STYLES)
-    with warnings.catch_warnings():
+    with plt.rc_context(), warnings.catch_warnings():
         warnings.simplefilter("error")
+        use_style()
+        figure = ranks.plot_ranks(panels, table_report.STYLES)
         figure.canvas.draw()
     for axes in figure.axes:
         heights = [text.get_window_extent() for text in axes.texts]
