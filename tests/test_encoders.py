@@ -466,7 +466,9 @@ def test_epochs_reach_the_autoencoder():
 
 @pytest.mark.parametrize("name", ["", "RAW", "raw:1", "onnx", "onnx:", "dino", "pca:3"])
 def test_unknown_encoder_is_refused_with_those_there_are(name, tmp_path):
-    with pytest.raises(ValueError, match=r"no encoder is called .*; there are raw, pca, autoencoder, clip, onnx:"):
+    with pytest.raises(
+        ValueError, match=r"no encoder is called .*; there are raw, pca, autoencoder, simclr, clip, onnx:"
+    ):
         encode(make_dataset(), name, data_dir=tmp_path)
 
 
