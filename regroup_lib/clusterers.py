@@ -250,7 +250,7 @@ class LandmarkSpectralClustering(ClusterMixin, BaseEstimator):
         """Find ``labels_``, int64 [n]."""
         reduced = reduce_dimension(X, self.random_state)
         graph = self._graph(reduced)
-        # Z's singular vectors, by the small eigenproblem of Z^T Z; the first is constant and says nothing.
+        # Z's leading singular vectors, by the small eigenproblem of Z^T Z.
         values, vectors = np.linalg.eigh((graph.T @ graph).toarray())
         chosen = slice(-self.n_clusters, None)
         scale = np.sqrt(np.maximum(values[chosen], 1e-12))

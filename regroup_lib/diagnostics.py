@@ -19,6 +19,7 @@ from sklearn.metrics import (
     silhouette_score,
 )
 
+from regroup_lib.clusters import nearest_to_center
 from regroup_lib.metrics import clustering_quality
 from regroup_lib.regroup import Regrouping
 
@@ -95,8 +96,8 @@ def diagnose(
 
     Notes
     -----
-    Stable clusters are no promise. In this project's experiments the space decides: clusters of raw pixels are
-    stable too, and training on them is worse than no regrouping. Only a comparison on held-out data tells.
+    Stable clusters are no promise: a space may fall apart along something that has nothing to do with the classes.
+    Only a comparison on held-out data tells.
 
     Examples
     --------
@@ -153,12 +154,9 @@ def nearest_rows(features: np.ndarray, regrouping: Regrouping, *, n: int = 8) ->
     regrouping : Regrouping
     n : int
     """
-    features, nearest = np.asarray(features), []
-    for k in range(len(regrouping.parent_)):
-        rows = np.flatnonzero(regrouping.pseudo_labels_ == k)
-        distance = np.linalg.norm(features[rows] - features[rows].mean(axis=0), axis=1)
-        nearest.append(np.resize(rows[np.argsort(distance, kind="stable")], n))
-    return np.stack(nearest)
+    features, labels = np.asarray(features), regrouping.pseudo_labels_
+    groups = (np.flatnonzero(labels == k) for k in range(len(regrouping.parent_)))
+    return np.stack([np.resize(nearest_to_center(features, rows), n) for rows in groups])
 
 
 def plot_nearest(images: np.ndarray, features: np.ndarray, regrouping: Regrouping, *, n: int = 8) -> Figure:
@@ -170,17 +168,10 @@ def plot_nearest(images: np.ndarray, features: np.ndarray, regrouping: Regroupin
     features, regrouping, n
         See `nearest_rows`.
     """
-    from regroup_lib.report import mosaic  # the book's module; a table's user does not need it
+    from regroup_lib.report import plot_image_rows  # the book's module; a table's user does not need it
 
-    picture, middles = mosaic(images[nearest_rows(features, regrouping, n=n)])
-    figure, axes = plt.subplots(figsize=(0.6 * n + 1.2, 0.6 * len(middles) + 0.2))
-    axes.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     names = [f"{regrouping.classes_[p]}: {c}" for p, c in zip(regrouping.parent_, regrouping.counts_, strict=True)]
-    axes.set(xticks=[], yticks=middles, yticklabels=names, ylabel="class: samples of the cluster")
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    axes.grid(False)
-    return figure
+    return plot_image_rows(images[nearest_rows(features, regrouping, n=n)], names, "class: samples of the cluster")
 
 
 # ---------------------------------------------------------------- after training

@@ -27,7 +27,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from regroup_lib.clusterers import make_clusterer
-from regroup_lib.metrics import evaluate
+from regroup_lib.metrics import decide, evaluate
 from regroup_lib.regroup import Regrouping, aggregate, cluster_counts, count_rows_not_finite
 
 
@@ -253,8 +253,7 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable class of each sample [n]; of two equally probable ones the second."""
-        scores = self.predict_proba(X)
-        chosen = (scores[:, 1] >= scores[:, 0]).astype(int) if scores.shape[1] == 2 else scores.argmax(axis=1)
+        chosen = decide(self.predict_proba(X))  # which says first whether there was a fit
         return self.classes_[chosen]
 
     def get_metadata_routing(self) -> MetadataRouter:

@@ -14,6 +14,7 @@ from sklearn.metrics import recall_score
 from regroup_lib.competition import Groups, best_marks, values
 from regroup_lib.experiments import Record
 from regroup_lib.report import (
+    STYLES,
     Verdict,
     encoder_label,
     evidence,
@@ -110,12 +111,12 @@ def plot_clustering_over_training(looks: Mapping[int, Sequence[Record]], referen
     epochs = list(looks)
     nmi = np.array([[look.metrics["nmi"] for look in group] for group in looks.values()])
     figure, axes = plt.subplots(figsize=(5.8, 3.5))
-    axes.errorbar(
-        epochs, nmi.mean(axis=1), nmi.std(axis=1, ddof=1), color="#999933", marker="p", capsize=3, label="SimCLR"
-    )
-    lines = zip(references.items(), ("-", "--", ":", "-."), ("#0072B2", "#D55E00", "#CC79A7", "#56B4E9"), strict=False)
-    for (name, value), line, color in lines:
-        axes.axhline(value, linestyle=line, color=color, linewidth=1.3, label=encoder_label(name))
+    look = STYLES["rg-simclr"]
+    own = {"color": look.color, "marker": look.marker, "capsize": 3, "label": "SimCLR"}
+    axes.errorbar(epochs, nmi.mean(axis=1), nmi.std(axis=1, ddof=1), **own)
+    for name, value in references.items():
+        look = STYLES[f"rg-{name}"]
+        axes.axhline(value, linestyle=look.line, color=look.color, linewidth=1.3, label=encoder_label(name))
     axes.set(xlabel="epochs of self-supervised training", ylabel="NMI of clusters and hidden classes", ylim=(0, None))
     axes.set_xticks(epochs)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))

@@ -72,7 +72,7 @@ def evaluate(
     counts = np.bincount(y_true, minlength=n_classes)
     if (counts == 0).any():
         raise ValueError(f"classes {[names[c] for c in np.flatnonzero(counts == 0)]} have no sample in y_true")
-    predicted = (scores[:, 1] >= scores[:, 0]).astype(int) if n_classes == 2 else scores.argmax(axis=1)
+    predicted = decide(scores)
     recalls = recall_score(y_true, predicted, labels=range(n_classes), average=None)
     precision = [float(average_precision_score(y_true == c, scores[:, c])) for c in range(n_classes)]
     calibrated = [calibrated_average_precision(y_true == c, scores[:, c]) for c in range(n_classes)]
@@ -92,6 +92,14 @@ def evaluate(
             },
         },
     }
+
+
+def decide(scores: np.ndarray) -> np.ndarray:
+    """Return the class index with the largest score, int64 [n]; of two classes a tie goes to the second, the positive.
+
+    The paper's decision rule (Section 2.2) for aggregated scores [n, C].
+    """
+    return (scores[:, 1] >= scores[:, 0]).astype(np.int64) if scores.shape[1] == 2 else scores.argmax(axis=1)
 
 
 def _logit_interval(value: float, n_positives: int, z: float) -> list[float]:

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 from sklearn.metrics import confusion_matrix, recall_score
 
 from regroup_lib import plans
@@ -31,7 +31,7 @@ from regroup_lib.competition import (
     verdict_word,
 )
 from regroup_lib.experiments import Record, find_record, task_class_names
-from regroup_lib.report import mean_std, mosaic
+from regroup_lib.report import mean_std, plot_image_rows
 
 LOSS_BASED = ("ce", "wce", "focal", "ldam", "la")
 
@@ -246,15 +246,8 @@ def plot_cluster_images(look: Record) -> Figure:
     arrays = look.arrays()
     examples, shown = arrays["examples"], arrays["example_clusters"]
     sizes = np.asarray(look.regrouping["counts"])[shown]
-    image, rows = mosaic(examples)
-    figure, axes = plt.subplots(figsize=(0.62 * examples.shape[1] + 1, 0.62 * len(examples) + 0.2))
-    axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    axes.set(xticks=[], yticks=rows, yticklabels=[f"{k}: {size}" for k, size in zip(shown, sizes, strict=True)])
-    axes.set_ylabel("cluster: its images")
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    axes.grid(False)
-    return figure
+    names = [f"{k}: {size}" for k, size in zip(shown, sizes, strict=True)]
+    return plot_image_rows(examples, names, "cluster: its images")
 
 
 EXPLAINED_NAMES = {"localization": "site on the body", "dx_type": "how the diagnosis was made"}
@@ -427,9 +420,8 @@ def _averages(groups: Groups) -> tuple[str, str]:
     }
     correlation = float(spearmanr(*measured.values()).statistic)
     names = list(groups)
-    moved = np.argsort(np.argsort(-np.array(measured["average_precision"]))) - np.argsort(
-        np.argsort(-np.array(measured["calibrated_average_precision"]))
-    )
+    plain, calibrated = (rankdata(-np.array(means), method="min").astype(int) for means in measured.values())
+    moved = plain - calibrated
     furthest = int(np.abs(moved).argmax())
     text = (
         f"rank correlation of the two averages {correlation:.2f}; {title(names[furthest])} moves most, "

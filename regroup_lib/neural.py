@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from regroup_lib.encoders import default_device
+from regroup_lib.metrics import decide
 from regroup_lib.regroup import Regrouping, aggregate
 from regroup_lib.training import History, ResidentFeatures, TrainingOptions, autocast, softmax, train
 
@@ -60,9 +61,7 @@ class RegroupedNetwork:
 
     def predict(self, inputs: Any, *, rule: str = "max") -> np.ndarray:
         """Return the class with the largest probability [n]; of two classes a tie goes to the second."""
-        scores = self.predict_proba(inputs, rule=rule)
-        chosen = scores[:, 1] >= scores[:, 0] if scores.shape[1] == 2 else scores.argmax(axis=1)
-        return self.regrouping.classes_[chosen.astype(int)]
+        return self.regrouping.classes_[decide(self.predict_proba(inputs, rule=rule))]
 
 
 def fit_regrouped(

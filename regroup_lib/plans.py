@@ -324,8 +324,10 @@ def _grid(profile: str, task: str, method: str, seed: int, clusters: Spec | None
     grid = tuning_specs(profile, task, method, seed)
     if not method.startswith("rg-"):
         return grid
-    chosen = {} if clusters is None else {"n_clusters": clusters.n_clusters, "threshold": clusters.threshold}
-    return [spec.model_copy(update=chosen) for spec in grid] if clusters else []
+    if clusters is None:
+        return []
+    chosen = {"n_clusters": clusters.n_clusters, "threshold": clusters.threshold}
+    return [spec.model_copy(update=chosen) for spec in grid]
 
 
 def _staged(

@@ -702,6 +702,16 @@ def mosaic(examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return picture, (height + gap) * np.arange(k) + height / 2
 
 
+def plot_image_rows(examples: np.ndarray, names: Sequence[str], label: str) -> Figure:
+    """Draw images [k, n, h, w, c] in k named rows; `label` says what the names are."""
+    picture, middles = mosaic(examples)
+    figure, axes = plt.subplots(figsize=(0.62 * examples.shape[1] + 1, 0.62 * len(examples) + 0.2))
+    _show(axes, picture)
+    axes.set(yticks=middles, yticklabels=names, ylabel=label)
+    axes.tick_params(length=0)
+    return figure
+
+
 def plot_clusters(records: Sequence[Record]) -> Figure:
     """Draw the images nearest each cluster's centre, one panel an encoder record, one row a cluster."""
     figure, panels = plt.subplots(1, len(records), figsize=(3.4 * len(records), 4.6), squeeze=False)
