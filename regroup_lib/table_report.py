@@ -409,8 +409,9 @@ def describe_ranks(results: TableResults, estimator: str) -> str:
     by_source = critical_difference(len(means), n_sources)
     return (
         f"**{ESTIMATOR_TITLES[estimator].capitalize()}.** Friedman's test that all {len(means)} are alike: "
-        f"p {_probability(test.p_f)} over {len(results.tasks)} tasks. RG ranks {means['rg']:.1f}, plain {means['plain']:.1f}; {apart} to tell them "
-        f"apart, as that takes {needed:.1f} (over {n_sources} sources {by_source:.1f})."
+        f"p {_probability(test.p_f)} over {len(results.tasks)} tasks. "
+        f"RG ranks {means['rg']:.1f}, plain {means['plain']:.1f}; {apart} to tell them apart, as that takes "
+        f"{needed:.1f} (over {n_sources} sources {by_source:.1f})."
     )
 
 
