@@ -30,17 +30,17 @@ N_RESAMPLES = 500
 # Contestant -> method and rule.
 CONTESTANTS = {
     "plain": ("plain", "none"),
+    "rg": ("rg", "max"),
+    "rg-sum": ("rg", "sum"),
+    "rg-auto": ("rg-auto", "max"),
+    "rg-weights": ("rg-weights", "max"),
+    "rg-random": ("rg-random", "max"),
     "weights": ("weights", "none"),
     "ros": ("ros", "none"),
     "smote": ("smote", "none"),
     "kmeans-smote": ("kmeans-smote", "none"),
     "cluster-centroids": ("cluster-centroids", "none"),
     "balanced-forest": ("balanced-forest", "none"),
-    "rg": ("rg", "max"),
-    "rg-sum": ("rg", "sum"),
-    "rg-auto": ("rg-auto", "max"),
-    "rg-weights": ("rg-weights", "max"),
-    "rg-random": ("rg-random", "max"),
 }
 REGROUPED = ("rg", "rg-sum", "rg-auto", "rg-weights")
 # What regroups is blue, what leaves the data alone black, the control orange, the rest grey.
@@ -219,12 +219,12 @@ def _percent(values: np.ndarray) -> str:
 def task_table(results: TableResults) -> pd.DataFrame:
     """Return one row a task: its size, AP by chance, the ratio in training, the natural K, and what was foreseen."""
     rows = []
-    for task, source in zip(results.tasks, results.sources, strict=True):
+    for task in results.tasks:
         group = results.group(results.estimators[0], task, "rg")
         counts, parent = (np.array(group[0].regrouping[name]) for name in ("counts", "parent"))
         negatives, positives = (int(counts[parent == c].sum()) for c in (0, 1))
         labels = group[0].arrays()["test_labels"]
-        row = {"task": task, "source": source, "rows": f"{len(labels):,}", "chance": f"{100 * labels.mean():.1f}"}
+        row = {"task": task, "rows": f"{len(labels):,}", "chance": f"{100 * labels.mean():.1f}"}
         row |= {"training": f"{negatives:,} : {positives:,}", "K": int((parent == 0).sum())}
         before = [r.regrouping["before"] for r in group]
         row |= {name: f"{np.mean([b[name] for b in before]):.2f}" for name in FORESEEN}
@@ -433,9 +433,12 @@ def verdict_on(results: TableResults, estimator: str) -> str:
         text += f" RG is better on {_listed(results, counted.better)}."
     if counted.worse:
         text += f" RG is worse on {_listed(results, counted.worse)}."
+    text += f" Against random groups of equal size: {control}."
+    if counted.better and not control.better:
+        text += " So nothing says that it is the clusters that help."
     return text + (
-        f" Against random groups of equal size: {control}. By mean rank RG is number {place} of {len(means)}; the best "
-        f"that does not regroup is {STYLES[others.index[0]].label} ({others.iloc[0]:.1f}; RG {means['rg']:.1f})."
+        f" By mean rank RG is number {place} of {len(means)}; the best that does not regroup is "
+        f"{STYLES[others.index[0]].label} ({others.iloc[0]:.1f}; RG {means['rg']:.1f})."
     )
 
 
@@ -450,7 +453,8 @@ def headline(results: TableResults) -> str:
     """Return the answer in one sentence: what regrouping does to each classifier."""
     found = {e: tally(results.differences(e, "rg")) for e in results.estimators}
     parts = [f"{ESTIMATOR_TITLES[e]}: {t.word} ({t})" for e, t in found.items()]
-    return f"**Regrouping against the plain classifier, on {len(results.tasks)} tasks.** {'; '.join(parts)}."
+    text = "; ".join(parts)
+    return f"**Regrouping against the plain classifier, on {len(results.tasks)} tasks.** {text[0].upper()}{text[1:]}."
 
 
 def summary(results: TableResults) -> str:
