@@ -30,17 +30,17 @@ N_RESAMPLES = 500
 # Contestant -> method and rule.
 CONTESTANTS = {
     "plain": ("plain", "none"),
+    "rg": ("rg", "max"),
+    "rg-sum": ("rg", "sum"),
+    "rg-auto": ("rg-auto", "max"),
+    "rg-weights": ("rg-weights", "max"),
+    "rg-random": ("rg-random", "max"),
     "weights": ("weights", "none"),
     "ros": ("ros", "none"),
     "smote": ("smote", "none"),
     "kmeans-smote": ("kmeans-smote", "none"),
     "cluster-centroids": ("cluster-centroids", "none"),
     "balanced-forest": ("balanced-forest", "none"),
-    "rg": ("rg", "max"),
-    "rg-sum": ("rg", "sum"),
-    "rg-auto": ("rg-auto", "max"),
-    "rg-weights": ("rg-weights", "max"),
-    "rg-random": ("rg-random", "max"),
 }
 REGROUPED = ("rg", "rg-sum", "rg-auto", "rg-weights")
 # What regroups is blue, what leaves the data alone black, the control orange, the rest grey.
@@ -219,12 +219,12 @@ def _percent(values: np.ndarray) -> str:
 def task_table(results: TableResults) -> pd.DataFrame:
     """Return one row a task: its size, AP by chance, the ratio in training, the natural K, and what was foreseen."""
     rows = []
-    for task, source in zip(results.tasks, results.sources, strict=True):
+    for task in results.tasks:
         group = results.group(results.estimators[0], task, "rg")
         counts, parent = (np.array(group[0].regrouping[name]) for name in ("counts", "parent"))
         negatives, positives = (int(counts[parent == c].sum()) for c in (0, 1))
         labels = group[0].arrays()["test_labels"]
-        row = {"task": task, "source": source, "rows": f"{len(labels):,}", "chance": f"{100 * labels.mean():.1f}"}
+        row = {"task": task, "rows": f"{len(labels):,}", "chance": f"{100 * labels.mean():.1f}"}
         row |= {"training": f"{negatives:,} : {positives:,}", "K": int((parent == 0).sum())}
         before = [r.regrouping["before"] for r in group]
         row |= {name: f"{np.mean([b[name] for b in before]):.2f}" for name in FORESEEN}
@@ -366,7 +366,8 @@ def foresight_answer(results: TableResults) -> str:
     if not alike:
         return "None of the three goes with the gain in the same direction for all classifiers."
     best = max(alike, key=lambda name: min(map(abs, alike[name])))
-    values = ", ".join(_signed(value) for value in alike[best])
+    titles = (ESTIMATOR_TITLES[estimator] for estimator in results.estimators)
+    values = ", ".join(f"{_signed(v)} ({title})" for title, v in zip(titles, alike[best], strict=True))
     return f"What goes with the gain most evenly is **{best}**: rank correlations {values}."
 
 
@@ -407,10 +408,15 @@ def describe_ranks(results: TableResults, estimator: str) -> str:
     apart = "far enough" if abs(found) > needed else "too close"
     by_source = critical_difference(len(means), n_sources)
     return (
-        f"**{ESTIMATOR_TITLES[estimator]}.** Friedman's test that all {len(means)} are alike: p = {test.p_f:.2g} over "
-        f"{len(results.tasks)} tasks. RG ranks {means['rg']:.1f}, plain {means['plain']:.1f}; {apart} to tell them "
-        f"apart, as that takes {needed:.1f} (over {n_sources} sources {by_source:.1f})."
+        f"**{ESTIMATOR_TITLES[estimator].capitalize()}.** Friedman's test that all {len(means)} are alike: "
+        f"p {_probability(test.p_f)} over {len(results.tasks)} tasks. "
+        f"RG ranks {means['rg']:.1f}, plain {means['plain']:.1f}; {apart} to tell them apart, as that takes "
+        f"{needed:.1f} (over {n_sources} sources {by_source:.1f})."
     )
+
+
+def _probability(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
 
 
 def verdict_on(results: TableResults, estimator: str) -> str:
@@ -424,24 +430,31 @@ def verdict_on(results: TableResults, estimator: str) -> str:
     if "rg-auto" in means:
         text += f" With K chosen by cross-validation: {tally(results.differences(estimator, 'rg-auto'))}."
     if counted.better:
-        text += f" RG is better on {_listed(counted.better)}."
+        text += f" RG is better on {_listed(results, counted.better)}."
     if counted.worse:
-        text += f" RG is worse on {_listed(counted.worse)}."
+        text += f" RG is worse on {_listed(results, counted.worse)}."
+    text += f" Against random groups of equal size: {control}."
+    if counted.better and not control.better:
+        text += " So nothing says that it is the clusters that help."
     return text + (
-        f" Against random groups of equal size: {control}. By mean rank RG is number {place} of {len(means)}; the best "
-        f"that does not regroup is {STYLES[others.index[0]].label} ({others.iloc[0]:.1f}; RG {means['rg']:.1f})."
+        f" By mean rank RG is number {place} of {len(means)}; the best that does not regroup is "
+        f"{STYLES[others.index[0]].label} ({others.iloc[0]:.1f}; RG {means['rg']:.1f})."
     )
 
 
-def _listed(names: Sequence[str]) -> str:
-    return "; ".join(names)
+def _listed(results: TableResults, tasks: Sequence[str]) -> str:
+    """Return tasks with the number of their sources: tasks of one source are one piece of evidence."""
+    source_of = dict(zip(results.tasks, results.sources, strict=True))
+    n_sources = len({source_of[task] for task in tasks})
+    return f"{'; '.join(tasks)} ({n_sources} of {len(set(results.sources))} sources)"
 
 
 def headline(results: TableResults) -> str:
     """Return the answer in one sentence: what regrouping does to each classifier."""
     found = {e: tally(results.differences(e, "rg")) for e in results.estimators}
     parts = [f"{ESTIMATOR_TITLES[e]}: {t.word} ({t})" for e, t in found.items()]
-    return f"**Regrouping against the plain classifier, by {len(results.tasks)} tasks.** {'; '.join(parts)}."
+    text = "; ".join(parts)
+    return f"**Regrouping against the plain classifier, on {len(results.tasks)} tasks.** {text[0].upper()}{text[1:]}."
 
 
 def summary(results: TableResults) -> str:
@@ -480,5 +493,5 @@ def _free_choice(results: TableResults) -> str:
     counted = tally({task: difference for task, (_, _, difference) in best.items()})
     text = f"**With the best classifier of each: regrouping {counted.word}.** The best regrouped one is {counted}."
     if counted.better:
-        text += f" It is better on {_listed(counted.better)}."
-    return text + (f" It is worse on {_listed(counted.worse)}." if counted.worse else "")
+        text += f" It is better on {_listed(results, counted.better)}."
+    return text + (f" It is worse on {_listed(results, counted.worse)}." if counted.worse else "")
