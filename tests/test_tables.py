@@ -582,6 +582,10 @@ def test_differences_are_counted_by_their_intervals(results):
     worse = table_report.tally(results.differences("logreg", "cluster-centroids"))
     assert worse.better == ()
     assert len(worse.worse) >= 2
+    means = [interval.mean for interval in results.differences("logreg", "cluster-centroids").values()]
+    smallest, largest = table_report.span(results.differences("logreg", "cluster-centroids")).split(" to ")
+    assert float(smallest.replace("−", "-")) == pytest.approx(min(means), abs=0.05)
+    assert float(largest.replace("−", "-")) == pytest.approx(max(means), abs=0.05)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,129 @@
+"""The built wheel in an environment of its own: what a user gets from ``pip install``."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import venv
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+USE = """
+import json
+import regroup_lib as rg
+from regroup_lib.data import SOURCES
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+X, digit = load_digits(return_X_y=True)
+model = rg.RegroupClassifier(LogisticRegression(max_iter=200), random_state=0).fit(X, digit == 8)
+print(json.dumps({
+    "where": rg.__file__,
+    "pseudo-classes": len(model.regrouping_.parent_),
+    "splits": [source.split_file.is_file() for source in SOURCES.values() if source.split_file],
+}))
+"""
+
+
+def _run(*command, cwd, **environment):
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=cwd, env=kept | environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Build the wheel from a copy of what is in the source tree, so that nothing is left there."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for name in ("regroup_lib", "pyproject.toml", "README.md", "LICENSE"):
+        _run("cp", "-r", str(ROOT / name), str(source), cwd=folder)
+    build = ["pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(folder)]
+    _run(sys.executable, "-m", *build, str(source), cwd=folder)
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def environment(wheel, tmp_path_factory):
+    """Return the binaries' folder of a fresh environment: the wheel, and the dependencies of this one by a path."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False)
+    python = folder / "bin" / "python"
+    install = ["pip", "--python", str(python), "install", "--no-deps", "--no-index", "-q", str(wheel)]
+    _run(sys.executable, "-m", *install, cwd=folder)
+    site = next(folder.glob("lib/python*/site-packages"))
+    here = next(path for path in map(Path, sys.path) if path.name == "site-packages")
+    # A path in a .pth file is searched last, and its own .pth files (an editable install) are not read.
+    (site / "dependencies.pth").write_text(f"{here}\n")
+    return folder / "bin"
+
+
+def test_the_wheel_regroups_in_an_environment_of_its_own(environment, tmp_path):
+    found = json.loads(_run(str(environment / "python"), "-c", USE, cwd=tmp_path))
+    assert Path(found["where"]).is_relative_to(environment.parent)
+    assert found["pseudo-classes"] == 1 + -(-1623 // 174)
+    assert found["splits"] == [True, True]
+
+
+def test_the_wheel_brings_the_command(environment, tmp_path):
+    settings = {"REGROUP_RESULTS": str(tmp_path / "results"), "REGROUP_DATA": str(tmp_path / "data")}
+    fields = ("task=digits-0", "method=rg", "encoder=pca", "profile=smoke", "epochs=1")
+    options = [part for field in fields for part in ("--set", field)]
+    output = _run(str(environment / "regroup"), "run", *options, cwd=tmp_path, **settings)
+    assert "digits-0" in output
+    assert len(list((tmp_path / "results").rglob("*.json"))) == 1
+
+
+def test_every_package_that_the_library_imports_is_declared():
+    names = [re.match(r"[A-Za-z0-9_.-]+", line)[0] for line in PROJECT["dependencies"]]
+    names += [re.match(r"[A-Za-z0-9_.-]+", line)[0] for extra in ("book", "text") for line in _extra(extra)]
+    declared = {name.lower().replace("_", "-") for name in names}
+    where = packages_distributions()
+    for module, imported in _imports().items():
+        found = {name.lower().replace("_", "-") for name in where.get(module, [module])}
+        assert found & declared, f"{', '.join(sorted(imported))} imports {module}, which pyproject.toml does not name"
+
+
+def _extra(name):
+    return PROJECT["optional-dependencies"][name]
+
+
+def _imports():
+    """Return the modules of other packages that the library imports anywhere, and the files that do."""
+    found = {}
+    for path in sorted((ROOT / "regroup_lib").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for name in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"regroup_lib"}:
+                found.setdefault(name, set()).add(path.name)
+    return found
+
+
+def test_the_citation_file_names_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == PROJECT["version"]
+    assert citation["license"] == PROJECT["license"]
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert PROJECT["version"] in changelog
+
+
+@pytest.mark.slow
+def test_the_wheel_installs_with_its_dependencies_from_the_registry(wheel, tmp_path):
+    venv.create(tmp_path / "fresh", with_pip=True)
+    binaries = tmp_path / "fresh" / "bin"
+    _run(str(binaries / "pip"), "install", "-q", str(wheel), cwd=tmp_path)
+    assert "No broken requirements found" in _run(str(binaries / "pip"), "check", cwd=tmp_path)
+    assert json.loads(_run(str(binaries / "python"), "-c", USE, cwd=tmp_path))["splits"] == [True, True]
