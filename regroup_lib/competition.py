@@ -167,16 +167,12 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-@cache
-def _counts(labels: bytes) -> np.ndarray:
-    return bootstrap_counts(np.frombuffer(labels, np.uint8), N_RESAMPLES)
-
-
 @cache  # several tables of a chapter ask for the same
 def _resampled(labels: bytes, label: int, scores: bytes) -> np.ndarray:
     """Return one class's AP in each resample; labels are uint8 and scores float32."""
-    positive = np.frombuffer(labels, np.uint8) == label
-    return weighted_average_precisions(positive, np.frombuffer(scores, np.float32), _counts(labels))
+    classes = np.frombuffer(labels, np.uint8)
+    counts = bootstrap_counts(classes, N_RESAMPLES)
+    return weighted_average_precisions(classes == label, np.frombuffer(scores, np.float32), counts)
 
 
 def bootstrap_precisions(group: Sequence[Record], classes: Sequence[int] | None = None) -> np.ndarray:

@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score
 from regroup_lib import competition, plans
 from regroup_lib.experiments import Record, Spec
 from regroup_lib.files import digest_file, write_npz
-from regroup_lib.metrics import evaluate
+from regroup_lib.metrics import bootstrap_counts, evaluate
 
 ENCODER = "pca"
 
@@ -129,7 +129,7 @@ def test_a_diverged_run_leaves_a_gap_and_no_error(groups, make_record):
 def test_bootstrap_precisions_are_those_of_the_resampled_test_set(groups):
     record = groups["rg"][0]
     arrays = record.arrays()
-    counts = competition._counts(arrays["test_labels"].tobytes())
+    counts = bootstrap_counts(arrays["test_labels"], competition.N_RESAMPLES)
     precisions = competition.bootstrap_precisions(groups["rg"])
     assert precisions.shape == (2, competition.N_RESAMPLES)
     for i in (0, 7, 400):
