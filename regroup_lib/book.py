@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import os
 import re
 import shutil
@@ -309,7 +310,7 @@ def build(*, root: str | Path | None = None) -> Path:
     for name in names:
         print(f"build: {name} ...", flush=True)
         executed = root / "_build" / "executed" / f"{name}.ipynb"
-        seconds[name] = run_chapter(name, BUILD_PARAMETERS, output=executed, root=root)
+        seconds[name] = run_chapter(name, build_parameters(name), output=executed, root=root)
         _prepare_page(executed, root / "book" / f"{name}.ipynb")
     start = time.perf_counter()
     index = render(root)
@@ -372,13 +373,27 @@ def _all_chapters(root: Path) -> list[str]:
     return names
 
 
+def build_parameters(name: str) -> dict[str, Any]:
+    """Return the parameters that a chapter is rendered with.
+
+    The chapter of Table 1 shows those of its tasks whose runs are all recorded, and names the others.
+    """
+    from regroup_lib.plans import BINARY_TASKS, recorded_tasks
+
+    if name != "binary":
+        return dict(BUILD_PARAMETERS)
+    recorded = recorded_tasks(**BUILD_PARAMETERS)
+    whole = len(recorded) == len(BINARY_TASKS[BUILD_PARAMETERS["profile"]])
+    return BUILD_PARAMETERS | ({} if whole or not recorded else {"tasks": recorded})
+
+
 def _require_records(names: Sequence[str]) -> None:
     """Raise where the book would show a number without a record."""
     from regroup_lib.plans import missing_records
 
     lines = []
     for name in names:
-        missing = missing_records(name, **BUILD_PARAMETERS)
+        missing = missing_records(name, **build_parameters(name))
         if missing:
             lines.append(f"{name} lacks {len(missing)} records: regroup sweep {name} --profile cpu")
     if lines:
@@ -386,7 +401,11 @@ def _require_records(names: Sequence[str]) -> None:
 
 
 def _prepare_page(executed: Path, page: Path) -> None:
-    """Copy an executed notebook to its page; the reader sees the values in use, not the defaults beside them."""
+    """Copy an executed notebook to its page; the reader sees the values in use, not the defaults beside them.
+
+    The picture of a cell tagged ``front-page`` is also written to ``figures/`` beside the page, by its figure's name:
+    a page cannot show a figure that is glued in another one.
+    """
     import nbformat
 
     notebook = nbformat.read(executed, as_version=4)
@@ -394,6 +413,11 @@ def _prepare_page(executed: Path, page: Path) -> None:
         tags = cell.metadata.setdefault("tags", [])
         if "parameters" in tags:
             tags.append("remove-cell")
+        if "front-page" in tags:
+            picture = next(o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {}))
+            target = page.parent / "figures" / f"{cell.metadata['mystnb']['figure']['name']}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(base64.b64decode(picture))
     notebook.metadata.pop("widgets", None)
     notebook.metadata.pop("papermill", None)
     page.parent.mkdir(parents=True, exist_ok=True)

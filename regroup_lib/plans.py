@@ -350,9 +350,30 @@ def _staged(
     return [*tuned, *sorted(chosen, key=lambda spec: seeds.index(spec.seed))]
 
 
-def binary(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[Spec]:
-    """Return the runs of Table 1, on the binary tasks."""
-    return _staged(BINARY_TASKS[profile], profile, seeds, results_dir)
+def binary(
+    profile: str,
+    seeds: Sequence[int],
+    results_dir: str | Path | None = None,
+    *,
+    tasks: Sequence[str] | None = None,
+) -> list[Spec]:
+    """Return the runs of Table 1, on all binary tasks of the profile or on some."""
+    known = BINARY_TASKS[profile]
+    chosen = list(known if tasks is None else tasks)
+    unknown = [task for task in chosen if task not in known]
+    if unknown or not chosen:
+        raise ValueError(f"tasks is {chosen}; expected some of {', '.join(known)} (profile {profile})")
+    return _staged(chosen, profile, seeds, results_dir)
+
+
+def recorded_tasks(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[str]:
+    """Return the binary tasks all of whose runs have a record, those of the grids too."""
+    found = []
+    for task in BINARY_TASKS[profile]:
+        specs = _staged([task], profile, seeds, results_dir)
+        if not _waiting([task], specs, profile, seeds) and all(spec.path(results_dir).exists() for spec in specs):
+            found.append(task)
+    return found
 
 
 def multiclass(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[AnySpec]:
@@ -432,13 +453,17 @@ def undecided(
     chapter: str, *, profile: str = "cpu", seeds: Sequence[int] = (0, 1, 2), results_dir: str | Path | None = None
 ) -> int:
     """Return how many runs of a chapter wait for a choice on the validation split."""
-    methods, waiting = TABLE_METHODS[profile], 0
+    waiting = 0
     for name, tasks in (("binary", BINARY_TASKS[profile]), ("multiclass", MULTICLASS_TASKS[profile])):
         if chapter in (name, "all"):
-            grids = sum(len(tuning_grid(task, method, profile)) for task in tasks for method in methods)
-            everything = grids + len(tasks) * len(methods) * (len(seeds) - 1)
-            waiting += everything - len(dict.fromkeys(_staged(tasks, profile, seeds, results_dir)))
+            waiting += _waiting(tasks, _staged(tasks, profile, seeds, results_dir), profile, seeds)
     return waiting
+
+
+def _waiting(tasks: Sequence[str], staged: Sequence[Spec], profile: str, seeds: Sequence[int]) -> int:
+    methods = TABLE_METHODS[profile]
+    grids = sum(len(tuning_grid(task, method, profile)) for task in tasks for method in methods)
+    return grids + len(tasks) * len(methods) * (len(seeds) - 1) - len(dict.fromkeys(staged))
 
 
 # Tasks on tables, each at its own ratio and with fewer positives in training: negatives a positive, None its own.
@@ -485,6 +510,7 @@ PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {
     "ablations": ablations,
     "open-ends": open_ends,
     "tables": tabular,
+    "scorecard": lambda profile, seeds, results_dir=None: [],  # it looks at the records of the others
 }
 
 
@@ -494,11 +520,13 @@ def chapter_specs(
     profile: str = "cpu",
     seeds: Sequence[int] = (0, 1, 2),
     results_dir: str | Path | None = None,
+    tasks: Sequence[str] | None = None,
 ) -> list[AnySpec]:
     """Return the runs of a chapter, or of all chapters with ``"all"``, each once.
 
-    A chapter that tunes on the validation split names its last runs only when the records of the tuning are there:
-    ask again after running what was returned, until nothing new comes (`regroup sweep` does).
+    `tasks` picks some tasks of chapter ``"binary"``; default: all that the profile has. A chapter that tunes on the
+    validation split names its last runs only when the records of the tuning are there: ask again after running what
+    was returned, until nothing new comes (`regroup sweep` does).
 
     Raises
     ------
@@ -511,6 +539,10 @@ def chapter_specs(
         raise ValueError(f"no profile is called {profile!r}; there are {', '.join(TASKS)}")
     if not list(seeds):
         raise ValueError("seeds is empty; give at least one")
+    if tasks is not None:
+        if chapter != "binary":
+            raise ValueError(f"chapter {chapter} has no choice of tasks; leave tasks out, it is for binary")
+        return list(dict.fromkeys(binary(profile, list(seeds), results_dir, tasks=tasks)))
     plans = list(PLANS.values()) if chapter == "all" else [PLANS[chapter]]
     return list(dict.fromkeys(spec for plan in plans for spec in plan(profile, list(seeds), results_dir)))
 
@@ -521,9 +553,10 @@ def missing_records(
     profile: str = "cpu",
     seeds: Sequence[int] = (0, 1, 2),
     results_dir: str | Path | None = None,
+    tasks: Sequence[str] | None = None,
 ) -> list[AnySpec]:
-    """Return the runs of a chapter that have no record yet."""
-    specs = chapter_specs(chapter, profile=profile, seeds=seeds, results_dir=results_dir)
+    """Return the runs of a chapter that have no record yet; the parameters are those of `chapter_specs`."""
+    specs = chapter_specs(chapter, profile=profile, seeds=seeds, results_dir=results_dir, tasks=tasks)
     return [spec for spec in specs if not spec.path(results_dir).exists()]
 
 
@@ -535,19 +568,20 @@ def run_chapter_specs(
     recompute: bool = False,
     results_dir: str | Path | None = None,
     workers: int | None = None,
+    tasks: Sequence[str] | None = None,
 ) -> list[Record]:
     """Run or look up all that a chapter shows, what depends on tuning last, and return the records.
 
     Parameters
     ----------
-    chapter, profile, seeds
+    chapter, profile, seeds, tasks
         See `chapter_specs`.
     recompute, results_dir, workers
         See `experiments.sweep`.
     """
     done: dict[AnySpec, Record] = {}
     while True:
-        specs = chapter_specs(chapter, profile=profile, seeds=seeds, results_dir=results_dir)
+        specs = chapter_specs(chapter, profile=profile, seeds=seeds, results_dir=results_dir, tasks=tasks)
         new = [spec for spec in specs if spec not in done]
         if not new:
             return [done[spec] for spec in specs]

@@ -64,7 +64,9 @@ def test_the_encoders_chapter_looks_at_encoders():
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_every_chapter_has_runs_in_every_profile_at_the_default_seeds(tmp_path, chapter, profile):
     specs = chapter_specs(chapter, profile=profile, results_dir=tmp_path)
-    assert specs
+    assert bool(specs) == (chapter != "scorecard")  # which looks at the records of the others
+    if not specs:
+        return
     assert {spec.profile for spec in specs} == {profile}
     assert {spec.seed for spec in specs} == {0, 1, 2}  # three at least, says the book
 
