@@ -20,7 +20,7 @@ from regroup_lib.book import parse_parameter
 
 app = typer.Typer(help="Imbalanced classification by regrouping.", no_args_is_help=True, pretty_exceptions_enable=False)
 data_app = typer.Typer(help="The data sets: what there is, where it comes from, whether it is sound.")
-results_app = typer.Typer(help="The records of finished runs.", invoke_without_command=True)
+results_app = typer.Typer(invoke_without_command=True)
 book_app = typer.Typer(help="Execute chapters and render the book.")
 app.add_typer(data_app, name="data", no_args_is_help=True)
 app.add_typer(results_app, name="results")
@@ -204,7 +204,7 @@ def _records(profile: str | None, task: str | None, method: str | None) -> list:
 
 @results_app.callback()
 def results(ctx: typer.Context, profile: OnlyProfile = None, task: OnlyTask = None, method: OnlyMethod = None) -> None:
-    """List the records of the results directory.
+    """List, compare and export the records of finished runs.
 
     Example: regroup results --task ham10000-bcc --method rg
     """
@@ -278,7 +278,7 @@ def book_run(
 ) -> None:
     """Execute one chapter with papermill; a parameter that it does not have is refused.
 
-    Example: regroup book run motivating-example -p profile=smoke -p seeds=[0,1]
+    Example: regroup book run motivating-example -p profile=smoke -p seeds=[0,1,2]
     """
     from regroup_lib import book
 
