@@ -229,6 +229,25 @@ def results_compare(task: str, profile: OnlyProfile = None) -> None:
     console.print(table)
 
 
+@results_app.command("check")
+def results_check(profile: OnlyProfile = None) -> None:
+    """Verify every record: spec, key, digests, arrays, and metrics computed again from the stored scores.
+
+    Prints a line a kind of record and a line a defect; the exit code is 1 where there is a defect.
+
+    Example: regroup results check
+    """
+    from regroup_lib.checks import check_results
+
+    report = check_results(profile=profile)
+    for line in (*report.summary, *report.defects):
+        console.print(Text(str(line)))
+    n_records = sum(sum(counts.values()) for counts in report.statuses.values())
+    console.print(f"{n_records} records read, {len(report.defects)} defects")
+    if report.defects:
+        raise typer.Exit(1)
+
+
 @results_app.command("export")
 def results_export(
     file: Annotated[Path, typer.Argument(help="Its suffix says how: .csv, .md or .tex.")],

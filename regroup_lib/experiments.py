@@ -388,11 +388,16 @@ def parse_spec(values: dict[str, Any]) -> Spec | EncoderSpec | TableSpec:
     try:
         return _ANY_SPEC.validate_python({"kind": "training"} | dict(values))
     except ValidationError as error:
-        lines = []
-        for defect in error.errors():
-            field_name = ".".join(str(part) for part in defect["loc"][1:]) or "spec"
-            lines.append(f"{field_name}: {defect['msg'].removeprefix('Value error, ')}")
-        raise ValueError("; ".join(lines)) from error
+        raise ValueError(_defects(error, skip=1)) from error
+
+
+def _defects(error: ValidationError, *, skip: int = 0) -> str:
+    """Return one line: each defect's field, without the first `skip` parts of its place, and what is wrong with it."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in defect['loc'][skip:]) or 'spec'}: "
+        f"{defect['msg'].removeprefix('Value error, ')}"
+        for defect in error.errors()
+    )
 
 
 @dataclass
@@ -436,6 +441,8 @@ class Record:
     reason: str = ""
     path: Path | None = None
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     @property
     def key(self) -> str:
         """The spec's key."""
@@ -460,6 +467,9 @@ class Record:
         return read_npz(path)
 
 
+_RECORD = TypeAdapter(Record)
+
+
 def load_record(path: str | Path) -> Record:
     """Read a record.
 
@@ -470,23 +480,41 @@ def load_record(path: str | Path) -> Record:
     """
     path = Path(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values.pop("format") != RECORD_FORMAT:
-            raise ValueError(f"its format is not {RECORD_FORMAT}")
+        values = _record_values(path)
         key, spec = values.pop("key"), parse_spec(values.pop("spec"))
-        if key != spec.key or not path.stem.endswith(key):
+        if key != spec.key or not path.stem.endswith(f"-{key}"):
             raise ValueError(f"its spec has key {spec.key}, not the one it is filed under")
-        return Record(spec=spec, path=path, **values)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"the record {path} is damaged ({error}); delete it and run its spec again") from error
+        return _RECORD.validate_python(values | {"spec": spec, "path": path})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        what = _defects(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"the record {path} is damaged ({what}); delete it and run its spec again") from error
+
+
+def _record_values(path: Path) -> dict[str, Any]:
+    """Read a record's fields; their digest, which older records do not have, is verified and left out."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict) or values.pop("format", None) != RECORD_FORMAT:
+        raise ValueError(f"its format is not {RECORD_FORMAT}")
+    digest = values.pop("digest", None)
+    if digest is not None and digest != _digest_of_values(values):
+        raise ValueError("it is not what was written: its digest differs")
+    return values
+
+
+def _digest_of_values(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def load_records(results_dir: str | Path | None = None, *, profile: str | None = None) -> list[Record]:
     """Read every record of a results directory, or of one profile in it, in order of their files."""
+    return [load_record(path) for path in record_paths(results_dir, profile=profile)]
+
+
+def record_paths(results_dir: str | Path | None = None, *, profile: str | None = None) -> list[Path]:
+    """Return the files of all records of a results directory, or of one profile in it, in order."""
     root = results_directory(results_dir)
     # A hidden file is one that another process is writing, or was killed at.
-    paths = [path for path in root.glob(f"{profile or '*'}/*/*.json") if not path.name.startswith(".")]
-    return [load_record(path) for path in sorted(paths)]
+    return sorted(path for path in root.glob(f"{profile or '*'}/*/*.json") if not path.name.startswith("."))
 
 
 def find_record(spec: AnySpec, results_dir: str | Path | None = None) -> Record | None:
@@ -569,7 +597,9 @@ def _write_record(record: Record, arrays: dict[str, np.ndarray], path: Path) -> 
     values = asdict(record)
     del values["path"]
     values["spec"] = record.spec.model_dump(mode="json")
-    text = json.dumps({"format": RECORD_FORMAT, "key": record.key} | values, indent=1)
+    # As they come back from the file: pairs as lists, keys as text.
+    values = json.loads(json.dumps({"key": record.key} | values))
+    text = json.dumps({"format": RECORD_FORMAT} | values | {"digest": _digest_of_values(values)}, indent=1)
     with atomic_path(path) as partial:
         partial.write_text(text + "\n", encoding="utf-8")
 

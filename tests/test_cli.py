@@ -76,6 +76,7 @@ HELP = {
     "sweep": ["Run what a chapter needs", "--profile", "--seeds", "--workers", "--recompute", "--dry-run"],
     "results": ["The records of finished runs.", "export", "--profile"],
     "results export": ["Write one row a record"],
+    "results check": ["Verify every record", "--profile"],
     "book": ["run", "smoke", "build"],
     "book run": ["Execute one chapter with papermill", "--parameter", "--output"],
     "book smoke": ["Execute every chapter live"],
