@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -144,13 +146,22 @@ def sweep(
     seeds: Seeds = "0,1,2",
     workers: Annotated[int | None, typer.Option(help="Processes on this machine; default: this one.")] = None,
     recompute: Annotated[bool, typer.Option(help="Run again where there are records.")] = False,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Run on the workers of this Dask scheduler: its address.")
+    ] = None,
+    resource: Annotated[
+        list[str] | None, typer.Option(help="NAME=NUMBER that a run takes of a worker's, like GPU=1.")
+    ] = None,
+    time_limit: Annotated[float | None, typer.Option(help="Seconds a run; then its worker is ended.")] = None,
+    memory_limit: Annotated[str | None, typer.Option(help="Of each process of --workers, like '4 GB'.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print runs and estimated minutes; start nothing.")
     ] = False,
 ) -> None:
     """Run what a chapter needs; runs that have a record are skipped, killed ones go on.
 
-    Example: regroup sweep motivating-example --profile cpu --workers 2
+    Examples: regroup sweep motivating-example --profile cpu --workers 2;
+    regroup sweep all --profile paper --scheduler tcp://10.0.0.1:8786 --resource GPU=1
     """
     from regroup_lib import experiments, plans
 
@@ -167,9 +178,29 @@ def sweep(
         if waiting:
             console.print(f"and {waiting} more, whose settings the tuning on the validation split decides")
         return
-    records = plans.run_chapter_specs(chapter, **wanted, workers=workers, recompute=recompute)
+    options = {"recompute": recompute, "workers": workers, "time_limit": time_limit, "memory_limit": memory_limit}
+    with _client(scheduler) as client:
+        options |= {"client": client, "resources": _assignments(resource)}
+        records = plans.run_chapter_specs(chapter, **wanted, **options)
     diverged = [r for r in records if r.status != "finished"]
     console.print(f"{len(records)} records" + (f", {len(diverged)} of them diverged" if diverged else ""))
+
+
+@contextmanager
+def _client(scheduler: str | None) -> Iterator[Any]:
+    """Connect to a scheduler, if there is an address."""
+    if scheduler is None:
+        yield None
+        return
+    from distributed import Client
+
+    try:
+        client = Client(scheduler)
+    except (OSError, ValueError) as error:
+        expected = "expected the address that dask scheduler prints, like tcp://10.0.0.1:8786"
+        raise ValueError(f"no scheduler answers at {scheduler!r} ({error}); {expected}") from error
+    with client:
+        yield client
 
 
 def _estimate(times: list[float | None], workers: int | None) -> str:

@@ -1,7 +1,7 @@
 """A validated spec, its key, and the record on disk that a run of it leaves.
 
 A spec says all that decides a number. Its key is a digest of what it says, and names the record; `run` returns the
-record where there is one and makes it where there is none. `sweep` does that for many specs.
+record where there is one and makes it where there is none. `sweeps.sweep` does that for many specs.
 """
 
 from __future__ import annotations
@@ -13,15 +13,11 @@ import os
 import platform
 import sys
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Thread
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -30,7 +26,6 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError, model_validator
 from sklearn.manifold import TSNE
 from sklearn.model_selection import train_test_split
-from threadpoolctl import threadpool_limits
 
 from regroup_lib import tables
 from regroup_lib.clusterers import CLUSTERERS
@@ -49,7 +44,6 @@ from regroup_lib.files import atomic_path, digest_file, read_npz, results_direct
 from regroup_lib.methods import METHODS, TrainingLabels, make_loss, make_sampler, training_labels
 from regroup_lib.metrics import cluster_contents, clustering_quality, evaluate, neighbor_accuracy, total_variation
 from regroup_lib.models import NETWORKS, TOKENIZERS, build_network
-from regroup_lib.progress import progress_bar, silence
 from regroup_lib.regroup import aggregate
 from regroup_lib.samplers import Sampler
 from regroup_lib.tasks import LONG_TAIL, Task, make_task, parse_task
@@ -557,15 +551,17 @@ def run(
     from the checkpoint of its last epoch.
     """
     path, root = spec.path(results_dir), results_directory(results_dir)
-    if path.exists() and not recompute:
+    checkpoint = checkpoint_path(spec, results_dir)
+    if path.exists() and not recompute and not checkpoint.exists():
         return load_record(path)
     (root / ".locks").mkdir(parents=True, exist_ok=True)
     lock = FileLock(root / ".locks" / f"{spec.key}.lock", timeout=-1 if wait else 0)
     try:
         with lock:
-            if path.exists() and not recompute:  # written while this process waited
-                return load_record(path)
-            checkpoint = root / ".checkpoints" / f"{spec.key}.pt"
+            if path.exists() and not recompute:  # written while this process waited, or just before another was killed
+                record = load_record(path)
+                _remove_leftovers(path, checkpoint)
+                return record
             if recompute:
                 checkpoint.unlink(missing_ok=True)
             if spec.kind == "training":
@@ -573,18 +569,23 @@ def run(
             else:
                 record, arrays = {"encoder": _run_encoder, "table": _run_table}[spec.kind](spec, data_dir)
             _write_record(record, arrays, path)
-            checkpoint.unlink(missing_ok=True)
-            _remove_partial(path, path.with_suffix(".npz"), checkpoint)
+            _remove_leftovers(path, checkpoint)
             return record
     except Timeout as error:
         raise Busy(f"{spec.label} (seed {spec.seed}) of {spec.task} is run by another process") from error
 
 
-def _remove_partial(*paths: Path) -> None:
-    """Remove what a process that was killed in the middle of a write left beside its files."""
-    for path in paths:
-        for partial in path.parent.glob(f".{path.name}.*"):
+def checkpoint_path(spec: AnySpec, results_dir: str | Path | None = None) -> Path:
+    """Return where the training of a spec leaves its last epoch, until the record is written."""
+    return results_directory(results_dir) / ".checkpoints" / f"{spec.key}.pt"
+
+
+def _remove_leftovers(path: Path, checkpoint: Path) -> None:
+    """Remove the checkpoint of a record that is written, and what a process that was killed left half written."""
+    for file in (path, path.with_suffix(".npz"), checkpoint):
+        for partial in file.parent.glob(f".{file.name}.*"):
             partial.unlink(missing_ok=True)
+    checkpoint.unlink(missing_ok=True)
 
 
 def _write_record(record: Record, arrays: dict[str, np.ndarray], path: Path) -> None:
@@ -970,120 +971,6 @@ def _reconstructions(task: Task, encoded: Features) -> dict[str, np.ndarray]:
     _, first = np.unique(task.test.fine_labels, return_index=True)
     originals = task.test.inputs[first[:10]]
     return {"originals": originals, "reconstructions": encoded.encoder.reconstruct(originals)}
-
-
-class SweepError(RuntimeError):
-    """Some runs of a sweep failed; the others are recorded."""
-
-
-def sweep(
-    specs: Iterable[AnySpec],
-    *,
-    client: Any = None,
-    workers: int | None = None,
-    results_dir: str | Path | None = None,
-    data_dir: str | Path | None = None,
-    recompute: bool = False,
-) -> list[Record]:
-    """Run many specs and return their records in the order given.
-
-    Parameters
-    ----------
-    specs : iterable of Spec, EncoderSpec or TableSpec
-    client : object, optional
-        Something with ``submit`` that returns futures: a Dask client, or an executor. Its workers must see the
-        same data and results directories.
-    workers : int, optional
-        Run in so many processes on this machine, the cores divided among them; default: in this process.
-    results_dir, data_dir, recompute
-        See `run`.
-
-    Raises
-    ------
-    SweepError
-        At the end, if runs failed; the message names each with its error. All others are recorded.
-
-    Notes
-    -----
-    A spec that is named twice is run once. Several sweeps may share a results directory: a spec that another process
-    runs is put last, and waited for.
-    """
-    named = list(specs)
-    options = {"results_dir": results_dir, "data_dir": data_dir, "recompute": recompute}
-    records = _sweep_once(list(dict.fromkeys(named)), client, workers, options)
-    return [records[spec] for spec in named]
-
-
-def _sweep_once(
-    specs: Sequence[AnySpec], client: Any, workers: int | None, options: dict[str, Any]
-) -> dict[Any, Record]:
-    if client is not None:
-        return _sweep_on(client, specs, options)
-    if workers is None:
-        return _sweep_here(specs, options)
-    if workers < 1:
-        raise ValueError(f"workers is {workers}; expected at least 1")
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(threads,)
-    ) as pool:
-        return _sweep_on(pool, specs, options)
-
-
-def _start_worker(threads: int) -> None:
-    # A killed sweep takes its workers along; they would otherwise train on, unseen. Their checkpoints stay.
-    Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
-    torch.set_num_threads(threads)
-    threadpool_limits(threads)
-
-
-def _sweep_here(specs: Sequence[AnySpec], options: dict[str, Any]) -> dict[Any, Record]:
-    waiting, records, failures = deque(specs), {}, {}
-    with progress_bar(total=len(specs), desc="sweep", unit="run") as bar, silence():
-        busy = 0
-        while waiting:
-            spec = waiting.popleft()
-            bar.set_postfix_str(f"{spec.label} s{spec.seed}")
-            try:
-                records[spec] = run(spec, wait=False, **options)
-            except Busy:
-                waiting.append(spec)
-                busy += 1
-                if busy >= len(waiting):  # nothing else to do
-                    time.sleep(0.5)
-                continue
-            except Exception as error:  # one bad run must not cost the others
-                failures[spec] = error
-            busy = 0
-            bar.update()
-    return _collected(specs, records, failures)
-
-
-def _sweep_on(pool: Any, specs: Sequence[AnySpec], options: dict[str, Any]) -> dict[Any, Record]:
-    records, failures = {}, {}
-    futures = {spec: pool.submit(run, spec, **options) for spec in specs}
-    with progress_bar(total=len(specs), desc="sweep", unit="run") as bar:
-        left = dict(futures)
-        while left:
-            done = [spec for spec, future in left.items() if future.done()]
-            for spec in done:
-                try:
-                    records[spec] = left.pop(spec).result()
-                except Exception as error:  # one bad run must not cost the others
-                    failures[spec] = error
-                bar.update()
-            if not done:
-                time.sleep(0.1)
-    return _collected(specs, records, failures)
-
-
-def _collected(specs: Sequence[Any], records: dict[Any, Record], failures: dict[Any, Exception]) -> dict[Any, Record]:
-    if failures:
-        lines = [f"{s.task} {s.label} seed {s.seed}: {type(e).__name__}: {e}" for s, e in failures.items()]
-        raise SweepError(
-            f"{len(failures)} of {len(specs)} runs failed, the others are recorded:\n" + "\n".join(lines)
-        ) from next(iter(failures.values()))
-    return records
 
 
 def _machine() -> dict[str, Any]:

@@ -30,17 +30,16 @@ from regroup_lib.experiments import (
     EncoderSpec,
     Record,
     Spec,
-    SweepError,
     estimate_seconds,
     find_record,
     load_record,
     load_records,
     parse_spec,
     run,
-    sweep,
 )
 from regroup_lib.files import digest_file
 from regroup_lib.metrics import calibrated_average_precision
+from regroup_lib.sweeps import SweepError, sweep
 from regroup_lib.tasks import make_task
 from regroup_lib.training import ResidentImages
 
@@ -855,7 +854,7 @@ def test_a_sweep_in_worker_processes_records_all_but_what_fails(tmp_path):
 
 def test_a_killed_sweep_takes_its_workers_along(tmp_path):
     program = (
-        "from regroup_lib.experiments import Spec, sweep\n"
+        "from regroup_lib.experiments import Spec\nfrom regroup_lib.sweeps import sweep\n"
         "if __name__ == '__main__':\n"
         "    spec = Spec(profile='smoke', task='digits-0', method='ce', epochs=10_000)\n"
         f"    sweep([spec], workers=1, results_dir={str(tmp_path / 'results')!r})\n"
