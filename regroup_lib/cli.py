@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from regroup_lib.book import parse_parameter
+from regroup_lib.files import load_yaml_file
 
 app = typer.Typer(help="Imbalanced classification by regrouping.", no_args_is_help=True, pretty_exceptions_enable=False)
 data_app = typer.Typer(help="The data sets: what there is, where it comes from, whether it is sound.")
@@ -128,12 +128,7 @@ def run(
     """
     from regroup_lib import experiments
 
-    try:
-        values = {} if spec is None else yaml.safe_load(spec.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{spec} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{spec} does not hold FIELD: VALUE lines")
+    values = {} if spec is None else load_yaml_file(spec)
     record = experiments.run(experiments.parse_spec(values | _assignments(set_)), recompute=recompute)
     _print_records([record])
     console.print(f"record: {record.path}")

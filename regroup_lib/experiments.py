@@ -40,7 +40,7 @@ from regroup_lib.encoders import (
     encode,
     make_encoder,
 )
-from regroup_lib.files import atomic_path, digest_file, read_npz, results_directory, write_npz
+from regroup_lib.files import atomic_path, digest_file, read_npz, results_directory, save_arrays
 from regroup_lib.methods import METHODS, TrainingLabels, make_loss, make_sampler, training_labels
 from regroup_lib.metrics import cluster_contents, clustering_quality, evaluate, neighbor_accuracy, total_variation
 from regroup_lib.models import NETWORKS, TOKENIZERS, build_network
@@ -558,10 +558,10 @@ def run(
     lock = FileLock(root / ".locks" / f"{spec.key}.lock", timeout=-1 if wait else 0)
     try:
         with lock:
-            if path.exists() and not recompute:  # written while this process waited, or just before another was killed
-                record = load_record(path)
+            # Written while this process waited, or just before another was killed.
+            if not recompute and _is_whole(path):
                 _remove_leftovers(path, checkpoint)
-                return record
+                return load_record(path)
             if recompute:
                 checkpoint.unlink(missing_ok=True)
             if spec.kind == "training":
@@ -573,6 +573,12 @@ def run(
             return record
     except Timeout as error:
         raise Busy(f"{spec.label} (seed {spec.seed}) of {spec.task} is run by another process") from error
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether there is a record with its own arrays, not with those of one that was about to replace it."""
+    arrays = path.with_suffix(".npz")
+    return path.exists() and arrays.exists() and digest_file(arrays) == load_record(path).arrays_digest
 
 
 def checkpoint_path(spec: AnySpec, results_dir: str | Path | None = None) -> Path:
@@ -589,20 +595,23 @@ def _remove_leftovers(path: Path, checkpoint: Path) -> None:
 
 
 def _write_record(record: Record, arrays: dict[str, np.ndarray], path: Path) -> None:
-    """Write arrays, then the JSON file: where that exists, the record is whole."""
+    """Write arrays and the JSON file, and only then put the two in the place of older ones, the JSON file last."""
     record.machine, record.versions, record.code = _machine(), _versions(), CODE_VERSION
     record.created = datetime.now(UTC).isoformat(timespec="seconds")
-    write_npz(path.with_suffix(".npz"), arrays, compress=True)
-    record.arrays_digest = digest_file(path.with_suffix(".npz"))
+    with atomic_path(path) as partial, atomic_path(path.with_suffix(".npz")) as partial_arrays:
+        save_arrays(partial_arrays, arrays, compress=True)
+        record.arrays_digest = digest_file(partial_arrays)
+        partial.write_text(_record_text(record), encoding="utf-8")
     record.path = path
+
+
+def _record_text(record: Record) -> str:
     values = asdict(record)
     del values["path"]
     values["spec"] = record.spec.model_dump(mode="json")
     # As they come back from the file: pairs as lists, keys as text.
     values = json.loads(json.dumps({"key": record.key} | values))
-    text = json.dumps({"format": RECORD_FORMAT} | values | {"digest": _digest_of_values(values)}, indent=1)
-    with atomic_path(path) as partial:
-        partial.write_text(text + "\n", encoding="utf-8")
+    return json.dumps({"format": RECORD_FORMAT} | values | {"digest": _digest_of_values(values)}, indent=1) + "\n"
 
 
 def _run_training(spec: Spec, data_dir: str | Path | None, checkpoint: Path) -> tuple[Record, dict[str, np.ndarray]]:

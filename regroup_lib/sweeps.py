@@ -149,22 +149,37 @@ def _sweep_here(specs: Sequence[AnySpec], options: dict[str, Any]) -> dict[Any, 
                     time.sleep(0.5)
                 continue
             except Exception as error:  # one bad run must not cost the others
-                failures[spec] = error
+                failures[spec] = _Failure.of(error)
             busy = 0
             bar.update()
     return _collected(specs, records, failures)
 
 
-def _collected(specs: Sequence[Any], records: dict[Any, Record], failures: dict[Any, Exception]) -> dict[Any, Record]:
+@dataclass(frozen=True)
+class _Failure:
+    """Why a run failed, in words: an exception itself may not survive the way back from a worker."""
+
+    what: str
+    traceback: str
+    explained: bool  # the message says what to mend
+    final: bool  # another try would end in the same
+
+    @classmethod
+    def of(cls, error: Exception) -> _Failure:
+        what, text = f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+        final = isinstance(error, ValueError | LostWorkers)
+        return cls(what, text, explained=final or isinstance(error, OSError), final=final)
+
+
+def _collected(specs: Sequence[Any], records: dict[Any, Record], failures: dict[Any, _Failure]) -> dict[Any, Record]:
     if not failures:
         return records
     lines = [f"{len(failures)} of {len(specs)} runs failed, the others are recorded:"]
-    lines += [f"{s.task} {s.label} seed {s.seed}: {type(e).__name__}: {e}" for s, e in failures.items()]
-    tracebacks = {spec: "".join(traceback.format_exception(error)) for spec, error in failures.items()}
-    # What is wrong with a spec or its data says so in its line; anything else is for whoever mends this code.
-    unexplained = {tracebacks[s]: s for s, e in failures.items() if not isinstance(e, ValueError | OSError)}
-    lines += [f"\n{s.task} {s.label} seed {s.seed}:\n{text}" for text, s in unexplained.items()]
-    raise SweepError("\n".join(lines), tracebacks) from next(iter(failures.values()))
+    lines += [f"{spec.task} {spec.label} seed {spec.seed}: {failure.what}" for spec, failure in failures.items()]
+    # One traceback for all runs that failed at one place.
+    shown = {failure.traceback: spec for spec, failure in failures.items() if not failure.explained}
+    lines += [f"\n{spec.task} {spec.label} seed {spec.seed}:\n{text}" for text, spec in shown.items()]
+    raise SweepError("\n".join(lines), {spec: failure.traceback for spec, failure in failures.items()})
 
 
 # ---------------------------------------------------------------- on workers
@@ -234,7 +249,7 @@ class _DaskSweep:
         self.running: dict[Any, Future] = {}
         self.raised, self.returned = Counter(), Counter()
         self.done: dict[Any, Record] = {}
-        self.failures: dict[Any, Exception] = {}
+        self.failures: dict[Any, _Failure] = {}
 
     def records(self) -> dict[Any, Record]:
         """Run all specs."""
@@ -278,24 +293,25 @@ class _DaskSweep:
 
     def _take(self, spec: Any, future: Future) -> None:
         """Keep a run's record, or submit the run again, or give it up."""
-        from distributed import KilledWorker
-
         try:
-            self.done[spec] = self._received(spec, future.result())
-        except KilledWorker as error:
-            # Perhaps another run's doing: the run itself knows on its next start how often it was cut off.
-            self._again(spec, error, self.returned, MOST_RETURNS)
-        except (ValueError, LostWorkers) as error:
-            self.failures[spec] = error
-        except Exception as error:  # one bad run must not cost the others
-            self._again(spec, error, self.raised, TRIES)
+            result = future.result()
+        except Exception as error:
+            # Its worker is lost, perhaps by another run's doing: on its next start the run sees how often it was.
+            self._again(spec, _Failure.of(error), self.returned, MOST_RETURNS)
+            return
+        if isinstance(result, _Files):
+            self.done[spec] = self._received(spec, result)
+        elif result.final:
+            self.failures[spec] = result
+        else:
+            self._again(spec, result, self.raised, TRIES)
 
-    def _again(self, spec: Any, error: Exception, counter: Counter, most: int) -> None:
+    def _again(self, spec: Any, failure: _Failure, counter: Counter, most: int) -> None:
         counter[spec] += 1
         if counter[spec] < most:
             self._submit(spec)
         else:
-            self.failures[spec] = error
+            self.failures[spec] = failure
 
     def _received(self, spec: Any, files: _Files) -> Record:
         """Write files that a worker has on a disk of its own, and read the record."""
@@ -313,21 +329,28 @@ class _DaskSweep:
             logger.warning("%d runs wait for a worker%s; the scheduler has none", len(self.running), wanted)
 
 
-def _run_on_worker(spec: AnySpec, options: dict[str, Any], terms: _Terms) -> _Files:
-    """Run a spec on a worker and return its record's files."""
+def _run_on_worker(spec: AnySpec, options: dict[str, Any], terms: _Terms) -> _Files | _Failure:
+    """Run a spec on a worker and return its record's files, or why it failed."""
+    try:
+        _check_worker(terms)
+        _note_start(spec, options, terms)
+        if terms.threads is not None:
+            torch.set_num_threads(terms.threads)
+            threadpool_limits(terms.threads)
+        with silence(), _ended_after(terms.time_limit):
+            path = run(spec, **options).path
+        return _Files(path.read_bytes(), path.with_suffix(".npz").read_bytes())
+    except Exception as error:
+        return _Failure.of(error)
+
+
+def _check_worker(terms: _Terms) -> None:
     from distributed import get_worker
 
     if terms.code != CODE_VERSION:
         raise ValueError(f"the worker has regroup_lib {CODE_VERSION}, the sweep {terms.code}; install one on both")
     if terms.time_limit is not None and get_worker().state.nthreads > 1:
         raise ValueError("a time limit needs workers with one thread: start them with dask worker --nthreads 1")
-    _note_start(spec, options, terms)
-    if terms.threads is not None:
-        torch.set_num_threads(terms.threads)
-        threadpool_limits(terms.threads)
-    with silence(), _ended_after(terms.time_limit):
-        path = run(spec, **options).path
-    return _Files(path.read_bytes(), path.with_suffix(".npz").read_bytes())
 
 
 def _note_start(spec: AnySpec, options: dict[str, Any], terms: _Terms) -> None:
