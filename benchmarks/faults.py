@@ -352,19 +352,19 @@ def mutations(folder: Path, *, n_mutations: int, seed: int = 0) -> dict[str, Any
     folder.mkdir(parents=True, exist_ok=True)
     artefacts = [data_file(folder), *record_file(folder), checkpoint_file(folder), cache_file(folder)]
     artefacts += [spec_file(folder), parameter(folder)]
-    draw, slowest = random.Random(seed), 0.0
+    draw, slowest = random.Random(seed), (0.0, "")
     counts: dict[str, Counter] = {artefact.name: Counter() for artefact in artefacts}
     wrong = []
     for number in range(n_mutations):
         artefact = artefacts[number % len(artefacts)]
         start = time.perf_counter()
         outcome = artefact.outcome(draw, number // len(artefacts))
-        slowest = max(slowest, time.perf_counter() - start)
+        slowest = max(slowest, (time.perf_counter() - start, artefact.name))
         counts[artefact.name][outcome.split(":")[0]] += 1
         if outcome.startswith("wrong"):
             wrong.append(f"{artefact.name} {number // len(artefacts)}: {outcome}"[:300])
     by_kind = {name: dict(counter) for name, counter in counts.items()}
-    return {"mutations": n_mutations, "outcomes": by_kind, "slowest_seconds": slowest, "wrong": wrong}
+    return {"mutations": n_mutations, "outcomes": by_kind, "slowest": slowest, "wrong": wrong}
 
 
 # ---------------------------------------------------------------- hostile files

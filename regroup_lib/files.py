@@ -28,6 +28,7 @@ def results_directory(results_dir: str | Path | None = None) -> Path:
     return Path(results_dir or os.environ.get("REGROUP_RESULTS") or "results")
 
 
+MAX_YAML_DEPTH = 20
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -165,11 +166,21 @@ def load_yaml(text: str, source: str) -> Any:
         In one line that names the source.
     """
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise ValueError("it has an alias (*name); write the value out")
+        _check_yaml(yaml.parse(text, Loader=yaml.SafeLoader))
         return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{source} is not YAML of plain values: {' '.join(str(error).split())}") from error
+
+
+def _check_yaml(events: Iterator[yaml.Event]) -> None:
+    """Refuse what grows beyond its text, or takes a time that grows with its square."""
+    depth = 0
+    for event in events:
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it has an alias (*name); write the value out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_YAML_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_YAML_DEPTH} deep")
 
 
 def digest_arrays(*arrays: np.ndarray) -> str:
