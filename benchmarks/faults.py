@@ -112,14 +112,22 @@ def kills(folder: Path, *, n_kills: int, seed: int = 0) -> dict[str, Any]:
 def _write_without_room(spec: Spec, folder: Path, ending: str, recompute: bool, answer: Any) -> None:
     """Run a spec; the first file whose name ends so may not grow beyond 100 bytes."""
     one_thread()
-    make = tempfile.mkstemp
+    make, write_text = tempfile.mkstemp, Path.write_text
 
-    def limited(*args: Any, suffix: str = "", prefix: str = "", **options: Any) -> Any:
-        if prefix.rstrip(".").endswith(ending):
+    def limit(name: str) -> None:
+        if name.endswith(ending):
             resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
-        return make(*args, suffix=suffix, prefix=prefix, **options)
 
-    tempfile.mkstemp = limited
+    def limited_make(*args: Any, prefix: str = "", **options: Any) -> Any:
+        if ending != ".json":  # the record's file is made before its arrays are written
+            limit(prefix.rstrip("."))
+        return make(*args, prefix=prefix, **options)
+
+    def limited_text(self: Path, *args: Any, **options: Any) -> int:
+        limit(self.name)
+        return write_text(self, *args, **options)
+
+    tempfile.mkstemp, Path.write_text = limited_make, limited_text
     try:
         run(spec, results_dir=folder / "results", data_dir=folder / "data", recompute=recompute)
         answer.send("it ran")
