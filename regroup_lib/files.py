@@ -32,6 +32,10 @@ MAX_YAML_DEPTH = 20
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+class DiskFullError(OSError):
+    """There is no room for a file; the message names it."""
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` and rename it to `path` when the block succeeds.
@@ -40,8 +44,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     Raises
     ------
-    OSError
-        If the disk is full; the message names the file.
+    DiskFullError
+        If the disk is full; what was there before is unchanged.
     """
     path = Path(path)
     partial = None
@@ -56,10 +60,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         partial.chmod(0o644)
         os.replace(partial, path)
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if isinstance(error, DiskFullError) or error.errno not in NO_ROOM:
             raise
         what = f"there is no room on the disk for {path}; what was there before is unchanged"
-        raise OSError(error.errno, f"{what}. Make room and start again") from error
+        raise DiskFullError(error.errno, f"{what}. Make room and start again") from error
     finally:
         if partial is not None:
             partial.unlink(missing_ok=True)

@@ -205,7 +205,7 @@ def test_a_run_that_crashes_its_worker_fails_alone_after_three_tries(client, unh
 
 def test_a_run_that_raises_is_tried_three_times_and_its_traceback_is_shown(client, tmp_path):
     raising, flaky = smoke(seed=RAISES), smoke(seed=FLAKY)
-    with pytest.raises(SweepError, match=r"1 of 2 runs failed.*RuntimeError: the loop is broken") as raised:
+    with pytest.raises(SweepError, match=r"(?s)1 of 2 runs failed.*RuntimeError: the loop is broken") as raised:
         sweep([raising, flaky], client=client, results_dir=tmp_path)
     assert 'preload.py", line' in raised.value.tracebacks[raising]  # where it happened, on the worker
     assert raised.value.tracebacks[raising] in str(raised.value)
