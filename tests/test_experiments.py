@@ -650,7 +650,7 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run_and_die(spec, results_dir, event, number):
+def run_and_die(spec, results_dir, event, number, recompute=False):
     """Run a spec in this process and end it with signal 9 at an event."""
     limit_threads()
     calls, augmented, replace = itertools.count(1), ResidentImages.augmented, os.replace
@@ -669,7 +669,7 @@ def run_and_die(spec, results_dir, event, number):
             die()
 
     ResidentImages.augmented, os.replace = dying_augmented, dying_replace
-    run(spec, results_dir=results_dir)
+    run(spec, results_dir=results_dir, recompute=recompute)
 
 
 def launch(target, *arguments):
@@ -734,6 +734,20 @@ def test_a_run_that_is_killed_once_its_record_is_there_is_done(tmp_path, no_trai
     record = run(killed_spec, results_dir=tmp_path)
     assert numbers(record.path) == unkilled
     check_scores(record)
+    assert [p for p in files_below(tmp_path) if not p.startswith("smoke")] == []  # its checkpoint is no longer needed
+
+
+def test_a_run_again_that_is_killed_between_its_two_files_is_finished_by_the_next(tmp_path, killed_spec, unkilled):
+    """The arrays are new, the record is the old one: neither goes with the other."""
+    path = run(killed_spec, results_dir=tmp_path).path
+    values = json.loads(path.read_text())
+    del values["digest"]
+    path.write_text(json.dumps(values | {"arrays_digest": "0" * 64}))  # as if it had had other arrays
+    assert ended(launch(run_and_die, killed_spec, tmp_path, "after file", 3, True)) == -signal.SIGKILL
+    assert load_record(path).arrays_digest == "0" * 64
+    check_scores(run(killed_spec, results_dir=tmp_path))
+    assert numbers(path) == unkilled
+    assert len(files_below(tmp_path)) == 2
 
 
 def run_quietly(spec, results_dir):

@@ -89,6 +89,19 @@ def test_yaml_of_more_than_plain_values_is_one_line_that_names_its_source(text, 
     assert "\n" not in str(raised.value)
 
 
+def test_the_tables_of_the_page_are_those_of_the_figures_and_show_nothing_wrong(faults):
+    folder = ROOT / "results" / "trust"
+    result = json.loads((folder / "faults.json").read_text())
+    assert (folder / "faults.md").read_text() == faults.page(result)
+    assert result["check"]["defects"] == 0
+    assert result["kills"]["kills"] >= 50
+    assert result["mutations"]["mutations"] >= 200
+    assert result["kills"]["wrong"] == result["mutations"]["wrong"] == []
+    assert all(offer["refused"] for offer in result["hostile"])
+    assert all(f["clear"] and f["intact"] and f["then"] == "finished" for f in result["full_disk"])
+    assert all(row["bit_equal"] for row in result["same_numbers"] if row["changed"] == "another process")
+
+
 # ---------------------------------------------------------------- divergence
 
 
