@@ -241,9 +241,11 @@ class _DaskSweep:
         threads: int | None = None,
     ):
         self.client, self.specs = client, specs
-        # One path for all workers, whatever directory they were started in.
+        # The same paths for all workers, whatever directory they were started in.
         self.results = results_directory(options["results_dir"]).absolute()
-        self.options = options | {"results_dir": self.results}
+        data = options["data_dir"]
+        self.options = options | {"results_dir": self.results, "data_dir": data and Path(data).absolute()}
+        self.priority = {spec: -i for i, spec in enumerate(specs)}
         self.terms = _Terms(f"regroup-sweep-{uuid.uuid4().hex}", CODE_VERSION, threads, time_limit)
         self.resources = dict(resources or {})
         self.running: dict[Any, Future] = {}
@@ -271,7 +273,7 @@ class _DaskSweep:
             self.terms,
             key=f"{self.terms.topic}-{spec.key}-{attempt}",
             pure=False,
-            priority=-self.specs.index(spec),
+            priority=self.priority[spec],
             resources=self.resources or None,
         )
 

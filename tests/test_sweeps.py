@@ -221,8 +221,9 @@ def test_what_is_wrong_with_a_spec_is_not_tried_again_and_is_one_line(client, tm
 
 def test_a_run_that_hangs_is_ended_at_its_time_limit(client, tmp_path):
     hanging, sound = smoke(seed=HANGS), smoke(epochs=1)
-    with pytest.raises(SweepError, match=r"LostWorkers: .* or took longer than 5 s"):
-        sweep([hanging, sound], client=client, results_dir=tmp_path, time_limit=5)
+    sweep([sound], client=client, results_dir=tmp_path)  # it may take longer than that on a busy machine
+    with pytest.raises(SweepError, match=r"1 of 2 runs .*\n.*LostWorkers: .* or took longer than 3 s"):
+        sweep([hanging, sound], client=client, results_dir=tmp_path, time_limit=3)
     assert tries(tmp_path, hanging) == 3
     assert [record.spec for record in load_records(tmp_path)] == [sound]
 
