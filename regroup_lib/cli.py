@@ -145,7 +145,7 @@ def sweep(
         str | None, typer.Option(help="Run on the workers of this Dask scheduler: its address.")
     ] = None,
     resource: Annotated[
-        list[str] | None, typer.Option(help="NAME=NUMBER that a run takes of a worker's, like GPU=1.")
+        list[str] | None, typer.Option(help="NAME=NUMBER that a run takes of a worker's, like GPU=1; with --scheduler.")
     ] = None,
     time_limit: Annotated[float | None, typer.Option(help="Seconds a run; then its worker is ended.")] = None,
     memory_limit: Annotated[str | None, typer.Option(help="Of each process of --workers, like '4 GB'.")] = None,

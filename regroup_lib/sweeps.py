@@ -89,7 +89,7 @@ def sweep(
         Of a worker process, such as ``"4 GB"``; beyond it the worker is ended. Only with `workers`: those of a client
         have the limit that they were started with.
     resources : mapping of str to float, optional
-        What a run takes of a worker's resources. With workers started as
+        What a run takes of a worker's resources, with a client. Of workers started as
         ``dask worker ADDRESS --nthreads 1 --resources GPU=1``, ``{"GPU": 1}`` is one run a GPU.
 
     Raises
@@ -114,8 +114,10 @@ def sweep(
         raise ValueError(f"workers is {workers}; expected at least 1")
     if client is not None and workers is not None:
         raise ValueError("both a client and workers are given; name one of them")
-    if client is None and workers is None and (time_limit or memory_limit or resources):
-        raise ValueError("a time limit, a memory limit and resources are for workers; name their number or a client")
+    if client is None and workers is None and (time_limit or memory_limit):
+        raise ValueError("a time limit and a memory limit are for workers; name their number or a client")
+    if client is None and resources:
+        raise ValueError("resources are those of a client's workers; name a client")
     if client is not None and memory_limit is not None:
         raise ValueError(
             "memory_limit is for workers on this machine; start a cluster's with dask worker --memory-limit"
@@ -125,9 +127,9 @@ def sweep(
     if client is not None:
         records = _DaskSweep(client, once, options, time_limit, resources).records()
     elif workers is not None and once:
-        with _local_client(workers, memory_limit, resources) as local:
+        with _local_client(workers, memory_limit) as local:
             threads = max(1, (os.cpu_count() or 1) // workers)
-            records = _DaskSweep(local, once, options, time_limit, resources, threads=threads).records()
+            records = _DaskSweep(local, once, options, time_limit, None, threads=threads).records()
     else:
         records = _sweep_here(once, options)
     return [records[spec] for spec in named]
@@ -186,7 +188,7 @@ def _collected(specs: Sequence[Any], records: dict[Any, Record], failures: dict[
 
 
 @contextmanager
-def _local_client(workers: int, memory_limit: str | int | None, resources: Mapping[str, float] | None) -> Iterator:
+def _local_client(workers: int, memory_limit: str | int | None) -> Iterator[Client]:
     """Start worker processes on this machine, which end with this process at the latest."""
     import dask
     from distributed import Client, LocalCluster
@@ -201,7 +203,6 @@ def _local_client(workers: int, memory_limit: str | int | None, resources: Mappi
             processes=True,
             dashboard_address=None,
             memory_limit=0 if memory_limit is None else memory_limit,
-            resources=dict(resources or {}),
             silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster) as client,

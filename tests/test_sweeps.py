@@ -345,9 +345,9 @@ def test_a_run_that_takes_more_memory_than_its_limit_ends_its_worker_and_not_the
     [
         ({"workers": 0}, "workers is 0; expected at least 1"),
         ({"client": object(), "workers": 1}, "both a client and workers are given; name one of them"),
-        ({"time_limit": 5}, "a time limit, a memory limit and resources are for workers"),
-        ({"memory_limit": "1 GB"}, "a time limit, a memory limit and resources are for workers"),
-        ({"resources": {"GPU": 1}}, "a time limit, a memory limit and resources are for workers"),
+        ({"time_limit": 5}, "a time limit and a memory limit are for workers; name their number"),
+        ({"memory_limit": "1 GB"}, "a time limit and a memory limit are for workers; name their number"),
+        ({"workers": 1, "resources": {"GPU": 1}}, "resources are those of a client's workers; name a client"),
         ({"client": object(), "memory_limit": "1 GB"}, "start a cluster's with dask worker --memory-limit"),
         ({"workers": 1, "time_limit": 0}, "time_limit is 0; expected seconds above 0"),
         ({"workers": 1, "time_limit": float("nan")}, "time_limit is nan; expected seconds above 0"),
