@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -228,18 +229,24 @@ def test_a_run_that_hangs_is_ended_at_its_time_limit(client, tmp_path):
     assert [record.spec for record in load_records(tmp_path)] == [sound]
 
 
+def interrupting_clock(condition):
+    """Return a clock whose sleep is interrupted, as by Ctrl-C, once a condition holds."""
+
+    def sleep(seconds):
+        if condition():
+            raise KeyboardInterrupt
+        time.sleep(seconds)
+
+    return SimpleNamespace(sleep=sleep, monotonic=time.monotonic)
+
+
 def test_a_run_takes_its_share_of_a_workers_resources(client, tmp_path, caplog, monkeypatch):
     specs = [smoke(epochs=1), smoke("rg-true", epochs=1)]
     assert [r.spec for r in sweep(specs, client=client, results_dir=tmp_path, resources={"GPU": 1})] == specs
     # Where no worker has so many, that is said, and the sweep waits: a worker may come.
     monkeypatch.setattr(sweeps, "WARN_AFTER", 0.2)
 
-    def interrupt(*args):
-        if caplog.records:
-            raise KeyboardInterrupt
-        time.sleep(0.05)
-
-    monkeypatch.setattr(sweeps.time, "sleep", interrupt)
+    monkeypatch.setattr(sweeps, "time", interrupting_clock(lambda: caplog.records))
     with pytest.raises(KeyboardInterrupt):
         sweep([smoke(seed=9)], client=client, results_dir=tmp_path, resources={"GPU": 2})
     assert "1 runs wait for a worker with GPU=2; the scheduler has none" in caplog.text
@@ -251,14 +258,7 @@ def test_an_interrupted_sweep_takes_back_what_has_not_started_and_goes_on_when_s
 ):
     specs, expected = unharmed
     with monkeypatch.context() as patch:
-
-        def interrupt(seconds):
-            if load_records(tmp_path):
-                raise KeyboardInterrupt
-            time_sleep(seconds)
-
-        time_sleep = time.sleep
-        patch.setattr(sweeps.time, "sleep", interrupt)
+        patch.setattr(sweeps, "time", interrupting_clock(lambda: load_records(tmp_path)))
         with pytest.raises(KeyboardInterrupt):
             sweep(specs, client=client, results_dir=tmp_path)
     wait_for(lambda: not any(client.processing().values()))
