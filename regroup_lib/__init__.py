@@ -29,7 +29,7 @@ _WHERE = {
     "make_encoder": "encoders",
     "make_task": "tasks",
     "run": "experiments",
-    "sweep": "experiments",
+    "sweep": "sweeps",
     "total_variation": "metrics",
 }
 __all__ = list(_WHERE)

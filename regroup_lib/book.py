@@ -18,6 +18,8 @@ from typing import Any
 
 import yaml
 
+from regroup_lib.files import load_yaml
+
 SMOKE_PARAMETERS = {"profile": "smoke", "seeds": [0, 1]}
 BUILD_PARAMETERS = {"profile": "cpu", "seeds": [0, 1, 2]}
 
@@ -115,10 +117,9 @@ def parse_parameter(text: str) -> Any:
     >>> parse_parameter("[0, 1]"), parse_parameter("smoke"), parse_parameter("1e-3")
     ([0, 1], 'smoke', 0.001)
     """
-    try:
-        return float(text) if re.fullmatch(r"[-+]?[0-9.]+e[-+]?[0-9]+", text, re.IGNORECASE) else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{text!r} is not a value: {str(error).splitlines()[0]}") from None
+    if re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)e[-+]?[0-9]+", text, re.IGNORECASE):
+        return float(text)
+    return load_yaml(text, repr(text))
 
 
 def check_parameters(name: str, parameters: Mapping[str, Any], *, root: str | Path | None = None) -> Path:

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from regroup_lib.book import parse_parameter
+from regroup_lib.files import load_yaml_file
 
 app = typer.Typer(help="Imbalanced classification by regrouping.", no_args_is_help=True, pretty_exceptions_enable=False)
 data_app = typer.Typer(help="The data sets: what there is, where it comes from, whether it is sound.")
@@ -126,12 +128,7 @@ def run(
     """
     from regroup_lib import experiments
 
-    try:
-        values = {} if spec is None else yaml.safe_load(spec.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{spec} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{spec} does not hold FIELD: VALUE lines")
+    values = {} if spec is None else load_yaml_file(spec)
     record = experiments.run(experiments.parse_spec(values | _assignments(set_)), recompute=recompute)
     _print_records([record])
     console.print(f"record: {record.path}")
@@ -144,13 +141,22 @@ def sweep(
     seeds: Seeds = "0,1,2",
     workers: Annotated[int | None, typer.Option(help="Processes on this machine; default: this one.")] = None,
     recompute: Annotated[bool, typer.Option(help="Run again where there are records.")] = False,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Run on the workers of this Dask scheduler: its address.")
+    ] = None,
+    resource: Annotated[
+        list[str] | None, typer.Option(help="NAME=NUMBER that a run takes of a worker's, like GPU=1; with --scheduler.")
+    ] = None,
+    time_limit: Annotated[float | None, typer.Option(help="Seconds a run; then its worker is ended.")] = None,
+    memory_limit: Annotated[str | None, typer.Option(help="Of each process of --workers, like '4 GB'.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print runs and estimated minutes; start nothing.")
     ] = False,
 ) -> None:
     """Run what a chapter needs; runs that have a record are skipped, killed ones go on.
 
-    Example: regroup sweep motivating-example --profile cpu --workers 2
+    Examples: regroup sweep motivating-example --profile cpu --workers 2;
+    regroup sweep all --profile paper --scheduler tcp://10.0.0.1:8786 --resource GPU=1
     """
     from regroup_lib import experiments, plans
 
@@ -167,9 +173,29 @@ def sweep(
         if waiting:
             console.print(f"and {waiting} more, whose settings the tuning on the validation split decides")
         return
-    records = plans.run_chapter_specs(chapter, **wanted, workers=workers, recompute=recompute)
+    options = {"recompute": recompute, "workers": workers, "time_limit": time_limit, "memory_limit": memory_limit}
+    with _client(scheduler) as client:
+        options |= {"client": client, "resources": _assignments(resource)}
+        records = plans.run_chapter_specs(chapter, **wanted, **options)
     diverged = [r for r in records if r.status != "finished"]
     console.print(f"{len(records)} records" + (f", {len(diverged)} of them diverged" if diverged else ""))
+
+
+@contextmanager
+def _client(scheduler: str | None) -> Iterator[Any]:
+    """Connect to a scheduler, if there is an address."""
+    if scheduler is None:
+        yield None
+        return
+    from distributed import Client
+
+    try:
+        client = Client(scheduler)
+    except (OSError, ValueError) as error:
+        expected = "expected the address that dask scheduler prints, like tcp://10.0.0.1:8786"
+        raise ValueError(f"no scheduler answers at {scheduler!r} ({error}); {expected}") from error
+    with client:
+        yield client
 
 
 def _estimate(times: list[float | None], workers: int | None) -> str:
@@ -227,6 +253,25 @@ def results_compare(task: str, profile: OnlyProfile = None) -> None:
     for row in frame.itertuples(index=False):
         table.add_row(*map(str, row))
     console.print(table)
+
+
+@results_app.command("check")
+def results_check(profile: OnlyProfile = None) -> None:
+    """Verify every record: spec, key, digests, arrays, and metrics computed again from the stored scores.
+
+    Prints a line a kind of record and a line a defect; the exit code is 1 where there is a defect.
+
+    Example: regroup results check
+    """
+    from regroup_lib.checks import check_results
+
+    report = check_results(profile=profile)
+    for line in (*report.summary, *report.defects):
+        console.print(Text(str(line)))
+    n_records = sum(sum(counts.values()) for counts in report.statuses.values())
+    console.print(f"{n_records} records read, {len(report.defects)} defects")
+    if report.defects:
+        raise typer.Exit(1)
 
 
 @results_app.command("export")

@@ -589,7 +589,8 @@ def encode(
             kept = _read_cache(path, dataset)
             if kept is None:
                 kept = _encoded(dataset, encoder)
-                write_npz(path, kept | {f"state_{name}": value for name, value in encoder.state().items()})
+                arrays = kept | {f"state_{name}": value for name, value in encoder.state().items()}
+                write_npz(path, arrays | {"digest": np.array(_digest_of(arrays))})
             else:
                 state = {name.removeprefix("state_"): kept[name] for name in kept if name.startswith("state_")}
                 encoder.load_state(state, dataset.train.inputs.shape[1:])
@@ -610,10 +611,17 @@ def _encoded(dataset: Dataset, encoder: Encoder) -> dict[str, np.ndarray]:
     }
 
 
+def _digest_of(arrays: dict[str, np.ndarray]) -> str:
+    return digest_arrays(*(arrays[name] for name in sorted(arrays)), np.array(sorted(arrays)))
+
+
 def _read_cache(path: Path, dataset: Dataset) -> dict[str, np.ndarray] | None:
     """Return a cache file's arrays, or None where there is none or it is damaged."""
     try:
         kept = read_npz(path)
+        digest = kept.pop("digest", None)  # older files have none
+        if digest is not None and str(digest) != _digest_of(kept):
+            raise ValueError("it is not what was written: its digest differs")
         for name, split in dataset.splits.items():
             if len(kept[f"split_{name}"]) != len(split):
                 raise ValueError(f"{path} has {len(kept[f'split_{name}'])} {name} rows, expected {len(split)}")

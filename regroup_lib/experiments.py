@@ -1,7 +1,7 @@
 """A validated spec, its key, and the record on disk that a run of it leaves.
 
 A spec says all that decides a number. Its key is a digest of what it says, and names the record; `run` returns the
-record where there is one and makes it where there is none. `sweep` does that for many specs.
+record where there is one and makes it where there is none. `sweeps.sweep` does that for many specs.
 """
 
 from __future__ import annotations
@@ -13,15 +13,11 @@ import os
 import platform
 import sys
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Thread
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -30,7 +26,6 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError, model_validator
 from sklearn.manifold import TSNE
 from sklearn.model_selection import train_test_split
-from threadpoolctl import threadpool_limits
 
 from regroup_lib import tables
 from regroup_lib.clusterers import CLUSTERERS
@@ -45,11 +40,10 @@ from regroup_lib.encoders import (
     encode,
     make_encoder,
 )
-from regroup_lib.files import atomic_path, digest_file, read_npz, results_directory, write_npz
+from regroup_lib.files import atomic_path, digest_file, read_npz, results_directory, save_arrays
 from regroup_lib.methods import METHODS, TrainingLabels, make_loss, make_sampler, training_labels
 from regroup_lib.metrics import cluster_contents, clustering_quality, evaluate, neighbor_accuracy, total_variation
 from regroup_lib.models import NETWORKS, TOKENIZERS, build_network
-from regroup_lib.progress import progress_bar, silence
 from regroup_lib.regroup import aggregate
 from regroup_lib.samplers import Sampler
 from regroup_lib.tasks import LONG_TAIL, Task, make_task, parse_task
@@ -388,11 +382,16 @@ def parse_spec(values: dict[str, Any]) -> Spec | EncoderSpec | TableSpec:
     try:
         return _ANY_SPEC.validate_python({"kind": "training"} | dict(values))
     except ValidationError as error:
-        lines = []
-        for defect in error.errors():
-            field_name = ".".join(str(part) for part in defect["loc"][1:]) or "spec"
-            lines.append(f"{field_name}: {defect['msg'].removeprefix('Value error, ')}")
-        raise ValueError("; ".join(lines)) from error
+        raise ValueError(_defects(error, skip=1)) from error
+
+
+def _defects(error: ValidationError, *, skip: int = 0) -> str:
+    """Return one line: each defect's field, without the first `skip` parts of its place, and what is wrong with it."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in defect['loc'][skip:]) or 'spec'}: "
+        f"{defect['msg'].removeprefix('Value error, ')}"
+        for defect in error.errors()
+    )
 
 
 @dataclass
@@ -436,6 +435,8 @@ class Record:
     reason: str = ""
     path: Path | None = None
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     @property
     def key(self) -> str:
         """The spec's key."""
@@ -460,6 +461,9 @@ class Record:
         return read_npz(path)
 
 
+_RECORD = TypeAdapter(Record)
+
+
 def load_record(path: str | Path) -> Record:
     """Read a record.
 
@@ -470,23 +474,41 @@ def load_record(path: str | Path) -> Record:
     """
     path = Path(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values.pop("format") != RECORD_FORMAT:
-            raise ValueError(f"its format is not {RECORD_FORMAT}")
+        values = _record_values(path)
         key, spec = values.pop("key"), parse_spec(values.pop("spec"))
-        if key != spec.key or not path.stem.endswith(key):
+        if key != spec.key or not path.stem.endswith(f"-{key}"):
             raise ValueError(f"its spec has key {spec.key}, not the one it is filed under")
-        return Record(spec=spec, path=path, **values)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"the record {path} is damaged ({error}); delete it and run its spec again") from error
+        return _RECORD.validate_python(values | {"spec": spec, "path": path})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        what = _defects(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"the record {path} is damaged ({what}); delete it and run its spec again") from error
+
+
+def _record_values(path: Path) -> dict[str, Any]:
+    """Read a record's fields; their digest, which older records do not have, is verified and left out."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict) or values.pop("format", None) != RECORD_FORMAT:
+        raise ValueError(f"its format is not {RECORD_FORMAT}")
+    digest = values.pop("digest", None)
+    if digest is not None and digest != _digest_of_values(values):
+        raise ValueError("it is not what was written: its digest differs")
+    return values
+
+
+def _digest_of_values(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def load_records(results_dir: str | Path | None = None, *, profile: str | None = None) -> list[Record]:
     """Read every record of a results directory, or of one profile in it, in order of their files."""
+    return [load_record(path) for path in record_paths(results_dir, profile=profile)]
+
+
+def record_paths(results_dir: str | Path | None = None, *, profile: str | None = None) -> list[Path]:
+    """Return the files of all records of a results directory, or of one profile in it, in order."""
     root = results_directory(results_dir)
     # A hidden file is one that another process is writing, or was killed at.
-    paths = [path for path in root.glob(f"{profile or '*'}/*/*.json") if not path.name.startswith(".")]
-    return [load_record(path) for path in sorted(paths)]
+    return sorted(path for path in root.glob(f"{profile or '*'}/*/*.json") if not path.name.startswith("."))
 
 
 def find_record(spec: AnySpec, results_dir: str | Path | None = None) -> Record | None:
@@ -529,15 +551,17 @@ def run(
     from the checkpoint of its last epoch.
     """
     path, root = spec.path(results_dir), results_directory(results_dir)
-    if path.exists() and not recompute:
+    checkpoint = checkpoint_path(spec, results_dir)
+    if path.exists() and not recompute and not checkpoint.exists():
         return load_record(path)
     (root / ".locks").mkdir(parents=True, exist_ok=True)
     lock = FileLock(root / ".locks" / f"{spec.key}.lock", timeout=-1 if wait else 0)
     try:
         with lock:
-            if path.exists() and not recompute:  # written while this process waited
+            # Written while this process waited, or just before another was killed.
+            if not recompute and _is_whole(path):
+                _remove_leftovers(path, checkpoint)
                 return load_record(path)
-            checkpoint = root / ".checkpoints" / f"{spec.key}.pt"
             if recompute:
                 checkpoint.unlink(missing_ok=True)
             if spec.kind == "training":
@@ -545,33 +569,49 @@ def run(
             else:
                 record, arrays = {"encoder": _run_encoder, "table": _run_table}[spec.kind](spec, data_dir)
             _write_record(record, arrays, path)
-            checkpoint.unlink(missing_ok=True)
-            _remove_partial(path, path.with_suffix(".npz"), checkpoint)
+            _remove_leftovers(path, checkpoint)
             return record
     except Timeout as error:
         raise Busy(f"{spec.label} (seed {spec.seed}) of {spec.task} is run by another process") from error
 
 
-def _remove_partial(*paths: Path) -> None:
-    """Remove what a process that was killed in the middle of a write left beside its files."""
-    for path in paths:
-        for partial in path.parent.glob(f".{path.name}.*"):
+def _is_whole(path: Path) -> bool:
+    """Return whether there is a record with its own arrays, not with those of one that was about to replace it."""
+    arrays = path.with_suffix(".npz")
+    return path.exists() and arrays.exists() and digest_file(arrays) == load_record(path).arrays_digest
+
+
+def checkpoint_path(spec: AnySpec, results_dir: str | Path | None = None) -> Path:
+    """Return where the training of a spec leaves its last epoch, until the record is written."""
+    return results_directory(results_dir) / ".checkpoints" / f"{spec.key}.pt"
+
+
+def _remove_leftovers(path: Path, checkpoint: Path) -> None:
+    """Remove the checkpoint of a record that is written, and what a process that was killed left half written."""
+    for file in (path, path.with_suffix(".npz"), checkpoint):
+        for partial in file.parent.glob(f".{file.name}.*"):
             partial.unlink(missing_ok=True)
+    checkpoint.unlink(missing_ok=True)
 
 
 def _write_record(record: Record, arrays: dict[str, np.ndarray], path: Path) -> None:
-    """Write arrays, then the JSON file: where that exists, the record is whole."""
+    """Write arrays and the JSON file, and only then put the two in the place of older ones, the JSON file last."""
     record.machine, record.versions, record.code = _machine(), _versions(), CODE_VERSION
     record.created = datetime.now(UTC).isoformat(timespec="seconds")
-    write_npz(path.with_suffix(".npz"), arrays, compress=True)
-    record.arrays_digest = digest_file(path.with_suffix(".npz"))
+    with atomic_path(path) as partial, atomic_path(path.with_suffix(".npz")) as partial_arrays:
+        save_arrays(partial_arrays, arrays, compress=True)
+        record.arrays_digest = digest_file(partial_arrays)
+        partial.write_text(_record_text(record), encoding="utf-8")
     record.path = path
+
+
+def _record_text(record: Record) -> str:
     values = asdict(record)
     del values["path"]
     values["spec"] = record.spec.model_dump(mode="json")
-    text = json.dumps({"format": RECORD_FORMAT, "key": record.key} | values, indent=1)
-    with atomic_path(path) as partial:
-        partial.write_text(text + "\n", encoding="utf-8")
+    # As they come back from the file: pairs as lists, keys as text.
+    values = json.loads(json.dumps({"key": record.key} | values))
+    return json.dumps({"format": RECORD_FORMAT} | values | {"digest": _digest_of_values(values)}, indent=1) + "\n"
 
 
 def _run_training(spec: Spec, data_dir: str | Path | None, checkpoint: Path) -> tuple[Record, dict[str, np.ndarray]]:
@@ -940,120 +980,6 @@ def _reconstructions(task: Task, encoded: Features) -> dict[str, np.ndarray]:
     _, first = np.unique(task.test.fine_labels, return_index=True)
     originals = task.test.inputs[first[:10]]
     return {"originals": originals, "reconstructions": encoded.encoder.reconstruct(originals)}
-
-
-class SweepError(RuntimeError):
-    """Some runs of a sweep failed; the others are recorded."""
-
-
-def sweep(
-    specs: Iterable[AnySpec],
-    *,
-    client: Any = None,
-    workers: int | None = None,
-    results_dir: str | Path | None = None,
-    data_dir: str | Path | None = None,
-    recompute: bool = False,
-) -> list[Record]:
-    """Run many specs and return their records in the order given.
-
-    Parameters
-    ----------
-    specs : iterable of Spec, EncoderSpec or TableSpec
-    client : object, optional
-        Something with ``submit`` that returns futures: a Dask client, or an executor. Its workers must see the
-        same data and results directories.
-    workers : int, optional
-        Run in so many processes on this machine, the cores divided among them; default: in this process.
-    results_dir, data_dir, recompute
-        See `run`.
-
-    Raises
-    ------
-    SweepError
-        At the end, if runs failed; the message names each with its error. All others are recorded.
-
-    Notes
-    -----
-    A spec that is named twice is run once. Several sweeps may share a results directory: a spec that another process
-    runs is put last, and waited for.
-    """
-    named = list(specs)
-    options = {"results_dir": results_dir, "data_dir": data_dir, "recompute": recompute}
-    records = _sweep_once(list(dict.fromkeys(named)), client, workers, options)
-    return [records[spec] for spec in named]
-
-
-def _sweep_once(
-    specs: Sequence[AnySpec], client: Any, workers: int | None, options: dict[str, Any]
-) -> dict[Any, Record]:
-    if client is not None:
-        return _sweep_on(client, specs, options)
-    if workers is None:
-        return _sweep_here(specs, options)
-    if workers < 1:
-        raise ValueError(f"workers is {workers}; expected at least 1")
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(threads,)
-    ) as pool:
-        return _sweep_on(pool, specs, options)
-
-
-def _start_worker(threads: int) -> None:
-    # A killed sweep takes its workers along; they would otherwise train on, unseen. Their checkpoints stay.
-    Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
-    torch.set_num_threads(threads)
-    threadpool_limits(threads)
-
-
-def _sweep_here(specs: Sequence[AnySpec], options: dict[str, Any]) -> dict[Any, Record]:
-    waiting, records, failures = deque(specs), {}, {}
-    with progress_bar(total=len(specs), desc="sweep", unit="run") as bar, silence():
-        busy = 0
-        while waiting:
-            spec = waiting.popleft()
-            bar.set_postfix_str(f"{spec.label} s{spec.seed}")
-            try:
-                records[spec] = run(spec, wait=False, **options)
-            except Busy:
-                waiting.append(spec)
-                busy += 1
-                if busy >= len(waiting):  # nothing else to do
-                    time.sleep(0.5)
-                continue
-            except Exception as error:  # one bad run must not cost the others
-                failures[spec] = error
-            busy = 0
-            bar.update()
-    return _collected(specs, records, failures)
-
-
-def _sweep_on(pool: Any, specs: Sequence[AnySpec], options: dict[str, Any]) -> dict[Any, Record]:
-    records, failures = {}, {}
-    futures = {spec: pool.submit(run, spec, **options) for spec in specs}
-    with progress_bar(total=len(specs), desc="sweep", unit="run") as bar:
-        left = dict(futures)
-        while left:
-            done = [spec for spec, future in left.items() if future.done()]
-            for spec in done:
-                try:
-                    records[spec] = left.pop(spec).result()
-                except Exception as error:  # one bad run must not cost the others
-                    failures[spec] = error
-                bar.update()
-            if not done:
-                time.sleep(0.1)
-    return _collected(specs, records, failures)
-
-
-def _collected(specs: Sequence[Any], records: dict[Any, Record], failures: dict[Any, Exception]) -> dict[Any, Record]:
-    if failures:
-        lines = [f"{s.task} {s.label} seed {s.seed}: {type(e).__name__}: {e}" for s, e in failures.items()]
-        raise SweepError(
-            f"{len(failures)} of {len(specs)} runs failed, the others are recorded:\n" + "\n".join(lines)
-        ) from next(iter(failures.values()))
-    return records
 
 
 def _machine() -> dict[str, Any]:

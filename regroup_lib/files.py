@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import math
 import os
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import platformdirs
+import yaml
 
 
 def data_directory(data_dir: str | Path | None = None) -> Path:
@@ -24,30 +28,56 @@ def results_directory(results_dir: str | Path | None = None) -> Path:
     return Path(results_dir or os.environ.get("REGROUP_RESULTS") or "results")
 
 
+MAX_YAML_DEPTH = 20
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class DiskFullError(OSError):
+    """There is no room for a file; the message names it."""
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` and rename it to `path` when the block succeeds.
 
     A reader sees the old file or the new one, never a part; a block that raises leaves nothing behind.
+
+    Raises
+    ------
+    DiskFullError
+        If the disk is full; what was there before is unchanged.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    partial = Path(name)
+    partial = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        os.close(handle)
+        partial = Path(name)
         yield partial
         with partial.open("rb") as written:
             os.fsync(written.fileno())
         partial.chmod(0o644)
         os.replace(partial, path)
+    except OSError as error:
+        if isinstance(error, DiskFullError) or error.errno not in NO_ROOM:
+            raise
+        what = f"there is no room on the disk for {path}; what was there before is unchanged"
+        raise DiskFullError(error.errno, f"{what}. Make room and start again") from error
     finally:
-        partial.unlink(missing_ok=True)
+        if partial is not None:
+            partial.unlink(missing_ok=True)
 
 
 def write_npz(path: str | Path, arrays: dict[str, np.ndarray], *, compress: bool = False) -> None:
     """Write `arrays` to an npz file, atomically; no array may need pickle."""
-    with atomic_path(path) as partial, partial.open("wb") as stream:
+    with atomic_path(path) as partial:
+        save_arrays(partial, arrays, compress=compress)
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray], *, compress: bool) -> None:
+    """Write `arrays` to a file that `atomic_path` has made."""
+    with path.open("wb") as stream:
         (np.savez_compressed if compress else np.savez)(stream, allow_pickle=False, **arrays)
 
 
@@ -61,6 +91,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            _check_size(archive)
             arrays = {name.removesuffix(".npy"): _read_member(archive, name) for name in archive.namelist()}
         _check_number_of_members(path, len(arrays))
         return arrays
@@ -73,10 +104,27 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
 def _read_member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     """Read an array to the end of its member: only there is the checksum compared."""
     with archive.open(name) as stream:
+        version = np.lib.format.read_magic(stream)
+        if version > (2, 0):
+            raise ValueError(f"{name} is of npy format {version}")
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, _, dtype = read_header[version](stream)
+        said = stream.tell() + math.prod(shape) * dtype.itemsize
+        if not dtype.hasobject and said != archive.getinfo(name).file_size:  # before so much memory is asked for
+            raise ValueError(f"{name} is not as long as its shape {shape} says")
+    with archive.open(name) as stream:
         array = np.lib.format.read_array(stream, allow_pickle=False)
         if stream.read(1):
             raise ValueError(f"{name} is longer than its array")
     return array
+
+
+def _check_size(archive: zipfile.ZipFile) -> None:
+    """Refuse what would unpack to more than this machine's memory."""
+    unpacked = sum(member.file_size for member in archive.infolist())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if unpacked > memory:
+        raise ValueError(f"it unpacks to {unpacked:,} bytes, and this machine has {memory:,}")
 
 
 def _check_number_of_members(path: str | Path, found: int) -> None:
@@ -87,6 +135,56 @@ def _check_number_of_members(path: str | Path, found: int) -> None:
     said = int.from_bytes(end[10:12], "little")
     if end.startswith(b"PK\x05\x06") and said not in (found, 0xFFFF):
         raise ValueError(f"it lists {said} arrays and {found} can be read")
+
+
+def load_yaml_file(path: Path) -> dict[str, Any]:
+    """Read a YAML file of ``NAME: VALUE`` lines.
+
+    Raises
+    ------
+    ValueError
+        If it holds anything else; the message names the file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8 ({error})") from error
+    values = load_yaml(text, str(path))
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise ValueError(f"{path} does not hold FIELD: VALUE lines")
+    return values
+
+
+def load_yaml(text: str, source: str) -> Any:
+    """Read plain values from YAML: no tags, which could make objects, and no aliases, which could make them huge.
+
+    Parameters
+    ----------
+    text : str
+    source : str
+        What the error message calls it.
+
+    Raises
+    ------
+    ValueError
+        In one line that names the source.
+    """
+    try:
+        _check_yaml(yaml.parse(text, Loader=yaml.SafeLoader))
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{source} is not YAML of plain values: {' '.join(str(error).split())}") from error
+
+
+def _check_yaml(events: Iterator[yaml.Event]) -> None:
+    """Refuse what grows beyond its text, or takes a time that grows with its square."""
+    depth = 0
+    for event in events:
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it has an alias (*name); write the value out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_YAML_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_YAML_DEPTH} deep")
 
 
 def digest_arrays(*arrays: np.ndarray) -> str:

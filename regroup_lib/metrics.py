@@ -77,18 +77,16 @@ def evaluate(
     recalls = recall_score(y_true, predicted, labels=range(n_classes), average=None)
     precision = [float(average_precision_score(y_true == c, scores[:, c])) for c in range(n_classes)]
     calibrated = [calibrated_average_precision(y_true == c, scores[:, c]) for c in range(n_classes)]
-    z = float(norm.ppf(0.5 + confidence / 2))
     accuracy = float(balanced_accuracy_score(y_true, predicted))
-    margin = z * float(np.sqrt((recalls * (1 - recalls) / counts).sum())) / n_classes
     return {
         "balanced_accuracy": accuracy,
         "average_precision": dict(zip(names, precision, strict=True)),
         "calibrated_average_precision": dict(zip(names, calibrated, strict=True)),
         "prevalence": dict(zip(names, (counts / len(y_true)).tolist(), strict=True)),
         "intervals": {
-            "balanced_accuracy": [max(0.0, accuracy - margin), min(1.0, accuracy + margin)],
+            "balanced_accuracy": accuracy_interval(recalls, counts, confidence=confidence),
             "average_precision": {
-                name: _logit_interval(value, int(count), z)
+                name: precision_interval(value, int(count), confidence=confidence)
                 for name, value, count in zip(names, precision, counts, strict=True)
             },
         },
@@ -103,8 +101,20 @@ def decide(scores: np.ndarray) -> np.ndarray:
     return (scores[:, 1] >= scores[:, 0]).astype(np.int64) if scores.shape[1] == 2 else scores.argmax(axis=1)
 
 
-def _logit_interval(value: float, n_positives: int, z: float) -> list[float]:
-    """Return the binomial logit interval; 0 and 1 are moved by half a positive, where the logit is finite."""
+def accuracy_interval(recalls: np.ndarray, counts: np.ndarray, *, confidence: float = 0.95) -> list[float]:
+    """Return the normal interval of balanced accuracy, [low, high], from each class's recall and sample count."""
+    accuracy = float(np.mean(recalls))
+    variance = float((recalls * (1 - recalls) / counts).sum())
+    margin = float(norm.ppf(0.5 + confidence / 2)) * variance**0.5 / len(recalls)
+    return [max(0.0, accuracy - margin), min(1.0, accuracy + margin)]
+
+
+def precision_interval(value: float, n_positives: int, *, confidence: float = 0.95) -> list[float]:
+    """Return the binomial logit interval of average precision, [low, high].
+
+    0 and 1 are moved by half a positive, where the logit is finite.
+    """
+    z = float(norm.ppf(0.5 + confidence / 2))
     center = min(max(value, 0.5 / n_positives), 1 - 0.5 / n_positives) if n_positives > 1 else 0.5
     margin = z / np.sqrt(n_positives * center * (1 - center))
     return [min(value, float(expit(logit(center) - margin))), max(value, float(expit(logit(center) + margin)))]

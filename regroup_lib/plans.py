@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from regroup_lib import tables
-from regroup_lib.experiments import EncoderSpec, Record, Spec, TableSpec, find_record, sweep
+from regroup_lib.experiments import EncoderSpec, Record, Spec, TableSpec, find_record
+from regroup_lib.sweeps import sweep
 
 AnySpec = Spec | EncoderSpec | TableSpec
 
@@ -567,10 +568,9 @@ def run_chapter_specs(
     *,
     profile: str = "cpu",
     seeds: Sequence[int] = (0, 1, 2),
-    recompute: bool = False,
     results_dir: str | Path | None = None,
-    workers: int | None = None,
     tasks: Sequence[str] | None = None,
+    **options: Any,
 ) -> list[Record]:
     """Run or look up all that a chapter shows, what depends on tuning last, and return the records.
 
@@ -578,8 +578,8 @@ def run_chapter_specs(
     ----------
     chapter, profile, seeds, tasks
         See `chapter_specs`.
-    recompute, results_dir, workers
-        See `experiments.sweep`.
+    results_dir, **options
+        See `sweeps.sweep`.
     """
     done: dict[AnySpec, Record] = {}
     while True:
@@ -587,5 +587,5 @@ def run_chapter_specs(
         new = [spec for spec in specs if spec not in done]
         if not new:
             return [done[spec] for spec in specs]
-        records = sweep(new, results_dir=results_dir, recompute=recompute, workers=workers)
+        records = sweep(new, results_dir=results_dir, **options)
         done |= dict(zip(new, records, strict=True))

@@ -340,15 +340,20 @@ def kind_of_groups(purity: float, learned: float) -> str:
 def label_set_table(records: Sequence[Record], baseline: str = "ce") -> pd.DataFrame:
     """Return one row a label set: what its groups are like, what became of the network, and which mistakes it makes.
 
-    Means over seeds. Purity is the groups' (the majority's alone); ``learned`` is `learned_share`; 5-NN is
-    `space_accuracy`; spread is the minority's total variation after the last epoch; recall and precision are
-    the positive class's under max aggregation.
+    Means over seeds; where runs diverged, the first column says how many. Purity is the groups' (the majority's
+    alone); ``learned`` is `learned_share`; 5-NN is `space_accuracy`; spread is the minority's total variation after the
+    last epoch; recall and precision are the positive class's under max aggregation.
     """
-    groups, rows = by_method([r for r in records if r.status == "finished"]), []
-    for label, group in groups.items():
+    groups, rows = by_method(records), []
+    for label, everything in groups.items():
+        group = [r for r in everything if r.status == "finished"]
+        row = {"training labels": style_of(everything[0].spec).label + _diverged(everything)}
+        row |= dict.fromkeys(("groups", "purity", "learned", "5-NN", "spread", "recall", "precision"), "")
+        if not group:
+            rows.append(row)
+            continue
         recall, precision = np.mean([recall_and_precision(r) for r in group], axis=0)
         learned = float(np.mean([learned_share(r) for r in group]))
-        row = {"training labels": style_of(group[0].spec).label, "groups": "", "purity": ""}
         if all("purity" in r.regrouping for r in group):
             purity = float(np.mean([r.regrouping["purity"] for r in group]))
             row |= {"groups": kind_of_groups(purity, learned), "purity": f"{purity:.2f}"}
@@ -448,16 +453,24 @@ def plot_curves(
 ) -> Figure:
     """Draw a measure over epochs: the mean over seeds, and a band from the lowest to the highest seed (Figure 6).
 
-    Seeds whose run diverged are left out.
+    Seeds whose run diverged are left out, and named under the figure.
     """
     figure, axes = plt.subplots(figsize=(7.6, 4))
-    for group in by_method(records).values():
+    groups = by_method(records)
+    lost = [style_of(group[0].spec).label + note for group in groups.values() if (note := _diverged(group))]
+    for group in groups.values():
         finished = [r for r in group if r.status == "finished"]
         if finished:
             _band(axes, [trace(r, measure, rule=rule) for r in finished], style_of(group[0].spec))
-    axes.set(xlabel="epoch", ylabel=label)
+    axes.set(xlabel="\n".join(["epoch", *lost]), ylabel=label)
     _ordered_legend(axes)
     return figure
+
+
+def _diverged(group: Sequence[Record]) -> str:
+    """Return what a table or a figure adds to the name of a method of which runs diverged."""
+    lost = sum(record.status == "diverged" for record in group)
+    return f" ({lost} of {len(group)} seeds diverged)" if lost else ""
 
 
 def _ordered_legend(axes: Axes) -> None:

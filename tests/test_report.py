@@ -1,7 +1,9 @@
 """Tables and figures from records: numbers against hand calculation and scipy, and what a figure shows."""
 
+import copy
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -501,6 +503,21 @@ def test_diverged_runs_have_no_curve(trained):
     diverged = [fake("rg-random", seed, status="diverged") for seed in (0, 1)]
     figure = report.plot_curves([*trained, *diverged])
     assert len(legend_texts(figure)) == len(by_method(trained))
+    assert figure.axes[0].get_xlabel() == "epoch\nrandom groups (2 of 2 seeds diverged)"
+
+
+def test_a_method_that_diverged_keeps_its_row(trained):
+    diverged = [fake("rg-random", seed, status="diverged") for seed in (0, 1)]
+    trained = copy.deepcopy(trained)
+    for record in trained:
+        for by_split in record.metrics.values():
+            by_split["test"]["neighbor_accuracy"] = 0.5
+    half = [replace(record, status="diverged") if record.spec.seed == 1 else record for record in trained]
+    rows = report.label_set_table([*trained, *diverged])
+    assert rows.index[-1] == "random groups (2 of 2 seeds diverged)"
+    assert rows["learned"].iloc[-1] == ""
+    assert "diverged" not in " ".join(rows.index[:-1])
+    assert all(title.endswith("(1 of 2 seeds diverged)") for title in report.label_set_table(half).index)
 
 
 @pytest.mark.parametrize("seed", [None, 1])

@@ -6,7 +6,7 @@ import pytest
 from regroup_lib import competition, plans, scorecard
 from regroup_lib.book import book_root, chapters
 from regroup_lib.competition import Interval
-from regroup_lib.experiments import sweep
+from regroup_lib.sweeps import sweep
 
 SEEDS = [0, 1]
 

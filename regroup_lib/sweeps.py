@@ -1,0 +1,389 @@
+"""Many runs: in this process, in worker processes of this machine, or on a Dask cluster.
+
+A run is sent to a worker as its spec, some hundred bytes; data are read there, by path, and what comes back are the
+record's two files. So a worker needs this package and a data directory, and no more. Where it also sees the results
+directory of the sweep, a run whose worker dies goes on at its last epoch on another one.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import sys
+import time
+import traceback
+import uuid
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from regroup_lib.experiments import CODE_VERSION, AnySpec, Busy, Record, checkpoint_path, load_record, run
+from regroup_lib.files import atomic_path, results_directory
+from regroup_lib.progress import progress_bar, silence
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+logger = logging.getLogger(__name__)
+
+TRIES = 3
+# Of a spec whose worker is lost before it can say that it started: the scheduler gives up after four each time.
+MOST_RETURNS = 5
+WARN_AFTER = 30.0  # seconds without a worker that a run could go to
+
+
+class SweepError(RuntimeError):
+    """Some runs of a sweep failed; the others are recorded.
+
+    Attributes
+    ----------
+    tracebacks : dict of spec to str
+        Where each failed, on the worker that it failed on.
+    """
+
+    def __init__(self, message: str, tracebacks: dict[Any, str]):
+        super().__init__(message)
+        self.tracebacks = tracebacks
+
+
+class LostWorkers(RuntimeError):
+    """A run ended its worker again and again."""
+
+
+def sweep(
+    specs: Iterable[AnySpec],
+    *,
+    client: Client | None = None,
+    workers: int | None = None,
+    results_dir: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    recompute: bool = False,
+    time_limit: float | None = None,
+    memory_limit: str | int | None = None,
+    resources: Mapping[str, float] | None = None,
+) -> list[Record]:
+    """Run many specs and return their records in the order given.
+
+    Parameters
+    ----------
+    specs : iterable of Spec, EncoderSpec or TableSpec
+    client : distributed.Client, optional
+        Run on the workers of its scheduler. They have this version of this package, and data of their own
+        (``REGROUP_DATA`` there, where `data_dir` is not given).
+    workers : int, optional
+        Run in so many processes on this machine, the cores divided among them; default: in this process.
+    results_dir, data_dir, recompute
+        See `run`. On workers that do not see `results_dir`, the path is one of their own, and records come back over
+        the network.
+    time_limit : float, optional
+        Seconds. A worker whose run takes longer is ended, and the run goes on from its checkpoint. Only with
+        `workers`, or a client whose workers have one thread each.
+    memory_limit : str or int, optional
+        Of a worker process, such as ``"4 GB"``; beyond it the worker is ended. Only with `workers`: those of a client
+        have the limit that they were started with.
+    resources : mapping of str to float, optional
+        What a run takes of a worker's resources, with a client. Of workers started as
+        ``dask worker ADDRESS --nthreads 1 --resources GPU=1``, ``{"GPU": 1}`` is one run a GPU.
+
+    Raises
+    ------
+    SweepError
+        At the end, if runs failed; the message names each with its error. All others are recorded.
+
+    Notes
+    -----
+    A spec that is named twice is run once. Several sweeps may share a results directory: a spec that another process
+    runs is put last, and waited for.
+
+    On workers a run is tried three times. A try is one that raised (anything but a `ValueError`, which says that the
+    spec or the data are wrong), or whose worker was lost before the next epoch was finished: one that loses its
+    worker now and then and gets on in between is not given up. An interrupted sweep (Ctrl-C) takes back what has not
+    started; start it again and it goes on.
+    """
+    named = list(specs)
+    once = list(dict.fromkeys(named))
+    options = {"results_dir": results_dir, "data_dir": data_dir, "recompute": recompute}
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers is {workers}; expected at least 1")
+    if client is not None and workers is not None:
+        raise ValueError("both a client and workers are given; name one of them")
+    if client is None and workers is None and (time_limit or memory_limit):
+        raise ValueError("a time limit and a memory limit are for workers; name their number or a client")
+    if client is None and resources:
+        raise ValueError("resources are those of a client's workers; name a client")
+    if client is not None and memory_limit is not None:
+        raise ValueError(
+            "memory_limit is for workers on this machine; start a cluster's with dask worker --memory-limit"
+        )
+    if time_limit is not None and not time_limit > 0:
+        raise ValueError(f"time_limit is {time_limit}; expected seconds above 0")
+    if client is not None:
+        records = _DaskSweep(client, once, options, time_limit, resources).records()
+    elif workers is not None and once:
+        with _local_client(workers, memory_limit) as local:
+            threads = max(1, (os.cpu_count() or 1) // workers)
+            records = _DaskSweep(local, once, options, time_limit, None, threads=threads).records()
+    else:
+        records = _sweep_here(once, options)
+    return [records[spec] for spec in named]
+
+
+def _sweep_here(specs: Sequence[AnySpec], options: dict[str, Any]) -> dict[Any, Record]:
+    waiting, records, failures = deque(specs), {}, {}
+    with progress_bar(total=len(specs), desc="sweep", unit="run") as bar, silence():
+        busy = 0
+        while waiting:
+            spec = waiting.popleft()
+            bar.set_postfix_str(f"{spec.label} s{spec.seed}")
+            try:
+                records[spec] = run(spec, wait=False, **options)
+            except Busy:
+                waiting.append(spec)
+                busy += 1
+                if busy >= len(waiting):  # nothing else to do
+                    time.sleep(0.5)
+                continue
+            except Exception as error:  # one bad run must not cost the others
+                failures[spec] = _Failure.of(error)
+            busy = 0
+            bar.update()
+    return _collected(specs, records, failures)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why a run failed, in words: an exception itself may not survive the way back from a worker."""
+
+    what: str
+    traceback: str
+    explained: bool  # the message says what to mend
+    final: bool  # another try would end in the same
+
+    @classmethod
+    def of(cls, error: Exception) -> _Failure:
+        what, text = f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+        final = isinstance(error, ValueError | LostWorkers)
+        return cls(what, text, explained=final or isinstance(error, OSError), final=final)
+
+
+def _collected(specs: Sequence[Any], records: dict[Any, Record], failures: dict[Any, _Failure]) -> dict[Any, Record]:
+    if not failures:
+        return records
+    lines = [f"{len(failures)} of {len(specs)} runs failed, the others are recorded:"]
+    lines += [f"{spec.task} {spec.label} seed {spec.seed}: {failure.what}" for spec, failure in failures.items()]
+    # One traceback for all runs that failed at one place.
+    shown = {failure.traceback: spec for spec, failure in failures.items() if not failure.explained}
+    lines += [f"\n{spec.task} {spec.label} seed {spec.seed}:\n{text}" for text, spec in shown.items()]
+    raise SweepError("\n".join(lines), {spec: failure.traceback for spec, failure in failures.items()})
+
+
+# ---------------------------------------------------------------- on workers
+
+
+@contextmanager
+def _local_client(workers: int, memory_limit: str | int | None) -> Iterator[Client]:
+    """Start worker processes on this machine, which end with this process at the latest."""
+    import dask
+    from distributed import Client, LocalCluster
+
+    # At its limit a worker is ended, and not paused: a run does not give memory back.
+    memory = {f"distributed.worker.memory.{name}": False for name in ("target", "spill", "pause")}
+    with (
+        dask.config.set(memory),
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            memory_limit=0 if memory_limit is None else memory_limit,
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """What a worker is told of the sweep."""
+
+    topic: str
+    code: str
+    threads: int | None
+    time_limit: float | None
+
+
+@dataclass(frozen=True)
+class _Files:
+    """A record's files, as they come back from a worker."""
+
+    record: bytes
+    arrays: bytes
+
+
+class _DaskSweep:
+    """A sweep on the workers of a scheduler."""
+
+    def __init__(
+        self,
+        client: Client,
+        specs: Sequence[AnySpec],
+        options: dict[str, Any],
+        time_limit: float | None,
+        resources: Mapping[str, float] | None,
+        *,
+        threads: int | None = None,
+    ):
+        self.client, self.specs = client, specs
+        # The same paths for all workers, whatever directory they were started in.
+        self.results = results_directory(options["results_dir"]).absolute()
+        data = options["data_dir"]
+        self.options = options | {"results_dir": self.results, "data_dir": data and Path(data).absolute()}
+        self.priority = {spec: -i for i, spec in enumerate(specs)}
+        self.terms = _Terms(f"regroup-sweep-{uuid.uuid4().hex}", CODE_VERSION, threads, time_limit)
+        self.resources = dict(resources or {})
+        self.running: dict[Any, Future] = {}
+        self.raised, self.returned = Counter(), Counter()
+        self.done: dict[Any, Record] = {}
+        self.failures: dict[Any, _Failure] = {}
+
+    def records(self) -> dict[Any, Record]:
+        """Run all specs."""
+        try:
+            for spec in self.specs:
+                self._submit(spec)
+            self._wait()
+        finally:
+            # Runs that have not started are taken back when the sweep is interrupted.
+            self.client.cancel(list(self.running.values()), force=True)
+        return _collected(self.specs, self.done, self.failures)
+
+    def _submit(self, spec: Any) -> None:
+        attempt = self.raised[spec] + self.returned[spec]
+        self.running[spec] = self.client.submit(
+            _run_on_worker,
+            spec,
+            self.options,
+            self.terms,
+            key=f"{self.terms.topic}-{spec.key}-{attempt}",
+            pure=False,
+            priority=self.priority[spec],
+            resources=self.resources or None,
+        )
+
+    def _wait(self) -> None:
+        idle_since = time.monotonic()
+        with progress_bar(total=len(self.specs), desc="sweep", unit="run") as bar:
+            while self.running:
+                ended = [spec for spec, future in self.running.items() if future.done()]
+                for spec in ended:
+                    self._take(spec, self.running.pop(spec))
+                bar.update(len(self.done) + len(self.failures) - bar.n)
+                if ended:
+                    idle_since = time.monotonic()
+                    continue
+                if time.monotonic() - idle_since > WARN_AFTER:
+                    self._warn_without_worker()
+                    idle_since = time.monotonic()
+                time.sleep(0.1)
+
+    def _take(self, spec: Any, future: Future) -> None:
+        """Keep a run's record, or submit the run again, or give it up."""
+        try:
+            result = future.result()
+        except Exception as error:
+            # Its worker is lost, perhaps by another run's doing: on its next start the run sees how often it was.
+            self._again(spec, _Failure.of(error), self.returned, MOST_RETURNS)
+            return
+        if isinstance(result, _Files):
+            self.done[spec] = self._received(spec, result)
+        elif result.final:
+            self.failures[spec] = result
+        else:
+            self._again(spec, result, self.raised, TRIES)
+
+    def _again(self, spec: Any, failure: _Failure, counter: Counter, most: int) -> None:
+        counter[spec] += 1
+        if counter[spec] < most:
+            self._submit(spec)
+        else:
+            self.failures[spec] = failure
+
+    def _received(self, spec: Any, files: _Files) -> Record:
+        """Write files that a worker has on a disk of its own, and read the record."""
+        path = spec.path(self.results)
+        if not path.exists() or path.read_bytes() != files.record:
+            for target, content in ((path.with_suffix(".npz"), files.arrays), (path, files.record)):
+                with atomic_path(target) as partial:
+                    partial.write_bytes(content)
+        return load_record(path)
+
+    def _warn_without_worker(self) -> None:
+        known = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        if not any(all(w["resources"].get(name, 0) >= n for name, n in self.resources.items()) for w in known):
+            wanted = "".join(f" with {name}={n:g}" for name, n in self.resources.items())
+            logger.warning("%d runs wait for a worker%s; the scheduler has none", len(self.running), wanted)
+
+
+def _run_on_worker(spec: AnySpec, options: dict[str, Any], terms: _Terms) -> _Files | _Failure:
+    """Run a spec on a worker and return its record's files, or why it failed."""
+    try:
+        _check_worker(terms)
+        _note_start(spec, options, terms)
+        if terms.threads is not None:
+            torch.set_num_threads(terms.threads)
+            threadpool_limits(terms.threads)
+        with silence(), _ended_after(terms.time_limit):
+            path = run(spec, **options).path
+        return _Files(path.read_bytes(), path.with_suffix(".npz").read_bytes())
+    except Exception as error:
+        return _Failure.of(error)
+
+
+def _check_worker(terms: _Terms) -> None:
+    from distributed import get_worker
+
+    if terms.code != CODE_VERSION:
+        raise ValueError(f"the worker has regroup_lib {CODE_VERSION}, the sweep {terms.code}; install one on both")
+    if terms.time_limit is not None and get_worker().state.nthreads > 1:
+        raise ValueError("a time limit needs workers with one thread: start them with dask worker --nthreads 1")
+
+
+def _note_start(spec: AnySpec, options: dict[str, Any], terms: _Terms) -> None:
+    """Tell the scheduler that a run starts, so that the next try knows of this one if this process dies."""
+    from distributed import get_client
+
+    client = get_client()
+    checkpoint = checkpoint_path(spec, options["results_dir"])
+    epoch = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+    events = [event for _, event in client.get_events(terms.topic) if event["spec"] == spec.key]
+    if len(events) >= TRIES and all(event["epoch"] == epoch for event in events[-TRIES:]):
+        limit = "" if terms.time_limit is None else f", or took longer than {terms.time_limit:g} s"
+        raise LostWorkers(
+            f"{TRIES} workers ended while they ran it, and no epoch was finished between: "
+            f"they crashed, were killed, ran out of memory{limit}"
+        )
+    client.log_event(terms.topic, {"spec": spec.key, "epoch": epoch})
+
+
+@contextmanager
+def _ended_after(seconds: float | None) -> Iterator[None]:
+    """End this process if the block takes longer, even where no Python code gets a turn any more.
+
+    Where it was at that moment is written to the worker's log.
+    """
+    if seconds is None:
+        yield
+        return
+    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
