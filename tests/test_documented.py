@@ -13,7 +13,7 @@ import typer
 from regroup_lib.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "book").glob("*.md"))]
 
 
 def page_commands():
@@ -73,6 +73,11 @@ def test_a_documented_command_runs_as_written(where, command, tmp_path):
         assert code == 0, output
         assert ".venv/bin" in output
         return
+    if name == "python":  # a benchmark: minutes to hours
+        code, output = run(f"{sys.executable} {ROOT / words[0]} --help", tmp_path)
+        assert code == 0, output
+        assert all(option in output for option in words[1:] if option.startswith("--"))
+        return
     assert Path(name).name == "regroup", f"{where}: {command}"
     if words[:2] == ["data", "fetch"]:
         code, output = run(f"regroup {shlex.join(words)}", tmp_path)
@@ -81,7 +86,7 @@ def test_a_documented_command_runs_as_written(where, command, tmp_path):
         assert "Traceback" not in output
         return
     if words[0] in ("results", "sweep"):  # of the committed records
-        (tmp_path / "results").symlink_to(ROOT / "results")
+        (tmp_path / "results").symlink_to(ROOT / "results")  # where they are whole nothing is written
     if words[:2] == ["book", "run"]:  # it finds the book from the package, the results stay here
         words += ["--output", str(tmp_path / "executed.ipynb")]
     code, output = run(f"regroup {shlex.join(words)}", tmp_path)

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 import regroup_lib as rg
+from regroup_lib.methods import METHODS
 
 # The names that other people's code relies on.
 SURFACE = (
@@ -58,3 +59,19 @@ def test_the_examples_of_the_page_for_users_run_as_written():
     assert names["scores"].shape == (1797, 2)
     assert names["result"]["average_precision"]["1"] > 0.9
     plt.close("all")
+
+
+def test_the_examples_of_the_guide_for_contributors_run_as_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("REGROUP_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("REGROUP_DATA", str(tmp_path / "data"))
+    page = Path(__file__).resolve().parents[1] / "CONTRIBUTING.md"
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 3
+    names = {}
+    try:
+        exec(compile("\n".join(blocks), str(page), "exec"), names)
+    finally:
+        METHODS.pop("rg-focal-ros", None)
+    assert 0 < names["record"].metrics["max"]["test"]["summary"]["average_precision"] <= 1
+    assert names["features"].splits["train"].shape == (1257, 16)
+    assert names["mine"].class_counts() == names["digits"].class_counts()
