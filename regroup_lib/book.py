@@ -314,7 +314,12 @@ def build(*, root: str | Path | None = None) -> Path:
         seconds[name] = run_chapter(name, build_parameters(name), output=executed, root=root)
         _prepare_page(executed, root / "book" / f"{name}.ipynb")
     start = time.perf_counter()
+    copied = _write_records_page(names, root / "book" / "records.md")
     index = render(root)
+    for record in copied:
+        target = index.parent / "records" / record.path.parent.name / record.path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(record.path, target)
     seconds["pages"] = time.perf_counter() - start
     _print_seconds("build", seconds)
     print(f"the book: {index}")
@@ -399,6 +404,30 @@ def _require_records(names: Sequence[str]) -> None:
             lines.append(f"{name} lacks {len(missing)} records: regroup sweep {name} --profile cpu")
     if lines:
         raise BookError("\n".join(lines))
+
+
+RECORDS_HEAD = """# Records
+
+**Every number of a chapter comes from the records below.** A key leads to the record itself: specification, metrics,
+curves, seconds, machine, versions and the digest of the data. {doc}`reproduce` says how a record is made.
+"""
+
+
+def _write_records_page(names: Sequence[str], page: Path) -> list[Any]:
+    """Write the page that lists the records of each chapter, and return them, each once."""
+    from regroup_lib.experiments import load_record
+    from regroup_lib.plans import PLANS, chapter_specs
+    from regroup_lib.report import record_links
+
+    parts, listed = [RECORDS_HEAD], {}
+    for name in (name for name in names if name in PLANS):  # a chapter without a plan has no records
+        specs = chapter_specs(name, **build_parameters(name))
+        records = [load_record(spec.path()) for spec in specs]
+        if records:
+            parts.append(f"(records-{name})=\n## {name}\n\n{len(records)} records.\n\n{record_links(records)}\n")
+            listed |= {record.key: record for record in records}
+    page.write_text("\n".join(parts), encoding="utf-8")
+    return list(listed.values())
 
 
 def _prepare_page(executed: Path, page: Path) -> None:

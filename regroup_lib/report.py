@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -789,6 +790,26 @@ def records_frame(records: Sequence[Record]) -> pd.DataFrame:
     columns += ["epochs", BALANCED_ACCURACY, AVERAGE_PRECISION, "calibrated_average_precision", "seconds", "status"]
     extra = [name for row in rows for name in row if name not in columns]
     return pd.DataFrame(rows, columns=[*columns, *dict.fromkeys(extra)])
+
+
+def record_links(records: Sequence[Record]) -> str:
+    """Return an HTML table of records whose keys are links to their files, ``records/<task>/<file>.json``."""
+    rows = []
+    for record in records:
+        spec = record.spec
+        name = f"{record.path.parent.name}/{record.path.name}"
+        row = {"key": f'<a href="records/{html.escape(name)}">{record.key}</a>', "task": spec.task, "seed": spec.seed}
+        if isinstance(spec, EncoderSpec):
+            row |= {"what": f"look at {spec.encoder}", "epochs": "", "AP": ""}
+        else:
+            what = f"{spec.method}, {spec.estimator}" if isinstance(spec, TableSpec) else spec.label
+            precision = [record.metrics[rule]["test"]["summary"][AVERAGE_PRECISION] for rule in record.rules]
+            shown = "; ".join(f"{100 * value:.1f}" for value in precision)
+            row |= {"what": what, "epochs": getattr(spec, "epochs", ""), "AP": shown}
+        seconds = sum(value for step, value in record.seconds.items() if step != "encode")
+        rows.append(row | {"seconds": f"{seconds:.0f}", "status": record.status, "data": record.data_digest[:12]})
+    table = pd.DataFrame(rows).to_html(index=False, classes="sortable records", border=0, escape=False)
+    return f'<div class="cell_output">\n{table}\n</div>'
 
 
 # Fields of a spec that a row of `compared_frame` shows only where they are not the default.

@@ -202,7 +202,7 @@ def _scale(records: Sequence[Record]) -> str:
     trained = {(s.network, s.epochs) for s in specs if s.kind == "training" and s.network != "mlp"}
     networks = "; ".join(f"{network}, {epochs} epochs" for network, epochs in sorted(trained))
     seeds = f"{len({spec.seed for spec in specs})} seeds"
-    return "; ".join(part for part in (tasks, networks, seeds, f"{len(records)} records") if part)
+    return "; ".join(part for part in (tasks, networks, seeds) if part)
 
 
 def scorecard_table(entries: Sequence[Entry]) -> pd.DataFrame:
@@ -210,7 +210,8 @@ def scorecard_table(entries: Sequence[Entry]) -> pd.DataFrame:
     rows = []
     for entry in entries:
         links = (f'<a href="{name}.html">{name}</a>' for name in entry.chapters)
-        run = f"{', '.join(links)}: {html.escape(_scale(entry.records))}" if entry.records else ""
+        listed = f'; <a href="records.html#records-{entry.chapters[0]}">{len(entry.records)} records</a>'
+        run = f"{', '.join(links)}: {html.escape(_scale(entry.records))}{listed}" if entry.records else ""
         rows.append(
             {
                 "no.": entry.claim,

@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import json
 import os
 import shutil
 import threading
@@ -131,6 +132,23 @@ def test_page_has_no_dead_link_and_no_error_output(visit, site, name):
     assert dead == set()
     assert opened.count("main .output.traceback") == 0
     assert "Traceback" not in opened.page.inner_text("main")
+
+
+def test_each_record_is_listed_with_its_file(visit):
+    opened = visit("records")
+    links = opened.page.eval_on_selector_all(
+        "main table.records a", "all => all.map(link => [link.textContent, link.getAttribute('href')])"
+    )
+    assert len(links) >= 1000
+    for key, target in links[:: len(links) // 40]:
+        record = json.loads((HTML / unquote(target)).read_text(encoding="utf-8"))
+        assert record["key"] == key
+    named = visit("scorecard").page.eval_on_selector_all(
+        "main a[href*='records.html#']", "all => all.map(link => link.getAttribute('href').split('#')[1])"
+    )
+    assert named
+    for anchor in set(named):
+        assert opened.count(f"[id='{anchor}']") == 1
 
 
 def test_navigation_opens_on_a_telephone_and_search_finds(browser, site):
