@@ -18,6 +18,7 @@ _WHERE = {
     "TableSpec": "experiments",
     "aggregate": "regroup",
     "cluster_counts": "regroup",
+    "compare": "yourdata",
     "describe_clusters": "clusters",
     "diagnose": "diagnostics",
     "encode": "encoders",

@@ -571,7 +571,9 @@ def encode(
         If an encoder of images is asked for text, or the reverse, or the data set is a table.
     """
     if dataset.is_table:
-        raise ValueError(f"{dataset.name} is a table, and encoders take images or text; cluster its columns as they are")
+        raise ValueError(
+            f"{dataset.name} is a table, and encoders take images or text; cluster its columns as they are"
+        )
     if isinstance(encoder, str):
         check_encoder_name(encoder)
         check_encoder_takes(encoder, text=dataset.is_text, data=dataset.name)

@@ -313,6 +313,13 @@ def make_preparation() -> ColumnTransformer:
     )
 
 
+def prepared(frame: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
+    """Return a table's rows as `make_preparation` makes them, float64 [n, m], and the names of these columns."""
+    preparation = make_preparation()
+    columns = np.asarray(preparation.fit_transform(frame))
+    return columns, [name.split("__", 1)[1] for name in preparation.get_feature_names_out()]
+
+
 # What is clustered in place of the prepared columns; the classifier sees the columns all the same.
 ENCODERS: dict[str, Callable[[], Any]] = {
     # The directions that hold nine tenths of the variance: many columns that say the same count once.

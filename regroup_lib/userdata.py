@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 OWN_FRACTIONS = {"train": 0.8, "test": 0.2}  # of a set without a test split
 FORMATS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "BMP": (".bmp",), "TIFF": (".tif", ".tiff"), "WEBP": (".webp",)}
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+NO_SPLIT = "no test split"
 KEPT_SIZE = 128  # images of one size up to this stay as they are
 ALLOW = "load with allow_missing=True (--allow-missing) to leave them out"
 
@@ -273,7 +274,7 @@ def _folder_dataset(files: _Files, images: np.ndarray, digests: Sequence[str], n
         copies = [f"{label} {digest}" for label, digest in zip(labels[kept], digests[kept], strict=True)]
         parts = parts.astype("<U5")
         parts[kept] = split_by_group(labels[kept], copies, fractions=OWN_FRACTIONS)
-        notes = [*notes, "no test split: the training images are divided 80/20, class by class"]
+        notes = [*notes, f"{NO_SPLIT}: the training images are divided 80/20, class by class"]
     splits, metadata = {}, {}
     for part in (part for part in SPLITS if part in parts):
         rows = np.flatnonzero(parts == part)
@@ -367,7 +368,7 @@ def _load_frame_once(path: Path, label: str | None, allow_missing: bool, state: 
         *notes,
         *feature_notes,
         *[f"{copies} rows repeat another one, label included"] * bool(copies),
-        "no test split: rows are divided 80/20, class by class",
+        f"{NO_SPLIT}: rows are divided 80/20, class by class",
     ]
     digest = _digest(class_names, splits)
     return Dataset(path.stem, splits, class_names, digest, metadata, tuple(notes))
