@@ -168,7 +168,7 @@ def fit(
     image_size: ImageSize = None,
     allow_missing: AllowMissing = False,
     estimator: Annotated[
-        list[str] | None, typer.Option(help="Of a table: logreg, boosting or forest; default: the first two.")
+        list[str] | None, typer.Option(help="Of a table: logreg, forest or boosting, as often as wanted; default: all.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Of images; default: by their number, 5 to 40.")] = None,
     seeds: Seeds = "0,1,2",

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_breast_cancer, load_digits
 
+from regroup_lib import tables
 from regroup_lib.dataset import Dataset
 from regroup_lib.experiments import OWN, PROFILES, LookSpec, OwnData, Spec, TableSpec, parse_spec
 from regroup_lib.files import atomic_path, data_directory
@@ -26,7 +27,7 @@ COMPARED = {
     "RG+WCE": ("rg-wce", "rg-weights"),
 }
 REGROUPED = ("RG", "RG+WCE")
-ESTIMATORS = ("logreg", "boosting")  # for tables: one that bends only with clusters, one that bends by itself
+ESTIMATORS = tuple(tables.ESTIMATORS)  # for tables: one bends only with clusters, the others bend by themselves
 FEWEST = 10  # positives: with fewer, neither a validation split nor folds say anything
 STEPS = 3000  # of the training loop, as far as EPOCHS lets
 EPOCHS = (5, 40)

@@ -64,8 +64,8 @@ def describe_classes(classes: pd.DataFrame) -> str:
         )
         apart = "well apart" if row.silhouette >= 0.25 else "overlapping" if row.silhouette >= 0.05 else "not apart"
         lines.append(
-            f"{name}: {row.clusters:.0f} clusters of {row.smallest:.0f} to {row.largest:.0f} samples; another seed finds "
-            f"{stable} (adjusted Rand index {row.stability:.2f}); "
+            f"{name}: {row.clusters:.0f} clusters of {row.smallest:.0f} to {row.largest:.0f} samples; "
+            f"another seed finds {stable} (adjusted Rand index {row.stability:.2f}); "
             f"they are {apart} (silhouette {row.silhouette:.2f})."
         )
     return " ".join(lines)

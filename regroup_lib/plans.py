@@ -500,7 +500,7 @@ def your_data(profile: str, seeds: Sequence[int], results_dir: str | Path | None
         own = comparison.own_data(dataset, positive, path)
         options = {"profile": profile, "seeds": seeds}
         if dataset.is_table:
-            runs += comparison.table_specs(own, dataset.name, **options)
+            runs += comparison.table_specs(own, dataset.name, estimators=("logreg", "forest"), **options)
         else:
             runs += comparison.image_specs(own, dataset, **options)
     return runs

@@ -394,9 +394,8 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         frame = pd.read_parquet(path)
         return frame.reset_index(drop=frame.index.name is None)  # a filtered frame keeps its numbers
     except ImportError as error:
-        raise DataError(
-            f"{path}: pandas reads Parquet with pyarrow; run `pip install pyarrow`, or save a CSV"
-        ) from error
+        mend = "run `pip install pyarrow`, or save the table as CSV"
+        raise DataError(f"{path}: pandas reads Parquet with pyarrow, which is not installed; {mend}") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is no Parquet table ({' '.join(str(error).split())})") from error
 
