@@ -33,6 +33,7 @@ from regroup_lib.plans import validation_precision
 from regroup_lib.userdata import NO_SPLIT
 
 N_RESAMPLES = 500
+SHOWN_COLUMNS = 15  # of a table, in the map of its clusters
 # Title -> color and line, those of the other chapters where they have the method.
 LOOKS = {
     "CE": ("#000000", "-"),
@@ -216,6 +217,11 @@ class Recommendation:
     over_seeds: report.Difference | None
     over_samples: Interval
 
+    @property
+    def headline(self) -> str:
+        """The advice in one sentence."""
+        return self.text.split("**")[1]
+
     def _repr_markdown_(self) -> str:
         return self.text
 
@@ -358,8 +364,9 @@ class Comparison:
     def chosen(self, titles: Sequence[str]) -> Chosen:
         """Return the test scores of a family of methods, the method chosen where the scores are not measured.
 
-        For images it is the one with the best AP on the validation split of the seed; for a table, in each fold, the
-        one with the best mean AP on the other folds of the seed. Methods of which a run diverged are not chosen.
+        For images it is the one with the best AP on the validation split, the mean over seeds; for a table, in each
+        fold, the one with the best mean AP on the other folds of the seed. Methods of which a run diverged are not
+        chosen; of equal ones the first is.
 
         Raises
         ------
@@ -375,11 +382,12 @@ class Comparison:
             raise ValueError(f"{self.name}: no run of {', '.join(titles)} finished with every seed")
         names, picked = list(candidates), Counter()
         labels, folds, scores = [], [], []
-        for group in zip(*candidates.values(), strict=True):
+        chosen = self._best(list(candidates.values()))
+        for best_in, group in zip(chosen, zip(*candidates.values(), strict=True), strict=True):
             arrays = [record.arrays() for record in group]
             fold = arrays[0].get("folds", np.zeros(len(arrays[0]["test_labels"]), np.uint8))
             composed = np.empty(len(fold), np.float32)
-            for number, best in enumerate(self._best(group)):
+            for number, best in enumerate(best_in):
                 rule = report.rule_of(group[best])
                 composed[fold == number] = arrays[best][f"test_scores_{rule}"][fold == number]
                 picked[names[best]] += 1
@@ -388,12 +396,15 @@ class Comparison:
             scores.append(composed)
         return Chosen(labels, folds, scores, picked)
 
-    def _best(self, group: Sequence[Record]) -> np.ndarray:
-        """Return the position of the record that is chosen in each fold."""
+    def _best(self, groups: Sequence[Sequence[Record]]) -> np.ndarray:
+        """Return the position of the group that is chosen for each seed and fold [seeds, folds]."""
         if not self.is_table:
-            return np.array([np.argmax([validation_precision(record) for record in group])])
-        by_fold = np.array([r.metrics[report.rule_of(r)]["test"]["average_precision_by_fold"] for r in group])
-        return (by_fold.sum(axis=1, keepdims=True) - by_fold).argmax(axis=0)
+            best = np.argmax([np.mean([validation_precision(record) for record in group]) for group in groups])
+            return np.full((len(self.seeds), 1), best)
+        by_fold = np.array(
+            [[r.metrics[report.rule_of(r)]["test"]["average_precision_by_fold"] for r in group] for group in groups]
+        )
+        return (by_fold.sum(axis=2, keepdims=True) - by_fold).argmax(axis=0)
 
     @cached_property
     def recommendation(self) -> Recommendation:
@@ -505,21 +516,23 @@ def plot_centers(centers: np.ndarray, names: Sequence[str], columns: Sequence[st
     Parameters
     ----------
     centers : array [k, m]
-        Means of prepared columns.
+        Means of prepared columns. Of many columns those that tell the centers apart most are shown.
     names, columns : sequence of str [k], [m]
     """
-    figure, axes = plt.subplots(figsize=(2.6 + 0.42 * len(columns), 1.6 + 0.3 * len(names)))
+    shown = np.sort(np.argsort(-centers.std(axis=0), kind="stable")[:SHOWN_COLUMNS])
+    centers = centers[:, shown]
+    figure, axes = plt.subplots(figsize=(3 + 0.4 * len(shown), 2.2 + 0.28 * len(names)))
     picture = axes.imshow(np.clip(centers, -3, 3), cmap="RdBu_r", vmin=-3, vmax=3, aspect="auto")
     axes.set(yticks=range(len(names)), yticklabels=names, ylabel="class: rows of the cluster")
-    axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right")
+    axes.set_xticks(range(len(shown)), [columns[i] for i in shown], rotation=60, ha="right", rotation_mode="anchor")
     axes.tick_params(length=0)
     axes.grid(False)
     axes.spines[:].set_visible(False)
-    if np.abs(centers).max() <= 3 * 4 and centers.size <= 400:  # signs, for who sees no colors
-        for (row, column), value in np.ndenumerate(centers):
-            if abs(value) >= 1:
-                axes.text(column, row, "+" if value > 0 else "−", ha="center", va="center", fontsize=8, color="0.15")
-    figure.colorbar(picture, ax=axes, label="standard deviations from the mean", extend="both", shrink=0.8)
+    for (row, column), value in np.ndenumerate(centers):
+        if abs(value) >= 1:  # the sign, where grey does not tell it
+            color = "white" if abs(value) > 2 else "black"
+            axes.text(column, row, "+" if value > 0 else "−", ha="center", va="center", color=color)
+    figure.colorbar(picture, ax=axes, label="standard deviations", extend="both")
     return figure
 
 
