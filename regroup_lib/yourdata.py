@@ -424,7 +424,7 @@ class Comparison:
     def plot_precision_recall(self) -> Figure:
         """Draw precision over recall of each method, the mean over seeds (and folds), one panel a classifier."""
         n = len(self.classifiers)
-        figure, panels = plt.subplots(1, n, figsize=(1.6 + 3.4 * n, 3.4), sharey=True, squeeze=False)
+        figure, panels = plt.subplots(1, n, figsize=(max(4.4, 2.6 * n), 3.5), sharey=True, squeeze=False)
         grid = np.linspace(0, 1, 101)
         for axes, classifier in zip(panels[0], self.classifiers, strict=True):
             for title, (color, line) in LOOKS.items():
@@ -434,7 +434,8 @@ class Comparison:
             axes.axhline(self.chance, color="0.5", linestyle=(0, (1, 3)), linewidth=1.4, label="chance")
             axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=f"recall of “{self.positive}”", title=classifier)
         panels[0, 0].set_ylabel("precision")
-        panels[0, -1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=3)
+        handles, names = panels[0, 0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncol=6 if n > 1 else 3, handlelength=3)
         return figure
 
     # ------------------------------------------------------------ out
@@ -596,10 +597,12 @@ def _recommended(
         "seeds.",
         f"Both sides were chosen {where}. The test samples hold {positives} positives.",
     ]
-    if word == "undecided":
-        lines.append("More seeds narrow the first interval, more positives the second.")
     if over_seeds is None:
         lines.append("One seed has no spread, so nothing is decided.")
+    elif over_seeds.low <= 0 <= over_seeds.high:
+        lines.append("The first interval holds 0; more seeds narrow it.")
+    if over_samples.low <= 0 <= over_samples.high:
+        lines.append(f"The {'second ' * (over_seeds is not None)}interval holds 0; only more positives narrow it.")
     if comparison.look.spec.encoder in POOR_ENCODERS and not comparison.is_table:
         lines.append(
             "The clusters were found among pixels; an encoder that knows what pictures show (clip, or an ONNX file) is "
