@@ -53,7 +53,8 @@ class Dataset:
     class_names : tuple of str
         Names in label order.
     digest : str
-        SHA-256 of all inputs and labels: two data sets with one digest are the same to the bit.
+        SHA-256 of all inputs and labels, of a user's folder or table also of classes and columns by name: two data
+        sets with one digest are the same to the bit.
     metadata : dict of str to dict of str to ndarray, optional
         What else the publisher says: split, column, one value an image. HAM10000 has ``lesion_id`` (images of one
         lesion are a group), ``image_id``, ``dx_type``, ``age`` (float32, years, NaN: unknown), ``sex`` and

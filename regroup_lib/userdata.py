@@ -327,9 +327,10 @@ def load_frame(path: str | Path, *, label: str | None = None, allow_missing: boo
     -------
     Dataset
         ``inputs`` are frames: columns of numbers as float64, NaN where one is missing, and columns of text (and of
-        truth values) as str, to be taken as categories; where one is missing, ``"(missing)"``. Rows are divided 80/20
-        into training and test, class by class, by a rule that does not look at the columns. ``metadata`` has each
-        row's ``row``, counted from 0. The same values have the same digest whatever file they come from.
+        truth values) as str, to be taken as categories; where one is missing, ``"(missing)"``. Columns that name or
+        number the rows, or have no value, are left out. Rows are divided 80/20 into training and test, class by class,
+        by a rule that does not look at the columns. ``metadata`` has each row's ``row``, counted from 0. The same
+        values have the same digest whatever file they come from.
 
     Raises
     ------
@@ -383,9 +384,7 @@ def _read_text(path: Path) -> pd.DataFrame:
         frame = pd.read_csv(path, sep=separator, encoding="utf-8-sig", skipinitialspace=True, low_memory=False)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is no table of text in UTF-8 ({' '.join(str(error).split())})") from error
-    twice = [name for name, count in Counter(name.strip() for name in names).items() if count > 1]
-    if twice:
-        raise DataError(f"{path}: two columns are called {some_of(map(repr, twice))}; rename one")
+    _check_names(path, names)
     return frame
 
 
@@ -400,7 +399,14 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         raise DataError(f"{path} is no Parquet table ({' '.join(str(error).split())})") from error
 
 
+def _check_names(path: Path, names: Sequence[object]) -> None:
+    twice = [name for name, count in Counter(str(name).strip() for name in names).items() if count > 1]
+    if twice:
+        raise DataError(f"{path}: two columns are called {some_of(map(repr, twice))}; rename one")
+
+
 def _check_columns(path: Path, frame: pd.DataFrame) -> None:
+    _check_names(path, frame.columns)
     frame.columns = [str(name).strip() for name in frame.columns]
     if not isinstance(frame.index, pd.RangeIndex):
         raise DataError(f"{path}: rows have more values than the header has names; give every column a name")
@@ -455,16 +461,20 @@ def _numbers_first(name: str) -> tuple[bool, float, str]:
 
 def _features(path: Path, frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Return columns as float64 or str, without those that say nothing, and notes."""
-    kept, text, names_rows, empty = {}, [], [], []
+    kept, text, names_rows, empty, numbers_rows = {}, [], [], [], []
     missing = {name: int(count) for name, count in frame.isna().sum().items() if count}
     for name in frame:
         column = frame[name]
         if column.isna().all():
             empty.append(name)
         elif pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
-            kept[name] = column.to_numpy(np.float64, na_value=np.nan)
-            if np.isinf(kept[name]).any():
+            numbers = column.to_numpy(np.float64, na_value=np.nan)
+            if np.isinf(numbers).any():
                 raise DataError(f"{path}: the column {name!r} has infinite numbers; mend them, or leave them empty")
+            if any(np.array_equal(numbers, frame.index + first) for first in (0, 1)):
+                numbers_rows.append(name)  # in a file that is sorted by class it would tell the class
+            else:
+                kept[name] = numbers
         elif column.nunique() > max(20, MANY_TEXTS * len(column)):
             names_rows.append(name)
         else:
@@ -474,6 +484,7 @@ def _features(path: Path, frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]
         "columns of text, taken as categories": text,
         "missing values": [f"{n} of {len(frame)} in {name}" for name, n in missing.items() if name not in empty],
         "left out, columns without a value": empty,
+        "left out, columns that number the rows": numbers_rows,
         "left out, columns whose text is another one in most rows": names_rows,
     }
     notes = [f"{what}: {some_of(names)}" for what, names in found.items() if names]

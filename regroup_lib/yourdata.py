@@ -30,6 +30,7 @@ from regroup_lib.experiments import OWN, Record, TableSpec, sweep
 from regroup_lib.files import atomic_path
 from regroup_lib.metrics import bootstrap_counts, weighted_average_precisions
 from regroup_lib.plans import validation_precision
+from regroup_lib.tasks import make_task
 from regroup_lib.userdata import NO_SPLIT
 
 N_RESAMPLES = 500
@@ -65,8 +66,8 @@ def compare(
 ) -> Comparison:
     """Compare CE, WCE, ROS, RG and RG+WCE on a data set of your own.
 
-    Images train a small network, chosen by their size. The training split is divided again by each seed, into images
-    that are trained on and a validation split; what is chosen is chosen there, and the test split is measured once. The
+    Images train a small network, chosen by their size. Each seed holds a validation split out of the training images,
+    unless the data have one; what is chosen is chosen there, and the test split is measured once. The
     rows of a table are scored by cross-validation, five folds a seed, by logistic regression, a random forest and
     gradient boosting, each row by a classifier that was not fitted on it. Nothing is tuned, for no method.
 
@@ -135,6 +136,8 @@ def compare(
             raise ValueError(f"estimators are {', '.join(estimators)}, and {dataset.name} holds images; leave them out")
         images = {"encoder": encoder or "pca", "epochs": epochs, "image_size": image_size}
         specs = image_specs(own, dataset, **images, **common)
+        # Whether it can be divided is known now, before anything is trained.
+        make_task(dataset, positive=positive, validation_fraction=specs[-1].validation_fraction)
     options = {"results_dir": results_dir, "data_dir": data_dir, "recompute": recompute}
     return Comparison.of(sweep(specs, workers=workers, **options))
 
@@ -286,8 +289,7 @@ class Comparison:
     @cached_property
     def chance(self) -> float:
         """AP of a random order: the share of positives among the test samples."""
-        finished = next(r for r in self.records if r.status == "finished")
-        return list(finished.metrics[report.rule_of(finished)]["test"]["prevalence"].values())[1]
+        return float(self.records[0].arrays()["test_labels"].mean())
 
     # ------------------------------------------------------------ before training
 
@@ -319,7 +321,8 @@ class Comparison:
     @property
     def outlook(self) -> str:
         """What can be said before training, in words: the clusters, and what they have to do with known classes."""
-        text, diagnosis = describe_classes(self.diagnosis), self.diagnosis
+        space, diagnosis = self.look.spec.encoder or "columns", self.diagnosis
+        text = f"In the space of {space}: {describe_classes(diagnosis)}"
         if "nmi" in diagnosis:
             name, row = diagnosis.index[0], diagnosis.iloc[0]
             text += (

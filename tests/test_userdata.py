@@ -452,6 +452,27 @@ def test_columns_that_say_nothing_are_left_out_and_named(table):
     assert "left out, columns whose text is another one in most rows: name" in dataset.notes
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_column_that_numbers_the_rows_is_left_out_as_it_may_tell_the_class(table, first):
+    def change(frame):
+        frame = put("outcome", None, rows=[4])(frame)
+        frame.insert(0, "Unnamed: 0", np.arange(ROWS) + first)
+        frame.insert(1, "rank", np.arange(ROWS)[::-1])
+        return frame
+
+    dataset = load_data(table(change), allow_missing=True)
+    assert list(dataset.train.inputs) == ["rank", "age", "site", "smoker"]
+    assert "left out, columns that number the rows: Unnamed: 0" in dataset.notes
+
+
+def test_parquet_columns_of_one_name_are_refused_too(tmp_path, monkeypatch):
+    (tmp_path / "t.parquet").touch()
+    frame = pd.DataFrame(np.zeros((5, 3)), columns=["a", "a ", "label"])
+    monkeypatch.setattr(pd, "read_parquet", lambda path: frame)
+    with pytest.raises(DataError, match="two columns are called 'a'; rename one"):
+        load_data(tmp_path / "t.parquet")
+
+
 def test_repeated_rows_are_counted(table):
     dataset = load_data(table(lambda frame: pd.concat([frame, frame.iloc[:3]])))
     assert "3 rows repeat another one, label included" in dataset.notes
@@ -513,7 +534,7 @@ def test_more_values_than_names_is_no_shifted_table(tmp_path):
 def test_every_row_is_in_one_split_and_every_class_in_both(tmp_path_factory, counts):
     path = tmp_path_factory.mktemp("rows") / "t.csv"
     labels = np.repeat([f"c{i}" for i in range(len(counts))], counts)
-    pd.DataFrame({"x": np.arange(len(labels)), "label": labels}).to_csv(path, index=False)
+    pd.DataFrame({"x": np.sin(np.arange(len(labels))), "label": labels}).to_csv(path, index=False)
     dataset = load_data(path)
     rows = np.concatenate([dataset.metadata[part]["row"] for part in ("train", "test")])
     assert sorted(rows) == list(range(len(labels)))

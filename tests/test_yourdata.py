@@ -5,8 +5,11 @@ from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
+import onnx
 import pandas as pd
 import pytest
+from onnx import TensorProto, helper
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
 
@@ -43,8 +46,6 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """Return a directory with scans of three digits as a folder, and a comparison of two seeds and one epoch."""
-    from PIL import Image
-
     folder = tmp_path_factory.mktemp("pictures")
     scans, digits = load_digits(return_X_y=True)
     counts = {1: 100, 8: 30, 7: 70}
@@ -355,6 +356,41 @@ def test_images_are_compared_with_one_schedule_and_their_clusters_shown(pictures
     assert labels[-1] == "digit 8: 24"
 
 
+def test_a_pretrained_encoder_sees_files_at_its_own_size(tmp_path, monkeypatch):
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Flatten", ["images"], ["features"])],
+            "flat",
+            [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, "h", "w"])],
+            [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", "d"])],
+        ),
+        opset_imports=[helper.make_opsetid("", 13)],
+        ir_version=8,
+    )
+    helper.set_model_props(model, {"image_size": "16", "mean": "0,0,0", "std": "1,1,1"})
+    (tmp_path / "encoders").mkdir()
+    onnx.save(model, tmp_path / "encoders" / "flat.onnx")
+    for number in range(40):
+        folder = tmp_path / "x" / "ab"[number % 4 == 0]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    dataset, seen = load_data(tmp_path / "x", image_size=8, data_dir=tmp_path), []
+    encode = experiments.encode
+
+    def watched(data, *arguments, **options):
+        seen.append(data.train.inputs.shape)
+        return encode(data, *arguments, **options)
+
+    monkeypatch.setattr(experiments, "encode", watched)
+    own_data = comparison.own_data(dataset, "b", tmp_path / "x")
+    options = {"profile": "cpu", "seeds": [0], "encoder": "onnx:flat", "image_size": 8}
+    (look, *_) = comparison.image_specs(own_data, dataset, **options)
+    record = rg.run(look, results_dir=tmp_path / "results", data_dir=tmp_path)
+    assert seen == [(32, 16, 16, 3)]
+    assert record.arrays()["examples"].shape[2:] == (8, 8, 3)
+
+
 @pytest.mark.parametrize(("side", "network"), [(8, "tiny-resnet"), (28, "slim-resnet"), (64, "slim-resnet-64")])
 def test_the_network_is_chosen_by_the_images(side, network):
     splits = {"train": rg_split(200, side), "test": rg_split(50, side)}
@@ -398,6 +434,19 @@ def test_bad_options_are_refused_before_anything_is_run(home, tmp_path, options,
 def test_options_of_tables_are_refused_for_images(pictures):
     with pytest.raises(ValueError, match="estimators are logreg, and scans holds images"):
         rg.compare(pictures.folder / "scans", estimators=["logreg"], **pictures.options)
+
+
+def test_images_that_cannot_be_divided_are_refused_before_anything_is_trained(tmp_path):
+    for name, counts in (("a", (40, 9)), ("b", (1, 9))):  # one positive cannot train and validate
+        for part, count in zip(("train", "test"), counts, strict=True):
+            (tmp_path / "x" / part / name).mkdir(parents=True)
+            for number in range(count):
+                image = np.full((8, 8), 2 * number + ord(name), np.uint8)
+                Image.fromarray(image).save(tmp_path / "x" / part / name / f"{number}.png")
+    with pytest.raises(ValueError, match=r"task 'x-b': a validation split of 0\.2 cannot be cut") as raised:
+        rg.compare(tmp_path / "x", positive="b", results_dir=tmp_path / "none", data_dir=tmp_path / "data")
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "none").exists()
 
 
 def test_too_few_samples_and_names_of_the_books_sets_are_refused(tmp_path):
