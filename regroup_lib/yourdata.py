@@ -321,8 +321,8 @@ class Comparison:
     @property
     def outlook(self) -> str:
         """What can be said before training, in words: the clusters, and what they have to do with known classes."""
-        space, diagnosis = self.look.spec.encoder or "columns", self.diagnosis
-        text = f"In the space of {space}: {describe_classes(diagnosis)}"
+        space, diagnosis = self.look.spec.encoder or "the columns", self.diagnosis
+        text = f"What is clustered: {space}. {describe_classes(diagnosis)}"
         if "nmi" in diagnosis:
             name, row = diagnosis.index[0], diagnosis.iloc[0]
             text += (
