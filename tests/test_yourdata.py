@@ -1,6 +1,7 @@
 """Comparisons on a user's own data: what is run, what is chosen where, what is advised, and that records are enough."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -14,10 +15,12 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
 
 import regroup_lib as rg
-from regroup_lib import comparison, experiments, plans, report, tables, yourdata
+from regroup_lib import book, comparison, experiments, plans, report, tables, yourdata
 from regroup_lib.competition import Interval
 from regroup_lib.data import DataError, load_data
 from regroup_lib.experiments import LookSpec, OwnData, TableSpec, find_record, load_record, parse_spec
+
+ROOT = Path(__file__).resolve().parents[1]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -464,6 +467,22 @@ def test_the_smallest_class_is_positive_if_none_is_named(tmp_path):
     assert found.positive == "east"
 
 
+# ---------------------------------------------------------------- the chapter
+
+
+def test_the_chapter_takes_a_users_path(home, tmp_path):
+    parameters = {"path": str(home.table), "positive": "north", "threshold": 100, "seeds": [0], "profile": "smoke"}
+    executed = tmp_path / "executed.ipynb"
+    environment = {"REGROUP_RESULTS": str(tmp_path / "results")}
+    book.run_chapter("your-data", parameters, output=executed, root=ROOT, environment=environment)
+    text = executed.read_text(encoding="utf-8")
+    assert "heaps-north" in text
+    assert "One seed has no spread" in text
+    assert text.count('"image/png"') == 2
+    specs = [record.spec for record in rg.load_records(tmp_path / "results")]
+    assert {s.threshold for s in specs} == {None, 100.0}
+
+
 # ---------------------------------------------------------------- examples
 
 
@@ -484,7 +503,7 @@ def test_examples_are_what_scikit_learn_has(tmp_path):
 
 def test_the_recorded_example_is_there_without_its_data(monkeypatch, tmp_path):
     monkeypatch.setenv("REGROUP_DATA", str(tmp_path))
-    committed = plans.Path(__file__).resolve().parents[1] / "results"
+    committed = ROOT / "results"
     assert plans.missing_records("your-data", profile="cpu", seeds=[0, 1, 2], results_dir=committed) == []
     specs = plans.chapter_specs("your-data", profile="cpu", seeds=[0, 1, 2])
     (found,) = yourdata.comparisons([load_record(s.path(committed)) for s in specs])
