@@ -109,21 +109,25 @@ def compare(
 
     Examples
     --------
+    >>> from tempfile import TemporaryDirectory
     >>> from regroup_lib.comparison import write_example
-    >>> path = write_example("breast-cancer", getfixture("tmp_path"))
+    >>> folder = TemporaryDirectory()
+    >>> table = write_example("breast-cancer", folder.name)
     >>> comparison = compare(
-    ...     path, positive="malignant", estimators=["logreg"], seeds=[0, 1], results_dir=path.parent / "results"
+    ...     table, positive="malignant", estimators=["logreg"], seeds=[0, 1], results_dir=folder.name
     ... )
     >>> comparison.table.index.get_level_values("method").to_list()
     ['CE', 'WCE', 'ROS', 'RG', 'RG+WCE']
     """
     if str(path) in DATASETS:
         raise DataError(f"{str(path)!r} is a data set of the book (`regroup sweep`); a folder of that name is ./{path}")
-    seeds = list(dict.fromkeys(seeds))
-    if not seeds:
-        raise ValueError("seeds is empty; give at least one")
+    seeds, estimators = list(dict.fromkeys(seeds)), tuple(dict.fromkeys(estimators))
+    for name, values in (("seeds", seeds), ("estimators", estimators)):
+        if not values:
+            raise ValueError(f"{name} is empty; give at least one")
+    label = None if label is None else str(label)  # from a YAML file, say, where 5 is a number
     dataset = load_data(path, data_dir=data_dir, label=label, image_size=image_size, allow_missing=allow_missing)
-    positive = _positive(dataset, positive)
+    positive = _positive(dataset, None if positive is None else str(positive))
     own = own_data(dataset, positive, path, label=label, allow_missing=allow_missing)
     common: dict[str, Any] = {"profile": profile, "seeds": seeds, "threshold": threshold}
     if dataset.is_table:
@@ -132,7 +136,7 @@ def compare(
         encoder = None if encoder == "raw" else encoder
         specs = table_specs(own, dataset.name, encoder=encoder, estimators=estimators, **common)
     else:
-        if tuple(estimators) != ESTIMATORS:
+        if estimators != ESTIMATORS:
             raise ValueError(f"estimators are {', '.join(estimators)}, and {dataset.name} holds images; leave them out")
         images = {"encoder": encoder or "pca", "epochs": epochs, "image_size": image_size}
         specs = image_specs(own, dataset, **images, **common)
@@ -149,7 +153,7 @@ def _positive(dataset: Dataset, positive: str | None) -> str:
     if positive is None:
         positive = min(counts, key=counts.get)
     elif positive not in counts:
-        close = get_close_matches(str(positive), counts, 1)
+        close = get_close_matches(positive, counts, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         there = ", ".join(f"{name} ({count})" for name, count in counts.items())
         raise ValueError(f"positive is {positive!r}, and {dataset.name} has the classes {there}{hint}")

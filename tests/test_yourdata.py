@@ -418,6 +418,7 @@ def rg_split(n, side):
     [
         ({"positive": "midle"}, r"positive is 'midle', and heaps has .*middle \(60\).*; did you mean 'middle'\?"),
         ({"seeds": []}, "seeds is empty"),
+        ({"estimators": []}, "estimators is empty"),
         ({"epochs": 3}, "epochs is 3, and heaps is a table"),
         ({"estimators": ["svm"]}, "no estimator is called 'svm'; there are logreg, forest, boosting"),
         ({"encoder": "clip"}, "no encoder is called 'clip'; there are pca"),
@@ -458,6 +459,14 @@ def test_too_few_samples_and_names_of_the_books_sets_are_refused(tmp_path):
         rg.compare(tmp_path / "few.csv", results_dir=tmp_path)
     with pytest.raises(DataError, match="'digits' is a data set of the book"):
         rg.compare("digits")
+
+
+def test_a_class_that_is_a_number_is_found_and_nothing_is_counted_twice(tmp_path):
+    surrounded(12).replace({"kind": {"middle": "5"}}).to_csv(tmp_path / "t.csv", index=False)
+    options = {"estimators": ["logreg", "logreg"], "seeds": [0, 0], "results_dir": tmp_path / "results"}
+    found = rg.compare(tmp_path / "t.csv", positive=5, **options)
+    assert found.positive == "5"
+    assert [len(group) for group in found.groups.values()] == [1] * 5
 
 
 def test_the_smallest_class_is_positive_if_none_is_named(tmp_path):
