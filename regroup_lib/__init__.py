@@ -8,7 +8,7 @@ from importlib import import_module
 
 # Name -> the module that has it; a module itself where the two are one.
 _WHERE = {
-    "Dataset": "data",
+    "Dataset": "dataset",
     "EncoderSpec": "experiments",
     "Record": "experiments",
     "RegroupClassifier": "estimator",
@@ -18,6 +18,7 @@ _WHERE = {
     "TableSpec": "experiments",
     "aggregate": "regroup",
     "cluster_counts": "regroup",
+    "compare": "yourdata",
     "describe_clusters": "clusters",
     "diagnose": "diagnostics",
     "encode": "encoders",

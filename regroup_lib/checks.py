@@ -28,7 +28,6 @@ from regroup_lib.experiments import (
     TableSpec,
     load_record,
     record_paths,
-    task_class_names,
 )
 from regroup_lib.files import digest_arrays, results_directory
 from regroup_lib.metrics import accuracy_interval, decide, precision_interval, weighted_average_precisions
@@ -37,7 +36,12 @@ from regroup_lib.tasks import parse_task
 
 TOLERANCE = 1e-9
 MEASURES = ("average_precision", "calibrated_average_precision")
-STATUSES = {"training": ("finished", "diverged"), "encoder": ("finished",), "table": ("finished", "not applicable")}
+STATUSES = {
+    "training": ("finished", "diverged"),
+    "encoder": ("finished",),
+    "look": ("finished",),
+    "table": ("finished", "not applicable"),
+}
 
 # SHA-256 of each named data set as it is loaded: what a record's data_digest has to be. A set that is decoded from
 # image files has one a size in pixels, and one a size for its split by image.
@@ -85,6 +89,8 @@ TABLE_DIGESTS = {
 
 def data_variant(spec: Spec | EncoderSpec | TableSpec) -> str:
     """Return the name in `DATA_DIGESTS` or `TABLE_DIGESTS` of the data that a spec is run on."""
+    if spec.own is not None:
+        return f"{spec.task} {spec.own.digest[:12]}"
     if spec.kind == "table":
         return spec.task
     name, _ = parse_task(spec.task)
@@ -230,14 +236,18 @@ class _Found:
             self.add(_one_line(error))
             return
         if self._shapes(arrays):
-            {"training": self._training, "encoder": self._encoder, "table": self._table}[self.spec.kind](arrays)
+            {"training": self._training, "encoder": self._encoder, "table": self._table, "look": self._look}[
+                self.spec.kind
+            ](arrays)
         self._remember(arrays)
 
     # ---- what needs no arrays
 
     def _provenance(self) -> None:
         record, variant = self.record, data_variant(self.spec)
-        known = (TABLE_DIGESTS if self.spec.kind == "table" else DATA_DIGESTS).get(variant)
+        digests = TABLE_DIGESTS if self.spec.kind == "table" else DATA_DIGESTS
+        # Of a user's own data the spec has the digest; nobody else knows one.
+        known = digests.get(variant) if self.spec.own is None else self.spec.own.digest
         if known is None:
             self.add(f"no digest is known of {variant}")
         elif record.data_digest != known:
@@ -289,7 +299,9 @@ class _Found:
         if self.record.status == "not applicable":
             return
         parent, counts = described.get("parent"), described.get("counts")
-        n_classes = 2 if self.spec.kind == "table" else len(task_class_names(self.spec.task))
+        n_classes = 2 if self.spec.kind == "table" else len(self.spec.class_names)
+        if self.spec.kind == "look" and isinstance(parent, list):
+            parent = sorted(parent)  # numbered in the order of the classes' names
         if not _is_parent(parent, n_classes):
             self.add(f"regrouping.parent is {str(parent)[:60]}; expected a class of {n_classes} for each pseudo-class")
         elif len(counts or ()) != len(parent) or not all(isinstance(n, int) and n > 0 for n in counts):
@@ -321,6 +333,8 @@ class _Found:
         """Return kind of dtype and shape of each array that such a record has; None: of any size."""
         if self.spec.kind == "encoder":
             return self._expected_of_encoder(arrays)
+        if self.spec.kind == "look":
+            return self._expected_of_look(arrays)
         n = {part: len(arrays.get(f"{part}_labels", ())) for part in ("test", "val")}
         expected: dict[str, tuple[str, tuple]] = {"test_labels": ("u", (None,))}
         if self.spec.kind == "table":
@@ -333,7 +347,7 @@ class _Found:
         if self.spec.kind == "training" and (self.spec.validation_fraction > 0 or n["val"]):
             expected["val_labels"] = ("u", (None,))
             splits.append("val")
-        n_classes = 2 if self.spec.kind == "table" else len(task_class_names(self.spec.task))
+        n_classes = 2 if self.spec.kind == "table" else len(self.spec.class_names)
         for part in splits:
             for rule in self._rules():
                 if n_classes > MANY_CLASSES:
@@ -351,13 +365,21 @@ class _Found:
         if self.spec.is_text:
             return expected | {"example_rows": ("iu", (len(parent), None))}
         shown = len(parent)
-        if len(task_class_names(self.spec.task)) > 2:
+        if len(self.spec.class_names) > 2:
             expected["example_clusters"] = ("iu", (None,))
             shown = len(arrays.get("example_clusters", ()))
         expected["examples"] = ("u", (shown, None, None, None, None))
         if self.spec.encoder == "autoencoder":
             expected |= dict.fromkeys(("originals", "reconstructions"), ("u", (None, None, None, None)))
         return expected
+
+    def _expected_of_look(self, arrays: dict[str, np.ndarray]) -> dict[str, tuple[str, tuple]]:
+        shown = len(arrays.get("shown", ()))
+        if self.spec.holds == "rows":
+            pictures = {"centers": ("f", (shown, len(self.record.metrics.get("columns", ()))))}
+        else:
+            pictures = {"examples": ("u", (shown, None, None, None, None))}
+        return pictures | {"shown": ("iu", (None,))}
 
     def _rules(self) -> Sequence[str]:
         if self.spec.kind == "table":
@@ -368,7 +390,7 @@ class _Found:
     # ---- metrics
 
     def _training(self, arrays: dict[str, np.ndarray]) -> None:
-        names = task_class_names(self.spec.task)
+        names = self.spec.class_names
         splits = [part for part in ("val", "test") if f"{part}_labels" in arrays]
         expected: dict[str, Any] = {}
         for rule in self._rules() if self.record.status == "finished" else ():
@@ -401,6 +423,22 @@ class _Found:
             if not _in_unit(value, low=-1 if name == "ari" else 0):
                 self.add(f"metrics.{name} is {value}")
         self.kept += len(metrics)
+
+    def _look(self, arrays: dict[str, np.ndarray]) -> None:
+        """Compare the clusters' sizes with the samples that were clustered; features are not kept."""
+        metrics, counts = self.record.metrics, self.record.regrouping["counts"]
+        rows = self.spec.holds == "rows"  # all rows are clustered, and of images those for training
+        by_split = metrics.get("class_counts", {})
+        samples = sum(sum(by_split[part].values()) for part in by_split if rows or part == "train")
+        if sum(counts) != samples:
+            self.add(f"regrouping.counts add up to {sum(counts)}, and {samples} samples were clustered")
+        if (arrays["shown"] >= len(counts)).any():
+            self.add(f"shown names cluster {arrays['shown'].max()} of {len(counts)}")
+        for row in metrics.get("diagnosis", ()):
+            for name in ("stability", "silhouette"):
+                if not (row[name] is None or math.isnan(row[name]) or _in_unit(row[name], low=-1)):
+                    self.add(f"metrics.diagnosis has a {name} of {row[name]}")
+            self.kept += 2
 
     def _summary(self, rule: str, part: str, names: Sequence[str]) -> None:
         """Compare a summary with the metrics that it sums up."""
@@ -449,7 +487,7 @@ class _Found:
 
     def _keep(self, where: str, name: str, value: Any) -> None:
         """Look at a number that no array determines."""
-        many = self.spec.kind == "training" and len(task_class_names(self.spec.task)) > MANY_CLASSES
+        many = self.spec.kind == "training" and len(self.spec.class_names) > MANY_CLASSES
         known = {"neighbor_accuracy", "summary"} | (set(MEASURES) if many else set())
         if name not in known or (isinstance(value, float) and not _in_unit(value)):
             self.add(f"{where} is {str(value)[:60]}, which does not belong here")
@@ -464,7 +502,7 @@ class _Found:
         if "embedding_labels" in arrays:
             self.shared["embedding labels", self.spec.task, variant] = digest_arrays(arrays["embedding_labels"])
         if "folds" in arrays:
-            seed = f"{self.spec.task}, seed {self.spec.seed}"
+            seed = f"{variant}, seed {self.spec.seed}"
             self.shared["folds", seed, self.spec.n_folds] = digest_arrays(arrays["folds"])
 
 

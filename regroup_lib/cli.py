@@ -35,6 +35,13 @@ Seeds = Annotated[str, typer.Option(help="Comma-separated seeds.")]
 Parameter = Annotated[
     list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE, as often as wanted; values are YAML.")
 ]
+Label = Annotated[str | None, typer.Option(help="Of a table: the column with the classes; default: the last.")]
+ImageSize = Annotated[
+    int | None, typer.Option(help="Of image files: height and width in pixels that they are resized to.")
+]
+AllowMissing = Annotated[
+    bool, typer.Option("--allow-missing", help="Leave out images that cannot be read and rows without a label.")
+]
 
 
 def main() -> None:
@@ -98,19 +105,27 @@ def data_fetch(name: str) -> None:
 
 @data_app.command("check")
 def data_check(
-    names: Annotated[list[str] | None, typer.Argument(help="Names or npz files; default: all here.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names, npz files, folders of images, tables; default: all here.")
+    ] = None,
+    label: Label = None,
+    image_size: ImageSize = None,
+    allow_missing: AllowMissing = False,
 ):
-    """Load data sets, check them, and print shape, class counts and digest."""
+    """Load data sets, check them, and print shape, class counts and digest.
+
+    Examples: regroup data check cifar10; regroup data check patients.csv --label outcome
+    """
     from regroup_lib.data import EMBEDDED, SOURCES, load_data
 
     here = [*EMBEDDED, *(name for name, source in SOURCES.items() if source.path().exists())]
     for name in names or here:
-        dataset = load_data(name)
+        dataset = load_data(name, label=label, image_size=image_size, allow_missing=allow_missing)
         for split in dataset.splits:
             counts = dataset.class_counts(split)
             shape = " x ".join(str(size) for size in dataset.splits[split].inputs.shape)
-            kind = "sentences" if dataset.is_text else "images"
-            console.print(f"{name} {split}: {shape}, {len(counts)} classes of {min(counts)} to {max(counts)} {kind}")
+            of = f"{len(counts)} classes of {min(counts)} to {max(counts)} {dataset.holds}"
+            console.print(f"{name} {split}: {shape}, {of}")
         for note in dataset.notes:
             console.print(f"{name} {note}")
         console.print(f"{name} digest: {dataset.digest}")
@@ -132,6 +147,78 @@ def run(
     record = experiments.run(experiments.parse_spec(values | _assignments(set_)), recompute=recompute)
     _print_records([record])
     console.print(f"record: {record.path}")
+
+
+@app.command()
+def fit(
+    path: Annotated[Path, typer.Argument(help="A folder of images, an npz file, or a table (.csv, .tsv, .parquet).")],
+    positive: Annotated[
+        str | None, typer.Option(help="The class that is held against the rest; default: the smallest.")
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="What is clustered. Images: pca (default), raw, clip, onnx:STEM...; tables: pca.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Classes up to this size stay whole; default: the smaller class's size.")
+    ] = None,
+    label: Label = None,
+    image_size: ImageSize = None,
+    allow_missing: AllowMissing = False,
+    estimator: Annotated[
+        list[str] | None, typer.Option(help="Of a table: logreg, forest or boosting, as often as wanted; default: all.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of images; default: by their number, 5 to 40.")] = None,
+    seeds: Seeds = "0,1,2",
+    workers: Annotated[int | None, typer.Option(help="Processes on this machine; default: this one.")] = None,
+    recompute: Annotated[bool, typer.Option(help="Run again where there are records.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Write the results to this .json or .csv file.")] = None,
+) -> None:
+    """Compare regrouping with plain and weighted training and oversampling on data of your own, and recommend.
+
+    Runs leave records in the results directory; what has one is not run again.
+
+    Examples: regroup fit photos/ --image-size 64 --positive defect; regroup fit patients.csv --label outcome
+    """
+    from regroup_lib import yourdata
+
+    if output is not None:
+        yourdata.check_output(output)
+    comparison = yourdata.compare(
+        path,
+        positive=positive,
+        encoder=encoder,
+        threshold=threshold,
+        label=label,
+        image_size=image_size,
+        allow_missing=allow_missing,
+        estimators=estimator or yourdata.ESTIMATORS,
+        epochs=epochs,
+        seeds=_seeds(seeds),
+        workers=workers,
+        recompute=recompute,
+    )
+    _print_comparison(comparison)
+    if output is not None:
+        comparison.write(output)
+        console.print(f"wrote {output}")
+
+
+def _print_comparison(comparison: Any) -> None:
+    for note in comparison.notes:
+        console.print(note, markup=False)
+    _print_frame(comparison.class_table.reset_index(), "samples")
+    console.print(comparison.outlook, markup=False)
+    title = f"{comparison.name}: percent, over seeds {', '.join(map(str, comparison.seeds))}; "
+    _print_frame(comparison.table.reset_index(), title + f"AP by chance {100 * comparison.chance:.1f}")
+    console.print(comparison.recommendation.text.replace("**", ""), markup=False)
+    console.print(f"records: {comparison.look.path.parent}")
+
+
+def _print_frame(frame: Any, title: str) -> None:
+    table = Table(*map(str, frame.columns), title=title, title_justify="left")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(Text(str(value)) for value in row))
+    console.print(table)
 
 
 @app.command()
@@ -248,11 +335,7 @@ def results_compare(task: str, profile: OnlyProfile = None) -> None:
     """
     from regroup_lib.report import compared_frame
 
-    frame = compared_frame(_records(profile, task, None))
-    table = Table(*frame.columns)
-    for row in frame.itertuples(index=False):
-        table.add_row(*map(str, row))
-    console.print(table)
+    _print_frame(compared_frame(_records(profile, task, None)), "")
 
 
 @results_app.command("check")

@@ -1,8 +1,8 @@
 """Data sets in memory: where they come from, and that they are what they claim to be.
 
-Images stay uint8 ``[n, height, width, channels]``, sentences are str ``[n]``. Nothing is unpickled here; torchvision
-reads its own CIFAR archives, after their checksum, when `fetch_data` fills the data directory. A set published as
-image files is decoded once, into a cache file in the data directory.
+Images stay uint8 ``[n, height, width, channels]``, sentences are str ``[n]``, and a user's table is a frame. Nothing is
+unpickled here; torchvision reads its own CIFAR archives, after their checksum, when `fetch_data` fills the data
+directory. A set published as image files is decoded once, into a cache file in the data directory.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import stat
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,88 +36,13 @@ from regroup_lib.corpora import (
     without_repeats,
     word_form,
 )
+from regroup_lib.dataset import SPLITS, DataError, Dataset, Split, some_of, split_by_group
 from regroup_lib.files import data_directory, digest_arrays, digest_file, read_npz, write_npz
+from regroup_lib.images import cached_images, check_image_size, file_digests, open_image
 from regroup_lib.progress import progress_bar
+from regroup_lib.userdata import TABLE_SUFFIXES, load_folder, load_frame
 
 logger = logging.getLogger(__name__)
-
-SPLITS = ("train", "val", "test")
-
-
-class DataError(ValueError):
-    """A data set is missing, damaged or not what it claims to be; the message says what mends it."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """One split of a data set.
-
-    Attributes
-    ----------
-    inputs : ndarray of uint8 [n, height, width, channels], or of str [n]
-        The images, or the sentences.
-    labels : ndarray of int64 [n]
-        Class indices.
-    """
-
-    inputs: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, index: np.ndarray) -> Split:
-        """Return the rows `index` as a split of their own."""
-        return Split(self.inputs[index], self.labels[index])
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A data set in memory.
-
-    Attributes
-    ----------
-    name : str
-        Identifier (``"cifar10"``), or the stem of the user's file.
-    splits : dict of str to Split
-        ``"train"``, ``"test"`` and, where the publisher has one, ``"val"``.
-    class_names : tuple of str
-        Names in label order.
-    digest : str
-        SHA-256 of all inputs and labels: two data sets with one digest are the same to the bit.
-    metadata : dict of str to dict of str to ndarray, optional
-        What else the publisher says: split, column, one value an image. HAM10000 has ``lesion_id`` (images of one
-        lesion are a group), ``image_id``, ``dx_type``, ``age`` (float32, years, NaN: unknown), ``sex`` and
-        ``localization``. Financial PhraseBank has ``line``, the number of the sentence's line in the file.
-    notes : tuple of str
-        What of the published set was left out, and how much.
-    """
-
-    name: str
-    splits: dict[str, Split]
-    class_names: tuple[str, ...]
-    digest: str
-    metadata: dict[str, dict[str, np.ndarray]] | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def is_text(self) -> bool:
-        """Whether the inputs are sentences instead of images."""
-        return self.train.inputs.dtype.kind == "U"
-
-    @property
-    def train(self) -> Split:
-        """The training split."""
-        return self.splits["train"]
-
-    @property
-    def test(self) -> Split:
-        """The test split."""
-        return self.splits["test"]
-
-    def class_counts(self, split: str = "train") -> list[int]:
-        """Return the number of samples of each class in a split."""
-        return np.bincount(self.splits[split].labels, minlength=len(self.class_names)).tolist()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +171,7 @@ def load_data(
     download: bool = False,
     image_size: int | None = None,
     allow_missing: bool = False,
+    label: str | None = None,
 ) -> Dataset:
     """Load a data set into memory and check it.
 
@@ -253,19 +179,28 @@ def load_data(
     ----------
     name_or_path : str or Path
         ``"digits"`` or ``"descriptions"`` (embedded), ``"cifar10"``, ``"cifar100"``, ``"ham10000"``,
-        ``"phrasebank"``, or the path of an npz file with the arrays ``train_images, train_labels, test_images,
-        test_labels`` (MedMNIST's names; ``val_*`` and ``class_names`` are optional).
+        ``"phrasebank"``, or the path of a set of your own:
+
+        - an npz file with the arrays ``train_images, train_labels, test_images, test_labels`` (MedMNIST's names;
+          ``val_*`` and ``class_names`` are optional);
+        - a folder of images, ``train/<class>/*.png`` with ``test/`` and ``val/`` if you have them, or
+          ``<class>/*.png`` (see `load_folder`);
+        - a table, a ``.csv``, ``.tsv`` or ``.parquet`` file with a row a sample (see `load_frame`).
+
+        A name goes before a path: write ``"./digits"`` for a folder of that name.
     data_dir : str or Path, optional
         Where named sets lie; default ``REGROUP_DATA``, else the user's cache directory.
     download : bool
         Fetch a named set that is missing from its publisher.
     image_size : int, optional
         Height and width in pixels to which the whole picture is resized (bicubic, antialiased), for a set that is
-        decoded from image files (``"ham10000"``); default 64. The decoded images are kept in ``cache/`` of the data
-        directory.
+        decoded from image files: ``"ham10000"`` (default 64) and folders of images (default: their own size, where
+        they have one). The decoded images are kept in ``cache/`` of the data directory.
     allow_missing : bool
-        For such a set: leave out images that are missing, unreadable or without a row of metadata, and log how many,
-        instead of refusing the set.
+        For such a set, and for a table: leave out images that are missing, unreadable or without a row of metadata,
+        and rows without a label, and say how many, instead of refusing the set.
+    label : str, optional
+        The column of a table that holds the classes; default: the last one.
 
     Returns
     -------
@@ -274,7 +209,7 @@ def load_data(
     Raises
     ------
     DataError
-        If the set is unknown, missing, truncated, mislabelled or of another shape.
+        If the set is unknown, missing, truncated, mislabelled or of another shape, or an option is not for it.
 
     Notes
     -----
@@ -292,20 +227,19 @@ def load_data(
     >>> digits.train.inputs.shape, digits.train.inputs.dtype
     ((1257, 8, 8, 1), dtype('uint8'))
     """
-    name = str(name_or_path)
+    name, path = str(name_or_path), Path(name_or_path)
     source = SOURCES.get(name)
-    if name not in DATASETS and Path(name).suffix != ".npz":
-        raise DataError(f"no data set is called {name!r}; there are {', '.join(DATASETS)}, or the path of an .npz file")
-    if not (source and source.decoded):
-        for option, value in (("image_size", image_size), ("allow_missing", allow_missing or None)):
-            if value is not None:
-                decoded = ", ".join(known for known, entry in SOURCES.items() if entry.decoded)
-                reason = f"{option} is {value}, and {name!r} is not decoded from image files"
-                raise DataError(f"{reason}; leave it out, it is for {decoded}")
-    if name in EMBEDDED:
+    kind = _kind_of(name, path)
+    _check_load_options(name, kind, {"image_size": image_size, "allow_missing": allow_missing or None, "label": label})
+    cache = data_directory(data_dir) / "cache"
+    if kind == "embedded":
         return _digits() if name == "digits" else _descriptions()
-    if source is None:
-        return _load_npz(Path(name), Path(name).stem, "check the path, or write the file again", published=False)
+    if kind == "npz":
+        return _load_npz(path, path.stem, "check the path, or write the file again", published=False)
+    if kind == "folder":
+        return load_folder(path, cache=cache, image_size=image_size, allow_missing=allow_missing)
+    if kind == "table":
+        return load_frame(path, label=label, allow_missing=allow_missing)
     path = source.path(data_dir)
     if download and not path.exists():
         fetch_data(name, data_dir=data_dir)
@@ -315,9 +249,44 @@ def load_data(
     if not source.decoded:
         return _load_npz(path, name, mend, published=True)
     size = source.image_shape[0] if image_size is None else image_size
-    if not isinstance(size, int | np.integer) or not 1 <= size <= MAX_IMAGE_SIZE:
-        raise DataError(f"image_size is {size!r}; it must be a whole number of pixels from 1 to {MAX_IMAGE_SIZE}")
-    return _load_ham10000(path, data_directory(data_dir) / "cache", size, allow_missing, mend)
+    try:
+        check_image_size(size)
+    except ValueError as error:
+        raise DataError(str(error)) from None
+    return _load_ham10000(path, cache, size, allow_missing, mend)
+
+
+def _kind_of(name: str, path: Path) -> str:
+    """Return what kind of set a name or a path is, or raise a DataError."""
+    if name in EMBEDDED:
+        return "embedded"
+    if name in SOURCES:
+        return "decoded" if SOURCES[name].decoded else "published"
+    if path.suffix.lower() == ".npz":
+        return "npz"
+    if path.suffix.lower() in TABLE_SUFFIXES:
+        return "table"
+    if name and path.is_dir():
+        return "folder"
+    own = f"an .npz file, a folder of images or a table ({', '.join(TABLE_SUFFIXES)})"
+    there = "" if path.exists() else ", and nothing lies at that path"
+    raise DataError(f"no data set is called {name!r}; there are {', '.join(DATASETS)}, or the path of {own}{there}")
+
+
+# Option of `load_data` -> the kinds of set that it is for, what the others are not, and what to say.
+_LOAD_OPTIONS = {
+    "image_size": (("decoded", "folder"), "decoded from image files", "ham10000 and folders of images"),
+    "allow_missing": (("decoded", "folder", "table"), "decoded from image files", "ham10000, folders and tables"),
+    "label": (("table",), "a table", "tables"),
+}
+
+
+def _check_load_options(name: str, kind: str, options: dict[str, Any]) -> None:
+    """Refuse an option that would have no effect."""
+    for option, value in options.items():
+        kinds, what, sets = _LOAD_OPTIONS[option]
+        if value is not None and kind not in kinds:
+            raise DataError(f"{option} is {value}, and {name!r} is not {what}; leave it out, it is for {sets}")
 
 
 def fetch_data(name: str, *, data_dir: str | Path | None = None) -> Path:
@@ -467,67 +436,8 @@ HAM10000_COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "loc
 # The publisher offers the table as CSV and tab-separated; the latter has been without a suffix, too.
 HAM10000_TABLES = ("HAM10000_metadata.csv", "HAM10000_metadata.tab", "HAM10000_metadata")
 HAM10000_ARCHIVES = ("HAM10000_images_part_1.zip", "HAM10000_images_part_2.zip")
-MAX_IMAGE_SIZE = 1024  # of a decoded image, height and width
-MAX_PIXELS = 25_000_000  # of an image file; HAM10000's have 270,000
 MAX_FILE_BYTES = 20_000_000  # of a file in an archive; HAM10000's have less than 1 MB
 MAX_ARCHIVE_BYTES = 4_000_000_000  # of an archive, unpacked; HAM10000's have 1.4 GB
-
-
-def split_by_group(
-    labels: Iterable, groups: Iterable, *, fractions: Mapping[str, float], seed: int | None = 0
-) -> np.ndarray:
-    """Divide samples into splits, class by class, without dividing a group.
-
-    The groups of a class stand in random order, and the row of their samples is cut where the fractions say; a group
-    across a cut goes to the side that holds its middle. So each split has its share of each class to within the size
-    of the class's largest group. The order of the samples and the names of the classes are of no influence.
-
-    Parameters
-    ----------
-    labels : array-like [n]
-        Class of each sample; a group has one class.
-    groups : array-like [n]
-        Group of each sample (for HAM10000 the lesion).
-    fractions : mapping of str to float
-        Name of each split, and its part of each class; they sum to 1.
-    seed : int
-        Seed of the random order.
-
-    Returns
-    -------
-    ndarray of str [n]
-        Name of each sample's split.
-
-    Raises
-    ------
-    ValueError
-        If the lengths differ, a group has two classes, or the fractions are negative or do not sum to 1.
-
-    Examples
-    --------
-    >>> split_by_group([0, 0, 0, 0, 1, 1], [7, 7, 8, 8, 9, 6], fractions={"train": 0.5, "test": 0.5}, seed=1)
-    array(['train', 'train', 'test', 'test', 'test', 'train'], dtype='<U5')
-    """
-    labels, groups = np.asarray(labels), np.asarray(groups)
-    if labels.ndim != 1 or labels.shape != groups.shape:
-        raise ValueError(f"labels have shape {labels.shape} and groups {groups.shape}; both must be [n]")
-    parts = np.array(list(fractions.values()), dtype=float)
-    if not (parts >= 0).all() or not np.isclose(parts.sum(), 1):
-        raise ValueError(f"fractions are {dict(fractions)}; they must be at least 0 and sum to 1")
-    names, first, member, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
-    classes = labels[first]
-    torn = np.flatnonzero(labels != classes[member])
-    if len(torn):
-        group, one, other = groups[torn[0]], classes[member[torn[0]]], labels[torn[0]]
-        raise ValueError(f"group {group!s} has the classes {one!s} and {other!s}; a group must have one")
-    order = np.random.default_rng(seed).permutation(len(names))
-    split = np.empty(len(names), dtype=np.int64)
-    for label in np.unique(classes):
-        chosen = order[classes[order] == label]
-        middles = np.cumsum(sizes[chosen]) - sizes[chosen] / 2
-        cuts = np.cumsum(parts)[:-1] * sizes[chosen].sum()
-        split[chosen] = np.searchsorted(cuts, middles, side="left")
-    return np.array(list(fractions))[split[member]]
 
 
 def ham10000_split(metadata: pd.DataFrame) -> pd.DataFrame:
@@ -606,10 +516,11 @@ def _load_ham10000_once(folder: Path, cache: Path, size: int, allow_missing: boo
     mend = f"move {folder} away and run `regroup data fetch ham10000`"
     leave_out = f"{mend}, or load with allow_missing=True to leave them out"
     frame, paths = _ham10000_index(folder, source, mend, allow_missing)
-    images, reasons = _decoded(paths, size, cache, _ham10000_tables(folder)[0])
+    shape, kept_at = (size, size, 3), _ham10000_cache(paths, size, cache, _ham10000_tables(folder)[0])
+    images, reasons = cached_images(paths, shape, partial(_read_lesion, size=size), kept_at)
     bad = np.flatnonzero(reasons != "")
     if len(bad):
-        found = f"unreadable images: {len(bad)} of {len(paths)} ({_some(paths[row].name for row in bad)}"
+        found = f"unreadable images: {len(bad)} of {len(paths)} ({some_of(paths[row].name for row in bad)}"
         found += f"; the first: {reasons[bad[0]]})"
         if not allow_missing:
             raise DataError(f"{folder}: {found}, expected sound JPEG files; {leave_out}")
@@ -630,6 +541,19 @@ def _load_ham10000_once(folder: Path, cache: Path, size: int, allow_missing: boo
     return Dataset("ham10000", splits, source.class_names, digest, metadata)
 
 
+def _ham10000_cache(paths: list[Path], size: int, cache: Path, table: Path) -> Path:
+    """Return where the decoded images are kept; the key has the content of every file."""
+    key = hashlib.sha256(f"{size} bicubic {digest_file(table)}\n".encode())
+    for path, digest in zip(paths, file_digests(paths), strict=True):
+        key.update(f"{path.name} {digest}\n".encode())
+    return cache / f"ham10000-{size}-{key.hexdigest()[:20]}.npz"
+
+
+def _read_lesion(path: Path, *, size: int) -> np.ndarray:
+    with open_image(path, ["JPEG"]) as image:
+        return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
+
+
 def _ham10000_tables(folder: Path) -> list[Path]:
     return [folder / name for name in HAM10000_TABLES if (folder / name).is_file()]
 
@@ -637,12 +561,6 @@ def _ham10000_tables(folder: Path) -> list[Path]:
 def _ham10000_images(folder: Path) -> list[Path]:
     files = (path for path in folder.rglob("ISIC_*.jpg") if path.is_file())
     return sorted(files, key=lambda path: (path.name, path))
-
-
-def _some(names: Iterable[str]) -> str:
-    """Return the first few names, and how many more there are."""
-    names = list(names) or ["none"]
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _ham10000_index(
@@ -669,13 +587,13 @@ def _ham10000_index(
     require(not lacking, f"the columns {', '.join(lacking)} are missing", f"them beside {', '.join(frame)}")
     frame = frame[list(HAM10000_COLUMNS)].sort_values("image_id", ignore_index=True)
     twice = frame["image_id"][frame["image_id"].duplicated()]
-    require(twice.empty, f"images with two rows: {_some(twice)}", "one row an image")
+    require(twice.empty, f"images with two rows: {some_of(twice)}", "one row an image")
     unknown = sorted(set(frame["dx"]) - set(source.class_names))
-    found = f"unknown diagnoses: {_some(repr(dx) for dx in unknown)}"
+    found = f"unknown diagnoses: {some_of(repr(dx) for dx in unknown)}"
     require(not unknown, found, ", ".join(source.class_names))
     diagnoses = frame.groupby("lesion_id")["dx"].nunique()
     torn = diagnoses.index[diagnoses > 1]
-    require(torn.empty, f"lesions with two diagnoses: {_some(torn)}", "one diagnosis a lesion")
+    require(torn.empty, f"lesions with two diagnoses: {some_of(torn)}", "one diagnosis a lesion")
 
     files: dict[str, Path] = {}
     for path in _ham10000_images(folder):
@@ -686,8 +604,8 @@ def _ham10000_index(
     has_image = frame["image_id"].isin(list(files)).to_numpy()
     without_image = frame["image_id"][~has_image]
     complete = not without_row and without_image.empty
-    found = f"rows without an image: {len(without_image)} of {len(frame)} ({_some(without_image)})"
-    found += f", images without a row: {len(without_row)} of {len(files)} ({_some(without_row)})"
+    found = f"rows without an image: {len(without_image)} of {len(frame)} ({some_of(without_image)})"
+    found += f", images without a row: {len(without_row)} of {len(files)} ({some_of(without_row)})"
     if complete:
         counts = frame["dx"].value_counts()
         wrong = [
@@ -706,87 +624,11 @@ def _ham10000_index(
     split = dict(pd.read_csv(source.split_file, dtype=str).itertuples(index=False, name=None))
     frame["split"] = frame["lesion_id"].map(split)
     astray = sorted(set(frame["lesion_id"][~frame["split"].isin(SPLITS)]))
-    found = f"lesions without a split in {source.split_file}: {_some(repr(lesion) for lesion in astray)}"
+    found = f"lesions without a split in {source.split_file}: {some_of(repr(lesion) for lesion in astray)}"
     require(not astray, found, f"one of {', '.join(SPLITS)} for each")
     frame["label"] = frame["dx"].map({dx: label for label, dx in enumerate(source.class_names)}).astype(np.int64)
     frame["age"] = pd.to_numeric(frame["age"], errors="coerce")
     return frame, [files[name] for name in frame["image_id"]]
-
-
-def _decoded(paths: list[Path], size: int, cache: Path, table: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the images, uint8 [n, size, size, 3], and why one cannot be read ("": it can), from the cache or anew."""
-    with ThreadPoolExecutor(_n_threads()) as pool:
-        digests = list(pool.map(_digest_or_reason, paths))
-    key = hashlib.sha256(f"{size} bicubic {digest_file(table)}\n".encode())
-    for path, digest in zip(paths, digests, strict=True):
-        key.update(f"{path.name} {digest}\n".encode())
-    kept_at = cache / f"ham10000-{size}-{key.hexdigest()[:20]}.npz"
-    kept = _read_image_cache(
-        kept_at, {"images": (np.uint8, (len(paths), size, size, 3)), "readable": (bool, (len(paths),))}
-    )
-    if kept is None:
-        images, reasons = _decode(paths, size)
-        try:
-            write_npz(kept_at, {"images": images, "readable": reasons == ""})
-        except OSError as error:  # a data directory that may only be read
-            logger.warning("the decoded images are not kept: %s cannot be written (%s)", kept_at, error)
-        return images, reasons
-    images, reasons = kept["images"], np.full(len(paths), "", dtype=object)
-    bad = np.flatnonzero(~kept["readable"])
-    if len(bad):  # to say why; and the reason may have been the machine's
-        images[bad], reasons[bad] = _decode([paths[row] for row in bad], size)
-    return images, reasons
-
-
-def _digest_or_reason(path: Path) -> str:
-    try:
-        return digest_file(path)
-    except OSError as error:  # decoding says so once more, with the image's name
-        return str(error)
-
-
-def _read_image_cache(path: Path, expected: dict[str, tuple]) -> dict[str, np.ndarray] | None:
-    """Return a cache file's arrays, or None where there is none or it is damaged."""
-    try:
-        kept = read_npz(path)
-        for name, (kind, shape) in expected.items():
-            if kept[name].dtype != kind or kept[name].shape != shape:
-                raise ValueError(f"{name} is {kept[name].dtype} {kept[name].shape}, expected {kind.__name__} {shape}")
-        return kept
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError) as error:
-        logger.warning("the image cache %s is damaged and is made again (%s)", path, error)
-        return None
-
-
-def _decode(paths: list[Path], size: int) -> tuple[np.ndarray, np.ndarray]:
-    images = np.zeros((len(paths), size, size, 3), np.uint8)
-
-    def decode(row: int) -> str:
-        try:
-            with Image.open(paths[row], formats=["JPEG"]) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    return f"it has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}"
-                images[row] = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
-        except MemoryError:
-            raise
-        except Exception as error:  # Pillow raises a different class for each defect
-            return str(error) or type(error).__name__
-        return ""
-
-    # Pillow lets go of the interpreter's lock while it decodes and resizes.
-    with progress_bar(total=len(paths), desc="decoding", unit="image") as bar, ThreadPoolExecutor(_n_threads()) as pool:
-        unreadable = []
-        for reason in pool.map(decode, range(len(paths))):
-            unreadable.append(reason)
-            bar.update()
-    return images, np.array(unreadable, dtype=object)
-
-
-def _n_threads() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _refuse_to_replace(name: str, target: Path) -> None:
@@ -926,7 +768,7 @@ def _phrasebank(path: Path, source: Source, mend: str) -> Dataset:
     split = np.array([split_of.get(sentence_digest(text), "") for text in sentences.texts])
     astray = sentences.lines[split == ""]
     if len(astray):
-        found = f"sentences that are not the published ones: {len(astray)} (lines {_some(str(n) for n in astray)})"
+        found = f"sentences that are not the published ones: {len(astray)} (lines {some_of(str(n) for n in astray)})"
         raise DataError(f"{path}: {found}, expected those of {source.split_file.name}, in Latin-1; {mend}")
     splits, metadata = {}, {}
     for part in SPLITS:

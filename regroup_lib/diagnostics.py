@@ -46,24 +46,29 @@ class Diagnosis:
     @property
     def text(self) -> str:
         """One sentence a divided class, in words."""
-        if self.classes.empty:
-            return "No class is above the threshold, so nothing is divided and regrouping changes nothing."
-        lines = []
-        for name, row in self.classes.iterrows():
-            stable = (
-                "the same clusters"
-                if row.stability >= 0.8
-                else "similar clusters"
-                if row.stability >= 0.4
-                else "other clusters"
-            )
-            apart = "well apart" if row.silhouette >= 0.25 else "overlapping" if row.silhouette >= 0.05 else "not apart"
-            lines.append(
-                f"{name}: {row.clusters} clusters of {row.smallest} to {row.largest} samples; another seed finds "
-                f"{stable} (adjusted Rand index {row.stability:.2f}); "
-                f"they are {apart} (silhouette {row.silhouette:.2f})."
-            )
-        return " ".join(lines)
+        return describe_classes(self.classes)
+
+
+def describe_classes(classes: pd.DataFrame) -> str:
+    """Return the ``classes`` of a `Diagnosis` in words, one sentence a class."""
+    if classes.empty:
+        return "No class is above the threshold, so nothing is divided and regrouping changes nothing."
+    lines = []
+    for name, row in classes.iterrows():
+        stable = (
+            "the same clusters"
+            if row.stability >= 0.8
+            else "similar clusters"
+            if row.stability >= 0.4
+            else "other clusters"
+        )
+        apart = "well apart" if row.silhouette >= 0.25 else "overlapping" if row.silhouette >= 0.05 else "not apart"
+        lines.append(
+            f"{name}: {row.clusters:.0f} clusters of {row.smallest:.0f} to {row.largest:.0f} samples; "
+            f"another seed finds {stable} (adjusted Rand index {row.stability:.2f}); "
+            f"they are {apart} (silhouette {row.silhouette:.2f})."
+        )
+    return " ".join(lines)
 
 
 def diagnose(

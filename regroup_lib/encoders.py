@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from regroup_lib import minilm
-from regroup_lib.data import Dataset
+from regroup_lib.dataset import Dataset
 from regroup_lib.files import data_directory, digest_arrays, digest_file, read_npz, write_npz
 from regroup_lib.progress import progress_bar
 from regroup_lib.text import words
@@ -568,8 +568,12 @@ def encode(
     Raises
     ------
     ValueError
-        If an encoder of images is asked for text, or the reverse.
+        If an encoder of images is asked for text, or the reverse, or the data set is a table.
     """
+    if dataset.is_table:
+        raise ValueError(
+            f"{dataset.name} is a table, and encoders take images or text; cluster its columns as they are"
+        )
     if isinstance(encoder, str):
         check_encoder_name(encoder)
         check_encoder_takes(encoder, text=dataset.is_text, data=dataset.name)

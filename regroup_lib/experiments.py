@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError, model_validator
@@ -30,8 +31,10 @@ from sklearn.model_selection import train_test_split
 from regroup_lib import tables
 from regroup_lib.clusterers import CLUSTERERS
 from regroup_lib.clusters import describe_clusters, nearest_to_center
-from regroup_lib.data import DATASETS, SOURCES, SPLITS, class_names_of, holds_text, load_data, split_by_image
+from regroup_lib.data import DATASETS, SOURCES, class_names_of, holds_text, load_data, split_by_image
+from regroup_lib.dataset import SPLITS, DataError, Dataset
 from regroup_lib.deepsmote import deep_smote
+from regroup_lib.diagnostics import diagnose
 from regroup_lib.encoders import (
     AutoencoderEncoder,
     Features,
@@ -44,7 +47,7 @@ from regroup_lib.files import atomic_path, digest_file, read_npz, results_direct
 from regroup_lib.methods import METHODS, TrainingLabels, make_loss, make_sampler, training_labels
 from regroup_lib.metrics import cluster_contents, clustering_quality, evaluate, neighbor_accuracy, total_variation
 from regroup_lib.models import NETWORKS, TOKENIZERS, build_network
-from regroup_lib.regroup import aggregate
+from regroup_lib.regroup import Regrouping, aggregate
 from regroup_lib.samplers import Sampler
 from regroup_lib.tasks import LONG_TAIL, Task, make_task, parse_task
 from regroup_lib.training import (
@@ -149,7 +152,8 @@ TRAINED_ENCODERS = ("autoencoder", "simclr")
 EMBEDDED_POINTS = 2500  # test samples in a t-SNE plot
 EXAMPLES = 6  # training samples nearest to a pseudo-class's centre that an encoder's record names
 MANY_CLASSES = 20  # beyond it a record keeps decisions and each class's AP in the place of all scores
-SHOWN_CLUSTERS = 12  # of the largest class of a multiclass task: those whose images a record keeps
+SHOWN_CLUSTERS = 12  # of the largest class: those whose images a record keeps where it does not keep all
+OWN = "own-"  # and a name: the task of a spec that is about the user's own data
 
 
 def default_settings(profile: str, task: str | None, method: str | None, network: str | None = None) -> dict[str, Any]:
@@ -167,6 +171,52 @@ def task_class_names(task: str) -> tuple[str, ...]:
     return class_names_of(dataset) if multiclass else (f"not {positive}", str(positive))
 
 
+class OwnData(BaseModel):
+    """A data set of the user's own, and the class of it that is held against the rest.
+
+    Digest and class names say which data set it is, and are part of a spec's key. Where it lies on this machine is
+    not, and does not enter a record: a record is found where the data are not.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    digest: str = Field(pattern="^[0-9a-f]{64}$")
+    classes: tuple[str, ...] = Field(min_length=2)
+    positive: str
+    path: str | None = Field(None, exclude=True)
+    label: str | None = Field(None, exclude=True)  # these two: see `load_data`
+    allow_missing: bool = Field(False, exclude=True)
+
+    @model_validator(mode="after")
+    def _class_exists(self) -> OwnData:
+        if self.positive not in self.classes:
+            raise ValueError(f"there is no class {self.positive!r}; there are {', '.join(self.classes)}")
+        return self
+
+    def load(self, *, data_dir: str | Path | None = None, image_size: int | None = None) -> Dataset:
+        """Load the data set from where it lies.
+
+        Raises
+        ------
+        DataError
+            If no path is known: the spec was read from a record.
+        """
+        if self.path is None:
+            raise DataError(f"the data set with digest {self.digest[:12]} has no path here; name it to `compare` again")
+        options = {"label": self.label, "image_size": image_size, "allow_missing": self.allow_missing}
+        return load_data(self.path, data_dir=data_dir, **options)
+
+    def verified(self, *, data_dir: str | Path | None = None, image_size: int | None = None) -> Dataset:
+        """Load the data set, and refuse one that has changed since the spec was made."""
+        dataset = self.load(data_dir=data_dir, image_size=image_size)
+        if dataset.digest != self.digest:
+            raise DataError(
+                f"{self.path} has digest {dataset.digest[:12]}, expected {self.digest[:12]}; it has changed, or it is "
+                "read with other options"
+            )
+        return dataset
+
+
 class _BaseSpec(BaseModel):
     """What all kinds of spec share: the profile's settings, the task's name, the key."""
 
@@ -174,6 +224,7 @@ class _BaseSpec(BaseModel):
 
     profile: Profile = "cpu"
     task: str
+    own: OwnData | None = None  # in place of a named data set
     seed: int = Field(0, ge=0, lt=2**31)
 
     @model_validator(mode="before")
@@ -182,6 +233,8 @@ class _BaseSpec(BaseModel):
         if not isinstance(values, dict):
             return values
         chosen = [values.get(name) for name in ("task", "method", "network")]
+        if values.get("own") is not None:
+            chosen[0] = None  # whatever the user's file is called
         settings = default_settings(values.get("profile", "cpu"), *chosen)
         settings = {name: value for name, value in settings.items() if name in cls.model_fields}
         if values.get("encoder") not in TRAINED_ENCODERS:
@@ -190,6 +243,11 @@ class _BaseSpec(BaseModel):
 
     @model_validator(mode="after")
     def _names_exist(self) -> _BaseSpec:
+        if self._is_own():
+            if self.encoder is not None:
+                check_encoder_name(self.encoder)
+                check_encoder_takes(self.encoder, text=False, data=self.task)
+            return self
         dataset, positive = parse_task(self.task)
         names = class_names_of(dataset)
         if positive not in (None, LONG_TAIL, *names):
@@ -199,10 +257,21 @@ class _BaseSpec(BaseModel):
             check_encoder_takes(self.encoder, text=self.is_text, data=dataset)
         return self
 
+    def _is_own(self) -> bool:
+        """Tell whether the spec is about the user's own data; its name and its data must say the same."""
+        if (self.own is not None) != self.task.startswith(OWN):
+            raise ValueError(f"task {self.task!r}: a task on own data is called {OWN}..., and has `own`")
+        return self.own is not None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the task's classes, without loading its data."""
+        return task_class_names(self.task) if self.own is None else (f"not {self.own.positive}", self.own.positive)
+
     @property
     def is_text(self) -> bool:
         """Whether the task is one of sentences."""
-        return holds_text(parse_task(self.task)[0])
+        return self.own is None and holds_text(parse_task(self.task)[0])
 
     @property
     def key(self) -> str:
@@ -290,11 +359,9 @@ class Spec(_BaseSpec):
         if isinstance(self.n_clusters, tuple):
             if method.sampler == "rusc" or method.labels == "true":
                 raise ValueError(f"method {self.method!r} takes one number as n_clusters, not one by class")
-            unknown = [name for name, _ in self.n_clusters if name not in task_class_names(self.task)]
+            unknown = [name for name, _ in self.n_clusters if name not in self.class_names]
             if unknown:
-                raise ValueError(
-                    f"n_clusters names {unknown}; the classes are {', '.join(task_class_names(self.task))}"
-                )
+                raise ValueError(f"n_clusters names {unknown}; the classes are {', '.join(self.class_names)}")
         if (self.network == "mlp") != method.features:
             raise ValueError(f"method {self.method!r} does not go with network {self.network!r}")
         return self
@@ -308,7 +375,7 @@ class Spec(_BaseSpec):
         if self.is_text and (method.sampler == "dsmt" or self.flip or self.shift or self.image_size):
             what = f"method {self.method!r}" if method.sampler == "dsmt" else "an option among flip, shift, image_size"
             raise ValueError(f"{what} needs images, and task {self.task!r} is one of text")
-        if self.imbalance is not None and parse_task(self.task)[1] is None:
+        if self.imbalance is not None and self.own is None and parse_task(self.task)[1] is None:
             raise ValueError(f"imbalance is for a class against the rest, and task {self.task!r} has all classes")
         return self
 
@@ -344,11 +411,15 @@ class TableSpec(_BaseSpec):
     n_folds: int = Field(5, ge=2, le=255)
     clusterer: str | None = None  # None: the method's own
     n_clusters: int | None = Field(None, ge=1)  # of the majority; None: as the method says
+    threshold: float | None = Field(None, gt=0)
+    encoder: str | None = None  # None: the columns are clustered
 
     @model_validator(mode="after")
     def _names_exist(self) -> TableSpec:
-        tables.parse_table_task(self.task)
+        if not self._is_own():
+            tables.parse_table_task(self.task)
         parts = [("method", tables.METHODS), ("estimator", tables.ESTIMATORS), ("clusterer", (None, *CLUSTERERS))]
+        parts += [("encoder", (None, *tables.ENCODERS))]
         for name, known in parts:
             if getattr(self, name) not in known:
                 there = ", ".join(filter(None, known))
@@ -356,8 +427,9 @@ class TableSpec(_BaseSpec):
         method = tables.METHODS[self.method]
         if self.estimator not in method.estimators:
             raise ValueError(f"method {self.method!r} goes with {', '.join(method.estimators)}")
-        if method.clusterer is None and (self.clusterer or self.n_clusters):
-            raise ValueError(f"method {self.method!r} does not regroup; leave clusterer and n_clusters out")
+        for name in ("clusterer", "n_clusters", "threshold", "encoder"):
+            if method.clusterer is None and getattr(self, name) is not None:
+                raise ValueError(f"method {self.method!r} does not regroup; leave {name} out")
         return self
 
     @property
@@ -367,11 +439,38 @@ class TableSpec(_BaseSpec):
         return f"table-{self.estimator}-{self.method}{rare}"
 
 
-AnySpec = Annotated[Spec | EncoderSpec | TableSpec, Field(discriminator="kind")]
+class LookSpec(_BaseSpec):
+    """One look at a user's own data before anything is trained: its classes, and the clusters of the large one."""
+
+    kind: Literal["look"] = "look"
+    own: OwnData
+    holds: Literal["images", "rows"]
+    encoder: str | None = None  # of a table None: its columns
+    threshold: float | None = Field(None, gt=0)
+    image_size: int | None = Field(None, ge=8)  # of images that are decoded from files
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> LookSpec:
+        if self.holds == "images":
+            if self.encoder is None:
+                raise ValueError("a look at images needs an encoder")
+            return super()._names_exist()
+        self._is_own()
+        if self.encoder not in (None, *tables.ENCODERS):
+            raise ValueError(f"no encoder of tables is called {self.encoder!r}; there are {', '.join(tables.ENCODERS)}")
+        return self
+
+    @property
+    def label(self) -> str:
+        """Encoder, for files and messages."""
+        return f"look-{self.encoder or 'columns'}"
+
+
+AnySpec = Annotated[Spec | EncoderSpec | TableSpec | LookSpec, Field(discriminator="kind")]
 _ANY_SPEC = TypeAdapter(AnySpec)
 
 
-def parse_spec(values: dict[str, Any]) -> Spec | EncoderSpec | TableSpec:
+def parse_spec(values: dict[str, Any]) -> Spec | EncoderSpec | TableSpec | LookSpec:
     """Build a spec from plain values (a YAML file, a record).
 
     Raises
@@ -400,12 +499,13 @@ class Record:
 
     Attributes
     ----------
-    spec : Spec, EncoderSpec or TableSpec
+    spec : Spec, EncoderSpec, TableSpec or LookSpec
     status : {"finished", "diverged", "not applicable"}
     metrics : dict
         Training: ``metrics[rule][split]`` is what `evaluate` returns, with the rules ``"max"`` and ``"sum"``, or
         ``"none"`` where nothing is aggregated. Table: the same of `tables.measure_folds`, with the out-of-fold
-        scores as split ``"test"``. Encoder: clustering quality.
+        scores as split ``"test"``. Encoder: clustering quality. Look: ``class_counts`` by split, ``notes``, and the
+        ``diagnosis`` of the large class (see `diagnose`), empty where nothing is divided.
     traces : list of dict
         One an epoch.
     regrouping : dict
@@ -420,7 +520,7 @@ class Record:
         Why a method is not applicable.
     """
 
-    spec: Spec | EncoderSpec | TableSpec
+    spec: Spec | EncoderSpec | TableSpec | LookSpec
     status: str
     metrics: dict[str, Any]
     seconds: dict[str, float]
@@ -533,7 +633,7 @@ def run(
 
     Parameters
     ----------
-    spec : Spec, EncoderSpec or TableSpec
+    spec : Spec, EncoderSpec, TableSpec or LookSpec
     results_dir, data_dir : path, optional
         Default ``REGROUP_RESULTS`` and ``REGROUP_DATA``.
     recompute : bool
@@ -567,7 +667,8 @@ def run(
             if spec.kind == "training":
                 record, arrays = _run_training(spec, data_dir, checkpoint)
             else:
-                record, arrays = {"encoder": _run_encoder, "table": _run_table}[spec.kind](spec, data_dir)
+                others = {"encoder": _run_encoder, "table": _run_table, "look": _run_look}
+                record, arrays = others[spec.kind](spec, data_dir)
             _write_record(record, arrays, path)
             _remove_leftovers(path, checkpoint)
             return record
@@ -616,13 +717,12 @@ def _record_text(record: Record) -> str:
 
 def _run_training(spec: Spec, data_dir: str | Path | None, checkpoint: Path) -> tuple[Record, dict[str, np.ndarray]]:
     seconds: dict[str, float] = {}
-    task = make_task(
-        spec.task,
+    task = _task_of(
+        spec,
+        data_dir,
         seed=spec.seed,
         validation_fraction=spec.validation_fraction,
         imbalance=spec.imbalance,
-        data_dir=data_dir,
-        image_size=spec.image_size,
         split=spec.split,
     )
     features: dict[str, np.ndarray] = {}
@@ -659,6 +759,14 @@ def _run_training(spec: Spec, data_dir: str | Path | None, checkpoint: Path) -> 
     return record, arrays
 
 
+def _task_of(spec: Spec | EncoderSpec | LookSpec, data_dir: str | Path | None, **options: Any) -> Task:
+    """Return the task of a spec, on a named data set or on the user's own."""
+    if spec.own is None:
+        return make_task(spec.task, data_dir=data_dir, image_size=spec.image_size, **options)
+    dataset = spec.own.verified(data_dir=data_dir, image_size=spec.image_size)
+    return make_task(dataset, positive=spec.own.positive, **options)
+
+
 def _by_class(n_clusters: Any, task: Task) -> int | dict[int, int] | None:
     """Return the clusters of a spec with class indices in place of names."""
     if not isinstance(n_clusters, tuple):
@@ -673,13 +781,14 @@ def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     seconds[step] = time.perf_counter() - start
 
 
-def _encoded(spec: Spec | EncoderSpec, task: Task, data_dir: str | Path | None) -> Features:
+def _encoded(spec: Spec | EncoderSpec | LookSpec, task: Task, data_dir: str | Path | None) -> Features:
     """Return the encoded data set of a task."""
-    encoder = make_encoder(spec.encoder, data_dir=data_dir, epochs=spec.encoder_epochs)
+    encoder = make_encoder(spec.encoder, data_dir=data_dir, epochs=getattr(spec, "encoder_epochs", None))
     dataset = task.dataset
     if spec.image_size and encoder.image_size:
         # Images decoded from files reach a pre-trained encoder at its own size, not at the network's.
-        dataset = load_data(dataset.name, data_dir=data_dir, image_size=encoder.image_size)
+        load = load_data if spec.own is None else lambda name, **options: spec.own.load(**options)
+        dataset = load(dataset.name, data_dir=data_dir, image_size=encoder.image_size)
         dataset = split_by_image(dataset) if getattr(spec, "split", "") == "image" else dataset
     return encode(dataset, encoder, data_dir=data_dir)
 
@@ -883,7 +992,7 @@ def _embed(features: np.ndarray, fine_labels: np.ndarray) -> tuple[np.ndarray, n
 
 
 def _run_encoder(spec: EncoderSpec, data_dir: str | Path | None) -> tuple[Record, dict[str, np.ndarray]]:
-    task = make_task(spec.task, validation_fraction=0, data_dir=data_dir, image_size=spec.image_size)
+    task = _task_of(spec, data_dir, validation_fraction=0)
     encoded = _encoded(spec, task, data_dir)
     features = _features_of(task, encoded)
     start = time.perf_counter()
@@ -926,8 +1035,12 @@ def _run_encoder(spec: EncoderSpec, data_dir: str | Path | None) -> tuple[Record
 
 
 def _run_table(spec: TableSpec, data_dir: str | Path | None) -> tuple[Record, dict[str, np.ndarray]]:
-    table = tables.load_table(spec.task, data_dir=data_dir)
-    options = ("method", "estimator", "seed", "n_folds", "imbalance", "clusterer", "n_clusters")
+    if spec.own is None:
+        table = tables.load_table(spec.task, data_dir=data_dir)
+    else:
+        table = tables.table_of(spec.own.verified(data_dir=data_dir), spec.own.positive)
+    options = ("method", "estimator", "seed", "n_folds", "imbalance")
+    options += ("clusterer", "n_clusters", "threshold", "encoder")
     result = tables.out_of_fold(table, **{name: getattr(spec, name) for name in options})
     arrays = {"test_labels": table.labels.astype(np.uint8), "folds": result.folds}
     arrays |= {f"test_scores_{rule}": scores for rule, scores in result.scores.items()}
@@ -944,6 +1057,54 @@ def _run_table(spec: TableSpec, data_dir: str | Path | None) -> tuple[Record, di
         reason=result.reason,
     )
     return record, arrays
+
+
+def _run_look(spec: LookSpec, data_dir: str | Path | None) -> tuple[Record, dict[str, np.ndarray]]:
+    task = _task_of(spec, data_dir, validation_fraction=0)
+    start = time.perf_counter()
+    if task.dataset.is_table:
+        # All rows, as all of them train in some fold of the cross-validation.
+        columns, names = tables.prepared(pd.concat([split.inputs for split in task.dataset.splits.values()]))
+        features = tables.ENCODERS[spec.encoder]().fit_transform(columns) if spec.encoder else columns
+        fine = np.concatenate([split.labels for split in task.dataset.splits.values()])
+    else:
+        features, names = _features_of(task, _encoded(spec, task, data_dir))["train"], []
+        fine = task.train.fine_labels
+    labels, diagnosis = _diagnosed(spec, features, fine)
+    shown = [*_largest_clusters(labels, 0), *_largest_clusters(labels, 1)]
+    if task.dataset.is_table:
+        arrays = {"centers": np.stack([columns[labels.labels == k].mean(axis=0) for k in shown]).astype(np.float32)}
+    else:
+        arrays = {"examples": _examples(task, labels, features, shown, n=8)}
+    dataset = task.dataset
+    counts = {part: dict(zip(spec.own.classes, dataset.class_counts(part), strict=True)) for part in dataset.splits}
+    record = Record(
+        spec=spec,
+        status="finished",
+        metrics={"class_counts": counts, "notes": list(dataset.notes), "diagnosis": diagnosis, "columns": names},
+        regrouping={"parent": labels.parent.tolist(), "counts": np.bincount(labels.labels).tolist()},
+        seconds={"look": time.perf_counter() - start},
+        data_digest=dataset.digest,
+    )
+    return record, arrays | {"shown": np.array(shown)}
+
+
+def _diagnosed(
+    spec: LookSpec, features: np.ndarray, fine_labels: np.ndarray
+) -> tuple[TrainingLabels, list[dict[str, Any]]]:
+    """Return the pseudo-classes of a look, and what `diagnose` says of each class that is divided."""
+    labels = (fine_labels == spec.own.classes.index(spec.own.positive)).astype(np.int64)
+    diagnosis = diagnose(
+        features,
+        np.array(spec.class_names)[labels],
+        regrouping=Regrouping(threshold=spec.threshold),
+        sub_labels=fine_labels if len(spec.own.classes) > 2 else None,
+        seed=spec.seed,
+    )
+    regrouping = diagnosis.regrouping  # its classes are in the order of their names, the task's are not
+    classes = np.array([spec.class_names.index(name) for name in regrouping.classes_.tolist()])
+    rows = diagnosis.classes.reset_index().to_dict("records")
+    return TrainingLabels(regrouping.pseudo_labels_, classes[regrouping.parent_]), rows
 
 
 def _largest_clusters(labels: TrainingLabels, parent: int) -> list[int]:
@@ -1013,8 +1174,8 @@ def estimate_seconds(spec: AnySpec, records: Sequence[Record]) -> float | None:
     alike = [
         r
         for r in records
-        if (r.spec.kind, r.spec.profile, getattr(r.spec, "network", None))
-        == (spec.kind, spec.profile, getattr(spec, "network", None))
+        if (r.spec.kind, r.spec.profile, r.spec.own is None, getattr(r.spec, "network", None))
+        == (spec.kind, spec.profile, spec.own is None, getattr(spec, "network", None))
     ]
     same_task = [r for r in alike if r.spec.task == spec.task]
     same_method = [r for r in same_task if r.spec.label == spec.label]
@@ -1025,9 +1186,11 @@ def estimate_seconds(spec: AnySpec, records: Sequence[Record]) -> float | None:
 
 
 def _units(spec: AnySpec) -> float:
-    """Return training images times epochs; runs that have no epochs are all alike."""
+    """Return training images times epochs; runs that have no epochs are all alike, and so are images of own sets."""
     if spec.kind != "training":
         return 1.0
+    if spec.own is not None:
+        return float(spec.epochs)
     dataset, _ = parse_task(spec.task)
     if dataset not in SOURCES:
         return float(len(load_data(dataset).train) * spec.epochs)

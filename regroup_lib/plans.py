@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from regroup_lib import tables
-from regroup_lib.experiments import EncoderSpec, Record, Spec, TableSpec, find_record
+from regroup_lib import comparison, tables
+from regroup_lib.data import load_data
+from regroup_lib.experiments import EncoderSpec, LookSpec, OwnData, Record, Spec, TableSpec, find_record
+from regroup_lib.files import data_directory
 from regroup_lib.sweeps import sweep
 
-AnySpec = Spec | EncoderSpec | TableSpec
+AnySpec = Spec | EncoderSpec | TableSpec | LookSpec
 
 TASKS = {"smoke": "digits-0", "cpu": "cifar10-airplane", "paper": "cifar10-airplane"}
 INCEPTION = "onnx:inception_v3_mixed_8"
@@ -501,6 +503,35 @@ def tabular(profile: str, seeds: Sequence[int], results_dir: str | Path | None =
     ]
 
 
+# ---------------------------------------------------------------- own data
+
+# KEEL's copy of UCI's page blocks; its records are found without it.
+PAGE_BLOCKS_FILE = "page-blocks.csv"
+PAGE_BLOCKS = OwnData(
+    digest="09d05bccc98ff8a6ec4eb895f0c4d9df947256717b0c41b90d6523f09a2eff4d",
+    classes=tuple("12345"),
+    positive="5",
+)
+
+
+def your_data(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[AnySpec]:
+    """Return the comparisons that the chapter on own data shows: in profile ``smoke`` on files written for it."""
+    if profile != "smoke":
+        own = PAGE_BLOCKS.model_copy(update={"path": str(data_directory() / PAGE_BLOCKS_FILE)})
+        return comparison.table_specs(own, "page-blocks", profile=profile, seeds=seeds)
+    runs: list[AnySpec] = []
+    for name, positive in (("digit-scans", "8"), ("breast-cancer", "malignant")):
+        path = comparison.write_example(name)
+        dataset = load_data(path)
+        own = comparison.own_data(dataset, positive, path)
+        options = {"profile": profile, "seeds": seeds}
+        if dataset.is_table:
+            runs += comparison.table_specs(own, dataset.name, estimators=("logreg", "forest"), **options)
+        else:
+            runs += comparison.image_specs(own, dataset, **options)
+    return runs
+
+
 # Chapter (the notebook's name) -> the runs that it shows.
 PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {
     "motivating-example": motivating_example,
@@ -511,6 +542,7 @@ PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {
     "ablations": ablations,
     "open-ends": open_ends,
     "tables": tabular,
+    "your-data": your_data,
     # The first looks at the records of the others, the second at the paper's own numbers.
     "scorecard": lambda profile, seeds, results_dir=None: [],
     "discrepancies": lambda profile, seeds, results_dir=None: [],

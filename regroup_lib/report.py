@@ -18,7 +18,7 @@ from scipy.stats import t as student
 
 from regroup_lib import tables
 from regroup_lib.data import class_names_of
-from regroup_lib.experiments import EncoderSpec, Record, Spec, TableSpec
+from regroup_lib.experiments import EncoderSpec, LookSpec, Record, Spec, TableSpec
 from regroup_lib.tasks import parse_task
 
 AVERAGE_PRECISION = "average_precision"
@@ -751,14 +751,14 @@ def _clusterer(spec: Spec | TableSpec) -> str:
 
 
 def records_frame(records: Sequence[Record]) -> pd.DataFrame:
-    """Return one row a record and aggregation rule, for export and lists; encoder records have none.
+    """Return one row a record and aggregation rule, for export and lists; encoder records and looks have none.
 
     Numbers of tables are those of the rows held out; ``estimator`` and ``imbalance`` tell their records apart, and a
     method that could not be used has no numbers. Their clusters are those of the first fold.
     """
     rows = []
     for record in records:
-        if isinstance(record.spec, EncoderSpec):
+        if isinstance(record.spec, EncoderSpec | LookSpec):
             continue
         spec = record.spec
         common = {
@@ -766,7 +766,7 @@ def records_frame(records: Sequence[Record]) -> pd.DataFrame:
             "profile": spec.profile,
             "task": spec.task,
             "method": spec.method,
-            "encoder": "" if isinstance(spec, TableSpec) else spec.encoder or "",
+            "encoder": spec.encoder or "",
             "clusterer": _clusterer(spec),
         }
         if spec.imbalance is not None:

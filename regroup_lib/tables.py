@@ -21,6 +21,7 @@ from imblearn.over_sampling import SMOTE, KMeansSMOTE, RandomOverSampler
 from imblearn.under_sampling import ClusterCentroids
 from sklearn.compose import ColumnTransformer, make_column_selector, make_column_transformer
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
+from sklearn.decomposition import PCA
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
@@ -29,7 +30,8 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from regroup_lib.data import DIGIT_NAMES, HAM10000_TABLES, SOURCES, DataError
+from regroup_lib.data import DIGIT_NAMES, HAM10000_TABLES, SOURCES
+from regroup_lib.dataset import DataError, Dataset
 from regroup_lib.diagnostics import diagnose
 from regroup_lib.estimator import RegroupClassifier
 from regroup_lib.files import data_directory, digest_arrays
@@ -177,6 +179,24 @@ def load_table(task: str, *, data_dir: str | Path | None = None) -> Table:
     return Table(task, source, features, labels, digest)
 
 
+def table_of(dataset: Dataset, positive: str) -> Table:
+    """Return a class of a user's table against the rest, all rows in the order of the file.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        A table that `load_data` read. Its split is not used: a table is cross-validated.
+    positive : str
+        One of its classes.
+    """
+    rows = np.concatenate([dataset.metadata[part]["row"] for part in dataset.splits])
+    order = np.argsort(rows)
+    features = pd.concat([split.inputs for split in dataset.splits.values()]).iloc[order].reset_index(drop=True)
+    classes = np.concatenate([split.labels for split in dataset.splits.values()])[order]
+    labels = (classes == dataset.class_names.index(positive)).astype(np.int64)
+    return Table(f"{dataset.name}-{positive}", dataset.name, features, labels, dataset.digest)
+
+
 def _zenodo(task: str, folder: Path) -> tuple[pd.DataFrame, np.ndarray]:
     name = task.removeprefix(ZENODO)
     try:
@@ -293,7 +313,30 @@ def make_preparation() -> ColumnTransformer:
     )
 
 
-def make_model(method: str, estimator: str, *, seed: int, clusterer: str | None = None, n_clusters: Any = None) -> Any:
+def prepared(frame: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
+    """Return a table's rows as `make_preparation` makes them, float64 [n, m], and the names of these columns."""
+    preparation = make_preparation()
+    columns = np.asarray(preparation.fit_transform(frame))
+    return columns, [name.split("__", 1)[1] for name in preparation.get_feature_names_out()]
+
+
+# What is clustered in place of the prepared columns; the classifier sees the columns all the same.
+ENCODERS: dict[str, Callable[[], Any]] = {
+    # The directions that hold nine tenths of the variance: many columns that say the same count once.
+    "pca": lambda: PCA(0.9, svd_solver="full"),
+}
+
+
+def make_model(
+    method: str,
+    estimator: str,
+    *,
+    seed: int,
+    clusterer: str | None = None,
+    n_clusters: Any = None,
+    threshold: float | None = None,
+    encoder: str | None = None,
+) -> Any:
     """Return the unfitted classifier of a method.
 
     Parameters
@@ -303,6 +346,10 @@ def make_model(method: str, estimator: str, *, seed: int, clusterer: str | None 
     seed : int
     clusterer, n_clusters : optional
         In place of the method's own, where it regroups.
+    threshold : float, optional
+        See `RegroupClassifier`.
+    encoder : str, optional
+        A key of `ENCODERS`; default: the columns themselves are clustered.
     """
     chosen = METHODS[method]
     if method == "balanced-forest":
@@ -316,6 +363,8 @@ def make_model(method: str, estimator: str, *, seed: int, clusterer: str | None 
         model,
         clusterer=clusterer or chosen.clusterer,
         n_clusters=n_clusters or chosen.n_clusters,
+        threshold=threshold,
+        encoder=ENCODERS[encoder]() if encoder else None,
         random_state=seed,
         cv=3,  # folds of the automatic choice, inside the training folds
     )
@@ -357,15 +406,14 @@ def out_of_fold(
     seed: int = 0,
     n_folds: int = 5,
     imbalance: float | None = None,
-    clusterer: str | None = None,
-    n_clusters: int | None = None,
+    **options: Any,
 ) -> OutOfFold:
     """Score every row of a table by cross-validation, stratified by class.
 
     Parameters
     ----------
     table : Table
-    method, estimator, clusterer, n_clusters
+    method, estimator, **options
         See `make_model`.
     seed : int
         Moves the folds and everything random in them. Methods with one seed have the same folds.
@@ -391,8 +439,7 @@ def out_of_fold(
                     method=method,
                     estimator=estimator,
                     seed=seed,
-                    clusterer=clusterer,
-                    n_clusters=n_clusters,
+                    **options,
                 )
             )
         except NotApplicable as error:

@@ -8,13 +8,16 @@ split alone, and which positives are left where a task is made more imbalanced. 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 from sklearn.model_selection import train_test_split
 
-from regroup_lib.data import DATASETS, Dataset, load_data, split_by_image
+from regroup_lib.data import DATASETS, class_names_of, load_data, split_by_image
+from regroup_lib.dataset import Dataset
 
 LONG_TAIL = "lt"  # what a long-tailed task's name ends in
 LONG_TAIL_RATIO = 100.0
@@ -23,11 +26,11 @@ LONG_TAIL_RATIOS = {"digits": 10.0}  # where a class has no more than 100 images
 
 @dataclass(frozen=True)
 class TaskSplit:
-    """Images or sentences with the task's labels and the finer labels that the task hides.
+    """Images, sentences or rows with the task's labels and the finer labels that the task hides.
 
     Attributes
     ----------
-    inputs : ndarray of uint8 [n, height, width, channels], or of str [n]
+    inputs : ndarray of uint8 [n, height, width, channels], ndarray of str [n], or DataFrame [n, d]
     labels : ndarray of int64 [n]
         The task's classes; in a binary task 0 is the negative and 1 the positive class.
     fine_labels : ndarray of int64 [n]
@@ -36,7 +39,7 @@ class TaskSplit:
         Rows of the data set's split, so that features of the whole split can be cut to the task.
     """
 
-    inputs: np.ndarray
+    inputs: np.ndarray | pd.DataFrame
     labels: np.ndarray
     fine_labels: np.ndarray
     index: np.ndarray
@@ -128,8 +131,9 @@ def long_tail_counts(largest: int, n_classes: int, ratio: float = LONG_TAIL_RATI
 
 
 def make_task(
-    name: str,
+    name: str | Path | Dataset,
     *,
+    positive: str | None = None,
     seed: int = 0,
     validation_fraction: float = 0.1,
     imbalance: float | None = None,
@@ -137,13 +141,16 @@ def make_task(
     image_size: int | None = None,
     split: Literal["published", "image"] = "published",
 ) -> Task:
-    """Build a task from its name.
+    """Build a task from its name, or from a data set of your own.
 
     Parameters
     ----------
-    name : str
+    name : str, Path or Dataset
         ``"<data set>-<class>"`` for that class against the rest, ``"<data set>"`` for all its classes,
-        ``"<data set>-lt"`` for all classes with a long tail: see `long_tail_counts`.
+        ``"<data set>-lt"`` for all classes with a long tail: see `long_tail_counts`. Or the path of your own data, or
+        what `load_data` made of it.
+    positive : str, optional
+        Of your own data: the class that is held against the rest. Default: all classes, each for itself.
     seed : int
         Moves the validation split, and chooses the positives that are kept for `imbalance`.
     validation_fraction : float
@@ -176,18 +183,17 @@ def make_task(
     """
     if not 0 <= validation_fraction < 1:
         raise ValueError(f"validation_fraction is {validation_fraction}; it must be at least 0 and less than 1")
-    dataset_name, positive = parse_task(name)
-    dataset = load_data(dataset_name, data_dir=data_dir, image_size=image_size)
+    name, dataset, positive = _named(name, positive, data_dir, image_size)
     if split == "image":
         dataset = split_by_image(dataset)
-    class_names, relabel = _classes(name, positive, dataset)
+    long_tail = positive == LONG_TAIL and LONG_TAIL not in dataset.class_names
+    class_names, relabel = _classes(name, None if long_tail else positive, dataset)
 
     def cut(part: str, rows: np.ndarray) -> TaskSplit:
         source = dataset.splits[part]
-        fine = source.labels[rows]
-        # Basic slicing keeps the whole training set a view: CIFAR is held in memory once.
-        whole = len(rows) == len(source)
-        return TaskSplit(source.inputs if whole else source.inputs[rows], relabel[fine], fine, rows)
+        # The whole training set stays as it is: CIFAR is held in memory once.
+        kept = source if len(rows) == len(source) else source.take(rows)
+        return TaskSplit(kept.inputs, relabel[kept.labels], kept.labels, rows)
 
     rows = np.arange(len(dataset.train))
     if "val" in dataset.splits:
@@ -197,8 +203,8 @@ def make_task(
     else:
         rows, held_out = _hold_out(rows, relabel[dataset.train.labels], validation_fraction, seed, name)
         val = cut("train", held_out)
-    if positive == LONG_TAIL:
-        rows = _long_tail(rows, dataset.train.labels, imbalance or LONG_TAIL_RATIOS.get(dataset_name, LONG_TAIL_RATIO))
+    if long_tail:
+        rows = _long_tail(rows, dataset.train.labels, imbalance or LONG_TAIL_RATIOS.get(dataset.name, LONG_TAIL_RATIO))
     elif imbalance is not None:
         if positive is None:
             raise ValueError(f"task {name!r}: imbalance is {imbalance}, and that is for a class against the rest")
@@ -209,10 +215,44 @@ def make_task(
     return task
 
 
+def _named(
+    name: str | Path | Dataset, positive: str | None, data_dir: str | Path | None, image_size: int | None
+) -> tuple[str, Dataset, str | None]:
+    """Return a task's name, data set and positive class; a name of the library's goes before a path."""
+    options = {"data_dir": data_dir, "image_size": image_size}
+    if isinstance(name, Dataset):
+        dataset = name
+    elif isinstance(name, str) and (not Path(name).exists() or _is_task(name)):
+        dataset_name, named = parse_task(name)
+        if positive is not None:
+            raise ValueError(f"task {name!r}: positive is {positive!r}, and that is for a path; write DATASET-CLASS")
+        return name, load_data(dataset_name, **options), named
+    else:
+        dataset = load_data(name, **options)
+    if positive is None:
+        return dataset.name, dataset, None
+    positive = str(positive)
+    if positive not in dataset.class_names:
+        close = get_close_matches(positive, dataset.class_names, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        names = ", ".join(dataset.class_names)
+        raise ValueError(f"positive is {positive!r}, and {dataset.name} has the classes {names}{hint}")
+    return f"{dataset.name}-{positive}", dataset, positive
+
+
+def _is_task(name: str) -> bool:
+    """Tell whether a text that may be a path is a task's name all the same."""
+    try:
+        dataset, named = parse_task(name)
+    except ValueError:
+        return False
+    return named in (None, LONG_TAIL, *class_names_of(dataset))
+
+
 def _classes(name: str, positive: str | None, dataset: Dataset) -> tuple[tuple[str, ...], np.ndarray]:
     """Return a task's class names, and its class for each class of the data set."""
     everything = np.arange(len(dataset.class_names))
-    if positive in (None, LONG_TAIL):
+    if positive is None:
         return dataset.class_names, everything
     if positive not in dataset.class_names:
         raise ValueError(f"task {name!r}: {dataset.name} has no class {positive!r}; it has {dataset.class_names}")

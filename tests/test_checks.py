@@ -26,6 +26,7 @@ REAL = {
     "ce": "cpu/ham10000-bcc/ce-s0-*.json",
     "table": "cpu/iris-versicolor/table-logreg-rg-s0-*.json",
     "encoder": "cpu/cifar10-airplane/encoder-autoencoder-s0-*.json",
+    "look": "cpu/own-page-blocks-5/look-columns-s0-*.json",
     "refused": "cpu/diabetes-high/table-*-kmeans-smote*-s0-*.json",
 }
 
@@ -155,6 +156,10 @@ IN_THE_FILE = [
     ("ce", drop("metrics", "none", "val"), "metrics.none.val is missing"),
     ("table", assign(*METRICS, "pooled_average_precision", 0.5), "pooled_average_precision is 0.5"),
     ("table", assign(*METRICS, "average_precision_by_fold", 2, 0.5), "average_precision_by_fold.2 is 0.5"),
+    ("look", assign("data_digest", "0" * 64), "data_digest '000000000000' is not that of own-page-blocks-5"),
+    ("look", assign("regrouping", "counts", 0, 7), "regrouping.counts add up to"),
+    ("look", assign("regrouping", "parent", 0, 2), "regrouping.parent is"),
+    ("look", assign("metrics", "diagnosis", 0, "stability", 1.5), "a stability of 1.5"),
     ("encoder", assign("metrics", "nmi", -0.1), "metrics.nmi is -0.1"),
     ("encoder", assign("metrics", "neighbor_accuracy", None), "metrics.neighbor_accuracy is None"),
 ]
@@ -171,6 +176,8 @@ def test_whatever_is_changed_in_a_record_is_found(real, name, change, message):
 
 
 IN_THE_ARRAYS = [
+    ("look", put("shown", 0, 5000), "shown names cluster 5000"),
+    ("look", shorter("centers"), "centers is"),
     ("rg", drop("test_scores_sum"), "array test_scores_sum is missing"),
     ("rg", lambda arrays: arrays.update(more=np.zeros(3)), "array more does not belong here"),
     ("rg", put("test_scores_max", 5, np.nan), "array test_scores_max has 1 values that are NaN or infinite"),
@@ -351,7 +358,7 @@ def test_the_command_prints_a_line_a_kind_and_a_line_a_defect(real, monkeypatch,
         cli.main()
     assert ended.value.code in (0, None)
     *summary, last = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in summary] == ["encoder", "table", "training"]
+    assert [line.split(":")[0] for line in summary] == ["encoder", "look", "table", "training"]
     assert "4 that no stored array gives back" in summary[0]
     assert re.search(r"2 finished; \d+ numbers computed again", summary[2])
     assert last == "5 records read, 0 defects"

@@ -1,5 +1,6 @@
 """The `regroup` command: what it prints, what it refuses, and that a refusal is one line."""
 
+import json
 import os
 import re
 import subprocess
@@ -7,11 +8,13 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from typer.main import get_command
 
-from regroup_lib import cli, experiments, plans
+from regroup_lib import cli, experiments, plans, tables
 from regroup_lib.data import load_data
 from regroup_lib.experiments import Spec, load_records
 from regroup_lib.files import write_npz
@@ -71,7 +74,12 @@ HELP = {
     "data": ["list", "fetch", "check"],
     "data list": ["List the data sets"],
     "data fetch": ["Download a data set from its publisher", "regroup data fetch cifar10"],
-    "data check": ["print shape, class counts and digest"],
+    "data check": ["print shape, class counts and digest", "regroup data check patients.csv --label outcome"],
+    "fit": [
+        *["Compare regrouping with plain and weighted training and oversampling on data of your own", "--positive"],
+        *["--encoder", "--threshold", "--label", "--image-size", "--allow-missing", "--estimator", "--epochs"],
+        *["--seeds", "--recompute", "--output", "regroup fit patients.csv --label outcome"],
+    ],
     "run": ["Run one spec, or look its record up.", "--set", "--recompute", "regroup run --set task=digits-0"],
     "sweep": [
         "Run what a chapter needs",
@@ -163,6 +171,80 @@ def test_data_check_takes_a_users_file_and_without_a_name_all_that_is_here(
     monkeypatch.setenv("REGROUP_DATA", str(tmp_path))
     _, out, _ = regroup("data", "check")
     assert {line.split()[0] for line in out.splitlines()} == {"digits", "descriptions"}
+
+
+def test_data_check_says_what_was_done_to_own_files_and_names_those_that_it_cannot_read(regroup, tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for number in range(5):
+            Image.new("RGB", (9, 7 + number), (40 * number, 0, len(name))).save(tmp_path / f"pets/{name}/{number}.png")
+    (tmp_path / "pets" / "cat" / "broken.jpg").write_text("no picture")
+    code, out, err = regroup("data", "check", tmp_path / "pets", "--image-size", 8)
+    assert (code, out) == (1, "")
+    assert "1 of 11 images cannot be read (cat/broken.jpg; the first:" in err
+    code, out, _ = regroup("data", "check", tmp_path / "pets", "--image-size", 8, "--allow-missing")
+    assert code == 0
+    assert "pets train: 8 x 8 x 8 x 3, 2 classes of 4 to 4 images" in out
+    assert "pets 10 of 10 images resized to 8 x 8 pixels" in out
+    assert "pets left out: 1 of 11 images cannot be read" in out
+
+
+# ---------------------------------------------------------------- own data
+
+
+@pytest.fixture
+def patients(tmp_path):
+    """Write a table whose minority, 15 of 75 rows, lies between four heaps of the majority."""
+    rng = np.random.default_rng(0)
+    centers = np.repeat([(3, 0), (-3, 0), (0, 3), (0, -3), (0, 0)], 15, axis=0)
+    frame = pd.DataFrame(centers + rng.normal(0, 0.3, (75, 2)), columns=["[x]", "y"])
+    frame.insert(1, "state", np.where(np.arange(75) < 60, "well", "ill"))
+    frame.to_csv(tmp_path / "patients.csv", index=False)
+    return tmp_path / "patients.csv"
+
+
+def test_fit_compares_recommends_and_writes(regroup, results_directory, patients, monkeypatch):
+    output = patients.with_name("out.json")
+    arguments = ["fit", patients, "--label", "state", "--estimator", "logreg", "--seeds", "0,1", "--output", output]
+    code, out, err = regroup(*arguments)
+    assert (code, err) == (0, "")
+    assert "label: the column 'state'" in out
+    assert "patients-ill: percent, over seeds 0, 1; AP by chance 20.0" in words(out)
+    assert "not ill: 4 clusters of 15 to 15 samples" in out
+    assert out.count("│ logistic regression │") == 5
+    assert "RG with logistic regression" in out
+    assert f"records: {results_directory / 'cpu' / 'own-patients-ill'}" in out
+    assert f"wrote {output}" in out
+    written = json.loads(output.read_text(encoding="utf-8"))
+    assert (written["positive"], written["seeds"]) == ("ill", [0, 1])
+    assert written["recommendation"]["text"].startswith(("Regroup", "Undecided"))
+    assert len(load_records(results_directory)) == 11
+    monkeypatch.setattr(tables, "out_of_fold", None)  # records are enough
+    assert regroup(*arguments)[1] == out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing.csv"], r"nothing\.csv does not exist or is no file; check the path"),
+        (["nothing"], "no data set is called 'nothing'; there are digits.*, and nothing lies at that path"),
+        (["digits"], r"'digits' is a data set of the book \(`regroup sweep`\); a folder of that name is \./digits"),
+        (["TABLE", "--label", "stat"], r"has no column 'stat'; it has \[x\], state, y; did you mean 'state'\?"),
+        (["TABLE"], "the column 'y' has 75 different values in 75 rows, more like a number to predict"),
+        (["TABLE", "--label", "state", "--positive", "sick"], r"positive is 'sick'.*ill \(15\), well \(60\)"),
+        (["TABLE", "--label", "state", "--estimator", "svm"], "no estimator is called 'svm'; there are logreg"),
+        (["TABLE", "--label", "state", "--threshold", "0"], "threshold: Input should be greater than 0"),
+        (["TABLE", "--label", "state", "--epochs", "3"], "epochs is 3, and patients is a table; leave it out"),
+        (["TABLE", "--label", "state", "--seeds", "a"], "seeds are 'a'"),
+        (["TABLE", "--output", "results.txt"], r"results\.txt is neither a \.json nor a \.csv file"),
+    ],
+)
+def test_fit_refuses_in_one_line(regroup, results_directory, patients, arguments, message):
+    code, out, err = regroup("fit", *(patients if part == "TABLE" else part for part in arguments))
+    assert (code, out) == (1, "")
+    assert len(err.splitlines()) == 1
+    assert re.match(rf"error: .*{message}", err)
+    assert not results_directory.exists()
 
 
 # ---------------------------------------------------------------- run

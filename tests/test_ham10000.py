@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from regroup_lib import data
+from regroup_lib import data, images
 from regroup_lib.cli import app
 from regroup_lib.data import (
     HAM10000_FRACTIONS,
@@ -533,7 +533,7 @@ def test_unreadable_pictures_are_refused_or_left_out(made_up, caplog, damage, re
 
 def test_a_picture_that_could_not_be_read_once_is_tried_again(made_up, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(data, "MAX_PIXELS", 299)
+        patch.setattr(images, "MAX_PIXELS", 299)
         with pytest.raises(DataError, match="unreadable images: 40 of 40"):
             made_up.load(image_size=4)
     (cache,) = made_up.caches()

@@ -60,6 +60,23 @@ def test_the_encoders_chapter_looks_at_encoders():
     assert {spec.encoder for spec in specs} >= {"raw", "pca", "autoencoder"}
 
 
+def test_the_chapter_on_own_data_compares_five_methods_on_each_of_its_sets():
+    smoke, cpu = (chapter_specs("your-data", profile=profile, seeds=[0]) for profile in ("smoke", "cpu"))
+    found = {}
+    for spec in [*smoke, *cpu]:
+        found.setdefault((spec.profile, spec.task), []).append(spec)
+    digits, tumors = "own-digit-scans-8", "own-breast-cancer-malignant"
+    expected = {("smoke", digits): 1 + 5, ("smoke", tumors): 1 + 10, ("cpu", "own-page-blocks-5"): 1 + 15}
+    assert {key: len(specs) for key, specs in found.items()} == expected
+    for (_, task), specs in found.items():
+        methods = (
+            ["ce", "wce", "ros", "rg", "rg-wce"] if task == digits else ["plain", "weights", "ros", "rg", "rg-weights"]
+        )
+        assert list(dict.fromkeys(spec.method for spec in specs if spec.kind != "look")) == methods
+        assert sum(spec.kind == "look" for spec in specs) == 1
+    assert all(spec.own.path for spec in smoke)
+
+
 @pytest.mark.parametrize("profile", ["smoke", "cpu", "paper"])
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_every_chapter_has_runs_in_every_profile_at_the_default_seeds(tmp_path, chapter, profile):

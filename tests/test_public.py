@@ -48,12 +48,16 @@ def test_heavy_packages_are_loaded_where_they_are_used():
     assert "torch" in loaded["losses"].split()
 
 
-def test_the_examples_of_the_page_for_users_run_as_written():
+def test_the_examples_of_the_page_for_users_run_as_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # it writes a table, and records
+    monkeypatch.delenv("REGROUP_RESULTS", raising=False)
     page = Path(__file__).resolve().parents[1] / "book" / "use.md"
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     names = {}
     exec(compile("\n".join(blocks), str(page), "exec"), names)
+    assert len(names["comparison"].table) == 5
+    assert "by chance" in names["comparison"].recommendation.text
     assert names["ap"]["regrouped"] > names["ap"]["plain"]  # the page says so where it can help
     assert "clusters of" in names["diagnosis"].text
     assert names["scores"].shape == (1797, 2)

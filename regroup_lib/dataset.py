@@ -1,0 +1,164 @@
+"""What a data set is: splits of images, sentences or table rows in memory, with their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+SPLITS = ("train", "val", "test")
+
+
+class DataError(ValueError):
+    """A data set is missing, damaged or not what it claims to be; the message says what mends it."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a data set.
+
+    Attributes
+    ----------
+    inputs : ndarray of uint8 [n, height, width, channels], ndarray of str [n], or DataFrame [n, d]
+        The images, the sentences, or the rows of a table: float64 columns, NaN where a number is missing, and str
+        columns of categories.
+    labels : ndarray of int64 [n]
+        Class indices.
+    """
+
+    inputs: np.ndarray | pd.DataFrame
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: np.ndarray) -> Split:
+        """Return the rows `index` as a split of their own."""
+        inputs = self.inputs.iloc[index] if isinstance(self.inputs, pd.DataFrame) else self.inputs[index]
+        return Split(inputs, self.labels[index])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set in memory.
+
+    Attributes
+    ----------
+    name : str
+        Identifier (``"cifar10"``), or the stem of the user's file.
+    splits : dict of str to Split
+        ``"train"``, ``"test"`` and, where the publisher has one, ``"val"``.
+    class_names : tuple of str
+        Names in label order.
+    digest : str
+        SHA-256 of all inputs and labels, of a user's folder or table also of classes and columns by name: two data
+        sets with one digest are the same to the bit.
+    metadata : dict of str to dict of str to ndarray, optional
+        What else the publisher says: split, column, one value an image. HAM10000 has ``lesion_id`` (images of one
+        lesion are a group), ``image_id``, ``dx_type``, ``age`` (float32, years, NaN: unknown), ``sex`` and
+        ``localization``. Financial PhraseBank has ``line``, the number of the sentence's line in the file. A user's
+        folder has ``file``, a user's table ``row``, counted from 0 in the order of the file.
+    notes : tuple of str
+        What of the set was left out, and how much; of a user's own set also how it was read and divided.
+    """
+
+    name: str
+    splits: dict[str, Split]
+    class_names: tuple[str, ...]
+    digest: str
+    metadata: dict[str, dict[str, np.ndarray]] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the inputs are sentences."""
+        return isinstance(self.train.inputs, np.ndarray) and self.train.inputs.dtype.kind == "U"
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the inputs are rows of a table."""
+        return isinstance(self.train.inputs, pd.DataFrame)
+
+    @property
+    def holds(self) -> str:
+        """What the inputs are: ``"images"``, ``"sentences"`` or ``"rows"``."""
+        return "rows" if self.is_table else "sentences" if self.is_text else "images"
+
+    @property
+    def train(self) -> Split:
+        """The training split."""
+        return self.splits["train"]
+
+    @property
+    def test(self) -> Split:
+        """The test split."""
+        return self.splits["test"]
+
+    def class_counts(self, split: str = "train") -> list[int]:
+        """Return the number of samples of each class in a split."""
+        return np.bincount(self.splits[split].labels, minlength=len(self.class_names)).tolist()
+
+
+def split_by_group(
+    labels: Iterable, groups: Iterable, *, fractions: Mapping[str, float], seed: int | None = 0
+) -> np.ndarray:
+    """Divide samples into splits, class by class, without dividing a group.
+
+    The groups of a class stand in random order, and the row of their samples is cut where the fractions say; a group
+    across a cut goes to the side that holds its middle. So each split has its share of each class to within the size
+    of the class's largest group. The order of the samples and the names of the classes are of no influence.
+
+    Parameters
+    ----------
+    labels : array-like [n]
+        Class of each sample; a group has one class.
+    groups : array-like [n]
+        Group of each sample (for HAM10000 the lesion).
+    fractions : mapping of str to float
+        Name of each split, and its part of each class; they sum to 1.
+    seed : int
+        Seed of the random order.
+
+    Returns
+    -------
+    ndarray of str [n]
+        Name of each sample's split.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ, a group has two classes, or the fractions are negative or do not sum to 1.
+
+    Examples
+    --------
+    >>> split_by_group([0, 0, 0, 0, 1, 1], [7, 7, 8, 8, 9, 6], fractions={"train": 0.5, "test": 0.5}, seed=1)
+    array(['train', 'train', 'test', 'test', 'test', 'train'], dtype='<U5')
+    """
+    labels, groups = np.asarray(labels), np.asarray(groups)
+    if labels.ndim != 1 or labels.shape != groups.shape:
+        raise ValueError(f"labels have shape {labels.shape} and groups {groups.shape}; both must be [n]")
+    parts = np.array(list(fractions.values()), dtype=float)
+    if not (parts >= 0).all() or not np.isclose(parts.sum(), 1):
+        raise ValueError(f"fractions are {dict(fractions)}; they must be at least 0 and sum to 1")
+    names, first, member, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    classes = labels[first]
+    torn = np.flatnonzero(labels != classes[member])
+    if len(torn):
+        group, one, other = groups[torn[0]], classes[member[torn[0]]], labels[torn[0]]
+        raise ValueError(f"group {group!s} has the classes {one!s} and {other!s}; a group must have one")
+    order = np.random.default_rng(seed).permutation(len(names))
+    split = np.empty(len(names), dtype=np.int64)
+    for label in np.unique(classes):
+        chosen = order[classes[order] == label]
+        middles = np.cumsum(sizes[chosen]) - sizes[chosen] / 2
+        cuts = np.cumsum(parts)[:-1] * sizes[chosen].sum()
+        split[chosen] = np.searchsorted(cuts, middles, side="left")
+    return np.array(list(fractions))[split[member]]
+
+
+def some_of(names: Iterable[str]) -> str:
+    """Return the first few names, and how many more there are."""
+    names = list(names) or ["none"]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,142 @@
+"""Image files decoded into one array: in parallel, each once, and kept in a cache file."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from regroup_lib.files import digest_file, read_npz, write_npz
+from regroup_lib.progress import progress_bar
+
+logger = logging.getLogger(__name__)
+
+MAX_IMAGE_SIZE = 1024  # of a decoded image, height and width
+MAX_PIXELS = 25_000_000  # of an image file; HAM10000's have 270,000
+
+
+def n_threads() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_image_size(size: int) -> None:
+    """Raise a ValueError if `size` is not a number of pixels that images can be resized to."""
+    if not isinstance(size, int | np.integer) or isinstance(size, bool) or not 1 <= size <= MAX_IMAGE_SIZE:
+        raise ValueError(f"image_size is {size!r}; it must be a whole number of pixels from 1 to {MAX_IMAGE_SIZE}")
+
+
+@contextmanager
+def open_image(path: Path, formats: Sequence[str]) -> Iterator[Image.Image]:
+    """Open an image file of one of Pillow's formats; its pixels are not decoded yet.
+
+    Raises
+    ------
+    ValueError
+        If it has more than `MAX_PIXELS`. Pillow raises a different class for each other defect.
+    """
+    with Image.open(path, formats=formats) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"it has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
+        yield image
+
+
+def file_digests(paths: Sequence[Path]) -> list[str]:
+    """Return each file's SHA-256, or why it cannot be read: decoding says so once more, with the file's name."""
+    with ThreadPoolExecutor(n_threads()) as pool:
+        return list(pool.map(_digest_or_reason, paths))
+
+
+def _digest_or_reason(path: Path) -> str:
+    try:
+        return digest_file(path)
+    except OSError as error:
+        return str(error)
+
+
+def decode_images(
+    paths: Sequence[Path], shape: tuple[int, int, int], read: Callable[[Path], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Decode image files in parallel, with a progress bar.
+
+    Parameters
+    ----------
+    paths : sequence of Path [n]
+    shape : tuple of int
+        Height, width and channels of each image.
+    read : callable
+        From a path to an array of that shape; what it raises is the reason why the file cannot be read.
+
+    Returns
+    -------
+    images : ndarray of uint8 [n, height, width, channels]
+        Zero where a file cannot be read.
+    reasons : ndarray of str [n]
+        Why it cannot; empty: it can.
+    """
+    images = np.zeros((len(paths), *shape), np.uint8)
+
+    def decode(row: int) -> str:
+        try:
+            images[row] = read(paths[row])
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow raises a different class for each defect
+            return str(error) or type(error).__name__
+        return ""
+
+    # Pillow lets go of the interpreter's lock while it decodes and resizes.
+    with progress_bar(total=len(paths), desc="decoding", unit="image") as bar, ThreadPoolExecutor(n_threads()) as pool:
+        reasons = []
+        for reason in pool.map(decode, range(len(paths))):
+            reasons.append(reason)
+            bar.update()
+    return images, np.array(reasons, dtype=object)
+
+
+def cached_images(
+    paths: Sequence[Path], shape: tuple[int, int, int], read: Callable[[Path], np.ndarray], kept_at: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what `decode_images` does, from a cache file where there is one, else decoded and kept there.
+
+    Parameters
+    ----------
+    paths, shape, read
+        See `decode_images`.
+    kept_at : Path
+        The cache file; its name has a key of everything that decides the result.
+    """
+    kept = _read_cache(kept_at, {"images": (np.uint8, (len(paths), *shape)), "readable": (bool, (len(paths),))})
+    if kept is None:
+        images, reasons = decode_images(paths, shape, read)
+        try:
+            write_npz(kept_at, {"images": images, "readable": reasons == ""})
+        except OSError as error:  # a data directory that may only be read
+            logger.warning("the decoded images are not kept: %s cannot be written (%s)", kept_at, error)
+        return images, reasons
+    images, reasons = kept["images"], np.full(len(paths), "", dtype=object)
+    bad = np.flatnonzero(~kept["readable"])
+    if len(bad):  # to say why; and the reason may have been the machine's
+        images[bad], reasons[bad] = decode_images([paths[row] for row in bad], shape, read)
+    return images, reasons
+
+
+def _read_cache(path: Path, expected: dict[str, tuple]) -> dict[str, np.ndarray] | None:
+    """Return a cache file's arrays, or None where there is none or it is damaged."""
+    try:
+        kept = read_npz(path)
+        for name, (kind, shape) in expected.items():
+            if kept[name].dtype != kind or kept[name].shape != shape:
+                raise ValueError(f"{name} is {kept[name].dtype} {kept[name].shape}, expected {kind.__name__} {shape}")
+        return kept
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError) as error:
+        logger.warning("the image cache %s is damaged and is made again (%s)", path, error)
+        return None
