@@ -360,8 +360,8 @@ def test_the_command_prints_a_line_a_kind_and_a_line_a_defect(real, monkeypatch,
     *summary, last = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in summary] == ["encoder", "look", "table", "training"]
     assert "4 that no stored array gives back" in summary[0]
-    assert re.search(r"2 finished; \d+ numbers computed again", summary[2])
-    assert last == "5 records read, 0 defects"
+    assert re.search(r"2 finished; \d+ numbers computed again", summary[3])
+    assert last == "6 records read, 0 defects"
     edit(paths["rg"], assign("status", "[bold]"))
     with pytest.raises(SystemExit) as ended:
         cli.main()
