@@ -799,8 +799,8 @@ def record_links(records: Sequence[Record]) -> str:
         spec = record.spec
         name = f"{record.path.parent.name}/{record.path.name}"
         row = {"key": f'<a href="records/{html.escape(name)}">{record.key}</a>', "task": spec.task, "seed": spec.seed}
-        if isinstance(spec, EncoderSpec):
-            row |= {"what": f"look at {spec.encoder}", "epochs": "", "AP": ""}
+        if spec.kind in ("encoder", "look"):
+            row |= {"what": f"look at {spec.encoder or 'the columns'}", "epochs": "", "AP": ""}
         else:
             what = f"{spec.method}, {spec.estimator}" if isinstance(spec, TableSpec) else spec.label
             precision = [record.metrics[rule]["test"]["summary"][AVERAGE_PRECISION] for rule in record.rules]
