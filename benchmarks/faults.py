@@ -1,8 +1,8 @@
 """What faults do to runs and files, and what changes a number: the figures of the page "Can the numbers be trusted".
 
-    python benchmarks/faults.py --output results/trust/faults.json
+    python benchmarks/faults.py
 
-writes the figures and, beside them, the tables that the page includes. Everything is done to real files by real
+writes the figures to results/trust/faults.json and, beside them, the tables that the page includes. Everything is done to real files by real
 processes, on the embedded digits. The tests do the same, smaller.
 """
 
@@ -556,31 +556,35 @@ def page(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"For comparison, the standard deviation of AP over seeds, in points: {spread}.", ""])
 
 
+PARTS: dict[str, Callable[[Path, argparse.Namespace], Any]] = {
+    "check": lambda folder, options: check(),
+    "mutations": lambda folder, options: mutations(folder, n_mutations=options.mutations),
+    "hostile": lambda folder, options: hostile(folder),
+    "full_disk": lambda folder, options: full_disk(folder),
+    "same_numbers": lambda folder, options: same_numbers(folder),
+    "kills": lambda folder, options: kills(folder, n_kills=options.kills),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help="Default: all; others stay as they were.")
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--mutations", type=int, default=200)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--mutations", type=int, default=210)
+    parser.add_argument("--output", type=Path, default=ROOT / "results" / "trust" / "faults.json")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="regroup-faults-") as name:
-        folder = Path(name)
-        machine = {"cores": os.cpu_count(), "architecture": platform.machine(), "torch": torch.__version__}
-        result: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "machine": machine}
-        for part, measure in (
-            ("check", check),
-            ("mutations", lambda: mutations(folder / "mutations", n_mutations=options.mutations)),
-            ("hostile", lambda: hostile(folder / "hostile")),
-            ("full_disk", lambda: full_disk(folder / "full")),
-            ("same_numbers", lambda: same_numbers(folder / "same")),
-            ("kills", lambda: kills(folder / "kills", n_kills=options.kills)),
-        ):
-            result[part] = measure()
+    output = options.output
+    result = json.loads(output.read_text()) if output.exists() else {}
+    machine = {"cores": os.cpu_count(), "architecture": platform.machine(), "torch": torch.__version__}
+    result |= {"date": time.strftime("%Y-%m-%d"), "machine": machine}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="regroup-faults-") as folder:
+        for part in options.parts:
+            result[part] = PARTS[part](Path(folder) / part, options)
             print(json.dumps({part: result[part]}, indent=1), flush=True)
-            if options.output:
-                options.output.parent.mkdir(parents=True, exist_ok=True)
-                options.output.write_text(json.dumps(result, indent=1) + "\n")
-    if options.output:
-        options.output.with_suffix(".md").write_text(page(result))
+            output.write_text(json.dumps(result, indent=1) + "\n")
+            if set(PARTS) <= set(result):
+                output.with_suffix(".md").write_text(page(result))
 
 
 if __name__ == "__main__":
