@@ -2,8 +2,8 @@
 
     python benchmarks/faults.py
 
-writes the figures to results/trust/faults.json and, beside them, the tables that the page includes. Everything is done to real files by real
-processes, on the embedded digits. The tests do the same, smaller.
+writes the figures to results/trust/faults.json and, beside them, the tables that the page includes. Everything is
+done to real files by real processes, on the embedded digits. The tests do the same, smaller.
 """
 
 from __future__ import annotations
