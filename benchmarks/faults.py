@@ -516,17 +516,25 @@ def check() -> dict[str, Any]:
     }
 
 
+OUTCOMES = {
+    "refused by name": "refused with the cause",
+    "result as before": "with the result as before",
+    "another valid input": "still valid",
+}
+
+
 def page(result: dict[str, Any]) -> str:
     """Return the tables of the page on trust."""
     machine = result["machine"]
-    lines = [f"Measured on {result['date']} on {machine['cores']} cores, {machine['architecture']}.", ""]
+    lines = ["% records", ""]
     checked = result["check"]
     lines += ["| kind of record | records | numbers computed again | numbers that only have to be possible |"]
     lines += ["|---|---|---|---|"]
     for kind, n in sorted(checked["records"].items()):
         again, kept = checked["recomputed"].get(kind, 0), checked["kept"].get(kind, 0)
         lines.append(f"| {kind} | {n:,} | {again:,} | {kept:,} |")
-    lines += ["", f"Defects: {checked['defects']}.", ""]
+    lines += ["", f"Defects: {checked['defects']}.", "", "% faults", ""]
+    lines += [f"Measured on {result['date']} on {machine['cores']} cores, {machine['architecture']}.", ""]
     lines += ["| fault | how often | what came of it | wrong results |", "|---|---|---|---|"]
     killed = result["kills"]
     came = f"all {killed['records']} records of {killed['sweeps']} sweeps as without a kill, each once"
@@ -540,12 +548,17 @@ def page(result: dict[str, Any]) -> str:
     )
     changed = result["mutations"]
     for name, outcomes in changed["outcomes"].items():
-        came = ", ".join(f"{n} {what}" for what, n in sorted(outcomes.items()) if what != "wrong")
+        came = ", ".join(f"{n} {OUTCOMES[what]}" for what, n in sorted(outcomes.items()) if what != "wrong")
         lines.append(f"| {name}, mutated | {sum(outcomes.values())} | {came} | {outcomes.get('wrong', 0)} |")
     offered = result["hostile"]
     came = f"{sum(o['refused'] for o in offered)} refused, or made again without reading them"
     lines.append(f"| hostile file | {len(offered)} | {came} | {sum(not o['refused'] for o in offered)} |")
-    lines += ["", "| method | changed | scores of the test set | largest difference of a score | of AP, points |"]
+    lines += [
+        "",
+        "% numbers",
+        "",
+        "| method | changed | scores of the test set | largest difference of a score | of AP, points |",
+    ]
     lines += ["|---|---|---|---|---|"]
     for row in result["same_numbers"]:
         equal = "equal to the bit" if row["bit_equal"] else "differ"
@@ -553,7 +566,8 @@ def page(result: dict[str, Any]) -> str:
         lines.append(f"| {row['method']} | {row['changed']} | {equal} | {score:.2g} | {precision:.2g} |")
     by_method = {row["method"]: 100 * row["ap_std_over_seeds"] for row in result["same_numbers"]}
     spread = " and ".join(f"{value:.2g} ({method})" for method, value in by_method.items())
-    return "\n".join([*lines, "", f"For comparison, the standard deviation of AP over seeds, in points: {spread}.", ""])
+    lines += ["", f"For comparison, the standard deviation of AP over seeds, in points: {spread}.", "", "% end", ""]
+    return "\n".join(lines)
 
 
 PARTS: dict[str, Callable[[Path, argparse.Namespace], Any]] = {
