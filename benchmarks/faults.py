@@ -1,9 +1,9 @@
 """What faults do to runs and files, and what changes a number: the figures of the page "Can the numbers be trusted".
 
-    python benchmarks/faults.py --output results/trust/faults.json
+    python benchmarks/faults.py
 
-writes the figures and, beside them, the tables that the page includes. Everything is done to real files by real
-processes, on the embedded digits. The tests do the same, smaller.
+writes the figures to results/trust/faults.json and, beside them, the tables that the page includes. Everything is
+done to real files by real processes, on the embedded digits. The tests do the same, smaller.
 """
 
 from __future__ import annotations
@@ -516,17 +516,25 @@ def check() -> dict[str, Any]:
     }
 
 
+OUTCOMES = {
+    "refused by name": "refused with the cause",
+    "result as before": "with the result as before",
+    "another valid input": "still valid",
+}
+
+
 def page(result: dict[str, Any]) -> str:
     """Return the tables of the page on trust."""
     machine = result["machine"]
-    lines = [f"Measured on {result['date']} on {machine['cores']} cores, {machine['architecture']}.", ""]
+    lines = ["% records", ""]
     checked = result["check"]
     lines += ["| kind of record | records | numbers computed again | numbers that only have to be possible |"]
     lines += ["|---|---|---|---|"]
     for kind, n in sorted(checked["records"].items()):
         again, kept = checked["recomputed"].get(kind, 0), checked["kept"].get(kind, 0)
         lines.append(f"| {kind} | {n:,} | {again:,} | {kept:,} |")
-    lines += ["", f"Defects: {checked['defects']}.", ""]
+    lines += ["", f"Defects: {checked['defects']}.", "", "% faults", ""]
+    lines += [f"Measured on {result['date']} on {machine['cores']} cores, {machine['architecture']}.", ""]
     lines += ["| fault | how often | what came of it | wrong results |", "|---|---|---|---|"]
     killed = result["kills"]
     came = f"all {killed['records']} records of {killed['sweeps']} sweeps as without a kill, each once"
@@ -540,12 +548,17 @@ def page(result: dict[str, Any]) -> str:
     )
     changed = result["mutations"]
     for name, outcomes in changed["outcomes"].items():
-        came = ", ".join(f"{n} {what}" for what, n in sorted(outcomes.items()) if what != "wrong")
+        came = ", ".join(f"{n} {OUTCOMES[what]}" for what, n in sorted(outcomes.items()) if what != "wrong")
         lines.append(f"| {name}, mutated | {sum(outcomes.values())} | {came} | {outcomes.get('wrong', 0)} |")
     offered = result["hostile"]
     came = f"{sum(o['refused'] for o in offered)} refused, or made again without reading them"
     lines.append(f"| hostile file | {len(offered)} | {came} | {sum(not o['refused'] for o in offered)} |")
-    lines += ["", "| method | changed | scores of the test set | largest difference of a score | of AP, points |"]
+    lines += [
+        "",
+        "% numbers",
+        "",
+        "| method | changed | scores of the test set | largest difference of a score | of AP, points |",
+    ]
     lines += ["|---|---|---|---|---|"]
     for row in result["same_numbers"]:
         equal = "equal to the bit" if row["bit_equal"] else "differ"
@@ -553,34 +566,39 @@ def page(result: dict[str, Any]) -> str:
         lines.append(f"| {row['method']} | {row['changed']} | {equal} | {score:.2g} | {precision:.2g} |")
     by_method = {row["method"]: 100 * row["ap_std_over_seeds"] for row in result["same_numbers"]}
     spread = " and ".join(f"{value:.2g} ({method})" for method, value in by_method.items())
-    return "\n".join([*lines, "", f"For comparison, the standard deviation of AP over seeds, in points: {spread}.", ""])
+    lines += ["", f"For comparison, the standard deviation of AP over seeds, in points: {spread}.", "", "% end", ""]
+    return "\n".join(lines)
+
+
+PARTS: dict[str, Callable[[Path, argparse.Namespace], Any]] = {
+    "check": lambda folder, options: check(),
+    "mutations": lambda folder, options: mutations(folder, n_mutations=options.mutations),
+    "hostile": lambda folder, options: hostile(folder),
+    "full_disk": lambda folder, options: full_disk(folder),
+    "same_numbers": lambda folder, options: same_numbers(folder),
+    "kills": lambda folder, options: kills(folder, n_kills=options.kills),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help="Default: all; others stay as they were.")
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--mutations", type=int, default=200)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--mutations", type=int, default=210)
+    parser.add_argument("--output", type=Path, default=ROOT / "results" / "trust" / "faults.json")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="regroup-faults-") as name:
-        folder = Path(name)
-        machine = {"cores": os.cpu_count(), "architecture": platform.machine(), "torch": torch.__version__}
-        result: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "machine": machine}
-        for part, measure in (
-            ("check", check),
-            ("mutations", lambda: mutations(folder / "mutations", n_mutations=options.mutations)),
-            ("hostile", lambda: hostile(folder / "hostile")),
-            ("full_disk", lambda: full_disk(folder / "full")),
-            ("same_numbers", lambda: same_numbers(folder / "same")),
-            ("kills", lambda: kills(folder / "kills", n_kills=options.kills)),
-        ):
-            result[part] = measure()
+    output = options.output
+    result = json.loads(output.read_text()) if output.exists() else {}
+    machine = {"cores": os.cpu_count(), "architecture": platform.machine(), "torch": torch.__version__}
+    result |= {"date": time.strftime("%Y-%m-%d"), "machine": machine}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="regroup-faults-") as folder:
+        for part in options.parts:
+            result[part] = PARTS[part](Path(folder) / part, options)
             print(json.dumps({part: result[part]}, indent=1), flush=True)
-            if options.output:
-                options.output.parent.mkdir(parents=True, exist_ok=True)
-                options.output.write_text(json.dumps(result, indent=1) + "\n")
-    if options.output:
-        options.output.with_suffix(".md").write_text(page(result))
+            output.write_text(json.dumps(result, indent=1) + "\n")
+            if set(PARTS) <= set(result):
+                output.with_suffix(".md").write_text(page(result))
 
 
 if __name__ == "__main__":

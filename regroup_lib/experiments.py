@@ -43,7 +43,7 @@ from regroup_lib.encoders import (
     encode,
     make_encoder,
 )
-from regroup_lib.files import atomic_path, digest_file, read_npz, results_directory, save_arrays
+from regroup_lib.files import atomic_path, digest_file, read_npz, results_directory, room_for, save_arrays
 from regroup_lib.methods import METHODS, TrainingLabels, make_loss, make_sampler, training_labels
 from regroup_lib.metrics import cluster_contents, clustering_quality, evaluate, neighbor_accuracy, total_variation
 from regroup_lib.models import NETWORKS, TOKENIZERS, build_network
@@ -702,7 +702,8 @@ def _write_record(record: Record, arrays: dict[str, np.ndarray], path: Path) -> 
     with atomic_path(path) as partial, atomic_path(path.with_suffix(".npz")) as partial_arrays:
         save_arrays(partial_arrays, arrays, compress=True)
         record.arrays_digest = digest_file(partial_arrays)
-        partial.write_text(_record_text(record), encoding="utf-8")
+        with room_for(path):
+            partial.write_text(_record_text(record), encoding="utf-8")
     record.path = path
 
 

@@ -37,6 +37,18 @@ class DiskFullError(OSError):
 
 
 @contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Turn the error of a full disk inside the block into one that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, DiskFullError) or error.errno not in NO_ROOM:
+            raise
+        what = f"there is no room on the disk for {path}; what was there before is unchanged"
+        raise DiskFullError(error.errno, f"{what}. Make room and start again") from error
+
+
+@contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` and rename it to `path` when the block succeeds.
 
@@ -48,24 +60,18 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         If the disk is full; what was there before is unchanged.
     """
     path = Path(path)
-    partial = None
-    try:
+    with room_for(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
         os.close(handle)
         partial = Path(name)
-        yield partial
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        partial.chmod(0o644)
-        os.replace(partial, path)
-    except OSError as error:
-        if isinstance(error, DiskFullError) or error.errno not in NO_ROOM:
-            raise
-        what = f"there is no room on the disk for {path}; what was there before is unchanged"
-        raise DiskFullError(error.errno, f"{what}. Make room and start again") from error
-    finally:
-        if partial is not None:
+        try:
+            yield partial
+            with partial.open("rb") as written:
+                os.fsync(written.fileno())
+            partial.chmod(0o644)
+            os.replace(partial, path)
+        finally:
             partial.unlink(missing_ok=True)
 
 

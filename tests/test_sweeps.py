@@ -286,8 +286,9 @@ def test_records_come_back_from_workers_with_a_disk_of_their_own(tmp_path):
 # ---------------------------------------------------------------- worker processes of this machine
 
 
-def test_a_worker_process_that_is_killed_is_started_again(unharmed, tmp_path):
+def test_a_worker_process_that_is_killed_is_started_again(unharmed, tmp_path, monkeypatch):
     specs, expected = unharmed
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # one thread, as in the sweep that is compared
 
     before = {p.pid for p in workers_of(os.getpid())}
 
@@ -307,9 +308,11 @@ def test_a_worker_process_that_is_killed_is_started_again(unharmed, tmp_path):
 
 
 SCRIPT = """
+import os
 from regroup_lib.experiments import Spec
 from regroup_lib.sweeps import sweep
 if __name__ == "__main__":
+    os.cpu_count = lambda: 1  # one thread
     spec = Spec(profile="smoke", task="digits-0", method="ce", epochs=10_000)
     sweep([spec], workers=1, results_dir={results!r})
 """
@@ -318,8 +321,9 @@ if __name__ == "__main__":
 def test_control_c_ends_a_sweep_and_its_workers(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT.format(results=str(tmp_path / "results")))
     command = [sys.executable, tmp_path / "script.py"]
+    checkpoint = tmp_path / "results" / ".checkpoints" / f"{smoke(epochs=10_000).key}.pt"
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    wait_for((tmp_path / "results" / ".checkpoints" / f"{smoke(epochs=10_000).key}.pt").exists)
+    wait_for(checkpoint.exists, seconds=600)
     family = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process gets it
     _, err = process.communicate(timeout=120)
