@@ -409,8 +409,8 @@ def _require_records(names: Sequence[str]) -> None:
 RECORDS_HEAD = """# Records
 
 **Every number of a chapter comes from the records below.** A key leads to the record itself: specification, metrics,
-curves, seconds, machine, versions and the digest of the data. AP is the test AP in percent; where there are two numbers, under max and sum.
-{doc}`reproduce` says how a record is made.
+curves, seconds, machine, versions and the digest of the data. AP is the test AP in percent; where there are two
+numbers, under max and sum. {doc}`reproduce` says how a record is made.
 """
 
 

@@ -177,7 +177,7 @@ def fit(
 
     Runs leave records in the results directory; what has one is not run again.
 
-    Examples: regroup fit photos/ --image-size 64 --positive defect; regroup fit patients.csv --label outcome
+    Examples: regroup fit photos/ --positive defect --image-size 64; regroup fit patients.csv --label outcome --output results.json
     """
     from regroup_lib import yourdata
 
