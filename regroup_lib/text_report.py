@@ -200,8 +200,8 @@ def hidden_counts(record: Record) -> tuple[np.ndarray, list[int]]:
     return inside, np.flatnonzero(inside.sum(axis=0)).tolist()
 
 
-COLORS = ("0.75", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "0.4")
-HATCHES = ("", "///", "...", "xx", "\\\\", "++", "oo", "")
+# Class index -> pattern: the classes differ in grey, too.
+HATCHES = ("", "", "///", "...", "xx", "\\\\", "++", "oo")
 
 
 def plot_cluster_contents(looks: Mapping[str, Sequence[Record]]) -> Figure:
@@ -219,11 +219,10 @@ def plot_cluster_contents(looks: Mapping[str, Sequence[Record]]) -> Figure:
         order = np.argsort(-counts[:, hidden[0]] / counts.sum(axis=1), kind="stable")
         shares, height = counts[order] / counts[order].sum(axis=1, keepdims=True), np.arange(len(counts))[::-1]
         left = np.zeros(len(counts))
-        for i, c in enumerate(hidden):
-            axes.barh(
-                height, 100 * shares[:, c], left=left, color=COLORS[i], hatch=HATCHES[i], edgecolor="white",
-                label=names[c],
-            )  # fmt: skip
+        for c in hidden:
+            # The colors that `report.plot_embeddings` gives the classes.
+            look = {"color": plt.get_cmap("tab10")(c % 10), "hatch": HATCHES[c % len(HATCHES)], "edgecolor": "white"}
+            axes.barh(height, 100 * shares[:, c], left=left, label=names[c], **look)
             left += 100 * shares[:, c]
         axes.axvline(100 * counts[:, hidden[0]].sum() / counts.sum(), color="black", linestyle="--", linewidth=1.2)
         axes.set_yticks(height, [_short_name(record, k) for k in order], fontsize=8)
