@@ -283,7 +283,9 @@ def test_the_verdict_and_the_headline_count_differences_to_ce(monkeypatch, group
     text, verdict = text_report.text_verdict(results)
     assert verdict == word
     assert all(f"task {i}: {d} points" in text for i, d in enumerate(found))
-    assert counted in text_report.headline(results)
+    headline = text_report.headline(results)
+    assert counted in headline
+    assert f"features, used at test time, beats RG on {sum(d.low > 0 for d in found)} of {len(found)}." in headline
 
 
 def test_the_provenance_names_seeds_and_data(groups):
