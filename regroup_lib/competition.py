@@ -167,6 +167,14 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
+def draw_interval(axes: Axes, height: float, difference: Interval) -> None:
+    """Draw a difference: filled where 0 is outside its interval, hollow where it is not."""
+    color = "#0072B2" if difference.low > 0 else "#B2182B" if difference.high < 0 else "0.45"
+    marker = ">" if difference.low > 0 else "<" if difference.high < 0 else "o"
+    axes.plot([difference.low, difference.high], [height] * 2, color=color, linewidth=1.6)
+    axes.plot(difference.mean, height, marker=marker, color=color, markerfacecolor=color if difference.clear else "w")
+
+
 @cache  # several tables of a chapter ask for the same
 def _resampled(labels: bytes, label: int, scores: bytes) -> np.ndarray:
     """Return one class's AP in each resample; labels are uint8 and scores float32."""

@@ -46,7 +46,7 @@ def find_model() -> Path:
         If the extra is not installed, the files cannot be had, or they are not the published ones.
     """
     if find_spec("sentence_transformers") is None:
-        raise ValueError("minilm needs the extra 'text' of regroup_lib: pip install 'regroup_lib[text]'")
+        raise ValueError("minilm needs the extra 'text' of regroup_lib: make text, or pip install 'regroup_lib[text]'")
     package = find_spec(PACKAGE)
     folder = _download() if package is None else Path(package.origin).parent / "model"
     check_files(folder)

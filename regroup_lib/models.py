@@ -194,6 +194,22 @@ class TextCNN(nn.Module):
         return self.head(self.embed(tokens))
 
 
+LENGTH_GROUPS = 4  # of a batch of sentences
+
+
+def _by_length(embed: Callable[[torch.Tensor], torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
+    """Apply `embed` to sentences of like length together, for padding costs a transformer as much as words do.
+
+    A batch is as wide as its longest sentence, about twice the mean; in four groups a step takes two thirds of the
+    time. Rows come back in their order.
+    """
+    lengths = (tokens != PADDING).sum(dim=1)
+    order = lengths.argsort()
+    groups = [rows for rows in order.tensor_split(LENGTH_GROUPS) if len(rows)]
+    features = torch.cat([embed(tokens[rows, : max(1, int(lengths[rows[-1]]))]) for rows in groups])
+    return features[order.argsort()]
+
+
 class MiniLM(nn.Module):
     """The transformer of all-MiniLM-L6-v2, to be fine-tuned: its last layer averaged over the tokens, and a head.
 
@@ -217,6 +233,9 @@ class MiniLM(nn.Module):
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return mean token features [n, width] of token numbers [n, length]."""
+        return _by_length(self._means, tokens)
+
+    def _means(self, tokens: torch.Tensor) -> torch.Tensor:
         inside = (tokens != PADDING).long()
         hidden = self.transformer(input_ids=tokens, attention_mask=inside).last_hidden_state
         return (hidden * inside[..., None]).sum(dim=1) / inside.sum(dim=1, keepdim=True).clamp(min=1)

@@ -460,6 +460,9 @@ def undecided(
     for name, tasks in (("binary", BINARY_TASKS[profile]), ("multiclass", MULTICLASS_TASKS[profile])):
         if chapter in (name, "all"):
             waiting += _waiting(tasks, _staged(tasks, profile, seeds, results_dir), profile, seeds)
+    if chapter in ("text", "all"):
+        known, everything = (text(profile, seeds, results_dir, choose=choose) for choose in (select, _first))
+        waiting += len(dict.fromkeys(everything)) - len(dict.fromkeys(known))
     return waiting
 
 
@@ -467,6 +470,123 @@ def _waiting(tasks: Sequence[str], staged: Sequence[Spec], profile: str, seeds: 
     methods = TABLE_METHODS[profile]
     grids = sum(len(tuning_grid(task, method, profile)) for task in tasks for method in methods)
     return grids + len(tasks) * len(methods) * (len(seeds) - 1) - len(dict.fromkeys(staged))
+
+
+def _first(specs: Sequence[Spec], results_dir: str | Path | None = None) -> Spec:
+    return specs[0]
+
+
+# ---------------------------------------------------------------- text
+
+TextTask = tuple[str, float | None]  # a task, and its negatives a positive in training; None: as many as there are
+# Ways to regroup that are tried: the natural one first, then a half and a quarter as many clusters.
+_PHRASEBANK: dict[TextTask, list[dict[str, Any]]] = {
+    ("phrasebank-negative", None): [{}, {"n_clusters": 4}, {"n_clusters": 2}],
+    ("phrasebank-negative", 30.0): [{}, {"n_clusters": 15}, {"n_clusters": 8}],
+    ("phrasebank", None): [{}, {"threshold": 846.0}, {"threshold": 1692.0}],
+}
+TEXT_TASKS: dict[str, dict[TextTask, list[dict[str, Any]]]] = {
+    "smoke": {("descriptions-breast_cancer", None): [{}], ("descriptions", None): [{}]},
+    "cpu": _PHRASEBANK,
+    "paper": _PHRASEBANK,
+}
+# The spaces that are clustered, the best one first: it is the one that "RG" means without further words.
+TEXT_ENCODERS = {"smoke": ("tfidf",), "cpu": ("minilm", "tfidf"), "paper": ("minilm", "tfidf")}
+SCRATCH_NETWORKS = {"smoke": "tiny-text-cnn", "cpu": "text-cnn", "paper": "text-cnn"}
+# Fine-tuning takes ten times as long as training from scratch.
+FINE_TUNED_TASKS: dict[str, tuple[TextTask, ...]] = {
+    "smoke": (),
+    "cpu": (("phrasebank-negative", None),),
+    "paper": tuple(_PHRASEBANK),
+}
+
+
+def text_runs(
+    task: TextTask,
+    profile: str,
+    seeds: Sequence[int],
+    results_dir: str | Path | None = None,
+    *,
+    fine_tuned: bool = False,
+    choose: Callable[..., Spec | None] = select,
+) -> dict[str, list[Spec]]:
+    """Return the runs on one text task, a run a seed, by the name that tables use.
+
+    Parameters
+    ----------
+    task : tuple
+        A key of `TEXT_TASKS`.
+    profile, seeds, results_dir
+    fine_tuned : bool
+        Fine-tune the language model in place of training a small network from scratch.
+    choose : callable
+        What chooses among the runs of `text_grid`; while it returns None, what regroups is not in the list.
+    """
+    name, imbalance = task
+    language_model, *other_encoders = TEXT_ENCODERS[profile]
+
+    def runs(method: str, encoder: str | None = None, **settings: Any) -> list[Spec]:
+        common = {"profile": profile, "task": name, "imbalance": imbalance, "trace_test": False}
+        if method != "mlp":
+            common["network"] = "minilm" if fine_tuned else SCRATCH_NETWORKS[profile]
+        return [Spec(method=method, encoder=encoder, seed=seed, **common, **settings) for seed in seeds]
+
+    found = {"CE": runs("ce"), "WCE": runs("wce")}
+    if not fine_tuned:
+        found |= {"Focal": runs("focal"), "LA": runs("la"), "ROS": runs("ros")}
+        found |= {"encoder+MLP": runs("mlp", language_model)}
+    choice = choose(text_grid(task, profile, seeds[0]), results_dir)
+    if choice is None:
+        return found
+    clusters = {"n_clusters": choice.n_clusters, "threshold": choice.threshold}
+    found |= {method: runs(method.lower().replace("+", "-"), language_model, **clusters) for method in ("RG", "RG+WCE")}
+    if not fine_tuned:
+        found |= {f"RG, {encoder}": runs("rg", encoder, **clusters) for encoder in other_encoders}
+    if task == next(iter(TEXT_TASKS[profile])) and not fine_tuned:
+        found |= {"random groups": runs("rg-random", **clusters), "true classes": runs("rg-true")}
+    return found
+
+
+def text_grid(task: TextTask, profile: str, seed: int) -> list[Spec]:
+    """Return the runs that decide about the clusters of a text task: RG, trained from scratch."""
+    name, imbalance = task
+    common = {"profile": profile, "task": name, "imbalance": imbalance, "seed": seed, "trace_test": False}
+    common |= {"method": "rg", "encoder": TEXT_ENCODERS[profile][0], "network": SCRATCH_NETWORKS[profile]}
+    return [Spec(**common, **settings) for settings in TEXT_TASKS[profile][task]]
+
+
+def text_looks(profile: str, seeds: Sequence[int]) -> dict[str, list[EncoderSpec]]:
+    """Return looks at the clusters of the first text task's large class by encoder, a k-means a seed."""
+    task = next(iter(TEXT_TASKS[profile]))[0]
+    return {
+        encoder: [EncoderSpec(profile=profile, task=task, encoder=encoder, seed=seed) for seed in seeds]
+        for encoder in TEXT_ENCODERS[profile]
+    }
+
+
+def text(
+    profile: str,
+    seeds: Sequence[int],
+    results_dir: str | Path | None = None,
+    *,
+    choose: Callable[..., Spec | None] = select,
+) -> list[AnySpec]:
+    """Return the runs of the chapter on text, fine-tuning last; `choose` as in `text_runs`.
+
+    The number of clusters is chosen on the validation split with the first seed, as in `binary`.
+    """
+    looks = [look for group in text_looks(profile, seeds).values() for look in group]
+    tuned = [spec for task in TEXT_TASKS[profile] for spec in text_grid(task, profile, seeds[0])]
+
+    def by_seed(tasks: Iterable[TextTask], fine_tuned: bool) -> list[Spec]:
+        groups = [
+            group
+            for task in tasks
+            for group in text_runs(task, profile, seeds, results_dir, fine_tuned=fine_tuned, choose=choose).values()
+        ]
+        return [spec for runs in zip(*groups, strict=True) for spec in runs]
+
+    return [*looks, *tuned, *by_seed(TEXT_TASKS[profile], False), *by_seed(FINE_TUNED_TASKS[profile], True)]
 
 
 # Tasks on tables, each at its own ratio and with fewer positives in training: negatives a positive, None its own.
@@ -542,6 +662,7 @@ PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {
     "ablations": ablations,
     "open-ends": open_ends,
     "tables": tabular,
+    "text": text,
     "your-data": your_data,
     # The first looks at the records of the others, the second at the paper's own numbers.
     "scorecard": lambda profile, seeds, results_dir=None: [],

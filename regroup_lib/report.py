@@ -55,6 +55,8 @@ ENCODER_LABELS = {
     "simclr": "SimCLR, trained here",
     "clip": "CLIP",
     "onnx:inception_v3_mixed_8": "Inception-v3 (ImageNet)",
+    "minilm": "MiniLM",
+    "tfidf": "TF-IDF",
 }
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from regroup_lib import ablation, competition, example, longtail, multiclass, plans, table_report
+from regroup_lib import ablation, competition, example, longtail, multiclass, plans, table_report, text_report
 from regroup_lib.competition import Interval, bootstrap_difference, bootstrap_precisions
 from regroup_lib.experiments import Record, find_record
 from regroup_lib.report import Verdict, encoder_label
@@ -124,6 +124,12 @@ def _open_ends(profile: str, seeds: Sequence[int]) -> Found:
     return _of_verdicts([verdict]), [r for group in groups.values() for r in group]
 
 
+def _text(profile: str, seeds: Sequence[int]) -> Found:
+    results = text_report.load_results(profile, seeds)
+    text, word = text_report.text_verdict(results)
+    return {"C25": (word, text)}, [r for groups in results.values() for group in groups.values() for r in group]
+
+
 CHAPTERS: dict[str, Callable[[str, Sequence[int]], Found]] = {
     "encoders": _encoders,
     "motivating-example": _example,
@@ -131,6 +137,7 @@ CHAPTERS: dict[str, Callable[[str, Sequence[int]], Found]] = {
     "binary": _binary,
     "multiclass": _multiclass,
     "ablations": _ablations,
+    "text": _text,
     "open-ends": _open_ends,
 }
 
@@ -268,6 +275,9 @@ def gains(profile: str, seeds: Sequence[int]) -> list[Gain]:
         found.append(
             Gain(f"{task}, mean of classes", "pre-trained", competition.precision_difference(groups, "rg", "ce"))
         )
+    if _complete("text", profile, seeds):
+        for task, groups in text_report.load_results(profile, seeds).items():
+            found.append(Gain(f"{task}, MiniLM", "pre-trained", competition.precision_difference(groups, "RG", "CE")))
     if _complete("tables", profile, seeds):
         found += _table_gains(profile, seeds)
     return found

