@@ -109,7 +109,7 @@ def test_parse_parameter(text, expected):
 
 
 def test_parse_parameter_names_what_it_cannot_read():
-    with pytest.raises(ValueError, match=r"'\[0, 1' is not a value"):
+    with pytest.raises(ValueError, match=r"'\[0, 1' is not YAML of plain values"):
         book.parse_parameter("[0, 1")
 
 

@@ -322,12 +322,18 @@ def test_control_c_ends_a_sweep_and_its_workers(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT.format(results=str(tmp_path / "results")))
     command = [sys.executable, tmp_path / "script.py"]
     checkpoint = tmp_path / "results" / ".checkpoints" / f"{smoke(epochs=10_000).key}.pt"
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
     wait_for(checkpoint.exists, seconds=600)
     family = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process gets it
     _, err = process.communicate(timeout=120)
-    assert err.strip().splitlines()[-1] == "KeyboardInterrupt"
+    assert "\nKeyboardInterrupt\n" in err
     _, alive = psutil.wait_procs(family, timeout=20)
     assert alive == []
     assert load_records(tmp_path / "results") == []
