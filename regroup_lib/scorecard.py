@@ -39,7 +39,7 @@ class Entry:
     statement, where, paper : str
         The claim in our words, its place in the paper, and the paper's own number.
     chapters : tuple of str
-        Notebooks that test it.
+        Notebooks whose records decide; for a claim without a verdict, those that will.
     verdict : str
         One of `WORDS`.
     measured : str
@@ -172,8 +172,9 @@ def scorecard(profile: str, seeds: Sequence[int]) -> list[Entry]:
 
 def _entry(row: Mapping[str, str], found: Mapping[str, Found], counts: Mapping[str, tuple[int, int]]) -> Entry:
     claim, chapters = row["claim"], tuple(row["chapter"].split(", "))
-    tested = [(*found[name][0][claim], found[name][1]) for name in chapters if claim in found.get(name, ({},))[0]]
-    fixed = (claim, row["statement"], row["where"], row["paper"], chapters)
+    testing = tuple(name for name in chapters if claim in found.get(name, ({},))[0])
+    tested = [(*found[name][0][claim], found[name][1]) for name in testing]
+    fixed = (claim, row["statement"], row["where"], row["paper"], testing or chapters)
     if not tested:
         missing = [
             f"{name}: {counts[name][0]} of {counts[name][1]} runs recorded" for name in chapters if name in counts

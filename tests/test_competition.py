@@ -224,9 +224,12 @@ def test_verdicts_follow_the_records(groups, make_record):
     assert verdicts.loc["C17", "verdict"] == "holds"
     assert "RG − " in verdicts.loc["C17", "measured"]
     assert verdicts.loc["C15", "verdict"] == "does not hold"  # made so: MLP ranks below RG
-    assert verdicts.loc["C16", "verdict"] == "holds"
+    assert verdicts.loc["C16", "verdict"] == "holds in part"  # clearly below RG, and above half of CE's AP
     worse = groups | {"rg": [make_record("rg", s, lift=0.5) for s in (0, 1)]}
     assert competition.binary_verdicts({"cifar100-worm": worse}).loc["C17", "verdict"] == "does not hold"
+    made = {"rg": 4.0, "mlp": 0.0}
+    useless = groups | {m: [make_record(m, s, lift=lift, bias=-3.0) for s in (0, 1)] for m, lift in made.items()}
+    assert competition.binary_verdicts({"ham10000-bcc": useless}).loc["C16", "verdict"] == "holds"
 
 
 def test_a_diverged_competitor_ranks_last_in_the_verdicts(groups, make_record):

@@ -570,7 +570,7 @@ def test_cache_lies_in_the_data_directory_and_names_what_it_is(tmp_path, monkeyp
     encode(make_dataset(), Counting())
     (path,) = cached_files(tmp_path / "here")
     assert path.name.startswith("noise-Counting-")
-    assert set(read_npz(path)) == {"split_train", "split_test", "state_mean", "seconds"}
+    assert set(read_npz(path)) == {"split_train", "split_test", "state_mean", "seconds", "digest"}
 
 
 def test_another_encoder_data_set_or_option_has_a_file_of_its_own(tmp_path):
