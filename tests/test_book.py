@@ -231,11 +231,22 @@ def test_notebook_cells_are_short(path):
             assert len(cell.source.splitlines()) <= 20, cell.source
 
 
+def executed_in_smoke(path):
+    """Return what `regroup book smoke` made of a chapter, if that is newer than all that it was made from."""
+    executed = ROOT / "_build" / "smoke" / path.name
+    sources = [path, *(ROOT / "regroup_lib").glob("*.py")]
+    whole = executed.is_file() and executed.stat().st_mtime > max(source.stat().st_mtime for source in sources)
+    return executed if whole else None
+
+
 @chapter
 def test_chapter_runs_in_profile_smoke(path, tmp_path):
-    output = tmp_path / path.name
-    environment = {"REGROUP_RESULTS": str(tmp_path / "results")}
-    book.run_chapter(path.stem, book.SMOKE_PARAMETERS, output=output, root=ROOT, environment=environment)
+    # `make book` has just executed most chapters. The scorecard is also to run where there is no record at all.
+    output = None if path.stem == "scorecard" else executed_in_smoke(path)
+    if output is None:
+        output = tmp_path / path.name
+        environment = {"REGROUP_RESULTS": str(tmp_path / "results")}
+        book.run_chapter(path.stem, book.SMOKE_PARAMETERS, output=output, root=ROOT, environment=environment)
     cells = [cell for cell in nbformat.read(output, as_version=4).cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in cells)
     assert any("image/png" in out.get("data", {}) for cell in cells for out in cell.outputs), "no figure"
