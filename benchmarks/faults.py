@@ -31,13 +31,15 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from regroup_lib import book, experiments
+from regroup_lib import book
 from regroup_lib.checks import check_results
 from regroup_lib.data import load_data
 from regroup_lib.encoders import encode, make_encoder
-from regroup_lib.experiments import Spec, load_record, load_records, parse_spec, run
+from regroup_lib.experiments import run
 from regroup_lib.files import load_yaml_file, read_npz, write_npz
 from regroup_lib.models import build_network
+from regroup_lib.records import Record, checkpoint_path, load_record, load_records
+from regroup_lib.specs import Spec, parse_spec
 from regroup_lib.sweeps import sweep
 from regroup_lib.training import ResidentImages, TrainingOptions, train
 
@@ -443,7 +445,7 @@ def hostile(folder: Path) -> list[dict[str, Any]]:
 def _hostile_checkpoint(folder: Path, touched: Path) -> dict[str, Any]:
     """Put a pickle in the place of a checkpoint: the run starts again, and nothing in it is run."""
     spec = smoke(epochs=1)
-    path = experiments.checkpoint_path(spec, folder / "results")
+    path = checkpoint_path(spec, folder / "results")
     path.parent.mkdir(parents=True)
     torch.save({"network": _Touch(touched)}, path)
     record = run(spec, results_dir=folder / "results")
@@ -467,7 +469,7 @@ def _in_a_process(spec: Spec, threads: int, folder: Path) -> dict[str, np.ndarra
     return load_record(spec.path(folder)).arrays() | {"ap": _precision(load_record(spec.path(folder)))}
 
 
-def _precision(record: experiments.Record) -> Any:
+def _precision(record: Record) -> Any:
     return record.metrics["max" if "max" in record.metrics else "none"]["test"]["summary"]["average_precision"]
 
 

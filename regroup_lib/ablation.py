@@ -23,8 +23,8 @@ from regroup_lib.competition import (
     values,
     verdict_word,
 )
-from regroup_lib.experiments import Record, find_record
 from regroup_lib.files import results_directory
+from regroup_lib.records import Record, find_record
 from regroup_lib.report import encoder_label, mean_std, result_on_test
 
 

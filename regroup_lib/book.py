@@ -416,8 +416,8 @@ numbers, under max and sum. {doc}`reproduce` says how a record is made.
 
 def _write_records_page(names: Sequence[str], page: Path) -> list[Any]:
     """Write the page that lists the records of each chapter, and return them, each once."""
-    from regroup_lib.experiments import load_record
     from regroup_lib.plans import PLANS, chapter_specs
+    from regroup_lib.records import load_record
     from regroup_lib.report import record_links
 
     parts, listed = [RECORDS_HEAD], {}

@@ -19,19 +19,12 @@ import numpy as np
 
 from regroup_lib import tables
 from regroup_lib.data import SOURCES
-from regroup_lib.experiments import (
-    EMBEDDED_POINTS,
-    MANY_CLASSES,
-    EncoderSpec,
-    Record,
-    Spec,
-    TableSpec,
-    load_record,
-    record_paths,
-)
+from regroup_lib.experiments import EMBEDDED_POINTS, MANY_CLASSES
 from regroup_lib.files import digest_arrays, results_directory
 from regroup_lib.metrics import accuracy_interval, decide, precision_interval, weighted_average_precisions
 from regroup_lib.progress import progress_bar
+from regroup_lib.records import Record, load_record, record_paths
+from regroup_lib.specs import EncoderSpec, Spec, TableSpec
 from regroup_lib.tasks import parse_task
 
 TOLERANCE = 1e-9

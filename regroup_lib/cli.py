@@ -142,9 +142,10 @@ def run(
     Example: regroup run --set task=digits-0 --set method=rg --set encoder=pca --set profile=smoke
     """
     from regroup_lib import experiments
+    from regroup_lib.specs import parse_spec
 
     values = {} if spec is None else load_yaml_file(spec)
-    record = experiments.run(experiments.parse_spec(values | _assignments(set_)), recompute=recompute)
+    record = experiments.run(parse_spec(values | _assignments(set_)), recompute=recompute)
     _print_records([record])
     console.print(f"record: {record.path}")
 
@@ -246,13 +247,13 @@ def sweep(
     Examples: regroup sweep motivating-example --profile cpu --workers 2;
     regroup sweep all --profile paper --scheduler tcp://10.0.0.1:8786 --resource GPU=1
     """
-    from regroup_lib import experiments, plans
+    from regroup_lib import plans, records
 
     wanted = {"profile": profile, "seeds": _seeds(seeds)}
     specs = plans.chapter_specs(chapter, **wanted)
     todo = specs if recompute else [s for s in specs if not s.path().exists()]
-    known = experiments.load_records(profile=profile)
-    times = [experiments.estimate_seconds(s, known) for s in todo]
+    known = records.load_records(profile=profile)
+    times = [records.estimate_seconds(s, known) for s in todo]
     console.print(f"{chapter}, profile {profile}: {len(specs)} runs, {len(todo)} to do{_estimate(times, workers)}")
     if dry_run:
         for name, count in Counter(f"{s.task} {s.label}" for s in todo).items():
@@ -303,7 +304,8 @@ OnlyProfile = Annotated[str | None, typer.Option("--profile", help="Only this pr
 
 def _records(profile: str | None, task: str | None, method: str | None) -> list:
     """Load the records of a profile, a task and a method; a name that no record has is an error."""
-    from regroup_lib.experiments import PROFILES, load_records
+    from regroup_lib.records import load_records
+    from regroup_lib.specs import PROFILES
 
     if profile is not None and profile not in PROFILES:
         raise ValueError(f"no profile is called {profile!r}; there are {', '.join(PROFILES)}")

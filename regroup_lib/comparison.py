@@ -15,8 +15,8 @@ from sklearn.datasets import load_breast_cancer, load_digits
 
 from regroup_lib import tables
 from regroup_lib.dataset import Dataset
-from regroup_lib.experiments import OWN, PROFILES, LookSpec, OwnData, Spec, TableSpec, parse_spec
 from regroup_lib.files import atomic_path, data_directory
+from regroup_lib.specs import OWN, PROFILES, LookSpec, OwnData, Spec, TableSpec, parse_spec
 
 # Title -> the method's identifier for images, and for tables.
 COMPARED = {

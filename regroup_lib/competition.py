@@ -21,9 +21,9 @@ from scipy.stats import rankdata, spearmanr
 from sklearn.metrics import f1_score
 
 from regroup_lib import plans
-from regroup_lib.experiments import Record, find_record
 from regroup_lib.methods import METHODS
 from regroup_lib.metrics import bootstrap_counts, calibrated_average_precision, weighted_average_precisions
+from regroup_lib.records import Record, find_record
 from regroup_lib.report import mean_std, result_on_test, rule_of
 
 Groups = Mapping[str, Sequence[Record]]

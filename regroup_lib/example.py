@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from regroup_lib.experiments import Record
+from regroup_lib.records import Record
 from regroup_lib.report import (
     AVERAGE_PRECISION,
     PAPER_RULE,

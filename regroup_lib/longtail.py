@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import recall_score
 
 from regroup_lib.competition import Groups, best_marks, values
-from regroup_lib.experiments import Record
+from regroup_lib.records import Record
 from regroup_lib.report import (
     STYLES,
     Verdict,

@@ -9,8 +9,9 @@ from typing import Any
 
 from regroup_lib import comparison, tables
 from regroup_lib.data import load_data
-from regroup_lib.experiments import EncoderSpec, LookSpec, OwnData, Record, Spec, TableSpec, find_record
 from regroup_lib.files import data_directory
+from regroup_lib.records import Record, find_record
+from regroup_lib.specs import EncoderSpec, LookSpec, OwnData, Spec, TableSpec
 from regroup_lib.sweeps import sweep
 
 AnySpec = Spec | EncoderSpec | TableSpec | LookSpec

@@ -18,7 +18,8 @@ from scipy.stats import t as student
 
 from regroup_lib import tables
 from regroup_lib.data import class_names_of
-from regroup_lib.experiments import EncoderSpec, LookSpec, Record, Spec, TableSpec
+from regroup_lib.records import Record
+from regroup_lib.specs import EncoderSpec, LookSpec, Spec, TableSpec
 from regroup_lib.tasks import parse_task
 
 AVERAGE_PRECISION = "average_precision"

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from regroup_lib import ablation, competition, example, longtail, multiclass, plans, table_report, text_report
 from regroup_lib.competition import Interval, bootstrap_difference, bootstrap_precisions
-from regroup_lib.experiments import Record, find_record
+from regroup_lib.records import Record, find_record
 from regroup_lib.report import Verdict, encoder_label
 
 NOT_RUN = "not run yet"

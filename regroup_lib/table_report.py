@@ -18,10 +18,11 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from regroup_lib.competition import Interval, bootstrap_difference, draw_interval
-from regroup_lib.experiments import Record, TableSpec
 from regroup_lib.metrics import bootstrap_counts, weighted_average_precisions
 from regroup_lib.ranks import Friedman, critical_difference, friedman, rank_methods, ranks_by_source
+from regroup_lib.records import Record
 from regroup_lib.report import AVERAGE_PRECISION, Style
+from regroup_lib.specs import TableSpec
 from regroup_lib.tables import ESTIMATOR_TITLES, METHODS, parse_table_task
 
 N_RESAMPLES = 500

@@ -27,8 +27,9 @@ from regroup_lib.competition import (
     values,
 )
 from regroup_lib.data import DataError
-from regroup_lib.experiments import Record, find_record, task_class_names
+from regroup_lib.records import Record, find_record
 from regroup_lib.report import encoder_label, fine_class_names, mean_std, result_on_test
+from regroup_lib.specs import task_class_names
 from regroup_lib.tasks import make_task
 
 LANGUAGE_MODEL_METHODS = ("RG", "RG+WCE")

@@ -26,10 +26,11 @@ from regroup_lib.competition import Interval, bootstrap_difference
 from regroup_lib.data import DATASETS, load_data
 from regroup_lib.dataset import DataError, Dataset
 from regroup_lib.diagnostics import describe_classes
-from regroup_lib.experiments import OWN, Record, TableSpec
 from regroup_lib.files import atomic_path
 from regroup_lib.metrics import bootstrap_counts, weighted_average_precisions
 from regroup_lib.plans import validation_precision
+from regroup_lib.records import Record
+from regroup_lib.specs import OWN, TableSpec
 from regroup_lib.sweeps import sweep
 from regroup_lib.tasks import make_task
 from regroup_lib.userdata import NO_SPLIT

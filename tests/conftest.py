@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from regroup_lib import experiments
 from regroup_lib.data import CIFAR10_NAMES, CIFAR100_NAMES
 from regroup_lib.files import write_npz
+from regroup_lib.specs import EncoderSpec, Spec
 
 # A shared machine makes single examples slow now and then; CI draws the same examples each time.
 settings.register_profile("regroup", deadline=None, max_examples=50, derandomize="CI" in os.environ)
@@ -121,13 +122,13 @@ def smoke_results(tmp_path_factory):
     training = {"epochs": 2, "variation_samples": 200}
     methods = {"ce": None, "rg": "raw", "rg-true": None}
     specs = [
-        experiments.Spec(method=method, encoder=encoder, seed=seed, **common, **training)
+        Spec(method=method, encoder=encoder, seed=seed, **common, **training)
         for method, encoder in methods.items()
         for seed in (0, 1)
     ]
     specs += [
-        experiments.EncoderSpec(encoder="raw", seed=0, **common),
-        experiments.EncoderSpec(encoder="autoencoder", seed=0, encoder_epochs=1, **common),
+        EncoderSpec(encoder="raw", seed=0, **common),
+        EncoderSpec(encoder="autoencoder", seed=0, encoder_epochs=1, **common),
     ]
     with few_threads(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiments, "EMBEDDED_POINTS", 100)  # t-SNE of all test digits takes seconds

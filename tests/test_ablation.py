@@ -8,9 +8,10 @@ import pytest
 
 from regroup_lib import ablation, plans
 from regroup_lib.competition import values
-from regroup_lib.experiments import Record, Spec
 from regroup_lib.files import digest_file, write_npz
 from regroup_lib.metrics import evaluate
+from regroup_lib.records import Record
+from regroup_lib.specs import Spec
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,10 @@ import pytest
 from regroup_lib import checks, cli, experiments
 from regroup_lib.checks import DATA_DIGESTS, TABLE_DIGESTS, check_results, data_variant
 from regroup_lib.data import load_data
-from regroup_lib.experiments import EncoderSpec, Spec, TableSpec, load_records, run
+from regroup_lib.experiments import run
 from regroup_lib.files import digest_file, read_npz, write_npz
+from regroup_lib.records import load_records
+from regroup_lib.specs import EncoderSpec, Spec, TableSpec
 from regroup_lib.tables import load_table
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -14,10 +14,11 @@ import pytest
 from PIL import Image
 from typer.main import get_command
 
-from regroup_lib import cli, experiments, plans, tables
+from regroup_lib import cli, experiments, plans, records, tables
 from regroup_lib.data import load_data
-from regroup_lib.experiments import Spec, load_records
 from regroup_lib.files import write_npz
+from regroup_lib.records import find_record, load_records
+from regroup_lib.specs import Spec
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -254,7 +255,7 @@ def test_run_looks_a_record_up_and_prints_it(regroup, recorded):
     code, out, _ = regroup("run", *SMOKE, "--set", "method=rg", "--set", "encoder=raw", "--set", "seed=1")
     assert code == 0
     spec = Spec(profile="smoke", task="digits-0", method="rg", encoder="raw", epochs=2, variation_samples=200, seed=1)
-    record = experiments.find_record(spec, recorded)
+    record = find_record(spec, recorded)
     for rule in ("max", "sum"):
         result = record.metrics[rule]["test"]["summary"]
         numbers = f"{result['balanced_accuracy']:.4f} {result['average_precision']:.4f}"
@@ -325,7 +326,7 @@ def test_sweep_runs_what_is_missing_and_counts_what_diverged(regroup, results_di
 
 def test_an_estimate_says_how_many_runs_it_leaves_out(regroup, results_directory, small_chapter, monkeypatch):
     known = {0.1: 120.0, 1e30: None}  # by learning rate
-    monkeypatch.setattr(experiments, "estimate_seconds", lambda spec, records: known[spec.peak_lr])
+    monkeypatch.setattr(records, "estimate_seconds", lambda spec, records: known[spec.peak_lr])
     _, out, _ = regroup("sweep", "small", "--profile", "smoke", "--seeds", "0,1", "--dry-run")
     assert "4 runs, 4 to do, about 4 minutes and 2 runs unlike all recorded ones\n" in out
 
@@ -333,7 +334,7 @@ def test_an_estimate_says_how_many_runs_it_leaves_out(regroup, results_directory
 def test_dry_run_prints_runs_and_minutes_and_starts_nothing(regroup, recorded, monkeypatch):
     before = sorted(recorded.rglob("*"))
     # Estimates come from all records of the profile, and are added up.
-    monkeypatch.setattr(experiments, "estimate_seconds", lambda spec, records: 60.0 * len(records))
+    monkeypatch.setattr(records, "estimate_seconds", lambda spec, records: 60.0 * len(records))
     arguments = ["sweep", "motivating-example", "--profile", "smoke", "--seeds", "0,1", "--dry-run"]
     code, out, _ = regroup(*arguments)
     assert code == 0
@@ -346,7 +347,7 @@ def test_dry_run_prints_runs_and_minutes_and_starts_nothing(regroup, recorded, m
 
 
 def test_more_workers_are_estimated_to_take_less_time(regroup, recorded, monkeypatch):
-    monkeypatch.setattr(experiments, "estimate_seconds", lambda spec, records: 600.0)
+    monkeypatch.setattr(records, "estimate_seconds", lambda spec, records: 600.0)
     arguments = ["sweep", "motivating-example", "--profile", "smoke", "--seeds", "0", "--dry-run"]
     assert "about 60 minutes" in regroup(*arguments)[1]
     assert "about 30 minutes" in regroup(*arguments, "--workers", "2")[1]

@@ -7,9 +7,10 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from regroup_lib import competition, plans
-from regroup_lib.experiments import Record, Spec
 from regroup_lib.files import digest_file, write_npz
 from regroup_lib.metrics import bootstrap_counts, evaluate
+from regroup_lib.records import Record
+from regroup_lib.specs import Spec
 
 ENCODER = "pca"
 

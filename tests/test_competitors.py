@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from regroup_lib import experiments, plans
-from regroup_lib.experiments import Spec, parse_spec, run
+from regroup_lib.experiments import run
 from regroup_lib.losses import APLoss, FocalLoss, LDAMLoss, LogitAdjustedLoss, SOAPLoss
 from regroup_lib.methods import METHODS, make_loss, make_sampler
 from regroup_lib.models import build_network
 from regroup_lib.samplers import ShuffledRows, StratifiedBatches
+from regroup_lib.specs import Spec, parse_spec
 from regroup_lib.training import ResidentFeatures, TrainingOptions, predict, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")

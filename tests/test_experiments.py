@@ -24,21 +24,11 @@ from threadpoolctl import threadpool_limits
 
 from regroup_lib import experiments
 from regroup_lib.data import load_data
-from regroup_lib.experiments import (
-    PROFILES,
-    Busy,
-    EncoderSpec,
-    Record,
-    Spec,
-    estimate_seconds,
-    find_record,
-    load_record,
-    load_records,
-    parse_spec,
-    run,
-)
+from regroup_lib.experiments import Busy, run
 from regroup_lib.files import digest_file
 from regroup_lib.metrics import calibrated_average_precision
+from regroup_lib.records import CODE_VERSION, Record, estimate_seconds, find_record, load_record, load_records
+from regroup_lib.specs import PROFILES, EncoderSpec, Spec, parse_spec
 from regroup_lib.sweeps import SweepError, sweep
 from regroup_lib.tasks import make_task
 from regroup_lib.training import ResidentImages
@@ -265,7 +255,7 @@ def test_a_record_says_where_it_comes_from(smoke_results):
     assert record.status == "finished"
     assert record.key == seed_spec(1).key
     assert record.data_digest == load_data("digits").digest
-    assert record.code == experiments.CODE_VERSION
+    assert record.code == CODE_VERSION
     assert {"regroup", "train", "evaluate"} <= set(record.seconds)
     assert all(value >= 0 for value in record.seconds.values())
     assert {"python", "torch", "scikit-learn", "numpy"} <= set(record.versions)
@@ -468,7 +458,7 @@ def test_recompute_runs_again_and_replaces_the_record(results):
     path.write_text(json.dumps(values | {"code": "0.0.0+old"}))
     assert run(spec, results_dir=results).code == "0.0.0+old"
     record = run(spec, results_dir=results, recompute=True)
-    assert record.code == experiments.CODE_VERSION
+    assert record.code == CODE_VERSION
     assert numbers(path) == numbers_of(old)  # the same seed, the same numbers
     check_scores(load_record(path))
 
@@ -868,7 +858,7 @@ def test_a_sweep_in_worker_processes_records_all_but_what_fails(tmp_path):
 
 def test_a_killed_sweep_takes_its_workers_along(tmp_path):
     program = (
-        "from regroup_lib.experiments import Spec\nfrom regroup_lib.sweeps import sweep\n"
+        "from regroup_lib.specs import Spec\nfrom regroup_lib.sweeps import sweep\n"
         "if __name__ == '__main__':\n"
         "    spec = Spec(profile='smoke', task='digits-0', method='ce', epochs=10_000)\n"
         f"    sweep([spec], workers=1, results_dir={str(tmp_path / 'results')!r})\n"

@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from regroup_lib.experiments import Spec, load_records, run
+from regroup_lib.experiments import run
 from regroup_lib.files import load_yaml
+from regroup_lib.records import load_records
 from regroup_lib.report import compared_frame, mean_std, measured, records_frame, result_on_test
+from regroup_lib.specs import Spec
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from regroup_lib import experiments, longtail, plans
-from regroup_lib.experiments import Spec, run
+from regroup_lib.experiments import run
+from regroup_lib.specs import Spec
 
 
 @pytest.fixture(autouse=True)

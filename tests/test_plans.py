@@ -5,7 +5,6 @@ from itertools import pairwise
 import pytest
 
 from regroup_lib import plans
-from regroup_lib.experiments import EncoderSpec, Record, Spec
 from regroup_lib.plans import (
     chapter_specs,
     missing_records,
@@ -15,6 +14,8 @@ from regroup_lib.plans import (
     tuning_specs,
     undecided,
 )
+from regroup_lib.records import Record
+from regroup_lib.specs import EncoderSpec, Spec
 
 CHAPTERS = list(plans.PLANS)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from regroup_lib import report
-from regroup_lib.experiments import EncoderSpec, Record, Spec, find_record, load_records
+from regroup_lib.records import Record, find_record, load_records
 from regroup_lib.report import (
     Difference,
     Evidence,
@@ -38,6 +38,7 @@ from regroup_lib.report import (
     style_of,
     trace,
 )
+from regroup_lib.specs import EncoderSpec, Spec
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -16,8 +16,9 @@ from test_experiments import numbers, smoke, wait_for
 
 from regroup_lib import cli, plans, sweeps
 from regroup_lib.checks import check_results
-from regroup_lib.experiments import Spec, load_records
 from regroup_lib.files import read_npz
+from regroup_lib.records import load_records
+from regroup_lib.specs import Spec
 from regroup_lib.sweeps import SweepError, sweep
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -309,7 +310,7 @@ def test_a_worker_process_that_is_killed_is_started_again(unharmed, tmp_path, mo
 
 SCRIPT = """
 import os
-from regroup_lib.experiments import Spec
+from regroup_lib.specs import Spec
 from regroup_lib.sweeps import sweep
 if __name__ == "__main__":
     os.cpu_count = lambda: 1  # one thread

@@ -9,6 +9,7 @@ from regroup_lib import experiments, plans, text_report
 from regroup_lib.competition import Interval
 from regroup_lib.experiments import run
 from regroup_lib.plans import chapter_specs, text_grid, text_runs, undecided
+from regroup_lib.specs import Spec
 from regroup_lib.tasks import make_task
 
 SEEDS = [0, 1]
@@ -120,7 +121,7 @@ def test_without_the_language_model_a_run_says_what_to_install(tmp_path, monkeyp
         run(EXTRA_SPEC, results_dir=tmp_path, data_dir=tmp_path)
 
 
-EXTRA_SPEC = experiments.Spec(profile="smoke", task=TASK[0], method="ce", network="minilm", epochs=1)
+EXTRA_SPEC = Spec(profile="smoke", task=TASK[0], method="ce", network="minilm", epochs=1)
 
 
 # ---------------------------------------------------------------- tables

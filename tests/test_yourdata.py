@@ -18,7 +18,8 @@ import regroup_lib as rg
 from regroup_lib import book, comparison, experiments, plans, report, tables, yourdata
 from regroup_lib.competition import Interval
 from regroup_lib.data import DataError, load_data
-from regroup_lib.experiments import LookSpec, OwnData, TableSpec, find_record, load_record, parse_spec
+from regroup_lib.records import find_record, load_record
+from regroup_lib.specs import LookSpec, OwnData, Spec, TableSpec, parse_spec
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -114,7 +115,7 @@ def test_a_spec_that_makes_no_sense_is_refused(make, message):
 
 def test_a_file_named_like_a_data_set_gets_none_of_its_settings():
     common = {"own": own(), "method": "ce", "profile": "cpu"}
-    named = experiments.Spec(task="own-ham10000-b", **common)
+    named = Spec(task="own-ham10000-b", **common)
     assert (named.image_size, named.network) == (None, "small-resnet")
 
 
