@@ -134,6 +134,8 @@ def test_bootstrap_difference_of_equal_methods_is_zero_and_of_unlike_ones_is_cle
     better = competition.bootstrap_difference(rg, rusc)
     assert better.low <= better.mean <= better.high
     assert better.clear
+    plain = (competition.values(groups[m], "average_precision").mean() for m in ("rg", "rusc"))
+    assert better.mean == pytest.approx(np.subtract(*plain))  # the one that a table of AP shows
     reverse = competition.bootstrap_difference(rusc, rg)
     assert reverse.mean == pytest.approx(-better.mean)
     assert str(competition.Interval(1.25, -0.5, 3.0)) == "+1.2 [−0.5, +3.0]"
