@@ -1,6 +1,7 @@
 """What all tests share: hypothesis without a clock, a private data directory, CIFAR real or of the same shape."""
 
 import os
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,6 +44,14 @@ def private_data_directory(tmp_path_factory):
         if REAL_DATA is None:
             patch.setenv("REGROUP_DATA", str(tmp_path_factory.mktemp("data")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    """Close what a test drew, where it drew."""
+    yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
 
 
 @pytest.fixture(scope="session")

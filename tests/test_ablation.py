@@ -2,19 +2,12 @@
 
 import json
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from regroup_lib import ablation, plans
 from regroup_lib.competition import values
 from regroup_lib.specs import Spec
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 @pytest.fixture

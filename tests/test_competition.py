@@ -1,6 +1,5 @@
 """Tables and figures that compare methods: made records, the paper's files, the definitions written out."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -52,12 +51,6 @@ def groups(make_record):
         made[method] = [make_record(method, seed, lift=lift, bias=bias) for seed in (0, 1)]
     made["ldam"] = [make_record("ldam", 0, lift=0.1), make_record("ldam", 1, lift=5.0)]
     return made
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 @pytest.mark.parametrize(

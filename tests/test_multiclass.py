@@ -1,6 +1,5 @@
 """Several classes: Table 2 from made records, clusters and splits from real runs, long tails by their profile."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,12 +16,6 @@ from regroup_lib.tasks import long_tail_counts, make_task
 
 NAMES = ("nv", "mel", "bkl", "bcc", "akiec", "vasc", "df")
 COUNTS = (60, 12, 11, 9, 8, 7, 6)
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 @pytest.fixture
