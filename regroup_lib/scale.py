@@ -117,7 +117,7 @@ class Plan:
     Attributes
     ----------
     passes : int
-        Of k-means over all features, the one that assigns the labels included.
+        Of k-means over all features: one for the subsample, ten that move the centers, one for the labels.
     epochs : int
     batch_size : int
     side : int
