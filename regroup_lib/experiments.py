@@ -21,6 +21,7 @@ from sklearn.metrics.cluster import contingency_matrix
 from sklearn.model_selection import train_test_split
 
 from regroup_lib import tables
+from regroup_lib.checkpoints import remove_checkpoint
 from regroup_lib.clusters import describe_clusters, nearest_to_center
 from regroup_lib.data import load_data, split_by_image
 from regroup_lib.dataset import SPLITS
@@ -30,7 +31,7 @@ from regroup_lib.encoders import AutoencoderEncoder, Features, encode, make_enco
 from regroup_lib.files import results_directory
 from regroup_lib.methods import METHODS, TrainingLabels, make_loss, make_sampler, training_labels
 from regroup_lib.metrics import cluster_contents, clustering_quality, evaluate, neighbor_accuracy, total_variation
-from regroup_lib.models import TOKENIZERS, build_network
+from regroup_lib.models import TOKENIZERS, build_network, imagenet_weights
 from regroup_lib.records import Record, checkpoint_path, is_whole, load_record, remove_leftovers, write_record
 from regroup_lib.regroup import Regrouping, aggregate
 from regroup_lib.samplers import Sampler
@@ -65,6 +66,7 @@ def run(
     data_dir: str | Path | None = None,
     recompute: bool = False,
     wait: bool = True,
+    deadline: float | None = None,
 ) -> Record:
     """Return the record of a spec: from disk, or by running it.
 
@@ -77,10 +79,17 @@ def run(
         Run again and replace the record.
     wait : bool
         When another process runs the same spec: wait for its record (True) or raise `Busy`.
+    deadline : float, optional
+        A `time.monotonic` after which no epoch is to end, see `train`.
 
     Returns
     -------
     Record
+
+    Raises
+    ------
+    OutOfTime
+        If the training stopped at its deadline: the same call goes on from there.
 
     Notes
     -----
@@ -100,9 +109,9 @@ def run(
                 remove_leftovers(path, checkpoint)
                 return load_record(path)
             if recompute:
-                checkpoint.unlink(missing_ok=True)
+                remove_checkpoint(checkpoint)
             if spec.kind == "training":
-                record, arrays = _run_training(spec, data_dir, checkpoint)
+                record, arrays = _run_training(spec, data_dir, checkpoint, deadline)
             else:
                 others = {"encoder": _run_encoder, "table": _run_table, "look": _run_look}
                 record, arrays = others[spec.kind](spec, data_dir)
@@ -113,8 +122,12 @@ def run(
         raise Busy(f"{spec.label} (seed {spec.seed}) of {spec.task} is run by another process") from error
 
 
-def _run_training(spec: Spec, data_dir: str | Path | None, checkpoint: Path) -> tuple[Record, dict[str, np.ndarray]]:
+def _run_training(
+    spec: Spec, data_dir: str | Path | None, checkpoint: Path, deadline: float | None
+) -> tuple[Record, dict[str, np.ndarray]]:
     seconds: dict[str, float] = {}
+    if spec.initialization == "imagenet":
+        imagenet_weights(data_dir)  # a missing file is said before anything is computed
     task = _task_of(
         spec,
         data_dir,
@@ -139,8 +152,8 @@ def _run_training(spec: Spec, data_dir: str | Path | None, checkpoint: Path) -> 
         )
     with _timed(seconds, "resample"):
         training = _training_set(spec, task, labels, features)
-    trainer = _Trainer(spec, task, labels, training, features)
-    history = trainer.train(checkpoint)
+    trainer = _Trainer(spec, task, labels, training, features, data_dir)
+    history = trainer.train(checkpoint, deadline)
     seconds["train"] = history.seconds
     with _timed(seconds, "evaluate"):
         metrics, arrays = _measure(trainer, history)
@@ -244,6 +257,7 @@ class _Trainer:
         labels: TrainingLabels,
         training: _TrainingSet,
         features: dict[str, np.ndarray],
+        data_dir: str | Path | None,
     ):
         self.spec, self.task, self.labels, self.training = spec, task, labels, training
         method = METHODS[spec.method]
@@ -254,7 +268,13 @@ class _Trainer:
         self.sampled = _resident(spec, inputs["train"][self.sample], training.inputs)
         width, n_classes = training.inputs.width, len(labels.parent)
         self.network = build_network(
-            spec.network, in_channels=width, n_classes=n_classes, seed=spec.seed, head=method.head
+            spec.network,
+            in_channels=width,
+            n_classes=n_classes,
+            seed=spec.seed,
+            head=method.head,
+            initialization=spec.initialization,
+            data_dir=data_dir,
         )
         self.loss = make_loss(
             method.loss,
@@ -272,7 +292,7 @@ class _Trainer:
             return train_test_split(np.arange(len(fine)), train_size=n, random_state=0, stratify=fine)[0]
         return np.arange(len(fine) if n else 0)
 
-    def train(self, checkpoint: Path) -> History:
+    def train(self, checkpoint: Path, deadline: float | None) -> History:
         """Train the network, measuring it after each epoch."""
         names = TrainingOptions.__dataclass_fields__
         return train(
@@ -285,6 +305,7 @@ class _Trainer:
             sampler=self.training.sampler,
             on_epoch=self.trace,
             checkpoint=checkpoint,
+            deadline=deadline,
             description=f"{self.spec.label} s{self.spec.seed}",
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -724,6 +725,7 @@ def run_chapter_specs(
     seeds: Sequence[int] = (0, 1, 2),
     results_dir: str | Path | None = None,
     tasks: Sequence[str] | None = None,
+    minutes: float | None = None,
     **options: Any,
 ) -> list[Record]:
     """Run or look up all that a chapter shows, what depends on tuning last, and return the records.
@@ -732,14 +734,17 @@ def run_chapter_specs(
     ----------
     chapter, profile, seeds, tasks
         See `chapter_specs`.
-    results_dir, **options
-        See `sweeps.sweep`.
+    results_dir, minutes, **options
+        See `sweeps.sweep`; the minutes are those of all sweeps together.
     """
     done: dict[AnySpec, Record] = {}
+    start = time.monotonic()
     while True:
         specs = chapter_specs(chapter, profile=profile, seeds=seeds, results_dir=results_dir, tasks=tasks)
         new = [spec for spec in specs if spec not in done]
         if not new:
             return [done[spec] for spec in specs]
+        if minutes is not None:
+            options["minutes"] = max(minutes - (time.monotonic() - start) / 60, 1e-3)
         records = sweep(new, results_dir=results_dir, **options)
         done |= dict(zip(new, records, strict=True))

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from regroup_lib.checkpoints import remove_checkpoint
 from regroup_lib.data import SOURCES, load_data
 from regroup_lib.files import atomic_path, digest_file, read_npz, results_directory, room_for, save_arrays
 from regroup_lib.specs import AnySpec, EncoderSpec, LookSpec, Spec, TableSpec, describe_defects, parse_spec
@@ -178,10 +179,10 @@ def checkpoint_path(spec: AnySpec, results_dir: str | Path | None = None) -> Pat
 
 def remove_leftovers(path: Path, checkpoint: Path) -> None:
     """Remove the checkpoint of a record that is written, and what a process that was killed left half written."""
-    for file in (path, path.with_suffix(".npz"), checkpoint):
+    for file in (path, path.with_suffix(".npz")):
         for partial in file.parent.glob(f".{file.name}.*"):
             partial.unlink(missing_ok=True)
-    checkpoint.unlink(missing_ok=True)
+    remove_checkpoint(checkpoint)
 
 
 def write_record(record: Record, arrays: dict[str, np.ndarray], path: Path) -> None:

@@ -158,7 +158,7 @@ class SimCLREncoder(Encoder):
         with progress_bar(total=steps * options["epochs"], desc=self.label, unit="batch") as bar:
             for _ in range(options["epochs"]):
                 order = torch.randperm(len(pixels), generator=generator, device=device)
-                total = 0.0
+                total = torch.zeros((), dtype=torch.float64, device=device)  # nothing waits for the device
                 for step in range(steps):
                     batch = pixels[order[step * size : (step + 1) * size]].permute(0, 3, 1, 2).float() / 255
                     loss = self._step(batch, generator)
@@ -166,9 +166,9 @@ class SimCLREncoder(Encoder):
                     loss.backward()
                     optimizer.step()
                     schedule.step()
-                    total += float(loss.detach())
+                    total += loss.detach()
                     bar.update()
-                self.losses_.append(total / steps)
+                self.losses_.append(float(total) / steps)
         network.eval()
         return self
 

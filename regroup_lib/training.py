@@ -7,13 +7,13 @@ loop's AP 4.8 times as fast (`benchmarks/README.md`). With a GPU the same code k
 from __future__ import annotations
 
 import copy
-import io
 import logging
+import shutil
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,8 +22,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from regroup_lib.checkpoints import PIECE_BYTES, load_checkpoint, save_checkpoint
 from regroup_lib.encoders import default_device
-from regroup_lib.files import atomic_path
 from regroup_lib.progress import progress_bar
 from regroup_lib.samplers import Sampler, ShuffledRows
 from regroup_lib.text import PADDING, Tokenizer
@@ -31,6 +31,13 @@ from regroup_lib.text import PADDING, Tokenizer
 logger = logging.getLogger(__name__)
 
 Loss = Callable[..., torch.Tensor]
+
+CHECKPOINT_SHARE = 0.05  # of the time that may go into checkpoints of many megabytes
+WORTH_COMPILING = 30  # epochs: in fewer, compiling takes longer than it saves
+
+
+class OutOfTime(BaseException):
+    """The time for a run is over; its checkpoint is written. An interruption, as Ctrl-C is, and no error."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,8 @@ class TrainingOptions:
     flip: bool = True  # mirror half of the images
     shift: int = 3  # move by up to so many pixels, reflecting at the border
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the device multiplies it natively
-    compile: bool = False  # torch.compile; pays for itself in long runs only
+    # torch.compile; "auto": in long runs on images on a GPU, where Triton and a C compiler are there
+    compile: bool | Literal["auto"] = "auto"
 
 
 @dataclass
@@ -217,6 +225,7 @@ def train(
     sampler: Sampler | None = None,
     on_epoch: Callable[[nn.Module, int], dict[str, Any]] | None = None,
     checkpoint: str | Path | None = None,
+    deadline: float | None = None,
     description: str = "training",
 ) -> History:
     """Train a network in place.
@@ -243,7 +252,10 @@ def train(
         Called with the network (in evaluation mode) and the number of finished epochs; what it returns (plain
         numbers, strings, lists) joins the trace.
     checkpoint : path, optional
-        Written after each epoch; where it exists the run goes on from it and ends in the same weights.
+        Written after each epoch, a large one less often; where it exists the run goes on from it and ends in the
+        same weights.
+    deadline : float, optional
+        A `time.monotonic`: when the next epoch would end after it, the checkpoint is written and the run stops.
     description : str
         Text before the progress bar.
 
@@ -251,6 +263,16 @@ def train(
     -------
     History
         A loss that is not finite at the end of an epoch ends the run with status ``"diverged"``.
+
+    Raises
+    ------
+    OutOfTime
+        If the run stopped at its deadline.
+
+    Notes
+    -----
+    Within an epoch nothing waits for the device, whose work is queued: the loss is added up there, and looked at once
+    an epoch. Sentences and the ranking losses are the exception, as the shapes of their tensors depend on values.
     """
     if len(images) != len(labels):
         raise ValueError(f"{len(images)} images but {len(labels)} labels")
@@ -267,12 +289,13 @@ def train(
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
     if isinstance(loss, nn.Module):
         parts["loss"] = loss.to(device)
-    if checkpoint is not None:
-        _resume(Path(checkpoint), parts, history, device)
-    forward = torch.compile(network) if options.compile else network
+    progress = _Progress(None if checkpoint is None else Path(checkpoint), deadline, parts, history)
+    progress.resume(device)
+    forward = torch.compile(network, dynamic=False) if _compiles(options, images) else network
     left = range(len(history.traces), options.epochs) if history.status == "finished" else ()
     with progress_bar(total=steps * len(left), desc=description, unit="batch") as bar:
         for epoch in left:
+            progress.begin_epoch()
             start = time.perf_counter()
             if hasattr(loss, "begin_epoch"):
                 loss.begin_epoch(epoch / options.epochs)
@@ -288,22 +311,33 @@ def train(
             history.traces.append(trace)
             if not np.isfinite(mean_loss):
                 history.status = "diverged"
-            if checkpoint is not None:
-                _save(Path(checkpoint), parts, history)
+            progress.end_epoch(last=epoch + 1 == options.epochs or history.status == "diverged")
             if history.status == "diverged":
                 break
     return history
 
 
+def _compiles(options: TrainingOptions, images: Resident) -> bool:
+    if options.compile != "auto":
+        return options.compile
+    worthwhile = isinstance(images, ResidentImages) and options.epochs >= WORTH_COMPILING
+    possible = images.device.type == "cuda" and find_spec("triton") and any(map(shutil.which, ("cc", "gcc", "clang")))
+    return bool(worthwhile and possible)
+
+
 def _optimizer(network: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
+    fused = True if next(network.parameters()).is_cuda else None  # one kernel for all weights
     if options.optimizer == "adam":
-        return torch.optim.AdamW(network.parameters(), lr=options.peak_lr, weight_decay=options.weight_decay)
+        return torch.optim.AdamW(
+            network.parameters(), lr=options.peak_lr, weight_decay=options.weight_decay, fused=fused
+        )
     return torch.optim.SGD(
         network.parameters(),
         lr=options.peak_lr,
         momentum=options.momentum,
         weight_decay=options.weight_decay,
         nesterov=options.momentum > 0,
+        fused=fused,
     )
 
 
@@ -349,32 +383,58 @@ def _train_epoch(forward, images, targets, options, seed, epoch, loss, sampler, 
     return float(total) / len(order)
 
 
-def _save(path: Path, parts: dict[str, Any], history: History) -> None:
-    state = {name: part.state_dict() for name, part in parts.items()}
-    # Through memory: where the disk is full, Python's own write says so and torch's does not.
-    content = io.BytesIO()
-    torch.save(state | {"traces": history.traces, "status": history.status}, content)
-    with atomic_path(path) as partial:
-        partial.write_bytes(content.getbuffer())
+class _Progress:
+    """A run's checkpoint, and the time that it has left."""
 
+    def __init__(self, path: Path | None, deadline: float | None, parts: dict[str, Any], history: History):
+        self.path, self.deadline, self.parts, self.history = path, deadline, parts, history
+        self.saved_epochs, self.saved_at = 0, time.monotonic()
+        self.saving = 0.0  # seconds that the last checkpoint took, if it was a large one
+        self.epoch = 0.0  # seconds that the last epoch took, with all that belongs to it
+        self.began: float | None = None
 
-def _resume(path: Path, parts: dict[str, Any], history: History, device: torch.device) -> None:
-    """Load a checkpoint where there is one; a damaged one is reported, and the run starts from the beginning."""
-    if not path.exists():
-        return
-    fresh = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch.load compares no checksums
-            if (damaged := archive.testzip()) is not None:
-                raise ValueError(f"the checksum of {damaged} is wrong")
-        state = torch.load(path, map_location=device, weights_only=True)
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        history.traces, history.status = list(state["traces"]), state["status"]
-    except Exception as error:  # each defect raises a different class
-        logger.warning("the checkpoint %s is damaged; the run starts again (%s)", path, error)
-        for name, part in parts.items():
-            part.load_state_dict(fresh[name])
+    def resume(self, device: torch.device) -> None:
+        """Load a checkpoint where there is one; a damaged one is reported, and the run starts from the beginning."""
+        if self.path is None or not self.path.exists():
+            return
+        fresh = {name: copy.deepcopy(part.state_dict()) for name, part in self.parts.items()}
+        try:
+            state = load_checkpoint(self.path, device)
+            for name, part in self.parts.items():
+                part.load_state_dict(state[name])
+            self.history.traces, self.history.status = list(state["traces"]), state["status"]
+        except Exception as error:  # each defect raises a different class
+            logger.warning("the checkpoint %s is damaged; the run starts again (%s)", self.path, error)
+            for name, part in self.parts.items():
+                part.load_state_dict(fresh[name])
+        self.saved_epochs = len(self.history.traces)
+        if self.history.traces:
+            last = self.history.traces[-1]
+            self.epoch = last["seconds"] + last.get("evaluate_seconds", 0.0)
+
+    def begin_epoch(self) -> None:
+        """Stop the run if another epoch and a checkpoint do not fit into the time that is left."""
+        self.began = time.monotonic()
+        if self.deadline is not None and self.began + self.epoch + self.saving > self.deadline:
+            if self.saved_epochs < len(self.history.traces):
+                self._save()
+            raise OutOfTime
+
+    def end_epoch(self, *, last: bool) -> None:
+        """Write the checkpoint, unless it is so large that its turn comes later."""
+        now = time.monotonic()
+        self.epoch = now - self.began
+        if last or now - self.saved_at >= self.saving / CHECKPOINT_SHARE:
+            self._save()
+
+    def _save(self) -> None:
+        if self.path is None:
+            return
+        start = time.monotonic()
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        n_bytes = save_checkpoint(self.path, state | {"traces": self.history.traces, "status": self.history.status})
+        self.saved_epochs, self.saved_at = len(self.history.traces), time.monotonic()
+        self.saving = self.saved_at - start if n_bytes > PIECE_BYTES else 0.0
 
 
 @torch.no_grad()
@@ -388,9 +448,9 @@ def predict(
         with autocast(precision, images.device):
             embedded = network.embed(images.batch(slice(start, start + batch_size)))
         # The head in float32: bf16 logits have three digits, and average precision needs a finer ranking.
-        logits.append(network.head(embedded.float()).cpu())
-        features.append(embedded.float().cpu())
-    return torch.cat(logits).numpy(), torch.cat(features).numpy()
+        logits.append(network.head(embedded.float()))
+        features.append(embedded.float())
+    return torch.cat(logits).cpu().numpy(), torch.cat(features).cpu().numpy()
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
