@@ -546,7 +546,12 @@ class Features:
 
 
 def encode(
-    dataset: Dataset, encoder: str | Encoder, *, data_dir: str | Path | None = None, epochs: int | None = None
+    dataset: Dataset,
+    encoder: str | Encoder,
+    *,
+    data_dir: str | Path | None = None,
+    epochs: int | None = None,
+    wait: bool = True,
 ) -> Features:
     """Fit an encoder on a data set's training inputs, encode every split, and keep the result on disk.
 
@@ -560,6 +565,8 @@ def encode(
         An identifier of `make_encoder`, or an encoder of your own.
     data_dir, epochs
         See `make_encoder`.
+    wait : bool
+        When another process computes the same features: wait for them (True) or raise.
 
     Returns
     -------
@@ -569,6 +576,8 @@ def encode(
     ------
     ValueError
         If an encoder of images is asked for text, or the reverse, or the data set is a table.
+    TimeoutError
+        If another process computes them and `wait` is False.
     """
     if dataset.is_table:
         raise ValueError(
@@ -589,7 +598,9 @@ def encode(
         root = data_directory(data_dir)
         path = root / "features" / f"{dataset.name}-{type(encoder).__name__}-{key}.npz"
         (root / ".locks").mkdir(parents=True, exist_ok=True)
-        with FileLock(root / ".locks" / f"{key}.lock"):  # minutes of work that two processes shall not both do
+        with FileLock(
+            root / ".locks" / f"{key}.lock", timeout=-1 if wait else 0
+        ):  # minutes of work that two processes shall not both do
             kept = _read_cache(path, dataset)
             if kept is None:
                 kept = _encoded(dataset, encoder)

@@ -56,7 +56,7 @@ SHOWN_CLUSTERS = 12  # of the largest class: those whose images a record keeps w
 
 
 class Busy(Exception):
-    """Another process is running this spec."""
+    """Another process is running this spec, or computing the features that it needs."""
 
 
 def run(
@@ -78,7 +78,7 @@ def run(
     recompute : bool
         Run again and replace the record.
     wait : bool
-        When another process runs the same spec: wait for its record (True) or raise `Busy`.
+        When another process runs the same spec, or computes its features: wait for it (True) or raise `Busy`.
     deadline : float, optional
         A `time.monotonic` after which no epoch is to end, see `train`.
 
@@ -111,10 +111,12 @@ def run(
             if recompute:
                 remove_checkpoint(checkpoint)
             if spec.kind == "training":
-                record, arrays = _run_training(spec, data_dir, checkpoint, deadline)
+                record, arrays = _run_training(spec, data_dir, checkpoint, deadline, wait)
+            elif spec.kind == "table":
+                record, arrays = _run_table(spec, data_dir)
             else:
-                others = {"encoder": _run_encoder, "table": _run_table, "look": _run_look}
-                record, arrays = others[spec.kind](spec, data_dir)
+                look = _run_encoder if spec.kind == "encoder" else _run_look
+                record, arrays = look(spec, data_dir, wait)
             write_record(record, arrays, path)
             remove_leftovers(path, checkpoint)
             return record
@@ -123,7 +125,7 @@ def run(
 
 
 def _run_training(
-    spec: Spec, data_dir: str | Path | None, checkpoint: Path, deadline: float | None
+    spec: Spec, data_dir: str | Path | None, checkpoint: Path, deadline: float | None, wait: bool
 ) -> tuple[Record, dict[str, np.ndarray]]:
     seconds: dict[str, float] = {}
     if spec.initialization == "imagenet":
@@ -138,7 +140,7 @@ def _run_training(
     )
     features: dict[str, np.ndarray] = {}
     if METHODS[spec.method].needs_encoder:
-        encoded = _encoded(spec, task, data_dir)
+        encoded = _encoded(spec, task, data_dir, wait)
         features, seconds["encode"] = _features_of(task, encoded), encoded.seconds
     with _timed(seconds, "regroup"):
         labels = training_labels(
@@ -192,7 +194,7 @@ def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     seconds[step] = time.perf_counter() - start
 
 
-def _encoded(spec: Spec | EncoderSpec | LookSpec, task: Task, data_dir: str | Path | None) -> Features:
+def _encoded(spec: Spec | EncoderSpec | LookSpec, task: Task, data_dir: str | Path | None, wait: bool) -> Features:
     """Return the encoded data set of a task."""
     encoder = make_encoder(spec.encoder, data_dir=data_dir, epochs=getattr(spec, "encoder_epochs", None))
     dataset = task.dataset
@@ -201,7 +203,10 @@ def _encoded(spec: Spec | EncoderSpec | LookSpec, task: Task, data_dir: str | Pa
         load = load_data if spec.own is None else lambda name, **options: spec.own.load(**options)
         dataset = load(dataset.name, data_dir=data_dir, image_size=encoder.image_size)
         dataset = split_by_image(dataset) if getattr(spec, "split", "") == "image" else dataset
-    return encode(dataset, encoder, data_dir=data_dir)
+    try:
+        return encode(dataset, encoder, data_dir=data_dir, wait=wait)
+    except Timeout as error:
+        raise Busy(f"the features of {dataset.name} by {spec.encoder} are computed by another process") from error
 
 
 def _features_of(task: Task, encoded: Features) -> dict[str, np.ndarray]:
@@ -410,9 +415,9 @@ def _embed(features: np.ndarray, fine_labels: np.ndarray) -> tuple[np.ndarray, n
     return rows, position.astype(np.float32)
 
 
-def _run_encoder(spec: EncoderSpec, data_dir: str | Path | None) -> tuple[Record, dict[str, np.ndarray]]:
+def _run_encoder(spec: EncoderSpec, data_dir: str | Path | None, wait: bool) -> tuple[Record, dict[str, np.ndarray]]:
     task = _task_of(spec, data_dir, validation_fraction=0)
-    encoded = _encoded(spec, task, data_dir)
+    encoded = _encoded(spec, task, data_dir, wait)
     features = _features_of(task, encoded)
     start = time.perf_counter()
     labels = training_labels(
@@ -479,7 +484,7 @@ def _run_table(spec: TableSpec, data_dir: str | Path | None) -> tuple[Record, di
     return record, arrays
 
 
-def _run_look(spec: LookSpec, data_dir: str | Path | None) -> tuple[Record, dict[str, np.ndarray]]:
+def _run_look(spec: LookSpec, data_dir: str | Path | None, wait: bool) -> tuple[Record, dict[str, np.ndarray]]:
     task = _task_of(spec, data_dir, validation_fraction=0)
     start = time.perf_counter()
     if task.dataset.is_table:
@@ -488,7 +493,7 @@ def _run_look(spec: LookSpec, data_dir: str | Path | None) -> tuple[Record, dict
         features = tables.ENCODERS[spec.encoder]().fit_transform(columns) if spec.encoder else columns
         fine = np.concatenate([split.labels for split in task.dataset.splits.values()])
     else:
-        features, names = _features_of(task, _encoded(spec, task, data_dir))["train"], []
+        features, names = _features_of(task, _encoded(spec, task, data_dir, wait))["train"], []
         fine = task.train.fine_labels
     labels, diagnosis = _diagnosed(spec, features, fine)
     shown = [*_largest_clusters(labels, 0), *_largest_clusters(labels, 1)]

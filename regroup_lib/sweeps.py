@@ -43,6 +43,7 @@ TRIES = 3
 MOST_RETURNS = 5
 STOPS_AT = 0.97  # of its minutes a sweep stops: what is left is for the stopping
 CLOSING = 6.0  # seconds that it takes to end worker processes
+BUSY_WAIT = 5.0  # seconds before a worker asks again for what another process computes
 WARN_AFTER = 30.0  # seconds without a worker that a run could go to
 
 
@@ -117,7 +118,7 @@ def sweep(
     Notes
     -----
     A spec that is named twice is run once. Several sweeps may share a results directory: a spec that another process
-    runs is put last, and waited for.
+    runs, or whose features it computes, is put last, and waited for.
 
     On workers a run is tried three times. A try is one that raised (anything but a `ValueError`, which says that the
     spec or the data are wrong), or whose worker was lost before the next epoch was finished: one that loses its
@@ -293,6 +294,10 @@ class _Stopped:
     """In the place of a record: the run stopped at the deadline."""
 
 
+class _Busy:
+    """In the place of a record: another process does what the run needs."""
+
+
 class _DaskSweep:
     """A sweep on the workers of a scheduler."""
 
@@ -316,7 +321,7 @@ class _DaskSweep:
         self.terms = _Terms(f"regroup-sweep-{uuid.uuid4().hex}", CODE_VERSION, threads, time_limit, deadline)
         self.resources = dict(resources or {})
         self.running: dict[Any, Future] = {}
-        self.raised, self.returned = Counter(), Counter()
+        self.raised, self.returned, self.busy = Counter(), Counter(), Counter()
         self.done: dict[Any, Record] = {}
         self.failures: dict[Any, _Failure] = {}
 
@@ -332,7 +337,7 @@ class _DaskSweep:
         return _collected(self.specs, self.done, self.failures)
 
     def _submit(self, spec: Any) -> None:
-        attempt = self.raised[spec] + self.returned[spec]
+        attempt = self.raised[spec] + self.returned[spec] + self.busy[spec]
         self.running[spec] = self.client.submit(
             _run_on_worker,
             spec,
@@ -375,6 +380,10 @@ class _DaskSweep:
             self.done[spec] = self._received(spec, result)
         elif isinstance(result, _Stopped):
             return
+        elif isinstance(result, _Busy):
+            self.busy[spec] += 1
+            self.priority[spec] = -len(self.specs) - self.busy[spec]  # after all that has not been tried
+            self._submit(spec)
         elif result.final:
             self.failures[spec] = result
         else:
@@ -403,7 +412,7 @@ class _DaskSweep:
             logger.warning("%d runs wait for a worker%s; the scheduler has none", len(self.running), wanted)
 
 
-def _run_on_worker(spec: AnySpec, options: dict[str, Any], terms: _Terms) -> _Files | _Failure | _Stopped:
+def _run_on_worker(spec: AnySpec, options: dict[str, Any], terms: _Terms) -> _Files | _Failure | _Stopped | _Busy:
     """Run a spec on a worker and return its record's files, or why there are none."""
     try:
         _check_worker(terms)
@@ -412,10 +421,14 @@ def _run_on_worker(spec: AnySpec, options: dict[str, Any], terms: _Terms) -> _Fi
             torch.set_num_threads(terms.threads)
             threadpool_limits(terms.threads)
         with silence(), _ended_after(terms.time_limit):
-            path = run(spec, **options, deadline=terms.deadline).path
+            path = run(spec, **options, wait=False, deadline=terms.deadline).path
         return _Files(path.read_bytes(), path.with_suffix(".npz").read_bytes())
     except OutOfTime:
         return _Stopped()
+    except Busy:
+        _note(spec, terms, "busy")
+        time.sleep(BUSY_WAIT)
+        return _Busy()
     except Exception as error:
         return _Failure.of(error)
 
@@ -433,17 +446,22 @@ def _note_start(spec: AnySpec, options: dict[str, Any], terms: _Terms) -> None:
     """Tell the scheduler that a run starts, so that the next try knows of this one if this process dies."""
     from distributed import get_client
 
-    client = get_client()
     checkpoint = checkpoint_path(spec, options["results_dir"])
     epoch = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-    events = [event for _, event in client.get_events(terms.topic) if event["spec"] == spec.key]
+    events = [event for _, event in get_client().get_events(terms.topic) if event["spec"] == spec.key]
     if len(events) >= TRIES and all(event["epoch"] == epoch for event in events[-TRIES:]):
         limit = "" if terms.time_limit is None else f", or took longer than {terms.time_limit:g} s"
         raise LostWorkers(
             f"{TRIES} workers ended while they ran it, and no epoch was finished between: "
             f"they crashed, were killed, ran out of memory{limit}"
         )
-    client.log_event(terms.topic, {"spec": spec.key, "epoch": epoch})
+    _note(spec, terms, epoch)
+
+
+def _note(spec: AnySpec, terms: _Terms, epoch: int | str) -> None:
+    from distributed import get_client
+
+    get_client().log_event(terms.topic, {"spec": spec.key, "epoch": epoch})
 
 
 @contextmanager

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
+from filelock import FileLock
 from test_experiments import numbers, smoke, wait_for
 
 from regroup_lib import cli, experiments, plans, sweeps
@@ -242,6 +244,17 @@ def interrupting_clock(condition):
         time.sleep(seconds)
 
     return SimpleNamespace(sleep=sleep, monotonic=time.monotonic)
+
+
+def test_what_another_process_runs_does_not_keep_a_worker_from_other_runs(tmp_path):
+    held, free = smoke(epochs=1), smoke(epochs=1, seed=1)
+    (tmp_path / ".locks").mkdir()
+    with FileLock(tmp_path / ".locks" / f"{held.key}.lock") as lock, ThreadPoolExecutor(1) as pool:
+        swept = pool.submit(sweep, [held, free], workers=1, results_dir=tmp_path)
+        wait_for(free.path(tmp_path).exists)
+        assert not held.path(tmp_path).exists()
+        lock.release()
+        assert [record.spec for record in swept.result()] == [held, free]
 
 
 def test_a_run_takes_its_share_of_a_workers_resources(client, tmp_path, caplog, monkeypatch):
