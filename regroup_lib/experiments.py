@@ -21,7 +21,7 @@ from sklearn.metrics.cluster import contingency_matrix
 from sklearn.model_selection import train_test_split
 
 from regroup_lib import tables
-from regroup_lib.checkpoints import remove_checkpoint
+from regroup_lib.checkpoints import History, remove_checkpoint
 from regroup_lib.clusters import describe_clusters, nearest_to_center
 from regroup_lib.data import load_data, split_by_image
 from regroup_lib.dataset import SPLITS
@@ -38,7 +38,6 @@ from regroup_lib.samplers import Sampler
 from regroup_lib.specs import AnySpec, EncoderSpec, LookSpec, Spec, TableSpec
 from regroup_lib.tasks import Task, make_task
 from regroup_lib.training import (
-    History,
     Resident,
     ResidentFeatures,
     ResidentImages,
@@ -110,11 +109,11 @@ def run(
                 return load_record(path)
             if recompute:
                 remove_checkpoint(checkpoint)
-            if spec.kind == "training":
-                record, arrays = _run_training(spec, data_dir, checkpoint, deadline)
+            if spec.kind == "table":
+                record, arrays = _run_table(spec, data_dir)
             else:
-                others = {"encoder": _run_encoder, "table": _run_table, "look": _run_look}
-                record, arrays = others[spec.kind](spec, data_dir)
+                others = {"training": _run_training, "encoder": _run_encoder, "look": _run_look}
+                record, arrays = others[spec.kind](spec, data_dir, checkpoint, deadline)
             write_record(record, arrays, path)
             remove_leftovers(path, checkpoint)
             return record
@@ -138,7 +137,7 @@ def _run_training(
     )
     features: dict[str, np.ndarray] = {}
     if METHODS[spec.method].needs_encoder:
-        encoded = _encoded(spec, task, data_dir)
+        encoded = _encoded(spec, task, data_dir, checkpoint, deadline)
         features, seconds["encode"] = _features_of(task, encoded), encoded.seconds
     with _timed(seconds, "regroup"):
         labels = training_labels(
@@ -192,7 +191,13 @@ def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     seconds[step] = time.perf_counter() - start
 
 
-def _encoded(spec: Spec | EncoderSpec | LookSpec, task: Task, data_dir: str | Path | None) -> Features:
+def _encoded(
+    spec: Spec | EncoderSpec | LookSpec,
+    task: Task,
+    data_dir: str | Path | None,
+    checkpoint: Path,
+    deadline: float | None,
+) -> Features:
     """Return the encoded data set of a task."""
     encoder = make_encoder(spec.encoder, data_dir=data_dir, epochs=getattr(spec, "encoder_epochs", None))
     dataset = task.dataset
@@ -201,7 +206,7 @@ def _encoded(spec: Spec | EncoderSpec | LookSpec, task: Task, data_dir: str | Pa
         load = load_data if spec.own is None else lambda name, **options: spec.own.load(**options)
         dataset = load(dataset.name, data_dir=data_dir, image_size=encoder.image_size)
         dataset = split_by_image(dataset) if getattr(spec, "split", "") == "image" else dataset
-    return encode(dataset, encoder, data_dir=data_dir)
+    return encode(dataset, encoder, data_dir=data_dir, checkpoint_dir=checkpoint.parent, deadline=deadline)
 
 
 def _features_of(task: Task, encoded: Features) -> dict[str, np.ndarray]:
@@ -410,9 +415,11 @@ def _embed(features: np.ndarray, fine_labels: np.ndarray) -> tuple[np.ndarray, n
     return rows, position.astype(np.float32)
 
 
-def _run_encoder(spec: EncoderSpec, data_dir: str | Path | None) -> tuple[Record, dict[str, np.ndarray]]:
+def _run_encoder(
+    spec: EncoderSpec, data_dir: str | Path | None, checkpoint: Path, deadline: float | None
+) -> tuple[Record, dict[str, np.ndarray]]:
     task = _task_of(spec, data_dir, validation_fraction=0)
-    encoded = _encoded(spec, task, data_dir)
+    encoded = _encoded(spec, task, data_dir, checkpoint, deadline)
     features = _features_of(task, encoded)
     start = time.perf_counter()
     labels = training_labels(
@@ -479,7 +486,9 @@ def _run_table(spec: TableSpec, data_dir: str | Path | None) -> tuple[Record, di
     return record, arrays
 
 
-def _run_look(spec: LookSpec, data_dir: str | Path | None) -> tuple[Record, dict[str, np.ndarray]]:
+def _run_look(
+    spec: LookSpec, data_dir: str | Path | None, checkpoint: Path, deadline: float | None
+) -> tuple[Record, dict[str, np.ndarray]]:
     task = _task_of(spec, data_dir, validation_fraction=0)
     start = time.perf_counter()
     if task.dataset.is_table:
@@ -488,7 +497,7 @@ def _run_look(spec: LookSpec, data_dir: str | Path | None) -> tuple[Record, dict
         features = tables.ENCODERS[spec.encoder]().fit_transform(columns) if spec.encoder else columns
         fine = np.concatenate([split.labels for split in task.dataset.splits.values()])
     else:
-        features, names = _features_of(task, _encoded(spec, task, data_dir))["train"], []
+        features, names = _features_of(task, _encoded(spec, task, data_dir, checkpoint, deadline))["train"], []
         fine = task.train.fine_labels
     labels, diagnosis = _diagnosed(spec, features, fine)
     shown = [*_largest_clusters(labels, 0), *_largest_clusters(labels, 1)]

@@ -1,11 +1,14 @@
 """SimCLR: the loss against its formula, views that stay images, an encoder that learns without labels."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from regroup_lib.checkpoints import OutOfTime
 from regroup_lib.data import load_data
 from regroup_lib.encoders import RawEncoder, encode, make_encoder
 from regroup_lib.metrics import neighbor_accuracy
@@ -102,3 +105,34 @@ def test_it_is_named_like_the_others():
     assert isinstance(make_encoder("simclr", epochs=3), SimCLREncoder)
     assert make_encoder("simclr", epochs=3).fingerprint() != make_encoder("simclr", epochs=4).fingerprint()
     assert RawEncoder().fingerprint() != make_encoder("simclr").fingerprint()
+
+
+def test_training_that_stops_at_its_deadline_goes_on_and_ends_in_the_same_features(tmp_path, monkeypatch):
+    digits = load_data("digits")
+    whole = encode(digits, SimCLREncoder(epochs=4), data_dir=tmp_path / "whole")
+    expected = whole.splits
+    step, batches = SimCLREncoder._step, []
+
+    def slow(encoder, batch, generator):
+        batches.append(1)
+        time.sleep(0.1)
+        return step(encoder, batch, generator)
+
+    monkeypatch.setattr(SimCLREncoder, "_step", slow)
+    room = 0.6 * (whole.seconds + 1.6)  # for two of four epochs
+    for stops in range(20):
+        folder = tmp_path / f"slice-{stops}"  # features that were made elsewhere are not here
+        options = {"data_dir": folder, "checkpoint_dir": tmp_path / "kept", "deadline": time.monotonic() + room}
+        try:
+            found = encode(digits, SimCLREncoder(epochs=4), **options)
+            break
+        except OutOfTime:
+            continue
+    assert 1 <= stops < 19
+    assert len(batches) == 4 * (len(digits.train) // 256)  # no batch was trained twice
+    assert all(np.array_equal(expected[name], found.splits[name]) for name in expected)
+    # What was learnt is kept: without its features nothing is trained again.
+    again = encode(digits, SimCLREncoder(epochs=4), data_dir=tmp_path / "new", checkpoint_dir=tmp_path / "kept")
+    assert len(batches) == 4 * (len(digits.train) // 256)
+    assert all(np.array_equal(expected[name], again.splits[name]) for name in expected)
+    assert again.seconds > 1.6  # of all slices

@@ -21,12 +21,11 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from regroup_lib import checkpoints, training
+from regroup_lib import checkpoints
+from regroup_lib.checkpoints import History, OutOfTime
 from regroup_lib.methods import make_loss
 from regroup_lib.models import NETWORKS, build_network
 from regroup_lib.training import (
-    History,
-    OutOfTime,
     ResidentImages,
     TrainingOptions,
     autocast,
@@ -700,8 +699,7 @@ def test_a_checkpoint_is_replaced_in_one_step(images, labels, tmp_path, monkeypa
 def small_pieces(monkeypatch):
     """Cut checkpoints into pieces of 40,000 bytes: that of the small network has several."""
     monkeypatch.setattr(checkpoints, "PIECE_BYTES", 40_000)
-    monkeypatch.setattr(training, "PIECE_BYTES", 40_000)
-    monkeypatch.setattr(training, "CHECKPOINT_SHARE", 1e9)  # after every epoch all the same
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_SHARE", 1e9)  # after every epoch all the same
 
 
 def test_a_large_checkpoint_is_cut_into_pieces_and_goes_on_as_a_small_one_does(
@@ -770,14 +768,14 @@ def test_wherever_the_writing_of_pieces_stops_one_of_two_checkpoints_is_whole(tm
 def test_a_large_checkpoint_is_not_written_after_every_epoch_but_after_the_last(
     images, labels, tmp_path, small_pieces, monkeypatch
 ):
-    monkeypatch.setattr(training, "CHECKPOINT_SHARE", 1e-9)
-    saved, save = [], training.save_checkpoint
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_SHARE", 1e-9)
+    saved, save = [], checkpoints.save_checkpoint
 
     def noted(path, state):
         saved.append(len(state["traces"]))
         return save(path, state)
 
-    monkeypatch.setattr(training, "save_checkpoint", noted)
+    monkeypatch.setattr(checkpoints, "save_checkpoint", noted)
     trained(images, labels, options=replace(OPTIONS, epochs=5), checkpoint=tmp_path / "run.pt")
     assert saved == [1, 5]
 
@@ -806,7 +804,7 @@ def test_a_run_stops_at_its_deadline_and_goes_on_where_it_was(images, labels, tm
 
 
 def test_a_run_that_stops_between_two_checkpoints_writes_one(images, labels, tmp_path, small_pieces, monkeypatch):
-    monkeypatch.setattr(training, "CHECKPOINT_SHARE", 1e-9)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_SHARE", 1e-9)
     path = tmp_path / "run.pt"
 
     def endless(network, epoch):
