@@ -330,7 +330,7 @@ class _Trainer:
             truth = getattr(self.task, part).labels
             for rule, scores in self.scores(part)[0].items():
                 if np.isfinite(scores).all():
-                    trace |= {f"{part}_{rule}_{k}": v for k, v in summary(self.task, evaluate(truth, scores)).items()}
+                    trace |= {f"{part}_{rule}_{k}": v for k, v in summary(evaluate(truth, scores)).items()}
         if len(self.sample):
             _, features = predict(network, self.sampled, precision=self.spec.precision)
             trained, fine = self.training.labels[self.sample], self.task.train.fine_labels[self.sample]
@@ -360,7 +360,7 @@ def _scores(logits: np.ndarray, parent: np.ndarray) -> dict[str, np.ndarray]:
     return {rule: (s[:, 1] if binary else s).astype(np.float32) for rule, s in scores.items()}
 
 
-def summary(task: Task, result: dict[str, Any]) -> dict[str, float]:
+def summary(result: dict[str, Any]) -> dict[str, float]:
     """Return balanced accuracy and the average precisions of an `evaluate` result as single numbers.
 
     In a binary task they are the positive class's, in a multiclass one the unweighted mean over classes.
@@ -368,7 +368,7 @@ def summary(task: Task, result: dict[str, Any]) -> dict[str, float]:
     numbers = {"balanced_accuracy": result["balanced_accuracy"]}
     for name in ("average_precision", "calibrated_average_precision"):
         values = list(result[name].values())
-        numbers[name] = values[1] if task.n_classes == 2 else float(np.mean(values))
+        numbers[name] = values[1] if len(values) == 2 else float(np.mean(values))
     return numbers
 
 
@@ -386,7 +386,7 @@ def _measure(trainer: _Trainer, history: History) -> tuple[dict[str, Any], dict[
         by_rule, features = trainer.scores(part)
         for rule, scores in by_rule.items():
             result = evaluate(truth, scores, task.class_names)
-            metrics.setdefault(rule, {})[part] = result | {"summary": summary(task, result)}
+            metrics.setdefault(rule, {})[part] = result | {"summary": summary(result)}
             if task.n_classes > MANY_CLASSES:
                 arrays[f"{part}_predictions_{rule}"] = scores.argmax(axis=1).astype(np.uint8)
             else:
