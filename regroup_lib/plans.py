@@ -702,6 +702,8 @@ def recorded_profile(
     chapter: str, *, seeds: Sequence[int] = (0, 1, 2), results_dir: str | Path | None = None
 ) -> Literal["cpu", "paper"]:
     """Return the profile that a chapter is shown in: ``"paper"`` where all its runs are recorded in it."""
+    if chapter not in PLANS:  # it trains nothing
+        return "cpu"
     options = {"profile": "paper", "seeds": seeds, "results_dir": results_dir}
     whole = chapter_specs(chapter, **options) and not missing_records(chapter, **options)
     return "paper" if whole else "cpu"

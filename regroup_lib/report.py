@@ -435,12 +435,17 @@ def asynchrony_table(records: Sequence[Record]) -> pd.DataFrame:
     return _table(rows)
 
 
+def _machine(record: Record) -> str:
+    gpu = record.machine.get("gpu")
+    return f"{record.machine['cores']} cores {record.machine['architecture']}" + (f" with {gpu}" if gpu else "")
+
+
 def provenance(records: Sequence[Record]) -> str:
     """Return one sentence: how many runs, of what, on which data and machines."""
     first = records[0]
     seeds = sorted({r.spec.seed for r in records})
     digests = sorted({r.data_digest[:12] for r in records})
-    machines = sorted({f"{r.machine['cores']} cores {r.machine['architecture']}" for r in records})
+    machines = sorted({_machine(r) for r in records})
     length = f", {first.spec.epochs} epochs of {first.spec.network}" if isinstance(first.spec, Spec) else ""
     return (
         f"{len(records)} records, profile {first.spec.profile}, task {first.spec.task}, "

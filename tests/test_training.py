@@ -780,27 +780,40 @@ def test_a_large_checkpoint_is_not_written_after_every_epoch_but_after_the_last(
     assert saved == [1, 5]
 
 
-def test_a_run_stops_at_its_deadline_and_goes_on_where_it_was(images, labels, tmp_path, uninterrupted):
-    path, stops = tmp_path / "run.pt", 0
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_run_stops_at_its_deadline_and_goes_on_where_it_was(images, labels, tmp_path, uninterrupted, epochs):
+    path = tmp_path / "run.pt"
 
     def slow(network, epoch):
-        time.sleep(0.2)
+        time.sleep(2 if epoch == epochs else 0)  # no other epoch fits after that one
         return epoch_number(network, epoch)
 
-    while True:
-        try:
-            deadline = time.monotonic() + 0.25  # an epoch, and not another one
-            weights, history = trained(
-                images, labels, on_epoch=slow, checkpoint=path, deadline=deadline, network_seed=0 if not stops else 9
-            )
-            break
-        except OutOfTime:
-            stops += 1
-            # Not an epoch is begun that cannot end in time: at most the first one of a run is late.
-            assert path.exists()
-    assert 1 <= stops <= EPOCHS
+    with pytest.raises(OutOfTime):
+        trained(images, labels, on_epoch=slow, checkpoint=path, deadline=time.monotonic() + 2)
+    assert len(checkpoints.load_checkpoint(path, torch.device("cpu"))["traces"]) == epochs
+    weights, history = trained(images, labels, on_epoch=epoch_number, checkpoint=path, network_seed=9)
     assert same(uninterrupted[0], weights)
     assert without_seconds(history) == without_seconds(uninterrupted[1])
+
+
+def test_an_epoch_that_cannot_end_in_time_is_not_begun(images, labels, tmp_path):
+    """A run that goes on knows from its checkpoint how long an epoch takes."""
+    path = tmp_path / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        trained(images, labels, on_epoch=interrupted_in(2), checkpoint=path)
+    state = checkpoints.load_checkpoint(path, torch.device("cpu"))
+    state["traces"][0] |= {"seconds": 20.0, "evaluate_seconds": 20.0}
+    checkpoints.save_checkpoint(path, state)
+    for seconds, begun in ((30, False), (50, True)):
+        batches = []
+
+        def loss(logits, targets, batches=batches):
+            batches.append(1)
+            return F.cross_entropy(logits, targets)
+
+        with contextlib.nullcontext() if begun else pytest.raises(OutOfTime):
+            trained(images, labels, loss=loss, checkpoint=path, deadline=time.monotonic() + seconds)
+        assert bool(batches) == begun
 
 
 def test_a_run_that_stops_between_two_checkpoints_writes_one(images, labels, tmp_path, small_pieces, monkeypatch):
