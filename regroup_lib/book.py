@@ -315,6 +315,7 @@ def build(*, root: str | Path | None = None) -> Path:
         _prepare_page(executed, root / "book" / f"{name}.ipynb")
     start = time.perf_counter()
     copied = _write_records_page(names, root / "book" / "records.md")
+    _write_settings(root / "book" / "settings-paper.txt")
     index = render(root)
     for record in copied:
         target = index.parent / "records" / record.path.parent.name / record.path.name
@@ -434,6 +435,14 @@ def _write_records_page(names: Sequence[str], page: Path) -> list[Any]:
             listed |= {record.key: record for record in records}
     page.write_text("\n".join(parts), encoding="utf-8")
     return list(listed.values())
+
+
+def _write_settings(file: Path) -> None:
+    """Write the table of the settings of profile ``paper``, which a page includes."""
+    from regroup_lib.report import settings_table
+
+    tasks = ("cifar10-airplane", "cifar100-worm", "ham10000-bcc", "phrasebank-negative")
+    file.write_text(settings_table("paper", tasks), encoding="utf-8")
 
 
 def _prepare_page(executed: Path, page: Path) -> None:

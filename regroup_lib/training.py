@@ -261,7 +261,7 @@ def train(
         parts["loss"] = loss.to(device)
     progress = Progress(None if checkpoint is None else Path(checkpoint), deadline, parts, history)
     progress.resume(device)
-    forward = torch.compile(network, dynamic=False) if _compiles(options, images) else network
+    forward = _compiled(network) if _compiles(options, images) else network
     left = range(len(history.traces), options.epochs) if history.status == "finished" else ()
     with progress_bar(total=steps * len(left), desc=description, unit="batch") as bar:
         for epoch in left:
@@ -285,6 +285,12 @@ def train(
             if history.status == "diverged":
                 break
     return history
+
+
+def _compiled(network: nn.Module) -> nn.Module:
+    # A process compiles a module's code for eight shapes at most, then no longer: each run begins anew, from the cache.
+    torch.compiler.reset()
+    return torch.compile(network, dynamic=False)
 
 
 def _compiles(options: TrainingOptions, images: Resident) -> bool:

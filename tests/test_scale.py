@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from regroup_lib import book, plans, scale, specs
-from regroup_lib.report import AVERAGE_PRECISION, result_on_test
+from regroup_lib.report import AVERAGE_PRECISION, result_on_test, settings_table
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -80,3 +80,16 @@ def test_the_committed_records_have_a_profile_for_each_chapter():
 @pytest.mark.parametrize("chapter", ["motivating-example", "multiclass"])
 def test_nothing_is_compared_without_records(chapter, tmp_path):
     assert scale.scale_section(chapter, [0, 1, 2], tmp_path) == scale.NOTHING
+
+
+def test_the_table_of_settings_is_what_a_run_takes():
+    tasks = ("cifar100-worm", "ham10000-bcc", "phrasebank-negative")
+    head, _, *lines = settings_table("paper", tasks).splitlines()
+    names = [cell.strip() for cell in head.strip("|").split("|")]
+    for task, line in zip(tasks, lines, strict=True):
+        shown = dict(zip(names, (cell.strip() for cell in line.strip("|").split("|")), strict=True))
+        spec = specs.Spec(profile="paper", task=task, method="ce")
+        assert shown["network"] == f"`{spec.network}`"
+        assert shown["epochs"] == str(spec.epochs)
+        assert float(shown["peak rate"]) == spec.peak_lr
+        assert shown["pixels"] == {"ham10000-bcc": "224", "cifar100-worm": "as published"}.get(task, "")

@@ -837,6 +837,30 @@ def test_a_run_that_stops_between_two_checkpoints_writes_one(images, labels, tmp
     assert len(checkpoints.load_checkpoint(path, torch.device("cpu"))["traces"]) == 3
 
 
+def test_a_network_is_compiled_where_that_is_asked_for_and_its_weights_are_the_same(images, labels, monkeypatch):
+    compiled, compile_ = [], torch.compile
+
+    def noted(network, **options):
+        compiled.append(network)
+        return compile_(network, backend="eager", **options)  # the default backend needs a C++ compiler
+
+    monkeypatch.setattr(torch, "compile", noted)
+    weights, history = trained(images, labels, options=replace(OPTIONS, compile=True))
+    assert len(compiled) == 1
+    plain, plain_history = trained(images, labels, options=replace(OPTIONS, compile=False))
+    assert len(compiled) == 1
+    assert list(weights) == list(plain)  # checkpoints and records name them as ever
+    for name, value in weights.items():
+        torch.testing.assert_close(value, plain[name])
+    assert history.traces[-1]["train_loss"] == pytest.approx(plain_history.traces[-1]["train_loss"], rel=1e-4)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_nothing_is_compiled_by_itself_on_a_cpu(images, labels, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiled"))
+    trained(images, labels, options=replace(OPTIONS, epochs=40))
+
+
 class CountsReads(TorchDispatchMode):
     """Counts how often a number is taken from a tensor, for which the host waits for the device."""
 
