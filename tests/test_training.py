@@ -720,6 +720,24 @@ def test_a_large_checkpoint_is_cut_into_pieces_and_goes_on_as_a_small_one_does(
     assert list(copy.iterdir()) == []
 
 
+def test_the_checkpoint_of_the_papers_network_is_in_files_below_16_mb(tmp_path):
+    network = build_network("resnet34", in_channels=3, n_classes=100, seed=0)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    for weight in network.parameters():
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+    size = checkpoints.save_checkpoint(tmp_path / "run.pt", state)
+    files = [file.stat().st_size for file in tmp_path.iterdir()]
+    assert size > 160e6
+    assert max(files) < 16e6
+    assert sum(files) == pytest.approx(size, rel=1e-3)
+    found = checkpoints.load_checkpoint(tmp_path / "run.pt", torch.device("cpu"))
+    assert same(state["network"], found["network"])
+    momenta = [part["state"][0]["momentum_buffer"] for part in (state["optimizer"], found["optimizer"])]
+    assert torch.equal(*momenta)
+
+
 @pytest.mark.parametrize("damage", ["missing", "shorter", "other"])
 def test_a_piece_that_is_damaged_is_reported_and_the_run_starts_again(
     images, labels, tmp_path, uninterrupted, small_pieces, caplog, damage
