@@ -315,6 +315,7 @@ def build(*, root: str | Path | None = None) -> Path:
         _prepare_page(executed, root / "book" / f"{name}.ipynb")
     start = time.perf_counter()
     copied = _write_records_page(names, root / "book" / "records.md")
+    _write_settings(root / "book" / "settings-paper.txt")
     index = render(root)
     for record in copied:
         target = index.parent / "records" / record.path.parent.name / record.path.name
@@ -379,18 +380,21 @@ def _all_chapters(root: Path) -> list[str]:
     return names
 
 
-def build_parameters(name: str) -> dict[str, Any]:
+def build_parameters(name: str, *, results_dir: str | Path | None = None) -> dict[str, Any]:
     """Return the parameters that a chapter is rendered with.
 
-    The chapter of Table 1 shows those of its tasks whose runs are all recorded, and names the others.
+    A chapter is shown in profile ``paper`` where all its runs are recorded in it, else in profile ``cpu``. The chapter
+    of Table 1 shows those of its tasks whose runs are all recorded, and names the others.
     """
-    from regroup_lib.plans import BINARY_TASKS, recorded_tasks
+    from regroup_lib.plans import BINARY_TASKS, recorded_profile, recorded_tasks
 
+    profile = recorded_profile(name, seeds=BUILD_PARAMETERS["seeds"], results_dir=results_dir)
+    parameters = BUILD_PARAMETERS | {"profile": profile}
     if name != "binary":
-        return dict(BUILD_PARAMETERS)
-    recorded = recorded_tasks(**BUILD_PARAMETERS)
-    whole = len(recorded) == len(BINARY_TASKS[BUILD_PARAMETERS["profile"]])
-    return BUILD_PARAMETERS | ({} if whole or not recorded else {"tasks": recorded})
+        return parameters
+    recorded = recorded_tasks(**parameters, results_dir=results_dir)
+    whole = len(recorded) == len(BINARY_TASKS[profile])
+    return parameters | ({} if whole or not recorded else {"tasks": recorded})
 
 
 def _require_records(names: Sequence[str]) -> None:
@@ -399,9 +403,11 @@ def _require_records(names: Sequence[str]) -> None:
 
     lines = []
     for name in names:
-        missing = missing_records(name, **build_parameters(name))
+        parameters = build_parameters(name)
+        missing = missing_records(name, **parameters)
         if missing:
-            lines.append(f"{name} lacks {len(missing)} records: regroup sweep {name} --profile cpu")
+            profile = parameters["profile"]
+            lines.append(f"{name} lacks {len(missing)} records: regroup sweep {name} --profile {profile}")
     if lines:
         raise BookError("\n".join(lines))
 
@@ -429,6 +435,14 @@ def _write_records_page(names: Sequence[str], page: Path) -> list[Any]:
             listed |= {record.key: record for record in records}
     page.write_text("\n".join(parts), encoding="utf-8")
     return list(listed.values())
+
+
+def _write_settings(file: Path) -> None:
+    """Write the table of the settings of profile ``paper``, which a page includes."""
+    from regroup_lib.report import settings_table
+
+    tasks = ("cifar10-airplane", "cifar100-worm", "ham10000-bcc", "phrasebank-negative")
+    file.write_text(settings_table("paper", tasks), encoding="utf-8")
 
 
 def _prepare_page(executed: Path, page: Path) -> None:

@@ -7,9 +7,13 @@ place last: whenever the writing is interrupted, the old checkpoint or the new o
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
+import logging
+import time
 import zipfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,101 @@ import torch
 
 from regroup_lib.files import atomic_path
 
+logger = logging.getLogger(__name__)
+
 PIECE_BYTES = 15_000_000
+CHECKPOINT_SHARE = 0.05  # of the time that may go into checkpoints of more than a piece
+
+
+class OutOfTime(BaseException):
+    """The time for a run is over; its checkpoint is written. An interruption, as Ctrl-C is, and no error."""
+
+
+@dataclass
+class History:
+    """What a training run leaves behind.
+
+    Attributes
+    ----------
+    traces : list of dict
+        One a finished epoch: ``epoch``, ``train_loss``, ``images`` (seen), ``seconds``, and what the caller's
+        `on_epoch` returned.
+    status : {"finished", "diverged"}
+    """
+
+    traces: list[dict[str, Any]] = field(default_factory=list)
+    status: str = "finished"
+
+    @property
+    def seconds(self) -> float:
+        """Training time, without what `on_epoch` took."""
+        return sum(trace["seconds"] for trace in self.traces)
+
+
+class Progress:
+    """A run's checkpoint, and the time that it has left.
+
+    Parameters
+    ----------
+    path : Path, optional
+        The checkpoint; None: nothing is kept.
+    deadline : float, optional
+        A `time.monotonic` after which no epoch is to end.
+    parts : dict of str to object
+        What goes on from the checkpoint; each has ``state_dict`` and ``load_state_dict``.
+    history : History
+        Filled by `resume`; the caller appends a trace with ``seconds`` an epoch.
+    """
+
+    def __init__(self, path: Path | None, deadline: float | None, parts: dict[str, Any], history: History):
+        self.path, self.deadline, self.parts, self.history = path, deadline, parts, history
+        self.saved_epochs, self.saved_at = 0, time.monotonic()
+        self.saving = 0.0  # seconds that the last checkpoint took, if it was a large one
+        self.epoch = 0.0  # seconds that the last epoch took, with all that belongs to it
+        self.began: float | None = None
+
+    def resume(self, device: torch.device) -> None:
+        """Load a checkpoint where there is one; a damaged one is reported, and the run starts from the beginning."""
+        if self.path is None or not self.path.exists():
+            return
+        fresh = {name: copy.deepcopy(part.state_dict()) for name, part in self.parts.items()}
+        try:
+            state = load_checkpoint(self.path, device)
+            for name, part in self.parts.items():
+                part.load_state_dict(state[name])
+            self.history.traces, self.history.status = list(state["traces"]), state["status"]
+        except Exception as error:  # each defect raises a different class
+            logger.warning("the checkpoint %s is damaged; the run starts again (%s)", self.path, error)
+            for name, part in self.parts.items():
+                part.load_state_dict(fresh[name])
+        self.saved_epochs = len(self.history.traces)
+        if self.history.traces:
+            last = self.history.traces[-1]
+            self.epoch = last["seconds"] + last.get("evaluate_seconds", 0.0)
+
+    def begin_epoch(self) -> None:
+        """Stop the run if another epoch and a checkpoint do not fit into the time that is left."""
+        self.began = time.monotonic()
+        if self.deadline is not None and self.began + self.epoch + self.saving > self.deadline:
+            if self.saved_epochs < len(self.history.traces):
+                self._save()
+            raise OutOfTime
+
+    def end_epoch(self, *, last: bool) -> None:
+        """Write the checkpoint, unless it is so large that its turn comes later."""
+        now = time.monotonic()
+        self.epoch = now - self.began
+        if last or now - self.saved_at >= self.saving / CHECKPOINT_SHARE:
+            self._save()
+
+    def _save(self) -> None:
+        if self.path is None:
+            return
+        start = time.monotonic()
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        n_bytes = save_checkpoint(self.path, state | {"traces": self.history.traces, "status": self.history.status})
+        self.saved_epochs, self.saved_at = len(self.history.traces), time.monotonic()
+        self.saving = self.saved_at - start if n_bytes > PIECE_BYTES else 0.0
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> int:

@@ -207,12 +207,12 @@ def bootstrap_precisions(group: Sequence[Record], classes: Sequence[int] | None 
 
 
 def bootstrap_difference(first: np.ndarray, second: np.ndarray, seed: int = 0) -> Interval:
-    """Return the difference of two methods' AP, with an interval over test images and seeds.
+    """Return the difference of two methods' AP on the test set, with an interval over test images and seeds.
 
     Parameters
     ----------
     first, second : array [seeds, resamples]
-        From `bootstrap_precisions`, the same seeds in the same order.
+        From `bootstrap_precisions`, the same seeds in the same order; the first resample is the test set as it is.
     seed : int
         Of the resampling of seeds.
 
@@ -226,7 +226,7 @@ def bootstrap_difference(first: np.ndarray, second: np.ndarray, seed: int = 0) -
     drawn = np.random.default_rng(seed).integers(n_seeds, size=(n_seeds, n_resamples))
     means = np.take_along_axis(difference, drawn, axis=0).mean(axis=0)
     low, high = np.percentile(means, [2.5, 97.5])
-    return Interval(float(difference.mean()), float(low), float(high))
+    return Interval(float(difference[:, 0].mean()), float(low), float(high))
 
 
 def difference_table(groups: Groups, baselines: Sequence[str] = ("ce", "rg")) -> pd.DataFrame:

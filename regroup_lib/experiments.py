@@ -21,7 +21,7 @@ from sklearn.metrics.cluster import contingency_matrix
 from sklearn.model_selection import train_test_split
 
 from regroup_lib import tables
-from regroup_lib.checkpoints import remove_checkpoint
+from regroup_lib.checkpoints import History, remove_checkpoint
 from regroup_lib.clusters import describe_clusters, nearest_to_center
 from regroup_lib.data import load_data, split_by_image
 from regroup_lib.dataset import SPLITS
@@ -38,7 +38,6 @@ from regroup_lib.samplers import Sampler
 from regroup_lib.specs import AnySpec, EncoderSpec, LookSpec, Spec, TableSpec
 from regroup_lib.tasks import Task, make_task
 from regroup_lib.training import (
-    History,
     Resident,
     ResidentFeatures,
     ResidentImages,
@@ -57,6 +56,16 @@ SHOWN_CLUSTERS = 12  # of the largest class: those whose images a record keeps w
 
 class Busy(Exception):
     """Another process is running this spec, or computing the features that it needs."""
+
+
+@dataclass(frozen=True)
+class _Means:
+    """What a run has beside its spec; the parameters of `run` say what they are."""
+
+    data_dir: str | Path | None
+    checkpoint: Path
+    deadline: float | None
+    wait: bool
 
 
 def run(
@@ -110,13 +119,11 @@ def run(
                 return load_record(path)
             if recompute:
                 remove_checkpoint(checkpoint)
-            if spec.kind == "training":
-                record, arrays = _run_training(spec, data_dir, checkpoint, deadline, wait)
-            elif spec.kind == "table":
+            if spec.kind == "table":
                 record, arrays = _run_table(spec, data_dir)
             else:
-                look = _run_encoder if spec.kind == "encoder" else _run_look
-                record, arrays = look(spec, data_dir, wait)
+                others = {"training": _run_training, "encoder": _run_encoder, "look": _run_look}
+                record, arrays = others[spec.kind](spec, _Means(data_dir, checkpoint, deadline, wait))
             write_record(record, arrays, path)
             remove_leftovers(path, checkpoint)
             return record
@@ -124,15 +131,13 @@ def run(
         raise Busy(f"{spec.label} (seed {spec.seed}) of {spec.task} is run by another process") from error
 
 
-def _run_training(
-    spec: Spec, data_dir: str | Path | None, checkpoint: Path, deadline: float | None, wait: bool
-) -> tuple[Record, dict[str, np.ndarray]]:
+def _run_training(spec: Spec, means: _Means) -> tuple[Record, dict[str, np.ndarray]]:
     seconds: dict[str, float] = {}
     if spec.initialization == "imagenet":
-        imagenet_weights(data_dir)  # a missing file is said before anything is computed
+        imagenet_weights(means.data_dir)  # a missing file is said before anything is computed
     task = _task_of(
         spec,
-        data_dir,
+        means.data_dir,
         seed=spec.seed,
         validation_fraction=spec.validation_fraction,
         imbalance=spec.imbalance,
@@ -140,7 +145,7 @@ def _run_training(
     )
     features: dict[str, np.ndarray] = {}
     if METHODS[spec.method].needs_encoder:
-        encoded = _encoded(spec, task, data_dir, wait)
+        encoded = _encoded(spec, task, means)
         features, seconds["encode"] = _features_of(task, encoded), encoded.seconds
     with _timed(seconds, "regroup"):
         labels = training_labels(
@@ -154,8 +159,8 @@ def _run_training(
         )
     with _timed(seconds, "resample"):
         training = _training_set(spec, task, labels, features)
-    trainer = _Trainer(spec, task, labels, training, features, data_dir)
-    history = trainer.train(checkpoint, deadline)
+    trainer = _Trainer(spec, task, labels, training, features, means.data_dir)
+    history = trainer.train(means.checkpoint, means.deadline)
     seconds["train"] = history.seconds
     with _timed(seconds, "evaluate"):
         metrics, arrays = _measure(trainer, history)
@@ -194,17 +199,18 @@ def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     seconds[step] = time.perf_counter() - start
 
 
-def _encoded(spec: Spec | EncoderSpec | LookSpec, task: Task, data_dir: str | Path | None, wait: bool) -> Features:
+def _encoded(spec: Spec | EncoderSpec | LookSpec, task: Task, means: _Means) -> Features:
     """Return the encoded data set of a task."""
-    encoder = make_encoder(spec.encoder, data_dir=data_dir, epochs=getattr(spec, "encoder_epochs", None))
+    encoder = make_encoder(spec.encoder, data_dir=means.data_dir, epochs=getattr(spec, "encoder_epochs", None))
     dataset = task.dataset
     if spec.image_size and encoder.image_size:
         # Images decoded from files reach a pre-trained encoder at its own size, not at the network's.
         load = load_data if spec.own is None else lambda name, **options: spec.own.load(**options)
-        dataset = load(dataset.name, data_dir=data_dir, image_size=encoder.image_size)
+        dataset = load(dataset.name, data_dir=means.data_dir, image_size=encoder.image_size)
         dataset = split_by_image(dataset) if getattr(spec, "split", "") == "image" else dataset
+    options = {"checkpoint_dir": means.checkpoint.parent, "deadline": means.deadline, "wait": means.wait}
     try:
-        return encode(dataset, encoder, data_dir=data_dir, wait=wait)
+        return encode(dataset, encoder, data_dir=means.data_dir, **options)
     except Timeout as error:
         raise Busy(f"the features of {dataset.name} by {spec.encoder} are computed by another process") from error
 
@@ -330,7 +336,7 @@ class _Trainer:
             truth = getattr(self.task, part).labels
             for rule, scores in self.scores(part)[0].items():
                 if np.isfinite(scores).all():
-                    trace |= {f"{part}_{rule}_{k}": v for k, v in summary(self.task, evaluate(truth, scores)).items()}
+                    trace |= {f"{part}_{rule}_{k}": v for k, v in summary(evaluate(truth, scores)).items()}
         if len(self.sample):
             _, features = predict(network, self.sampled, precision=self.spec.precision)
             trained, fine = self.training.labels[self.sample], self.task.train.fine_labels[self.sample]
@@ -360,7 +366,7 @@ def _scores(logits: np.ndarray, parent: np.ndarray) -> dict[str, np.ndarray]:
     return {rule: (s[:, 1] if binary else s).astype(np.float32) for rule, s in scores.items()}
 
 
-def summary(task: Task, result: dict[str, Any]) -> dict[str, float]:
+def summary(result: dict[str, Any]) -> dict[str, float]:
     """Return balanced accuracy and the average precisions of an `evaluate` result as single numbers.
 
     In a binary task they are the positive class's, in a multiclass one the unweighted mean over classes.
@@ -368,7 +374,7 @@ def summary(task: Task, result: dict[str, Any]) -> dict[str, float]:
     numbers = {"balanced_accuracy": result["balanced_accuracy"]}
     for name in ("average_precision", "calibrated_average_precision"):
         values = list(result[name].values())
-        numbers[name] = values[1] if task.n_classes == 2 else float(np.mean(values))
+        numbers[name] = values[1] if len(values) == 2 else float(np.mean(values))
     return numbers
 
 
@@ -386,7 +392,7 @@ def _measure(trainer: _Trainer, history: History) -> tuple[dict[str, Any], dict[
         by_rule, features = trainer.scores(part)
         for rule, scores in by_rule.items():
             result = evaluate(truth, scores, task.class_names)
-            metrics.setdefault(rule, {})[part] = result | {"summary": summary(task, result)}
+            metrics.setdefault(rule, {})[part] = result | {"summary": summary(result)}
             if task.n_classes > MANY_CLASSES:
                 arrays[f"{part}_predictions_{rule}"] = scores.argmax(axis=1).astype(np.uint8)
             else:
@@ -415,9 +421,9 @@ def _embed(features: np.ndarray, fine_labels: np.ndarray) -> tuple[np.ndarray, n
     return rows, position.astype(np.float32)
 
 
-def _run_encoder(spec: EncoderSpec, data_dir: str | Path | None, wait: bool) -> tuple[Record, dict[str, np.ndarray]]:
-    task = _task_of(spec, data_dir, validation_fraction=0)
-    encoded = _encoded(spec, task, data_dir, wait)
+def _run_encoder(spec: EncoderSpec, means: _Means) -> tuple[Record, dict[str, np.ndarray]]:
+    task = _task_of(spec, means.data_dir, validation_fraction=0)
+    encoded = _encoded(spec, task, means)
     features = _features_of(task, encoded)
     start = time.perf_counter()
     labels = training_labels(
@@ -484,8 +490,8 @@ def _run_table(spec: TableSpec, data_dir: str | Path | None) -> tuple[Record, di
     return record, arrays
 
 
-def _run_look(spec: LookSpec, data_dir: str | Path | None, wait: bool) -> tuple[Record, dict[str, np.ndarray]]:
-    task = _task_of(spec, data_dir, validation_fraction=0)
+def _run_look(spec: LookSpec, means: _Means) -> tuple[Record, dict[str, np.ndarray]]:
+    task = _task_of(spec, means.data_dir, validation_fraction=0)
     start = time.perf_counter()
     if task.dataset.is_table:
         # All rows, as all of them train in some fold of the cross-validation.
@@ -493,7 +499,7 @@ def _run_look(spec: LookSpec, data_dir: str | Path | None, wait: bool) -> tuple[
         features = tables.ENCODERS[spec.encoder]().fit_transform(columns) if spec.encoder else columns
         fine = np.concatenate([split.labels for split in task.dataset.splits.values()])
     else:
-        features, names = _features_of(task, _encoded(spec, task, data_dir, wait))["train"], []
+        features, names = _features_of(task, _encoded(spec, task, means))["train"], []
         fine = task.train.fine_labels
     labels, diagnosis = _diagnosed(spec, features, fine)
     shown = [*_largest_clusters(labels, 0), *_largest_clusters(labels, 1)]

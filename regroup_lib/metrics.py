@@ -204,7 +204,8 @@ def bootstrap_counts(labels: Sequence[int], n_resamples: int, *, seed: int = 0) 
     Returns
     -------
     ndarray of uint16 [n_resamples, n]
-        Read-only: the last few are kept, because all methods of a task ask for the same ones.
+        The first row is the samples as they are, each once, so that what is computed from all rows has the plain
+        value in its first place. Read-only: the last few are kept, because all methods of a task ask for the same.
     """
     return _bootstrap_counts(np.asarray(labels, dtype=np.int64).tobytes(), n_resamples, seed)
 
@@ -212,11 +213,11 @@ def bootstrap_counts(labels: Sequence[int], n_resamples: int, *, seed: int = 0) 
 @lru_cache(maxsize=16)
 def _bootstrap_counts(encoded: bytes, n_resamples: int, seed: int) -> np.ndarray:
     labels, rng = np.frombuffer(encoded, np.int64), np.random.default_rng(seed)
-    counts = np.zeros((n_resamples, len(labels)), np.uint16)
+    counts = np.ones((n_resamples, len(labels)), np.uint16)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         # Drawing rows and counting them is 30 times as fast as drawing the counts (a multinomial of n categories).
-        for resample in counts:
+        for resample in counts[1:]:
             resample[rows] = np.bincount(rng.integers(len(rows), size=len(rows)), minlength=len(rows))
     counts.flags.writeable = False
     return counts

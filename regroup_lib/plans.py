@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from regroup_lib import comparison, tables
 from regroup_lib.data import load_data
@@ -286,8 +286,8 @@ def regroupings(task: str, profile: str) -> list[dict[str, Any]]:
     return [{}, *({"n_clusters": math.ceil(NATURAL_K[task] / part)} for part in (2, 4))]
 
 
-def tuning_specs(profile: str, task: str, method: str, seed: int) -> list[Spec]:
-    """Return the runs of a method's grid, all with one seed."""
+def tuning_specs(profile: str, task: str, method: str, seed: int, **fields: Any) -> list[Spec]:
+    """Return the runs of a method's grid, all with one seed and the given fields."""
     encoder = ENCODERS[profile][-1]
     uses_encoder = method in ("rusc", "mlp") or method.startswith("rg")
     return [
@@ -298,6 +298,7 @@ def tuning_specs(profile: str, task: str, method: str, seed: int) -> list[Spec]:
             encoder=encoder if uses_encoder else None,
             seed=seed,
             trace_test=False,
+            **fields,
             **settings,
         )
         for settings in tuning_grid(task, method, profile)
@@ -423,7 +424,30 @@ def equal_budget_runs(task: str, profile: str, seeds: Sequence[int]) -> list[Spe
 
 def cluster_looks(task: str, profile: str, seeds: Sequence[int]) -> list[EncoderSpec]:
     """Return one look at the largest class's clusters a seed, at the natural threshold."""
-    return [EncoderSpec(profile=profile, task=task, encoder=ENCODERS[profile][-1], seed=seed) for seed in seeds]
+    # The record keeps the images that it shows: at 224 pixels they would be larger than all other records together.
+    size = {"image_size": 64} if task == "ham10000" else {}
+    encoder = ENCODERS[profile][-1]
+    return [EncoderSpec(profile=profile, task=task, encoder=encoder, seed=seed, **size) for seed in seeds]
+
+
+def imagenet(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[Spec]:
+    """Return the methods of the tables on HAM10000 from ImageNet's weights, each with its default settings.
+
+    Raises
+    ------
+    ValueError
+        In a profile whose networks have no such weights.
+    """
+    if profile != "paper":
+        raise ValueError(f"networks of profile {profile} have no ImageNet weights; imagenet is for profile paper")
+    tasks = [task for task in (*BINARY_TASKS[profile], *MULTICLASS_TASKS[profile]) if task.startswith("ham10000")]
+    methods = [method for method in TABLE_METHODS[profile] if method != "mlp"]
+    return [
+        tuning_specs(profile, task, method, seed, initialization="imagenet")[0]
+        for seed in seeds
+        for task in tasks
+        for method in methods
+    ]
 
 
 def competitors(
@@ -670,6 +694,19 @@ PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {
     "scorecard": lambda profile, seeds, results_dir=None: [],
     "discrepancies": lambda profile, seeds, results_dir=None: [],
 }
+# Runs that no chapter shows, and that "all" leaves out.
+EXTRA_PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {"imagenet": imagenet}
+
+
+def recorded_profile(
+    chapter: str, *, seeds: Sequence[int] = (0, 1, 2), results_dir: str | Path | None = None
+) -> Literal["cpu", "paper"]:
+    """Return the profile that a chapter is shown in: ``"paper"`` where all its runs are recorded in it."""
+    if chapter not in PLANS:  # it trains nothing
+        return "cpu"
+    options = {"profile": "paper", "seeds": seeds, "results_dir": results_dir}
+    whole = chapter_specs(chapter, **options) and not missing_records(chapter, **options)
+    return "paper" if whole else "cpu"
 
 
 def chapter_specs(
@@ -691,8 +728,9 @@ def chapter_specs(
     ValueError
         If there is no such chapter or profile, or no seed.
     """
-    if chapter != "all" and chapter not in PLANS:
-        raise ValueError(f"no chapter is called {chapter!r}; there are {', '.join(PLANS)}, or all")
+    known = PLANS | EXTRA_PLANS
+    if chapter != "all" and chapter not in known:
+        raise ValueError(f"no chapter is called {chapter!r}; there are {', '.join(known)}, or all")
     if profile not in TASKS:
         raise ValueError(f"no profile is called {profile!r}; there are {', '.join(TASKS)}")
     if not list(seeds):
@@ -701,7 +739,7 @@ def chapter_specs(
         if chapter != "binary":
             raise ValueError(f"chapter {chapter} has no choice of tasks; leave tasks out, it is for binary")
         return list(dict.fromkeys(binary(profile, list(seeds), results_dir, tasks=tasks)))
-    plans = list(PLANS.values()) if chapter == "all" else [PLANS[chapter]]
+    plans = list(PLANS.values()) if chapter == "all" else [known[chapter]]
     return list(dict.fromkeys(spec for plan in plans for spec in plan(profile, list(seeds), results_dir)))
 
 

@@ -435,12 +435,36 @@ def asynchrony_table(records: Sequence[Record]) -> pd.DataFrame:
     return _table(rows)
 
 
+def settings_table(profile: str, tasks: Sequence[str]) -> str:
+    """Return the settings of a profile on some tasks as a Markdown table, read from the specs themselves."""
+    specs = [Spec(profile=profile, task=task, method="ce") for task in tasks]
+    columns: dict[str, Callable[[Spec], Any]] = {
+        "task": lambda spec: f"`{spec.task}`",
+        "network": lambda spec: f"`{spec.network}`",
+        "pixels": lambda spec: "" if spec.is_text else spec.image_size or "as published",
+        "epochs": lambda spec: spec.epochs,
+        "batch": lambda spec: spec.batch_size,
+        "optimizer": lambda spec: {"sgd": "SGD, Nesterov", "adam": "AdamW"}[spec.optimizer],
+        "peak rate": lambda spec: f"{spec.peak_lr:g}",
+        "weight decay": lambda spec: f"{spec.weight_decay:g}",
+        "mirrored": lambda spec: "yes" if spec.flip else "no",
+        "shifted by": lambda spec: f"{spec.shift} pixels" if spec.shift else "0",
+    }
+    rows = [list(columns), ["---"] * len(columns), *([value(spec) for value in columns.values()] for spec in specs)]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows) + "\n"
+
+
+def _machine(record: Record) -> str:
+    gpu = record.machine.get("gpu")
+    return f"{record.machine['cores']} cores {record.machine['architecture']}" + (f" with {gpu}" if gpu else "")
+
+
 def provenance(records: Sequence[Record]) -> str:
     """Return one sentence: how many runs, of what, on which data and machines."""
     first = records[0]
     seeds = sorted({r.spec.seed for r in records})
     digests = sorted({r.data_digest[:12] for r in records})
-    machines = sorted({f"{r.machine['cores']} cores {r.machine['architecture']}" for r in records})
+    machines = sorted({_machine(r) for r in records})
     length = f", {first.spec.epochs} epochs of {first.spec.network}" if isinstance(first.spec, Spec) else ""
     return (
         f"{len(records)} records, profile {first.spec.profile}, task {first.spec.task}, "

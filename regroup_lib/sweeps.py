@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from threadpoolctl import threadpool_limits
 
+from regroup_lib.checkpoints import OutOfTime
 from regroup_lib.experiments import Busy, run
 from regroup_lib.files import atomic_path, results_directory
 from regroup_lib.progress import progress_bar, silence
 from regroup_lib.records import CODE_VERSION, Record, checkpoint_path, load_record
 from regroup_lib.specs import AnySpec
-from regroup_lib.training import OutOfTime
 
 if TYPE_CHECKING:
     from distributed import Client, Future

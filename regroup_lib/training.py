@@ -6,13 +6,11 @@ loop's AP 4.8 times as fast (`benchmarks/README.md`). With a GPU the same code k
 
 from __future__ import annotations
 
-import copy
-import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -22,22 +20,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from regroup_lib.checkpoints import PIECE_BYTES, load_checkpoint, save_checkpoint
+from regroup_lib.checkpoints import History, Progress
 from regroup_lib.encoders import default_device
 from regroup_lib.progress import progress_bar
 from regroup_lib.samplers import Sampler, ShuffledRows
 from regroup_lib.text import PADDING, Tokenizer
 
-logger = logging.getLogger(__name__)
-
 Loss = Callable[..., torch.Tensor]
 
-CHECKPOINT_SHARE = 0.05  # of the time that may go into checkpoints of many megabytes
 WORTH_COMPILING = 30  # epochs: in fewer, compiling takes longer than it saves
-
-
-class OutOfTime(BaseException):
-    """The time for a run is over; its checkpoint is written. An interruption, as Ctrl-C is, and no error."""
 
 
 @dataclass(frozen=True)
@@ -57,27 +48,6 @@ class TrainingOptions:
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the device multiplies it natively
     # torch.compile; "auto": in long runs on images on a GPU, where Triton and a C compiler are there
     compile: bool | Literal["auto"] = "auto"
-
-
-@dataclass
-class History:
-    """What a training run leaves behind.
-
-    Attributes
-    ----------
-    traces : list of dict
-        One a finished epoch: ``epoch``, ``train_loss``, ``images`` (seen), ``seconds``, and what the caller's
-        `on_epoch` returned.
-    status : {"finished", "diverged"}
-    """
-
-    traces: list[dict[str, Any]] = field(default_factory=list)
-    status: str = "finished"
-
-    @property
-    def seconds(self) -> float:
-        """Training time, without what `on_epoch` took."""
-        return sum(trace["seconds"] for trace in self.traces)
 
 
 class ResidentImages:
@@ -289,9 +259,9 @@ def train(
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
     if isinstance(loss, nn.Module):
         parts["loss"] = loss.to(device)
-    progress = _Progress(None if checkpoint is None else Path(checkpoint), deadline, parts, history)
+    progress = Progress(None if checkpoint is None else Path(checkpoint), deadline, parts, history)
     progress.resume(device)
-    forward = torch.compile(network, dynamic=False) if _compiles(options, images) else network
+    forward = _compiled(network) if _compiles(options, images) else network
     left = range(len(history.traces), options.epochs) if history.status == "finished" else ()
     with progress_bar(total=steps * len(left), desc=description, unit="batch") as bar:
         for epoch in left:
@@ -315,6 +285,12 @@ def train(
             if history.status == "diverged":
                 break
     return history
+
+
+def _compiled(network: nn.Module) -> nn.Module:
+    # A process compiles a module's code for eight shapes at most, then no longer: each run begins anew, from the cache.
+    torch.compiler.reset()
+    return torch.compile(network, dynamic=False)
 
 
 def _compiles(options: TrainingOptions, images: Resident) -> bool:
@@ -381,60 +357,6 @@ def _train_epoch(forward, images, targets, options, seed, epoch, loss, sampler, 
         total += value.detach() * len(index)
         bar.update()
     return float(total) / len(order)
-
-
-class _Progress:
-    """A run's checkpoint, and the time that it has left."""
-
-    def __init__(self, path: Path | None, deadline: float | None, parts: dict[str, Any], history: History):
-        self.path, self.deadline, self.parts, self.history = path, deadline, parts, history
-        self.saved_epochs, self.saved_at = 0, time.monotonic()
-        self.saving = 0.0  # seconds that the last checkpoint took, if it was a large one
-        self.epoch = 0.0  # seconds that the last epoch took, with all that belongs to it
-        self.began: float | None = None
-
-    def resume(self, device: torch.device) -> None:
-        """Load a checkpoint where there is one; a damaged one is reported, and the run starts from the beginning."""
-        if self.path is None or not self.path.exists():
-            return
-        fresh = {name: copy.deepcopy(part.state_dict()) for name, part in self.parts.items()}
-        try:
-            state = load_checkpoint(self.path, device)
-            for name, part in self.parts.items():
-                part.load_state_dict(state[name])
-            self.history.traces, self.history.status = list(state["traces"]), state["status"]
-        except Exception as error:  # each defect raises a different class
-            logger.warning("the checkpoint %s is damaged; the run starts again (%s)", self.path, error)
-            for name, part in self.parts.items():
-                part.load_state_dict(fresh[name])
-        self.saved_epochs = len(self.history.traces)
-        if self.history.traces:
-            last = self.history.traces[-1]
-            self.epoch = last["seconds"] + last.get("evaluate_seconds", 0.0)
-
-    def begin_epoch(self) -> None:
-        """Stop the run if another epoch and a checkpoint do not fit into the time that is left."""
-        self.began = time.monotonic()
-        if self.deadline is not None and self.began + self.epoch + self.saving > self.deadline:
-            if self.saved_epochs < len(self.history.traces):
-                self._save()
-            raise OutOfTime
-
-    def end_epoch(self, *, last: bool) -> None:
-        """Write the checkpoint, unless it is so large that its turn comes later."""
-        now = time.monotonic()
-        self.epoch = now - self.began
-        if last or now - self.saved_at >= self.saving / CHECKPOINT_SHARE:
-            self._save()
-
-    def _save(self) -> None:
-        if self.path is None:
-            return
-        start = time.monotonic()
-        state = {name: part.state_dict() for name, part in self.parts.items()}
-        n_bytes = save_checkpoint(self.path, state | {"traces": self.history.traces, "status": self.history.status})
-        self.saved_epochs, self.saved_at = len(self.history.traces), time.monotonic()
-        self.saving = self.saved_at - start if n_bytes > PIECE_BYTES else 0.0
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """What all tests share: hypothesis without a clock, a private data directory, CIFAR real or of the same shape."""
 
 import os
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from threadpoolctl import threadpool_limits
 
 from regroup_lib import experiments
 from regroup_lib.data import CIFAR10_NAMES, CIFAR100_NAMES
-from regroup_lib.files import write_npz
+from regroup_lib.files import digest_file, write_npz
+from regroup_lib.metrics import evaluate
+from regroup_lib.records import Record
 from regroup_lib.specs import EncoderSpec, Spec
 
 # A shared machine makes single examples slow now and then; CI draws the same examples each time.
@@ -41,6 +44,14 @@ def private_data_directory(tmp_path_factory):
         if REAL_DATA is None:
             patch.setenv("REGROUP_DATA", str(tmp_path_factory.mktemp("data")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    """Close what a test drew, where it drew."""
+    yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +97,29 @@ def small_arrays():
             arrays[f"{split}_images"] = rng.integers(0, 256, shape, dtype=np.uint8)
             arrays[f"{split}_labels"] = (np.arange(count, dtype=np.uint8) % n_classes)[:, None]
         return arrays
+
+    return make
+
+
+@pytest.fixture
+def measured_record(tmp_path):
+    """Return a function that writes scores as a run does, and returns a record with what they measure."""
+
+    def make(spec, labels, scores, class_names, *, arrays=None, **fields):
+        """Take scores by rule and part; fields are the record's others."""
+        stored, metrics = dict(arrays or {}), {}
+        for rule, parts in scores.items():
+            for part, values in parts.items():
+                values = values.astype(np.float32)
+                stored |= {f"{part}_labels": labels, f"{part}_scores_{rule}": values}
+                result = evaluate(labels, values, class_names)
+                metrics.setdefault(rule, {})[part] = result | {"summary": experiments.summary(result)}
+        # A number, as tests make several records of one spec.
+        path = tmp_path / f"{len(list(tmp_path.glob('*.npz')))}-{spec.key}.json"
+        write_npz(path.with_suffix(".npz"), stored)
+        digest = digest_file(path.with_suffix(".npz"))
+        made = {"status": "finished", "metrics": metrics, "data_digest": "d"} | fields
+        return Record(spec=spec, path=path, arrays_digest=digest, **made)
 
     return make
 

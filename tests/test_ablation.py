@@ -2,60 +2,37 @@
 
 import json
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from regroup_lib import ablation, plans
 from regroup_lib.competition import values
-from regroup_lib.files import digest_file, write_npz
-from regroup_lib.metrics import evaluate
-from regroup_lib.records import Record
 from regroup_lib.specs import Spec
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture
-def make(tmp_path):
+def make(measured_record):
     """Return a function that makes the records of a group: two seeds, positives scoring `lift` higher."""
 
+    def one(spec, lift, nmi):
+        rng = np.random.default_rng([spec.seed, int(100 * lift)])
+        labels = (np.arange(400) < 40).astype(np.uint8)
+        scores = 1 / (1 + np.exp(-(rng.normal(size=400) + lift * labels - 2)))
+        regrouping = {"parent": [0, 1], "counts": [360, 40]}
+        if spec.method.startswith("rg"):
+            regrouping = {"parent": [0, 0, 0, 1], "counts": [200, 100, 60, 40]}
+            regrouping |= {"purity": (nmi or 0) / 2 + 0.2, "nmi": nmi or 0.0}
+        return measured_record(
+            spec,
+            labels,
+            {rule: {"test": scores} for rule in (("max", "sum") if "nmi" in regrouping else ("none",))},
+            ("not 0", "0"),
+            seconds={"regroup": 3.0, "train": 9.0},
+            regrouping=regrouping,
+        )
+
     def group(spec, lift, *, nmi=None):
-        made = []
-        for seed in (0, 1):
-            rng = np.random.default_rng([seed, int(100 * lift)])
-            labels = (np.arange(400) < 40).astype(np.uint8)
-            scores = (1 / (1 + np.exp(-(rng.normal(size=400) + lift * labels - 2)))).astype(np.float32)
-            named = spec.model_copy(update={"seed": seed})
-            regroups = spec.method.startswith("rg")
-            result = evaluate(labels, scores, ("not 0", "0"))
-            summary = {k: result[k]["0"] for k in ("average_precision", "calibrated_average_precision")}
-            result["summary"] = summary | {"balanced_accuracy": result["balanced_accuracy"]}
-            rules = ("max", "sum") if regroups else ("none",)
-            path = tmp_path / f"{named.key}-{int(100 * lift)}.json"
-            arrays = {f"test_scores_{rule}": scores for rule in rules}
-            write_npz(path.with_suffix(".npz"), {"test_labels": labels} | arrays)
-            regrouping = {"parent": [0, 1], "counts": [360, 40]}
-            if regroups:
-                regrouping = {"parent": [0, 0, 0, 1], "counts": [200, 100, 60, 40]}
-                regrouping |= {"purity": (nmi or 0) / 2 + 0.2, "nmi": nmi or 0.0}
-            made.append(
-                Record(
-                    spec=named,
-                    status="finished",
-                    metrics={rule: {"test": result} for rule in rules},
-                    seconds={"regroup": 3.0, "train": 9.0},
-                    data_digest="d",
-                    regrouping=regrouping,
-                    arrays_digest=digest_file(path.with_suffix(".npz")),
-                    path=path,
-                )
-            )
-        return made
+        return [one(spec.model_copy(update={"seed": seed}), lift, nmi) for seed in (0, 1)]
 
     return group
 

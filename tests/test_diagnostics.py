@@ -1,6 +1,5 @@
 """Diagnostics: numbers by hand, and figures with names on them."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -8,12 +7,6 @@ from sklearn.metrics import balanced_accuracy_score, precision_score, recall_sco
 
 import regroup_lib as rg
 from regroup_lib import diagnostics
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 @pytest.fixture(scope="module")

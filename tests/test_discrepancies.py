@@ -2,7 +2,6 @@
 
 from itertools import permutations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from scipy.stats import ttest_ind
@@ -37,7 +36,6 @@ def test_the_papers_number_is_impossible_for_either_class():
     bound = axes.lines[1].get_ydata()
     assert (np.diff(bound) > 0).all()
     assert (bound < axes.lines[0].get_ydata()).all()  # below chance
-    plt.close("all")
 
 
 def test_welchs_test_is_that_of_three_runs_with_such_moments():

@@ -1,18 +1,11 @@
 """Long tails: accuracies by shots against their definition, and the plan's runs."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from regroup_lib import experiments, longtail, plans
 from regroup_lib.experiments import run
 from regroup_lib.specs import Spec
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 @pytest.fixture(scope="module")

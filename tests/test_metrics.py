@@ -420,3 +420,5 @@ def test_bootstrap_resamples_within_each_class():
     assert (counts[:, labels == 0].sum(axis=1) == 50).all()
     assert (counts == metrics.bootstrap_counts(labels, 200, seed=3)).all()
     assert counts[:, 0].mean() == pytest.approx(1, abs=0.2)
+    assert (counts[0] == 1).all()  # the samples as they are
+    assert not (counts[1:] == 1).all(axis=1).any()

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pytest
 
 import regroup_lib as rg
@@ -62,7 +61,6 @@ def test_the_examples_of_the_page_for_users_run_as_written(tmp_path, monkeypatch
     assert "clusters of" in names["diagnosis"].text
     assert names["scores"].shape == (1797, 2)
     assert names["result"]["average_precision"]["1"] > 0.9
-    plt.close("all")
 
 
 def test_the_examples_of_the_guide_for_contributors_run_as_written(tmp_path, monkeypatch):

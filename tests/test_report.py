@@ -46,12 +46,6 @@ COMMITTED = Path(__file__).resolve().parents[1] / "results"
 MEASURES = ("balanced_accuracy", "average_precision", "calibrated_average_precision")
 
 
-@pytest.fixture(autouse=True)
-def no_open_figures():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture(scope="module")
 def trained(smoke_results):
     """Training records of three methods and two seeds."""

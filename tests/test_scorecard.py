@@ -1,6 +1,5 @@
 """The scorecard: every claim once, a verdict where all runs are recorded, and what is missing where not."""
 
-import matplotlib.pyplot as plt
 import pytest
 
 from regroup_lib import competition, plans, scorecard
@@ -109,7 +108,6 @@ def test_the_figure_has_a_row_a_setting_and_survives_no_record():
     assert "1 case, 1 clearly better, 0 clearly worse" in text
     assert "3 cases, 1 clearly better, 1 clearly worse" in text
     assert scorecard.plot_gains([]).axes[0].get_yticklabels()[0].get_text() == "no run is recorded yet"
-    plt.close("all")
 
 
 def test_the_chapter_of_table_1_takes_some_of_its_tasks_and_no_others():

@@ -27,12 +27,6 @@ from regroup_lib.tables import METHODS, NotApplicable, load_table, measure_folds
 COMMITTED = Path(__file__).resolve().parents[1] / "results"
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
 def spec(method="plain", estimator="logreg", **options):
     return TableSpec(**{"profile": "smoke", "task": "iris-versicolor"} | options, method=method, estimator=estimator)
 

@@ -1,6 +1,5 @@
 """The chapter on text: its runs, its tables and its verdict, from real runs on scikit-learn's descriptions."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from conftest import few_threads
@@ -15,12 +14,6 @@ from regroup_lib.tasks import make_task
 SEEDS = [0, 1]
 PROFILES = ["smoke", "cpu", "paper"]
 TASK = ("descriptions-breast_cancer", None)
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 @pytest.fixture(scope="module")

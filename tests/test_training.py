@@ -21,12 +21,11 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from regroup_lib import checkpoints, training
+from regroup_lib import checkpoints
+from regroup_lib.checkpoints import History, OutOfTime
 from regroup_lib.methods import make_loss
 from regroup_lib.models import NETWORKS, build_network
 from regroup_lib.training import (
-    History,
-    OutOfTime,
     ResidentImages,
     TrainingOptions,
     autocast,
@@ -700,8 +699,7 @@ def test_a_checkpoint_is_replaced_in_one_step(images, labels, tmp_path, monkeypa
 def small_pieces(monkeypatch):
     """Cut checkpoints into pieces of 40,000 bytes: that of the small network has several."""
     monkeypatch.setattr(checkpoints, "PIECE_BYTES", 40_000)
-    monkeypatch.setattr(training, "PIECE_BYTES", 40_000)
-    monkeypatch.setattr(training, "CHECKPOINT_SHARE", 1e9)  # after every epoch all the same
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_SHARE", 1e9)  # after every epoch all the same
 
 
 def test_a_large_checkpoint_is_cut_into_pieces_and_goes_on_as_a_small_one_does(
@@ -720,6 +718,24 @@ def test_a_large_checkpoint_is_cut_into_pieces_and_goes_on_as_a_small_one_does(
     assert without_seconds(history) == without_seconds(uninterrupted[1])
     checkpoints.remove_checkpoint(copy / "run.pt")
     assert list(copy.iterdir()) == []
+
+
+def test_the_checkpoint_of_the_papers_network_is_in_files_below_16_mb(tmp_path):
+    network = build_network("resnet34", in_channels=3, n_classes=100, seed=0)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    for weight in network.parameters():
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+    size = checkpoints.save_checkpoint(tmp_path / "run.pt", state)
+    files = [file.stat().st_size for file in tmp_path.iterdir()]
+    assert size > 160e6
+    assert max(files) < 16e6
+    assert sum(files) == pytest.approx(size, rel=1e-3)
+    found = checkpoints.load_checkpoint(tmp_path / "run.pt", torch.device("cpu"))
+    assert same(state["network"], found["network"])
+    momenta = [part["state"][0]["momentum_buffer"] for part in (state["optimizer"], found["optimizer"])]
+    assert torch.equal(*momenta)
 
 
 @pytest.mark.parametrize("damage", ["missing", "shorter", "other"])
@@ -770,43 +786,56 @@ def test_wherever_the_writing_of_pieces_stops_one_of_two_checkpoints_is_whole(tm
 def test_a_large_checkpoint_is_not_written_after_every_epoch_but_after_the_last(
     images, labels, tmp_path, small_pieces, monkeypatch
 ):
-    monkeypatch.setattr(training, "CHECKPOINT_SHARE", 1e-9)
-    saved, save = [], training.save_checkpoint
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_SHARE", 1e-9)
+    saved, save = [], checkpoints.save_checkpoint
 
     def noted(path, state):
         saved.append(len(state["traces"]))
         return save(path, state)
 
-    monkeypatch.setattr(training, "save_checkpoint", noted)
+    monkeypatch.setattr(checkpoints, "save_checkpoint", noted)
     trained(images, labels, options=replace(OPTIONS, epochs=5), checkpoint=tmp_path / "run.pt")
     assert saved == [1, 5]
 
 
-def test_a_run_stops_at_its_deadline_and_goes_on_where_it_was(images, labels, tmp_path, uninterrupted):
-    path, stops = tmp_path / "run.pt", 0
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_run_stops_at_its_deadline_and_goes_on_where_it_was(images, labels, tmp_path, uninterrupted, epochs):
+    path = tmp_path / "run.pt"
 
     def slow(network, epoch):
-        time.sleep(0.2)
+        time.sleep(2 if epoch == epochs else 0)  # no other epoch fits after that one
         return epoch_number(network, epoch)
 
-    while True:
-        try:
-            deadline = time.monotonic() + 0.25  # an epoch, and not another one
-            weights, history = trained(
-                images, labels, on_epoch=slow, checkpoint=path, deadline=deadline, network_seed=0 if not stops else 9
-            )
-            break
-        except OutOfTime:
-            stops += 1
-            # Not an epoch is begun that cannot end in time: at most the first one of a run is late.
-            assert path.exists()
-    assert 1 <= stops <= EPOCHS
+    with pytest.raises(OutOfTime):
+        trained(images, labels, on_epoch=slow, checkpoint=path, deadline=time.monotonic() + 2)
+    assert len(checkpoints.load_checkpoint(path, torch.device("cpu"))["traces"]) == epochs
+    weights, history = trained(images, labels, on_epoch=epoch_number, checkpoint=path, network_seed=9)
     assert same(uninterrupted[0], weights)
     assert without_seconds(history) == without_seconds(uninterrupted[1])
 
 
+def test_an_epoch_that_cannot_end_in_time_is_not_begun(images, labels, tmp_path):
+    """A run that goes on knows from its checkpoint how long an epoch takes."""
+    path = tmp_path / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        trained(images, labels, on_epoch=interrupted_in(2), checkpoint=path)
+    state = checkpoints.load_checkpoint(path, torch.device("cpu"))
+    state["traces"][0] |= {"seconds": 20.0, "evaluate_seconds": 20.0}
+    checkpoints.save_checkpoint(path, state)
+    for seconds, begun in ((30, False), (50, True)):
+        batches = []
+
+        def loss(logits, targets, batches=batches):
+            batches.append(1)
+            return F.cross_entropy(logits, targets)
+
+        with contextlib.nullcontext() if begun else pytest.raises(OutOfTime):
+            trained(images, labels, loss=loss, checkpoint=path, deadline=time.monotonic() + seconds)
+        assert bool(batches) == begun
+
+
 def test_a_run_that_stops_between_two_checkpoints_writes_one(images, labels, tmp_path, small_pieces, monkeypatch):
-    monkeypatch.setattr(training, "CHECKPOINT_SHARE", 1e-9)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_SHARE", 1e-9)
     path = tmp_path / "run.pt"
 
     def endless(network, epoch):
@@ -824,6 +853,30 @@ def test_a_run_that_stops_between_two_checkpoints_writes_one(images, labels, tmp
             deadline=time.monotonic() + 1.5,
         )
     assert len(checkpoints.load_checkpoint(path, torch.device("cpu"))["traces"]) == 3
+
+
+def test_a_network_is_compiled_where_that_is_asked_for_and_its_weights_are_the_same(images, labels, monkeypatch):
+    compiled, compile_ = [], torch.compile
+
+    def noted(network, **options):
+        compiled.append(network)
+        return compile_(network, backend="eager", **options)  # the default backend needs a C++ compiler
+
+    monkeypatch.setattr(torch, "compile", noted)
+    weights, history = trained(images, labels, options=replace(OPTIONS, compile=True))
+    assert len(compiled) == 1
+    plain, plain_history = trained(images, labels, options=replace(OPTIONS, compile=False))
+    assert len(compiled) == 1
+    assert list(weights) == list(plain)  # checkpoints and records name them as ever
+    for name, value in weights.items():
+        torch.testing.assert_close(value, plain[name])
+    assert history.traces[-1]["train_loss"] == pytest.approx(plain_history.traces[-1]["train_loss"], rel=1e-4)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_nothing_is_compiled_by_itself_on_a_cpu(images, labels, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiled"))
+    trained(images, labels, options=replace(OPTIONS, epochs=40))
 
 
 class CountsReads(TorchDispatchMode):

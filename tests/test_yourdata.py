@@ -43,8 +43,7 @@ def home(tmp_path_factory):
     found = rg.compare(
         folder / "heaps.csv", positive="middle", estimators=["logreg"], seeds=[0, 1, 2], results_dir=folder / "results"
     )
-    yield SimpleNamespace(folder=folder, table=folder / "heaps.csv", results=folder / "results", comparison=found)
-    plt.close("all")
+    return SimpleNamespace(folder=folder, table=folder / "heaps.csv", results=folder / "results", comparison=found)
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +59,7 @@ def pictures(tmp_path_factory):
             image.save(folder / "scans" / f"digit {digit}" / f"{number}.png")
     options = {"seeds": [0, 1], "epochs": 1, "results_dir": folder / "results", "data_dir": folder / "data"}
     found = rg.compare(folder / "scans", positive="digit 8", encoder="raw", **options)
-    yield SimpleNamespace(folder=folder, comparison=found, options=options)
-    plt.close("all")
+    return SimpleNamespace(folder=folder, comparison=found, options=options)
 
 
 # ---------------------------------------------------------------- specs
@@ -162,7 +160,6 @@ def test_records_are_found_and_read_without_the_data(home, tmp_path):
     assert found.class_table.equals(home.comparison.class_table)
     found.plot_clusters()
     found.plot_precision_recall()
-    plt.close("all")
 
 
 def test_without_a_record_the_missing_path_is_the_complaint(tmp_path):
