@@ -65,10 +65,20 @@ class Progress:
         What goes on from the checkpoint; each has ``state_dict`` and ``load_state_dict``.
     history : History
         Filled by `resume`; the caller appends a trace with ``seconds`` an epoch.
+    writes : bool
+        Whether this process writes the checkpoint: one of several that train together does.
     """
 
-    def __init__(self, path: Path | None, deadline: float | None, parts: dict[str, Any], history: History):
-        self.path, self.deadline, self.parts, self.history = path, deadline, parts, history
+    def __init__(
+        self,
+        path: Path | None,
+        deadline: float | None,
+        parts: dict[str, Any],
+        history: History,
+        *,
+        writes: bool = True,
+    ):
+        self.path, self.deadline, self.parts, self.history, self.writes = path, deadline, parts, history, writes
         self.saved_epochs, self.saved_at = 0, time.monotonic()
         self.saving = 0.0  # seconds that the last checkpoint took, if it was a large one
         self.epoch = 0.0  # seconds that the last epoch took, with all that belongs to it
@@ -109,7 +119,7 @@ class Progress:
             self._save()
 
     def _save(self) -> None:
-        if self.path is None:
+        if self.path is None or not self.writes:
             return
         start = time.monotonic()
         state = {name: part.state_dict() for name, part in self.parts.items()}

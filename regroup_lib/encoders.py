@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +24,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from regroup_lib import minilm
+from regroup_lib.blocks import NpyRows, open_rows
 from regroup_lib.dataset import Dataset
-from regroup_lib.files import data_directory, digest_arrays, digest_file, read_npz, write_npz
-from regroup_lib.progress import progress_bar
+from regroup_lib.files import atomic_path, data_directory, digest_arrays, digest_file, read_npz, write_npz
+from regroup_lib.progress import progress_bar, silence
 from regroup_lib.text import words
 
 logger = logging.getLogger(__name__)
@@ -563,7 +565,8 @@ def encode(
     """Fit an encoder on a data set's training inputs, encode every split, and keep the result on disk.
 
     The cache lies in ``features/`` of the data directory, under a key of encoder, weights and data digest. A
-    cache file that is damaged is reported and made again.
+    cache file that is damaged is reported and made again. All features are in memory: `encode_rows` is for those that
+    do not fit.
 
     Parameters
     ----------
@@ -658,3 +661,63 @@ def _read_cache(path: Path, dataset: Dataset) -> dict[str, np.ndarray] | None:
     except (ValueError, KeyError, TypeError) as error:
         logger.warning("the feature cache %s is damaged and is made again (%s)", path, error)
         return None
+
+
+def encode_rows(
+    images: Any,
+    encoder: Encoder,
+    path: str | Path,
+    *,
+    center: np.ndarray | None = None,
+    block_rows: int = 4096,
+) -> np.ndarray | None:
+    """Encode images that do not fit in memory, and write their features to an ``.npy`` file by blocks.
+
+    `encode` holds all features of a data set in memory; here it is one block of images and of features.
+
+    Parameters
+    ----------
+    images : path, memory map, or what `blocks.open_rows` takes
+        uint8 [n, h, w, c], or sentences.
+    encoder : Encoder
+        A pre-trained one, or one that was fitted on as many images as fit in memory.
+    path : path
+        The file, float32 [n, d]; there when it is whole.
+    center : ndarray of float32 [d], optional
+        What is subtracted from features that are normalised; default: their mean. For a test split: what the call for
+        the training split returned.
+    block_rows : int
+        Images at a time.
+
+    Returns
+    -------
+    ndarray of float32 [d] or None
+        What was subtracted; None where `encoder` does not normalise.
+    """
+    images = open_rows(images)
+    n, total = images.shape[0], np.zeros(())
+    if n == 0:
+        raise ValueError("there are no images to encode")
+    with atomic_path(path) as partial, progress_bar(total=n, desc=encoder.label, unit="image") as bar:
+        with partial.open("wb") as stream:
+            for start in range(0, n, block_rows):
+                block = np.asarray(images[start : min(start + block_rows, n)])
+                with silence():
+                    features = np.ascontiguousarray(encoder.transform(block), np.float32)
+                if start == 0:
+                    header = {"descr": features.dtype.str, "fortran_order": False, "shape": (n, features.shape[1])}
+                    np.lib.format.write_array_header_1_0(stream, header)
+                stream.write(features.data)
+                total = total + features.sum(axis=0, dtype=np.float64)
+                bar.update(len(block))
+        if not encoder.normalize:
+            return None
+        center = (total / n).astype(np.float32) if center is None else center
+        rows = NpyRows.open(partial)
+        with partial.open("r+b") as stream:
+            stream.seek(rows.offset)
+            for start in range(0, n, block_rows):
+                centered = rows[start : start + block_rows] - center
+                centered /= np.maximum(np.linalg.norm(centered, axis=1, keepdims=True), 1e-12)
+                stream.write(centered.data)
+    return center

@@ -690,9 +690,10 @@ PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {
     "tables": tabular,
     "text": text,
     "your-data": your_data,
-    # The first looks at the records of the others, the second at the paper's own numbers.
+    # The first looks at the records of the others, the second at the paper's own numbers, the third at a benchmark's.
     "scorecard": lambda profile, seeds, results_dir=None: [],
     "discrepancies": lambda profile, seeds, results_dir=None: [],
+    "scale": lambda profile, seeds, results_dir=None: [],
 }
 # Runs that no chapter shows, and that "all" leaves out.
 EXTRA_PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {"imagenet": imagenet}

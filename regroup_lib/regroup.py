@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
+from regroup_lib.blocks import Rows
 from regroup_lib.clusterers import make_clusterer
 from regroup_lib.files import read_npz, write_npz
 
@@ -86,7 +87,7 @@ class Regrouping(BaseEstimator):
     clusterer : str or object
         A name in `clusterers.CLUSTERERS` (``"kmeans"``, ``"constrained-kmeans"``, ``"spectral"``, ``"random"``, ...),
         or any object with scikit-learn's ``fit_predict`` and an ``n_clusters`` (or ``n_components``) parameter; it is
-        cloned.
+        cloned. `blocks.BlockKMeans` is one for features that do not fit in memory.
     threshold, n_clusters
         See `cluster_counts`; the keys of a mapping `n_clusters` are class labels here.
     random_state : int, optional
@@ -141,7 +142,8 @@ class Regrouping(BaseEstimator):
         ----------
         features : array or SciPy sparse array [n, d]
             Finite numbers; only rows of classes that are divided are looked at by the clusterer. Sparse ones reach it
-            as CSR: both k-means and ``"random"`` take them.
+            as CSR: both k-means and ``"random"`` take them. With `blocks.BlockKMeans` also the path of an ``.npy``
+            file, or an array that `blocks.open_rows` takes: it is read by blocks, and never held as a whole.
         labels : sequence [n]
             Class of each row.
 
@@ -150,7 +152,10 @@ class Regrouping(BaseEstimator):
         ValueError
             If lengths differ, features are not finite or not two-dimensional, or an option is out of range.
         """
-        features = features.tocsr() if sparse.issparse(features) else np.asarray(features)
+        if by_blocks := getattr(self.clusterer, "reads_blocks", False):
+            features = Rows.of(features)
+        else:
+            features = features.tocsr() if sparse.issparse(features) else np.asarray(features)
         labels = np.asarray(labels)
         _check_fit_input(features, labels)
         make_clusterer(self.clusterer, 1, None)  # an unknown one is an error even where no class is divided
@@ -160,7 +165,10 @@ class Regrouping(BaseEstimator):
         parent: list[int] = []
         for j, k in enumerate(wanted):
             rows = np.flatnonzero(index == j)
-            groups = np.zeros(len(rows), np.int64) if k == 1 else self._cluster(features[rows], k, j)
+            if k == 1:
+                groups = np.zeros(len(rows), np.int64)
+            else:
+                groups = self._cluster(features.where(index == j) if by_blocks else features[rows], k, j)
             self.pseudo_labels_[rows] = groups + len(parent)
             parent += [j] * (int(groups.max()) + 1)
         self.parent_ = np.array(parent, dtype=np.int64)
@@ -176,7 +184,7 @@ class Regrouping(BaseEstimator):
             raise ValueError(f"n_clusters names classes {unknown}; the labels are {list(position)}")
         return {position[label]: number for label, number in self.n_clusters.items()}
 
-    def _cluster(self, features: np.ndarray, k: int, j: int) -> np.ndarray:
+    def _cluster(self, features: np.ndarray | Rows, k: int, j: int) -> np.ndarray:
         """Return groups 0..k'-1 of one class, every one with a sample (k' <= k)."""
         seed = None if self.random_state is None else self.random_state + j
         # One thread: sums in another order can move a sample to another cluster, and a run must be repeatable.
@@ -230,7 +238,7 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _check_fit_input(features: np.ndarray | sparse.csr_array, labels: np.ndarray) -> None:
+def _check_fit_input(features: np.ndarray | sparse.csr_array | Rows, labels: np.ndarray) -> None:
     if features.ndim != 2:
         raise ValueError(f"features have shape {features.shape}; expected [n, d]")
     n_rows = features.shape[0]
@@ -240,7 +248,7 @@ def _check_fit_input(features: np.ndarray | sparse.csr_array, labels: np.ndarray
         raise ValueError("there are no samples to regroup")
     if features.dtype.kind not in "fiub":
         raise ValueError(f"features are {features.dtype}; expected numbers")
-    bad = count_rows_not_finite(features)
+    bad = 0 if isinstance(features, Rows) else count_rows_not_finite(features)  # else each block as it is read
     if bad:
         raise ValueError(f"{bad} rows of features hold NaN or infinite values; remove or impute them first")
 

@@ -1,7 +1,8 @@
 """Which rows of the training set an epoch visits, and in which order.
 
 Three functions choose rows once, before training (`random_oversampling`, `random_undersampling`,
-`cluster_undersampling`); two classes turn rows into the order of an epoch (`ShuffledRows`, `StratifiedBatches`).
+`cluster_undersampling`); three classes turn rows into the order of an epoch (`ShuffledRows`, `StratifiedBatches`,
+`BlockShuffledRows`).
 """
 
 from __future__ import annotations
@@ -413,3 +414,45 @@ def _batch_counts(counts: np.ndarray, size: int) -> np.ndarray:
     np.add.at(table, (places, np.repeat(np.arange(len(counts)), extra)), 1)
     table[-1] = counts - table[:-1].sum(axis=0)
     return table
+
+
+class BlockShuffledRows:
+    """Every row once an epoch, shuffled as far as a few blocks of a file in memory allow.
+
+    The blocks come in random order. So many of them as `window` says are open at a time, and their rows are mixed.
+
+    Parameters
+    ----------
+    n_rows : int
+    block_rows : int
+        Consecutive rows of a block; the last block may have fewer.
+    window : int
+        Blocks whose rows are mixed.
+
+    Examples
+    --------
+    >>> order = BlockShuffledRows(8, block_rows=2, window=2).order(torch.Generator().manual_seed(1))
+    >>> [sorted(set((part // 2).tolist())) for part in order.split(4)]
+    [[1, 3], [0, 2]]
+    """
+
+    def __init__(self, n_rows: int, *, block_rows: int, window: int):
+        for name, value in (("n_rows", n_rows), ("block_rows", block_rows), ("window", window)):
+            if value < 1 or value % 1:
+                raise ValueError(f"{name} is {value}; expected a whole number of at least 1")
+        self.n_rows, self.block_rows, self.window = int(n_rows), int(block_rows), int(window)
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+    def order(self, generator: torch.Generator) -> torch.Tensor:
+        """Return the rows of one epoch in order, int64 [n_rows], on the generator's device."""
+        draw = {"generator": generator, "device": generator.device}
+        starts = torch.randperm(-(-self.n_rows // self.block_rows), **draw) * self.block_rows
+        inside = torch.arange(self.block_rows, device=generator.device)
+        order = []
+        for opened in starts.split(self.window):
+            rows = (opened[:, None] + inside).flatten()
+            rows = rows[rows < self.n_rows]
+            order.append(rows[torch.randperm(len(rows), **draw)])
+        return torch.cat(order)

@@ -1,13 +1,15 @@
-"""The one training loop: resident data, augmentation on batches, mixed precision, traces, checkpoints.
+"""The one training loop: data resident or on disk, augmentation on batches, mixed precision, traces, checkpoints.
 
 On two cores it trains `small-resnet` 2.5 times as fast as a DataLoader of PIL images in float32, and reaches that
-loop's AP 4.8 times as fast (`benchmarks/README.md`). With a GPU the same code keeps the data there.
+loop's AP 4.8 times as fast (`benchmarks/README.md`). With a GPU the same code keeps the data there. Inside
+`parallel.process_group` several processes share every batch.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,10 +22,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from regroup_lib import parallel
+from regroup_lib.blocks import open_rows
 from regroup_lib.checkpoints import History, Progress
 from regroup_lib.encoders import default_device
 from regroup_lib.progress import progress_bar
-from regroup_lib.samplers import Sampler, ShuffledRows
+from regroup_lib.samplers import BlockShuffledRows, Sampler, ShuffledRows
 from regroup_lib.text import PADDING, Tokenizer
 
 Loss = Callable[..., torch.Tensor]
@@ -86,21 +90,101 @@ class ResidentImages:
         return self._normalized(self.pixels[index])
 
     def augmented(self, index: torch.Tensor, generator: torch.Generator, *, flip: bool, shift: int) -> torch.Tensor:
-        """Return a batch of randomly mirrored and shifted images; one gather does both."""
-        n, height, width = len(index), *self.pixels.shape[1:3]
-        draw = {"generator": generator, "device": self.device}
-        rows = torch.arange(height, device=self.device).expand(n, -1)
-        columns = torch.arange(width, device=self.device).expand(n, -1)
-        if shift:
-            rows = _reflect(rows + torch.randint(-shift, shift + 1, (n, 1), **draw), height)
-            columns = _reflect(columns + torch.randint(-shift, shift + 1, (n, 1), **draw), width)
-        if flip:
-            mirrored = torch.rand((n, 1), **draw) < 0.5
-            columns = torch.where(mirrored, width - 1 - columns, columns)
-        return self._normalized(self.pixels[index[:, None, None], rows[:, :, None], columns[:, None, :]])
+        """Return a batch of randomly mirrored and shifted images."""
+        return self._normalized(_moved(self.pixels, index, generator, flip=flip, shift=shift))
 
     def _normalized(self, pixels: torch.Tensor) -> torch.Tensor:
         return ((pixels.float() - self.mean) * self.scale).permute(0, 3, 1, 2)
+
+
+class DiskImages(ResidentImages):
+    """Images on disk, in the place of `ResidentImages` where they do not fit in memory.
+
+    They are read by blocks of rows, and ``2 * window`` blocks are kept: ``2 * window * block_rows * h * w * c`` bytes.
+    Other than with `sampler`'s order the same block is read again and again.
+
+    Parameters
+    ----------
+    images : path of an ``.npy`` file, or what `blocks.open_rows` takes
+        uint8 [n, h, w, c]. Rows that stand in order of class, or of anything else, are to be shuffled once before they
+        are written: a batch has its rows from `window` blocks alone.
+    statistics : ResidentImages or DiskImages, optional
+        See `ResidentImages`; else the images are read once for their mean and deviation.
+    block_rows, window : int
+        See `samplers.BlockShuffledRows`.
+
+    Attributes
+    ----------
+    sampler : BlockShuffledRows
+        The order of an epoch, which `train` takes unless told otherwise.
+
+    Raises
+    ------
+    ValueError
+        If the array is not uint8 [n, h, w, c], or cannot be read by blocks.
+    """
+
+    def __init__(
+        self,
+        images: Any,
+        *,
+        statistics: ResidentImages | None = None,
+        block_rows: int = 256,
+        window: int = 16,
+        device: torch.device | None = None,
+    ):
+        self.rows = open_rows(images)
+        if len(self.rows.shape) != 4 or self.rows.dtype != np.uint8:
+            raise ValueError(f"images are {self.rows.dtype} {tuple(self.rows.shape)}; expected uint8 [n, h, w, c]")
+        self.device = device or default_device()
+        self.width = self.rows.shape[-1]
+        self.sampler = BlockShuffledRows(len(self), block_rows=block_rows, window=window)
+        self.kept: OrderedDict[int, np.ndarray] = OrderedDict()
+        if statistics is None:
+            blocks = (self._read(start, start + block_rows) for start in range(0, len(self), block_rows))
+            counts = sum(_histograms(block.reshape(-1, self.width)) for block in blocks)
+            values, n = np.arange(256), counts[0].sum()
+            mean = counts @ values / n
+            std = np.sqrt(np.maximum(counts @ values**2 / n - mean**2, 1e-6))
+            self.mean, self.scale = (torch.tensor(v, dtype=torch.float32, device=self.device) for v in (mean, 1 / std))
+        else:
+            self.mean, self.scale = statistics.mean, statistics.scale
+
+    def __len__(self) -> int:
+        return self.rows.shape[0]
+
+    def batch(self, index: torch.Tensor | slice) -> torch.Tensor:
+        """Return normalised float32 [b, c, h, w] (channels last in memory)."""
+        return self._normalized(self._pixels(index))
+
+    def augmented(self, index: torch.Tensor, generator: torch.Generator, *, flip: bool, shift: int) -> torch.Tensor:
+        """Return a batch of randomly mirrored and shifted images."""
+        places = torch.arange(len(index), device=self.device)
+        return self._normalized(_moved(self._pixels(index), places, generator, flip=flip, shift=shift))
+
+    def _pixels(self, index: torch.Tensor | slice) -> torch.Tensor:
+        if isinstance(index, slice):
+            start, stop, _ = index.indices(len(self))
+            return torch.from_numpy(self._read(start, stop)).to(self.device)
+        rows, size = index.cpu().numpy(), self.sampler.block_rows
+        pixels, block_of = np.empty((len(rows), *self.rows.shape[1:]), np.uint8), rows // size
+        for number in np.unique(block_of):
+            here = block_of == number
+            pixels[here] = self._block(int(number))[rows[here] - number * size]
+        return torch.from_numpy(pixels).to(self.device)
+
+    def _block(self, number: int) -> np.ndarray:
+        if number not in self.kept:
+            # A batch at the border of two windows has rows of both.
+            while len(self.kept) >= 2 * self.sampler.window:
+                self.kept.popitem(last=False)
+            start = number * self.sampler.block_rows
+            self.kept[number] = self._read(start, start + self.sampler.block_rows)
+        self.kept.move_to_end(number)
+        return self.kept[number]
+
+    def _read(self, start: int, stop: int) -> np.ndarray:
+        return np.array(self.rows[start : min(stop, len(self))])
 
 
 class ResidentFeatures:
@@ -161,9 +245,31 @@ Resident = ResidentImages | ResidentFeatures | ResidentTokens
 
 
 def _mean_square(values: np.ndarray) -> np.ndarray:
-    # A histogram a channel: no float copy of the whole set.
+    # By histograms: no float copy of the whole set.
     squares = np.arange(256, dtype=np.float64) ** 2
-    return np.array([np.bincount(channel, minlength=256) @ squares for channel in values.T]) / len(values)
+    return np.array([counts @ squares for counts in _histograms(values)]) / len(values)
+
+
+def _histograms(values: np.ndarray) -> np.ndarray:
+    """Return how often each channel has each value, int64 [c, 256]."""
+    return np.stack([np.bincount(channel, minlength=256) for channel in values.T])
+
+
+def _moved(
+    pixels: torch.Tensor, index: torch.Tensor, generator: torch.Generator, *, flip: bool, shift: int
+) -> torch.Tensor:
+    """Return the images of `index`, randomly mirrored and shifted; one gather does both."""
+    n, height, width = len(index), *pixels.shape[1:3]
+    draw = {"generator": generator, "device": pixels.device}
+    rows = torch.arange(height, device=pixels.device).expand(n, -1)
+    columns = torch.arange(width, device=pixels.device).expand(n, -1)
+    if shift:
+        rows = _reflect(rows + torch.randint(-shift, shift + 1, (n, 1), **draw), height)
+        columns = _reflect(columns + torch.randint(-shift, shift + 1, (n, 1), **draw), width)
+    if flip:
+        mirrored = torch.rand((n, 1), **draw) < 0.5
+        columns = torch.where(mirrored, width - 1 - columns, columns)
+    return pixels[index[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 def _reflect(position: torch.Tensor, size: int) -> torch.Tensor:
@@ -204,7 +310,7 @@ def train(
     ----------
     network : Module
         Moved to the images' device, channels last.
-    images : ResidentImages, ResidentFeatures or ResidentTokens
+    images : ResidentImages, DiskImages, ResidentFeatures or ResidentTokens
         Training images, or features or tokens for a network that takes those.
     labels : ndarray of int64 [n]
         Labels to train on (pseudo-labels when regrouped).
@@ -217,7 +323,7 @@ def train(
         also gets the rows of the batch, one with ``begin_epoch`` is told the finished share of the training, and
         the state of a module is part of the checkpoint.
     sampler : Sampler, optional
-        Rows of an epoch and their order; default: every row once, shuffled.
+        Rows of an epoch and their order; default: every row once, shuffled (images on disk: by blocks).
     on_epoch : callable, optional
         Called with the network (in evaluation mode) and the number of finished epochs; what it returns (plain
         numbers, strings, lists) joins the trace.
@@ -243,13 +349,20 @@ def train(
     -----
     Within an epoch nothing waits for the device, whose work is queued: the loss is added up there, and looked at once
     an epoch. Sentences and the ranking losses are the exception, as the shapes of their tensors depend on values.
+
+    Inside `parallel.process_group` each process takes its share of every batch, and all end with the same weights:
+    those of one process, up to three things. Batch norm sees a share at a time, and its running statistics are those
+    of rank 0's shares. A loss that is no mean over samples (one that weights by batch, AP-Loss, SOAP) is that
+    of the share. Augmentation and dropout draw for each process by itself. `on_epoch` is called, and the checkpoint
+    written, by rank 0; all must see the checkpoint.
     """
     if len(images) != len(labels):
         raise ValueError(f"{len(images)} images but {len(labels)} labels")
     device = images.device
     network.to(device, memory_format=torch.channels_last)
     targets = torch.from_numpy(np.asarray(labels, dtype=np.int64)).to(device)
-    sampler = ShuffledRows(np.arange(len(images))) if sampler is None else sampler
+    if sampler is None:
+        sampler = images.sampler if isinstance(images, DiskImages) else ShuffledRows(np.arange(len(images)))
     steps = -(-len(sampler) // options.batch_size)
     optimizer = _optimizer(network, options)
     schedule = _one_cycle(optimizer, options, steps * options.epochs)
@@ -259,9 +372,16 @@ def train(
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
     if isinstance(loss, nn.Module):
         parts["loss"] = loss.to(device)
-    progress = Progress(None if checkpoint is None else Path(checkpoint), deadline, parts, history)
+    leads = parallel.rank() == 0
+    if deadline is not None and parallel.is_parallel():
+        raise ValueError("a deadline is for a run in one process; leave it out under torchrun")
+    progress = Progress(None if checkpoint is None else Path(checkpoint), deadline, parts, history, writes=leads)
     progress.resume(device)
-    forward = _compiled(network) if _compiles(options, images) else network
+    if checkpoint is not None:
+        parallel.check_agreement(
+            len(history.traces), f"the processes see different epochs in {checkpoint}; put it where all see it"
+        )
+    forward = parallel.averaging(_compiled(network) if _compiles(options, images) else network)
     left = range(len(history.traces), options.epochs) if history.status == "finished" else ()
     with progress_bar(total=steps * len(left), desc=description, unit="batch") as bar:
         for epoch in left:
@@ -269,13 +389,14 @@ def train(
             start = time.perf_counter()
             if hasattr(loss, "begin_epoch"):
                 loss.begin_epoch(epoch / options.epochs)
-            with _own_random_state(seed * 100_003 + epoch, device):
+            with _own_random_state(_epoch_seed(seed, epoch, parallel.rank()), device):
                 mean_loss = _train_epoch(
                     forward, images, targets, options, seed, epoch, loss, sampler, optimizer, schedule, bar
                 )
             trace = {"epoch": epoch + 1, "train_loss": mean_loss, "images": len(sampler)}
             trace["seconds"] = time.perf_counter() - start
-            if np.isfinite(mean_loss) and on_epoch is not None:
+            parallel.share_buffers(network)
+            if np.isfinite(mean_loss) and on_epoch is not None and leads:
                 network.eval()
                 trace |= on_epoch(network, epoch + 1)
             history.traces.append(trace)
@@ -339,24 +460,31 @@ def _train_epoch(forward, images, targets, options, seed, epoch, loss, sampler, 
     The generator depends on seed and epoch alone, so a resumed run draws what an uninterrupted one would have drawn.
     """
     device = images.device
-    generator = torch.Generator(device).manual_seed(seed * 100_003 + epoch)
-    order = sampler.order(generator)
+    generator = torch.Generator(device).manual_seed(_epoch_seed(seed, epoch))
+    order = sampler.order(generator)  # on all processes the same; what follows is each one's own
+    if parallel.rank():
+        generator.manual_seed(_epoch_seed(seed, epoch, parallel.rank()))
     takes_index = getattr(loss, "takes_index", False)
     forward.train()
     total = torch.zeros((), device=device)
     for start in range(0, len(order), options.batch_size):
-        index = order[start : start + options.batch_size]
+        whole = order[start : start + options.batch_size]
+        index, weight = parallel.share(whole)
         batch = images.augmented(index, generator, flip=options.flip, shift=options.shift)
         with autocast(options.precision, device):
             logits = forward(batch)
-        value = loss(logits.float(), targets[index], *([index] if takes_index else []))
+        value = weight * loss(logits.float(), targets[index], *([index] if takes_index else []))
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         optimizer.step()
         schedule.step()
-        total += value.detach() * len(index)
+        total += value.detach() * len(whole)
         bar.update()
-    return float(total) / len(order)
+    return float(parallel.mean_over_processes(total)) / len(order)
+
+
+def _epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
+    return seed * 100_003 + epoch + (rank << 40)
 
 
 @torch.no_grad()

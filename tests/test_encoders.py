@@ -27,6 +27,7 @@ from regroup_lib.encoders import (
     RawEncoder,
     center_and_normalize,
     encode,
+    encode_rows,
     make_encoder,
 )
 from regroup_lib.files import data_directory, digest_arrays, read_npz, write_npz
@@ -682,3 +683,54 @@ def test_features_stay_with_their_split_and_are_centred_on_train(tmp_path, order
         centered = means[name] - means["train"].mean(axis=0)
         expected = centered / np.linalg.norm(centered, axis=1, keepdims=True)
         np.testing.assert_allclose(features.splits[name], expected, atol=1e-3)
+
+
+# ---------------------------------------------------------------- to disk, by blocks
+
+
+class Summary(Encoder):
+    """Means of rows and columns; counts the images that it is given at a time."""
+
+    label = "summary"
+
+    def __init__(self, normalize):
+        self.normalize, self.largest = normalize, 0
+
+    def fingerprint(self):
+        return "summary"
+
+    def transform(self, images):
+        self.largest = max(self.largest, len(images))
+        return np.concatenate([images.mean(axis=1), images.mean(axis=2)], axis=1).reshape(len(images), -1)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("block_rows", [1, 7, 100])
+def test_features_written_by_blocks_are_those_of_encode(tmp_path, normalize, block_rows):
+    dataset = make_dataset()
+    expected = encode(dataset, Summary(normalize), data_dir=tmp_path / "data").splits
+    encoder, center = Summary(normalize), None
+    for name in ("train", "test"):
+        images = tmp_path / f"{name}-images.npy"
+        np.save(images, dataset.splits[name].inputs)
+        path = tmp_path / f"{name}.npy"
+        center = encode_rows(images, encoder, path, center=center, block_rows=block_rows)
+        found = np.load(path)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected[name], rtol=1e-4, atol=1e-5)
+    assert encoder.largest <= block_rows
+    assert (center is None) != normalize
+
+
+def test_an_encoder_that_fails_half_way_leaves_no_file(tmp_path):
+    class Failing(Summary):
+        def transform(self, images):
+            if self.largest:
+                raise RuntimeError("out of order")
+            return super().transform(images)
+
+    with pytest.raises(RuntimeError, match="out of order"):
+        encode_rows(make_dataset().train.inputs, Failing(True), tmp_path / "features.npy", block_rows=5)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="no images"):
+        encode_rows(np.zeros((0, 4, 4, 1), np.uint8), Summary(True), tmp_path / "features.npy")

@@ -18,6 +18,7 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from sklearn.metrics import average_precision_score
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -25,7 +26,10 @@ from regroup_lib import checkpoints
 from regroup_lib.checkpoints import History, OutOfTime
 from regroup_lib.methods import make_loss
 from regroup_lib.models import NETWORKS, build_network
+from regroup_lib.samplers import BlockShuffledRows
+from regroup_lib.tasks import make_task
 from regroup_lib.training import (
+    DiskImages,
     ResidentImages,
     TrainingOptions,
     autocast,
@@ -902,3 +906,129 @@ def test_the_host_waits_for_the_device_once_an_epoch_however_many_batches_it_has
             trained(images, labels, options=options, loss=made)
         reads.append(counted.n)
     assert reads[0] == reads[1] >= EPOCHS
+
+
+# ---------------------------------------------------------------- from disk
+
+
+@pytest.fixture
+def on_disk(images, tmp_path):
+    np.save(tmp_path / "images.npy", images)
+    return tmp_path / "images.npy"
+
+
+def test_images_on_disk_are_those_in_memory(images, on_disk):
+    resident, disk = ResidentImages(images), DiskImages(on_disk, block_rows=7, window=2)
+    assert len(disk) == 50
+    assert torch.allclose(disk.mean, resident.mean)
+    assert torch.allclose(disk.scale, resident.scale)
+    index = torch.tensor([49, 3, 3, 0, 21])
+    disk.mean, disk.scale = resident.mean, resident.scale
+    assert torch.equal(disk.batch(index), resident.batch(index))
+    assert torch.equal(disk.batch(slice(45, 60)), resident.batch(slice(45, 60)))
+    assert disk.batch(index).is_contiguous(memory_format=torch.channels_last)
+    test = DiskImages(images[:5], statistics=resident)
+    assert torch.equal(test.batch(slice(None)), resident.batch(slice(5)))
+
+
+def test_training_from_disk_is_training_from_memory_in_the_same_order(images, labels, on_disk):
+    """Augmentation included, to the bit."""
+    resident, disk = ResidentImages(images), DiskImages(on_disk, block_rows=7, window=2)
+    disk.mean, disk.scale = resident.mean, resident.scale
+    options = TrainingOptions(epochs=2, batch_size=20, peak_lr=0.1, flip=True, shift=2, precision="fp32")
+    weights = []
+    for source, sampler in ((resident, disk.sampler), (disk, None)):
+        network = small_network()
+        train(network, source, labels, options=options, seed=1, sampler=sampler)
+        weights.append(network.state_dict())
+    assert same(*weights)
+
+
+class CountingRows:
+    """Slices of an array, and which were asked for."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype, self.asked = array, array.shape, array.dtype, []
+
+    def __getitem__(self, rows):
+        self.asked.append((rows.start, rows.stop))
+        return self.array[rows]
+
+
+def test_an_epoch_reads_every_block_once_and_keeps_few(images, labels):
+    rows = CountingRows(images)
+    disk = DiskImages(rows, block_rows=5, window=2)
+    blocks = [(start, start + 5) for start in range(0, 50, 5)]
+    assert rows.asked == blocks  # for mean and deviation
+    rows.asked.clear()
+    train(small_network(), disk, labels, options=TrainingOptions(epochs=1, batch_size=4, peak_lr=0.1), seed=0)
+    assert sorted(rows.asked) == blocks
+    assert rows.asked != blocks
+    assert len(disk.kept) <= 4
+
+
+@given(n=st.integers(1, 90), block_rows=st.integers(1, 20), window=st.integers(1, 6), seed=st.integers(0, 2**20))
+def test_blocks_are_shuffled_and_every_row_is_seen_once(n, block_rows, window, seed):
+    sampler = BlockShuffledRows(n, block_rows=block_rows, window=window)
+
+    def order(seed):
+        return sampler.order(torch.Generator().manual_seed(seed))
+
+    first = order(seed)
+    assert first.dtype == torch.int64
+    assert len(first) == len(sampler) == n
+    assert sorted(first.tolist()) == list(range(n))
+    assert torch.equal(first, order(seed))
+    # Rows of a block are no farther apart than the window is wide.
+    places = first.argsort()
+    for start in range(0, n, block_rows):
+        spread = places[start : start + block_rows]
+        assert spread.max() - spread.min() < window * block_rows
+    if n > 30:
+        assert not torch.equal(first, order(seed + 1))
+
+
+def test_rows_within_a_window_are_mixed():
+    order = BlockShuffledRows(4000, block_rows=100, window=10).order(torch.Generator().manual_seed(0))
+    for part in order.split(1000):
+        numbers = part // 100
+        assert len(numbers.unique()) == 10
+        assert len(numbers[:100].unique()) >= 9  # a batch has rows of all of them
+        assert not torch.equal(part, part.sort().values)
+
+
+def test_average_precision_from_disk_is_that_from_memory(tmp_path):
+    """On the digits, five seeds each: the means differ by less than the spread over seeds."""
+    task = make_task("digits-8", validation_fraction=0)
+    shuffled = np.random.default_rng(0).permutation(len(task.train))
+    inputs, labels = task.train.inputs[shuffled], task.train.labels[shuffled]
+    np.save(tmp_path / "digits.npy", inputs)
+    test = ResidentImages(task.test.inputs, statistics=ResidentImages(inputs))
+    options = TrainingOptions(epochs=4, batch_size=64, peak_lr=0.1, flip=False, shift=1, precision="fp32")
+
+    def average_precisions(source):
+        found = []
+        for seed in range(5):
+            network = small_network(2, seed=seed)
+            train(network, source, labels, options=options, seed=seed)
+            logits, _ = predict(network, test)
+            found.append(average_precision_score(task.test.labels, logits[:, 1] - logits[:, 0]))
+        return np.array(found)
+
+    resident = average_precisions(ResidentImages(inputs))
+    disk = average_precisions(DiskImages(tmp_path / "digits.npy", block_rows=32, window=8))
+    assert resident.mean() > 0.7
+    assert abs(disk.mean() - resident.mean()) < max(resident.std(ddof=1), disk.std(ddof=1))
+
+
+@pytest.mark.parametrize("array", [np.zeros((3, 4, 4, 1), np.float32), np.zeros((3, 4, 4), np.uint8)])
+def test_what_is_no_array_of_images_is_refused(array):
+    with pytest.raises(ValueError, match=r"images are .*; expected uint8 \[n, h, w, c\]"):
+        DiskImages(array)
+
+
+@pytest.mark.parametrize("option", ["n_rows", "block_rows", "window"])
+def test_block_shuffling_needs_sizes_of_at_least_one(option):
+    options = {"n_rows": 5, "block_rows": 2, "window": 1} | {option: 0}
+    with pytest.raises(ValueError, match=f"{option} is 0; expected a whole number of at least 1"):
+        BlockShuffledRows(options.pop("n_rows"), **options)
