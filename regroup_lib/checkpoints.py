@@ -66,11 +66,17 @@ class Progress:
     history : History
         Filled by `resume`; the caller appends a trace with ``seconds`` an epoch.
     writes : bool
-        Whether this process writes the checkpoint; of several that train together one does.
+        Whether this process writes the checkpoint: one of several that train together does.
     """
 
     def __init__(
-        self, path: Path | None, deadline: float | None, parts: dict[str, Any], history: History, *, writes: bool = True
+        self,
+        path: Path | None,
+        deadline: float | None,
+        parts: dict[str, Any],
+        history: History,
+        *,
+        writes: bool = True,
     ):
         self.path, self.deadline, self.parts, self.history, self.writes = path, deadline, parts, history, writes
         self.saved_epochs, self.saved_at = 0, time.monotonic()

@@ -21,7 +21,7 @@ NOTHING = (
 )
 
 
-def both_scales(
+def both_profiles(
     chapter: str, seeds: Sequence[int], results_dir: str | Path | None = None
 ) -> dict[str, tuple[Groups, Groups]]:
     """Return the records of each task that is complete in both profiles, small and large scale, by method.
@@ -62,7 +62,7 @@ def _groups(
     return groups
 
 
-def compare_scales(task: str, small: Groups, large: Groups) -> str:
+def compare_profiles(task: str, small: Groups, large: Groups) -> str:
     """Return in Markdown whether methods order alike in both profiles, and what regrouping gains in each.
 
     Parameters
@@ -95,7 +95,7 @@ def _precision(group: Sequence[Record]) -> np.ndarray:
     return np.array([result_on_test(record, AVERAGE_PRECISION) for record in group])
 
 
-def scale_section(chapter: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> str:
-    """Return `compare_scales` of each task that both profiles have, or one sentence if there is none."""
-    found = both_scales(chapter, seeds, results_dir)
-    return "\n\n".join(compare_scales(task, *groups) for task, groups in found.items()) or NOTHING
+def profile_section(chapter: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> str:
+    """Return `compare_profiles` of each task that both profiles have, or one sentence if there is none."""
+    found = both_profiles(chapter, seeds, results_dir)
+    return "\n\n".join(compare_profiles(task, *groups) for task, groups in found.items()) or NOTHING

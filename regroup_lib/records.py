@@ -10,7 +10,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -187,7 +186,7 @@ def remove_leftovers(path: Path, checkpoint: Path) -> None:
 
 def write_record(record: Record, arrays: dict[str, np.ndarray], path: Path) -> None:
     """Write arrays and the JSON file, and only then put the two in the place of older ones, the JSON file last."""
-    record.machine, record.versions, record.code = _machine(), _versions(), CODE_VERSION
+    record.machine, record.versions, record.code = _machine(), _versions(record.spec), CODE_VERSION
     record.created = datetime.now(UTC).isoformat(timespec="seconds")
     with atomic_path(path) as partial, atomic_path(path.with_suffix(".npz")) as partial_arrays:
         save_arrays(partial_arrays, arrays, compress=True)
@@ -221,10 +220,10 @@ def _machine() -> dict[str, Any]:
     return machine
 
 
-def _versions() -> dict[str, str]:
+def _versions(spec: AnySpec) -> dict[str, str]:
     names = ["torch", "scikit-learn", "imbalanced-learn", "numpy", "onnxruntime"]
-    # What the extra `text` brings, where this process has used it.
-    names += [name for name in ("sentence-transformers", "transformers") if name.replace("-", "_") in sys.modules]
+    if "minilm" in (spec.encoder, getattr(spec, "network", None)):
+        names += ["sentence-transformers", "transformers"]  # what the extra `text` brings
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
 
 

@@ -359,7 +359,7 @@ def train(
     if len(images) != len(labels):
         raise ValueError(f"{len(images)} images but {len(labels)} labels")
     if deadline is not None and parallel.is_parallel():
-        raise ValueError("a deadline is for a process that trains by itself; leave it out under torchrun")
+        raise ValueError("a deadline is for a run in one process; leave it out under torchrun")
     device = images.device
     network.to(device, memory_format=torch.channels_last)
     targets = torch.from_numpy(np.asarray(labels, dtype=np.int64)).to(device)
@@ -377,9 +377,10 @@ def train(
     leads = parallel.rank() == 0
     progress = Progress(None if checkpoint is None else Path(checkpoint), deadline, parts, history, writes=leads)
     progress.resume(device)
-    parallel.check_agreement(
-        len(history.traces), f"the processes see different epochs in {checkpoint}; put it where all see it"
-    )
+    if checkpoint is not None:
+        parallel.check_agreement(
+            len(history.traces), f"the processes see different epochs in {checkpoint}; put it where all see it"
+        )
     forward = parallel.averaging(_compiled(network) if _compiles(options, images) else network)
     left = range(len(history.traces), options.epochs) if history.status == "finished" else ()
     with progress_bar(total=steps * len(left), desc=description, unit="batch") as bar:

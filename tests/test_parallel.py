@@ -159,7 +159,7 @@ def test_a_deadline_is_refused_in_a_group(tmp_path):
     """One process could stop while the others wait for it."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        with pytest.raises(ValueError, match="a deadline is for a process that trains by itself"):
+        with pytest.raises(ValueError, match="a deadline is for a run in one process"):
             train(
                 torch.nn.Linear(2, 2),
                 ResidentFeatures(np.eye(2)),

@@ -50,13 +50,13 @@ def test_the_best_profile_that_is_whole_is_shown(both, tmp_path):
 
 
 def test_both_profiles_are_compared_where_both_are_whole(both, tmp_path):
-    found = profiles.both_scales("binary", SEEDS, both)
+    found = profiles.both_profiles("binary", SEEDS, both)
     assert list(found) == ["digits-0"]
     small, large = found["digits-0"]
     assert list(small) == list(large) == list(METHODS)
     assert {r.spec.profile for group in small.values() for r in group} == {"cpu"}
     assert {r.spec.epochs for group in large.values() for r in group} == {3}
-    text = profiles.scale_section("binary", SEEDS, both)
+    text = profiles.profile_section("binary", SEEDS, both)
     ap = [
         {method: np.mean([result_on_test(r, AVERAGE_PRECISION) for r in group]) for method, group in groups.items()}
         for groups in (small, large)
@@ -68,8 +68,8 @@ def test_both_profiles_are_compared_where_both_are_whole(both, tmp_path):
         assert f"RG − CE, profile `{profile}`: {gain} [" in text
 
     shutil.copytree(both / "cpu", tmp_path / "cpu")
-    assert profiles.both_scales("binary", SEEDS, tmp_path) == {}
-    assert profiles.scale_section("binary", SEEDS, tmp_path) == profiles.NOTHING
+    assert profiles.both_profiles("binary", SEEDS, tmp_path) == {}
+    assert profiles.profile_section("binary", SEEDS, tmp_path) == profiles.NOTHING
 
 
 def test_the_committed_records_have_a_profile_for_each_chapter():
@@ -79,7 +79,7 @@ def test_the_committed_records_have_a_profile_for_each_chapter():
 
 @pytest.mark.parametrize("chapter", ["motivating-example", "multiclass"])
 def test_nothing_is_compared_without_records(chapter, tmp_path):
-    assert profiles.scale_section(chapter, [0, 1, 2], tmp_path) == profiles.NOTHING
+    assert profiles.profile_section(chapter, [0, 1, 2], tmp_path) == profiles.NOTHING
 
 
 def test_the_table_of_settings_is_what_a_run_takes():
