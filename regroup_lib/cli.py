@@ -474,3 +474,11 @@ def book_build() -> None:
     from regroup_lib import book
 
     book.build()
+
+
+@book_app.command("pdf")
+def book_pdf() -> None:
+    """Print the rendered book to one PDF file, with Chromium."""
+    from regroup_lib import book
+
+    console.print(f"the book as a PDF: {book.pdf()}")

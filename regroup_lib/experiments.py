@@ -410,12 +410,17 @@ def _measure(trainer: _Trainer, history: History) -> tuple[dict[str, Any], dict[
     return metrics, arrays
 
 
+def embedded_rows(fine_labels: np.ndarray) -> np.ndarray:
+    """Return the test rows in a t-SNE plot, ascending: the same for every encoder and network."""
+    rows = np.arange(len(fine_labels))
+    if len(rows) <= EMBEDDED_POINTS:
+        return rows
+    return np.sort(train_test_split(rows, train_size=EMBEDDED_POINTS, random_state=0, stratify=fine_labels)[0])
+
+
 def _embed(features: np.ndarray, fine_labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows in the plot (the same for every encoder and network) and their t-SNE positions [m, 2]."""
-    rows = np.arange(len(features))
-    if len(rows) > EMBEDDED_POINTS:
-        rows, _ = train_test_split(rows, train_size=EMBEDDED_POINTS, random_state=0, stratify=fine_labels)
-        rows.sort()
+    """Return the rows in the plot and their t-SNE positions [m, 2]."""
+    rows = embedded_rows(fine_labels)
     chosen = features[rows]
     position = TSNE(perplexity=30, init="pca", random_state=0).fit_transform(chosen.astype(np.float32))
     return rows, position.astype(np.float32)

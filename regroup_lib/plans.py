@@ -678,6 +678,13 @@ def your_data(profile: str, seeds: Sequence[int], results_dir: str | Path | None
     return runs
 
 
+def explore(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[AnySpec]:
+    """Return the runs that the interactive page shows: the motivating example's, and binary tasks once recorded."""
+    runs: list[AnySpec] = [*encoders(profile, seeds[:1]), *motivating_example(profile, seeds)]
+    tasks = recorded_tasks(profile, seeds, results_dir)
+    return [*runs, *binary(profile, seeds, results_dir, tasks=tasks)] if tasks else runs
+
+
 # Chapter (the notebook's name) -> the runs that it shows.
 PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {
     "motivating-example": motivating_example,
@@ -690,6 +697,7 @@ PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {
     "tables": tabular,
     "text": text,
     "your-data": your_data,
+    "explore": explore,
     # The first looks at the records of the others, the second at the paper's own numbers, the third at a benchmark's.
     "scorecard": lambda profile, seeds, results_dir=None: [],
     "discrepancies": lambda profile, seeds, results_dir=None: [],
