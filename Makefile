@@ -48,5 +48,5 @@ reproduce: $(STAMP)  ## train all runs of a profile that have no record yet, the
 	$(BIN)/regroup book build
 
 clean:  ## remove the rendered book and tool caches; records and .venv stay
-	rm -rf _build book/*.ipynb book/figures book/records.md .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf _build book/*.ipynb book/figures book/records.md book/settings-paper.txt .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -25,7 +25,7 @@ from regroup_lib.competition import (
 )
 from regroup_lib.files import results_directory
 from regroup_lib.records import Record, find_record
-from regroup_lib.report import encoder_label, mean_std, result_on_test
+from regroup_lib.report import encoder_label, mean_std, result_on_test, traced
 
 
 def section(name: str, task: str, profile: str, seeds: Sequence[int]) -> dict[str, list[Record]]:
@@ -80,7 +80,7 @@ def ablation_table(groups: Groups, reference: str, *, heading: str = "setting") 
         found = None if label == reference else difference(groups, label, reference)
         row[f"AP − {reference}"] = "" if found is None else f"{found}{' *' if found.clear else ''}"
         rows.append(row)
-    return pd.DataFrame(rows).set_index(heading)
+    return traced(pd.DataFrame(rows).set_index(heading), groups.values())
 
 
 def _spread(record: Record) -> float:

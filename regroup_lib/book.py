@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import multiprocessing
 import os
 import re
 import shutil
@@ -12,16 +13,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from regroup_lib.files import load_yaml
+from regroup_lib.publish import repository, write_config, write_launchable, write_pdf
+
+if TYPE_CHECKING:
+    from regroup_lib.records import Record
 
 SMOKE_PARAMETERS = {"profile": "smoke", "seeds": [0, 1]}
 BUILD_PARAMETERS = {"profile": "cpu", "seeds": [0, 1, 2]}
+MOST_KERNELS = 4  # at a time; each takes about a gigabyte
 
 
 class BookError(RuntimeError):
@@ -276,7 +283,7 @@ def smoke(*, root: str | Path | None = None, names: Sequence[str] | None = None)
                 )
             except BookError as error:
                 failures.append(str(error))
-    _print_seconds("smoke", seconds)
+    _print_seconds("smoke", seconds, sum(seconds.values()))
     if failures:
         raise BookError("\n\n".join(failures))
     return seconds
@@ -307,27 +314,52 @@ def build(*, root: str | Path | None = None) -> Path:
     names = [name for name in _all_chapters(root) if name in pages]
     _require_records(names)
     shutil.rmtree(root / "_build" / "html", ignore_errors=True)  # a build that fails leaves no old page behind
-    seconds: dict[str, float] = {}
+    records = _records_behind(names)
+    begin = time.perf_counter()
+    seconds = _execute(names, root)
     for name in names:
-        print(f"build: {name} ...", flush=True)
         executed = root / "_build" / "executed" / f"{name}.ipynb"
-        seconds[name] = run_chapter(name, build_parameters(name), output=executed, root=root)
-        _prepare_page(executed, root / "book" / f"{name}.ipynb")
+        _prepare_page(executed, root / "book" / f"{name}.ipynb", records.get(name, ()))
     start = time.perf_counter()
-    copied = _write_records_page(names, root / "book" / "records.md")
+    copied = _write_records_page(records, root / "book" / "records.md")
+    _write_settings(root / "book" / "settings-paper.txt")
     index = render(root)
     for record in copied:
         target = index.parent / "records" / record.path.parent.name / record.path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(record.path, target)
     seconds["pages"] = time.perf_counter() - start
-    _print_seconds("build", seconds)
+    _print_seconds("build", seconds, time.perf_counter() - begin)
     print(f"the book: {index}")
     return index
 
 
+def _execute(names: Sequence[str], root: Path) -> dict[str, float]:
+    """Execute chapters on their records, a few at a time, and return the seconds that each took.
+
+    Each chapter has a kernel of its own and reads records alone, so they do not meet.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=min(os.cpu_count() or 1, MOST_KERNELS), mp_context=context) as pool:
+        waiting = {}
+        for name in names:
+            output = root / "_build" / "executed" / f"{name}.ipynb"
+            waiting[pool.submit(run_chapter, name, build_parameters(name), output=output, root=root)] = name
+        seconds: dict[str, float] = {}
+        try:
+            for future in as_completed(waiting):
+                seconds[waiting[future]] = future.result()
+                print(f"build: {waiting[future]} done", flush=True)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return {name: seconds[name] for name in names}
+
+
 def render(root: str | Path) -> Path:
     """Render ``book/`` to ``_build/html`` with Jupyter Book; a warning is an error.
+
+    In a workflow of GitHub's the pages of chapters have launch buttons, see `publish.repository`.
 
     Parameters
     ----------
@@ -345,8 +377,13 @@ def render(root: str | Path) -> Path:
         With the renderer's warnings, or the end of its output.
     """
     root = Path(root).resolve()
+    address = repository()
+    config = "_config.yml"
+    if address:
+        config = str(write_config(root, address).relative_to(root))
+        write_launchable(root, address)
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
-    command += ["build", "book", "--config", "_config.yml"]
+    command += ["build", "book", "--config", config]
     command += ["--path-output", ".", "--all", "-W", "-n", "--keep-going"]
     done = subprocess.run(
         command,
@@ -372,6 +409,31 @@ def render(root: str | Path) -> Path:
     return index
 
 
+def pdf(*, root: str | Path | None = None) -> Path:
+    """Print the rendered book to one PDF file, without the list of records.
+
+    Parameters
+    ----------
+    root : str or Path, optional
+        See `book_root`. The file is ``_build/html/regrouping.pdf``, beside the pages.
+
+    Raises
+    ------
+    BookError
+        If the book is not rendered, or there is nothing to print it with.
+    """
+    root = Path(root) if root else book_root()
+    html = root / "_build" / "html"
+    toc = yaml.safe_load((root / "book" / "_toc.yml").read_text(encoding="utf-8"))
+    # The list of records leads to files that lie beside the pages, and would be the longest chapter.
+    pages = [name for name in (toc["root"], *_pages(root)) if name != "records"]
+    try:
+        write_pdf(html, pages, html / "regrouping.pdf")
+    except ValueError as error:
+        raise BookError(str(error)) from None
+    return html / "regrouping.pdf"
+
+
 def _all_chapters(root: Path) -> list[str]:
     names = chapters(root)
     if not names:
@@ -379,18 +441,21 @@ def _all_chapters(root: Path) -> list[str]:
     return names
 
 
-def build_parameters(name: str) -> dict[str, Any]:
+def build_parameters(name: str, *, results_dir: str | Path | None = None) -> dict[str, Any]:
     """Return the parameters that a chapter is rendered with.
 
-    The chapter of Table 1 shows those of its tasks whose runs are all recorded, and names the others.
+    A chapter is shown in profile ``paper`` where all its runs are recorded in it, else in profile ``cpu``. The chapter
+    of Table 1 shows those of its tasks whose runs are all recorded, and names the others.
     """
-    from regroup_lib.plans import BINARY_TASKS, recorded_tasks
+    from regroup_lib.plans import BINARY_TASKS, recorded_profile, recorded_tasks
 
+    profile = recorded_profile(name, seeds=BUILD_PARAMETERS["seeds"], results_dir=results_dir)
+    parameters = BUILD_PARAMETERS | {"profile": profile}
     if name != "binary":
-        return dict(BUILD_PARAMETERS)
-    recorded = recorded_tasks(**BUILD_PARAMETERS)
-    whole = len(recorded) == len(BINARY_TASKS[BUILD_PARAMETERS["profile"]])
-    return BUILD_PARAMETERS | ({} if whole or not recorded else {"tasks": recorded})
+        return parameters
+    recorded = recorded_tasks(**parameters, results_dir=results_dir)
+    whole = len(recorded) == len(BINARY_TASKS[profile])
+    return parameters | ({} if whole or not recorded else {"tasks": recorded})
 
 
 def _require_records(names: Sequence[str]) -> None:
@@ -399,9 +464,11 @@ def _require_records(names: Sequence[str]) -> None:
 
     lines = []
     for name in names:
-        missing = missing_records(name, **build_parameters(name))
+        parameters = build_parameters(name)
+        missing = missing_records(name, **parameters)
         if missing:
-            lines.append(f"{name} lacks {len(missing)} records: regroup sweep {name} --profile cpu")
+            profile = parameters["profile"]
+            lines.append(f"{name} lacks {len(missing)} records: regroup sweep {name} --profile {profile}")
     if lines:
         raise BookError("\n".join(lines))
 
@@ -414,48 +481,75 @@ numbers, under max and sum. {doc}`reproduce` says how a record is made.
 """
 
 
-def _write_records_page(names: Sequence[str], page: Path) -> list[Any]:
-    """Write the page that lists the records of each chapter, and return them, each once."""
+def _records_behind(names: Sequence[str]) -> dict[str, list[Record]]:
+    """Return the records that each chapter shows, of those chapters that show any."""
     from regroup_lib.plans import PLANS, chapter_specs
     from regroup_lib.records import load_record
+
+    specs = {name: chapter_specs(name, **build_parameters(name)) for name in names if name in PLANS}
+    return {name: [load_record(spec.path()) for spec in group] for name, group in specs.items() if group}
+
+
+def _write_records_page(records: Mapping[str, Sequence[Record]], page: Path) -> list[Record]:
+    """Write the page that lists the records of each chapter, and return them, each once."""
     from regroup_lib.report import record_links
 
-    parts, listed = [RECORDS_HEAD], {}
-    for name in (name for name in names if name in PLANS):  # a chapter without a plan has no records
-        specs = chapter_specs(name, **build_parameters(name))
-        records = [load_record(spec.path()) for spec in specs]
-        if records:
-            parts.append(f"(records-{name})=\n## {name}\n\n{len(records)} records.\n\n{record_links(records)}\n")
-            listed |= {record.key: record for record in records}
+    parts: list[str] = [RECORDS_HEAD]
+    listed: dict[str, Record] = {}
+    for name, group in records.items():
+        # The seeds of a setting stand together.
+        ordered = sorted(group, key=lambda r: (r.spec.task, r.spec.label, r.path.name))
+        table = record_links(ordered, known=listed)
+        parts.append(f"(records-{name})=\n## {name}\n\n{len(group)} records.\n\n{table}\n")
+        listed |= {record.key: record for record in group}
     page.write_text("\n".join(parts), encoding="utf-8")
     return list(listed.values())
 
 
-def _prepare_page(executed: Path, page: Path) -> None:
+def _write_settings(file: Path) -> None:
+    """Write the table of the settings of profile ``paper``, which a page includes."""
+    from regroup_lib.report import settings_table
+
+    tasks = ("cifar10-airplane", "cifar100-worm", "ham10000-bcc", "phrasebank-negative")
+    file.write_text(settings_table("paper", tasks), encoding="utf-8")
+
+
+def _prepare_page(executed: Path, page: Path, records: Sequence[Record]) -> None:
     """Copy an executed notebook to its page; the reader sees the values in use, not the defaults beside them.
 
-    The picture of a cell tagged ``front-page`` is also written to ``figures/`` beside the page, by its figure's name:
-    a page cannot show a figure that is glued in another one.
+    The runs behind the page are listed at its end, and each figure's caption links that list. The picture of a cell
+    tagged ``front-page`` is also written to ``figures/`` beside the page, by its figure's name: a page cannot show a
+    figure that is glued in another one.
     """
     import nbformat
 
+    from regroup_lib.report import runs_behind
+
     notebook = nbformat.read(executed, as_version=4)
+    anchor = f"runs-{page.stem}"
     for cell in notebook.cells:
         tags = cell.metadata.setdefault("tags", [])
         if "parameters" in tags:
             tags.append("remove-cell")
+        figure = cell.metadata.get("mystnb", {}).get("figure")
         if "front-page" in tags:
             picture = next(o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {}))
-            target = page.parent / "figures" / f"{cell.metadata['mystnb']['figure']['name']}.png"
+            target = page.parent / "figures" / f"{figure['name']}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(base64.b64decode(picture))
+        if figure and records:
+            figure["caption"] += f" {{ref}}`Runs <{anchor}>`."
+    if records:
+        source = f"({anchor})=\n## Runs behind this page\n\n{runs_behind(records)}\n\n"
+        source += f"{{ref}}`The records themselves <records-{page.stem}>`."
+        notebook.cells.append(nbformat.v4.new_markdown_cell(source))
     notebook.metadata.pop("widgets", None)
     notebook.metadata.pop("papermill", None)
     page.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, page)
 
 
-def _print_seconds(title: str, seconds: Mapping[str, float]) -> None:
+def _print_seconds(title: str, seconds: Mapping[str, float], together: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -465,5 +559,5 @@ def _print_seconds(title: str, seconds: Mapping[str, float]) -> None:
         table.add_row(name, f"{value:.1f}")
     if len(seconds) > 1:
         table.add_section()
-        table.add_row("together", f"{sum(seconds.values()):.1f}")
+        table.add_row("together", f"{together:.1f}")
     Console().print(table)

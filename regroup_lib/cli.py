@@ -6,6 +6,7 @@ Heavy packages are imported by the command that needs them.
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ book_app = typer.Typer(help="Execute chapters and render the book.")
 app.add_typer(data_app, name="data", no_args_is_help=True)
 app.add_typer(results_app, name="results")
 app.add_typer(book_app, name="book", no_args_is_help=True)
+STOPPED = 75  # exit code of a sweep whose minutes were too few: the shell's for "try again"
 # A pipe has no width: tables are written whole.
 console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 240)
 
@@ -129,6 +131,35 @@ def data_check(
         for note in dataset.notes:
             console.print(f"{name} {note}")
         console.print(f"{name} digest: {dataset.digest}")
+
+
+@data_app.command("pack")
+def data_pack(
+    target: Annotated[Path, typer.Argument(help="The folder that the pieces go to.")],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Data sets, or what lies in the data directory; default: data sets, encoders, features."),
+    ] = None,
+) -> None:
+    """Pack data, encoders and cached features into pieces below 60 MB, for the way to another machine.
+
+    Examples: regroup data pack packed; regroup data pack packed cifar100 'features/cifar100-*'
+    """
+    from regroup_lib.packing import pack_data
+
+    pieces = pack_data(target, names or ())
+    console.print(f"wrote {len(pieces)} pieces to {target}, {sum(p.stat().st_size for p in pieces) / 1e6:.0f} MB")
+
+
+@data_app.command("unpack")
+def data_unpack(source: Annotated[Path, typer.Argument(help="A folder that `regroup data pack` has written.")]) -> None:
+    """Verify a pack and put its files into the data directory.
+
+    Example: regroup data unpack packed
+    """
+    from regroup_lib.packing import unpack_data
+
+    console.print(f"wrote {len(unpack_data(source))} files to the data directory")
 
 
 @app.command()
@@ -236,6 +267,9 @@ def sweep(
     resource: Annotated[
         list[str] | None, typer.Option(help="NAME=NUMBER that a run takes of a worker's, like GPU=1; with --scheduler.")
     ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop within so many minutes, with exit code 75; the same command goes on.")
+    ] = None,
     time_limit: Annotated[float | None, typer.Option(help="Seconds a run; then its worker is ended.")] = None,
     memory_limit: Annotated[str | None, typer.Option(help="Of each process of --workers, like '4 GB'.")] = None,
     dry_run: Annotated[
@@ -245,9 +279,11 @@ def sweep(
     """Run what a chapter needs; runs that have a record are skipped, killed ones go on.
 
     Examples: regroup sweep motivating-example --profile cpu --workers 2;
+    regroup sweep all --profile paper --minutes 9;
     regroup sweep all --profile paper --scheduler tcp://10.0.0.1:8786 --resource GPU=1
     """
-    from regroup_lib import plans, records
+    start = time.monotonic()  # what is loaded first counts
+    from regroup_lib import plans, records, sweeps
 
     wanted = {"profile": profile, "seeds": _seeds(seeds)}
     specs = plans.chapter_specs(chapter, **wanted)
@@ -263,9 +299,15 @@ def sweep(
             console.print(f"and {waiting} more, whose settings the tuning on the validation split decides")
         return
     options = {"recompute": recompute, "workers": workers, "time_limit": time_limit, "memory_limit": memory_limit}
+    if minutes is not None:
+        options["minutes"] = minutes - (time.monotonic() - start) / 60
     with _client(scheduler) as client:
         options |= {"client": client, "resources": _assignments(resource)}
-        records = plans.run_chapter_specs(chapter, **wanted, **options)
+        try:
+            records = plans.run_chapter_specs(chapter, **wanted, **options)
+        except sweeps.Unfinished as stopped:
+            console.print(f"stopped after {minutes:g} minutes: {stopped}", markup=False)
+            raise typer.Exit(STOPPED) from None
     diverged = [r for r in records if r.status != "finished"]
     console.print(f"{len(records)} records" + (f", {len(diverged)} of them diverged" if diverged else ""))
 
@@ -432,3 +474,11 @@ def book_build() -> None:
     from regroup_lib import book
 
     book.build()
+
+
+@book_app.command("pdf")
+def book_pdf() -> None:
+    """Print the rendered book to one PDF file, with Chromium."""
+    from regroup_lib import book
+
+    console.print(f"the book as a PDF: {book.pdf()}")

@@ -6,6 +6,7 @@ to group. Numbers in tables are percent.
 
 from __future__ import annotations
 
+import html
 import importlib.resources
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from regroup_lib import plans
 from regroup_lib.methods import METHODS
 from regroup_lib.metrics import bootstrap_counts, calibrated_average_precision, weighted_average_precisions
 from regroup_lib.records import Record, find_record
-from regroup_lib.report import mean_std, result_on_test, rule_of
+from regroup_lib.report import mean_std, result_on_test, rule_of, traced
 
 Groups = Mapping[str, Sequence[Record]]
 
@@ -147,7 +148,7 @@ def competition_table(groups: Groups, task: str) -> pd.DataFrame:
             row[f"{name} (paper)"] = paper_cell(task, method, papers)
         row["calibrated AP"] = mean_std(values(group, "calibrated_average_precision"), scale=1)
         rows.append(row)
-    return pd.DataFrame(rows).set_index("method")
+    return traced(pd.DataFrame(rows).set_index("method"), groups.values())
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,7 @@ def difference_table(groups: Groups, baselines: Sequence[str] = ("ce", "rg")) ->
             difference = None if same else bootstrap_difference(precisions[method], precisions[baseline])
             row[f"AP − {title(baseline)}"] = "" if same else f"{difference}{' *' if difference.clear else ''}"
         rows.append(row)
-    return pd.DataFrame(rows).set_index("method")
+    return traced(pd.DataFrame(rows).set_index("method"), groups.values())
 
 
 def order_table(groups: Groups) -> pd.DataFrame:
@@ -263,7 +264,9 @@ def order_table(groups: Groups) -> pd.DataFrame:
                 "first in": f"{(ranks[i] == 1).mean():.0%}",
             }
         )
-    return pd.DataFrame(rows).set_index("method").sort_values("rank")
+    order = np.argsort(mean_ranks, kind="stable")
+    frame = pd.DataFrame(rows).set_index("method").iloc[order]
+    return traced(frame, [groups[methods[i]] for i in order])
 
 
 def relative_cost(group: Sequence[Record], baseline: Sequence[Record]) -> float:
@@ -297,7 +300,7 @@ def cost_table(groups: Groups, baseline: str = "ce", tried: Mapping[str, int] | 
                 "of that preparing": f"{seconds(group, all_steps[:2]) / seconds(group, all_steps):.0%}",
             }
         )
-    return pd.DataFrame(rows).set_index("method")
+    return traced(pd.DataFrame(rows).set_index("method"), groups.values())
 
 
 def confusion(record: Record, threshold: float = 0.5) -> np.ndarray:
@@ -492,7 +495,7 @@ def settings_of(record: Record) -> str:
 
 def tuning_table(task: str, profile: str, seeds: Sequence[int]) -> pd.DataFrame:
     """Return one row a setting that was tried: its AP on the validation split, and whether it was chosen."""
-    rows = []
+    rows, found = [], []
     for method in plans.TABLE_METHODS[profile]:
         specs = plans.tuning_specs(profile, task, method, seeds[0])
         if len(specs) < 2:
@@ -502,8 +505,9 @@ def tuning_table(task: str, profile: str, seeds: Sequence[int]) -> pd.DataFrame:
             record = find_record(spec)
             row = {"method": title(method), "setting": settings_of(record)}
             row["validation AP"] = f"{100 * plans.validation_precision(record):.1f}"
+            found.append([record])
             rows.append(row | {"chosen": "yes" if spec == chosen else ""})
-    return pd.DataFrame(rows).set_index("method")
+    return traced(pd.DataFrame(rows).set_index("method"), found)
 
 
 def describe_task(groups: Groups) -> str:
@@ -530,6 +534,8 @@ def left_out(tasks: Sequence[str], profile: str) -> str:
 def sortable(frame: pd.DataFrame, *, html_cells: bool = False, wrapped: bool = False) -> Any:
     """Return a table for a notebook; its columns sort on a click in the rendered book (``sortable.js``).
 
+    Where it is known which records a row comes from (see `report.traced`), a last column links them.
+
     Parameters
     ----------
     frame : DataFrame
@@ -541,7 +547,19 @@ def sortable(frame: pd.DataFrame, *, html_cells: bool = False, wrapped: bool = F
     from IPython.display import HTML  # a notebook's; the library works without it
 
     classes = ["sortable", "wrapped"] if wrapped else ["sortable"]
-    return HTML(frame.reset_index().to_html(index=False, classes=classes, border=0, escape=not html_cells))
+    rows = frame.reset_index(names=frame.index.name or frame.columns.name)
+    if not html_cells:
+        rows = rows.map(lambda cell: html.escape(cell, quote=False) if isinstance(cell, str) else cell)
+        rows.columns = [html.escape(str(name), quote=False) for name in rows.columns]
+    if "records" in frame.attrs:
+        rows["runs"] = [_record_link(keys) for keys in frame.attrs["records"]]
+        classes.append("results")
+    return HTML(rows.to_html(index=False, classes=classes, border=0, escape=False))
+
+
+def _record_link(keys: Sequence[str]) -> str:
+    """Return a link to the first of some records on the page that lists them; the others follow it there."""
+    return f'<a href="records.html#{keys[0]}" data-records="{" ".join(keys)}">{len(keys)}</a>' if keys else ""
 
 
 NO_ENCODER_AT_TEST = tuple(m for m in plans.PAPER_METHODS if m not in ("mlp", "rg", "rg-wce"))

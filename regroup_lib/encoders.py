@@ -81,6 +81,10 @@ class Encoder:
         Side of the images that it was made for; None where it takes those of the data set.
     text : bool
         Whether it takes sentences, str [n], in the place of images.
+    resumable : bool
+        Whether `fit` takes a checkpoint and a deadline, as `train` does: of encoders that are trained for long.
+    earlier_seconds_ : float
+        Training time before the checkpoint that `fit` went on from.
     """
 
     label: str
@@ -88,6 +92,8 @@ class Encoder:
     cached = True
     image_size: int | None = None
     text = False
+    resumable = False
+    earlier_seconds_ = 0.0
 
     def fingerprint(self) -> str:
         """Return a text that differs whenever the features would: options, and the digest of loaded weights."""
@@ -548,7 +554,14 @@ class Features:
 
 
 def encode(
-    dataset: Dataset, encoder: str | Encoder, *, data_dir: str | Path | None = None, epochs: int | None = None
+    dataset: Dataset,
+    encoder: str | Encoder,
+    *,
+    data_dir: str | Path | None = None,
+    epochs: int | None = None,
+    checkpoint_dir: str | Path | None = None,
+    deadline: float | None = None,
+    wait: bool = True,
 ) -> Features:
     """Fit an encoder on a data set's training inputs, encode every split, and keep the result on disk.
 
@@ -563,6 +576,13 @@ def encode(
         An identifier of `make_encoder`, or an encoder of your own.
     data_dir, epochs
         See `make_encoder`.
+    checkpoint_dir : path, optional
+        Where the training of a resumable encoder (SimCLR) leaves its last epoch. What it has learnt stays there, so
+        that features which are lost, or left behind on another machine, can be made again without training.
+    deadline : float, optional
+        A `time.monotonic` after which no epoch of such an encoder is to end.
+    wait : bool
+        When another process computes the same features: wait for them (True) or raise.
 
     Returns
     -------
@@ -570,8 +590,12 @@ def encode(
 
     Raises
     ------
+    OutOfTime
+        If the training of the encoder stopped at its deadline.
     ValueError
         If an encoder of images is asked for text, or the reverse, or the data set is a table.
+    TimeoutError
+        If another process computes them and `wait` is False.
     """
     if dataset.is_table:
         raise ValueError(
@@ -592,10 +616,12 @@ def encode(
         root = data_directory(data_dir)
         path = root / "features" / f"{dataset.name}-{type(encoder).__name__}-{key}.npz"
         (root / ".locks").mkdir(parents=True, exist_ok=True)
-        with FileLock(root / ".locks" / f"{key}.lock"):  # minutes of work that two processes shall not both do
+        # Minutes of work that two processes shall not both do.
+        with FileLock(root / ".locks" / f"{key}.lock", timeout=-1 if wait else 0):
             kept = _read_cache(path, dataset)
             if kept is None:
-                kept = _encoded(dataset, encoder)
+                checkpoint = None if checkpoint_dir is None else Path(checkpoint_dir) / f"encoder-{key}.pt"
+                kept = _encoded(dataset, encoder, checkpoint, deadline)
                 arrays = kept | {f"state_{name}": value for name, value in encoder.state().items()}
                 write_npz(path, arrays | {"digest": np.array(_digest_of(arrays))})
             else:
@@ -605,16 +631,18 @@ def encode(
     return Features(splits, float(kept["seconds"]), encoder)
 
 
-def _encoded(dataset: Dataset, encoder: Encoder) -> dict[str, np.ndarray]:
+def _encoded(
+    dataset: Dataset, encoder: Encoder, checkpoint: Path | None = None, deadline: float | None = None
+) -> dict[str, np.ndarray]:
     """Fit an encoder and encode every split: ``split_<name>``, and ``seconds``."""
     start = time.perf_counter()
-    encoder.fit(dataset.train.inputs)
+    encoder.fit(dataset.train.inputs, **({"checkpoint": checkpoint, "deadline": deadline} if encoder.resumable else {}))
     names = ["train", *(name for name in dataset.splits if name != "train")]
     arrays = [encoder.transform(dataset.splits[name].inputs) for name in names]
     if encoder.normalize:
         arrays = center_and_normalize(*arrays)
     return {f"split_{name}": array for name, array in zip(names, arrays, strict=True)} | {
-        "seconds": np.array(time.perf_counter() - start)
+        "seconds": np.array(time.perf_counter() - start + encoder.earlier_seconds_)
     }
 
 

@@ -21,6 +21,7 @@ from sklearn.metrics.cluster import contingency_matrix
 from sklearn.model_selection import train_test_split
 
 from regroup_lib import tables
+from regroup_lib.checkpoints import History, remove_checkpoint
 from regroup_lib.clusters import describe_clusters, nearest_to_center
 from regroup_lib.data import load_data, split_by_image
 from regroup_lib.dataset import SPLITS
@@ -30,14 +31,13 @@ from regroup_lib.encoders import AutoencoderEncoder, Features, encode, make_enco
 from regroup_lib.files import results_directory
 from regroup_lib.methods import METHODS, TrainingLabels, make_loss, make_sampler, training_labels
 from regroup_lib.metrics import cluster_contents, clustering_quality, evaluate, neighbor_accuracy, total_variation
-from regroup_lib.models import TOKENIZERS, build_network
+from regroup_lib.models import TOKENIZERS, build_network, imagenet_weights
 from regroup_lib.records import Record, checkpoint_path, is_whole, load_record, remove_leftovers, write_record
 from regroup_lib.regroup import Regrouping, aggregate
 from regroup_lib.samplers import Sampler
 from regroup_lib.specs import AnySpec, EncoderSpec, LookSpec, Spec, TableSpec
 from regroup_lib.tasks import Task, make_task
 from regroup_lib.training import (
-    History,
     Resident,
     ResidentFeatures,
     ResidentImages,
@@ -55,7 +55,17 @@ SHOWN_CLUSTERS = 12  # of the largest class: those whose images a record keeps w
 
 
 class Busy(Exception):
-    """Another process is running this spec."""
+    """Another process is running this spec, or computing the features that it needs."""
+
+
+@dataclass(frozen=True)
+class _Means:
+    """What a run has beside its spec; the parameters of `run` say what they are."""
+
+    data_dir: str | Path | None
+    checkpoint: Path
+    deadline: float | None
+    wait: bool
 
 
 def run(
@@ -65,6 +75,7 @@ def run(
     data_dir: str | Path | None = None,
     recompute: bool = False,
     wait: bool = True,
+    deadline: float | None = None,
 ) -> Record:
     """Return the record of a spec: from disk, or by running it.
 
@@ -76,11 +87,18 @@ def run(
     recompute : bool
         Run again and replace the record.
     wait : bool
-        When another process runs the same spec: wait for its record (True) or raise `Busy`.
+        When another process runs the same spec, or computes its features: wait for it (True) or raise `Busy`.
+    deadline : float, optional
+        A `time.monotonic` after which no epoch is to end, see `train`.
 
     Returns
     -------
     Record
+
+    Raises
+    ------
+    OutOfTime
+        If the training stopped at its deadline: the same call goes on from there.
 
     Notes
     -----
@@ -100,12 +118,12 @@ def run(
                 remove_leftovers(path, checkpoint)
                 return load_record(path)
             if recompute:
-                checkpoint.unlink(missing_ok=True)
-            if spec.kind == "training":
-                record, arrays = _run_training(spec, data_dir, checkpoint)
+                remove_checkpoint(checkpoint)
+            if spec.kind == "table":
+                record, arrays = _run_table(spec, data_dir)
             else:
-                others = {"encoder": _run_encoder, "table": _run_table, "look": _run_look}
-                record, arrays = others[spec.kind](spec, data_dir)
+                others = {"training": _run_training, "encoder": _run_encoder, "look": _run_look}
+                record, arrays = others[spec.kind](spec, _Means(data_dir, checkpoint, deadline, wait))
             write_record(record, arrays, path)
             remove_leftovers(path, checkpoint)
             return record
@@ -113,11 +131,13 @@ def run(
         raise Busy(f"{spec.label} (seed {spec.seed}) of {spec.task} is run by another process") from error
 
 
-def _run_training(spec: Spec, data_dir: str | Path | None, checkpoint: Path) -> tuple[Record, dict[str, np.ndarray]]:
+def _run_training(spec: Spec, means: _Means) -> tuple[Record, dict[str, np.ndarray]]:
     seconds: dict[str, float] = {}
+    if spec.initialization == "imagenet":
+        imagenet_weights(means.data_dir)  # a missing file is said before anything is computed
     task = _task_of(
         spec,
-        data_dir,
+        means.data_dir,
         seed=spec.seed,
         validation_fraction=spec.validation_fraction,
         imbalance=spec.imbalance,
@@ -125,7 +145,7 @@ def _run_training(spec: Spec, data_dir: str | Path | None, checkpoint: Path) -> 
     )
     features: dict[str, np.ndarray] = {}
     if METHODS[spec.method].needs_encoder:
-        encoded = _encoded(spec, task, data_dir)
+        encoded = _encoded(spec, task, means)
         features, seconds["encode"] = _features_of(task, encoded), encoded.seconds
     with _timed(seconds, "regroup"):
         labels = training_labels(
@@ -139,8 +159,8 @@ def _run_training(spec: Spec, data_dir: str | Path | None, checkpoint: Path) -> 
         )
     with _timed(seconds, "resample"):
         training = _training_set(spec, task, labels, features)
-    trainer = _Trainer(spec, task, labels, training, features)
-    history = trainer.train(checkpoint)
+    trainer = _Trainer(spec, task, labels, training, features, means.data_dir)
+    history = trainer.train(means.checkpoint, means.deadline)
     seconds["train"] = history.seconds
     with _timed(seconds, "evaluate"):
         metrics, arrays = _measure(trainer, history)
@@ -179,16 +199,20 @@ def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     seconds[step] = time.perf_counter() - start
 
 
-def _encoded(spec: Spec | EncoderSpec | LookSpec, task: Task, data_dir: str | Path | None) -> Features:
+def _encoded(spec: Spec | EncoderSpec | LookSpec, task: Task, means: _Means) -> Features:
     """Return the encoded data set of a task."""
-    encoder = make_encoder(spec.encoder, data_dir=data_dir, epochs=getattr(spec, "encoder_epochs", None))
+    encoder = make_encoder(spec.encoder, data_dir=means.data_dir, epochs=getattr(spec, "encoder_epochs", None))
     dataset = task.dataset
     if spec.image_size and encoder.image_size:
         # Images decoded from files reach a pre-trained encoder at its own size, not at the network's.
         load = load_data if spec.own is None else lambda name, **options: spec.own.load(**options)
-        dataset = load(dataset.name, data_dir=data_dir, image_size=encoder.image_size)
+        dataset = load(dataset.name, data_dir=means.data_dir, image_size=encoder.image_size)
         dataset = split_by_image(dataset) if getattr(spec, "split", "") == "image" else dataset
-    return encode(dataset, encoder, data_dir=data_dir)
+    options = {"checkpoint_dir": means.checkpoint.parent, "deadline": means.deadline, "wait": means.wait}
+    try:
+        return encode(dataset, encoder, data_dir=means.data_dir, **options)
+    except Timeout as error:
+        raise Busy(f"the features of {dataset.name} by {spec.encoder} are computed by another process") from error
 
 
 def _features_of(task: Task, encoded: Features) -> dict[str, np.ndarray]:
@@ -244,6 +268,7 @@ class _Trainer:
         labels: TrainingLabels,
         training: _TrainingSet,
         features: dict[str, np.ndarray],
+        data_dir: str | Path | None,
     ):
         self.spec, self.task, self.labels, self.training = spec, task, labels, training
         method = METHODS[spec.method]
@@ -254,7 +279,13 @@ class _Trainer:
         self.sampled = _resident(spec, inputs["train"][self.sample], training.inputs)
         width, n_classes = training.inputs.width, len(labels.parent)
         self.network = build_network(
-            spec.network, in_channels=width, n_classes=n_classes, seed=spec.seed, head=method.head
+            spec.network,
+            in_channels=width,
+            n_classes=n_classes,
+            seed=spec.seed,
+            head=method.head,
+            initialization=spec.initialization,
+            data_dir=data_dir,
         )
         self.loss = make_loss(
             method.loss,
@@ -272,7 +303,7 @@ class _Trainer:
             return train_test_split(np.arange(len(fine)), train_size=n, random_state=0, stratify=fine)[0]
         return np.arange(len(fine) if n else 0)
 
-    def train(self, checkpoint: Path) -> History:
+    def train(self, checkpoint: Path, deadline: float | None) -> History:
         """Train the network, measuring it after each epoch."""
         names = TrainingOptions.__dataclass_fields__
         return train(
@@ -285,6 +316,7 @@ class _Trainer:
             sampler=self.training.sampler,
             on_epoch=self.trace,
             checkpoint=checkpoint,
+            deadline=deadline,
             description=f"{self.spec.label} s{self.spec.seed}",
         )
 
@@ -378,20 +410,25 @@ def _measure(trainer: _Trainer, history: History) -> tuple[dict[str, Any], dict[
     return metrics, arrays
 
 
+def embedded_rows(fine_labels: np.ndarray) -> np.ndarray:
+    """Return the test rows in a t-SNE plot, ascending: the same for every encoder and network."""
+    rows = np.arange(len(fine_labels))
+    if len(rows) <= EMBEDDED_POINTS:
+        return rows
+    return np.sort(train_test_split(rows, train_size=EMBEDDED_POINTS, random_state=0, stratify=fine_labels)[0])
+
+
 def _embed(features: np.ndarray, fine_labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows in the plot (the same for every encoder and network) and their t-SNE positions [m, 2]."""
-    rows = np.arange(len(features))
-    if len(rows) > EMBEDDED_POINTS:
-        rows, _ = train_test_split(rows, train_size=EMBEDDED_POINTS, random_state=0, stratify=fine_labels)
-        rows.sort()
+    """Return the rows in the plot and their t-SNE positions [m, 2]."""
+    rows = embedded_rows(fine_labels)
     chosen = features[rows]
     position = TSNE(perplexity=30, init="pca", random_state=0).fit_transform(chosen.astype(np.float32))
     return rows, position.astype(np.float32)
 
 
-def _run_encoder(spec: EncoderSpec, data_dir: str | Path | None) -> tuple[Record, dict[str, np.ndarray]]:
-    task = _task_of(spec, data_dir, validation_fraction=0)
-    encoded = _encoded(spec, task, data_dir)
+def _run_encoder(spec: EncoderSpec, means: _Means) -> tuple[Record, dict[str, np.ndarray]]:
+    task = _task_of(spec, means.data_dir, validation_fraction=0)
+    encoded = _encoded(spec, task, means)
     features = _features_of(task, encoded)
     start = time.perf_counter()
     labels = training_labels(
@@ -458,8 +495,8 @@ def _run_table(spec: TableSpec, data_dir: str | Path | None) -> tuple[Record, di
     return record, arrays
 
 
-def _run_look(spec: LookSpec, data_dir: str | Path | None) -> tuple[Record, dict[str, np.ndarray]]:
-    task = _task_of(spec, data_dir, validation_fraction=0)
+def _run_look(spec: LookSpec, means: _Means) -> tuple[Record, dict[str, np.ndarray]]:
+    task = _task_of(spec, means.data_dir, validation_fraction=0)
     start = time.perf_counter()
     if task.dataset.is_table:
         # All rows, as all of them train in some fold of the cross-validation.
@@ -467,7 +504,7 @@ def _run_look(spec: LookSpec, data_dir: str | Path | None) -> tuple[Record, dict
         features = tables.ENCODERS[spec.encoder]().fit_transform(columns) if spec.encoder else columns
         fine = np.concatenate([split.labels for split in task.dataset.splits.values()])
     else:
-        features, names = _features_of(task, _encoded(spec, task, data_dir))["train"], []
+        features, names = _features_of(task, _encoded(spec, task, means))["train"], []
         fine = task.train.fine_labels
     labels, diagnosis = _diagnosed(spec, features, fine)
     shown = [*_largest_clusters(labels, 0), *_largest_clusters(labels, 1)]

@@ -22,6 +22,7 @@ from regroup_lib.report import (
     paired_difference,
     result_on_test,
     rule_of,
+    traced,
 )
 
 # Training images of a class in "many", "medium" and "few" shots: more than 100, 20 to 100, fewer than 20.
@@ -79,7 +80,7 @@ def long_tail_table(groups: Groups) -> pd.DataFrame:
         stars = {"best": " **", "overlap": " *"}.get(marks.get(label, ""), "")
         row["mean AP"] = mean_std(values(group, "average_precision"), scale=1) + stars
         rows.append(row)
-    return pd.DataFrame(rows).set_index("method")
+    return traced(pd.DataFrame(rows).set_index("method"), groups.values())
 
 
 def long_tail_sentence(tails: Mapping[str, Groups]) -> str:

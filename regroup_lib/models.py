@@ -7,10 +7,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file as load_safetensors
 from torch import nn
 from torch.nn import functional as F
 
 from regroup_lib import minilm
+from regroup_lib.files import data_directory, digest_file
 from regroup_lib.text import PADDING, Tokenizer, WordTokenizer
 
 
@@ -194,6 +196,58 @@ class TextCNN(nn.Module):
         return self.head(self.embed(tokens))
 
 
+class LargeResNet(nn.Module):
+    """torchvision's ResNet34, for images of about 224 pixels: a 7x7 stem that divides their side by four.
+
+    Parameters
+    ----------
+    in_channels, n_classes : int
+    head : str
+        A key of `HEADS`.
+    """
+
+    def __init__(self, in_channels: int, n_classes: int, *, head: str = "linear"):
+        super().__init__()
+        import torchvision  # heavy, and only needed here
+
+        self.body = torchvision.models.resnet34()
+        if in_channels != 3:
+            self.body.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
+        width = self.body.fc.in_features
+        self.body.fc = nn.Identity()
+        self.head = HEADS[head](width, n_classes)
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Return penultimate features [n, 512] of normalised images [n, c, h, w]."""
+        return self.body(images)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits [n, n_classes]."""
+        return self.head(self.embed(images))
+
+    def load_imagenet(self, path: Path) -> None:
+        """Take the weights of all layers but the last from a file of torchvision's ResNet34.
+
+        Parameters
+        ----------
+        path : Path
+            A ``.pth`` or ``.safetensors`` file; torchvision's ``fc`` is left out.
+
+        Raises
+        ------
+        ValueError
+            If it holds anything but the weights of such a network.
+        """
+        try:
+            if path.suffix == ".safetensors":
+                weights = load_safetensors(path)
+            else:
+                weights = torch.load(path, map_location="cpu", weights_only=True)
+            self.body.load_state_dict({k: v for k, v in weights.items() if not k.startswith("fc.")})
+        except Exception as error:  # each defect raises a different class
+            raise ValueError(f"{path} does not hold the weights of a ResNet34 for color images ({error})") from error
+
+
 LENGTH_GROUPS = 4  # of a batch of sentences
 
 
@@ -261,6 +315,8 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "slim-resnet-64": _resnet((32, 64, 128), (1, 1, 1), 4),
     # ResNet34 with the CIFAR stem (3x3, stride 1, no pooling): the paper's network at 32 x 32.
     "resnet34": _resnet((64, 128, 256, 512), (3, 4, 6, 3), 1),
+    # The same with torchvision's own stem, for 224 x 224.
+    "resnet34-224": LargeResNet,
     # On features, not on images.
     "mlp": partial(MLP, width=512),
     # On tokens: 15,000 weights beside the word vectors, for a few hundred sentences, ...
@@ -278,7 +334,55 @@ TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {
 }
 
 
-def build_network(name: str, *, in_channels: int, n_classes: int, seed: int, head: str = "linear") -> nn.Module:
+INITIALIZATIONS = ("random", "imagenet")
+# torchvision's name for the file: the digits are the beginning of its SHA-256.
+IMAGENET_FILE = "resnet34-b627a593.pth"
+
+
+def imagenet_weights(data_dir: str | Path | None = None) -> Path:
+    """Return the file with ResNet34's ImageNet weights in ``weights/`` of the data directory, its digest verified.
+
+    Parameters
+    ----------
+    data_dir : path, optional
+        See `load_data`.
+
+    Returns
+    -------
+    Path
+        ``resnet34-XXXXXXXX.pth`` or ``.safetensors``; the eight digits begin its SHA-256, as in torchvision's names.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    ValueError
+        If the digest is another one.
+    """
+    folder = data_directory(data_dir) / "weights"
+    digits = "[0-9a-f]" * 8
+    there = [path for kind in ("pth", "safetensors") for path in sorted(folder.glob(f"resnet34-{digits}.{kind}"))]
+    if not there:
+        raise FileNotFoundError(
+            f"{folder / IMAGENET_FILE} does not exist; put the file there that "
+            "torchvision.models.ResNet34_Weights.IMAGENET1K_V1.url names, or train with initialization=random"
+        )
+    expected, found = there[0].stem.rpartition("-")[2], digest_file(there[0])
+    if not found.startswith(expected):
+        raise ValueError(f"{there[0]} has SHA-256 {found[:8]}..., expected {expected}...; get it again")
+    return there[0]
+
+
+def build_network(
+    name: str,
+    *,
+    in_channels: int,
+    n_classes: int,
+    seed: int,
+    head: str = "linear",
+    initialization: str = "random",
+    data_dir: str | Path | None = None,
+) -> nn.Module:
     """Build a network with weights drawn from `seed`; the global random state is left alone.
 
     Parameters
@@ -290,15 +394,34 @@ def build_network(name: str, *, in_channels: int, n_classes: int, seed: int, hea
     n_classes, seed : int
     head : str
         A key of `HEADS`.
+    initialization : {"random", "imagenet"}
+        ``"imagenet"``: all layers but the head come from `imagenet_weights`; for ``"resnet34-224"`` alone.
+    data_dir : path, optional
+        See `imagenet_weights`.
 
     Raises
     ------
     ValueError
-        If there is no network or head of that name.
+        If there is no network or head of that name, or no initialization of it.
+    FileNotFoundError
+        If the file with the weights is missing.
     """
+    check_initialization(initialization, name)
     for kind, given, known in (("network", name, NETWORKS), ("head", head, HEADS)):
         if given not in known:
             raise ValueError(f"no {kind} is called {given!r}; there are {', '.join(known)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return NETWORKS[name](in_channels, n_classes, head=head)
+        network = NETWORKS[name](in_channels, n_classes, head=head)
+    if initialization == "imagenet":
+        network.load_imagenet(imagenet_weights(data_dir))
+    return network
+
+
+def check_initialization(initialization: str, network: str) -> None:
+    """Raise a ValueError if a network cannot start so; whether the weights are here is not looked at."""
+    if initialization not in INITIALIZATIONS:
+        raise ValueError(f"no initialization is called {initialization!r}; there are {', '.join(INITIALIZATIONS)}")
+    if initialization == "imagenet" and NETWORKS.get(network) is not LargeResNet:
+        fitting = ", ".join(name for name, made in NETWORKS.items() if made is LargeResNet)
+        raise ValueError(f"network {network!r} has no ImageNet weights; {fitting} has")

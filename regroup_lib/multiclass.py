@@ -31,7 +31,7 @@ from regroup_lib.competition import (
     verdict_word,
 )
 from regroup_lib.records import Record, find_record
-from regroup_lib.report import mean_std, plot_image_rows
+from regroup_lib.report import mean_std, plot_image_rows, traced
 from regroup_lib.specs import task_class_names
 
 LOSS_BASED = ("ce", "wce", "focal", "ldam", "la")
@@ -85,7 +85,7 @@ def class_table(groups: Groups, task: str) -> pd.DataFrame:
             ours = mean_std(values(group, measure), scale=1) + stars
             row[name] = ours + (f'<br><span class="paper">{paper}</span>' if paper else "")
         rows.append(row)
-    return pd.DataFrame(rows).set_index("method")
+    return traced(pd.DataFrame(rows).set_index("method"), groups.values())
 
 
 def average_table(groups: Groups) -> pd.DataFrame:
@@ -105,7 +105,7 @@ def average_table(groups: Groups) -> pd.DataFrame:
             means = {m: np.nan_to_num(v.mean(), nan=-1) for m, v in by_method.items()}
             row[f"rank, {name}"] = 1 + sum(mean > means[method] for mean in means.values())
         rows.append(row)
-    return pd.DataFrame(rows).set_index("method")
+    return traced(pd.DataFrame(rows).set_index("method"), groups.values())
 
 
 def class_counts(record: Record) -> tuple[np.ndarray, list[np.ndarray]]:

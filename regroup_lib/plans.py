@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from regroup_lib import comparison, tables
 from regroup_lib.data import load_data
@@ -285,8 +286,8 @@ def regroupings(task: str, profile: str) -> list[dict[str, Any]]:
     return [{}, *({"n_clusters": math.ceil(NATURAL_K[task] / part)} for part in (2, 4))]
 
 
-def tuning_specs(profile: str, task: str, method: str, seed: int) -> list[Spec]:
-    """Return the runs of a method's grid, all with one seed."""
+def tuning_specs(profile: str, task: str, method: str, seed: int, **fields: Any) -> list[Spec]:
+    """Return the runs of a method's grid, all with one seed and the given fields."""
     encoder = ENCODERS[profile][-1]
     uses_encoder = method in ("rusc", "mlp") or method.startswith("rg")
     return [
@@ -297,6 +298,7 @@ def tuning_specs(profile: str, task: str, method: str, seed: int) -> list[Spec]:
             encoder=encoder if uses_encoder else None,
             seed=seed,
             trace_test=False,
+            **fields,
             **settings,
         )
         for settings in tuning_grid(task, method, profile)
@@ -422,7 +424,30 @@ def equal_budget_runs(task: str, profile: str, seeds: Sequence[int]) -> list[Spe
 
 def cluster_looks(task: str, profile: str, seeds: Sequence[int]) -> list[EncoderSpec]:
     """Return one look at the largest class's clusters a seed, at the natural threshold."""
-    return [EncoderSpec(profile=profile, task=task, encoder=ENCODERS[profile][-1], seed=seed) for seed in seeds]
+    # The record keeps the images that it shows: at 224 pixels they would be larger than all other records together.
+    size = {"image_size": 64} if task == "ham10000" else {}
+    encoder = ENCODERS[profile][-1]
+    return [EncoderSpec(profile=profile, task=task, encoder=encoder, seed=seed, **size) for seed in seeds]
+
+
+def imagenet(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[Spec]:
+    """Return the methods of the tables on HAM10000 from ImageNet's weights, each with its default settings.
+
+    Raises
+    ------
+    ValueError
+        In a profile whose networks have no such weights.
+    """
+    if profile != "paper":
+        raise ValueError(f"networks of profile {profile} have no ImageNet weights; imagenet is for profile paper")
+    tasks = [task for task in (*BINARY_TASKS[profile], *MULTICLASS_TASKS[profile]) if task.startswith("ham10000")]
+    methods = [method for method in TABLE_METHODS[profile] if method != "mlp"]
+    return [
+        tuning_specs(profile, task, method, seed, initialization="imagenet")[0]
+        for seed in seeds
+        for task in tasks
+        for method in methods
+    ]
 
 
 def competitors(
@@ -653,6 +678,13 @@ def your_data(profile: str, seeds: Sequence[int], results_dir: str | Path | None
     return runs
 
 
+def explore(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[AnySpec]:
+    """Return the runs that the interactive page shows: the motivating example's, and binary tasks once recorded."""
+    runs: list[AnySpec] = [*encoders(profile, seeds[:1]), *motivating_example(profile, seeds)]
+    tasks = recorded_tasks(profile, seeds, results_dir)
+    return [*runs, *binary(profile, seeds, results_dir, tasks=tasks)] if tasks else runs
+
+
 # Chapter (the notebook's name) -> the runs that it shows.
 PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {
     "motivating-example": motivating_example,
@@ -665,11 +697,25 @@ PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {
     "tables": tabular,
     "text": text,
     "your-data": your_data,
+    "explore": explore,
     # The first looks at the records of the others, the second at the paper's own numbers, the third at a benchmark's.
     "scorecard": lambda profile, seeds, results_dir=None: [],
     "discrepancies": lambda profile, seeds, results_dir=None: [],
     "scale": lambda profile, seeds, results_dir=None: [],
 }
+# Runs that no chapter shows, and that "all" leaves out.
+EXTRA_PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {"imagenet": imagenet}
+
+
+def recorded_profile(
+    chapter: str, *, seeds: Sequence[int] = (0, 1, 2), results_dir: str | Path | None = None
+) -> Literal["cpu", "paper"]:
+    """Return the profile that a chapter is shown in: ``"paper"`` where all its runs are recorded in it."""
+    if chapter not in PLANS:  # it trains nothing
+        return "cpu"
+    options = {"profile": "paper", "seeds": seeds, "results_dir": results_dir}
+    whole = chapter_specs(chapter, **options) and not missing_records(chapter, **options)
+    return "paper" if whole else "cpu"
 
 
 def chapter_specs(
@@ -691,8 +737,9 @@ def chapter_specs(
     ValueError
         If there is no such chapter or profile, or no seed.
     """
-    if chapter != "all" and chapter not in PLANS:
-        raise ValueError(f"no chapter is called {chapter!r}; there are {', '.join(PLANS)}, or all")
+    known = PLANS | EXTRA_PLANS
+    if chapter != "all" and chapter not in known:
+        raise ValueError(f"no chapter is called {chapter!r}; there are {', '.join(known)}, or all")
     if profile not in TASKS:
         raise ValueError(f"no profile is called {profile!r}; there are {', '.join(TASKS)}")
     if not list(seeds):
@@ -701,7 +748,7 @@ def chapter_specs(
         if chapter != "binary":
             raise ValueError(f"chapter {chapter} has no choice of tasks; leave tasks out, it is for binary")
         return list(dict.fromkeys(binary(profile, list(seeds), results_dir, tasks=tasks)))
-    plans = list(PLANS.values()) if chapter == "all" else [PLANS[chapter]]
+    plans = list(PLANS.values()) if chapter == "all" else [known[chapter]]
     return list(dict.fromkeys(spec for plan in plans for spec in plan(profile, list(seeds), results_dir)))
 
 
@@ -725,6 +772,7 @@ def run_chapter_specs(
     seeds: Sequence[int] = (0, 1, 2),
     results_dir: str | Path | None = None,
     tasks: Sequence[str] | None = None,
+    minutes: float | None = None,
     **options: Any,
 ) -> list[Record]:
     """Run or look up all that a chapter shows, what depends on tuning last, and return the records.
@@ -733,14 +781,17 @@ def run_chapter_specs(
     ----------
     chapter, profile, seeds, tasks
         See `chapter_specs`.
-    results_dir, **options
-        See `sweeps.sweep`.
+    results_dir, minutes, **options
+        See `sweeps.sweep`; the minutes are those of all sweeps together.
     """
     done: dict[AnySpec, Record] = {}
+    start = time.monotonic()
     while True:
         specs = chapter_specs(chapter, profile=profile, seeds=seeds, results_dir=results_dir, tasks=tasks)
         new = [spec for spec in specs if spec not in done]
         if not new:
             return [done[spec] for spec in specs]
+        if minutes is not None:
+            options["minutes"] = max(minutes - (time.monotonic() - start) / 60, 1e-3)
         records = sweep(new, results_dir=results_dir, **options)
         done |= dict(zip(new, records, strict=True))

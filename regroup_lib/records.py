@@ -10,7 +10,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from regroup_lib.checkpoints import remove_checkpoint
 from regroup_lib.data import SOURCES, load_data
 from regroup_lib.files import atomic_path, digest_file, read_npz, results_directory, room_for, save_arrays
 from regroup_lib.specs import AnySpec, EncoderSpec, LookSpec, Spec, TableSpec, describe_defects, parse_spec
@@ -178,15 +178,15 @@ def checkpoint_path(spec: AnySpec, results_dir: str | Path | None = None) -> Pat
 
 def remove_leftovers(path: Path, checkpoint: Path) -> None:
     """Remove the checkpoint of a record that is written, and what a process that was killed left half written."""
-    for file in (path, path.with_suffix(".npz"), checkpoint):
+    for file in (path, path.with_suffix(".npz")):
         for partial in file.parent.glob(f".{file.name}.*"):
             partial.unlink(missing_ok=True)
-    checkpoint.unlink(missing_ok=True)
+    remove_checkpoint(checkpoint)
 
 
 def write_record(record: Record, arrays: dict[str, np.ndarray], path: Path) -> None:
     """Write arrays and the JSON file, and only then put the two in the place of older ones, the JSON file last."""
-    record.machine, record.versions, record.code = _machine(), _versions(), CODE_VERSION
+    record.machine, record.versions, record.code = _machine(), _versions(record.spec), CODE_VERSION
     record.created = datetime.now(UTC).isoformat(timespec="seconds")
     with atomic_path(path) as partial, atomic_path(path.with_suffix(".npz")) as partial_arrays:
         save_arrays(partial_arrays, arrays, compress=True)
@@ -220,10 +220,10 @@ def _machine() -> dict[str, Any]:
     return machine
 
 
-def _versions() -> dict[str, str]:
+def _versions(spec: AnySpec) -> dict[str, str]:
     names = ["torch", "scikit-learn", "imbalanced-learn", "numpy", "onnxruntime"]
-    # What the extra `text` brings, where this process has used it.
-    names += [name for name in ("sentence-transformers", "transformers") if name.replace("-", "_") in sys.modules]
+    if "minilm" in (spec.encoder, getattr(spec, "network", None)):
+        names += ["sentence-transformers", "transformers"]  # what the extra `text` brings
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
 
 

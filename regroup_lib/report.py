@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -261,6 +261,19 @@ def _table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return frame.rename_axis(index=None, columns=frame.index.name)
 
 
+def traced(frame: pd.DataFrame, rows: Iterable[Sequence[Record]]) -> pd.DataFrame:
+    """Note which records each row of a table comes from, in ``attrs``, and return the table.
+
+    Parameters
+    ----------
+    frame : DataFrame
+    rows : iterable of sequence of Record
+        In the order of the table's rows.
+    """
+    frame.attrs["records"] = [[record.key for record in group] for group in rows]
+    return frame
+
+
 def comparison_table(records: Sequence[Record], baseline: str = "ce") -> pd.DataFrame:
     """Return one row a method: BA and AP on the test set under both rules, and the paired AP difference.
 
@@ -278,7 +291,7 @@ def comparison_table(records: Sequence[Record], baseline: str = "ce") -> pd.Data
         else:
             row["AP − binary"] = signed_interval(measured_difference(records, label, baseline))
         rows.append(row)
-    return _table(rows)
+    return traced(_table(rows), groups.values())
 
 
 def encoder_table(records: Sequence[Record]) -> pd.DataFrame:
@@ -298,7 +311,7 @@ def encoder_table(records: Sequence[Record]) -> pd.DataFrame:
         clustering = np.median([r.seconds["regroup"] for r in group])
         row["seconds"] = f"{group[0].seconds['encode']:.0f} + {clustering:.0f}"
         rows.append(row)
-    return _table(rows)
+    return traced(_table(rows), groups.values())
 
 
 def space_accuracy(record: Record) -> float:
@@ -372,7 +385,7 @@ def label_set_table(records: Sequence[Record], baseline: str = "ce") -> pd.DataF
             gain = measured_difference(records, label, baseline).mean
             row["AP gain"] = "" if label == baseline else _minus(f"{gain * 100:+.1f}")
         rows.append(row)
-    return _table(rows)
+    return traced(_table(rows), groups.values())
 
 
 def sampling_margin(records: Sequence[Record], rule: str = PAPER_RULE) -> float:
@@ -420,8 +433,8 @@ def asynchrony_table(records: Sequence[Record]) -> pd.DataFrame:
     Of g: the mean over epochs, the first and the last epoch's value, and the mean of `hidden_pace_gap`. Mean ±
     standard deviation over seeds.
     """
-    rows = []
-    for group in by_method(records).values():
+    groups, rows = by_method(records), []
+    for group in groups.values():
         ends = np.mean([pace_gap(r)[[0, -1]] for r in group], axis=0)
         rows.append(
             {
@@ -432,7 +445,26 @@ def asynchrony_table(records: Sequence[Record]) -> pd.DataFrame:
                 "g, hidden classes": mean_std([hidden_pace_gap(r).mean() for r in group], scale=1, digits=2),
             }
         )
-    return _table(rows)
+    return traced(_table(rows), groups.values())
+
+
+def settings_table(profile: str, tasks: Sequence[str]) -> str:
+    """Return the settings of a profile on some tasks as a Markdown table, read from the specs themselves."""
+    specs = [Spec(profile=profile, task=task, method="ce") for task in tasks]
+    columns: dict[str, Callable[[Spec], Any]] = {
+        "task": lambda spec: f"`{spec.task}`",
+        "network": lambda spec: f"`{spec.network}`",
+        "pixels": lambda spec: "" if spec.is_text else spec.image_size or "as published",
+        "epochs": lambda spec: spec.epochs,
+        "batch": lambda spec: spec.batch_size,
+        "optimizer": lambda spec: {"sgd": "SGD, Nesterov", "adam": "AdamW"}[spec.optimizer],
+        "peak rate": lambda spec: f"{spec.peak_lr:g}",
+        "weight decay": lambda spec: f"{spec.weight_decay:g}",
+        "mirrored": lambda spec: "yes" if spec.flip else "no",
+        "shifted by": lambda spec: f"{spec.shift} pixels" if spec.shift else "0",
+    }
+    rows = [list(columns), ["---"] * len(columns), *([value(spec) for value in columns.values()] for spec in specs)]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows) + "\n"
 
 
 def provenance(records: Sequence[Record]) -> str:
@@ -440,7 +472,7 @@ def provenance(records: Sequence[Record]) -> str:
     first = records[0]
     seeds = sorted({r.spec.seed for r in records})
     digests = sorted({r.data_digest[:12] for r in records})
-    machines = sorted({f"{r.machine['cores']} cores {r.machine['architecture']}" for r in records})
+    machines = sorted({machine_class(r) for r in records})
     length = f", {first.spec.epochs} epochs of {first.spec.network}" if isinstance(first.spec, Spec) else ""
     return (
         f"{len(records)} records, profile {first.spec.profile}, task {first.spec.task}, "
@@ -795,13 +827,49 @@ def records_frame(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*columns, *dict.fromkeys(extra)])
 
 
-def record_links(records: Sequence[Record]) -> str:
-    """Return an HTML table of records whose keys are links to their files, ``records/<task>/<file>.json``."""
+def runs_behind(records: Sequence[Record]) -> str:
+    """Return a Markdown list, a line a task: how many records, profile, seeds, epochs, data digest and machines."""
+    by_task: dict[str, list[Record]] = {}
+    for record in records:
+        by_task.setdefault(record.spec.task, []).append(record)
+    return "\n".join(f"- {_runs_of(group)}" for group in by_task.values())
+
+
+def _runs_of(records: Sequence[Record]) -> str:
+    specs = [record.spec for record in records]
+    epochs = sorted({spec.epochs for spec in specs if isinstance(spec, Spec)})
+    parts = {
+        "seeds": ", ".join(map(str, sorted({spec.seed for spec in specs}))),
+        "epochs": ", ".join(map(str, epochs)),
+        "data": ", ".join(sorted({record.data_digest[:12] for record in records})),
+        "on": ", ".join(sorted({machine_class(record) for record in records})),
+    }
+    known = "; ".join(f"{name} {value}" for name, value in parts.items() if value)
+    return f"{specs[0].task}: {len(records)} records; profile {specs[0].profile}; {known}"
+
+
+def machine_class(record: Record) -> str:
+    """Return the kind of machine that made a record: ``"2 cores x86_64"``, and the GPU where there was one."""
+    machine = record.machine
+    return f"{machine['cores']} cores {machine['architecture']}" + (f", {machine['gpu']}" if "gpu" in machine else "")
+
+
+def record_links(records: Sequence[Record], known: Collection[str] = ()) -> str:
+    """Return an HTML table of records whose keys are links to their files, ``records/<task>/<file>.json``.
+
+    Parameters
+    ----------
+    records : sequence of Record
+    known : collection of str
+        Keys that already have a row on the page. The others' rows are anchors, by their key.
+    """
     rows = []
     for record in records:
         spec = record.spec
         name = f"{record.path.parent.name}/{record.path.name}"
-        row = {"key": f'<a href="records/{html.escape(name)}">{record.key}</a>', "task": spec.task, "seed": spec.seed}
+        anchor = "" if record.key in known else f' id="{record.key}"'
+        link = f'<a{anchor} href="records/{html.escape(name)}">{record.key}</a>'
+        row = {"key": link, "task": spec.task, "seed": spec.seed}
         if spec.kind in ("encoder", "look"):
             row |= {"what": f"look at {spec.encoder or 'the columns'}", "epochs": "", "AP": ""}
         else:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from regroup_lib.checkpoints import History, Progress
 from regroup_lib.encoders import Encoder, default_device
 from regroup_lib.models import build_network
 from regroup_lib.progress import progress_bar
@@ -84,6 +87,19 @@ def random_views(images: torch.Tensor, generator: torch.Generator, *, flip: bool
     return views.clamp(0, 1)
 
 
+class _GeneratorState:
+    """A generator as a part of a checkpoint."""
+
+    def __init__(self, generator: torch.Generator):
+        self.generator = generator
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {"state": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self.generator.set_state(state["state"].cpu())
+
+
 class SimCLREncoder(Encoder):
     """Penultimate features of a small residual network that was trained by SimCLR on the training images.
 
@@ -108,6 +124,7 @@ class SimCLREncoder(Encoder):
 
     label = "SimCLR, trained here"
     normalize = True
+    resumable = True
 
     def __init__(
         self,
@@ -142,8 +159,13 @@ class SimCLREncoder(Encoder):
             network.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 64))
         return network.to(default_device(), memory_format=torch.channels_last)
 
-    def fit(self, images: np.ndarray) -> SimCLREncoder:
-        """Train on images, uint8 [n, h, w, c]; a last batch of one image is left out, as it has no other."""
+    def fit(
+        self, images: np.ndarray, *, checkpoint: Path | None = None, deadline: float | None = None
+    ) -> SimCLREncoder:
+        """Train on images, uint8 [n, h, w, c]; a last batch of one image is left out, as it has no other.
+
+        `checkpoint` and `deadline` are those of `train`; a run that goes on ends in the same weights.
+        """
         device, options = default_device(), self.options
         self.network_ = network = self._network(images.shape[-1])
         pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
@@ -153,12 +175,19 @@ class SimCLREncoder(Encoder):
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, max_lr=options["peak_lr"], total_steps=steps * options["epochs"]
         )
+        history = History()
+        parts = {"network": network, "optimizer": optimizer, "schedule": schedule, "draws": _GeneratorState(generator)}
+        progress = Progress(checkpoint, deadline, parts, history)
+        progress.resume(device)
+        self.earlier_seconds_ = history.seconds
+        left = range(len(history.traces), options["epochs"])
         network.train()
-        self.losses_ = []
-        with progress_bar(total=steps * options["epochs"], desc=self.label, unit="batch") as bar:
-            for _ in range(options["epochs"]):
+        with progress_bar(total=steps * len(left), desc=self.label, unit="batch") as bar:
+            for epoch in left:
+                progress.begin_epoch()
+                start = time.perf_counter()
                 order = torch.randperm(len(pixels), generator=generator, device=device)
-                total = 0.0
+                total = torch.zeros((), dtype=torch.float64, device=device)  # nothing waits for the device
                 for step in range(steps):
                     batch = pixels[order[step * size : (step + 1) * size]].permute(0, 3, 1, 2).float() / 255
                     loss = self._step(batch, generator)
@@ -166,9 +195,11 @@ class SimCLREncoder(Encoder):
                     loss.backward()
                     optimizer.step()
                     schedule.step()
-                    total += float(loss.detach())
+                    total += loss.detach()
                     bar.update()
-                self.losses_.append(total / steps)
+                history.traces.append({"train_loss": float(total) / steps, "seconds": time.perf_counter() - start})
+                progress.end_epoch(last=epoch + 1 == options["epochs"])
+        self.losses_ = [trace["train_loss"] for trace in history.traces]
         network.eval()
         return self
 

@@ -19,7 +19,7 @@ from regroup_lib.dataset import DataError, Dataset
 from regroup_lib.encoders import check_encoder_name, check_encoder_takes
 from regroup_lib.files import results_directory
 from regroup_lib.methods import METHODS
-from regroup_lib.models import NETWORKS, TOKENIZERS
+from regroup_lib.models import NETWORKS, TOKENIZERS, check_initialization
 from regroup_lib.tasks import LONG_TAIL, parse_task
 
 PROFILES: dict[str, dict[str, Any]] = {
@@ -85,11 +85,20 @@ DATASET_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {
         "descriptions": FEW_SENTENCES,
         "phrasebank": TEXT | FINE_TUNING | {"network": "minilm"},
-        "ham10000": {"image_size": 224},
+        # Batch and rate are those of profile `cpu`, the shift is the same share of the image.
+        "ham10000": {
+            "network": "resnet34-224",
+            "image_size": 224,
+            "batch_size": 128,
+            "peak_lr": 0.1,
+            "shift": 21,
+        },
     },
 }
 # ... for a network that is not the profile's, ...
 NETWORK_SETTINGS: dict[str, dict[str, Any]] = {"text-cnn": CONVOLUTIONS, "minilm": FINE_TUNING}
+# ... for weights that are fine-tuned, not drawn, ...
+INITIALIZATION_SETTINGS: dict[str, dict[str, Any]] = {"imagenet": {"peak_lr": 0.02}}
 # ... and for a method that brings a network of its own.
 METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "mlp": {"network": "mlp", "epochs": 20, "optimizer": "adam", "peak_lr": 1e-3, "flip": False, "shift": 0},
@@ -99,11 +108,17 @@ TRAINED_ENCODERS = ("autoencoder", "simclr")
 OWN = "own-"  # and a name: the task of a spec that is about the user's own data
 
 
-def default_settings(profile: str, task: str | None, method: str | None, network: str | None = None) -> dict[str, Any]:
-    """Return the settings of a profile, a task's data set, a network that was named and a method; later ones win."""
+def default_settings(
+    profile: str, task: str | None, method: str | None, network: str | None = None, initialization: str | None = None
+) -> dict[str, Any]:
+    """Return a profile's settings, changed by a task's data set, a network and its initialization, and a method.
+
+    Later ones win.
+    """
     dataset = next((name for name in DATASETS if task == name or str(task).startswith(f"{name}-")), "")
     specific = DATASET_SETTINGS.get(profile, {}).get(dataset, {})
     named = NETWORK_SETTINGS.get(str(network), {})
+    named = named | INITIALIZATION_SETTINGS.get(str(initialization), {})
     return PROFILES.get(profile, {}) | specific | named | METHOD_SETTINGS.get(str(method), {})
 
 
@@ -175,7 +190,7 @@ class _BaseSpec(BaseModel):
     def _profile_settings(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        chosen = [values.get(name) for name in ("task", "method", "network")]
+        chosen = [values.get(name) for name in ("task", "method", "network", "initialization")]
         if values.get("own") is not None:
             chosen[0] = None  # whatever the user's file is called
         settings = default_settings(values.get("profile", "cpu"), *chosen)
@@ -269,6 +284,7 @@ class Spec(_BaseSpec):
     validation_fraction: float = Field(0.1, ge=0, lt=1)
     imbalance: float | None = Field(None, gt=0, allow_inf_nan=False)  # negatives a positive in training, see make_task
     network: str
+    initialization: Literal["random", "imagenet"] = "random"  # of all its layers but the last
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=2)
     optimizer: Literal["sgd", "adam"] = "sgd"
@@ -305,6 +321,7 @@ class Spec(_BaseSpec):
             unknown = [name for name, _ in self.n_clusters if name not in self.class_names]
             if unknown:
                 raise ValueError(f"n_clusters names {unknown}; the classes are {', '.join(self.class_names)}")
+        check_initialization(self.initialization, self.network)
         if (self.network == "mlp") != method.features:
             raise ValueError(f"method {self.method!r} does not go with network {self.network!r}")
         return self

@@ -10,13 +10,15 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
 import uuid
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from threadpoolctl import threadpool_limits
 
+from regroup_lib.checkpoints import OutOfTime
 from regroup_lib.experiments import Busy, run
 from regroup_lib.files import atomic_path, results_directory
 from regroup_lib.progress import progress_bar, silence
@@ -38,6 +41,9 @@ logger = logging.getLogger(__name__)
 TRIES = 3
 # Of a spec whose worker is lost before it can say that it started: the scheduler gives up after four each time.
 MOST_RETURNS = 5
+STOPS_AT = 0.97  # of its minutes a sweep stops: what is left is for the stopping
+CLOSING = 6.0  # seconds that it takes to end worker processes
+BUSY_WAIT = 5.0  # seconds before a worker asks again for what another process computes
 WARN_AFTER = 30.0  # seconds without a worker that a run could go to
 
 
@@ -55,6 +61,10 @@ class SweepError(RuntimeError):
         self.tracebacks = tracebacks
 
 
+class Unfinished(RuntimeError):
+    """The minutes of a sweep are over; the same call goes on where it stopped."""
+
+
 class LostWorkers(RuntimeError):
     """A run ended its worker again and again."""
 
@@ -67,6 +77,7 @@ def sweep(
     results_dir: str | Path | None = None,
     data_dir: str | Path | None = None,
     recompute: bool = False,
+    minutes: float | None = None,
     time_limit: float | None = None,
     memory_limit: str | int | None = None,
     resources: Mapping[str, float] | None = None,
@@ -84,6 +95,9 @@ def sweep(
     results_dir, data_dir, recompute
         See `run`. On workers that do not see `results_dir`, the path is one of their own, and records come back over
         the network.
+    minutes : float, optional
+        Stop within so many minutes; the same call goes on at the last epoch. All that it needs for that lies in
+        `results_dir`, hidden folders included, in files below 16 MB, and may be copied to another machine in between.
     time_limit : float, optional
         Seconds. A worker whose run takes longer is ended, and the run goes on from its checkpoint. Only with
         `workers`, or a client whose workers have one thread each.
@@ -98,11 +112,13 @@ def sweep(
     ------
     SweepError
         At the end, if runs failed; the message names each with its error. All others are recorded.
+    Unfinished
+        If the minutes were too few for all runs; the message says how many are recorded.
 
     Notes
     -----
     A spec that is named twice is run once. Several sweeps may share a results directory: a spec that another process
-    runs is put last, and waited for.
+    runs, or whose features it computes, is put last, and waited for.
 
     On workers a run is tried three times. A try is one that raised (anything but a `ValueError`, which says that the
     spec or the data are wrong), or whose worker was lost before the next epoch was finished: one that loses its
@@ -124,6 +140,13 @@ def sweep(
         raise ValueError(
             "memory_limit is for workers on this machine; start a cluster's with dask worker --memory-limit"
         )
+    if minutes is not None and not minutes > 0:
+        raise ValueError(f"minutes is {minutes}; expected more than 0")
+    if minutes is not None and client is not None:
+        raise ValueError("minutes are for runs on this machine; leave them out, or name a number of workers")
+    if minutes is not None and recompute:
+        raise ValueError("recompute would begin again with every call; leave it out, or leave the minutes out")
+    deadline = None if minutes is None else time.monotonic() + 60 * STOPS_AT * minutes
     if time_limit is not None and not time_limit > 0:
         raise ValueError(f"time_limit is {time_limit}; expected seconds above 0")
     if client is not None:
@@ -131,14 +154,22 @@ def sweep(
     elif workers is not None and once:
         with _local_client(workers, memory_limit) as local:
             threads = max(1, (os.cpu_count() or 1) // workers)
-            records = _DaskSweep(local, once, options, time_limit, None, threads=threads).records()
+            late = None if deadline is None else deadline - CLOSING
+            records = _DaskSweep(local, once, options, time_limit, None, threads=threads, deadline=late).records()
     else:
-        records = _sweep_here(once, options)
+        records = _sweep_here(once, options, deadline)
     return [records[spec] for spec in named]
 
 
-def _sweep_here(specs: Sequence[AnySpec], options: dict[str, Any]) -> dict[Any, Record]:
-    waiting, records, failures = deque(specs), {}, {}
+def _sweep_here(specs: Sequence[AnySpec], options: dict[str, Any], deadline: float | None) -> dict[Any, Record]:
+    records, failures = {}, {}
+    with suppress(OutOfTime), _interrupted_at(deadline):
+        _run_one_by_one(specs, options | {"deadline": deadline}, records, failures)
+    return _collected(specs, records, failures)
+
+
+def _run_one_by_one(specs: Sequence[AnySpec], options: dict[str, Any], records: dict, failures: dict) -> None:
+    waiting = deque(specs)
     with progress_bar(total=len(specs), desc="sweep", unit="run") as bar, silence():
         busy = 0
         while waiting:
@@ -156,7 +187,30 @@ def _sweep_here(specs: Sequence[AnySpec], options: dict[str, Any]) -> dict[Any, 
                 failures[spec] = _Failure.of(error)
             busy = 0
             bar.update()
-    return _collected(specs, records, failures)
+
+
+@contextmanager
+def _interrupted_at(deadline: float | None) -> Iterator[None]:
+    """Raise `OutOfTime` in the block when a `time.monotonic` has come, whatever it is doing.
+
+    Training stops by itself before; encoding, clustering and measuring do not. What they were at is lost.
+    """
+    # Python hands signals to the main thread alone; in another one training alone keeps the deadline.
+    if deadline is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(*_: Any) -> None:
+        raise OutOfTime
+
+    before = signal.signal(signal.SIGALRM, ring)
+    # Again and again, as an exception raised in a destructor is lost.
+    signal.setitimer(signal.ITIMER_REAL, max(deadline - time.monotonic(), 1e-3), 5.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @dataclass(frozen=True)
@@ -176,13 +230,18 @@ class _Failure:
 
 
 def _collected(specs: Sequence[Any], records: dict[Any, Record], failures: dict[Any, _Failure]) -> dict[Any, Record]:
-    if not failures:
+    stopped = len(records) + len(failures) < len(specs)
+    if not failures and not stopped:
         return records
+    if stopped and not failures:
+        raise Unfinished(f"{len(records)} of {len(specs)} runs are recorded; the same call goes on with the others")
     lines = [f"{len(failures)} of {len(specs)} runs failed, the others are recorded:"]
     lines += [f"{spec.task} {spec.label} seed {spec.seed}: {failure.what}" for spec, failure in failures.items()]
     # One traceback for all runs that failed at one place.
     shown = {failure.traceback: spec for spec, failure in failures.items() if not failure.explained}
     lines += [f"\n{spec.task} {spec.label} seed {spec.seed}:\n{text}" for text, spec in shown.items()]
+    if stopped:
+        raise Unfinished("\n".join(lines) + f"\n{len(specs) - len(records) - len(failures)} runs are left")
     raise SweepError("\n".join(lines), {spec: failure.traceback for spec, failure in failures.items()})
 
 
@@ -220,6 +279,7 @@ class _Terms:
     code: str
     threads: int | None
     time_limit: float | None
+    deadline: float | None
 
 
 @dataclass(frozen=True)
@@ -228,6 +288,14 @@ class _Files:
 
     record: bytes
     arrays: bytes
+
+
+class _Stopped:
+    """In the place of a record: the run stopped at the deadline."""
+
+
+class _Busy:
+    """In the place of a record: another process does what the run needs."""
 
 
 class _DaskSweep:
@@ -242,6 +310,7 @@ class _DaskSweep:
         resources: Mapping[str, float] | None,
         *,
         threads: int | None = None,
+        deadline: float | None = None,
     ):
         self.client, self.specs = client, specs
         # The same paths for all workers, whatever directory they were started in.
@@ -249,10 +318,10 @@ class _DaskSweep:
         data = options["data_dir"]
         self.options = options | {"results_dir": self.results, "data_dir": data and Path(data).absolute()}
         self.priority = {spec: -i for i, spec in enumerate(specs)}
-        self.terms = _Terms(f"regroup-sweep-{uuid.uuid4().hex}", CODE_VERSION, threads, time_limit)
+        self.terms = _Terms(f"regroup-sweep-{uuid.uuid4().hex}", CODE_VERSION, threads, time_limit, deadline)
         self.resources = dict(resources or {})
         self.running: dict[Any, Future] = {}
-        self.raised, self.returned = Counter(), Counter()
+        self.raised, self.returned, self.busy = Counter(), Counter(), Counter()
         self.done: dict[Any, Record] = {}
         self.failures: dict[Any, _Failure] = {}
 
@@ -268,7 +337,7 @@ class _DaskSweep:
         return _collected(self.specs, self.done, self.failures)
 
     def _submit(self, spec: Any) -> None:
-        attempt = self.raised[spec] + self.returned[spec]
+        attempt = self.raised[spec] + self.returned[spec] + self.busy[spec]
         self.running[spec] = self.client.submit(
             _run_on_worker,
             spec,
@@ -283,7 +352,7 @@ class _DaskSweep:
     def _wait(self) -> None:
         idle_since = time.monotonic()
         with progress_bar(total=len(self.specs), desc="sweep", unit="run") as bar:
-            while self.running:
+            while self.running and not self._is_late():
                 ended = [spec for spec, future in self.running.items() if future.done()]
                 for spec in ended:
                     self._take(spec, self.running.pop(spec))
@@ -296,6 +365,9 @@ class _DaskSweep:
                     idle_since = time.monotonic()
                 time.sleep(0.1)
 
+    def _is_late(self) -> bool:
+        return self.terms.deadline is not None and time.monotonic() >= self.terms.deadline
+
     def _take(self, spec: Any, future: Future) -> None:
         """Keep a run's record, or submit the run again, or give it up."""
         try:
@@ -306,6 +378,12 @@ class _DaskSweep:
             return
         if isinstance(result, _Files):
             self.done[spec] = self._received(spec, result)
+        elif isinstance(result, _Stopped):
+            return
+        elif isinstance(result, _Busy):
+            self.busy[spec] += 1
+            self.priority[spec] = -len(self.specs) - self.busy[spec]  # after all that has not been tried
+            self._submit(spec)
         elif result.final:
             self.failures[spec] = result
         else:
@@ -334,8 +412,8 @@ class _DaskSweep:
             logger.warning("%d runs wait for a worker%s; the scheduler has none", len(self.running), wanted)
 
 
-def _run_on_worker(spec: AnySpec, options: dict[str, Any], terms: _Terms) -> _Files | _Failure:
-    """Run a spec on a worker and return its record's files, or why it failed."""
+def _run_on_worker(spec: AnySpec, options: dict[str, Any], terms: _Terms) -> _Files | _Failure | _Stopped | _Busy:
+    """Run a spec on a worker and return its record's files, or why there are none."""
     try:
         _check_worker(terms)
         _note_start(spec, options, terms)
@@ -343,8 +421,14 @@ def _run_on_worker(spec: AnySpec, options: dict[str, Any], terms: _Terms) -> _Fi
             torch.set_num_threads(terms.threads)
             threadpool_limits(terms.threads)
         with silence(), _ended_after(terms.time_limit):
-            path = run(spec, **options).path
+            path = run(spec, **options, wait=False, deadline=terms.deadline).path
         return _Files(path.read_bytes(), path.with_suffix(".npz").read_bytes())
+    except OutOfTime:
+        return _Stopped()
+    except Busy:
+        _note(spec, terms, "busy")
+        time.sleep(BUSY_WAIT)
+        return _Busy()
     except Exception as error:
         return _Failure.of(error)
 
@@ -362,17 +446,22 @@ def _note_start(spec: AnySpec, options: dict[str, Any], terms: _Terms) -> None:
     """Tell the scheduler that a run starts, so that the next try knows of this one if this process dies."""
     from distributed import get_client
 
-    client = get_client()
     checkpoint = checkpoint_path(spec, options["results_dir"])
     epoch = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-    events = [event for _, event in client.get_events(terms.topic) if event["spec"] == spec.key]
+    events = [event for _, event in get_client().get_events(terms.topic) if event["spec"] == spec.key]
     if len(events) >= TRIES and all(event["epoch"] == epoch for event in events[-TRIES:]):
         limit = "" if terms.time_limit is None else f", or took longer than {terms.time_limit:g} s"
         raise LostWorkers(
             f"{TRIES} workers ended while they ran it, and no epoch was finished between: "
             f"they crashed, were killed, ran out of memory{limit}"
         )
-    client.log_event(terms.topic, {"spec": spec.key, "epoch": epoch})
+    _note(spec, terms, epoch)
+
+
+def _note(spec: AnySpec, terms: _Terms, epoch: int | str) -> None:
+    from distributed import get_client
+
+    get_client().log_event(terms.topic, {"spec": spec.key, "epoch": epoch})
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from regroup_lib.competition import Interval, bootstrap_difference, draw_interva
 from regroup_lib.metrics import bootstrap_counts, weighted_average_precisions
 from regroup_lib.ranks import Friedman, critical_difference, friedman, rank_methods, ranks_by_source
 from regroup_lib.records import Record
-from regroup_lib.report import AVERAGE_PRECISION, Style
+from regroup_lib.report import AVERAGE_PRECISION, Style, traced
 from regroup_lib.specs import TableSpec
 from regroup_lib.tables import ESTIMATOR_TITLES, METHODS, parse_table_task
 
@@ -247,7 +247,9 @@ def precision_table(results: TableResults, estimator: str) -> pd.DataFrame:
         }
         for task in results.tasks
     }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("task")
+    methods = list(dict.fromkeys(CONTESTANTS[name][0] for name in results.contestants(estimator)))
+    groups = [[r for method in methods for r in results.group(estimator, task, method)] for task in results.tasks]
+    return traced(pd.DataFrame.from_dict(rows, orient="index").rename_axis("task"), groups)
 
 
 def rank_table(results: TableResults, estimator: str) -> pd.DataFrame:

@@ -28,7 +28,7 @@ from regroup_lib.competition import (
 )
 from regroup_lib.data import DataError
 from regroup_lib.records import Record, find_record
-from regroup_lib.report import encoder_label, fine_class_names, mean_std, result_on_test
+from regroup_lib.report import encoder_label, fine_class_names, mean_std, result_on_test, traced
 from regroup_lib.specs import task_class_names
 from regroup_lib.tasks import make_task
 
@@ -110,7 +110,7 @@ def text_table(groups: Groups) -> pd.DataFrame:
         row["calibrated AP"] = mean_std(values(group, "calibrated_average_precision"), scale=1)
         row["AP − CE"] = "" if contestant == "CE" else starred(precision_difference(groups, contestant, "CE"))
         rows.append(row)
-    return pd.DataFrame(rows).set_index("method")
+    return traced(pd.DataFrame(rows).set_index("method"), groups.values())
 
 
 def starred(difference: Interval) -> str:

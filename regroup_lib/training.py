@@ -7,15 +7,13 @@ loop's AP 4.8 times as fast (`benchmarks/README.md`). With a GPU the same code k
 
 from __future__ import annotations
 
-import copy
-import io
-import logging
+import shutil
 import time
-import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,15 +24,15 @@ from torch.nn import functional as F
 
 from regroup_lib import parallel
 from regroup_lib.blocks import open_rows
+from regroup_lib.checkpoints import History, Progress
 from regroup_lib.encoders import default_device
-from regroup_lib.files import atomic_path
 from regroup_lib.progress import progress_bar
 from regroup_lib.samplers import BlockShuffledRows, Sampler, ShuffledRows
 from regroup_lib.text import PADDING, Tokenizer
 
-logger = logging.getLogger(__name__)
-
 Loss = Callable[..., torch.Tensor]
+
+WORTH_COMPILING = 30  # epochs: in fewer, compiling takes longer than it saves
 
 
 @dataclass(frozen=True)
@@ -52,28 +50,8 @@ class TrainingOptions:
     flip: bool = True  # mirror half of the images
     shift: int = 3  # move by up to so many pixels, reflecting at the border
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the device multiplies it natively
-    compile: bool = False  # torch.compile; pays for itself in long runs only
-
-
-@dataclass
-class History:
-    """What a training run leaves behind.
-
-    Attributes
-    ----------
-    traces : list of dict
-        One a finished epoch: ``epoch``, ``train_loss``, ``images`` (seen), ``seconds``, and what the caller's
-        `on_epoch` returned.
-    status : {"finished", "diverged"}
-    """
-
-    traces: list[dict[str, Any]] = field(default_factory=list)
-    status: str = "finished"
-
-    @property
-    def seconds(self) -> float:
-        """Training time, without what `on_epoch` took."""
-        return sum(trace["seconds"] for trace in self.traces)
+    # torch.compile; "auto": in long runs on images on a GPU, where Triton and a C compiler are there
+    compile: bool | Literal["auto"] = "auto"
 
 
 class ResidentImages:
@@ -323,6 +301,7 @@ def train(
     sampler: Sampler | None = None,
     on_epoch: Callable[[nn.Module, int], dict[str, Any]] | None = None,
     checkpoint: str | Path | None = None,
+    deadline: float | None = None,
     description: str = "training",
 ) -> History:
     """Train a network in place.
@@ -349,7 +328,10 @@ def train(
         Called with the network (in evaluation mode) and the number of finished epochs; what it returns (plain
         numbers, strings, lists) joins the trace.
     checkpoint : path, optional
-        Written after each epoch; where it exists the run goes on from it and ends in the same weights.
+        Written after each epoch, a large one less often; where it exists the run goes on from it and ends in the
+        same weights.
+    deadline : float, optional
+        A `time.monotonic`: when the next epoch would end after it, the checkpoint is written and the run stops.
     description : str
         Text before the progress bar.
 
@@ -358,8 +340,16 @@ def train(
     History
         A loss that is not finite at the end of an epoch ends the run with status ``"diverged"``.
 
+    Raises
+    ------
+    OutOfTime
+        If the run stopped at its deadline.
+
     Notes
     -----
+    Within an epoch nothing waits for the device, whose work is queued: the loss is added up there, and looked at once
+    an epoch. Sentences and the ranking losses are the exception, as the shapes of their tensors depend on values.
+
     Inside `parallel.process_group` each process takes its share of every batch, and all end with the same weights:
     those of one process, up to three things. Batch norm sees a share at a time, and its running statistics are those
     of rank 0's shares. A loss that is no mean over samples (one that weights by batch, AP-Loss, SOAP) is that
@@ -368,6 +358,8 @@ def train(
     """
     if len(images) != len(labels):
         raise ValueError(f"{len(images)} images but {len(labels)} labels")
+    if deadline is not None and parallel.is_parallel():
+        raise ValueError("a deadline is for a run in one process; leave it out under torchrun")
     device = images.device
     network.to(device, memory_format=torch.channels_last)
     targets = torch.from_numpy(np.asarray(labels, dtype=np.int64)).to(device)
@@ -382,16 +374,18 @@ def train(
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
     if isinstance(loss, nn.Module):
         parts["loss"] = loss.to(device)
+    leads = parallel.rank() == 0
+    progress = Progress(None if checkpoint is None else Path(checkpoint), deadline, parts, history, writes=leads)
+    progress.resume(device)
     if checkpoint is not None:
-        _resume(Path(checkpoint), parts, history, device)
         parallel.check_agreement(
             len(history.traces), f"the processes see different epochs in {checkpoint}; put it where all see it"
         )
-    forward = parallel.averaging(torch.compile(network) if options.compile else network)
-    leads = parallel.rank() == 0
+    forward = parallel.averaging(_compiled(network) if _compiles(options, images) else network)
     left = range(len(history.traces), options.epochs) if history.status == "finished" else ()
     with progress_bar(total=steps * len(left), desc=description, unit="batch") as bar:
         for epoch in left:
+            progress.begin_epoch()
             start = time.perf_counter()
             if hasattr(loss, "begin_epoch"):
                 loss.begin_epoch(epoch / options.epochs)
@@ -408,22 +402,39 @@ def train(
             history.traces.append(trace)
             if not np.isfinite(mean_loss):
                 history.status = "diverged"
-            if checkpoint is not None and leads:
-                _save(Path(checkpoint), parts, history)
+            progress.end_epoch(last=epoch + 1 == options.epochs or history.status == "diverged")
             if history.status == "diverged":
                 break
     return history
 
 
+def _compiled(network: nn.Module) -> nn.Module:
+    # A process compiles a module's code for eight shapes at most, then no longer: each run begins anew, from the cache.
+    torch.compiler.reset()
+    return torch.compile(network, dynamic=False)
+
+
+def _compiles(options: TrainingOptions, images: Resident) -> bool:
+    if options.compile != "auto":
+        return options.compile
+    worthwhile = isinstance(images, ResidentImages) and options.epochs >= WORTH_COMPILING
+    possible = images.device.type == "cuda" and find_spec("triton") and any(map(shutil.which, ("cc", "gcc", "clang")))
+    return bool(worthwhile and possible)
+
+
 def _optimizer(network: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
+    fused = True if next(network.parameters()).is_cuda else None  # one kernel for all weights
     if options.optimizer == "adam":
-        return torch.optim.AdamW(network.parameters(), lr=options.peak_lr, weight_decay=options.weight_decay)
+        return torch.optim.AdamW(
+            network.parameters(), lr=options.peak_lr, weight_decay=options.weight_decay, fused=fused
+        )
     return torch.optim.SGD(
         network.parameters(),
         lr=options.peak_lr,
         momentum=options.momentum,
         weight_decay=options.weight_decay,
         nesterov=options.momentum > 0,
+        fused=fused,
     )
 
 
@@ -476,34 +487,6 @@ def _epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
     return seed * 100_003 + epoch + (rank << 40)
 
 
-def _save(path: Path, parts: dict[str, Any], history: History) -> None:
-    state = {name: part.state_dict() for name, part in parts.items()}
-    # Through memory: where the disk is full, Python's own write says so and torch's does not.
-    content = io.BytesIO()
-    torch.save(state | {"traces": history.traces, "status": history.status}, content)
-    with atomic_path(path) as partial:
-        partial.write_bytes(content.getbuffer())
-
-
-def _resume(path: Path, parts: dict[str, Any], history: History, device: torch.device) -> None:
-    """Load a checkpoint where there is one; a damaged one is reported, and the run starts from the beginning."""
-    if not path.exists():
-        return
-    fresh = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch.load compares no checksums
-            if (damaged := archive.testzip()) is not None:
-                raise ValueError(f"the checksum of {damaged} is wrong")
-        state = torch.load(path, map_location=device, weights_only=True)
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        history.traces, history.status = list(state["traces"]), state["status"]
-    except Exception as error:  # each defect raises a different class
-        logger.warning("the checkpoint %s is damaged; the run starts again (%s)", path, error)
-        for name, part in parts.items():
-            part.load_state_dict(fresh[name])
-
-
 @torch.no_grad()
 def predict(
     network: nn.Module, images: Resident, *, precision: str = "auto", batch_size: int = 1000
@@ -515,9 +498,9 @@ def predict(
         with autocast(precision, images.device):
             embedded = network.embed(images.batch(slice(start, start + batch_size)))
         # The head in float32: bf16 logits have three digits, and average precision needs a finer ranking.
-        logits.append(network.head(embedded.float()).cpu())
-        features.append(embedded.float().cpu())
-    return torch.cat(logits).numpy(), torch.cat(features).numpy()
+        logits.append(network.head(embedded.float()))
+        features.append(embedded.float())
+    return torch.cat(logits).cpu().numpy(), torch.cat(features).cpu().numpy()
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

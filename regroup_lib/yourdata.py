@@ -315,7 +315,7 @@ class Comparison:
         if self.is_table:
             counts = counts.sum(axis=1).to_frame("rows")
         counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False, kind="stable").index]
-        counts[" "] = ["positive" if name == self.positive else "" for name in counts.index]
+        counts["role"] = ["positive" if name == self.positive else "" for name in counts.index]
         return counts.rename_axis("class")
 
     @property

@@ -1,6 +1,7 @@
 """What all tests share: hypothesis without a clock, a private data directory, CIFAR real or of the same shape."""
 
 import os
+import shutil
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,17 @@ from regroup_lib.specs import EncoderSpec, Spec
 settings.register_profile("regroup", deadline=None, max_examples=50, derandomize="CI" in os.environ)
 settings.load_profile("regroup")
 
+BROWSER_FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+]
 REAL_DATA = Path(os.environ["REGROUP_DATA"]) if os.environ.get("REGROUP_DATA") else None
 CIFAR = {"cifar10": (CIFAR10_NAMES, 5000, 1000), "cifar100": (CIFAR100_NAMES, 500, 100)}
 
@@ -169,3 +181,21 @@ def smoke_results(tmp_path_factory):
         for spec in specs:
             experiments.run(spec, results_dir=folder, data_dir=data)
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Start a headless Chromium; without one CI fails, and a laptop skips and says so."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    executable = next(filter(None, map(shutil.which, names)), None)
+    if executable is None:
+        message = f"no browser: none of {', '.join(names)} is installed, so the rendered pages are not looked at"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=BROWSER_FLAGS)
+        yield chromium
+        chromium.close()

@@ -257,3 +257,14 @@ def test_sortable_tables_carry_the_class_that_the_script_looks_for():
     html = competition.sortable(pd.DataFrame({"a": [1]}, index=pd.Index(["x"], name="method"))).data
     assert 'class="dataframe sortable"' in html
     assert "method" in html
+
+
+def test_sortable_links_the_records_of_each_row_and_escapes_the_others_cells():
+    frame = pd.DataFrame({"method": ["<b>", "RG"], "AP": ["1.0", "2.0"]}).set_index("method")
+    assert "records" not in competition.sortable(frame).data
+    frame.attrs["records"] = [["a", "b"], ["c"]]
+    table = competition.sortable(frame).data
+    assert "<td>&lt;b&gt;</td>" in table
+    assert '<a href="records.html#a" data-records="a b">2</a>' in table
+    assert '<a href="records.html#c" data-records="c">1</a>' in table
+    assert 'class="dataframe sortable results"' in table

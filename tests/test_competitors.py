@@ -127,7 +127,7 @@ def test_settings_change_the_key_and_defaults_do_not():
         ({"task": "cifar100-worm", "method": "ce"}, ("slim-resnet", 12, None)),
         ({"task": "cifar10-airplane", "method": "ce"}, ("small-resnet", 8, None)),
         ({"task": "ham10000-bcc", "method": "ce"}, ("slim-resnet-64", 30, 64)),
-        ({"task": "ham10000-bcc", "method": "ce", "profile": "paper"}, ("resnet34", 100, 224)),
+        ({"task": "ham10000-bcc", "method": "ce", "profile": "paper"}, ("resnet34-224", 100, 224)),
         ({"task": "ham10000-bcc", "method": "mlp", "encoder": "raw"}, ("mlp", 20, 64)),
         ({"task": "cifar100-worm", "method": "ce", "epochs": 2}, ("slim-resnet", 2, None)),
     ],
@@ -135,6 +135,22 @@ def test_settings_change_the_key_and_defaults_do_not():
 def test_data_set_and_method_refine_the_profile(fields, expected):
     spec = Spec(**fields)
     assert (spec.network, spec.epochs, spec.image_size) == expected
+
+
+def test_weights_that_are_fine_tuned_take_a_smaller_rate_and_another_key():
+    fields = {"task": "ham10000-bcc", "method": "ce", "profile": "paper"}
+    drawn, tuned = Spec(**fields), Spec(**fields, initialization="imagenet")
+    assert tuned.peak_lr < drawn.peak_lr
+    assert tuned.key != drawn.key == Spec(**fields, initialization="random").key
+    with pytest.raises(ValueError, match="network 'slim-resnet-64' has no ImageNet weights"):
+        Spec(task="ham10000-bcc", method="ce", initialization="imagenet")
+
+
+def test_missing_weights_are_said_before_anything_is_computed(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "make_task", lambda *_, **__: pytest.fail("loaded the data"))
+    spec = Spec(task="digits-0", method="ce", profile="smoke", network="resnet34-224", initialization="imagenet")
+    with pytest.raises(FileNotFoundError, match=r"resnet34-b627a593\.pth does not exist"):
+        experiments.run(spec, results_dir=tmp_path, data_dir=tmp_path)
 
 
 @pytest.mark.parametrize("method", ["soap", "ldam"])

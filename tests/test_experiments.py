@@ -12,6 +12,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import psutil
@@ -24,6 +25,7 @@ from threadpoolctl import threadpool_limits
 
 from regroup_lib import experiments
 from regroup_lib.data import load_data
+from regroup_lib.encoders import PCAEncoder
 from regroup_lib.experiments import Busy, run
 from regroup_lib.files import digest_file
 from regroup_lib.metrics import calibrated_average_precision
@@ -790,6 +792,29 @@ def test_a_spec_that_another_process_runs_is_busy_or_waited_for(tmp_path, no_tra
     assert ended(process) == 0
     check_scores(record)
     assert run(spec, results_dir=tmp_path, wait=False) == record
+
+
+def test_a_run_whose_features_another_process_computes_is_busy(tmp_path, monkeypatch):
+    started, release = Event(), Event()
+    fit = PCAEncoder.fit
+
+    def held(encoder, images):
+        started.set()
+        assert release.wait(600)
+        return fit(encoder, images)
+
+    monkeypatch.setattr(PCAEncoder, "fit", held)
+    options = {"results_dir": tmp_path / "results", "data_dir": tmp_path}
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(run, smoke("rg", "pca", epochs=1), **options)
+        try:
+            assert started.wait(600)
+            with pytest.raises(Busy, match=r"the features of digits by pca are computed by another process"):
+                run(smoke("rg", "pca", epochs=1, seed=1), wait=False, **options)
+        finally:
+            release.set()
+        check_scores(first.result())
+    check_scores(run(smoke("rg", "pca", epochs=1, seed=1), wait=False, **options))
 
 
 def sweep_logged(specs, results_dir, log, together):

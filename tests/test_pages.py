@@ -1,43 +1,23 @@
 """The rendered book in a browser: nothing fails, nothing comes from another host, figures and formulas show."""
 
 import functools
-import http.server
 import json
-import os
-import shutil
-import threading
+import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
+from axe_playwright_python.sync_playwright import Axe
 
 from regroup_lib import book
+from regroup_lib.publish import served
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build" / "html"
 TOC = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
 PAGES = [TOC["root"], *(entry["file"] for entry in TOC["chapters"])]
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-sync",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-]
-
 pytestmark = pytest.mark.browser
-
-
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    """Serves files and says nothing."""
-
-    def log_message(self, *arguments):
-        """Say nothing."""
 
 
 @pytest.fixture(scope="session")
@@ -45,29 +25,8 @@ def site():
     """Serve the rendered book, built first if it is not there; yield its address."""
     if not (HTML / "index.html").is_file():
         book.build(root=ROOT)
-    server = http.server.ThreadingHTTPServer(("localhost", 0), functools.partial(QuietHandler, directory=HTML))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://localhost:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """Start a headless Chromium; without one CI fails, and a laptop skips and says so."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    executable = next(filter(None, map(shutil.which, names)), None)
-    if executable is None:
-        message = f"no browser: none of {', '.join(names)} is installed, so the rendered pages are not looked at"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS)
-        yield chromium
-        chromium.close()
+    with served(HTML) as address:
+        yield address
 
 
 class Visit:
@@ -122,6 +81,55 @@ def test_page_shows_its_figures_and_formulas(visit, name):
         assert opened.count("main .cell_output img") > 0, "a chapter without a figure"
 
 
+@pytest.mark.parametrize("mode", ["light", "dark"])
+@pytest.mark.parametrize("name", [*PAGES, "search", "genindex"])
+def test_page_has_no_barrier(visit, name, mode):
+    page = visit(name).page
+    set_theme = "mode => { document.documentElement.dataset.theme = mode }"
+    page.evaluate(set_theme, mode)
+    page.wait_for_timeout(400)  # colors fade from one to the other
+    # The page of records has a thousand rows that are alike.
+    context = {"exclude": [["table.records tbody tr:nth-child(n+3)"]]}
+    found = Axe().run(page, context=context, options={"resultTypes": ["violations"]}).response["violations"]
+    page.evaluate(set_theme, "light")
+    barriers = [f"{v['id']}: {node['target']} {node['failureSummary']}" for v in found for node in v["nodes"]]
+    assert barriers == []
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ("document.querySelector('main p').style.color = '#bbb'", "color-contrast"),
+        ("document.querySelector('main img').removeAttribute('alt')", "image-alt"),
+    ],
+)
+def test_barriers_are_found_where_there_are_some(browser, site, change, rule):
+    page = browser.new_page()
+    page.goto(f"{site}/index.html", wait_until="networkidle")
+    page.evaluate(change)
+    assert rule in {violation["id"] for violation in Axe().run(page).response["violations"]}
+    page.close()
+
+
+@functools.cache
+def anchors(path):
+    """Return what links may point to in a file of the book."""
+    return set(re.findall(r'\s(?:id|name)="([^"]+)"', (HTML / path).read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_within_the_book_end_at_their_anchors(visit, site, name):
+    links = visit(name).page.eval_on_selector_all("a[href*='#']", "all => all.map(link => link.href)")
+    targets = {urlsplit(link) for link in links if link.startswith(site)}
+    dead = {
+        f"{target.path}#{target.fragment}"
+        for target in targets
+        if target.fragment and unquote(target.fragment) not in anchors(unquote(target.path).lstrip("/"))
+    }
+    assert targets
+    assert dead == set()
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_page_has_no_dead_link_and_no_error_output(visit, site, name):
     opened = visit(name)
@@ -160,6 +168,16 @@ def test_navigation_opens_on_a_telephone_and_search_finds(browser, site):
     page.wait_for_url("**/reproduce.html")
     page.goto(f"{site}/search.html?q=regrouping")
     page.locator("ul.search li").first.wait_for()
+    page.close()
+
+
+def test_paper_is_light_and_the_screen_stays_dark(browser, site):
+    page = browser.new_page()
+    page.add_init_script("localStorage.setItem('mode', 'dark'); localStorage.setItem('theme', 'dark')")
+    page.goto(f"{site}/explore.html", wait_until="networkidle")
+    for media, expected in (("screen", "dark"), ("print", "light"), ("screen", "dark")):
+        page.emulate_media(media=media)
+        page.wait_for_function(f"document.documentElement.dataset.theme === '{expected}'")
     page.close()
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from regroup_lib import parallel
+from regroup_lib.training import ResidentFeatures, TrainingOptions, train
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -90,7 +91,7 @@ def launched(folder, kind, processes, epochs=2):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [sys.executable, *(launcher if processes > 1 else []), str(script), str(folder), kind, str(epochs)]
     settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, timeout=600)
 
 
 def trained(folder, kind, processes, epochs=2):
@@ -152,3 +153,20 @@ def test_one_process_is_left_alone():
         assert weight == 1
         network = torch.nn.Linear(2, 2)
         assert parallel.averaging(network) is network
+
+
+def test_a_deadline_is_refused_in_a_group(tmp_path):
+    """One process could stop while the others wait for it."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        with pytest.raises(ValueError, match="a deadline is for a run in one process"):
+            train(
+                torch.nn.Linear(2, 2),
+                ResidentFeatures(np.eye(2)),
+                [0, 1],
+                options=TrainingOptions(),
+                seed=0,
+                deadline=1.0,
+            )
+    finally:
+        torch.distributed.destroy_process_group()

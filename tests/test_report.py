@@ -444,6 +444,36 @@ def test_provenance_says_how_many_runs_of_what_on_what(trained, encoded):
     assert "epochs" not in provenance([encoded["raw"]])
 
 
+def test_runs_behind_a_page_have_a_line_a_task(trained, encoded):
+    other = copy.copy(trained[0])
+    other.spec = Spec(profile="smoke", task="digits-3", method="ce", epochs=4)
+    first, second = report.runs_behind([*trained, encoded["raw"], other]).splitlines()
+    assert first.startswith("- digits-0: 7 records; profile smoke; seeds 0, 1; epochs 2; data ")
+    assert trained[0].data_digest[:12] in first
+    assert first.endswith(report.machine_class(trained[0]))
+    assert second.startswith("- digits-3: 1 records; profile smoke; seeds 0; epochs 4; data ")
+
+
+def test_machine_class_names_the_gpu_where_there_was_one(trained):
+    record = replace(trained[0], machine={"cores": 8, "architecture": "arm64", "gpu": "Some GPU"})
+    assert report.machine_class(record) == "8 cores arm64, Some GPU"
+
+
+def test_record_links_are_anchors_once_on_a_page(trained):
+    first, *others = trained
+    table = report.record_links(trained, known={first.key})
+    assert f'id="{first.key}"' not in table
+    for record in others:
+        assert table.count(f'id="{record.key}"') == 1
+        assert f"records/digits-0/{record.path.name}" in table
+
+
+def test_tables_say_which_records_their_rows_come_from(trained, encoded):
+    keys = report.comparison_table(trained).attrs["records"]
+    assert keys == [[record.key for record in group] for group in report.by_method(trained).values()]
+    assert report.encoder_table([encoded["raw"]]).attrs["records"] == [[encoded["raw"].key]]
+
+
 # ---------------------------------------------------------------- figures
 
 

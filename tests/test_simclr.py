@@ -1,11 +1,14 @@
 """SimCLR: the loss against its formula, views that stay images, an encoder that learns without labels."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from regroup_lib.checkpoints import OutOfTime
 from regroup_lib.data import load_data
 from regroup_lib.encoders import RawEncoder, encode, make_encoder
 from regroup_lib.metrics import neighbor_accuracy
@@ -102,3 +105,30 @@ def test_it_is_named_like_the_others():
     assert isinstance(make_encoder("simclr", epochs=3), SimCLREncoder)
     assert make_encoder("simclr", epochs=3).fingerprint() != make_encoder("simclr", epochs=4).fingerprint()
     assert RawEncoder().fingerprint() != make_encoder("simclr").fingerprint()
+
+
+def test_training_that_stops_at_its_deadline_goes_on_and_ends_in_the_same_features(tmp_path, monkeypatch):
+    digits = load_data("digits")
+    expected = encode(digits, SimCLREncoder(epochs=4), data_dir=tmp_path / "whole").splits
+    step, batches = SimCLREncoder._step, []
+
+    def slow(encoder, batch, generator):
+        batches.append(1)
+        time.sleep(0.1)
+        return step(encoder, batch, generator)
+
+    monkeypatch.setattr(SimCLREncoder, "_step", slow)
+    all_batches = 4 * (len(digits.train) // 256)
+    kept = {"checkpoint_dir": tmp_path / "kept"}
+    with pytest.raises(OutOfTime):  # there is time to begin an epoch, which takes longer
+        encode(digits, SimCLREncoder(epochs=4), data_dir=tmp_path / "a", deadline=time.monotonic() + 0.3, **kept)
+    assert len(batches) == all_batches / 4
+    # Another machine: features that were made elsewhere would not be here.
+    found = encode(digits, SimCLREncoder(epochs=4), data_dir=tmp_path / "b", **kept)
+    assert len(batches) == all_batches
+    assert all(np.array_equal(expected[name], found.splits[name]) for name in expected)
+    assert found.seconds > 0.1 * all_batches  # of both
+    # What was learnt is kept: without its features nothing is trained again.
+    again = encode(digits, SimCLREncoder(epochs=4), data_dir=tmp_path / "c", **kept)
+    assert len(batches) == all_batches
+    assert all(np.array_equal(expected[name], again.splits[name]) for name in expected)

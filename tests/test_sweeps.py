@@ -2,24 +2,29 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
+from filelock import FileLock
 from test_experiments import numbers, smoke, wait_for
 
-from regroup_lib import cli, plans, sweeps
+from regroup_lib import cli, experiments, plans, sweeps
+from regroup_lib.checkpoints import load_checkpoint, remove_checkpoint
 from regroup_lib.checks import check_results
 from regroup_lib.files import read_npz
-from regroup_lib.records import load_records
+from regroup_lib.records import checkpoint_path, load_records
 from regroup_lib.specs import Spec
-from regroup_lib.sweeps import SweepError, sweep
+from regroup_lib.sweeps import SweepError, Unfinished, sweep
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -241,6 +246,17 @@ def interrupting_clock(condition):
     return SimpleNamespace(sleep=sleep, monotonic=time.monotonic)
 
 
+def test_what_another_process_runs_does_not_keep_a_worker_from_other_runs(tmp_path):
+    held, free = smoke(epochs=1), smoke(epochs=1, seed=1)
+    (tmp_path / ".locks").mkdir()
+    with FileLock(tmp_path / ".locks" / f"{held.key}.lock") as lock, ThreadPoolExecutor(1) as pool:
+        swept = pool.submit(sweep, [held, free], workers=1, results_dir=tmp_path)
+        wait_for(free.path(tmp_path).exists)
+        assert not held.path(tmp_path).exists()
+        lock.release()
+        assert [record.spec for record in swept.result()] == [held, free]
+
+
 def test_a_run_takes_its_share_of_a_workers_resources(client, tmp_path, caplog, monkeypatch):
     specs = [smoke(epochs=1), smoke("rg-true", epochs=1)]
     assert [r.spec for r in sweep(specs, client=client, results_dir=tmp_path, resources={"GPU": 1})] == specs
@@ -355,6 +371,9 @@ def test_a_run_that_takes_more_memory_than_its_limit_ends_its_worker_and_not_the
     ("options", "message"),
     [
         ({"workers": 0}, "workers is 0; expected at least 1"),
+        ({"minutes": 0}, "minutes is 0; expected more than 0"),
+        ({"minutes": 1, "client": object()}, "minutes are for runs on this machine"),
+        ({"minutes": 1, "recompute": True}, "recompute would begin again with every call"),
         ({"client": object(), "workers": 1}, "both a client and workers are given; name one of them"),
         ({"time_limit": 5}, "a time limit and a memory limit are for workers; name their number"),
         ({"memory_limit": "1 GB"}, "a time limit and a memory limit are for workers; name their number"),
@@ -395,3 +414,90 @@ def test_a_scheduler_that_does_not_answer_is_one_line(monkeypatch, capsys):
     assert ended.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: no scheduler answers at 'tcp://127.0.0.1:1'")
+
+
+# ---------------------------------------------------------------- in slices
+
+
+def sliced(specs, folder, minutes, **options):
+    """Sweep in slices, each from a copy of the folder that the one before left.
+
+    Return the records, the last folder, and the seconds of each slice that did not come to the end.
+    """
+    seconds = []
+    while len(seconds) < 100:
+        start = time.monotonic()
+        try:
+            records = sweep(specs, results_dir=folder, minutes=minutes, **options)
+            return records, folder, seconds
+        except Unfinished:
+            seconds.append(time.monotonic() - start)
+        moved = folder.with_name(f"slice-{len(seconds)}")
+        shutil.copytree(folder, moved)
+        shutil.rmtree(folder)
+        folder = moved
+
+
+def test_a_sweep_in_slices_that_move_from_folder_to_folder_ends_in_the_same_records(unharmed, tmp_path, monkeypatch):
+    specs, expected = unharmed
+    trace = experiments._Trainer.trace
+
+    def slow(trainer, network, epoch):
+        time.sleep(0.5)
+        return trace(trainer, network, epoch)
+
+    monkeypatch.setattr(experiments._Trainer, "trace", slow)  # sixteen epochs, of which a slice has room for five
+    records, folder, seconds = sliced(specs, tmp_path / "slice-0", 3 / 60)
+    assert [record.spec for record in records] == specs
+    is_whole(folder, expected)
+    assert len(seconds) >= 2
+    assert max(seconds) < 4  # an epoch that did not fit was not begun
+
+
+def test_what_is_not_training_is_interrupted_at_the_deadline_too(tmp_path, monkeypatch):
+    def endless(*args, **options):
+        while True:
+            time.sleep(0.01)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments, "training_labels", endless)
+        start = time.monotonic()
+        with pytest.raises(Unfinished, match="0 of 1 runs are recorded"):
+            sweep([smoke(epochs=1)], results_dir=tmp_path, minutes=0.02)
+        assert time.monotonic() - start < 2.2
+    assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+    assert len(sweep([smoke(epochs=1)], results_dir=tmp_path)) == 1
+
+
+def test_what_failed_is_said_where_the_minutes_are_over_too(tmp_path, monkeypatch):
+    long = smoke(epochs=10_000)
+    with pytest.raises(Unfinished, match=r"(?s)1 of 2 runs failed.*cifar10-cat ce seed 0: DataError.*1 runs are left"):
+        sweep([smoke(task="cifar10-cat"), long], results_dir=tmp_path, data_dir=tmp_path, minutes=0.05)
+    assert checkpoint_path(long, tmp_path).exists()
+
+
+def test_worker_processes_stop_within_the_minutes_and_the_next_call_goes_on(unharmed, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)  # one thread each
+    specs, expected = unharmed
+    long = smoke(epochs=10_000)
+    for _ in range(10):  # on a busy machine half a minute goes into starting the processes
+        start = time.monotonic()
+        with pytest.raises(Unfinished, match="of 5 runs are recorded"):
+            sweep([long, *specs], results_dir=tmp_path, workers=2, minutes=1)
+        assert time.monotonic() - start < 60
+        if len(load_records(tmp_path)) == len(specs):
+            break
+    assert len(load_checkpoint(checkpoint_path(long, tmp_path), torch.device("cpu"))["traces"]) > 4
+    remove_checkpoint(checkpoint_path(long, tmp_path))
+    is_whole(tmp_path, expected)
+
+
+def test_the_command_stops_with_a_code_of_its_own_and_says_how_far_it_came(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("REGROUP_RESULTS", str(tmp_path))
+    monkeypatch.setitem(plans.PLANS, "long", lambda profile, seeds, results_dir=None: [smoke(epochs=10_000)])
+    arguments = ["regroup", "sweep", "long", "--profile", "smoke", "--seeds", "0", "--minutes", "0.05"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 75
+    assert "stopped after 0.05 minutes: 0 of 1 runs are recorded; the same call goes on" in capsys.readouterr().out

@@ -1,8 +1,14 @@
 """The training loop and its networks: what a seed decides, what augmentation does, and runs that were interrupted."""
 
+import contextlib
+import hashlib
 import io
+import os
 import pickle
+import shutil
+import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +17,19 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from sklearn.metrics import average_precision_score
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from regroup_lib import checkpoints
+from regroup_lib.checkpoints import History, OutOfTime
+from regroup_lib.methods import make_loss
 from regroup_lib.models import NETWORKS, build_network
 from regroup_lib.samplers import BlockShuffledRows
 from regroup_lib.tasks import make_task
 from regroup_lib.training import (
     DiskImages,
-    History,
     ResidentImages,
     TrainingOptions,
     autocast,
@@ -72,7 +82,8 @@ def without_seconds(history):
 
 
 @pytest.mark.parametrize(
-    ("name", "side", "width"), [("tiny-resnet", 8, 32), ("small-resnet", 32, 256), ("resnet34", 32, 512)]
+    ("name", "side", "width"),
+    [("tiny-resnet", 8, 32), ("small-resnet", 32, 256), ("resnet34", 32, 512), ("resnet34-224", 64, 512)],
 )
 @pytest.mark.parametrize(("channels", "n_classes"), [(1, 2), (3, 10)])
 def test_networks_make_features_and_logits_of_images(name, side, width, channels, n_classes):
@@ -96,6 +107,78 @@ def test_resnet34_is_torchvisions_with_a_stem_for_small_images():
     batch = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(ours(batch), theirs(batch), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    """Return a network of torchvision with weights of its own, as a file with ImageNet's would have them."""
+    torch.manual_seed(77)
+    network = torchvision.models.resnet34().eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
+    return network
+
+
+def write_weights(network, data_dir, suffix=".pth"):
+    """Write weights under a name that begins their digest, as torchvision does; return the file."""
+    folder = data_dir / "weights"
+    folder.mkdir(parents=True)
+    if suffix == ".pth":
+        torch.save(network.state_dict(), folder / "new")
+    else:
+        save_file(network.state_dict(), folder / "new")
+    digest = hashlib.sha256((folder / "new").read_bytes()).hexdigest()
+    return (folder / "new").rename(folder / f"resnet34-{digest[:8]}{suffix}")
+
+
+IMAGENET = {"in_channels": 3, "seed": 0, "initialization": "imagenet"}
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_network_for_large_images_starts_from_the_weights_of_torchvisions(theirs, tmp_path, suffix):
+    write_weights(theirs, tmp_path, suffix)
+    ours = build_network("resnet34-224", n_classes=5, data_dir=tmp_path, **IMAGENET).eval()
+    batch = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        features = ours.embed(batch)
+        torch.testing.assert_close(theirs.fc(features), theirs(batch))
+        assert features.shape == (2, 512)
+        torch.testing.assert_close(ours(batch), ours.head(features))
+    drawn = build_network("resnet34-224", in_channels=3, n_classes=5, seed=0).state_dict()
+    assert torch.equal(ours.head.weight, drawn["head.weight"])  # the head is the seed's
+    assert not torch.equal(ours.body.conv1.weight, drawn["body.conv1.weight"])
+
+
+def test_weights_are_refused_if_they_are_missing_or_not_what_their_name_says(theirs, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"weights/resnet34-b627a593\.pth does not exist; put the file there"):
+        build_network("resnet34-224", n_classes=2, data_dir=tmp_path, **IMAGENET)
+    path = write_weights(theirs, tmp_path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"has SHA-256 .*, expected .*; get it again"):
+        build_network("resnet34-224", n_classes=2, data_dir=tmp_path, **IMAGENET)
+
+
+def test_weights_of_another_network_are_refused_and_none_runs_code(tmp_path):
+    write_weights(torchvision.models.resnet18(), tmp_path / "small")
+    with pytest.raises(ValueError, match="does not hold the weights of a ResNet34"):
+        build_network("resnet34-224", n_classes=2, data_dir=tmp_path / "small", **IMAGENET)
+    trap = pickle.dumps(Payload(tmp_path / "ran"))
+    folder = tmp_path / "trap" / "weights"
+    folder.mkdir(parents=True)
+    (folder / f"resnet34-{hashlib.sha256(trap).hexdigest()[:8]}.pth").write_bytes(trap)
+    with pytest.raises(ValueError, match="does not hold the weights"):
+        build_network("resnet34-224", n_classes=2, data_dir=tmp_path / "trap", **IMAGENET)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_only_a_network_that_has_them_starts_from_imagenets_weights():
+    with pytest.raises(ValueError, match="network 'resnet34' has no ImageNet weights; resnet34-224 has"):
+        build_network("resnet34", n_classes=2, **IMAGENET)
+    with pytest.raises(ValueError, match="no initialization is called 'zeros'; there are random, imagenet"):
+        build_network("resnet34-224", in_channels=3, n_classes=2, seed=0, initialization="zeros")
 
 
 def test_a_networks_weights_are_its_seeds():
@@ -611,6 +694,218 @@ def test_a_checkpoint_is_replaced_in_one_step(images, labels, tmp_path, monkeypa
         trained(images, labels, checkpoint=path)
     assert [path.read_bytes()] == whole
     assert list(tmp_path.iterdir()) == [path]
+
+
+# ---------------------------------------------------------------- large checkpoints, and little time
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Cut checkpoints into pieces of 40,000 bytes: that of the small network has several."""
+    monkeypatch.setattr(checkpoints, "PIECE_BYTES", 40_000)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_SHARE", 1e9)  # after every epoch all the same
+
+
+def test_a_large_checkpoint_is_cut_into_pieces_and_goes_on_as_a_small_one_does(
+    images, labels, tmp_path, uninterrupted, small_pieces
+):
+    path = tmp_path / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        trained(images, labels, on_epoch=interrupted_in(3), checkpoint=path)
+    sizes = [file.stat().st_size for file in tmp_path.iterdir()]
+    assert len(sizes) >= 4
+    assert max(sizes) <= 40_000
+    copy = tmp_path / "elsewhere"  # a folder that can be carried to another machine
+    shutil.copytree(tmp_path, copy)
+    weights, history = trained(images, labels, on_epoch=epoch_number, checkpoint=copy / "run.pt", network_seed=9)
+    assert same(uninterrupted[0], weights)
+    assert without_seconds(history) == without_seconds(uninterrupted[1])
+    checkpoints.remove_checkpoint(copy / "run.pt")
+    assert list(copy.iterdir()) == []
+
+
+def test_the_checkpoint_of_the_papers_network_is_in_files_below_16_mb(tmp_path):
+    network = build_network("resnet34", in_channels=3, n_classes=100, seed=0)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    for weight in network.parameters():
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+    size = checkpoints.save_checkpoint(tmp_path / "run.pt", state)
+    files = [file.stat().st_size for file in tmp_path.iterdir()]
+    assert size > 160e6
+    assert max(files) < 16e6
+    assert sum(files) == pytest.approx(size, rel=1e-3)
+    found = checkpoints.load_checkpoint(tmp_path / "run.pt", torch.device("cpu"))
+    assert same(state["network"], found["network"])
+    momenta = [part["state"][0]["momentum_buffer"] for part in (state["optimizer"], found["optimizer"])]
+    assert torch.equal(*momenta)
+
+
+@pytest.mark.parametrize("damage", ["missing", "shorter", "other"])
+def test_a_piece_that_is_damaged_is_reported_and_the_run_starts_again(
+    images, labels, tmp_path, uninterrupted, small_pieces, caplog, damage
+):
+    path = tmp_path / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        trained(images, labels, on_epoch=interrupted_in(2), checkpoint=path)
+    piece = sorted(tmp_path.glob("run.pt.*"))[1]
+    content = bytearray(piece.read_bytes())
+    content[20_000] ^= 1
+    piece.write_bytes(content if damage == "other" else content[:-1])
+    if damage == "missing":
+        piece.unlink()
+    weights, _ = trained(images, labels, on_epoch=epoch_number, checkpoint=path)
+    assert "run.pt is damaged; the run starts again" in caplog.text
+    assert same(uninterrupted[0], weights)
+    assert len(list(tmp_path.glob("run.pt.*"))) == len({p.name[-3:] for p in tmp_path.glob("run.pt.*")})  # one set
+
+
+def test_wherever_the_writing_of_pieces_stops_one_of_two_checkpoints_is_whole(tmp_path, small_pieces, monkeypatch):
+    """After a kill at any file operation the old state or the new one is read, never parts of both."""
+    states = [{"weights": torch.full((30_000,), float(number)), "epoch": number} for number in (1, 2)]
+    cpu, replace = torch.device("cpu"), os.replace
+    found = []
+    for allowed in range(6):
+        path = tmp_path / str(allowed) / "run.pt"
+        checkpoints.save_checkpoint(path, states[0])
+        left = iter(range(allowed))
+
+        def killed(source, target, left=left):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            replace(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", killed)
+            with contextlib.suppress(KeyboardInterrupt):
+                checkpoints.save_checkpoint(path, states[1])
+        state = checkpoints.load_checkpoint(path, cpu)
+        assert torch.equal(state["weights"], states[state["epoch"] - 1]["weights"])
+        found.append(state["epoch"])
+    assert found == sorted(found)
+    assert set(found) == {1, 2}
+
+
+def test_a_large_checkpoint_is_not_written_after_every_epoch_but_after_the_last(
+    images, labels, tmp_path, small_pieces, monkeypatch
+):
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_SHARE", 1e-9)
+    saved, save = [], checkpoints.save_checkpoint
+
+    def noted(path, state):
+        saved.append(len(state["traces"]))
+        return save(path, state)
+
+    monkeypatch.setattr(checkpoints, "save_checkpoint", noted)
+    trained(images, labels, options=replace(OPTIONS, epochs=5), checkpoint=tmp_path / "run.pt")
+    assert saved == [1, 5]
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_run_stops_at_its_deadline_and_goes_on_where_it_was(images, labels, tmp_path, uninterrupted, epochs):
+    path = tmp_path / "run.pt"
+
+    def slow(network, epoch):
+        time.sleep(2 if epoch == epochs else 0)  # no other epoch fits after that one
+        return epoch_number(network, epoch)
+
+    with pytest.raises(OutOfTime):
+        trained(images, labels, on_epoch=slow, checkpoint=path, deadline=time.monotonic() + 2)
+    assert len(checkpoints.load_checkpoint(path, torch.device("cpu"))["traces"]) == epochs
+    weights, history = trained(images, labels, on_epoch=epoch_number, checkpoint=path, network_seed=9)
+    assert same(uninterrupted[0], weights)
+    assert without_seconds(history) == without_seconds(uninterrupted[1])
+
+
+def test_an_epoch_that_cannot_end_in_time_is_not_begun(images, labels, tmp_path):
+    """A run that goes on knows from its checkpoint how long an epoch takes."""
+    path = tmp_path / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        trained(images, labels, on_epoch=interrupted_in(2), checkpoint=path)
+    state = checkpoints.load_checkpoint(path, torch.device("cpu"))
+    state["traces"][0] |= {"seconds": 20.0, "evaluate_seconds": 20.0}
+    checkpoints.save_checkpoint(path, state)
+    for seconds, begun in ((30, False), (50, True)):
+        batches = []
+
+        def loss(logits, targets, batches=batches):
+            batches.append(1)
+            return F.cross_entropy(logits, targets)
+
+        with contextlib.nullcontext() if begun else pytest.raises(OutOfTime):
+            trained(images, labels, loss=loss, checkpoint=path, deadline=time.monotonic() + seconds)
+        assert bool(batches) == begun
+
+
+def test_a_run_that_stops_between_two_checkpoints_writes_one(images, labels, tmp_path, small_pieces, monkeypatch):
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_SHARE", 1e-9)
+    path = tmp_path / "run.pt"
+
+    def endless(network, epoch):
+        if epoch == 3:
+            time.sleep(1)  # and the next one may take as long
+        return {}
+
+    with pytest.raises(OutOfTime):
+        trained(
+            images,
+            labels,
+            options=replace(OPTIONS, epochs=50),
+            on_epoch=endless,
+            checkpoint=path,
+            deadline=time.monotonic() + 1.5,
+        )
+    assert len(checkpoints.load_checkpoint(path, torch.device("cpu"))["traces"]) == 3
+
+
+def test_a_network_is_compiled_where_that_is_asked_for_and_its_weights_are_the_same(images, labels, monkeypatch):
+    compiled, compile_ = [], torch.compile
+
+    def noted(network, **options):
+        compiled.append(network)
+        return compile_(network, backend="eager", **options)  # the default backend needs a C++ compiler
+
+    monkeypatch.setattr(torch, "compile", noted)
+    weights, history = trained(images, labels, options=replace(OPTIONS, compile=True))
+    assert len(compiled) == 1
+    plain, plain_history = trained(images, labels, options=replace(OPTIONS, compile=False))
+    assert len(compiled) == 1
+    assert list(weights) == list(plain)  # checkpoints and records name them as ever
+    for name, value in weights.items():
+        torch.testing.assert_close(value, plain[name])
+    assert history.traces[-1]["train_loss"] == pytest.approx(plain_history.traces[-1]["train_loss"], rel=1e-4)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_nothing_is_compiled_by_itself_on_a_cpu(images, labels, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiled"))
+    trained(images, labels, options=replace(OPTIONS, epochs=40))
+
+
+class CountsReads(TorchDispatchMode):
+    """Counts how often a number is taken from a tensor, for which the host waits for the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.n = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.n += function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("loss", ["ce", "wce", "focal", "la"])
+def test_the_host_waits_for_the_device_once_an_epoch_however_many_batches_it_has(images, labels, loss):
+    """LDAM is left out: its one-hot targets are checked by value on a CPU, and not on a GPU."""
+    reads = []
+    for batch_size in (25, 5):
+        made = make_loss(loss, np.bincount(labels))
+        options = replace(OPTIONS, batch_size=batch_size, peak_lr=1e-3)
+        with CountsReads() as counted:
+            trained(images, labels, options=options, loss=made)
+        reads.append(counted.n)
+    assert reads[0] == reads[1] >= EPOCHS
 
 
 # ---------------------------------------------------------------- from disk

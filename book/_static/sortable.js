@@ -11,6 +11,7 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const table of document.querySelectorAll("table.sortable")) {
     const heads = [...table.tHead.rows[0].cells];
     heads.forEach((head, column) => {
+      if (!head.textContent.trim()) return; // a button without a name says nothing
       const button = document.createElement("button");
       button.textContent = head.textContent;
       head.replaceChildren(button);

@@ -1,0 +1,62 @@
+"""The benchmark for a GPU, run as a command at the size for a machine without one."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "gpu.py"
+
+
+def run(*arguments):
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=900
+    )
+
+
+def test_one_command_measures_peak_and_both_loops_and_prints_one_table(tmp_path):
+    output = tmp_path / "gpu.json"
+    done = run("--tiny", "--target", 1, "--short", 1, "--output", output)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(output.read_text())
+    rows = result["rows"]
+    loops = [f"{loop}, {size} px" for size in (8, 32) for loop in ("plain loop", "this loop", "evaluation")]
+    if torch.cuda.is_available():
+        loops += [f"this loop, compiled, {size} px" for size in (8, 32)]
+    assert set(rows) == {*loops, "a small run", "2 small runs at once"}
+    assert result["peak_flops_per_second"] > 1e9
+    for name, row in rows.items():
+        assert row["images_per_second"] > 0
+        assert name in done.stdout
+        if "flops_per_second" in row:
+            assert f"{row['flops_per_second'] / result['peak_flops_per_second']:.0%}" in done.stdout
+    curves = result["target"]["curves"]
+    assert [len(curve) for curve in curves.values()] == [1, 1]
+    assert all(0 < ap <= 1 for curve in curves.values() for _, ap in curve)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_full_size_is_refused_in_one_line():
+    done = run()
+    assert done.returncode == 1
+    assert done.stderr == "there is no GPU here; --tiny runs the same steps on a CPU\n"
+
+
+def test_operations_are_those_that_torchvision_publishes():
+    """3.66 billion multiplications forward at 224 pixels; backward twice as many, but for the image's own gradient."""
+    module_spec = importlib.util.spec_from_file_location("gpu", SCRIPT)
+    gpu = importlib.util.module_from_spec(module_spec)
+    sys.modules["gpu"] = gpu
+    try:
+        module_spec.loader.exec_module(gpu)
+        counted = gpu.operations(gpu.Setting("resnet34-224", 224, 2, 2, 2))
+    finally:
+        del sys.modules["gpu"]
+    stem = 7 * 7 * 3 * 64 * 112 * 112
+    assert counted == pytest.approx(2 * (3 * 3.664e9 - stem), rel=0.01)

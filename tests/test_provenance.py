@@ -1,0 +1,380 @@
+"""Numbers in the rendered book come from its records: results tables are computed again, cell by cell, from the files.
+
+The formulas here are written out over the JSON files; what needs the arrays, and the bootstrap, are the library's.
+"""
+
+import csv
+import functools
+import json
+import re
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+from scipy.stats import t as student
+
+from regroup_lib import competition, report, table_report
+from regroup_lib.records import load_record
+
+ROOT = Path(__file__).resolve().parents[1]
+HTML = ROOT / "_build" / "html"
+TOC = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
+CHAPTERS = [e["file"] for e in TOC["chapters"] if (ROOT / "notebooks" / f"{e['file']}.ipynb").is_file()]
+# What is on their pages: other chapters' records with links of their own, the paper's numbers, a benchmark's.
+WITHOUT_RECORDS = ("scorecard", "discrepancies", "scale")
+PAPER_TASKS = {"cifar100-worm": "cifar100-worm", "ham10000-bcc": "ham10000-binary", "ham10000-akiec": "ham10000-binary"}
+
+
+@functools.cache
+def files():
+    return {path.stem.rsplit("-", 1)[1]: path for path in (ROOT / "results").glob("cpu/*/*.json")}
+
+
+@functools.cache
+def raw(key):
+    return json.loads(files()[key].read_text(encoding="utf-8"))
+
+
+@functools.cache
+def loaded(key):
+    return load_record(files()[key])
+
+
+@functools.cache
+def paper():
+    with (ROOT / "regroup_lib" / "paper" / "table1.csv").open(encoding="utf-8", newline="") as stream:
+        rows = csv.DictReader(stream)
+        return {(r["task"], r["method"], r["measure"]): (float(r["mean"]), float(r["std"])) for r in rows}
+
+
+@functools.cache
+def soup(name):
+    return BeautifulSoup((HTML / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
+
+
+# ---------------------------------------------------------------- cells, written out
+
+
+def minus(text):
+    return text.replace("-", "−")
+
+
+def spread(values, digits=1):
+    """Return mean ± standard deviation."""
+    if np.isnan(values).any():
+        return "nan ± nan"
+    return minus(f"{statistics.fmean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}")
+
+
+def on_test(key, rule="max"):
+    """Return what a record measured on the test set; None where it diverged."""
+    metrics = raw(key)["metrics"]
+    return (
+        metrics.get(
+            "none",
+            metrics.get(rule),
+        )["test"]
+        if metrics
+        else None
+    )
+
+
+def summary(key, measure, rule="max"):
+    found = on_test(key, rule)
+    return 100 * found["summary"][measure] if found else float("nan")
+
+
+def percent(measure, rule="max"):
+    return lambda row, table: spread([summary(key, measure, rule) for key in row])
+
+
+def of_class(position):
+    def cell(row, table):
+        found = [on_test(key) for key in row]
+        return spread([100 * list(f["average_precision"].values())[position] if f else float("nan") for f in found])
+
+    return cell
+
+
+def in_paper(measure):
+    def cell(row, table):
+        spec = raw(row[0])["spec"]
+        number = paper().get((PAPER_TASKS[spec["task"]], spec["method"], measure))
+        return "" if number is None else "{:.1f} ± {:.1f}".format(*number)
+
+    return cell
+
+
+def plain(number):
+    """Return a cell of the mean of a number of each record."""
+    return lambda row, table: f"{np.mean([number(key) for key in row]):.2f}"
+
+
+def student_difference(row, table):
+    """Return the difference in AP to the table's first row that has no encoder and no groups, with its interval."""
+    baseline = next(other for other in table if raw(other[0])["spec"]["method"] == "ce")
+    if row == baseline:
+        return ""
+    found = [
+        summary(a, "average_precision") - summary(b, "average_precision") for a, b in zip(row, baseline, strict=True)
+    ]
+    mean, error = statistics.fmean(found), statistics.stdev(found) / len(found) ** 0.5
+    margin = student.ppf(0.975, len(found) - 1) * error
+    return minus(f"{mean:+.1f} [{mean - margin:+.1f}, {mean + margin:+.1f}]")
+
+
+def gain(row, table):
+    return student_difference(row, table).split(" ")[0]
+
+
+def bootstrapped(method):
+    def cell(row, table):
+        baseline = next(other for other in table if raw(other[0])["spec"]["method"] == method)
+        if row == baseline:
+            return ""
+        resampled = [competition.bootstrap_precisions([loaded(key) for key in keys]) for keys in (row, baseline)]
+        interval = competition.bootstrap_difference(*resampled)
+        means = [np.mean([summary(key, "average_precision") for key in keys]) for keys in (row, baseline)]
+        assert interval.mean == pytest.approx(means[0] - means[1], abs=0.005, nan_ok=True)
+        return str(interval)
+
+    return cell
+
+
+def ranks(numbers):
+    """Return the place of each of some numbers, the highest first; what is missing comes last."""
+    numbers = [-1 if np.isnan(n) else n for n in numbers]
+    return [1 + sum(other > n for other in numbers) for n in numbers]
+
+
+def rank(row, table):
+    means = [np.mean([summary(key, "average_precision") for key in keys]) for keys in table]
+    return str(ranks(means)[table.index(row)])
+
+
+def ranks_by_seed(row, table):
+    columns = [ranks([summary(keys[i], "average_precision") for keys in table]) for i in range(len(row))]
+    return ", ".join(str(column[table.index(row)]) for column in columns)
+
+
+@functools.cache
+def resampled_ranks(table):
+    means = np.stack([competition.bootstrap_precisions([loaded(k) for k in keys]).mean(axis=0) for keys in table])
+    means = np.nan_to_num(means, nan=-1)
+    return (means[None] > means[:, None]).sum(axis=1) + 1
+
+
+def rank_interval(row, table):
+    low, high = np.percentile(resampled_ranks(tuple(table))[table.index(row)], [2.5, 97.5]).astype(int)
+    return f"{low} to {high}"
+
+
+def first_in(row, table):
+    return f"{(resampled_ranks(tuple(table))[table.index(row)] == 1).mean():.0%}"
+
+
+def seconds(keys, steps=("regroup", "resample", "train")):
+    return statistics.median(sum(raw(key)["seconds"].get(step, 0) for step in steps) for key in keys)
+
+
+def images(keys):
+    return statistics.median(sum(epoch["images"] for epoch in raw(key)["traces"]) for key in keys)
+
+
+def relative(measure):
+    def cell(row, table):
+        return f"{measure(row) / measure(next(t for t in table if raw(t[0])['spec']['method'] == 'ce')):.2f}"
+
+    return cell
+
+
+def contestant(name):
+    method, rule = table_report.CONTESTANTS[name]
+
+    def cell(row, table):
+        found = [raw(key) for key in row if raw(key)["spec"]["method"] == method]
+        if any(record["status"] != "finished" for record in found):
+            return "n. a."
+        return spread([100 * record["metrics"][rule]["test"]["summary"]["average_precision"] for record in found])
+
+    return cell
+
+
+def of_records(number, digits=2):
+    """Return a cell of mean ± standard deviation of a number that the library computes from a record."""
+    return lambda row, table: spread([number(loaded(key)) for key in row], digits)
+
+
+def ends(row, table):
+    gaps = np.mean([report.pace_gap(loaded(key))[[0, -1]] for key in row], axis=0)
+    return minus(" → ".join(f"{gap:+.2f}" for gap in gaps))
+
+
+def validation(row, table):
+    metrics = raw(row[0])["metrics"]
+    return f"{100 * metrics.get('none', metrics.get('max'))['val']['summary']['average_precision']:.1f}"
+
+
+# What a column holds, by its head.
+COLUMNS = {
+    "BA": percent("balanced_accuracy"),
+    "BA (max)": percent("balanced_accuracy"),
+    "BA (sum)": percent("balanced_accuracy", "sum"),
+    "AP (max)": percent("average_precision"),
+    "AP (sum)": percent("average_precision", "sum"),
+    "AP, positive": of_class(1),
+    "AP, negative": of_class(0),
+    "calibrated AP": percent("calibrated_average_precision"),
+    "BA (paper)": in_paper("balanced_accuracy"),
+    "AP, positive (paper)": in_paper("average_precision_positive"),
+    "AP, negative (paper)": in_paper("average_precision_negative"),
+    "AP − binary": student_difference,
+    "AP gain": gain,
+    "AP − CE": bootstrapped("ce"),
+    "AP − RG": bootstrapped("rg"),
+    "rank": rank,
+    "ranks by seed": ranks_by_seed,
+    "95% of resamples": rank_interval,
+    "first in": first_in,
+    "images seen": relative(images),
+    "of that preparing": lambda row, table: f"{seconds(row, ('regroup', 'resample')) / seconds(row):.0%}",
+    "validation AP": validation,
+    "d": lambda row, table: str(raw(row[0])["regrouping"]["dimension"]),
+    "NMI": lambda row, table: spread([raw(key)["metrics"]["nmi"] for key in row], 2),
+    "ARI": lambda row, table: spread([raw(key)["metrics"]["ari"] for key in row], 2),
+    "learned": plain(lambda key: report.learned_share(loaded(key))),
+    "spread": plain(lambda key: raw(key)["traces"][-1]["variation"][-1]),
+    "recall": plain(lambda key: report.recall_and_precision(loaded(key))[0]),
+    "precision": plain(lambda key: report.recall_and_precision(loaded(key))[1]),
+    "A": of_records(report.asynchrony),
+    "g, mean": of_records(lambda r: report.pace_gap(r).mean()),
+    "g, first → last epoch": ends,
+    "g, hidden classes": of_records(lambda r: report.hidden_pace_gap(r).mean()),
+} | {table_report.STYLES[name].label: contestant(name) for name in table_report.CONTESTANTS}
+
+
+def purity(row, table):
+    if raw(row[0])["spec"]["kind"] == "encoder":
+        return spread([raw(key)["metrics"]["purity"] for key in row], 2)
+    found = [raw(key)["regrouping"].get("purity") for key in row]
+    return "" if None in found else f"{np.mean(found):.2f}"
+
+
+def neighbors(row, table):
+    if raw(row[0])["spec"]["kind"] == "encoder":
+        return f"{raw(row[0])['metrics']['neighbor_accuracy']:.2f}"
+    return f"{np.mean([on_test(key)['neighbor_accuracy'] for key in row]):.2f}"
+
+
+def time_taken(row, table):
+    if raw(row[0])["spec"]["kind"] != "encoder":
+        return relative(seconds)(row, table)
+    return (
+        f"{raw(row[0])['seconds']['encode']:.0f} + {statistics.median(raw(k)['seconds']['regroup'] for k in row):.0f}"
+    )
+
+
+COLUMNS |= {"purity": purity, "5-NN": neighbors, "seconds": time_taken}
+# Columns of words, and of what the plan says.
+WORDS = {"groups", "setting", "chosen", "settings tried"}
+
+
+def results_tables(name):
+    """Return the tables of a page whose rows name their records: heads, and (record keys, cells) by row."""
+    tables = []
+    for table in soup(name).select("table.results"):
+        heads = [head.get_text() for head in table.select("thead th")]
+        rows = [
+            (tuple(row.select_one("a[data-records]")["data-records"].split()), [c.get_text() for c in row.select("td")])
+            for row in table.select("tbody tr")
+        ]
+        tables.append((heads, rows))
+    return tables
+
+
+def wrong_cells(tables):
+    """Return a line for each cell that is not what the records of its row say."""
+    wrong = []
+    for heads, rows in tables:
+        keys = [key for key, _ in rows]
+        for row, cells in rows:
+            for head, cell in list(zip(heads, cells, strict=True))[1:-1]:
+                if head in WORDS:
+                    continue
+                expected = COLUMNS[head](row, keys) if head in COLUMNS else f"no column is called {head}"
+                if re.sub(r" \*+$", "", cell) != expected:
+                    wrong.append(f"{heads[0]} {cells[0]}, {head}: {cell!r}, the records say {expected!r}")
+    return wrong
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_each_cell_of_a_results_table_is_yielded_by_the_records_of_its_row(name):
+    assert wrong_cells(results_tables(name)) == []
+
+
+@pytest.mark.browser
+def test_a_number_that_no_record_yields_is_found():
+    heads, rows = results_tables("motivating-example")[0]
+    column = heads.index("AP (max)")
+    (keys, cells), *others = rows
+    changed = cells.copy()
+    changed[column] = minus(f"{float(cells[column].split()[0]) + 0.1:.1f} ± {cells[column].split()[-1]}")
+    (line,) = wrong_cells([(heads, [(keys, changed), *others])])
+    assert "AP (max)" in line
+    assert repr(cells[column]) in line
+    (line,) = wrong_cells([([*heads[:-1], "luck", heads[-1]], [(keys, [*cells[:-1], "0.5", cells[-1]])])])
+    assert "no column is called luck" in line
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", ["motivating-example", "encoders", "synchronous-learning", "binary", "tables"])
+def test_chapters_of_records_have_results_tables(name):
+    assert results_tables(name)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_tables_with_measured_numbers_lead_to_records(name):
+    """A table without records by row holds verdicts, counts or the paper's numbers, on a page that names its runs."""
+    page = soup(name)
+    measured = [t for t in page.select("table") if re.search(r"\d ± \d|\[[−+]\d", t.get_text())]
+    if any("results" not in t.get("class", []) and not t.select("a") for t in measured):
+        assert page.select_one(f"section#runs-behind-this-page a[href^='records.html#records-{name}']") or (
+            name in WITHOUT_RECORDS
+        )
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_page_says_which_runs_are_behind_it_and_each_figure_leads_there(name):
+    page, listed = soup(name), soup("records").select_one(f"[id='records-{name}']")
+    if listed is None:
+        assert name in WITHOUT_RECORDS
+        return
+    said = page.select_one("section[id^='runs-behind-this-page']").get_text()
+    section = listed if listed.name == "section" else listed.find_parent("section")
+    keys = [link.get_text() for link in section.select("table.records td a")]
+    records = [raw(key) for key in keys]
+    for record in records:
+        assert record["data_digest"][:12] in said
+        assert record["spec"]["task"] in said
+        assert f"profile {record['spec']['profile']}" in said
+        assert f"{record['machine']['cores']} cores {record['machine']['architecture']}" in said
+    captions = page.select("main figcaption")
+    figures = [c for c in captions if not c.find_parent(class_="explore")]
+    assert all(c.select_one("a[href^='#runs']") for c in figures)
+
+
+@pytest.mark.browser
+def test_front_page_repeats_numbers_of_results_tables():
+    known = {
+        re.sub(r" \*+$", "", c) for _, rows in results_tables("motivating-example") for _, row in rows for c in row
+    }
+    (table,) = (t for t in soup("index").select("table") if "test AP" in t.get_text())
+    cells = [c.get_text() for row in table.select("tbody tr") for c in row.select("td")[1:]]
+    assert len(cells) >= 10
+    assert {cell for cell in cells if cell} <= known
