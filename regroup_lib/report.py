@@ -150,6 +150,25 @@ class Difference:
         return Difference(-self.mean, -self.high, -self.low)
 
 
+def summary_box(verdicts: Sequence[Verdict] | pd.DataFrame) -> Any:
+    """Return a box for the top of a chapter: the claims that it tests, each with its verdict in a word.
+
+    Parameters
+    ----------
+    verdicts : sequence of Verdict, or DataFrame
+        A table is that of `competition.verdict_table`: indexed by the claim's number, columns claim and verdict.
+    """
+    from IPython.display import HTML  # a notebook's; the library works without it
+
+    if isinstance(verdicts, pd.DataFrame):
+        found = [(number, row["claim"], row["verdict"]) for number, row in verdicts.iterrows()]
+    else:
+        found = [(verdict.claim, verdict.statement, verdict.word) for verdict in verdicts]
+    lines = (f"<li>{number} {html.escape(claim)}: <b>{html.escape(word)}</b></li>" for number, claim, word in found)
+    title = '<p class="admonition-title">In short: the paper\'s claims that this page tests</p>'
+    return HTML(f'<div class="admonition note">{title}<ul>{"".join(lines)}</ul></div>')
+
+
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> Difference:
     """Return first minus second, seed by seed, with a 95% interval of the mean (Student, n - 1 degrees).
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from regroup_lib import report
+from regroup_lib import competition, report
 from regroup_lib.records import Record, find_record, load_records
 from regroup_lib.report import (
     Difference,
@@ -664,3 +664,16 @@ def test_settings_of_one_method_are_never_averaged_together():
     assert frame["seeds"].tolist() == [1, 2, 1, 0]  # the best first: 60, 45, 20, none
     assert frame["diverged"].tolist() == [0, 0, 0, 1]
     assert compared_frame([]).empty
+
+
+def test_the_summary_box_names_each_claim_with_its_word():
+    ap, lower = [0.5, 0.61], [0.1, 0.2]
+    verdicts = [
+        report.Verdict("C5", "One < the other", (report.evidence("AP", ap, lower),)),
+        report.Verdict("C6", "The reverse", (report.evidence("AP", lower, ap),)),
+    ]
+    table = competition.verdict_table({"C10": ("A number", "Table 1", ("no text", "holds in part"))})
+    text = report.summary_box(verdicts).data
+    assert "C5 One &lt; the other: <b>holds</b>" in text
+    assert "C6 The reverse: <b>does not hold</b>" in text
+    assert "C10 A number: <b>holds in part</b>" in report.summary_box(table).data
