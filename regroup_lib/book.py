@@ -268,24 +268,18 @@ def smoke(*, root: str | Path | None = None, names: Sequence[str] | None = None)
     root = Path(root) if root else book_root()
     target = root / "_build" / "smoke"
     shutil.rmtree(target, ignore_errors=True)
-    seconds: dict[str, float] = {}
-    failures: list[str] = []
+    begin = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="regroup-smoke-") as results:
-        for name in names or _all_chapters(root):
-            print(f"smoke: {name} ...", flush=True)
-            try:
-                seconds[name] = run_chapter(
-                    name,
-                    SMOKE_PARAMETERS,
-                    output=target / f"{name}.ipynb",
-                    root=root,
-                    environment={"REGROUP_RESULTS": results},
-                )
-            except BookError as error:
-                failures.append(str(error))
-    _print_seconds("smoke", seconds, sum(seconds.values()))
-    if failures:
-        raise BookError("\n\n".join(failures))
+        runs = {
+            name: {
+                "parameters": SMOKE_PARAMETERS,
+                "output": target / f"{name}.ipynb",
+                "environment": {"REGROUP_RESULTS": results} | _share_of_cores(),
+            }
+            for name in names or _all_chapters(root)
+        }
+        seconds = _execute(runs, root, "smoke")
+    _print_seconds("smoke", seconds, time.perf_counter() - begin)
     return seconds
 
 
@@ -316,7 +310,11 @@ def build(*, root: str | Path | None = None) -> Path:
     shutil.rmtree(root / "_build" / "html", ignore_errors=True)  # a build that fails leaves no old page behind
     records = _records_behind(names)
     begin = time.perf_counter()
-    seconds = _execute(names, root)
+    runs = {
+        name: {"parameters": build_parameters(name), "output": root / "_build" / "executed" / f"{name}.ipynb"}
+        for name in names
+    }
+    seconds = _execute(runs, root, "build")
     for name in names:
         executed = root / "_build" / "executed" / f"{name}.ipynb"
         _prepare_page(executed, root / "book" / f"{name}.ipynb", records.get(name, ()))
@@ -334,26 +332,45 @@ def build(*, root: str | Path | None = None) -> Path:
     return index
 
 
-def _execute(names: Sequence[str], root: Path) -> dict[str, float]:
-    """Execute chapters on their records, a few at a time, and return the seconds that each took.
+def _execute(runs: Mapping[str, Mapping[str, Any]], root: Path, title: str) -> dict[str, float]:
+    """Execute chapters with the options of `run_chapter`, a few at a time, and return the seconds that each took.
 
-    Each chapter has a kernel of its own and reads records alone, so they do not meet.
+    Each has a kernel of its own. They meet in records at most, where a run that another one makes is waited for.
+
+    Raises
+    ------
+    BookError
+        After all chapters have been tried, if one or more failed.
     """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=min(os.cpu_count() or 1, MOST_KERNELS), mp_context=context) as pool:
-        waiting = {}
-        for name in names:
-            output = root / "_build" / "executed" / f"{name}.ipynb"
-            waiting[pool.submit(run_chapter, name, build_parameters(name), output=output, root=root)] = name
-        seconds: dict[str, float] = {}
+    seconds: dict[str, float] = {}
+    failures: list[str] = []
+    with ProcessPoolExecutor(max_workers=_n_kernels(), mp_context=context) as pool:
+        waiting = {pool.submit(run_chapter, name, root=root, **options): name for name, options in runs.items()}
         try:
             for future in as_completed(waiting):
-                seconds[waiting[future]] = future.result()
-                print(f"build: {waiting[future]} done", flush=True)
+                name = waiting[future]
+                try:
+                    seconds[name] = future.result()
+                    print(f"{title}: {name} done", flush=True)
+                except BookError as error:
+                    print(f"{title}: {name} failed", flush=True)
+                    failures.append(str(error))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return {name: seconds[name] for name in names}
+    if failures:
+        raise BookError("\n\n".join(failures))
+    return {name: seconds[name] for name in runs}
+
+
+def _n_kernels() -> int:
+    return min(os.cpu_count() or 1, MOST_KERNELS)
+
+
+def _share_of_cores() -> dict[str, str]:
+    """Return the environment of a kernel that trains beside others: threads that wait for a core slow all down."""
+    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // _n_kernels()))}
 
 
 def render(root: str | Path) -> Path:
