@@ -488,14 +488,15 @@ def settings_table(profile: str, tasks: Sequence[str]) -> str:
 
 def provenance(records: Sequence[Record]) -> str:
     """Return one sentence: how many runs, of what, on which data and machines."""
-    first = records[0]
+    profiles, tasks = (list(dict.fromkeys(getattr(r.spec, name) for r in records)) for name in ("profile", "task"))
     seeds = sorted({r.spec.seed for r in records})
+    lengths = dict.fromkeys(f"{r.spec.epochs} epochs of {r.spec.network}" for r in records if r.spec.kind == "training")
     digests = sorted({r.data_digest[:12] for r in records})
     machines = sorted({machine_class(r) for r in records})
-    length = f", {first.spec.epochs} epochs of {first.spec.network}" if isinstance(first.spec, Spec) else ""
+    run = ", ".join([f"seeds {', '.join(map(str, seeds))}", *lengths])
     return (
-        f"{len(records)} records, profile {first.spec.profile}, task {first.spec.task}, "
-        f"seeds {', '.join(map(str, seeds))}{length}; data {', '.join(digests)}; {', '.join(machines)}."
+        f"{len(records)} records, profile {', '.join(profiles)}, task {', '.join(tasks)}, {run}; "
+        f"data {', '.join(digests)}; {', '.join(machines)}."
     )
 
 

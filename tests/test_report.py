@@ -442,6 +442,10 @@ def test_provenance_says_how_many_runs_of_what_on_what(trained, encoded):
     assert f"{trained[0].machine['cores']} cores" in text
     assert "1 records, profile smoke, task digits-0, seeds 0" in provenance([encoded["raw"]])
     assert "epochs" not in provenance([encoded["raw"]])
+    other = replace(trained[0], spec=trained[0].spec.model_copy(update={"task": "digits-1", "epochs": 9}))
+    text = provenance([*trained, other])
+    assert "task digits-0, digits-1, " in text
+    assert f"{trained[0].spec.epochs} epochs of tiny-resnet, 9 epochs of tiny-resnet; " in text
 
 
 def test_runs_behind_a_page_have_a_line_a_task(trained, encoded):
