@@ -30,6 +30,7 @@ from rich.table import Table
 from sklearn.metrics import average_precision_score
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
+from training import PILImages  # the file beside this one
 
 from regroup_lib.data import DataError
 from regroup_lib.encoders import default_device
@@ -93,19 +94,6 @@ def random_images(number, size):
     """Return random color images and labels."""
     rng = np.random.default_rng(0)
     return rng.integers(0, 256, (number, size, size, 3), dtype=np.uint8), np.arange(number) % 2
-
-
-class PILImages(torch.utils.data.Dataset):
-    """The plain way to hold images, as torchvision's own data sets do."""
-
-    def __init__(self, inputs, labels, transform):
-        self.inputs, self.labels, self.transform = inputs, labels, transform
-
-    def __len__(self):
-        return len(self.labels)
-
-    def __getitem__(self, index):
-        return self.transform(Image.fromarray(self.inputs[index].squeeze())), int(self.labels[index])
 
 
 def plain_loop(network, inputs, labels, *, batch, epochs, flip, on_epoch):

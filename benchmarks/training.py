@@ -57,7 +57,7 @@ class PILImages(torch.utils.data.Dataset):
         return len(self.labels)
 
     def __getitem__(self, index):
-        return self.transform(Image.fromarray(self.inputs[index])), int(self.labels[index])
+        return self.transform(Image.fromarray(self.inputs[index].squeeze())), int(self.labels[index])
 
 
 def plain_loop(epochs, images):
