@@ -164,7 +164,10 @@ def summary_box(verdicts: Sequence[Verdict] | pd.DataFrame) -> Any:
         found = [(number, row["claim"], row["verdict"]) for number, row in verdicts.iterrows()]
     else:
         found = [(verdict.claim, verdict.statement, verdict.word) for verdict in verdicts]
-    lines = (f"<li>{number} {html.escape(claim)}: <b>{html.escape(word)}</b></li>" for number, claim, word in found)
+    lines = (
+        f"<li>{number} {html.escape(claim.removesuffix('.'))}: <b>{html.escape(word)}</b></li>"
+        for number, claim, word in found
+    )
     title = '<p class="admonition-title">In short: the paper\'s claims that this page tests</p>'
     return HTML(f'<div class="admonition note">{title}<ul>{"".join(lines)}</ul></div>')
 

@@ -673,7 +673,7 @@ def test_settings_of_one_method_are_never_averaged_together():
 def test_the_summary_box_names_each_claim_with_its_word():
     ap, lower = [0.5, 0.61], [0.1, 0.2]
     verdicts = [
-        report.Verdict("C5", "One < the other", (report.evidence("AP", ap, lower),)),
+        report.Verdict("C5", "One < the other.", (report.evidence("AP", ap, lower),)),
         report.Verdict("C6", "The reverse", (report.evidence("AP", lower, ap),)),
     ]
     table = competition.verdict_table({"C10": ("A number", "Table 1", ("no text", "holds in part"))})
