@@ -202,9 +202,10 @@ def plot_imbalance(groups: Groups) -> Figure:
 def imbalance_table(groups: Groups) -> pd.DataFrame:
     """Return one row a ratio: each method's AP, and RG minus CE and the best of the others, with intervals."""
     methods = by_ratio(groups)
-    rows = []
+    rows, found = [], []
     for ratio in next(iter(methods.values())):
         at = {method: ratios[ratio] for method, ratios in methods.items()}
+        found.append([record for group in at.values() for record in group])
         row: dict[str, Any] = {"negatives : positives": f"{ratio:g}:1"}
         row |= {title(m): mean_std(values(group, "average_precision"), scale=1) for m, group in at.items()}
         rival = max(
@@ -213,7 +214,7 @@ def imbalance_table(groups: Groups) -> pd.DataFrame:
         row["RG − CE"] = _starred(difference(at, "rg", "ce"))
         row["RG − best other"] = f"{_starred(difference(at, 'rg', rival))} ({title(rival)})"
         rows.append(row)
-    return pd.DataFrame(rows).set_index("negatives : positives")
+    return traced(pd.DataFrame(rows).set_index("negatives : positives"), found)
 
 
 def _starred(interval: Interval) -> str:
@@ -277,9 +278,10 @@ def parts_of_the_gain(groups: Groups) -> pd.DataFrame:
     }
     rows = []
     for name, (first, second) in pairs.items():
-        found = difference(groups, first, second)
-        rows.append({"part": name, "difference": f"{first} − {second}", "AP, points": _starred(found)})
-    return pd.DataFrame(rows).set_index("part")
+        points = _starred(difference(groups, first, second))
+        rows.append({"part": name, "difference": f"{first} − {second}", "AP, points": points})
+    found = [[*groups[first], *groups[second]] for first, second in pairs.values()]
+    return traced(pd.DataFrame(rows).set_index("part"), found)
 
 
 def natural_number_verdict(by_task: Mapping[str, tuple[Groups, int]]) -> tuple[str, str]:

@@ -184,7 +184,7 @@ def sensitivity_table(by_threshold: Mapping[float, Sequence[Record]]) -> pd.Data
         measures |= {name: f"average_precision_{name}" for name in names}
         row |= {name: mean_std(values(group, measure), scale=1) for name, measure in measures.items()}
         rows.append(row)
-    return pd.DataFrame(rows).set_index("n'")
+    return traced(pd.DataFrame(rows).set_index("n'"), by_threshold.values())
 
 
 def plot_confusions(groups: Groups, methods: Sequence[str] = ("ce", "ros", "rg")) -> Figure:
@@ -309,9 +309,10 @@ def leakage_table(groups: Groups, leaking: Groups) -> pd.DataFrame:
     The last two columns are of the split by image alone: recall, mean over classes, of test images whose lesion is in
     the training set too, and of the others.
     """
-    rows = []
+    rows, found = [], []
     for method, naive in leaking.items():
         honest = groups_at_default(groups, method, naive)
+        found.append([*honest, *naive])
         row: dict[str, Any] = {"method": title(method)}
         for name, measure in (("mean AP", "average_precision"), ("BA", "balanced_accuracy")):
             by_lesion, by_image = values(honest, measure), values(naive, measure)
@@ -322,7 +323,7 @@ def leakage_table(groups: Groups, leaking: Groups) -> pd.DataFrame:
         row["recall, lesion seen"] = mean_std([s for s, _ in seen])
         row["recall, lesion new"] = mean_std([s for _, s in seen])
         rows.append(row)
-    return pd.DataFrame(rows).set_index("method")
+    return traced(pd.DataFrame(rows).set_index("method"), found)
 
 
 def groups_at_default(groups: Groups, method: str, like: Sequence[Record]) -> list[Record]:
@@ -367,7 +368,7 @@ def budget_table(groups: Groups, equal_budget: Sequence[Record]) -> pd.DataFrame
         for label, measure in (("BA", "balanced_accuracy"), ("mean AP", "average_precision")):
             row[label] = mean_std(values(group, measure), scale=1)
         rows.append(row)
-    return pd.DataFrame(rows).set_index("method")
+    return traced(pd.DataFrame(rows).set_index("method"), shown.values())
 
 
 # ---------------------------------------------------------------- verdicts

@@ -132,18 +132,20 @@ COMPARISONS = {
 
 def comparison_table(results: Mapping[str, Groups]) -> pd.DataFrame:
     """Return differences in AP that tell what the clusters add, one row a comparison, one column a task."""
-    columns = {}
+    columns: dict[str, dict[str, str]] = {}
+    found: dict[str, list[Record]] = {name: [] for name in COMPARISONS}
     for task, groups in results.items():
-        columns[task] = {
-            name: starred(precision_difference(groups, first, second)) if {first, second} <= set(groups) else ""
-            for name, (first, second) in COMPARISONS.items()
-        }
-    return pd.DataFrame(columns).rename_axis("difference in AP, points")
+        columns[task] = dict.fromkeys(COMPARISONS, "")
+        for name, (first, second) in COMPARISONS.items():
+            if {first, second} <= set(groups):
+                columns[task][name] = starred(precision_difference(groups, first, second))
+                found[name] += [*groups[first], *groups[second]]
+    return traced(pd.DataFrame(columns).rename_axis("difference in AP, points"), found.values())
 
 
 def tuning_table(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> pd.DataFrame:
     """Return one row a task and way to regroup that was tried: its AP on the validation split, and what was chosen."""
-    rows = []
+    rows, found = [], []
     for task in plans.TEXT_TASKS[profile]:
         specs = plans.text_grid(task, profile, seeds[0])
         chosen = plans.select(specs, results_dir)
@@ -152,7 +154,8 @@ def tuning_table(profile: str, seeds: Sequence[int], results_dir: str | Path | N
             row = {"task": task_title(task), "setting": settings_of(record)}
             row["validation AP"] = f"{100 * plans.validation_precision(record):.1f}"
             rows.append(row | {"chosen": "yes" if spec == chosen else ""})
-    return pd.DataFrame(rows).set_index("task")
+            found.append([record])
+    return traced(pd.DataFrame(rows).set_index("task"), found)
 
 
 # ---------------------------------------------------------------- clusters
