@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,8 +58,19 @@ def main() -> None:
         sys.exit(1)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"regroup {metadata.version('regroup-lib')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     """Imbalanced classification by regrouping."""
 
 
@@ -300,7 +312,10 @@ def sweep(
         return
     options = {"recompute": recompute, "workers": workers, "time_limit": time_limit, "memory_limit": memory_limit}
     if minutes is not None:
-        options["minutes"] = minutes - (time.monotonic() - start) / 60
+        spent = (time.monotonic() - start) / 60
+        if minutes <= spent:
+            raise ValueError(f"--minutes is {minutes:g}, and the start alone took {spent:.2g}; give more")
+        options["minutes"] = minutes - spent
     with _client(scheduler) as client:
         options |= {"client": client, "resources": _assignments(resource)}
         try:

@@ -353,6 +353,20 @@ def test_more_workers_are_estimated_to_take_less_time(regroup, recorded, monkeyp
     assert "about 30 minutes" in regroup(*arguments, "--workers", "2")[1]
 
 
+@pytest.mark.parametrize("minutes", ["1e-9", "0", "-1"])
+def test_fewer_minutes_than_the_start_takes_are_refused(regroup, results_directory, minutes):
+    code, _, error = regroup("sweep", "motivating-example", "--profile", "smoke", "--minutes", minutes)
+    assert code == 1
+    assert f"--minutes is {float(minutes):g}, and the start alone took" in error
+    assert not list(results_directory.rglob("*.json"))
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "regroup_lib", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"regroup \d+\.\d+\.\d+\n", done.stdout)
+
+
 def test_a_sweep_with_failures_ends_with_an_error_that_names_them(regroup, results_directory, monkeypatch, tmp_path):
     def failing(profile, seeds, results_dir=None):
         good = Spec(profile="smoke", task="digits-0", method="ce", epochs=1)
