@@ -422,6 +422,7 @@ OF_TABLE = {
 }
 OF_TABLE[RATIOS, "RG − CE"] = lambda row, table: str(difference(with_method("rg", row), with_method("ce", row)))
 OF_TABLE[RATIOS, "RG − best other"] = over_best_other
+OF_TABLE["regrouped by", "AP − binary"] = bootstrapped("ce")
 
 
 def on_text_task(head):
