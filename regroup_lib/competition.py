@@ -710,6 +710,14 @@ def _collapse(tasks: Mapping[str, Groups]) -> tuple[str, str]:
     return "; ".join(texts), verdict_word(passed)
 
 
+def _differences(tasks: Mapping[str, Groups], first: str, second: str) -> dict[str, Interval]:
+    """Return the difference of two methods' AP by task, under a name that says which is subtracted."""
+    return {
+        f"{task}, {title(first)} − {title(second)}": precision_difference(groups, first, second)
+        for task, groups in tasks.items()
+    }
+
+
 def _in_both(first: Mapping[str, Interval], second: Mapping[str, Interval]) -> tuple[str, str]:
     """Return text and verdict of a claim about two families of tasks; with one of them it holds in part at most."""
     text, word = decided({**first, **second})
@@ -731,9 +739,8 @@ def binary_verdicts(tasks: Mapping[str, Groups]) -> pd.DataFrame:
         Indexed by the claim's number; columns claim, paper, measured, verdict.
     """
     cifar, ham = _family(tasks, "cifar100"), _family(tasks, "ham10000")
-    weighted = {task: precision_difference(groups, "rg-wce", "rg") for task, groups in ham.items()}
-    unweighted = {task: precision_difference(groups, "rg", "rg-wce") for task, groups in cifar.items()}
-    mlp = {task: precision_difference(groups, "mlp", "rg") for task, groups in cifar.items()}
+    weighted, unweighted = _differences(ham, "rg-wce", "rg"), _differences(cifar, "rg", "rg-wce")
+    mlp = _differences(cifar, "mlp", "rg")
     return verdict_table(
         {
             "C1": ("A good BA can hide a very poor precision", "Fig. 1", _hidden_precision(tasks)),
