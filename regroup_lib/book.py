@@ -509,7 +509,7 @@ def _records_behind(names: Sequence[str]) -> dict[str, list[Record]]:
 
 def _write_records_page(records: Mapping[str, Sequence[Record]], page: Path) -> list[Record]:
     """Write the page that lists the records of each chapter, and return them, each once."""
-    from regroup_lib.report import record_links
+    from regroup_lib.listings import record_links
 
     parts: list[str] = [RECORDS_HEAD]
     listed: dict[str, Record] = {}
@@ -540,7 +540,7 @@ def _prepare_page(executed: Path, page: Path, records: Sequence[Record]) -> None
     """
     import nbformat
 
-    from regroup_lib.report import runs_behind
+    from regroup_lib.listings import runs_behind
 
     notebook = nbformat.read(executed, as_version=4)
     anchor = f"runs-{page.stem}"

@@ -393,7 +393,7 @@ def results_compare(task: str, profile: OnlyProfile = None) -> None:
 
     Example: regroup results compare cifar10-airplane
     """
-    from regroup_lib.report import compared_frame
+    from regroup_lib.listings import compared_frame
 
     _print_frame(compared_frame(_records(profile, task, None)), "")
 
@@ -429,7 +429,7 @@ def results_export(
     Examples: regroup results export results.csv; regroup results export airplane.tex --task cifar10-airplane
     """
     from regroup_lib.files import atomic_path
-    from regroup_lib.report import records_frame, write_frame
+    from regroup_lib.listings import records_frame, write_frame
 
     frame = records_frame(_records(profile, task, method))
     with atomic_path(file) as partial:
@@ -438,7 +438,7 @@ def results_export(
 
 
 def _print_records(records: list) -> None:
-    from regroup_lib.report import records_frame
+    from regroup_lib.listings import records_frame
 
     frame = records_frame(records)
     table = Table("profile", "task", "method", "encoder", "rule", "seed", "BA", "AP", "seconds", "status")

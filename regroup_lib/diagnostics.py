@@ -173,7 +173,7 @@ def plot_nearest(images: np.ndarray, features: np.ndarray, regrouping: Regroupin
     features, regrouping, n
         See `nearest_rows`.
     """
-    from regroup_lib.report import plot_image_rows  # the book's module; a table's user does not need it
+    from regroup_lib.pictures import plot_image_rows  # the book's module; a table's user does not need it
 
     names = [f"{regrouping.classes_[p]}: {c}" for p, c in zip(regrouping.parent_, regrouping.counts_, strict=True)]
     return plot_image_rows(images[nearest_rows(features, regrouping, n=n)], names, "class: samples of the cluster")

@@ -9,19 +9,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from regroup_lib.pace import asynchrony, hidden_pace_gap, pace_gap
+from regroup_lib.pictures import reconstructed_share
 from regroup_lib.records import Record
 from regroup_lib.report import (
     AVERAGE_PRECISION,
     PAPER_RULE,
     Evidence,
     Verdict,
-    asynchrony,
     encoder_label,
     evidence,
-    hidden_pace_gap,
     measured,
-    pace_gap,
-    reconstructed_share,
     result_on_test,
     space_accuracy,
 )

@@ -30,8 +30,9 @@ from regroup_lib.competition import (
     verdict_table,
     verdict_word,
 )
+from regroup_lib.pictures import plot_image_rows
 from regroup_lib.records import Record, find_record
-from regroup_lib.report import mean_std, plot_image_rows, traced
+from regroup_lib.report import mean_std, traced
 from regroup_lib.specs import task_class_names
 
 LOSS_BASED = ("ce", "wce", "focal", "ldam", "la")

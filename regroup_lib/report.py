@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -13,13 +12,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from scipy.stats import t as student
 
-from regroup_lib import tables
 from regroup_lib.data import class_names_of
 from regroup_lib.records import Record
-from regroup_lib.specs import EncoderSpec, LookSpec, Spec, TableSpec
+from regroup_lib.specs import EncoderSpec, Spec
 from regroup_lib.tasks import parse_task
 
 AVERAGE_PRECISION = "average_precision"
@@ -201,7 +198,7 @@ class Evidence:
 
     def __str__(self) -> str:
         if self.difference.low == self.difference.high:  # nothing moved between seeds
-            return _minus(f"{self.text}: {self.difference.mean * self.scale:+.{self.digits}f}")
+            return minus(f"{self.text}: {self.difference.mean * self.scale:+.{self.digits}f}")
         return f"{self.text}: {signed_interval(self.difference, self.scale, self.digits)}"
 
 
@@ -264,20 +261,21 @@ def mean_std(values: Sequence[float], scale: float = 100, digits: int = 1) -> st
     """Return "mean ± standard deviation" (n - 1 degrees), in percent by default."""
     values = np.asarray(values, float) * scale
     deviation = values.std(ddof=1) if len(values) > 1 else float("nan")
-    return _minus(f"{values.mean():.{digits}f} ± {deviation:.{digits}f}")
+    return minus(f"{values.mean():.{digits}f} ± {deviation:.{digits}f}")
 
 
-def _minus(text: str) -> str:
+def minus(text: str) -> str:
+    """Return a text with a minus sign in the place of each hyphen."""
     return text.replace("-", "−")
 
 
 def signed_interval(difference: Difference, scale: float = 100, digits: int = 1) -> str:
     """Return "+1.2 [+0.3, +2.1]", in percent by default."""
     mean, low, high = (f"{value * scale:+.{digits}f}" for value in (difference.mean, difference.low, difference.high))
-    return _minus(f"{mean} [{low}, {high}]")
+    return minus(f"{mean} [{low}, {high}]")
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def rows_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Return rows as a frame whose index is their first entry, named in the same header row as the columns."""
     frame = pd.DataFrame(rows).set_index(next(iter(rows[0])))
     return frame.rename_axis(index=None, columns=frame.index.name)
@@ -313,7 +311,7 @@ def comparison_table(records: Sequence[Record], baseline: str = "ce") -> pd.Data
         else:
             row["AP − binary"] = signed_interval(measured_difference(records, label, baseline))
         rows.append(row)
-    return traced(_table(rows), groups.values())
+    return traced(rows_frame(rows), groups.values())
 
 
 def encoder_table(records: Sequence[Record]) -> pd.DataFrame:
@@ -333,7 +331,7 @@ def encoder_table(records: Sequence[Record]) -> pd.DataFrame:
         clustering = np.median([r.seconds["regroup"] for r in group])
         row["seconds"] = f"{group[0].seconds['encode']:.0f} + {clustering:.0f}"
         rows.append(row)
-    return traced(_table(rows), groups.values())
+    return traced(rows_frame(rows), groups.values())
 
 
 def space_accuracy(record: Record) -> float:
@@ -405,9 +403,9 @@ def label_set_table(records: Sequence[Record], baseline: str = "ce") -> pd.DataF
         }
         if baseline in groups:
             gain = measured_difference(records, label, baseline).mean
-            row["AP gain"] = "" if label == baseline else _minus(f"{gain * 100:+.1f}")
+            row["AP gain"] = "" if label == baseline else minus(f"{gain * 100:+.1f}")
         rows.append(row)
-    return traced(_table(rows), groups.values())
+    return traced(rows_frame(rows), groups.values())
 
 
 def sampling_margin(records: Sequence[Record], rule: str = PAPER_RULE) -> float:
@@ -418,56 +416,6 @@ def sampling_margin(records: Sequence[Record], rule: str = PAPER_RULE) -> float:
     name = list(records[0].metrics[rule_of(records[0], rule)]["test"]["average_precision"])[1]
     intervals = [r.metrics[rule_of(r, rule)]["test"]["intervals"]["average_precision"][name] for r in records]
     return float(np.mean([(high - low) / 2 for low, high in intervals]))
-
-
-def pace_gap(record: Record) -> np.ndarray:
-    """Return, after each epoch, how far the minority lags behind the majority in concentrating.
-
-    The gap is log2 of the minority's total variation over the mean total variation of the majority's training
-    classes. 0: in step; 1: the minority is still twice as widely spread; -1: half as widely.
-    """
-    minority = int(record.regrouping["parent"][-1])
-    is_minority = np.asarray(record.regrouping["parent"]) == minority
-    variation = np.array([epoch["variation"] for epoch in record.traces])
-    return np.log2(variation[:, is_minority].mean(axis=1) / variation[:, ~is_minority].mean(axis=1))
-
-
-def hidden_pace_gap(record: Record) -> np.ndarray:
-    """Return `pace_gap` with the majority divided into the data set's own classes, whatever was trained on.
-
-    A majority that is one training class mixes many kinds of image and stays wide for that reason alone; here every
-    label set is held against the same classes.
-    """
-    minority = fine_class_names(record.spec.task).index(parse_task(record.spec.task)[1])
-    variation = np.array([epoch["variation_fine"] for epoch in record.traces])
-    majority = np.delete(variation, minority, axis=1)
-    return np.log2(variation[:, minority] / majority.mean(axis=1))
-
-
-def asynchrony(record: Record) -> float:
-    """Return the mean over epochs of the absolute `pace_gap`: 0 when minority and majority learn in step."""
-    return float(np.abs(pace_gap(record)).mean())
-
-
-def asynchrony_table(records: Sequence[Record]) -> pd.DataFrame:
-    """Return one row a method: `asynchrony` A, and the signed gap g behind it.
-
-    Of g: the mean over epochs, the first and the last epoch's value, and the mean of `hidden_pace_gap`. Mean ±
-    standard deviation over seeds.
-    """
-    groups, rows = by_method(records), []
-    for group in groups.values():
-        ends = np.mean([pace_gap(r)[[0, -1]] for r in group], axis=0)
-        rows.append(
-            {
-                "training labels": style_of(group[0].spec).label,
-                "A": mean_std([asynchrony(r) for r in group], scale=1, digits=2),
-                "g, mean": mean_std([pace_gap(r).mean() for r in group], scale=1, digits=2),
-                "g, first → last epoch": _minus(" → ".join(f"{value:+.2f}" for value in ends)),
-                "g, hidden classes": mean_std([hidden_pace_gap(r).mean() for r in group], scale=1, digits=2),
-            }
-        )
-    return traced(_table(rows), groups.values())
 
 
 def settings_table(profile: str, tasks: Sequence[str]) -> str:
@@ -520,9 +468,9 @@ def plot_curves(
     for group in groups.values():
         finished = [r for r in group if r.status == "finished"]
         if finished:
-            _band(axes, [trace(r, measure, rule=rule) for r in finished], style_of(group[0].spec))
+            band(axes, [trace(r, measure, rule=rule) for r in finished], style_of(group[0].spec))
     axes.set(xlabel="\n".join(["epoch", *lost]), ylabel=label)
-    _ordered_legend(axes)
+    ordered_legend(axes)
     return figure
 
 
@@ -532,7 +480,7 @@ def _diverged(group: Sequence[Record]) -> str:
     return f" ({lost} of {len(group)} seeds diverged)" if lost else ""
 
 
-def _ordered_legend(axes: Axes) -> None:
+def ordered_legend(axes: Axes) -> None:
     """Put the legend beside the panel, in the order in which the lines end: it reads without color."""
     lines = sorted(
         (line for line in axes.get_lines() if not line.get_label().startswith("_")),
@@ -541,7 +489,8 @@ def _ordered_legend(axes: Axes) -> None:
     axes.legend(handles=lines, loc="center left", bbox_to_anchor=(1.01, 0.5), title="training labels", handlelength=3)
 
 
-def _band(axes: Axes, curves: Sequence[np.ndarray], style: Style) -> None:
+def band(axes: Axes, curves: Sequence[np.ndarray], style: Style) -> None:
+    """Draw curves over epochs: their mean, and a band from the lowest to the highest."""
     curves = np.array(curves)
     epochs = np.arange(1, curves.shape[1] + 1)
     every = max(1, len(epochs) // 10)
@@ -557,418 +506,13 @@ def _band(axes: Axes, curves: Sequence[np.ndarray], style: Style) -> None:
     )
 
 
-def plot_variation(records: Sequence[Record], *, seed: int | None = None) -> Figure:
-    """Draw the total variation of each training class over epochs, one panel a method (Figure 5).
-
-    The minority is the thick line, in its label set's color; each thin line is one class, pseudo-class or group of
-    the majority.
-    """
-    groups = by_method(records)
-    columns = 2 if len(groups) in (2, 4) else 3
-    rows = -(-len(groups) // columns)
-    figure, panels = plt.subplots(rows, columns, figsize=(7.6, 2.7 * rows), sharex=True, sharey=True, squeeze=False)
-    for axes in panels.flat[len(groups) :]:
-        axes.set_visible(False)
-    for axes, group in zip(panels.flat, groups.values(), strict=False):
-        record = group[0] if seed is None else next(r for r in group if r.spec.seed == seed)
-        variation = np.array([epoch["variation"] for epoch in record.traces])
-        parent = np.asarray(record.regrouping["parent"])
-        minority = parent == parent[-1]
-        epochs = np.arange(1, len(variation) + 1)
-        axes.plot(epochs, variation[:, ~minority], color="0.55", linewidth=1.1)
-        style = style_of(record.spec)
-        axes.plot(epochs, variation[:, minority], color=style.color, linewidth=3)
-        axes.set_title(style.label)
-    for axes in panels[-1]:
-        axes.set_xlabel("epoch")
-    for axes in panels[:, 0]:
-        axes.set_ylabel("total variation\n(share of the whole set's)")
-    panels[0, 0].set_ylim(bottom=0)
-    first = panels[0, 0]
-    first.plot([], [], color="0.2", linewidth=3, label="minority")
-    first.plot([], [], color="0.55", linewidth=1.1, label="majority: one line a training class")
-    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncol=2)
-    return figure
-
-
-def plot_pace_gap(records: Sequence[Record]) -> Figure:
-    """Draw `pace_gap` over epochs, mean and range over seeds."""
-    figure, axes = plt.subplots(figsize=(7.6, 4))
-    axes.axhline(0, color="0.4", linewidth=1)
-    for group in by_method(records).values():
-        _band(axes, [pace_gap(r) for r in group], style_of(group[0].spec))
-    axes.set(xlabel="epoch", ylabel="pace gap: log2(minority / majority variation)")
-    _ordered_legend(axes)
-    return figure
-
-
 def fine_class_names(task: str) -> tuple[str, ...]:
     """Return the names of the classes that a task's data set has."""
     dataset, _ = parse_task(task)
     return class_names_of(dataset)
 
 
-def plot_embeddings(records: Sequence[Record], title: Callable[[Record], str] | None = None) -> Figure:
-    """Draw the t-SNE plots that records hold, colored by the data set's own classes (Figure 3).
-
-    Parameters
-    ----------
-    records : sequence of Record
-        Training records with ``embedding=True``, or encoder records.
-    title : callable, optional
-        Record to panel title; default: the method or the encoder.
-    """
-    columns = 2 if len(records) in (1, 2, 4) else 3
-    rows = -(-len(records) // columns)
-    side = 7.6 / columns
-    figure, panels = plt.subplots(rows, columns, figsize=(7.6, side * rows + 0.7), squeeze=False)
-    names = fine_class_names(records[0].spec.task)
-    positive = parse_task(records[0].spec.task)[1]
-    colors = plt.get_cmap("tab10").colors
-    markers = "ov^<>sPXD*"
-    order = sorted(range(len(names)), key=lambda c: names[c] == positive)  # the positive class on top
-    for axes in panels.flat[len(records) :]:
-        axes.set_visible(False)
-    for axes, record in zip(panels.flat, records, strict=False):
-        arrays = record.arrays()
-        for c in order:
-            x, y = arrays["embedding"][arrays["embedding_labels"] == c].T
-            look = {"s": 7, "color": "black"} if names[c] == positive else {"s": 5, "color": colors[c % 10]}
-            axes.scatter(x, y, marker=markers[c % 10], linewidths=0, label=names[c], alpha=0.8, **look)
-        axes.set(xticks=[], yticks=[], title=(title or _default_title)(record))
-        axes.spines[:].set_visible(True)
-        axes.grid(False)
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncol=5, markerscale=2.5)
-    return figure
-
-
-def _default_title(record: Record) -> str:
-    if isinstance(record.spec, EncoderSpec):
-        return encoder_label(record.spec.encoder)
-    return style_of(record.spec).label
-
-
-def plot_reconstructions(record: Record) -> Figure:
-    """Draw test images over what the autoencoder makes of them (Figure 4)."""
-    arrays = record.arrays()
-    originals, made = arrays["originals"], arrays["reconstructions"]
-    figure, panels = plt.subplots(2, len(originals), figsize=(0.76 * len(originals), 1.8))
-    for row, images in zip(panels, (originals, made), strict=True):
-        for axes, image in zip(row, images, strict=True):
-            _show(axes, image)
-    panels[0, 0].set_ylabel("original")
-    panels[1, 0].set_ylabel("decoded")
-    return figure
-
-
-def reconstructed_share(record: Record) -> float:
-    """Return the share of the shown images' pixel variance that their reconstructions keep (R squared)."""
-    arrays = record.arrays()
-    originals = arrays["originals"].astype(float)
-    rest = ((originals - arrays["reconstructions"]) ** 2).sum()
-    return float(1 - rest / ((originals - originals.mean(axis=(0, 1, 2))) ** 2).sum())
-
-
-def reconstruction_error(record: Record) -> float:
-    """Return the root mean squared error of the shown reconstructions, as a share of the pixel range."""
-    arrays = record.arrays()
-    difference = arrays["originals"].astype(float) - arrays["reconstructions"]
-    return float(np.sqrt((difference**2).mean()) / 255)
-
-
-def _show(axes: Axes, image: np.ndarray) -> None:
-    axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    axes.set(xticks=[], yticks=[])
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
-
-
-def plot_pipeline(record: Record) -> Figure:
-    """Draw the method with the clusters that an encoder record found (Figure 2).
-
-    Parameters
-    ----------
-    record : Record
-        An encoder record: it holds the images nearest each cluster's centre.
-    """
-    parent, counts = np.asarray(record.regrouping["parent"]), np.asarray(record.regrouping["counts"])
-    name = record.spec.task.split("-", 1)[1]
-    figure, axes = plt.subplots(figsize=(7.6, 4.05))
-    axes.set(xlim=(0, 90), ylim=(5.5, 53), aspect="equal")
-    axes.axis("off")
-    boxes = [
-        ("1  Encode", f"an encoder, used once:\n{encoder_label(record.spec.encoder)}"),
-        ("2  Regroup", f"k-means on the majority:\nK = {len(parent) - 1} pseudo-classes"),
-        ("3  Train", f"an ordinary classifier\nof {len(parent)} classes"),
-        ("4  Aggregate", f"max or sum of scores:\n{name} or not"),
-    ]
-    for i, (heading, text) in enumerate(boxes):
-        x = 0.5 + 23 * i
-        axes.add_patch(FancyBboxPatch((x, 42.5), 20, 9.5, boxstyle="round,pad=0.3", fc="#f2f6fa", ec="#0072B2"))
-        axes.text(x + 10, 50, heading, ha="center", va="center", weight="bold")
-        axes.text(x + 10, 45.6, text, ha="center", va="center", fontsize=8)
-        if i:
-            _arrow(axes, (x - 2.6, 47.3), (x - 0.4, 47.3))
-    groups = record.arrays()["examples"], parent == parent[-1], counts
-    _pipeline_data(axes, *groups, name)
-    _pipeline_groups(axes, *groups, name)
-    return figure
-
-
-def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], **style: Any) -> None:
-    style = {"arrowstyle": "-|>", "mutation_scale": 11, "color": "0.25", "shrinkA": 0, "shrinkB": 0} | style
-    axes.add_patch(FancyArrowPatch(start, end, **style))
-
-
-def _pipeline_data(axes: Axes, examples: np.ndarray, minority: np.ndarray, counts: np.ndarray, name: str) -> None:
-    """Put what there is before regrouping under the first box: one large class and a small one."""
-    axes.text(10.5, 38, f"not {name}: {counts[~minority].sum():,}", ha="center", fontsize=9)
-    mixed = examples[~minority].swapaxes(0, 1).reshape(-1, *examples.shape[2:])  # one of each cluster, then the next
-    _strip(axes, mixed[:16], (1.6, 19), columns=4, side=4.5)
-    axes.text(10.5, 13, f"{name}: {counts[minority].sum():,}", ha="center", fontsize=9)
-    _strip(axes, examples[minority][0][:4], (1.6, 7.5), columns=4, side=4.5)
-
-
-def _pipeline_groups(axes: Axes, examples: np.ndarray, minority: np.ndarray, counts: np.ndarray, name: str) -> None:
-    """Put the pseudo-classes under the second box, their probabilities and the way back under the others."""
-    shown = min(10, int((~minority).sum()))
-    step = 34 / (shown + 1.8)
-    side = min(step, 3.6)
-    middles = []
-    for k, images in enumerate([*examples[~minority][:shown], examples[minority][0]]):
-        y = 40 - step * (k + 1 if k < shown else shown + 1.8)
-        _strip(axes, images[:5], (25.5, y), columns=5, side=side)
-        middles.append(y + side / 2)
-        last = k == shown
-        axes.text(25, middles[-1], "$+$" if last else f"{k + 1}", ha="right", va="center", fontsize=8.5)
-        _arrow(axes, (26.5 + 5 * side, middles[-1]), (53, middles[-1]), linewidth=0.8, mutation_scale=7)
-        axes.text(55.5, middles[-1], "$p_+$" if last else f"$p_{{{k + 1}}}$", ha="center", va="center", fontsize=10)
-    top, bottom, middle = middles[0], middles[-2], (middles[0] + middles[-2]) / 2
-    axes.plot([58.5, 60, 60, 58.5], [top, top, bottom, bottom], color="0.25", linewidth=1)
-    _arrow(axes, (60, middle), (66, middle), linewidth=1)
-    _arrow(axes, (58.5, middles[-1]), (66, middles[-1]), linewidth=1)
-    total = int((~minority).sum())
-    axes.text(67, middle, f"not {name}:\nmax or sum of\n$p_1, \\ldots, p_{{{total}}}$", va="center", fontsize=9)
-    axes.text(67, middles[-1], f"{name}: $p_+$", va="center", fontsize=9)
-
-
-def _strip(axes: Axes, images: np.ndarray, corner: tuple[float, float], *, columns: int, side: float) -> None:
-    """Place images in rows of `columns`, the lower left corner given, each `side` high and wide with its margin."""
-    rows = -(-len(images) // columns)
-    for i, image in enumerate(images):
-        x = corner[0] + side * (i % columns)
-        y = corner[1] + side * (rows - 1 - i // columns)
-        extent = (x, x + side * 0.94, y, y + side * 0.94)
-        axes.imshow(image.squeeze(), extent=extent, cmap="gray", vmin=0, vmax=255, interpolation="nearest", zorder=2)
-    axes.set(xlim=(0, 90), ylim=(5.5, 53))  # imshow moves the limits
-
-
-def mosaic(examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return images [k, n, h, w, c] as one picture of k rows, and the middle of each row in pixels."""
-    k, n, height, width, channels = examples.shape
-    gap = max(1, height // 8)
-    framed = np.full((k, n, height + gap, width + gap, channels), 255, np.uint8)
-    framed[:, :, :height, :width] = examples
-    picture = framed.swapaxes(1, 2).reshape(k * (height + gap), n * (width + gap), channels)
-    return picture, (height + gap) * np.arange(k) + height / 2
-
-
-def plot_image_rows(examples: np.ndarray, names: Sequence[str], label: str) -> Figure:
-    """Draw images [k, n, h, w, c] in k named rows; `label` says what the names are."""
-    picture, middles = mosaic(examples)
-    figure, axes = plt.subplots(figsize=(0.62 * examples.shape[1] + 1, 0.62 * len(examples) + 0.2))
-    _show(axes, picture)
-    axes.set(yticks=middles, yticklabels=names, ylabel=label)
-    axes.tick_params(length=0)
-    return figure
-
-
-def plot_clusters(records: Sequence[Record]) -> Figure:
-    """Draw the images nearest each cluster's centre, one panel an encoder record, one row a cluster."""
-    figure, panels = plt.subplots(1, len(records), figsize=(3.4 * len(records), 4.6), squeeze=False)
-    for axes, record in zip(panels[0], records, strict=True):
-        parent = np.asarray(record.regrouping["parent"])
-        examples = record.arrays()["examples"][parent != parent[-1]]
-        image, rows = mosaic(examples)
-        axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        labels = range(1, len(rows) + 1)
-        axes.set(xticks=[], yticks=rows, yticklabels=labels, title=encoder_label(record.spec.encoder))
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
-        axes.grid(False)
-    panels[0, 0].set_ylabel("cluster")
-    return figure
-
-
-def _clusterer(spec: Spec | TableSpec) -> str:
-    """Return the clusterer of a spec that regroups, else nothing."""
-    if isinstance(spec, TableSpec):
-        return spec.clusterer or tables.METHODS[spec.method].clusterer or ""
-    return spec.clusterer if spec.encoder else ""
-
-
-def records_frame(records: Sequence[Record]) -> pd.DataFrame:
-    """Return one row a record and aggregation rule, for export and lists; encoder records and looks have none.
-
-    Numbers of tables are those of the rows held out; ``estimator`` and ``imbalance`` tell their records apart, and a
-    method that could not be used has no numbers. Their clusters are those of the first fold.
-    """
-    rows = []
-    for record in records:
-        if isinstance(record.spec, EncoderSpec | LookSpec):
-            continue
-        spec = record.spec
-        common = {
-            "key": record.key,
-            "profile": spec.profile,
-            "task": spec.task,
-            "method": spec.method,
-            "encoder": spec.encoder or "",
-            "clusterer": _clusterer(spec),
-        }
-        if spec.imbalance is not None:
-            common["imbalance"] = spec.imbalance
-        if isinstance(spec, TableSpec):
-            common["estimator"] = spec.estimator
-        for rule in record.rules or [""]:
-            row = common | {"aggregation": "" if rule == "none" else rule}
-            # The paper's K: clusters of the majority in a binary task, all pseudo-classes in a multiclass one.
-            parent = record.regrouping.get("parent", [0, 1])  # none where a method could not be used
-            row |= {"n_clusters": len(parent) - (max(parent) == 1), "seed": spec.seed}
-            row["epochs"] = getattr(spec, "epochs", float("nan"))
-            test = record.metrics[rule]["test"] if rule else {"summary": {}, "average_precision": {}}
-            for measure in (BALANCED_ACCURACY, AVERAGE_PRECISION, "calibrated_average_precision"):
-                row[measure] = test["summary"].get(measure, float("nan"))
-            seconds = sum(value for step, value in record.seconds.items() if step != "encode")  # done once for all
-            row |= {"seconds": seconds, "status": record.status}
-            row |= {f"average_precision_{name}": value for name, value in test["average_precision"].items()}
-            rows.append(row)
-    columns = ["key", "profile", "task", "method", "encoder", "clusterer", "aggregation", "n_clusters", "seed"]
-    columns += ["epochs", BALANCED_ACCURACY, AVERAGE_PRECISION, "calibrated_average_precision", "seconds", "status"]
-    extra = [name for row in rows for name in row if name not in columns]
-    return pd.DataFrame(rows, columns=[*columns, *dict.fromkeys(extra)])
-
-
-def runs_behind(records: Sequence[Record]) -> str:
-    """Return a Markdown list, a line a task: how many records, profile, seeds, epochs, data digest and machines."""
-    by_task: dict[str, list[Record]] = {}
-    for record in records:
-        by_task.setdefault(record.spec.task, []).append(record)
-    return "\n".join(f"- {_runs_of(group)}" for group in by_task.values())
-
-
-def _runs_of(records: Sequence[Record]) -> str:
-    specs = [record.spec for record in records]
-    epochs = sorted({spec.epochs for spec in specs if isinstance(spec, Spec)})
-    parts = {
-        "seeds": ", ".join(map(str, sorted({spec.seed for spec in specs}))),
-        "epochs": ", ".join(map(str, epochs)),
-        "data": ", ".join(sorted({record.data_digest[:12] for record in records})),
-        "on": ", ".join(sorted({machine_class(record) for record in records})),
-    }
-    known = "; ".join(f"{name} {value}" for name, value in parts.items() if value)
-    return f"{specs[0].task}: {len(records)} records; profile {specs[0].profile}; {known}"
-
-
 def machine_class(record: Record) -> str:
     """Return the kind of machine that made a record: ``"2 cores x86_64"``, and the GPU where there was one."""
     machine = record.machine
     return f"{machine['cores']} cores {machine['architecture']}" + (f", {machine['gpu']}" if "gpu" in machine else "")
-
-
-def record_links(records: Sequence[Record], known: Collection[str] = ()) -> str:
-    """Return an HTML table of records whose keys are links to their files, ``records/<task>/<file>.json``.
-
-    Parameters
-    ----------
-    records : sequence of Record
-    known : collection of str
-        Keys that already have a row on the page. The others' rows are anchors, by their key.
-    """
-    rows = []
-    for record in records:
-        spec = record.spec
-        name = f"{record.path.parent.name}/{record.path.name}"
-        anchor = "" if record.key in known else f' id="{record.key}"'
-        link = f'<a{anchor} href="records/{html.escape(name)}">{record.key}</a>'
-        row = {"key": link, "task": spec.task, "seed": spec.seed}
-        if spec.kind in ("encoder", "look"):
-            row |= {"what": f"look at {spec.encoder or 'the columns'}", "epochs": "", "AP": ""}
-        else:
-            what = f"{spec.method}, {spec.estimator}" if isinstance(spec, TableSpec) else spec.label
-            precision = [record.metrics[rule]["test"]["summary"][AVERAGE_PRECISION] for rule in record.rules]
-            shown = "; ".join(f"{100 * value:.1f}" for value in precision)
-            row |= {"what": what, "epochs": getattr(spec, "epochs", ""), "AP": shown}
-        seconds = sum(value for step, value in record.seconds.items() if step != "encode")
-        rows.append(row | {"seconds": f"{seconds:.0f}", "status": record.status, "data": record.data_digest[:12]})
-    table = pd.DataFrame(rows).to_html(index=False, classes="sortable records", border=0, escape=False)
-    return f'<div class="cell_output">\n{table}\n</div>'
-
-
-# Fields of a spec that a row of `compared_frame` shows only where they are not the default.
-_SHOWN_OPTIONS = (
-    "clusterer",
-    "n_clusters",
-    "threshold",
-    "gamma",
-    "tau",
-    "max_margin",
-    "deferred",
-    "imbalance",
-    "split",
-)
-
-
-def compared_frame(records: Sequence[Record]) -> pd.DataFrame:
-    """Return one row a setting and aggregation rule: seeds, and BA and AP in percent, the best mean AP first.
-
-    Records whose specs differ in the seed alone are one setting. Encoder records have no row; of a setting with a
-    diverged run the column ``diverged`` says how many did, and its numbers are of the others.
-    """
-    settings: dict[Spec, list[Record]] = {}
-    for record in records:
-        if isinstance(record.spec, Spec):
-            settings.setdefault(record.spec.model_copy(update={"seed": 0}), []).append(record)
-    rows = []
-    for spec, group in settings.items():
-        finished = [r for r in group if r.status == "finished"]
-        shown = {name: getattr(spec, name) for name in _SHOWN_OPTIONS}
-        options = ", ".join(f"{n}={v}" for n, v in shown.items() if v != type(spec).model_fields[n].default)
-        for rule in finished[0].rules if finished else [""]:
-            precision = [r.metrics[rule]["test"]["summary"][AVERAGE_PRECISION] for r in finished]
-            accuracy = [r.metrics[rule]["test"]["summary"][BALANCED_ACCURACY] for r in finished]
-            row = {"profile": spec.profile, "method": spec.method, "encoder": spec.encoder or "", "settings": options}
-            row |= {"rule": "" if rule == "none" else rule, "epochs": spec.epochs, "seeds": len(finished)}
-            row |= {name: _mean_of(found) for name, found in (("BA", accuracy), ("AP", precision))}
-            rows.append(row | {"diverged": len(group) - len(finished), "_": np.mean(precision) if finished else -1})
-    columns = ["profile", "method", "encoder", "settings", "rule", "epochs", "seeds", "BA", "AP", "diverged"]
-    frame = pd.DataFrame(rows, columns=[*columns, "_"]).sort_values("_", ascending=False, ignore_index=True)
-    return frame[columns]
-
-
-def _mean_of(shares: Sequence[float]) -> str:
-    """Return mean ± std in percent; of one number itself, of none nothing."""
-    return mean_std(shares) if len(shares) > 1 else "".join(f"{100 * share:.1f}" for share in shares)
-
-
-def write_frame(frame: pd.DataFrame, path: Path, suffix: str) -> None:
-    """Write a table as CSV, Markdown or LaTeX, as the suffix says; CSV alone has all digits.
-
-    Raises
-    ------
-    ValueError
-        If the suffix is another one.
-    """
-    if suffix == ".csv":
-        frame.to_csv(path, index=False)
-        return
-    short = frame.map(lambda value: f"{value:.4g}" if isinstance(value, float) else str(value))
-    if suffix == ".md":
-        lines = [[str(name) for name in short.columns], ["---"] * len(short.columns), *short.values.tolist()]
-        text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
-    elif suffix == ".tex":
-        text = short.to_latex(index=False, escape=True)
-    else:
-        raise ValueError(f"{suffix or 'a file without a suffix'} is no format; name a .csv, .md or .tex file")
-    path.write_text(text, encoding="utf-8")

@@ -225,7 +225,7 @@ def plot_cluster_contents(looks: Mapping[str, Sequence[Record]]) -> Figure:
         shares, height = counts[order] / counts[order].sum(axis=1, keepdims=True), np.arange(len(counts))[::-1]
         left = np.zeros(len(counts))
         for c in hidden:
-            # The colors that `report.plot_embeddings` gives the classes.
+            # The colors that `pictures.plot_embeddings` gives the classes.
             look = {"color": plt.get_cmap("tab10")(c % 10), "hatch": HATCHES[c % len(HATCHES)], "edgecolor": "white"}
             axes.barh(height, 100 * shares[:, c], left=left, label=names[c], **look)
             left += 100 * shares[:, c]

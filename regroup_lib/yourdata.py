@@ -20,7 +20,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
-from regroup_lib import report, tables
+from regroup_lib import listings, pictures, report, tables
 from regroup_lib.comparison import COMPARED, ESTIMATORS, FEWEST, REGROUPED, image_specs, own_data, table_specs
 from regroup_lib.competition import Interval, bootstrap_difference
 from regroup_lib.data import DATASETS, load_data
@@ -343,7 +343,7 @@ class Comparison:
         counts, shown = self.look.regrouping["counts"], arrays["shown"]
         names = [f"{'not ' * (parent[k] == 0)}{self.positive}: {counts[k]:,}" for k in shown]
         if not self.is_table:
-            return report.plot_image_rows(arrays["examples"], names, "class: images of the cluster")
+            return pictures.plot_image_rows(arrays["examples"], names, "class: images of the cluster")
         return plot_centers(arrays["centers"], names, self.look.metrics["columns"])
 
     # ------------------------------------------------------------ after training
@@ -477,7 +477,7 @@ class Comparison:
         check_output(path)
         with atomic_path(path) as partial:
             if path.suffix == ".csv":
-                report.records_frame(self.records).to_csv(partial, index=False)
+                listings.records_frame(self.records).to_csv(partial, index=False)
             else:
                 partial.write_text(json.dumps(self._summary(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -14,8 +14,9 @@ import pytest
 
 from regroup_lib.experiments import run
 from regroup_lib.files import load_yaml
+from regroup_lib.listings import compared_frame, records_frame
 from regroup_lib.records import load_records
-from regroup_lib.report import compared_frame, mean_std, measured, records_frame, result_on_test
+from regroup_lib.report import mean_std, measured, result_on_test
 from regroup_lib.specs import Spec
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -16,7 +16,7 @@ import yaml
 from bs4 import BeautifulSoup
 from scipy.stats import t as student
 
-from regroup_lib import competition, longtail, multiclass, report, table_report, text_report
+from regroup_lib import competition, longtail, multiclass, pace, report, table_report, text_report
 from regroup_lib.records import load_record
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -239,7 +239,7 @@ def of_records(number, digits=2):
 
 
 def ends(row, table):
-    gaps = np.mean([report.pace_gap(loaded(key))[[0, -1]] for key in row], axis=0)
+    gaps = np.mean([pace.pace_gap(loaded(key))[[0, -1]] for key in row], axis=0)
     return minus(" → ".join(f"{gap:+.2f}" for gap in gaps))
 
 
@@ -280,10 +280,10 @@ COLUMNS = {
     "spread": plain(lambda key: raw(key)["traces"][-1]["variation"][-1]),
     "recall": plain(lambda key: report.recall_and_precision(loaded(key))[0]),
     "precision": plain(lambda key: report.recall_and_precision(loaded(key))[1]),
-    "A": of_records(report.asynchrony),
-    "g, mean": of_records(lambda r: report.pace_gap(r).mean()),
+    "A": of_records(pace.asynchrony),
+    "g, mean": of_records(lambda r: pace.pace_gap(r).mean()),
     "g, first → last epoch": ends,
-    "g, hidden classes": of_records(lambda r: report.hidden_pace_gap(r).mean()),
+    "g, hidden classes": of_records(lambda r: pace.hidden_pace_gap(r).mean()),
 } | {table_report.STYLES[name].label: contestant(name) for name in table_report.CONTESTANTS}
 
 

@@ -14,24 +14,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from regroup_lib import competition, report
+from regroup_lib import competition, listings, pace, pictures, report
+from regroup_lib.listings import compared_frame, records_frame
+from regroup_lib.pace import asynchrony, asynchrony_table, pace_gap
 from regroup_lib.records import Record, find_record, load_records
 from regroup_lib.report import (
     Difference,
     Evidence,
     Verdict,
-    asynchrony,
-    asynchrony_table,
     by_method,
-    compared_frame,
     comparison_table,
     encoder_table,
     mean_std,
     measured_difference,
-    pace_gap,
     paired_difference,
     provenance,
-    records_frame,
     result_on_test,
     rule_of,
     signed_interval,
@@ -236,8 +233,8 @@ def test_methods_come_in_order_of_appearance_and_seeds_sorted():
         asynchrony_table,
         lambda records: measured_difference(records, "rg-true", "ce"),
         report.plot_curves,
-        report.plot_variation,
-        report.plot_pace_gap,
+        pace.plot_variation,
+        pace.plot_pace_gap,
     ],
 )
 def test_methods_of_different_seeds_are_refused(function):
@@ -451,7 +448,7 @@ def test_provenance_says_how_many_runs_of_what_on_what(trained, encoded):
 def test_runs_behind_a_page_have_a_line_a_task(trained, encoded):
     other = copy.copy(trained[0])
     other.spec = Spec(profile="smoke", task="digits-3", method="ce", epochs=4)
-    first, second = report.runs_behind([*trained, encoded["raw"], other]).splitlines()
+    first, second = listings.runs_behind([*trained, encoded["raw"], other]).splitlines()
     assert first.startswith("- digits-0: 7 records; profile smoke; seeds 0, 1; epochs 2; data ")
     assert trained[0].data_digest[:12] in first
     assert first.endswith(report.machine_class(trained[0]))
@@ -465,7 +462,7 @@ def test_machine_class_names_the_gpu_where_there_was_one(trained):
 
 def test_record_links_are_anchors_once_on_a_page(trained):
     first, *others = trained
-    table = report.record_links(trained, known={first.key})
+    table = listings.record_links(trained, known={first.key})
     assert f'id="{first.key}"' not in table
     for record in others:
         assert table.count(f'id="{record.key}"') == 1
@@ -551,7 +548,7 @@ def test_a_method_that_diverged_keeps_its_row(trained):
 
 @pytest.mark.parametrize("seed", [None, 1])
 def test_variation_has_a_panel_a_method_and_a_line_a_training_class(trained, seed):
-    figure = report.plot_variation(trained, seed=seed)
+    figure = pace.plot_variation(trained, seed=seed)
     panels = {axes.get_title(): axes for axes in drawn(figure)}
     groups = by_method(trained)
     assert list(panels) == [style_of(group[0].spec).label for group in groups.values()]
@@ -571,7 +568,7 @@ def test_variation_has_a_panel_a_method_and_a_line_a_training_class(trained, see
 
 
 def test_pace_gaps_are_drawn_by_method(trained):
-    figure = report.plot_pace_gap(trained)
+    figure = pace.plot_pace_gap(trained)
     (axes,) = drawn(figure)
     assert axes.get_xlabel() == "epoch"
     assert "gap" in axes.get_ylabel()
@@ -588,7 +585,7 @@ def points_of(axes):
 
 def test_embeddings_show_every_point_by_class(encoded):
     records = list(encoded.values())
-    figure = report.plot_embeddings(records)
+    figure = pictures.plot_embeddings(records)
     panels = drawn(figure)
     assert {axes.get_title() for axes in panels} == {"raw pixels", "autoencoder"}
     assert sorted(legend_texts(figure)) == list("0123456789")
@@ -599,7 +596,7 @@ def test_embeddings_show_every_point_by_class(encoded):
 
 
 def test_embeddings_of_committed_networks_take_titles(committed):
-    figure = report.plot_embeddings(committed[:2], title=lambda record: f"<{record.spec.label}>")
+    figure = pictures.plot_embeddings(committed[:2], title=lambda record: f"<{record.spec.label}>")
     panels = drawn(figure)
     assert [axes.get_title() for axes in panels] == ["<ce>", "<rg-true>"]
     assert {"airplane", "truck"} <= set(legend_texts(figure))
@@ -607,7 +604,7 @@ def test_embeddings_of_committed_networks_take_titles(committed):
 
 
 def test_reconstructions_are_shown_under_their_originals(encoded):
-    figure = report.plot_reconstructions(encoded["autoencoder"])
+    figure = pictures.plot_reconstructions(encoded["autoencoder"])
     panels = drawn(figure)
     arrays = encoded["autoencoder"].arrays()
     shown = [axes.images[0].get_array() for axes in panels]
@@ -620,14 +617,14 @@ def test_reconstruction_error_is_the_root_mean_square_in_pixel_range(encoded):
     arrays = encoded["autoencoder"].arrays()
     difference = (arrays["originals"].astype(float) - arrays["reconstructions"].astype(float)) / 255
     expected = np.sqrt(np.mean(difference**2))
-    assert report.reconstruction_error(encoded["autoencoder"]) == pytest.approx(expected)
+    assert pictures.reconstruction_error(encoded["autoencoder"]) == pytest.approx(expected)
     assert 0.01 < expected < 1
 
 
 @pytest.mark.filterwarnings("error")
 def test_the_pipeline_shows_the_clusters_of_a_record(encoded):
     record = encoded["raw"]
-    figure = report.plot_pipeline(record)
+    figure = pictures.plot_pipeline(record)
     (axes,) = drawn(figure)
     text = " ".join(text.get_text() for text in axes.texts)
     k = len(record.regrouping["parent"]) - 1

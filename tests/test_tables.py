@@ -17,8 +17,9 @@ from sklearn.metrics import average_precision_score
 from regroup_lib import plans, ranks, table_report, tables
 from regroup_lib.experiments import run
 from regroup_lib.files import digest_file, write_npz
+from regroup_lib.listings import records_frame
 from regroup_lib.records import Record, find_record
-from regroup_lib.report import records_frame, use_style
+from regroup_lib.report import use_style
 from regroup_lib.specs import TableSpec, parse_spec
 from regroup_lib.sweeps import sweep
 from regroup_lib.table_report import CONTESTANTS, TableResults

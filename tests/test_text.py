@@ -41,9 +41,9 @@ from regroup_lib.corpora import (
 from regroup_lib.data import PHRASEBANK_FILE, SOURCES, DataError, fetch_data, load_data, phrasebank_split
 from regroup_lib.encoders import MiniLMEncoder, RawEncoder, TfidfEncoder, encode, make_encoder
 from regroup_lib.experiments import run
+from regroup_lib.listings import records_frame
 from regroup_lib.models import MiniLM, build_network
 from regroup_lib.records import load_record
-from regroup_lib.report import records_frame
 from regroup_lib.specs import EncoderSpec, Spec, parse_spec
 from regroup_lib.tasks import make_task
 from regroup_lib.text import MAX_TOKENS, PADDING, UNKNOWN, WordTokenizer, words
