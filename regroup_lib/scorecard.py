@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from regroup_lib import ablation, competition, example, longtail, multiclass, plans, table_report, text_report
+from regroup_lib import ablation, binary, competition, example, longtail, multiclass, plans, table_report, text_report
 from regroup_lib.competition import Interval, bootstrap_difference, bootstrap_precisions
 from regroup_lib.records import Record, find_record
 from regroup_lib.report import Verdict, encoder_label
@@ -101,7 +101,7 @@ def _binary(profile: str, seeds: Sequence[int]) -> Found:
     if not tasks:
         return {}, []
     records = [r for groups in tasks.values() for group in groups.values() for r in group]
-    return _of_frame(competition.binary_verdicts(tasks)), records
+    return _of_frame(binary.binary_verdicts(tasks)), records
 
 
 def _multiclass(profile: str, seeds: Sequence[int]) -> Found:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score
 
-from regroup_lib import competition, plans
+from regroup_lib import binary, competition, plans
 from regroup_lib.metrics import bootstrap_counts
 from regroup_lib.specs import Spec
 
@@ -164,23 +164,21 @@ def test_confusion_by_hand(groups):
     record = groups["rusc"][0]
     arrays = record.arrays()
     labels, called = arrays["test_labels"], arrays["test_scores_none"] >= 0.5
-    matrix = competition.confusion(record)
+    matrix = binary.confusion(record)
     assert matrix.sum() == len(labels)
     assert matrix[1, 1] == (called & (labels == 1)).sum()
     assert matrix[0, 1] == (called & (labels == 0)).sum()
-    assert competition.precision_of(matrix) == pytest.approx(labels[called].mean())
-    assert competition.balanced_accuracy_of(matrix) == pytest.approx(
-        record.metrics["none"]["test"]["balanced_accuracy"]
-    )
-    assert np.isnan(competition.precision_of(np.array([[5, 0], [2, 0]])))
+    assert binary.precision_of(matrix) == pytest.approx(labels[called].mean())
+    assert binary.balanced_accuracy_of(matrix) == pytest.approx(record.metrics["none"]["test"]["balanced_accuracy"])
+    assert np.isnan(binary.precision_of(np.array([[5, 0], [2, 0]])))
 
 
 def test_threshold_curves_at_half_are_the_decision(groups):
     record = groups["rg"][0]
-    curves = competition.threshold_curves(record, np.array([0.5, 1.1]))
-    matrix = competition.confusion(record)
-    assert curves["balanced accuracy"][0] == pytest.approx(competition.balanced_accuracy_of(matrix))
-    assert curves["precision"][0] == pytest.approx(competition.precision_of(matrix))
+    curves = binary.threshold_curves(record, np.array([0.5, 1.1]))
+    matrix = binary.confusion(record)
+    assert curves["balanced accuracy"][0] == pytest.approx(binary.balanced_accuracy_of(matrix))
+    assert curves["precision"][0] == pytest.approx(binary.precision_of(matrix))
     assert curves["balanced accuracy"][1] == pytest.approx(0.5)
     assert np.isnan(curves["precision"][1])
 
@@ -188,38 +186,38 @@ def test_threshold_curves_at_half_are_the_decision(groups):
 def test_a_classifier_that_separates_is_lenient(make_record):
     sharp = [make_record("rg", 0, lift=12.0, bias=-6.0)]
     blunt = [make_record("ce", 0, lift=2.0, bias=-3.0)]
-    assert competition.threshold_leniency(sharp) > competition.threshold_leniency(blunt)
+    assert binary.threshold_leniency(sharp) > binary.threshold_leniency(blunt)
 
 
 def test_a_threshold_tuned_on_validation_mends_a_biased_classifier(make_record):
-    assert competition.tuned_threshold_gain(make_record("ce", 0, lift=3.0, bias=-5.0)) > 10
-    assert abs(competition.tuned_threshold_gain(make_record("ce", 1, lift=3.0, bias=-1.5))) < 5
+    assert binary.tuned_threshold_gain(make_record("ce", 0, lift=3.0, bias=-5.0)) > 10
+    assert abs(binary.tuned_threshold_gain(make_record("ce", 1, lift=3.0, bias=-1.5))) < 5
 
 
 def test_verdicts_name_what_was_not_tested(groups):
-    verdicts = competition.binary_verdicts({"digits-0": groups})
+    verdicts = binary.binary_verdicts({"digits-0": groups})
     assert set(verdicts.columns) == {"claim", "paper", "measured", "verdict"}
     assert verdicts.loc["C17", "verdict"] == "not tested in this profile"
     assert verdicts.loc["C24", "verdict"] == "holds"
 
 
 def test_verdicts_follow_the_records(groups, make_record):
-    verdicts = competition.binary_verdicts({"cifar100-worm": groups, "ham10000-bcc": groups})
+    verdicts = binary.binary_verdicts({"cifar100-worm": groups, "ham10000-bcc": groups})
     assert verdicts.loc["C17", "verdict"] == "holds"
     assert "RG − " in verdicts.loc["C17", "measured"]
     assert verdicts.loc["C15", "verdict"] == "does not hold"  # made so: MLP ranks below RG
     assert verdicts.loc["C16", "verdict"] == "holds in part"  # clearly below RG, and above half of CE's AP
     worse = groups | {"rg": [make_record("rg", s, lift=0.5) for s in (0, 1)]}
-    assert competition.binary_verdicts({"cifar100-worm": worse}).loc["C17", "verdict"] == "does not hold"
+    assert binary.binary_verdicts({"cifar100-worm": worse}).loc["C17", "verdict"] == "does not hold"
     made = {"rg": 4.0, "mlp": 0.0}
     useless = groups | {m: [make_record(m, s, lift=lift, bias=-3.0) for s in (0, 1)] for m, lift in made.items()}
-    assert competition.binary_verdicts({"ham10000-bcc": useless}).loc["C16", "verdict"] == "holds"
+    assert binary.binary_verdicts({"ham10000-bcc": useless}).loc["C16", "verdict"] == "holds"
 
 
 def test_a_diverged_competitor_ranks_last_in_the_verdicts(groups, make_record):
-    expected = competition.binary_verdicts({"cifar100-worm": groups})
+    expected = binary.binary_verdicts({"cifar100-worm": groups})
     groups["wce"] = [make_record("wce", s, status="diverged") for s in (0, 1)]
-    verdicts = competition.binary_verdicts({"cifar100-worm": groups})
+    verdicts = binary.binary_verdicts({"cifar100-worm": groups})
     for claim in ("C17", "C24"):
         assert verdicts.loc[claim, "verdict"] == expected.loc[claim, "verdict"]
     assert "nan" not in verdicts.loc[["C11", "C12", "C17", "C24"], "measured"].str.cat()
@@ -243,14 +241,14 @@ def test_settings_are_named_with_the_fields_signs(make_record, fields, expected)
 
 def test_figures_have_named_axes_and_a_legend(groups):
     for figure in (
-        competition.plot_prevalence(groups["rusc"][0]),
-        competition.plot_thresholds(groups),
-        competition.plot_score_distributions(groups),
+        binary.plot_prevalence(groups["rusc"][0]),
+        binary.plot_thresholds(groups),
+        binary.plot_score_distributions(groups),
     ):
         assert all(axes.get_xlabel() for axes in figure.axes)
         assert figure.axes[0].get_ylabel()
         assert figure.legends or figure.axes[0].get_legend()
-    assert "precision" in competition.plot_confusion(groups["rusc"][0]).axes[0].get_title()
+    assert "precision" in binary.plot_confusion(groups["rusc"][0]).axes[0].get_title()
 
 
 def test_sortable_tables_carry_the_class_that_the_script_looks_for():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, confusion_matrix, precision_recall_curve
 
-from regroup_lib import competition, explore
+from regroup_lib import binary, competition, explore
 from regroup_lib.records import load_records
 from regroup_lib.report import rule_of
 
@@ -144,7 +144,7 @@ def test_numbers_in_the_browser_are_those_of_the_metrics(page, runs, method, see
     assert percent(page, "ap") == rounded(result["summary"]["average_precision"])
     if called.any():
         assert percent(page, "precision") == rounded(
-            competition.threshold_curves(record, np.array([step / 1000]))["precision"][0]
+            binary.threshold_curves(record, np.array([step / 1000]))["precision"][0]
         )
     else:
         assert shown(page, "precision") == "none called"

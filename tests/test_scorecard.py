@@ -2,7 +2,7 @@
 
 import pytest
 
-from regroup_lib import competition, plans, scorecard
+from regroup_lib import binary, competition, plans, scorecard
 from regroup_lib.book import book_root, chapters
 from regroup_lib.competition import Interval
 from regroup_lib.sweeps import sweep
@@ -117,8 +117,8 @@ def test_the_chapter_of_table_1_takes_some_of_its_tasks_and_no_others():
         plans.chapter_specs("binary", tasks=["cifar10-cat"])
     with pytest.raises(ValueError, match="no choice of tasks"):
         plans.chapter_specs("tables", tasks=["ham10000-bcc"])
-    assert competition.left_out(["digits-0"], "smoke") == ""
-    assert "cifar100-worm" in competition.left_out(["ham10000-bcc", "ham10000-akiec"], "cpu")
+    assert binary.left_out(["digits-0"], "smoke") == ""
+    assert "cifar100-worm" in binary.left_out(["ham10000-bcc", "ham10000-akiec"], "cpu")
 
 
 def test_a_task_counts_as_recorded_when_its_last_run_is(tmp_path):
