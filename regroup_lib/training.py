@@ -94,7 +94,7 @@ class ResidentImages:
         return self._normalized(_moved(self.pixels, index, generator, flip=flip, shift=shift))
 
     def _normalized(self, pixels: torch.Tensor) -> torch.Tensor:
-        return ((pixels.float() - self.mean) * self.scale).permute(0, 3, 1, 2)
+        return pixels.float().sub_(self.mean).mul_(self.scale).permute(0, 3, 1, 2)
 
 
 class DiskImages(ResidentImages):
@@ -269,7 +269,8 @@ def _moved(
     if flip:
         mirrored = torch.rand((n, 1), **draw) < 0.5
         columns = torch.where(mirrored, width - 1 - columns, columns)
-    return pixels[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+    places = ((index[:, None] * height + rows)[:, :, None] * width + columns[:, None, :]).flatten()
+    return pixels.flatten(0, 2).index_select(0, places).view(n, height, width, -1)
 
 
 def _reflect(position: torch.Tensor, size: int) -> torch.Tensor:

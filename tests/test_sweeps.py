@@ -1,6 +1,7 @@
 """Sweeps on a real scheduler with workers in processes of their own, which are killed, hang and crash."""
 
 import os
+import platform
 import random
 import shutil
 import signal
@@ -501,3 +502,22 @@ def test_the_command_stops_with_a_code_of_its_own_and_says_how_far_it_came(tmp_p
         cli.main()
     assert ended.value.code == 75
     assert "stopped after 0.05 minutes: 0 of 1 runs are recorded; the same call goes on" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told to keep memory")
+def test_a_worker_keeps_the_memory_that_a_run_frees_and_takes_again():
+    def faults():  # within the test: it goes to the worker by value
+        import resource
+
+        import numpy as np
+
+        found = []
+        for _ in range(20):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            np.ones(2**18)  # 2 MB: 512 pages, and too small for huge ones
+            found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        return found
+
+    with sweeps._local_client(1, None) as client:
+        found = client.submit(faults).result()
+    assert max(found[5:]) < 100
