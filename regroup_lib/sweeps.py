@@ -43,7 +43,7 @@ TRIES = 3
 MOST_RETURNS = 5
 # Dask has workers give what is freed back to the system at once, and training frees its activations at every step:
 # they come back as page faults, 4 of 10 seconds of a run. To glibc these say: keep up to 1 GB, in pieces up to 32 MB.
-KEEPING_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 2**30, "MALLOC_MMAP_THRESHOLD_": 2**25}
+KEEPING_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 STOPS_AT = 0.97  # of its minutes a sweep stops: what is left is for the stopping
 CLOSING = 6.0  # seconds that it takes to end worker processes
 BUSY_WAIT = 5.0  # seconds before a worker asks again for what another process computes
@@ -252,6 +252,21 @@ def _collected(specs: Sequence[Any], records: dict[Any, Record], failures: dict[
 
 
 @contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for a while."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
 def _local_client(workers: int, memory_limit: str | int | None) -> Iterator[Client]:
     """Start worker processes on this machine, which end with this process at the latest."""
     import dask
@@ -261,6 +276,7 @@ def _local_client(workers: int, memory_limit: str | int | None) -> Iterator[Clie
     settings: dict[str, Any] = {f"distributed.worker.memory.{name}": False for name in ("target", "spill", "pause")}
     settings |= {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in KEEPING_MEMORY.items()}
     with (
+        _environment(KEEPING_MEMORY),  # goes before the settings, and a cluster that was here before leaves its own
         dask.config.set(settings),
         LocalCluster(
             n_workers=workers,
