@@ -12,15 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from regroup_lib.files import load_yaml
+from regroup_lib.files import changed_environment, load_yaml
 from regroup_lib.publish import repository, write_config, write_launchable, write_pdf
 
 if TYPE_CHECKING:
@@ -212,7 +211,7 @@ def run_chapter(
     kernels = os.pathsep.join(filter(None, [f"{sys.prefix}/share/jupyter", os.environ.get("JUPYTER_PATH")]))
     start = time.perf_counter()
     try:
-        with _environment({"JUPYTER_PATH": kernels} | dict(environment or {})):
+        with changed_environment({"JUPYTER_PATH": kernels} | dict(environment or {})):
             execute_notebook(
                 path,
                 output,
@@ -229,20 +228,6 @@ def run_chapter(
     except Exception as error:  # a dead kernel, a timeout, a disk that is full
         raise BookError(f"chapter {name}: {type(error).__name__}: {error}\nthe executed notebook: {output}") from error
     return time.perf_counter() - start
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = {key: os.environ.get(key) for key in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
 
 
 def smoke(*, root: str | Path | None = None, names: Sequence[str] | None = None) -> dict[str, float]:

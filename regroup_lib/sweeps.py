@@ -28,7 +28,7 @@ from threadpoolctl import threadpool_limits
 
 from regroup_lib.checkpoints import OutOfTime
 from regroup_lib.experiments import Busy, run
-from regroup_lib.files import atomic_path, results_directory
+from regroup_lib.files import atomic_path, changed_environment, results_directory
 from regroup_lib.progress import progress_bar, silence
 from regroup_lib.records import CODE_VERSION, Record, checkpoint_path, load_record
 from regroup_lib.specs import AnySpec
@@ -252,21 +252,6 @@ def _collected(specs: Sequence[Any], records: dict[Any, Record], failures: dict[
 
 
 @contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for a while."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
 def _local_client(workers: int, memory_limit: str | int | None) -> Iterator[Client]:
     """Start worker processes on this machine, which end with this process at the latest."""
     import dask
@@ -276,7 +261,7 @@ def _local_client(workers: int, memory_limit: str | int | None) -> Iterator[Clie
     settings: dict[str, Any] = {f"distributed.worker.memory.{name}": False for name in ("target", "spill", "pause")}
     settings |= {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in KEEPING_MEMORY.items()}
     with (
-        _environment(KEEPING_MEMORY),  # goes before the settings, and a cluster that was here before leaves its own
+        changed_environment(KEEPING_MEMORY),  # comes before the settings; an earlier cluster leaves its own
         dask.config.set(settings),
         LocalCluster(
             n_workers=workers,
