@@ -269,19 +269,26 @@ def main():
             make_task(TARGET[tiny][0])
         except DataError as error:
             raise SystemExit(f"--target trains on {TARGET[tiny][0]}: {error}") from None
-    peak, rows = peak_rate(PRODUCT[tiny]), {}
+    device = torch.cuda.get_device_name() if DEVICE.type == "cuda" else platform.machine()
+    machine = {"device": device, "cores": os.cpu_count(), "torch": torch.__version__}
+    values = {"date": date.today().isoformat(), "tiny": tiny, "machine": machine, "target": None}
+    values |= {"peak_flops_per_second": peak_rate(PRODUCT[tiny]), "rows": {}}
     for setting in SETTINGS[tiny]:
-        rows |= rates(setting)
+        values["rows"] |= rates(setting)
+        keep(values, arguments.output)
     for number in AT_ONCE[tiny]:
-        rows[f"{number} small runs at once" if number > 1 else "a small run"] = at_once(number, tiny)
-    target = to_target(arguments.target, arguments.short, tiny) if arguments.target else None
-    report(peak, rows, target)
-    if arguments.output:
-        device = torch.cuda.get_device_name() if DEVICE.type == "cuda" else platform.machine()
-        machine = {"device": device, "cores": os.cpu_count(), "torch": torch.__version__}
-        values = {"date": date.today().isoformat(), "tiny": tiny, "machine": machine, "peak_flops_per_second": peak}
-        values |= {"rows": rows, "target": target}
-        with atomic_path(arguments.output) as partial:
+        values["rows"][f"{number} small runs at once" if number > 1 else "a small run"] = at_once(number, tiny)
+    keep(values, arguments.output)
+    if arguments.target:
+        values["target"] = to_target(arguments.target, arguments.short, tiny)
+        keep(values, arguments.output)
+    report(values["peak_flops_per_second"], values["rows"], values["target"])
+
+
+def keep(values, path):
+    """Write what is measured so far: a device may be taken back."""
+    if path:
+        with atomic_path(path) as partial:
             partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 

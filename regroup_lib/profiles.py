@@ -10,7 +10,15 @@ from scipy.stats import spearmanr
 
 from regroup_lib import plans
 from regroup_lib.records import Record, load_record
-from regroup_lib.report import AVERAGE_PRECISION, evidence, result_on_test
+from regroup_lib.report import (
+    AVERAGE_PRECISION,
+    mean_std,
+    minus,
+    paired_difference,
+    result_on_test,
+    signed_interval,
+    style_of,
+)
 
 Groups = Mapping[str, Sequence[Record]]
 
@@ -24,7 +32,10 @@ NOTHING = (
 def both_profiles(
     chapter: str, seeds: Sequence[int], results_dir: str | Path | None = None
 ) -> dict[str, tuple[Groups, Groups]]:
-    """Return the records of each task that is complete in both profiles, small and large scale, by method.
+    """Return the records of each task that is recorded in both profiles, small and large scale, by method.
+
+    A table is compared when it is whole: its settings were chosen among runs that must all be there. The label sets of
+    the motivating example choose nothing; those with all seeds in both profiles are compared, with CE among them.
 
     Parameters
     ----------
@@ -33,37 +44,37 @@ def both_profiles(
         See `plans.chapter_specs`.
     """
     if chapter == "motivating-example":
-        tasks = [] if any(_lacks(chapter, profile, seeds, results_dir) for profile in (SMALL, LARGE)) else [None]
-    elif chapter == "binary":
-        large = plans.recorded_tasks(LARGE, seeds, results_dir)
-        tasks = [task for task in plans.recorded_tasks(SMALL, seeds, results_dir) if task in large]
+        small, large = (_label_sets(profile, seeds, results_dir) for profile in (SMALL, LARGE))
+        shared = [label for label in small if label in large]
+        if "ce" not in shared or len(shared) < 2:
+            return {}
+        small, large = ({label: groups[label] for label in shared} for groups in (small, large))
+        return {plans.TASKS[LARGE]: (small, large)}
+    if chapter == "binary":
+        recorded = [plans.recorded_tasks(profile, seeds, results_dir) for profile in (SMALL, LARGE)]
+        tasks = [task for task in recorded[0] if task in recorded[1]]
     else:
-        lacking = any(_lacks(chapter, profile, seeds, results_dir) for profile in (SMALL, LARGE))
+        options = {"seeds": seeds, "results_dir": results_dir}
+        lacking = any(plans.missing_records(chapter, profile=profile, **options) for profile in (SMALL, LARGE))
         tasks = [] if lacking else list(plans.MULTICLASS_TASKS[LARGE])
     found = {}
     for task in tasks:
-        groups = [_groups(chapter, task, profile, seeds, results_dir) for profile in (SMALL, LARGE)]
-        found[task or plans.TASKS[LARGE]] = (groups[0], groups[1])
+        small, large = (plans.competitors(task, profile, seeds, results_dir) for profile in (SMALL, LARGE))
+        found[task] = (small, large)
     return found
 
 
-def _lacks(chapter: str, profile: str, seeds: Sequence[int], results_dir: str | Path | None) -> bool:
-    return bool(plans.missing_records(chapter, profile=profile, seeds=seeds, results_dir=results_dir))
-
-
-def _groups(
-    chapter: str, task: str | None, profile: str, seeds: Sequence[int], results_dir: str | Path | None
-) -> Groups:
-    if task is not None:
-        return plans.competitors(task, profile, seeds, results_dir)
+def _label_sets(profile: str, seeds: Sequence[int], results_dir: str | Path | None) -> Groups:
+    """Return the label sets of the motivating example that have a record for each seed."""
     groups: dict[str, list[Record]] = {}
-    for spec in plans.chapter_specs(chapter, profile=profile, seeds=seeds, results_dir=results_dir):
-        groups.setdefault(spec.label, []).append(load_record(spec.path(results_dir)))
-    return groups
+    for spec in plans.motivating_example(profile, seeds):
+        if spec.path(results_dir).is_file():
+            groups.setdefault(spec.label, []).append(load_record(spec.path(results_dir)))
+    return {label: group for label, group in groups.items() if len(group) == len(seeds)}
 
 
 def compare_profiles(task: str, small: Groups, large: Groups) -> str:
-    """Return in Markdown whether methods order alike in both profiles, and what regrouping gains in each.
+    """Return in Markdown whether methods order alike in both profiles, and what each gains over CE in both.
 
     Parameters
     ----------
@@ -78,17 +89,21 @@ def compare_profiles(task: str, small: Groups, large: Groups) -> str:
     compared = finite[1:]
     same = int((np.sign(gains[0, 1:]) == np.sign(gains[1, 1:]))[compared].sum())
     order = spearmanr(*means[:, finite]).statistic
-    regrouped = [method for method in methods if method == "rg" or method.startswith("rg-onnx")][:1]
-    parts = [
-        f"{same} of {int(compared.sum())} methods lie on the same side of CE by AP in profiles `{SMALL}` and "
-        f"`{LARGE}`; the rank correlation of all methods' AP is {order:.2f}".replace("-", "−")
+    settings = [f"`{groups['ce'][0].spec.network}`, {groups['ce'][0].spec.epochs} epochs" for groups in (small, large)]
+    lines = [
+        f"**{task}.** {same} of {int(compared.sum())} methods lie on the same side of CE by AP in profiles `{SMALL}` "
+        f"and `{LARGE}`; the rank correlation of all methods' AP is {minus(f'{order:.2f}')}.",
+        "",
+        f"| AP | `{SMALL}`: {settings[0]} | over CE | `{LARGE}`: {settings[1]} | over CE |",
+        "|---|---|---|---|---|",
     ]
-    for profile, groups in ((SMALL, small), (LARGE, large)):
-        parts += [
-            f"{evidence(f'RG − CE, profile `{profile}`', _precision(groups[method]), _precision(groups['ce']))}"
-            for method in regrouped
-        ]
-    return f"**{task}.** " + "; ".join(parts) + "."
+    for method in ("ce", *methods):
+        cells = [style_of(small[method][0].spec).label]
+        for groups in (small, large):
+            gain = paired_difference(_precision(groups[method]), _precision(groups["ce"]))
+            cells += [mean_std(_precision(groups[method])), "" if method == "ce" else signed_interval(gain)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _precision(group: Sequence[Record]) -> np.ndarray:

@@ -42,8 +42,14 @@ TRIES = 3
 # Of a spec whose worker is lost before it can say that it started: the scheduler gives up after four each time.
 MOST_RETURNS = 5
 # Dask has workers give what is freed back to the system at once, and training frees its activations at every step:
-# they come back as page faults, 4 of 10 seconds of a run. To glibc these say: keep up to 1 GB, in pieces up to 32 MB.
-KEEPING_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
+# they come back as page faults, 4 of 10 seconds of a run. To glibc these say: keep up to 1 GB, in pieces up to 32 MB,
+# in the main thread's arena. Runs are in another thread, whose own arena gives back whatever these say: an epoch of
+# HAM10000 takes 4.0 s with it and 2.7 s without.
+KEEPING_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+}
 STOPS_AT = 0.97  # of its minutes a sweep stops: what is left is for the stopping
 CLOSING = 6.0  # seconds that it takes to end worker processes
 BUSY_WAIT = 5.0  # seconds before a worker asks again for what another process computes

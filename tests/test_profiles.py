@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
+import regroup_lib as rg
 from regroup_lib import book, plans, profiles, specs
 from regroup_lib.report import AVERAGE_PRECISION, result_on_test, settings_table
 
@@ -63,13 +64,44 @@ def test_both_profiles_are_compared_where_both_are_whole(both, tmp_path):
     ]
     same = sum((ap[0][m] > ap[0]["ce"]) == (ap[1][m] > ap[1]["ce"]) for m in ("ros", "rg"))
     assert text.startswith(f"**digits-0.** {same} of 2 methods lie on the same side of CE")
-    for profile, values in zip(("cpu", "paper"), ap, strict=True):
-        gain = f"{100 * (values['rg'] - values['ce']):+.1f}".replace("-", "−")
-        assert f"RG − CE, profile `{profile}`: {gain} [" in text
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
+    assert [cell for cell in head if "epochs" in cell] == [
+        "`cpu`: `tiny-resnet`, 1 epochs",
+        "`paper`: `tiny-resnet`, 3 epochs",
+    ]
+    assert len(rows) == len(METHODS)
+    for method, row in zip(METHODS, rows, strict=True):
+        for values, mean, gain in zip(ap, row[1::2], row[2::2], strict=True):
+            assert mean.startswith(f"{100 * values[method]:.1f} ±")
+            assert gain.split(" [")[0] == (
+                "" if method == "ce" else f"{100 * (values[method] - values['ce']):+.1f}".replace("-", "−")
+            )
 
     shutil.copytree(both / "cpu", tmp_path / "cpu")
     assert profiles.both_profiles("binary", SEEDS, tmp_path) == {}
     assert profiles.profile_section("binary", SEEDS, tmp_path) == profiles.NOTHING
+
+
+def test_label_sets_with_all_seeds_in_both_profiles_are_compared(tmp_path, monkeypatch):
+    monkeypatch.setenv("REGROUP_DATA", str(tmp_path / "data"))
+    tiny = specs.PROFILES["smoke"] | {"epochs": 1}
+    for profile in ("cpu", "paper"):
+        monkeypatch.setitem(specs.PROFILES, profile, tiny)
+        monkeypatch.setitem(plans.TASKS, profile, "digits-0")
+        monkeypatch.setitem(plans.ENCODERS, profile, ("pca",))
+    monkeypatch.setattr(plans, "MOTIVATING_SETTINGS", {"paper": {"epochs": 2}})
+    runs = {profile: plans.motivating_example(profile, SEEDS) for profile in ("cpu", "paper")}
+    assert {spec.epochs for spec in runs["paper"]} == {2}
+    results = tmp_path / "results"
+    rg.sweep([*runs["cpu"], *(spec for spec in runs["paper"] if spec.label in ("ce", "rg-true"))], results_dir=results)
+    rg.sweep([spec for spec in runs["paper"] if spec.label == "rg-random"][:1], results_dir=results)
+    small, large = profiles.both_profiles("motivating-example", SEEDS, results)["digits-0"]
+    assert list(small) == list(large) == ["ce", "rg-true"]
+    assert [[record.spec.seed for record in group] for group in large.values()] == [SEEDS, SEEDS]
+    for spec in runs["paper"]:
+        if spec.label == "rg-true":
+            spec.path(results).unlink(missing_ok=True)
+    assert profiles.profile_section("motivating-example", SEEDS, results) == profiles.NOTHING
 
 
 def test_the_committed_records_have_a_profile_for_each_chapter():
