@@ -114,6 +114,11 @@ class TableResults:
         """Return a record a seed."""
         return self._groups[estimator, task, method]
 
+    def behind(self, estimators: Sequence[str], tasks: Sequence[str], contestants: Sequence[str]) -> list[Record]:
+        """Return all records of some classifiers, tasks and contestants, each once."""
+        methods = dict.fromkeys(CONTESTANTS[name][0] for name in contestants)
+        return [r for e in estimators for task in tasks for method in methods for r in self.group(e, task, method)]
+
     def values(self, estimator: str, task: str, contestant: str, measure: str = AVERAGE_PRECISION) -> np.ndarray:
         """Return a number a seed; NaN where the method could not be used."""
         method, rule = CONTESTANTS[contestant]
@@ -224,9 +229,9 @@ def _percent(values: np.ndarray) -> str:
 
 def task_table(results: TableResults) -> pd.DataFrame:
     """Return one row a task: its size, AP by chance, the ratio in training, the natural K, and what was foreseen."""
+    groups = [results.group(results.estimators[0], task, "rg") for task in results.tasks]
     rows = []
-    for task in results.tasks:
-        group = results.group(results.estimators[0], task, "rg")
+    for task, group in zip(results.tasks, groups, strict=True):
         counts, parent = (np.array(group[0].regrouping[name]) for name in ("counts", "parent"))
         negatives, positives = (int(counts[parent == c].sum()) for c in (0, 1))
         labels = group[0].arrays()["test_labels"]
@@ -235,7 +240,7 @@ def task_table(results: TableResults) -> pd.DataFrame:
         before = [r.regrouping["before"] for r in group]
         row |= {name: f"{np.mean([b[name] for b in before]):.2f}" for name in FORESEEN}
         rows.append(row)
-    return pd.DataFrame(rows).set_index("task")
+    return traced(pd.DataFrame(rows).set_index("task"), groups)
 
 
 def precision_table(results: TableResults, estimator: str) -> pd.DataFrame:
@@ -247,8 +252,7 @@ def precision_table(results: TableResults, estimator: str) -> pd.DataFrame:
         }
         for task in results.tasks
     }
-    methods = list(dict.fromkeys(CONTESTANTS[name][0] for name in results.contestants(estimator)))
-    groups = [[r for method in methods for r in results.group(estimator, task, method)] for task in results.tasks]
+    groups = [results.behind([estimator], [task], results.contestants(estimator)) for task in results.tasks]
     return traced(pd.DataFrame.from_dict(rows, orient="index").rename_axis("task"), groups)
 
 
@@ -261,14 +265,16 @@ def rank_table(results: TableResults, estimator: str) -> pd.DataFrame:
     by_source = ranks_by_source(ranks, results.sources).mean()
     accuracy = results.ranks(estimator, "balanced_accuracy").mean()
     missing = results.means(estimator).isna().sum()
+    names = list(ranks.mean().sort_values(kind="stable").index)
     rows = []
-    for name in ranks.mean().sort_values(kind="stable").index:
+    for name in names:
         counted = tally(results.differences(estimator, name))
-        row = {"method": STYLES[name].label, "rank": f"{ranks[name].mean():.1f}"}
-        row |= {"rank over sources": f"{by_source[name]:.1f}", "rank by BA": f"{accuracy[name]:.1f}"}
+        row = {"method": STYLES[name].label, "mean rank": f"{ranks[name].mean():.1f}"}
+        row |= {"mean rank over sources": f"{by_source[name]:.1f}", "mean rank by BA": f"{accuracy[name]:.1f}"}
         row |= {"better than plain": len(counted.better), "worse": len(counted.worse)}
         rows.append(row | {"could not be used": int(missing[name]) or ""})
-    return pd.DataFrame(rows).set_index("method")
+    groups = [results.behind([estimator], results.tasks, [name]) for name in names]
+    return traced(pd.DataFrame(rows).set_index("method"), groups)
 
 
 def reasons_table(results: TableResults) -> pd.DataFrame:
@@ -292,10 +298,12 @@ def choice_table(results: TableResults) -> pd.DataFrame:
     """
     rows = []
     for task, (plain, regrouped, difference) in best_of(results).items():
-        row = {"task": task, "plain": ESTIMATOR_TITLES[plain], "regrouped": ESTIMATOR_TITLES[regrouped]}
+        row = {"task": task, "best, plain": ESTIMATOR_TITLES[plain]}
+        row |= {"best, regrouped": ESTIMATOR_TITLES[regrouped]}
         row["AP, regrouped − plain"] = f"{difference}{' *' if difference.clear else ''}"
         rows.append(row)
-    return pd.DataFrame(rows).set_index("task")
+    groups = [results.behind(results.estimators, [task], ["plain", "rg"]) for task in results.tasks]
+    return traced(pd.DataFrame(rows).set_index("task"), groups)
 
 
 def best_of(results: TableResults) -> dict[str, tuple[str, str, Interval]]:
@@ -348,7 +356,8 @@ def foresight_table(results: TableResults) -> pd.DataFrame:
         frame = foreseen(results, estimator)
         known = {name: _correlation(frame[name], frame["gain"]) for name in FORESEEN}
         rows[ESTIMATOR_TITLES[estimator]] = {name: _signed(value) for name, value in known.items()}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("classifier")
+    groups = [results.behind([estimator], results.tasks, ["plain", "rg"]) for estimator in results.estimators]
+    return traced(pd.DataFrame.from_dict(rows, orient="index").rename_axis("classifier"), groups)
 
 
 def _correlation(first: pd.Series, second: pd.Series) -> float:

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import yaml
 from bs4 import BeautifulSoup
+from scipy.stats import rankdata, spearmanr
 from scipy.stats import t as student
 
-from regroup_lib import competition, longtail, multiclass, pace, report, table_report, text_report
+from regroup_lib import competition, longtail, multiclass, pace, report, table_report, tables, text_report
 from regroup_lib.records import load_record
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -438,12 +439,138 @@ def on_text_task(head):
     return cell
 
 
+# ---------------------------------------------------------------- data in tables
+
+
+def task_of(key):
+    return raw(key)["spec"]["task"], raw(key)["spec"]["imbalance"]
+
+
+def counted(key, parent):
+    regrouping = raw(key)["regrouping"]
+    return [n for n, p in zip(regrouping["counts"], regrouping["parent"], strict=True) if p == parent]
+
+
+def labels_of(key):
+    return loaded(key).arrays()["test_labels"]
+
+
+COLUMNS |= {
+    "rows": lambda row, table: f"{len(labels_of(row[0])):,}",
+    "chance": lambda row, table: f"{100 * np.mean(labels_of(row[0]) == 1):.1f}",
+    "training": lambda row, table: " : ".join(f"{sum(counted(row[0], parent)):,}" for parent in (0, 1)),
+    "K": lambda row, table: str(len(counted(row[0], 0))),
+}
+COLUMNS |= {name: plain(lambda key, n=name: raw(key)["regrouping"]["before"][n]) for name in table_report.FORESEEN}
+
+
+def mean_on_tasks(keys, contestant, measure="average_precision"):
+    """Return by task the mean over seeds of a contestant's test results; NaN where it could not be used."""
+    method, rule = table_report.CONTESTANTS[contestant]
+    found = {}
+    for key in keys:
+        if raw(key)["spec"]["method"] == method:
+            metrics = raw(key)["metrics"]
+            value = metrics[rule]["test"]["summary"][measure] if metrics else float("nan")
+            found.setdefault(task_of(key), []).append(value)
+    return {task: float(np.mean(values)) for task, values in found.items()}
+
+
+@functools.cache
+def mean_ranks(table, measure, over_sources):
+    """Return the mean rank of each contestant among those of a table's records."""
+    keys = list(dict.fromkeys(key for row in table for key in row))
+    methods = {raw(key)["spec"]["method"] for key in keys}
+    names = [name for name, (method, _) in table_report.CONTESTANTS.items() if method in methods]
+    means = [mean_on_tasks(keys, name, measure) for name in names]
+    by_task = {task: rankdata([-np.nan_to_num(round(m[task], 10), nan=-1) for m in means]) for task in means[0]}
+    if over_sources:
+        by_source = {}
+        for (task, _), found in by_task.items():
+            by_source.setdefault(task.rsplit("-", 1)[0], []).append(found)
+        by_task = {source: rankdata(np.mean(found, axis=0).round(10)) for source, found in by_source.items()}
+    return dict(zip(names, np.mean(list(by_task.values()), axis=0), strict=True))
+
+
+@functools.cache
+def over_plain(row, table, name):
+    """Return how often a contestant's AP is better, and worse, than that of the plain classifier."""
+    keys = {}
+    for key in (key for keys in table for key in keys):
+        keys.setdefault((task_of(key), raw(key)["spec"]["method"]), []).append(key)
+    method, rule = table_report.CONTESTANTS[name]
+    better = worse = 0
+    for (task, found), plain_keys in keys.items():
+        if found == "plain":
+            pair = [
+                100 * np.array([table_report.resampled_precisions(loaded(k), r) for k in dict.fromkeys(group)])
+                for group, r in ((keys[task, method], rule), (plain_keys, "none"))
+            ]
+            interval = competition.bootstrap_difference(*pair)
+            better, worse = better + (interval.low > 0), worse + (interval.high < 0)
+    return int(better), int(worse)
+
+
+def of_contestant(title, cell):
+    """Return a cell of a row that is named by its contestant: two of them share the records of a method."""
+    (name,) = (name for name, style in table_report.STYLES.items() if style.label == title)
+    return lambda row, table: cell(row, tuple(map(tuple, table)), name)
+
+
+RANKED = {
+    "mean rank": lambda row, table, name: f"{mean_ranks(table, 'average_precision', False)[name]:.1f}",
+    "mean rank over sources": lambda row, table, name: f"{mean_ranks(table, 'average_precision', True)[name]:.1f}",
+    "mean rank by BA": lambda row, table, name: f"{mean_ranks(table, 'balanced_accuracy', False)[name]:.1f}",
+    "better than plain": lambda row, table, name: str(over_plain(row, table, name)[0]),
+    "worse": lambda row, table, name: str(over_plain(row, table, name)[1]),
+    "could not be used": lambda row, table, name: str(sum(map(np.isnan, mean_on_tasks(row, name).values())) or ""),
+}
+
+
+def best_classifier(contestant):
+    return lambda row, table: tables.ESTIMATOR_TITLES[best_estimator(row, contestant)]
+
+
+def best_estimator(row, contestant):
+    found = {}
+    for key in row:
+        found.setdefault(raw(key)["spec"]["estimator"], []).append(key)
+    return max(found, key=lambda e: next(iter(mean_on_tasks(found[e], contestant).values())))
+
+
+def gain_of_the_best(row, table):
+    resampled = []
+    for name in ("rg", "plain"):
+        method, rule = table_report.CONTESTANTS[name]
+        chosen = [k for k in with_method(method, row) if raw(k)["spec"]["estimator"] == best_estimator(row, name)]
+        resampled.append(100 * np.array([table_report.resampled_precisions(loaded(key), rule) for key in chosen]))
+    return str(competition.bootstrap_difference(*resampled))
+
+
+def correlation_with_gain(number):
+    def cell(row, table):
+        before = {}
+        for key in with_method("rg", row):
+            before.setdefault(task_of(key), []).append(raw(key)["regrouping"]["before"][number])
+        regrouped, plainly = mean_on_tasks(row, "rg"), mean_on_tasks(row, "plain")
+        pairs = [(np.mean(values), regrouped[task] - plainly[task]) for task, values in before.items()]
+        return minus(f"{spearmanr(*zip(*pairs, strict=True)).statistic:+.2f}")
+
+    return cell
+
+
+COLUMNS |= {"best, plain": best_classifier("plain"), "best, regrouped": best_classifier("rg")}
+OF_TABLE |= {("classifier", name): correlation_with_gain(name) for name in table_report.FORESEEN}
+COLUMNS["AP, regrouped − plain"] = gain_of_the_best
+
 # Columns of words, and of what the plan says.
 WORDS = {"groups", "setting", "chosen", "settings tried", "difference"}
 
 
-def column(head, rows, first_head):
-    """Return what yields the cells of a column from the records of a row and of all rows."""
+def column(head, rows, first_head, title):
+    """Return what yields a row's cell of a column from the records of the row and of all rows."""
+    if head in RANKED:
+        return of_contestant(title, RANKED[head])
     if first_head == COMPARED:
         return on_text_task(head)
     found = OF_TABLE.get((first_head, head)) or COLUMNS.get(head)
@@ -480,7 +607,7 @@ def wrong_cells(tables):
             for head, cell in list(zip(heads, cells, strict=True))[1:-1]:
                 if head in WORDS:
                     continue
-                yields = column(head, rows, heads[0])
+                yields = column(head, rows, heads[0], cells[0])
                 expected = f"no column is called {head}" if yields is None else yields(row, keys)
                 if re.sub(r" \*+$", "", cell) != expected:
                     wrong.append(f"{heads[0]} {cells[0]}, {head}: {cell!r}, the records say {expected!r}")

@@ -639,10 +639,10 @@ def test_tables_have_a_row_a_task_or_contestant(results):
     ranked = table_report.rank_table(results, "logreg")
     assert set(ranked.index) == {table_report.STYLES[name].label for name in results.contestants("logreg")}
     assert ranked.index[0] == "RG"
-    assert list(ranked["rank"].astype(float)) == sorted(ranked["rank"].astype(float))
+    assert list(ranked["mean rank"].astype(float)) == sorted(ranked["mean rank"].astype(float))
     assert ranked.loc["RG", "better than plain"] == 4
     chosen = table_report.choice_table(results)
-    assert set(chosen["regrouped"]) == {"logistic regression"}
+    assert set(chosen["best, regrouped"]) == {"logistic regression"}
 
 
 def test_the_free_choice_compares_the_best_classifiers(results):
