@@ -32,7 +32,7 @@ from regroup_lib.competition import (
 )
 from regroup_lib.pictures import plot_image_rows
 from regroup_lib.records import Record, find_record
-from regroup_lib.report import mean_std, traced
+from regroup_lib.report import mean_std, minus, traced
 from regroup_lib.specs import task_class_names
 
 LOSS_BASED = ("ce", "wce", "focal", "ldam", "la")
@@ -285,7 +285,9 @@ def cluster_table(look: Record) -> pd.DataFrame:
 def _shown(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value[0]} ({value[1]:.0%})" if isinstance(value, list) else f"{value:.3g}"
+    if isinstance(value, list):
+        return f"{value[0]} ({value[1]:.0%})"
+    return minus(f"{value:.3f}".removesuffix(".000"))
 
 
 def same_lesion_sentence(looks: Sequence[Record]) -> str:
