@@ -408,14 +408,13 @@ def _minority(groups: Groups) -> tuple[str, str]:
 
 
 def _cost(groups: Groups) -> tuple[str, str]:
-    share = [r.seconds["regroup"] / (r.seconds["regroup"] + r.seconds["train"]) for r in groups["rg"]]
-    encode = np.median([r.seconds["encode"] for r in groups["rg"]])
-    train = np.median([r.seconds["train"] for r in groups["ce"]])
-    text = (
-        f"clustering takes {100 * np.median(share):.0f}% of a run; encoding all images once takes "
-        f"{encode / train:.1f} trainings of CE"
-    )
-    return text, verdict_word([np.median(share) < 0.1, encode < train], [np.median(share) < 0.1])
+    def fewest(method: str, step: str) -> float:  # other work on the machine only adds to them
+        return min(r.seconds[step] for r in groups[method])
+
+    share = fewest("rg", "regroup") / (fewest("rg", "regroup") + fewest("rg", "train"))
+    trainings = fewest("rg", "encode") / fewest("ce", "train")
+    text = f"clustering takes {share:.0%} of a run; encoding all images once takes {trainings:.1f} trainings of CE"
+    return text, verdict_word([share < 0.1, trainings < 1], [share < 0.1])
 
 
 def _averages(groups: Groups) -> tuple[str, str]:

@@ -1,5 +1,7 @@
 """Tables and figures that compare methods: made records, the paper's files, the definitions written out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -158,6 +160,14 @@ def test_costs_are_relative_to_ce(groups):
     assert table.loc["RG", "of that preparing"] == "10%"
     assert table.loc["Focal", "settings tried"] == 3
     assert table.loc["CE", "settings tried"] == 1
+
+
+def test_costs_are_those_of_the_fastest_seed(groups):
+    slow = replace(groups["ce"][0], seconds={"train": 1e6})
+    fast = replace(groups["ce"][0], seconds={"regroup": 1.0, "train": 1.0})
+    table = competition.cost_table({"ce": [slow, fast], "ros": [replace(fast, seconds={"train": 3.0}), slow]})
+    assert list(table["seconds"]) == ["1.00", "1.50"]
+    assert table.loc["CE", "of that preparing"] == "50%"
 
 
 def test_confusion_by_hand(groups):
