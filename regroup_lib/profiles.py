@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy.stats import spearmanr
 
 from regroup_lib import plans
@@ -74,7 +75,7 @@ def _label_sets(profile: str, seeds: Sequence[int], results_dir: str | Path | No
 
 
 def compare_profiles(task: str, small: Groups, large: Groups) -> str:
-    """Return in Markdown whether methods order alike in both profiles, and what each gains over CE in both.
+    """Say in Markdown whether methods order alike in both profiles.
 
     Parameters
     ----------
@@ -82,28 +83,33 @@ def compare_profiles(task: str, small: Groups, large: Groups) -> str:
     small, large : mapping of str to records
         A method's records, one a seed, the seeds in the same order for all methods; ``"ce"`` is among them.
     """
-    methods = [method for method in small if method in large and method != "ce"]
-    means = np.array([[_precision(groups[m]).mean() for m in ("ce", *methods)] for groups in (small, large)])
-    finite = np.isfinite(means).all(axis=0)
-    gains = means - means[:, :1]
-    compared = finite[1:]
-    same = int((np.sign(gains[0, 1:]) == np.sign(gains[1, 1:]))[compared].sum())
-    order = spearmanr(*means[:, finite]).statistic
-    settings = [f"`{groups['ce'][0].spec.network}`, {groups['ce'][0].spec.epochs} epochs" for groups in (small, large)]
-    lines = [
-        f"**{task}.** {same} of {int(compared.sum())} methods lie on the same side of CE by AP in profiles `{SMALL}` "
-        f"and `{LARGE}`; the rank correlation of all methods' AP is {minus(f'{order:.2f}')}.",
-        "",
-        f"| AP | `{SMALL}`: {settings[0]} | over CE | `{LARGE}`: {settings[1]} | over CE |",
-        "|---|---|---|---|---|",
-    ]
-    for method in ("ce", *methods):
-        cells = [style_of(small[method][0].spec).label]
-        for groups in (small, large):
+    methods = ["ce", *(method for method in small if method in large and method != "ce")]
+    means = np.array([[_precision(groups[method]).mean() for method in methods] for groups in (small, large)])
+    means = means[:, np.isfinite(means).all(axis=0)]
+    sides = np.sign(means - means[:, :1])[:, 1:]
+    order = spearmanr(*means).statistic
+    settings = [f"{groups['ce'][0].spec.network}, {groups['ce'][0].spec.epochs} epochs" for groups in (small, large)]
+    return (
+        f"**{task}.** {(sides[0] == sides[1]).sum()} of {sides.shape[1]} others lie on the same side of "
+        f"{style_of(small['ce'][0].spec).label} by AP in profiles `{SMALL}` ({settings[0]}) and `{LARGE}` "
+        f"({settings[1]}); the rank correlation of all APs is {minus(f'{order:.2f}')}."
+    )
+
+
+def profile_table(small: Groups, large: Groups) -> pd.DataFrame:
+    """Return AP in percent in both profiles and its difference to CE, mean and 95% interval over seeds.
+
+    See `compare_profiles` for the parameters.
+    """
+    rows = []
+    for method in small:
+        row = {"method": style_of(small[method][0].spec).label}
+        for profile, groups in ((SMALL, small), (LARGE, large)):
             gain = paired_difference(_precision(groups[method]), _precision(groups["ce"]))
-            cells += [mean_std(_precision(groups[method])), "" if method == "ce" else signed_interval(gain)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            row[f"AP, {profile}"] = mean_std(_precision(groups[method]))
+            row[f"over CE, {profile}"] = "" if method == "ce" else signed_interval(gain)
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("method")
 
 
 def _precision(group: Sequence[Record]) -> np.ndarray:
@@ -114,3 +120,8 @@ def profile_section(chapter: str, seeds: Sequence[int], results_dir: str | Path 
     """Return `compare_profiles` of each task that both profiles have, or one sentence if there is none."""
     found = both_profiles(chapter, seeds, results_dir)
     return "\n\n".join(compare_profiles(task, *groups) for task, groups in found.items()) or NOTHING
+
+
+def profile_tables(chapter: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[pd.DataFrame]:
+    """Return `profile_table` of each task that both profiles have."""
+    return [profile_table(*groups) for groups in both_profiles(chapter, seeds, results_dir).values()]

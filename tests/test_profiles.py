@@ -63,23 +63,20 @@ def test_both_profiles_are_compared_where_both_are_whole(both, tmp_path):
         for groups in (small, large)
     ]
     same = sum((ap[0][m] > ap[0]["ce"]) == (ap[1][m] > ap[1]["ce"]) for m in ("ros", "rg"))
-    assert text.startswith(f"**digits-0.** {same} of 2 methods lie on the same side of CE")
-    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
-    assert [cell for cell in head if "epochs" in cell] == [
-        "`cpu`: `tiny-resnet`, 1 epochs",
-        "`paper`: `tiny-resnet`, 3 epochs",
-    ]
-    assert len(rows) == len(METHODS)
-    for method, row in zip(METHODS, rows, strict=True):
-        for values, mean, gain in zip(ap, row[1::2], row[2::2], strict=True):
-            assert mean.startswith(f"{100 * values[method]:.1f} ±")
-            assert gain.split(" [")[0] == (
+    assert text.startswith(f"**digits-0.** {same} of 2 others lie on the same side of binary labels")
+    assert "`cpu` (tiny-resnet, 1 epochs) and `paper` (tiny-resnet, 3 epochs)" in text
+    (table,) = profiles.profile_tables("binary", SEEDS, both)
+    for method, (_, row) in zip(METHODS, table.iterrows(), strict=True):
+        for profile, values in zip(("cpu", "paper"), ap, strict=True):
+            assert row[f"AP, {profile}"].startswith(f"{100 * values[method]:.1f} ±")
+            assert row[f"over CE, {profile}"].split(" [")[0] == (
                 "" if method == "ce" else f"{100 * (values[method] - values['ce']):+.1f}".replace("-", "−")
             )
 
     shutil.copytree(both / "cpu", tmp_path / "cpu")
     assert profiles.both_profiles("binary", SEEDS, tmp_path) == {}
     assert profiles.profile_section("binary", SEEDS, tmp_path) == profiles.NOTHING
+    assert profiles.profile_tables("binary", SEEDS, tmp_path) == []
 
 
 def test_label_sets_with_all_seeds_in_both_profiles_are_compared(tmp_path, monkeypatch):
