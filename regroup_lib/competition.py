@@ -361,12 +361,20 @@ def sortable(frame: pd.DataFrame, *, html_cells: bool = False, wrapped: bool = F
     classes = ["sortable", "wrapped"] if wrapped else ["sortable"]
     rows = frame.reset_index(names=frame.index.name or frame.columns.name)
     if not html_cells:
-        rows = rows.map(lambda cell: html.escape(cell, quote=False) if isinstance(cell, str) else cell)
+        rows = rows.map(lambda cell: _html_cell(cell, wrapped) if isinstance(cell, str) else cell)
         rows.columns = [html.escape(str(name), quote=False) for name in rows.columns]
     if "records" in frame.attrs:
         rows["runs"] = [_record_link(keys) for keys in frame.attrs["records"]]
         classes.append("results")
     return HTML(rows.to_html(index=False, classes=classes, border=0, escape=False))
+
+
+LONG_CELL = 60  # characters on one line; a longer cell is broken into lines, in any table
+
+
+def _html_cell(text: str, wrapped: bool) -> str:
+    escaped = html.escape(text, quote=False)
+    return escaped if wrapped or len(text) <= LONG_CELL else f'<span class="long">{escaped}</span>'
 
 
 def _record_link(keys: Sequence[str]) -> str:

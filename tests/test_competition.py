@@ -267,6 +267,15 @@ def test_sortable_tables_carry_the_class_that_the_script_looks_for():
     assert "method" in html
 
 
+def test_a_sentence_in_a_table_of_numbers_is_broken_into_lines():
+    sentence = "a < b and " * 7
+    frame = pd.DataFrame({"says": ["short", sentence]}, index=pd.Index(["x", "y"], name="cluster"))
+    table = competition.sortable(frame).data
+    assert "<td>short</td>" in table
+    assert f'<td><span class="long">{sentence.replace("<", "&lt;")}</span></td>' in table
+    assert "long" not in competition.sortable(frame, wrapped=True).data
+
+
 def test_sortable_links_the_records_of_each_row_and_escapes_the_others_cells():
     frame = pd.DataFrame({"method": ["<b>", "RG"], "AP": ["1.0", "2.0"]}).set_index("method")
     assert "records" not in competition.sortable(frame).data

@@ -653,8 +653,11 @@ def test_a_number_that_no_record_yields_is_found():
     assert "no column is called luck" in line
 
 
+RECORDED = ["motivating-example", "encoders", "synchronous-learning", "binary", "multiclass", "tables", "text"]
+
+
 @pytest.mark.browser
-@pytest.mark.parametrize("name", ["motivating-example", "encoders", "synchronous-learning", "binary", "tables"])
+@pytest.mark.parametrize("name", RECORDED)
 def test_chapters_of_records_have_results_tables(name):
     assert results_tables(name)
 
