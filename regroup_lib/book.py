@@ -486,10 +486,16 @@ numbers, under max and sum. {doc}`reproduce` says how a record is made.
 def _records_behind(names: Sequence[str]) -> dict[str, list[Record]]:
     """Return the records that each chapter shows, of those chapters that show any."""
     from regroup_lib.plans import PLANS, chapter_specs
+    from regroup_lib.profiles import COMPARED_CHAPTERS, both_profiles
     from regroup_lib.records import load_record
 
     specs = {name: chapter_specs(name, **build_parameters(name)) for name in names if name in PLANS}
-    return {name: [load_record(spec.path()) for spec in group] for name, group in specs.items() if group}
+    found = {name: [load_record(spec.path()) for spec in group] for name, group in specs.items() if group}
+    for name in set(found).intersection(COMPARED_CHAPTERS):
+        compared = both_profiles(name, BUILD_PARAMETERS["seeds"]).values()
+        more = [record for both in compared for groups in both for group in groups.values() for record in group]
+        found[name] = list({record.key: record for record in [*found[name], *more]}.values())
+    return found
 
 
 def _write_records_page(records: Mapping[str, Sequence[Record]], page: Path) -> list[Record]:

@@ -65,11 +65,11 @@ def records_frame(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def runs_behind(records: Sequence[Record]) -> str:
-    """Return a Markdown list, a line a task: how many records, profile, seeds, epochs, data digest and machines."""
-    by_task: dict[str, list[Record]] = {}
+    """Return a Markdown list, a line a task and profile: number of records, seeds, epochs, data digest and machines."""
+    groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
-        by_task.setdefault(record.spec.task, []).append(record)
-    return "\n".join(f"- {_runs_of(group)}" for group in by_task.values())
+        groups.setdefault((record.spec.task, record.spec.profile), []).append(record)
+    return "\n".join(f"- {_runs_of(group)}" for group in groups.values())
 
 
 def _runs_of(records: Sequence[Record]) -> str:
@@ -100,7 +100,7 @@ def record_links(records: Sequence[Record], known: Collection[str] = ()) -> str:
         name = f"{record.path.parent.name}/{record.path.name}"
         anchor = "" if record.key in known else f' id="{record.key}"'
         link = f'<a{anchor} href="records/{html.escape(name)}">{record.key}</a>'
-        row = {"key": link, "task": spec.task, "seed": spec.seed}
+        row = {"key": link, "profile": spec.profile, "task": spec.task, "seed": spec.seed}
         if spec.kind in ("encoder", "look"):
             row |= {"what": f"look at {spec.encoder or 'the columns'}", "epochs": "", "AP": ""}
         else:

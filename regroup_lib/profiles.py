@@ -19,11 +19,13 @@ from regroup_lib.report import (
     result_on_test,
     signed_interval,
     style_of,
+    traced,
 )
 
 Groups = Mapping[str, Sequence[Record]]
 
 SMALL, LARGE = "cpu", "paper"
+COMPARED_CHAPTERS = ("motivating-example", "binary", "multiclass")
 NOTHING = (
     f"No runs at the paper's scale (profile `{LARGE}`) are complete for this chapter yet; "
     "the page *How to re-run this book* says how to make them."
@@ -109,7 +111,7 @@ def profile_table(small: Groups, large: Groups) -> pd.DataFrame:
             row[f"AP, {profile}"] = mean_std(_precision(groups[method]))
             row[f"over CE, {profile}"] = "" if method == "ce" else signed_interval(gain)
         rows.append(row)
-    return pd.DataFrame(rows).set_index("method")
+    return traced(pd.DataFrame(rows).set_index("method"), [[*small[method], *large[method]] for method in small])
 
 
 def _precision(group: Sequence[Record]) -> np.ndarray:

@@ -66,6 +66,7 @@ def test_both_profiles_are_compared_where_both_are_whole(both, tmp_path):
     assert text.startswith(f"**digits-0.** {same} of 2 others lie on the same side of binary labels")
     assert "`cpu` (tiny-resnet, 1 epochs) and `paper` (tiny-resnet, 3 epochs)" in text
     (table,) = profiles.profile_tables("binary", SEEDS, both)
+    assert table.attrs["records"] == [[r.key for r in (*small[method], *large[method])] for method in METHODS]
     for method, (_, row) in zip(METHODS, table.iterrows(), strict=True):
         for profile, values in zip(("cpu", "paper"), ap, strict=True):
             assert row[f"AP, {profile}"].startswith(f"{100 * values[method]:.1f} ±")

@@ -36,7 +36,7 @@ PAPER_TASKS = {
 
 @functools.cache
 def files():
-    return {path.stem.rsplit("-", 1)[1]: path for path in (ROOT / "results").glob("cpu/*/*.json")}
+    return {path.stem.rsplit("-", 1)[1]: path for path in (ROOT / "results").glob("*/*/*.json")}
 
 
 @functools.cache
@@ -442,6 +442,22 @@ def on_text_task(head):
 
     return cell
 
+
+# ---------------------------------------------------------------- two profiles of one table
+
+
+def in_profile(name, cell):
+    """Return a cell of those records of each row that are of a profile."""
+
+    def chosen(row):
+        return tuple(key for key in row if raw(key)["spec"]["profile"] == name)
+
+    return lambda row, table: cell(chosen(row), [chosen(other) for other in table])
+
+
+for profile in ("cpu", "paper"):
+    COLUMNS[f"AP, {profile}"] = in_profile(profile, percent("average_precision"))
+    COLUMNS[f"over CE, {profile}"] = in_profile(profile, student_difference)
 
 # ---------------------------------------------------------------- data in tables
 

@@ -445,10 +445,12 @@ def test_provenance_says_how_many_runs_of_what_on_what(trained, encoded):
     assert f"{trained[0].spec.epochs} epochs of tiny-resnet, 9 epochs of tiny-resnet; " in text
 
 
-def test_runs_behind_a_page_have_a_line_a_task(trained, encoded):
-    other = copy.copy(trained[0])
+def test_runs_behind_a_page_have_a_line_a_task_and_profile(trained, encoded):
+    other, large = copy.copy(trained[0]), copy.copy(trained[0])
     other.spec = Spec(profile="smoke", task="digits-3", method="ce", epochs=4)
-    first, second = listings.runs_behind([*trained, encoded["raw"], other]).splitlines()
+    large.spec = Spec(profile="paper", task="digits-3", method="ce", epochs=9)
+    first, second, third = listings.runs_behind([*trained, encoded["raw"], other, large]).splitlines()
+    assert third.startswith("- digits-3: 1 records; profile paper; seeds 0; epochs 9; data ")
     assert first.startswith("- digits-0: 7 records; profile smoke; seeds 0, 1; epochs 2; data ")
     assert trained[0].data_digest[:12] in first
     assert first.endswith(report.machine_class(trained[0]))
