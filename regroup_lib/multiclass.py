@@ -391,10 +391,34 @@ def _oversampling(groups: Groups) -> tuple[str, str]:
     return f"{text}; it sees {cost:.1f} times the images of CE", word
 
 
+def _test_sizes(groups: Groups) -> np.ndarray:
+    """Return how many test images each class has."""
+    return np.bincount(test_scores(groups["ce"][0])[0], minlength=len(class_names(groups)))
+
+
+def headline(groups: Groups) -> str:
+    """Say which place RG takes by mean AP, what it adds to CE, and who is first on the smallest class."""
+    sizes = _test_sizes(groups)
+    smallest = class_names(groups)[int(sizes.argmin())]
+    on_smallest = {m: values(g, f"average_precision_{smallest}") for m, g in groups.items()}
+    order = _best_first({m: values(g, "average_precision") for m, g in groups.items()})
+    rival = _best_first(on_smallest)[0]
+    ahead = "" if order[0] == "rg" else f", {title(order[0])} number 1"
+    return (
+        f"By mean AP, RG is number {order.index('rg') + 1} of {len(groups)} methods{ahead}; it adds "
+        f"{precision_difference(groups, 'rg', 'ce')} points to CE. On the smallest class, {smallest} with "
+        f"{sizes.min()} test images, {title(rival)} is first with {mean_std(on_smallest[rival], scale=1)}; RG has "
+        f"{mean_std(on_smallest['rg'], scale=1)}."
+    )
+
+
+def _best_first(precisions: Mapping[str, np.ndarray]) -> list[str]:
+    return sorted(precisions, key=lambda method: -np.nan_to_num(precisions[method].mean(), nan=-1))
+
+
 def _minority(groups: Groups) -> tuple[str, str]:
     """Compare RG with the best other method on the smallest class, and with CE on the largest."""
-    names = class_names(groups)
-    sizes = np.bincount(test_scores(groups["ce"][0])[0], minlength=len(names))
+    names, sizes = class_names(groups), _test_sizes(groups)
     smallest, largest = int(sizes.argmin()), int(sizes.argmax())
     others = [m for m in plans.PAPER_METHODS if m in groups and not m.startswith("rg")]
     means = {m: values(groups[m], f"average_precision_{names[smallest]}").mean() for m in others}

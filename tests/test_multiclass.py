@@ -174,6 +174,19 @@ def test_verdicts_follow_the_records(groups, make_record):
     assert verdicts.loc["C23", "verdict"] != "holds"
 
 
+def test_the_headline_says_who_is_first_and_where_rg_stands(groups, make_record):
+    ap = {m: competition.values(g, "average_precision").mean() for m, g in groups.items()}
+    place = 1 + sum(value > ap["rg"] for value in ap.values())
+    first = competition.title(max(ap, key=ap.get))
+    text = multiclass.headline(groups)
+    assert text.startswith(f"By mean AP, RG is number {place} of {len(groups)} methods, {first} number 1; it adds +")
+    on_df = {m: competition.values(g, "average_precision_df").mean() for m, g in groups.items()}
+    assert f"{competition.title(max(on_df, key=on_df.get))} is first with {max(on_df.values()):.1f} ±" in text
+    assert f"RG has {on_df['rg']:.1f} ±" in text
+    best = {"ce": groups["ce"], "rg": [make_record("rg", s, lift=9.0) for s in (0, 1)]}
+    assert multiclass.headline(best).startswith("By mean AP, RG is number 1 of 2 methods; it adds +")
+
+
 def test_the_minority_verdict_looks_at_both_ends(groups, make_record):
     best_on_df = [5.0] + [2.0] * 5 + [9.0]
     good = {m: [make_record(m, s, lift=0.5) for s in (0, 1)] for m in groups}
