@@ -369,7 +369,7 @@ def sortable(frame: pd.DataFrame, *, html_cells: bool = False, wrapped: bool = F
     return HTML(rows.to_html(index=False, classes=classes, border=0, escape=False))
 
 
-LONG_CELL = 60  # characters on one line; a longer cell is broken into lines, in any table
+LONG_CELL = 40  # characters on one line; a longer cell is broken into lines, in any table
 
 
 def _html_cell(text: str, wrapped: bool) -> str:
