@@ -83,9 +83,9 @@ def compare_profiles(task: str, small: Groups, large: Groups) -> str:
     ----------
     task : str
     small, large : mapping of str to records
-        A method's records, one a seed, the seeds in the same order for all methods; ``"ce"`` is among them.
+        The same methods, ``"ce"`` among them: records, one a seed, the seeds in the same order for all.
     """
-    methods = ["ce", *(method for method in small if method in large and method != "ce")]
+    methods = ["ce", *(method for method in small if method != "ce")]
     means = np.array([[_precision(groups[method]).mean() for method in methods] for groups in (small, large)])
     means = means[:, np.isfinite(means).all(axis=0)]
     sides = np.sign(means - means[:, :1])[:, 1:]
