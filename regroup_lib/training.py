@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +41,7 @@ class TrainingOptions:
     """Hyper-parameters of the loop."""
 
     epochs: int = 8
-    batch_size: int = 256
+    batch_size: int = 256  # a rest of less than an eighth joins the last batch
     optimizer: Literal["sgd", "adam"] = "sgd"
     peak_lr: float = 0.2  # top of the one-cycle schedule
     momentum: float = 0.9  # Nesterov; SGD only
@@ -366,7 +367,7 @@ def train(
     targets = torch.from_numpy(np.asarray(labels, dtype=np.int64)).to(device)
     if sampler is None:
         sampler = images.sampler if isinstance(images, DiskImages) else ShuffledRows(np.arange(len(images)))
-    steps = -(-len(sampler) // options.batch_size)
+    steps = len(_batch_bounds(len(sampler), options.batch_size)) - 1
     optimizer = _optimizer(network, options)
     schedule = _one_cycle(optimizer, options, steps * options.epochs)
     if loss is None:
@@ -468,8 +469,8 @@ def _train_epoch(forward, images, targets, options, seed, epoch, loss, sampler, 
     takes_index = getattr(loss, "takes_index", False)
     forward.train()
     total = torch.zeros((), device=device)
-    for start in range(0, len(order), options.batch_size):
-        whole = order[start : start + options.batch_size]
+    for start, stop in pairwise(_batch_bounds(len(order), options.batch_size)):
+        whole = order[start:stop]
         index, weight = parallel.share(whole)
         batch = images.augmented(index, generator, flip=options.flip, shift=options.shift)
         with autocast(options.precision, device):
@@ -482,6 +483,18 @@ def _train_epoch(forward, images, targets, options, seed, epoch, loss, sampler, 
         total += value.detach() * len(whole)
         bar.update()
     return float(parallel.mean_over_processes(total)) / len(order)
+
+
+def _batch_bounds(n: int, size: int) -> list[int]:
+    """Return where the batches of an epoch begin, and the end; a last one below an eighth joins the one before.
+
+    A few images alone would be a step of full length in the direction of their noise, and a tenth of what batch norm
+    keeps of the images' statistics.
+    """
+    bounds = [*range(0, n, size), n]
+    if len(bounds) > 2 and n - bounds[-2] < size / 8:
+        del bounds[-2]
+    return bounds
 
 
 def _epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:

@@ -322,6 +322,23 @@ def test_training_learns(images, labels):
     assert (predict(network, resident)[0].argmax(axis=1) == labels).mean() > 0.9
 
 
+@pytest.mark.parametrize(
+    ("n", "batch_size", "expected"),
+    [(50, 25, [25, 25]), (50, 24, [24, 26]), (50, 16, [16, 16, 16, 2]), (49, 16, [16, 16, 17]), (3, 40, [3])],
+)
+def test_a_last_batch_of_a_few_images_joins_the_one_before(images, labels, n, batch_size, expected):
+    """Alone it would move the weights by its noise, and batch norm's statistics with them."""
+    sizes = []
+
+    def loss(logits, targets):
+        sizes.append(len(targets))
+        return F.cross_entropy(logits, targets)
+
+    options = replace(OPTIONS, batch_size=batch_size)
+    trained(images[:n], labels[:n], options=options, loss=loss)
+    assert sizes == expected * EPOCHS
+
+
 def test_every_epoch_sees_every_image_once_in_an_order_of_its_own(images):
     seen = []
 
