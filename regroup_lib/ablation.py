@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from regroup_lib.competition import (
     Interval,
     bootstrap_difference,
     bootstrap_precisions,
+    span,
     title,
     values,
     verdict_word,
@@ -51,6 +52,11 @@ def section(name: str, task: str, profile: str, seeds: Sequence[int]) -> dict[st
 def difference(groups: Groups, first: str, second: str) -> Interval:
     """Return the paired difference of two groups' AP, percentage points, with its bootstrap interval."""
     return bootstrap_difference(bootstrap_precisions(groups[first]), bootstrap_precisions(groups[second]))
+
+
+def span_over(groups: Groups, reference: str) -> str:
+    """Return how far the settings' AP lies from that of a reference: the smallest and the largest mean difference."""
+    return span({label: difference(groups, label, reference) for label in groups if label != reference})
 
 
 def group_sizes(record: Record) -> np.ndarray:
@@ -104,6 +110,7 @@ def quality_points(*sections: Groups) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+RULES = ("max", "sum")
 MARKERS = "oXs^vDP*<>hp"
 COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "0.45")
 
@@ -133,11 +140,26 @@ def quality_sentence(points: pd.DataFrame) -> str:
     )
 
 
+def rules_sentence(*sections: Groups) -> str:
+    """Return how AP under sum compares with AP under max, over settings that regroup (means over seeds)."""
+    gains: dict[frozenset[str], float] = {}
+    for groups in sections:
+        for group in groups.values():
+            if all("nmi" in record.regrouping and record.status == "finished" for record in group):
+                by_rule = [np.mean([result_on_test(r, "average_precision", rule) for r in group]) for rule in RULES]
+                gains[frozenset(record.key for record in group)] = 100 * float(by_rule[1] - by_rule[0])
+    found = np.array(list(gains.values()))
+    return (
+        f"AP under sum is above AP under max in {(found > 0).sum()} of {len(found)} settings, "
+        f"by {found.min():+.1f} to {found.max():+.1f} points, {found.mean():+.1f} in the mean."
+    ).replace("-", "−")
+
+
 def plot_clusters_curve(groups: Groups, baseline: Sequence[Record], *, natural: int, task: str) -> Figure:
     """Draw AP as the number of clusters K moves, with the natural one and binary labels marked."""
     numbers = [int(label) for label in groups]
     figure, axes = plt.subplots(figsize=(5.6, 3.5))
-    for rule, color, marker in (("max", "#0072B2", "X"), ("sum", "#D55E00", "o")):
+    for rule, color, marker in zip(RULES, ("#0072B2", "#D55E00"), "Xo", strict=True):
         curve = 100 * np.array([[result_on_test(r, "average_precision", rule) for r in g] for g in groups.values()])
         axes.errorbar(
             numbers,
@@ -176,37 +198,34 @@ def by_ratio(groups: Groups) -> dict[str, dict[float, Sequence[Record]]]:
 
 
 def plot_imbalance(groups: Groups) -> Figure:
-    """Draw AP and the gain over CE as the training set grows more imbalanced; the test set stays the same."""
+    """Draw AP as the training set grows more imbalanced, at equal epochs and at equal steps; the test set stays."""
     curves = {
         method: np.array([values(group, "average_precision") for group in ratios.values()])
         for method, ratios in by_ratio(groups).items()
     }
     ratios = list(next(iter(by_ratio(groups).values())))
-    figure, panels = plt.subplots(1, 2, figsize=(9, 3.5))
-    for method, curve in curves.items():
-        color, line, marker = LOOKS[method]
-        style = {"color": color, "linestyle": line, "marker": marker, "capsize": 3, "label": title(method)}
-        panels[0].errorbar(ratios, curve.mean(axis=1), curve.std(axis=1, ddof=1), **style)
-        gain = curve - curves["ce"]
-        panels[1].errorbar(ratios, gain.mean(axis=1), gain.std(axis=1, ddof=1), **style)
-    panels[0].set(ylabel="test AP (%)")
-    panels[1].set(ylabel="test AP − CE (points)")
-    for axes in panels:
-        axes.set(xscale="log", xlabel="training negatives a positive")
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.5), sharey=True)
+    drawn = {"equal epochs": tuple(LOOKS), "as many steps as ROS": ("ros", "rg-longer")}
+    for axes, (heading, methods) in zip(panels, drawn.items(), strict=True):
+        for method in methods:
+            name, curve = method.removesuffix("-longer"), curves[method]
+            color, line, marker = LOOKS[name]
+            style = {"color": color, "linestyle": line, "marker": marker, "capsize": 3, "label": title(name)}
+            axes.errorbar(ratios, curve.mean(axis=1), curve.std(axis=1, ddof=1), **style)
+        axes.set(xscale="log", xlabel="training negatives a positive", title=heading)
         axes.set_xticks(ratios, [f"{r:g}:1" for r in ratios])
         axes.minorticks_off()
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncol=len(curves))
+    panels[0].set_ylabel("test AP (%)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncol=len(LOOKS))
     return figure
 
 
 def imbalance_table(groups: Groups) -> pd.DataFrame:
     """Return one row a ratio: each method's AP, and RG minus CE and the best of the others, with intervals."""
-    methods = by_ratio(groups)
     rows, found = [], []
-    for ratio in next(iter(methods.values())):
-        at = {method: ratios[ratio] for method, ratios in methods.items()}
+    for ratio, at in _at_each_ratio(groups, LOOKS):
         found.append([record for group in at.values() for record in group])
-        row: dict[str, Any] = {"negatives : positives": f"{ratio:g}:1"}
+        row: dict[str, Any] = {"negatives : positives": ratio}
         row |= {title(m): mean_std(values(group, "average_precision"), scale=1) for m, group in at.items()}
         rival = max(
             (m for m in at if m != "rg"), key=lambda m: np.nan_to_num(values(at[m], "average_precision").mean())
@@ -217,22 +236,52 @@ def imbalance_table(groups: Groups) -> pd.DataFrame:
     return traced(pd.DataFrame(rows).set_index("negatives : positives"), found)
 
 
+def equal_steps_table(groups: Groups) -> pd.DataFrame:
+    """Return one row a ratio: AP of ROS and of RG trained for twice the epochs, and their difference."""
+    rows, found = [], []
+    for ratio, at in _at_each_ratio(groups, ("ros", "rg-longer")):
+        found.append([record for group in at.values() for record in group])
+        row: dict[str, Any] = {"at equal steps": ratio}
+        row |= {
+            title(m.removesuffix("-longer")): mean_std(values(group, "average_precision"), scale=1)
+            for m, group in at.items()
+        }
+        row["RG − ROS"] = _starred(difference(at, "rg-longer", "ros"))
+        rows.append(row)
+    return traced(pd.DataFrame(rows).set_index("at equal steps"), found)
+
+
+def _at_each_ratio(groups: Groups, methods: Iterable[str]) -> Iterator[tuple[str, dict[str, Sequence[Record]]]]:
+    found = by_ratio(groups)
+    for ratio in next(iter(found.values())):
+        yield f"{ratio:g}:1", {method: found[method][ratio] for method in methods}
+
+
 def _starred(interval: Interval) -> str:
     return f"{interval}{' *' if interval.clear else ''}"
 
 
 def pays_between(groups: Groups) -> str:
-    """Return at which ratios RG is clearly above CE, and above the best of the others, as one sentence."""
-    methods = by_ratio(groups)
-    over_ce, over_all = [], []
-    for ratio in next(iter(methods.values())):
-        at = {method: ratios[ratio] for method, ratios in methods.items()}
-        if difference(at, "rg", "ce").low > 0:
-            over_ce.append(f"{ratio:g}:1")
-        if all(difference(at, "rg", m).low > 0 for m in at if m != "rg"):
-            over_all.append(f"{ratio:g}:1")
-    listed = {name: ", ".join(found) or "no ratio" for name, found in (("ce", over_ce), ("all", over_all))}
-    return f"RG is clearly above CE at {listed['ce']}, and clearly above all of CE, WCE and ROS at {listed['all']}."
+    """Return at which ratios RG is clearly above and below the others, at equal epochs and at equal steps."""
+    epochs = {m: _clearly_apart(groups, "rg", m) for m in LOOKS if m != "rg"}
+    above_ros, below_ros = _clearly_apart(groups, "rg-longer", "ros")
+    above_all = [ratio for ratio in epochs["ce"][0] if all(ratio in above for above, _ in epochs.values())]
+    return (
+        f"At equal epochs RG is clearly above CE at {_listed(epochs['ce'][0])}, "
+        f"and clearly above all of CE, WCE and ROS at {_listed(above_all)}. "
+        f"With as many steps as ROS, RG is clearly above it at {_listed(above_ros)} "
+        f"and clearly below it at {_listed(below_ros)}."
+    )
+
+
+def _clearly_apart(groups: Groups, first: str, second: str) -> tuple[list[str], list[str]]:
+    """Return the ratios at which the first method's AP is clearly above that of the second, and clearly below."""
+    found = {ratio: difference(at, first, second) for ratio, at in _at_each_ratio(groups, (first, second))}
+    return [r for r, d in found.items() if d.low > 0], [r for r, d in found.items() if d.high < 0]
+
+
+def _listed(ratios: Sequence[str]) -> str:
+    return ", ".join(ratios) or "no ratio"
 
 
 # What each control has: more classes, balance, meaning.
@@ -282,6 +331,17 @@ def parts_of_the_gain(groups: Groups) -> pd.DataFrame:
         rows.append({"part": name, "difference": f"{first} − {second}", "AP, points": points})
     found = [[*groups[first], *groups[second]] for first, second in pairs.values()]
     return traced(pd.DataFrame(rows).set_index("part"), found)
+
+
+def parts_sentence(groups: Groups) -> str:
+    """Return what the clusters add to binary labels, and what of it more classes, balance and meaning alone do."""
+    pairs = (("clusters", "binary"), ("random, equal", "binary"), ("clusters", "clusters' sizes"))
+    all_parts, no_meaning, meaning = (difference(groups, *pair) for pair in pairs)
+    return (
+        f"Clusters change AP by {all_parts} points against binary labels; random groups of equal sizes, which have the "
+        f"classes and the balance, by {no_meaning}. Clusters against random groups of the same sizes, which is what "
+        f"their meaning adds: {meaning}."
+    )
 
 
 def natural_number_verdict(by_task: Mapping[str, tuple[Groups, int]]) -> tuple[str, str]:

@@ -166,6 +166,12 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
+def span(differences: Mapping[str, Interval]) -> str:
+    """Return the smallest and the largest mean difference in words."""
+    means = [d.mean for d in differences.values()]
+    return f"{min(means):+.1f} to {max(means):+.1f}".replace("-", "−")
+
+
 def draw_interval(axes: Axes, height: float, difference: Interval) -> None:
     """Draw a difference: filled where 0 is outside its interval, hollow where it is not."""
     color = "#0072B2" if difference.low > 0 else "#B2182B" if difference.high < 0 else "0.45"

@@ -155,6 +155,9 @@ def ablation(section: str, task: str, profile: str, seeds: Sequence[int]) -> dic
         for ratio in IMBALANCES[:2] if profile == "smoke" else IMBALANCES:
             for method in ("ce", "wce", "ros", "rg"):
                 found[f"{method} {ratio:g}"] = runs(method, best if method == "rg" else None, imbalance=ratio)
+            # An epoch of ROS has nearly twice the steps.
+            longer = [spec.model_copy(update={"epochs": 2 * spec.epochs}) for spec in found[f"rg {ratio:g}"]]
+            found[f"rg-longer {ratio:g}"] = longer
         return found
     if section == "control":
         return _controls(runs, best, small)

@@ -211,12 +211,6 @@ def tally(differences: Mapping[str, Interval]) -> Tally:
     return Tally(better, worse, len(differences))
 
 
-def span(differences: Mapping[str, Interval]) -> str:
-    """Return the smallest and the largest mean difference in words."""
-    means = [d.mean for d in differences.values()]
-    return f"{min(means):+.1f} to {max(means):+.1f}".replace("-", "−")
-
-
 # ---------------------------------------------------------------- tables
 
 

@@ -70,7 +70,7 @@ def test_a_section_changes_one_part_and_has_every_seed(profile, name):
         "encoder": {"encoder", "encoder_epochs"},
         "loss": {"method"},
         "clusters": {"n_clusters"},
-        "imbalance": {"method", "encoder", "imbalance"},
+        "imbalance": {"method", "encoder", "imbalance", "epochs"},
         "control": {"method", "encoder", "clusterer", "n_clusters"},
     }[name]
     dumped = []
@@ -124,6 +124,11 @@ def test_the_table_compares_with_the_reference(clusterers):
     assert table.loc["kmeans", "clustering, s"] == "3"
 
 
+def test_the_span_is_from_the_lowest_to_the_highest_difference(clusterers):
+    low, high = (ablation.difference(clusterers, name, "kmeans").mean for name in ("random", "spectral"))
+    assert ablation.span_over(clusterers, "kmeans") == f"−{-low:.1f} to +{high:.1f}"
+
+
 def test_quality_points_are_one_a_record_and_correlate(clusterers, controls):
     points = ablation.quality_points(clusterers, controls)
     assert set(points["label"]) >= {"kmeans", "true", "random"}
@@ -131,6 +136,16 @@ def test_quality_points_are_one_a_record_and_correlate(clusterers, controls):
     assert len(points[points.label == "kmeans"]) == 2
     sentence = ablation.quality_sentence(ablation.quality_points(clusterers))
     assert sentence.startswith("Over 3 settings the rank correlation of AP is +1.00 with NMI")
+
+
+def test_the_two_rules_are_compared_over_settings(make, clusterers):
+    """Made records have the same scores under both rules; one setting's are set apart."""
+    apart = make(spec("rg", n_clusters=5), 3.0, nmi=0.5)
+    for record in apart:
+        by_rule = {rule: record.metrics[rule]["test"]["summary"] for rule in ("max", "sum")}
+        by_rule["sum"]["average_precision"] = by_rule["max"]["average_precision"] + 0.02
+    text = ablation.rules_sentence(clusterers, {"5": apart}, clusterers)
+    assert text == ("AP under sum is above AP under max in 1 of 4 settings, by +0.0 to +2.0 points, +0.5 in the mean.")
 
 
 def test_figures_name_their_axes(clusterers, controls, make):
@@ -149,10 +164,14 @@ def test_figures_name_their_axes(clusterers, controls, make):
 @pytest.fixture
 def imbalance(make):
     lifts = {"ce": (3.0, 1.0), "wce": (2.9, 1.5), "ros": (3.0, 1.6), "rg": (3.1, 5.0)}
+    lifts |= {"rg-longer": (1.0, 5.0)}
     made = {}
     for ratio, position in ((10.0, 0), (100.0, 1)):
         for method, found in lifts.items():
-            made[f"{method} {ratio:g}"] = make(spec(method, imbalance=ratio), found[position])
+            made[f"{method} {ratio:g}"] = make(
+                spec(method.removesuffix("-longer"), imbalance=ratio, epochs=6 if "longer" in method else 3),
+                found[position],
+            )
     return made
 
 
@@ -162,9 +181,29 @@ def test_the_imbalance_table_has_a_row_a_ratio(imbalance):
     expected = values(imbalance["rg 100"], "average_precision").mean()
     assert table.loc["100:1", "RG"].startswith(f"{expected:.1f}")
     assert table.loc["100:1", "RG − CE"].endswith("*")
-    assert "clearly above CE at 100:1" in ablation.pays_between(imbalance)
     figure = ablation.plot_imbalance(imbalance)
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["10:1", "100:1"]
+    assert [len(axes.containers) for axes in figure.axes] == [4, 2]
+
+
+def test_at_equal_steps_rg_trains_for_longer(imbalance):
+    table = ablation.equal_steps_table(imbalance)
+    expected = values(imbalance["rg-longer 10"], "average_precision").mean()
+    assert table.loc["10:1", "RG"].startswith(f"{expected:.1f}")
+    assert table.loc["10:1", "RG − ROS"].startswith("−")
+    assert table.loc["100:1", "RG − ROS"].endswith("*")
+
+
+def test_where_it_pays_is_said_at_equal_epochs_and_at_equal_steps(imbalance):
+    text = ablation.pays_between(imbalance)
+    assert "At equal epochs RG is clearly above CE at 100:1, and clearly above all of CE, WCE and ROS at 100:1." in text
+    assert text.endswith("With as many steps as ROS, RG is clearly above it at 100:1 and clearly below it at 10:1.")
+
+
+def test_an_epoch_of_ros_has_the_steps_of_two_epochs_of_the_others():
+    groups = plans.ablation("imbalance", "cifar10-airplane", "cpu", [0, 1, 2])
+    for ratio in plans.IMBALANCES:
+        assert [s.epochs for s in groups[f"rg-longer {ratio:g}"]] == [2 * s.epochs for s in groups[f"rg {ratio:g}"]]
 
 
 def test_parts_of_the_gain_are_differences_of_label_sets(controls):
@@ -173,6 +212,10 @@ def test_parts_of_the_gain_are_differences_of_label_sets(controls):
     assert table.loc["all: clusters", "AP, points"].startswith(str(expected))
     assert table.loc["meaning, given the sizes", "AP, points"].endswith("*")
     assert set(controls) <= set(ablation.CONTROL_PARTS)
+    meaning = ablation.difference(controls, "clusters", "clusters' sizes")
+    text = ablation.parts_sentence(controls)
+    assert text.startswith(f"Clusters change AP by {expected} points against binary labels")
+    assert text.endswith(f"their meaning adds: {meaning}.")
 
 
 @pytest.mark.parametrize(

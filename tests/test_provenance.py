@@ -408,7 +408,7 @@ def accuracy(name):
 COLUMNS |= {f"accuracy, {name}": accuracy(name) for name in ("all", *longtail.SHOTS)}
 COLUMNS["AP, points"] = of_halves
 # Heads that mean something of their own in one table, by the head of its first column.
-RATIOS, COMPARED = "negatives : positives", "difference in AP, points"
+RATIOS, STEPS, COMPARED = "negatives : positives", "at equal steps", "difference in AP, points"
 
 
 def with_method(method, row):
@@ -422,10 +422,16 @@ def over_best_other(row, table):
 
 
 OF_TABLE = {
-    (RATIOS, name): lambda row, table, name=name: percent("average_precision")(with_method(name.lower(), row), table)
-    for name in ("CE", "WCE", "ROS", "RG")
+    (first, name): lambda row, table, name=name: percent("average_precision")(with_method(name.lower(), row), table)
+    for first, names in ((RATIOS, ("CE", "WCE", "ROS", "RG")), (STEPS, ("ROS", "RG")))
+    for name in names
 }
-OF_TABLE[RATIOS, "RG − CE"] = lambda row, table: str(difference(with_method("rg", row), with_method("ce", row)))
+OF_TABLE |= {
+    (first, f"RG − {name}"): lambda row, table, name=name: str(
+        difference(with_method("rg", row), with_method(name.lower(), row))
+    )
+    for first, name in ((RATIOS, "CE"), (STEPS, "ROS"))
+}
 OF_TABLE[RATIOS, "RG − best other"] = over_best_other
 OF_TABLE["regrouped by", "AP − binary"] = bootstrapped("ce")
 
@@ -670,6 +676,7 @@ def test_a_number_that_no_record_yields_is_found():
 
 
 RECORDED = ["motivating-example", "encoders", "synchronous-learning", "binary", "multiclass", "tables", "text"]
+RECORDED += ["ablations"]
 
 
 @pytest.mark.browser

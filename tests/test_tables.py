@@ -14,7 +14,7 @@ from scipy.stats import friedmanchisquare
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.metrics import average_precision_score
 
-from regroup_lib import plans, ranks, table_report, tables
+from regroup_lib import competition, plans, ranks, table_report, tables
 from regroup_lib.experiments import run
 from regroup_lib.files import digest_file, write_npz
 from regroup_lib.listings import records_frame
@@ -581,7 +581,7 @@ def test_differences_are_counted_by_their_intervals(results):
     assert worse.better == ()
     assert len(worse.worse) >= 2
     means = [interval.mean for interval in results.differences("logreg", "cluster-centroids").values()]
-    smallest, largest = table_report.span(results.differences("logreg", "cluster-centroids")).split(" to ")
+    smallest, largest = competition.span(results.differences("logreg", "cluster-centroids")).split(" to ")
     assert float(smallest.replace("−", "-")) == pytest.approx(min(means), abs=0.05)
     assert float(largest.replace("−", "-")) == pytest.approx(max(means), abs=0.05)
 
