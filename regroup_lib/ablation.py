@@ -268,7 +268,8 @@ def pays_between(groups: Groups) -> str:
     above_all = [ratio for ratio in epochs["ce"][0] if all(ratio in above for above, _ in epochs.values())]
     return (
         f"At equal epochs RG is clearly above CE at {_listed(epochs['ce'][0])}, "
-        f"and clearly above all of CE, WCE and ROS at {_listed(above_all)}. "
+        f"clearly above all of CE, WCE and ROS at {_listed(above_all)}, "
+        f"and clearly below ROS at {_listed(epochs['ros'][1])}. "
         f"With as many steps as ROS, RG is clearly above it at {_listed(above_ros)} "
         f"and clearly below it at {_listed(below_ros)}."
     )
