@@ -161,7 +161,7 @@ def weighted_average_precisions(
     weights : array [m, n]
         Not negative, such as the counts of a bootstrap resample.
     batch_size : int
-        Rows at a time; memory is ``batch_size * n`` doubles.
+        Rows at a time; memory is ``batch_size * n`` weights, and as many doubles as there are positives.
 
     Returns
     -------
@@ -175,17 +175,24 @@ def weighted_average_precisions(
             f"positive has shape {positive.shape}, scores {scores.shape} and weights {weights.shape}; "
             "expected [n], [n] and [m, n]"
         )
+    result = np.full(len(weights), np.nan)
+    if not positive.any():
+        return result
     order = np.argsort(-scores, kind="stable")
-    # Samples with one score are above the threshold together: only the last of them ends a step of the curve.
-    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
-    result = np.empty(len(weights))
+    places = np.flatnonzero(positive[order])
+    # Samples with one score are above the threshold together, so the last of them ends a step of the curve; a step
+    # without a positive adds nothing, so only those with one are followed.
+    all_ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    step_of, first_places = np.unique(np.searchsorted(all_ends, places), return_index=True)
+    ends = all_ends[step_of]
+    starts = np.append(0, ends[:-1] + 1)
     for start in range(0, len(weights), batch_size):
-        sorted_weights = weights[start : start + batch_size, order].astype(np.float64)
-        found = np.cumsum(sorted_weights, axis=1)[:, ends]
-        true = np.cumsum(sorted_weights * positive[order], axis=1)[:, ends]
-        steps = np.diff(true, axis=1, prepend=0.0)
+        batch = weights[start : start + batch_size]
+        above = np.add.reduceat(batch[:, order[: ends[-1] + 1]], starts, axis=1, dtype=np.float64).cumsum(axis=1)
+        steps = np.add.reduceat(batch[:, order[places]], first_places, axis=1, dtype=np.float64)
+        true = steps.cumsum(axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
-            precision = np.where(found > 0, true / found, 0.0)
+            precision = np.where(above > 0, true / above, 0.0)
             result[start : start + batch_size] = (steps * precision).sum(axis=1) / true[:, -1]
     return result
 

@@ -405,6 +405,7 @@ def test_weights_without_a_positive_have_no_average_precision():
     found = metrics.weighted_average_precisions([True, False], [0.2, 0.1], np.array([[1, 1], [0, 1]]))
     assert found[0] == 1
     assert np.isnan(found[1])
+    assert np.isnan(metrics.weighted_average_precisions([False, False], [0.2, 0.1], np.ones((3, 2)))).all()
 
 
 def test_weighted_average_precisions_refuses_shapes_that_disagree():
