@@ -1,5 +1,8 @@
 """Long tails: accuracies by shots against their definition, and the plan's runs."""
 
+import copy
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -51,11 +54,60 @@ def test_tables_and_sentences_follow_the_records(records):
     assert table.loc["RG, n' = 50", "pseudo-classes"] > 10
     assert "20 to 100" not in longtail.describe_tail(records)
     assert longtail.describe_tail(records).endswith("112 to 5 a class")
-    sentence = longtail.long_tail_sentence({"digits": records})
-    better = np.mean([longtail.shot_accuracies(r)["all"] for r in records["RG, n' = 50"]]) > np.mean(
-        [longtail.shot_accuracies(r)["all"] for r in records["CE"]]
+
+
+def changed(record, *, validation, precision):
+    """Return a record with another accuracy on the validation images, and another mean AP on the test images."""
+    metrics = copy.deepcopy(record.metrics)
+    (rule,) = metrics.keys() & {"none", "max"}
+    metrics[rule]["val"]["summary"]["balanced_accuracy"] = validation
+    metrics[rule]["test"]["summary"]["average_precision"] = precision
+    return dataclasses.replace(record, metrics=metrics)
+
+
+def test_validation_chooses_and_the_test_set_measures(records):
+    def made(label, validation, precision):
+        return [
+            changed(record, validation=v, precision=p)
+            for record, v, p in zip(records[label], validation, precision, strict=True)
+        ]
+
+    groups = {
+        "CE": made("CE", (0.5, 0.5), (0.50, 0.52)),
+        "LA": made("CE", (0.6, 0.7), (0.70, 0.70)),
+        "RG, n' = 50": made("RG, n' = 50", (0.4, 0.4), (0.99, 0.99)),  # best on the test set, not on validation
+        "RG, n' = 20": made("RG, n' = 50", (0.4, 0.5), (0.60, 0.62)),
+        "RG+LA, n' = 20": made("RG, n' = 50", (0.9, 0.9), (0.60, 0.60)),
+    }
+    assert longtail.contests(groups) == {
+        "RG − CE": ("RG, n' = 20", "CE"),
+        "best with − best without": ("RG+LA, n' = 20", "LA"),
+    }
+    table = longtail.contest_table({"digits": groups})
+    assert list(table["mean AP"]) == ["+10.0 [+10.0, +10.0] *", "−10.0 [−10.0, −10.0] *"]
+    ours, theirs = ([longtail.shot_accuracies(r)["all"] for r in records[m]] for m in ("RG, n' = 50", "CE"))
+    gained = 100 * np.mean(np.subtract(ours, theirs))
+    assert all(
+        float(cell.split(" ")[0].replace("−", "-")) == pytest.approx(gained, abs=0.05) for cell in table["accuracy"]
     )
-    assert f"above CE on {int(better)} of 1" in sentence
+    sentence = longtail.long_tail_sentence({"digits": groups, "again": groups})
+    assert "mean AP clearly higher on 2 and clearly lower on 0." in sentence
+    assert "mean AP clearly higher on 0 and clearly lower on 2 (of 2" in sentence
+
+
+def test_a_method_that_diverged_is_not_chosen(records):
+    lost = [dataclasses.replace(r, status="diverged") for r in records["CE"]]
+    assert longtail.chosen_on_validation({"lost": lost, "CE": records["CE"]}) == "CE"
+
+
+def test_the_figure_has_a_panel_a_set_and_a_row_a_method(records):
+    figure = longtail.plot_shots({"one": records, "two": records, "three": records})
+    first, _, third, empty = figure.axes
+    assert [t.get_text() for t in first.get_yticklabels()] == list(records)
+    lines = {line.get_label(): line.get_xdata() for line in third.lines}
+    expected = [100 * np.mean([longtail.shot_accuracies(r)["few"] for r in group]) for group in records.values()]
+    np.testing.assert_allclose(lines["few"], expected)
+    assert not empty.axison
 
 
 def test_many_classes_keep_decisions_in_the_place_of_scores(records, tmp_path, monkeypatch):

@@ -128,17 +128,24 @@ def plain(number):
     return lambda row, table: f"{np.mean([number(key) for key in row]):.2f}"
 
 
+def student_of_halves(number):
+    """Return the difference of a row's first half of records and its second, with Student's interval over seeds."""
+
+    def cell(row, table):
+        found = [number(a) - number(b) for a, b in zip(row[: len(row) // 2], row[len(row) // 2 :], strict=True)]
+        mean, error = statistics.fmean(found), statistics.stdev(found) / len(found) ** 0.5
+        margin = student.ppf(0.975, len(found) - 1) * error
+        return minus(f"{mean:+.1f} [{mean - margin:+.1f}, {mean + margin:+.1f}]")
+
+    return cell
+
+
 def student_difference(row, table):
     """Return the difference in AP to the table's first row that has no encoder and no groups, with its interval."""
     baseline = next(other for other in table if raw(other[0])["spec"]["method"] == "ce")
     if row == baseline:
         return ""
-    found = [
-        summary(a, "average_precision") - summary(b, "average_precision") for a, b in zip(row, baseline, strict=True)
-    ]
-    mean, error = statistics.fmean(found), statistics.stdev(found) / len(found) ** 0.5
-    margin = student.ppf(0.975, len(found) - 1) * error
-    return minus(f"{mean:+.1f} [{mean - margin:+.1f}, {mean + margin:+.1f}]")
+    return student_of_halves(lambda key: summary(key, "average_precision"))((*row, *baseline), table)
 
 
 def gain(row, table):
@@ -436,6 +443,10 @@ OF_TABLE[RATIOS, "RG − best other"] = over_best_other
 OF_TABLE["regrouped by", "AP − binary"] = bootstrapped("ce")
 
 
+OF_TABLE["training set", "accuracy"] = student_of_halves(lambda key: summary(key, "balanced_accuracy"))
+OF_TABLE["training set", "mean AP"] = student_of_halves(lambda key: summary(key, "average_precision"))
+
+
 def on_text_task(head):
     def cell(row, table):
         specs = {key: raw(key)["spec"] for key in row}
@@ -590,7 +601,7 @@ OF_TABLE |= {("classifier", name): correlation_with_gain(name) for name in table
 COLUMNS["AP, regrouped − plain"] = gain_of_the_best
 
 # Columns of words, and of what the plan says.
-WORDS = {"groups", "setting", "chosen", "settings tried", "difference"}
+WORDS = {"groups", "setting", "chosen", "settings tried", "difference", "contest", "compared"}
 
 
 def column(head, rows, first_head, title):
