@@ -244,9 +244,9 @@ class Gain:
     ----------
     row : str
         Where the figure draws it; many tasks may share a row.
-    space : {"pre-trained", "poor", "columns", "none"}
-        What the clusters were found in: a pre-trained encoder's space, raw pixels or an autoencoder's codes, a
-        table's columns; or the groups are random.
+    space : {"pre-trained", "own", "poor", "columns", "none"}
+        What the clusters were found in: a pre-trained encoder's space, that of a self-supervised encoder trained on
+        the task's own images, raw pixels or an autoencoder's codes, a table's columns; or the groups are random.
     difference : Interval
         Percentage points.
     """
@@ -258,6 +258,7 @@ class Gain:
 
 SPACES = {
     "pre-trained": ("a pre-trained encoder's space", "#0072B2", "X"),
+    "own": ("self-supervision on the task's images", "#CC79A7", "D"),
     "poor": ("raw pixels or an autoencoder's codes", "#D55E00", "^"),
     "columns": ("a table's columns", "#009E73", "o"),
     "none": ("random groups", "#E69F00", "v"),
@@ -266,7 +267,7 @@ SPACES = {
 
 def gains(profile: str, seeds: Sequence[int]) -> list[Gain]:
     """Return what regrouping adds to the AP of plain labels wherever all runs are recorded."""
-    found = [*_example_gains(profile, seeds)]
+    found = [*_example_gains(profile, seeds), *_own_encoder_gains(profile, seeds)]
     for task in plans.recorded_tasks(profile, seeds):
         groups = plans.competitors(task, profile, seeds)
         found.append(Gain(task, "pre-trained", competition.precision_difference(groups, "rg", "ce")))
@@ -303,6 +304,15 @@ def _example_gains(profile: str, seeds: Sequence[int]) -> list[Gain]:
         found.append(Gain(f"{plans.TASKS[profile]}, {encoder_label(encoder)}", space, difference))
     random = bootstrap_difference(bootstrap_precisions(groups["rg-random"]), plain)
     return [*found, Gain(f"{plans.TASKS[profile]}, random groups", "none", random)]
+
+
+def _own_encoder_gains(profile: str, seeds: Sequence[int]) -> list[Gain]:
+    runs = plans.self_supervised_runs(profile, seeds)
+    groups = {label: [find_record(spec) for spec in runs[label]] for label in ("simclr", "binary")}
+    if any(None in group for group in groups.values()):
+        return []
+    difference = competition.precision_difference(groups, "simclr", "binary")
+    return [Gain(f"{plans.ABLATION_TASKS[profile][0]}, {encoder_label('simclr')}", "own", difference)]
 
 
 def _table_gains(profile: str, seeds: Sequence[int]) -> list[Gain]:

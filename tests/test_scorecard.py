@@ -5,6 +5,7 @@ import pytest
 from regroup_lib import binary, competition, plans, scorecard
 from regroup_lib.book import book_root, chapters
 from regroup_lib.competition import Interval
+from regroup_lib.records import find_record
 from regroup_lib.sweeps import sweep
 
 SEEDS = [0, 1]
@@ -92,6 +93,20 @@ def test_gains_are_those_of_the_records(recorded, monkeypatch):
     }
     assert found[-1].space == "none"
     assert found[-1].difference.mean == pytest.approx(mean["rg-random"] - mean["ce"], abs=0.3)  # the mean of resamples
+
+
+def test_the_gain_of_a_self_supervised_encoder_waits_for_its_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("REGROUP_RESULTS", str(tmp_path))
+    runs = plans.self_supervised_runs("smoke", SEEDS)
+    sweep(runs["binary"])
+    assert scorecard.gains("smoke", SEEDS) == []
+    sweep(runs["simclr"])
+    (found,) = scorecard.gains("smoke", SEEDS)
+    ours, plain = (
+        competition.values([find_record(s) for s in runs[name]], "average_precision") for name in ("simclr", "binary")
+    )
+    assert found.space == "own"
+    assert found.difference.mean == pytest.approx((ours - plain).mean())
 
 
 def test_the_figure_has_a_row_a_setting_and_survives_no_record():
