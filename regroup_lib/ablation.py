@@ -26,7 +26,7 @@ from regroup_lib.competition import (
 )
 from regroup_lib.files import results_directory
 from regroup_lib.records import Record, find_record
-from regroup_lib.report import encoder_label, mean_std, result_on_test, traced
+from regroup_lib.report import encoder_label, mean_std, result_on_test, style_of, traced
 
 
 def section(name: str, task: str, profile: str, seeds: Sequence[int]) -> dict[str, list[Record]]:
@@ -188,12 +188,12 @@ LOOKS = {
 }
 
 
-def by_ratio(groups: Groups) -> dict[str, dict[float, Sequence[Record]]]:
-    """Return the imbalance section by method, then by ratio."""
+def by_number(groups: Groups) -> dict[str, dict[float, Sequence[Record]]]:
+    """Return a section whose labels end in a number, an imbalance ratio or epochs, by the rest, then by the number."""
     found: dict[str, dict[float, Sequence[Record]]] = {}
     for label, group in groups.items():
-        method, ratio = label.split()
-        found.setdefault(method, {})[float(ratio)] = group
+        name, number = label.rsplit(" ", 1)
+        found.setdefault(name, {})[float(number)] = group
     return found
 
 
@@ -201,9 +201,9 @@ def plot_imbalance(groups: Groups) -> Figure:
     """Draw AP as the training set grows more imbalanced, at equal epochs and at equal steps; the test set stays."""
     curves = {
         method: np.array([values(group, "average_precision") for group in ratios.values()])
-        for method, ratios in by_ratio(groups).items()
+        for method, ratios in by_number(groups).items()
     }
-    ratios = list(next(iter(by_ratio(groups).values())))
+    ratios = list(next(iter(by_number(groups).values())))
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.5), sharey=True)
     drawn = {"equal epochs": tuple(LOOKS), "as many steps as ROS": ("ros", "rg-longer")}
     for axes, (heading, methods) in zip(panels, drawn.items(), strict=True):
@@ -252,7 +252,7 @@ def equal_steps_table(groups: Groups) -> pd.DataFrame:
 
 
 def _at_each_ratio(groups: Groups, methods: Iterable[str]) -> Iterator[tuple[str, dict[str, Sequence[Record]]]]:
-    found = by_ratio(groups)
+    found = by_number(groups)
     for ratio in next(iter(found.values())):
         yield f"{ratio:g}:1", {method: found[method][ratio] for method in methods}
 
@@ -284,6 +284,52 @@ def _clearly_apart(groups: Groups, first: str, second: str) -> tuple[list[str], 
 def _listed(ratios: Sequence[str]) -> str:
     return ", ".join(ratios) or "no ratio"
 
+
+# ---------------------------------------------------------------- longer training
+
+
+def _at_each_length(groups: Groups) -> Iterator[tuple[int, dict[str, Sequence[Record]]]]:
+    found = by_number(groups)
+    for epochs in found["binary"]:
+        yield int(epochs), {label: by_epochs[epochs] for label, by_epochs in found.items()}
+
+
+def length_table(groups: Groups) -> pd.DataFrame:
+    """Return one row a training length: AP of each label set, and what clusters and random groups add to binary."""
+    rows, found = [], []
+    for epochs, at in _at_each_length(groups):
+        found.append([record for group in at.values() for record in group])
+        row: dict[str, Any] = {"trained epochs": str(epochs)}
+        row |= {label: mean_std(values(group, "average_precision"), scale=1) for label, group in at.items()}
+        row |= {f"{label} − binary": _starred(difference(at, label, "binary")) for label in at if label != "binary"}
+        rows.append(row)
+    return traced(pd.DataFrame(rows).set_index("trained epochs"), found)
+
+
+def length_sentence(groups: Groups) -> str:
+    """Return what the clusters add at each training length."""
+    gained = {epochs: difference(at, "clusters", "binary") for epochs, at in _at_each_length(groups)}
+    steps = "; ".join(f"{epochs} epochs {gain}" for epochs, gain in gained.items())
+    return f"What clusters add to the AP of binary labels, in points: {steps}."
+
+
+def plot_length(groups: Groups, task: str) -> Figure:
+    """Draw AP by training length, a curve a label set; each length is a training with a schedule of its own."""
+    figure, axes = plt.subplots(figsize=(5.6, 3.5))
+    for by_epochs in by_number(groups).values():
+        curve = np.array([values(group, "average_precision") for group in by_epochs.values()])
+        look = style_of(next(iter(by_epochs.values()))[0].spec)
+        style = {"color": look.color, "linestyle": look.line, "marker": look.marker, "label": look.label, "capsize": 3}
+        axes.errorbar(list(by_epochs), curve.mean(axis=1), curve.std(axis=1, ddof=1), **style)
+    epochs = list(by_epochs)
+    axes.set(xscale="log", xlabel="epochs of training", ylabel="test AP (%)", title=task)
+    axes.set_xticks(epochs, [f"{e:g}" for e in epochs])
+    axes.minorticks_off()
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+# ---------------------------------------------------------------- the parts of the gain
 
 # What each control has: more classes, balance, meaning.
 CONTROL_PARTS = {

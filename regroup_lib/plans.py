@@ -114,6 +114,9 @@ ABLATED_CLUSTERERS = (
     "random-equal",
 )
 IMBALANCES = (10.0, 30.0, 100.0, 300.0)
+# Multiples of the ablations' epochs, and the label sets that are trained for so long.
+TRAINING_LENGTHS = {"smoke": (1, 2), "cpu": (1, 2, 4), "paper": (1,)}
+LONG_TRAINED = ("binary", "random, equal", "clusters", "true")
 
 
 def ablation(section: str, task: str, profile: str, seeds: Sequence[int]) -> dict[str, list[Spec]]:
@@ -121,7 +124,7 @@ def ablation(section: str, task: str, profile: str, seeds: Sequence[int]) -> dic
 
     Parameters
     ----------
-    section : {"clusterer", "encoder", "loss", "clusters", "imbalance", "control"}
+    section : {"clusterer", "encoder", "loss", "clusters", "imbalance", "control", "length"}
     task, profile, seeds
         Sections that a task does not have are empty.
     """
@@ -161,10 +164,21 @@ def ablation(section: str, task: str, profile: str, seeds: Sequence[int]) -> dic
         return found
     if section == "control":
         return _controls(runs, best, small)
+    if section == "length":
+        if small and profile != "smoke":
+            return {}
+        controls = _controls(runs, best, small)
+        return {
+            f"{label} {factor * controls[label][0].epochs}": [
+                spec.model_copy(update={"epochs": factor * spec.epochs}) for spec in controls[label]
+            ]
+            for factor in TRAINING_LENGTHS[profile]
+            for label in LONG_TRAINED
+        }
     raise ValueError(f"no section is called {section!r}")
 
 
-ABLATION_SECTIONS = ("clusterer", "encoder", "loss", "clusters", "imbalance", "control")
+ABLATION_SECTIONS = ("clusterer", "encoder", "loss", "clusters", "imbalance", "control", "length")
 
 
 def _controls(runs: Callable[..., list[Spec]], best: str, small: bool) -> dict[str, list[Spec]]:

@@ -72,6 +72,7 @@ def test_a_section_changes_one_part_and_has_every_seed(profile, name):
         "clusters": {"n_clusters"},
         "imbalance": {"method", "encoder", "imbalance", "epochs"},
         "control": {"method", "encoder", "clusterer", "n_clusters"},
+        "length": {"method", "encoder", "clusterer", "epochs"},
     }[name]
     dumped = []
     for specs in groups.values():
@@ -97,6 +98,16 @@ def test_the_numbers_of_clusters_span_what_was_asked():
     assert 9 in numbers
     assert numbers[-1] == 36
     assert numbers == sorted(numbers)
+
+
+def test_the_shortest_training_is_that_of_the_controls():
+    groups = plans.ablation("length", "cifar10-airplane", "cpu", [0, 1])
+    controls = plans.ablation("control", "cifar10-airplane", "cpu", [0, 1])
+    assert {label: groups[f"{label} 5"] for label in plans.LONG_TRAINED} == {
+        label: controls[label] for label in plans.LONG_TRAINED
+    }
+    assert {specs[0].epochs for specs in groups.values()} == {5, 10, 20}
+    assert plans.ablation("length", "cifar100-worm", "cpu", [0]) == {}
 
 
 def test_an_unknown_section_is_refused():
@@ -207,6 +218,31 @@ def test_an_epoch_of_ros_has_the_steps_of_two_epochs_of_the_others():
     groups = plans.ablation("imbalance", "cifar10-airplane", "cpu", [0, 1, 2])
     for ratio in plans.IMBALANCES:
         assert [s.epochs for s in groups[f"rg-longer {ratio:g}"]] == [2 * s.epochs for s in groups[f"rg {ratio:g}"]]
+
+
+@pytest.fixture
+def lengths(make):
+    lifts = {3: (1.0, 1.2, 4.0, 5.0), 6: (3.0, 3.0, 4.2, 5.0)}
+    specs = {"binary": spec("ce"), "random, equal": spec("rg-random"), "clusters": spec("rg"), "true": spec("rg-true")}
+    return {
+        f"{label} {epochs}": make(one.model_copy(update={"epochs": epochs}), lift)
+        for epochs, at in lifts.items()
+        for (label, one), lift in zip(specs.items(), at, strict=True)
+    }
+
+
+def test_the_table_of_lengths_compares_at_equal_lengths(lengths):
+    table = ablation.length_table(lengths)
+    assert list(table.index) == ["3", "6"]
+    groups = {"binary": lengths["binary 6"], "clusters": lengths["clusters 6"]}
+    gain = ablation.difference(groups, "clusters", "binary")
+    assert table.loc["6", "clusters − binary"].startswith(str(gain))
+    assert table.loc["3", "clusters − binary"].endswith("*")
+    assert table.loc["6", "binary"].startswith(f"{values(groups['binary'], 'average_precision').mean():.1f}")
+    assert ablation.length_sentence(lengths).endswith(f"; 6 epochs {gain}.")
+    axes = ablation.plot_length(lengths, "digits").axes[0]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["3", "6"]
+    assert len(axes.containers) == 4
 
 
 def test_parts_of_the_gain_are_differences_of_label_sets(controls):
