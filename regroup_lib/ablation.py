@@ -20,11 +20,13 @@ from regroup_lib.competition import (
     bootstrap_difference,
     bootstrap_precisions,
     span,
+    test_scores,
     title,
     values,
     verdict_word,
 )
 from regroup_lib.files import results_directory
+from regroup_lib.metrics import decide
 from regroup_lib.records import Record, find_record
 from regroup_lib.report import encoder_label, mean_std, result_on_test, style_of, traced
 
@@ -388,6 +390,46 @@ def parts_sentence(groups: Groups) -> str:
         f"Clusters change AP by {all_parts} points against binary labels; random groups of equal sizes, which have the "
         f"classes and the balance, by {no_meaning}. Clusters against random groups of the same sizes, which is what "
         f"their meaning adds: {meaning}."
+    )
+
+
+# ---------------------------------------------------------------- what BA says
+
+
+def called_positive(record: Record) -> float:
+    """Return the share of the test images that are called positive under max aggregation."""
+    _, scores = test_scores(record)
+    return float(decide(scores).mean())
+
+
+def balanced_accuracy_table(groups: Groups) -> pd.DataFrame:
+    """Return one row a label set: what it calls positive, BA under both rules, and AP; percent, mean ± std."""
+    rows = []
+    for label, group in groups.items():
+        row: dict[str, Any] = {"label set": label}
+        row["called positive"] = mean_std([called_positive(record) for record in group])
+        row["BA (max)"] = mean_std(values(group, "balanced_accuracy"), scale=1)
+        row["BA (sum)"] = mean_std([result_on_test(r, "balanced_accuracy", "sum") for r in group])
+        row["AP (max)"] = mean_std(values(group, "average_precision"), scale=1)
+        rows.append(row)
+    return traced(pd.DataFrame(rows).set_index("label set"), groups.values())
+
+
+def balanced_accuracy_sentence(groups: Groups) -> str:
+    """Return how random groups compare with clusters in BA under each rule, in AP, and in what they call positive."""
+    chosen = {label: groups[label] for label in ("random, equal", "clusters")}
+    by_rule = {
+        rule: [
+            100 * np.mean([result_on_test(r, "balanced_accuracy", rule) for r in group]) for group in chosen.values()
+        ]
+        for rule in RULES
+    }
+    called = [100 * np.mean([called_positive(r) for r in group]) for group in chosen.values()]
+    lost = difference(groups, "random, equal", "clusters")
+    return (
+        f"Random groups of equal sizes have a BA of {by_rule['max'][0]:.1f} under max and {by_rule['sum'][0]:.1f} "
+        f"under sum, clusters {by_rule['max'][1]:.1f} and {by_rule['sum'][1]:.1f}; their AP differs by {lost} points. "
+        f"Random groups call {called[0]:.0f}% of the test images positive, clusters {called[1]:.0f}%."
     )
 
 

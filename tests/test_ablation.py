@@ -257,6 +257,19 @@ def test_parts_of_the_gain_are_differences_of_label_sets(controls):
     assert text.endswith(f"their meaning adds: {meaning}.")
 
 
+def test_what_ba_says_is_beside_what_is_called_positive(controls):
+    table = ablation.balanced_accuracy_table(controls)
+    arrays = [record.arrays() for record in controls["random, equal"]]
+    called = [100 * np.mean(found["test_scores_max"] >= 0.5) for found in arrays]
+    assert table.loc["random, equal", "called positive"].startswith(f"{np.mean(called):.1f} ±")
+    assert table.loc["binary", "BA (max)"] == table.loc["binary", "BA (sum)"]
+    text = ablation.balanced_accuracy_sentence(controls)
+    assert f"differs by {ablation.difference(controls, 'random, equal', 'clusters')} points" in text
+    assert f"call {np.mean(called):.0f}% of the test images positive" in text
+    ba = values(controls["random, equal"], "balanced_accuracy").mean()
+    assert text.startswith(f"Random groups of equal sizes have a BA of {ba:.1f} under max and {ba:.1f} under sum")
+
+
 @pytest.mark.parametrize(
     ("lifts", "word"),
     [

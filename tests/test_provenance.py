@@ -443,6 +443,12 @@ OF_TABLE[RATIOS, "RG − best other"] = over_best_other
 OF_TABLE["regrouped by", "AP − binary"] = bootstrapped("ce")
 
 
+def called_positive(key):
+    scores = loaded(key).arrays()
+    return 100 * np.mean(scores.get("test_scores_max", scores.get("test_scores_none")) >= 0.5)
+
+
+COLUMNS["called positive"] = lambda row, table: spread([called_positive(key) for key in row])
 LONG_TRAINED = {"binary": "ce", "random, equal": "rg-random", "clusters": "rg", "true": "rg-true"}
 LENGTHS = "trained epochs"
 for label, method in LONG_TRAINED.items():
