@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.metrics import recall_score
 
-from regroup_lib.competition import Groups, best_marks, values
+from regroup_lib.competition import Groups, best_marks, relative_cost, values
 from regroup_lib.records import Record
 from regroup_lib.report import (
     STYLES,
@@ -69,13 +69,14 @@ def shot_accuracies(record: Record) -> dict[str, float]:
 def long_tail_table(groups: Groups) -> pd.DataFrame:
     """Return one row a method: accuracy over all classes and by shots, and mean AP; percent, mean ± std over seeds.
 
-    Two stars mark the best mean AP, one star those whose mean ± std meets it.
+    Images seen are those of the whole training, relative to CE's. Two stars mark the best mean AP, one star those whose mean ± std meets it.
     """
     marks = best_marks(groups, "average_precision")
     rows = []
     for label, group in groups.items():
         found = [shot_accuracies(record) for record in group]
         row: dict[str, Any] = {"method": label, "pseudo-classes": len(group[0].regrouping["parent"])}
+        row["images seen"] = f"{relative_cost(group, groups['CE']):.2f}"
         for name in ("all", *SHOTS):
             measured = np.array([f[name] for f in found])
             row[f"accuracy, {name}"] = "" if np.isnan(measured).all() else mean_std(measured)
@@ -100,14 +101,18 @@ def contests(groups: Groups) -> dict[str, tuple[str, str]]:
     """Return the pairs of methods that are held against one another, by what is compared; validation chooses them.
 
     ``"RG − CE"``: RG at the chosen threshold, and CE. ``"best with − best without"``: the best method that regroups,
-    and the best that does not.
+    and the best that does not. ``"at equal steps"``: the same among those whose epochs have no more images than CE's,
+    which oversampling's have.
     """
     regroups = {label: group for label, group in groups.items() if label.startswith("RG")}
     alone = {label: group for label, group in regroups.items() if label.startswith("RG,")}
     others = {label: group for label, group in groups.items() if label not in regroups}
+    equal = {label: group for label, group in others.items() if relative_cost(group, groups["CE"]) < 1.05}
+    best = chosen_on_validation(regroups)
     return {
         "RG − CE": (chosen_on_validation(alone), "CE"),
-        "best with − best without": (chosen_on_validation(regroups), chosen_on_validation(others)),
+        "best with − best without": (best, chosen_on_validation(others)),
+        "at equal steps": (best, chosen_on_validation(equal)),
     }
 
 
@@ -140,6 +145,7 @@ def long_tail_sentence(tails: Mapping[str, Groups]) -> str:
     for contest, names in {
         "RG − CE": "RG against CE",
         "best with − best without": "The best method that regroups against the best that does not",
+        "at equal steps": "The same without those that see more images than CE",
     }.items():
         found = [tail_differences(groups, *contests(groups)[contest]) for groups in tails.values()]
         parts.append(f"{names}: " + ", ".join(_tally([f[measure] for f in found], measure) for measure in found[0]))
