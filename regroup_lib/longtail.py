@@ -69,7 +69,8 @@ def shot_accuracies(record: Record) -> dict[str, float]:
 def long_tail_table(groups: Groups) -> pd.DataFrame:
     """Return one row a method: accuracy over all classes and by shots, and mean AP; percent, mean ± std over seeds.
 
-    Images seen are those of the whole training, relative to CE's. Two stars mark the best mean AP, one star those whose mean ± std meets it.
+    Images seen are those of the whole training, relative to CE's. Two stars mark the best mean AP, one star those
+    whose mean ± std meets it.
     """
     marks = best_marks(groups, "average_precision")
     rows = []
