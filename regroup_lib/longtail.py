@@ -20,6 +20,7 @@ from regroup_lib.report import (
     encoder_label,
     evidence,
     mean_std,
+    minus,
     paired_difference,
     result_on_test,
     rule_of,
@@ -140,17 +141,19 @@ def contest_table(tails: Mapping[str, Groups]) -> pd.DataFrame:
     return traced(pd.DataFrame(rows).set_index("training set"), found)
 
 
-def long_tail_sentence(tails: Mapping[str, Groups]) -> str:
-    """Return on how many sets regrouping is clearly above and below: RG and CE, and the best with and without."""
-    parts = []
-    for contest, names in {
+def long_tail_sentences(tails: Mapping[str, Groups]) -> dict[str, str]:
+    """Return, for each contest, on how many sets the first is clearly above and below the second."""
+    titles = {
         "RG − CE": "RG against CE",
         "best with − best without": "The best method that regroups against the best that does not",
         "at equal steps": "The same without those that see more images than CE",
-    }.items():
+    }
+    sentences = {}
+    for contest, compared in titles.items():
         found = [tail_differences(groups, *contests(groups)[contest]) for groups in tails.values()]
-        parts.append(f"{names}: " + ", ".join(_tally([f[measure] for f in found], measure) for measure in found[0]))
-    return f"{'. '.join(parts)} (of {len(tails)} long-tailed sets; settings chosen on validation images)."
+        tallies = ", ".join(_tally([f[measure] for f in found], measure) for measure in found[0])
+        sentences[contest] = f"{compared}: {tallies}, of {len(tails)} sets."
+    return sentences
 
 
 def _tally(differences: Sequence[Difference], measure: str) -> str:
@@ -211,13 +214,25 @@ def plot_clustering_over_training(looks: Mapping[int, Sequence[Record]], referen
 def gain_kept(groups: Groups, name: str, best: str) -> str:
     """Return in words which share of the best encoder's mean gain over binary labels another encoder keeps."""
     ap = {label: np.array([result_on_test(r, "average_precision") for r in groups[label]]) for label in groups}
-    whole, own = paired_difference(ap[best], ap["binary"]), float((ap[name] - ap["binary"]).mean())
+    whole, own = paired_difference(ap[best], ap["binary"]), paired_difference(ap[name], ap["binary"])
+    ours, theirs = encoder_label(name), encoder_label(best)
     if not whole.low > 0:
-        return f"{encoder_label(best)} has no clear gain over binary labels here, so there is none to keep."
+        return f"{theirs} has no clear gain over binary labels here, so there is none to keep."
+    kept = f"{100 * own.mean / whole.mean:.0f}%" if own.mean > 0 else "nothing"
     return (
-        f"{encoder_label(name)} keeps {100 * own / whole.mean:.0f}% of the gain of {encoder_label(best)} "
-        f"over binary labels ({100 * own:+.1f} of {100 * whole.mean:+.1f} points)."
-    ).replace("-", "−")
+        f"{ours} keeps {kept} of the gain of {theirs} over binary labels: "
+        f"{signed_interval(own)} points of AP, where {theirs} has {signed_interval(whole)}."
+    )
+
+
+def looks_sentence(looks: Mapping[int, Sequence[Record]]) -> str:
+    """Return how NMI moves from the shortest to the longest training, and over the last step."""
+    nmi = {epochs: float(np.mean([look.metrics["nmi"] for look in group])) for epochs, group in looks.items()}
+    first, *_, before, last = nmi
+    return minus(
+        f"From {first} to {last} epochs NMI goes from {nmi[first]:.2f} to {nmi[last]:.2f}; "
+        f"the step from {before} to {last} moves it by {nmi[last] - nmi[before]:+.2f}."
+    )
 
 
 def self_supervision_verdict(groups: Groups) -> Verdict:

@@ -258,7 +258,7 @@ class Gain:
 
 SPACES = {
     "pre-trained": ("a pre-trained encoder's space", "#0072B2", "X"),
-    "own": ("self-supervision on the task's images", "#CC79A7", "D"),
+    "own": ("self-supervision on the task's images", "#999933", "p"),
     "poor": ("raw pixels or an autoencoder's codes", "#D55E00", "^"),
     "columns": ("a table's columns", "#009E73", "o"),
     "none": ("random groups", "#E69F00", "v"),

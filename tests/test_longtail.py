@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -100,9 +101,10 @@ def test_validation_chooses_and_the_test_set_measures(records):
     assert all(
         float(cell.split(" ")[0].replace("−", "-")) == pytest.approx(gained, abs=0.05) for cell in table["accuracy"]
     )
-    sentence = longtail.long_tail_sentence({"digits": groups, "again": groups})
-    assert "mean AP clearly higher on 2 and clearly lower on 0." in sentence
-    assert sentence.count("mean AP clearly higher on 0 and clearly lower on 2") == 2
+    above, below, equal = longtail.long_tail_sentences({"digits": groups, "again": groups}).values()
+    assert above.endswith("mean AP clearly higher on 2 and clearly lower on 0, of 2 sets.")
+    assert below.endswith("mean AP clearly higher on 0 and clearly lower on 2, of 2 sets.")
+    assert equal.endswith("mean AP clearly higher on 0 and clearly lower on 2, of 2 sets.")
     assert longtail.long_tail_table(groups).loc["ROS", "images seen"] == "2.00"
 
 
@@ -150,12 +152,24 @@ def test_the_longest_self_supervised_encoder_is_the_one_that_is_clustered():
     assert all(look.encoder == "simclr" for group in looks.values() for look in group)
 
 
+def test_the_looks_are_summed_up_by_their_ends_and_their_last_step():
+    looks = {2: (0.10, 0.12), 5: (0.2, 0.2), 10: (0.33, 0.31)}
+    made = {epochs: [SimpleNamespace(metrics={"nmi": v}) for v in found] for epochs, found in looks.items()}
+    assert longtail.looks_sentence(made) == (
+        "From 2 to 10 epochs NMI goes from 0.11 to 0.32; the step from 5 to 10 moves it by +0.12."
+    )
+
+
 def test_the_gain_that_is_kept_is_a_share_of_a_clear_one(monkeypatch):
-    ap = {"binary": (0.5, 0.51), "simclr": (0.6, 0.61), "best": (0.7, 0.71), "blunt": (0.4, 0.9)}
+    ap = {"binary": (0.5, 0.51), "simclr": (0.6, 0.61), "best": (0.7, 0.71), "blunt": (0.4, 0.9), "worse": (0.4, 0.41)}
     monkeypatch.setattr(longtail, "result_on_test", lambda record, _: ap[record[0]][record[1]])
     groups = {name: [(name, 0), (name, 1)] for name in ap}
     assert "simclr" not in longtail.gain_kept(groups, "simclr", "best")  # it has a name
-    assert "keeps 50% of the gain of best over binary labels (+10.0 of +20.0 points)" in longtail.gain_kept(
-        groups, "simclr", "best"
+    assert longtail.gain_kept(groups, "simclr", "best").endswith(
+        "keeps 50% of the gain of best over binary labels: +10.0 [+10.0, +10.0] points of AP, "
+        "where best has +20.0 [+20.0, +20.0]."
+    )
+    assert longtail.gain_kept(groups | {"worse": [("worse", 0), ("worse", 1)]}, "worse", "best").startswith(
+        "worse keeps nothing of the gain of best over binary labels: −10.0"
     )
     assert "no clear gain" in longtail.gain_kept(groups, "simclr", "blunt")

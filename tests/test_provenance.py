@@ -702,7 +702,7 @@ def test_a_number_that_no_record_yields_is_found():
 
 
 RECORDED = ["motivating-example", "encoders", "synchronous-learning", "binary", "multiclass", "tables", "text"]
-RECORDED += ["ablations"]
+RECORDED += ["ablations", "open-ends"]
 
 
 @pytest.mark.browser
