@@ -293,11 +293,11 @@ def _listed(ratios: Sequence[str]) -> str:
 def _at_each_length(groups: Groups) -> Iterator[tuple[int, dict[str, Sequence[Record]]]]:
     found = by_number(groups)
     for epochs in found["binary"]:
-        yield int(epochs), {label: by_epochs[epochs] for label, by_epochs in found.items()}
+        yield int(epochs), {label: by_epochs[epochs] for label, by_epochs in found.items() if epochs in by_epochs}
 
 
 def length_table(groups: Groups) -> pd.DataFrame:
-    """Return one row a training length: AP of each label set, and what clusters and random groups add to binary."""
+    """Return one row a training length: AP of each label set trained so long, and what it adds to binary labels."""
     rows, found = [], []
     for epochs, at in _at_each_length(groups):
         found.append([record for group in at.values() for record in group])
@@ -305,7 +305,7 @@ def length_table(groups: Groups) -> pd.DataFrame:
         row |= {label: mean_std(values(group, "average_precision"), scale=1) for label, group in at.items()}
         row |= {f"{label} − binary": _starred(difference(at, label, "binary")) for label in at if label != "binary"}
         rows.append(row)
-    return traced(pd.DataFrame(rows).set_index("trained epochs"), found)
+    return traced(pd.DataFrame(rows).fillna("").set_index("trained epochs"), found)
 
 
 def length_sentence(groups: Groups) -> str:
@@ -323,7 +323,7 @@ def plot_length(groups: Groups, task: str) -> Figure:
         look = style_of(next(iter(by_epochs.values()))[0].spec)
         style = {"color": look.color, "linestyle": look.line, "marker": look.marker, "label": look.label, "capsize": 3}
         axes.errorbar(list(by_epochs), curve.mean(axis=1), curve.std(axis=1, ddof=1), **style)
-    epochs = list(by_epochs)
+    epochs = list(by_number(groups)["binary"])
     axes.set(xscale="log", xlabel="epochs of training", ylabel="test AP (%)", title=task)
     axes.set_xticks(epochs, [f"{e:g}" for e in epochs])
     axes.minorticks_off()

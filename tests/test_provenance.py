@@ -452,11 +452,11 @@ COLUMNS["called positive"] = lambda row, table: spread([called_positive(key) for
 LONG_TRAINED = {"binary": "ce", "random, equal": "rg-random", "clusters": "rg", "true": "rg-true"}
 LENGTHS = "trained epochs"
 for label, method in LONG_TRAINED.items():
-    OF_TABLE[LENGTHS, label] = lambda row, table, method=method: percent("average_precision")(
-        with_method(method, row), table
+    OF_TABLE[LENGTHS, label] = lambda row, table, method=method: (
+        percent("average_precision")(with_method(method, row), table) if with_method(method, row) else ""
     )
-    OF_TABLE[LENGTHS, f"{label} − binary"] = lambda row, table, method=method: str(
-        difference(with_method(method, row), with_method("ce", row))
+    OF_TABLE[LENGTHS, f"{label} − binary"] = lambda row, table, method=method: (
+        str(difference(with_method(method, row), with_method("ce", row))) if with_method(method, row) else ""
     )
 OF_TABLE["training set", "accuracy"] = student_of_halves(lambda key: summary(key, "balanced_accuracy"))
 OF_TABLE["training set", "mean AP"] = student_of_halves(lambda key: summary(key, "average_precision"))
