@@ -102,7 +102,7 @@ def chosen_on_validation(groups: Groups) -> str:
 def contests(groups: Groups) -> dict[str, tuple[str, str]]:
     """Return the pairs of methods that are held against one another, by what is compared; validation chooses them.
 
-    ``"RG − CE"``: RG at the chosen threshold, and CE. ``"best with − best without"``: the best method that regroups,
+    ``"RG − CE"``: RG at the chosen threshold, and CE. ``"with − without"``: the best method that regroups,
     and the best that does not. ``"at equal steps"``: the same among those whose epochs have no more images than CE's,
     which oversampling's have.
     """
@@ -113,7 +113,7 @@ def contests(groups: Groups) -> dict[str, tuple[str, str]]:
     best = chosen_on_validation(regroups)
     return {
         "RG − CE": (chosen_on_validation(alone), "CE"),
-        "best with − best without": (best, chosen_on_validation(others)),
+        "with − without": (best, chosen_on_validation(others)),
         "at equal steps": (best, chosen_on_validation(equal)),
     }
 
@@ -145,8 +145,8 @@ def long_tail_sentences(tails: Mapping[str, Groups]) -> dict[str, str]:
     """Return, for each contest, on how many sets the first is clearly above and below the second."""
     titles = {
         "RG − CE": "RG against CE",
-        "best with − best without": "The best method that regroups against the best that does not",
-        "at equal steps": "The same without those that see more images than CE",
+        "with − without": "The best method that regroups against the best that does not",
+        "at equal steps": "The best that regroups against the best that does not, of those that see as many images",
     }
     sentences = {}
     for contest, compared in titles.items():

@@ -50,7 +50,7 @@ ENCODER_LABELS = {
     "raw": "raw pixels",
     "pca": "PCA",
     "autoencoder": "autoencoder",
-    "simclr": "SimCLR, trained here",
+    "simclr": "SimCLR (trained here)",
     "clip": "CLIP",
     "onnx:inception_v3_mixed_8": "Inception-v3 (ImageNet)",
     "minilm": "MiniLM",

@@ -122,7 +122,7 @@ class SimCLREncoder(Encoder):
         Mean loss of each epoch.
     """
 
-    label = "SimCLR, trained here"
+    label = "SimCLR (trained here)"
     normalize = True
     resumable = True
 

@@ -87,7 +87,7 @@ def test_validation_chooses_and_the_test_set_measures(records):
     }
     assert longtail.contests(groups) == {
         "RG − CE": ("RG, n' = 20", "CE"),
-        "best with − best without": ("RG+LA, n' = 20", "ROS"),
+        "with − without": ("RG+LA, n' = 20", "ROS"),
         "at equal steps": ("RG+LA, n' = 20", "LA"),
     }
     table = longtail.contest_table({"digits": groups})
