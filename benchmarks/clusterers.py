@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import resource
 import sys
 import time
@@ -41,7 +42,13 @@ def features() -> tuple[np.ndarray, str]:
 
 
 def peak_mb() -> float:
-    """Return the largest resident memory of this process so far, in megabytes."""
+    """Return the largest resident memory of this process so far, in megabytes.
+
+    On Linux a new process takes over its parent's `ru_maxrss`, so the kernel's own mark of the process is read there.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="ascii"))[1]) * 1024 / 1e6
     unit = 1 if platform.system() == "Darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
