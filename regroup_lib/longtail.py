@@ -228,7 +228,8 @@ def gain_kept(groups: Groups, name: str, best: str) -> str:
 def looks_sentence(looks: Mapping[int, Sequence[Record]]) -> str:
     """Return how NMI moves from the shortest to the longest training, and over the last step."""
     nmi = {epochs: float(np.mean([look.metrics["nmi"] for look in group])) for epochs, group in looks.items()}
-    first, *_, before, last = nmi
+    lengths = list(nmi)
+    first, before, last = lengths[0], lengths[-2], lengths[-1]
     return minus(
         f"From {first} to {last} epochs NMI goes from {nmi[first]:.2f} to {nmi[last]:.2f}; "
         f"the step from {before} to {last} moves it by {nmi[last] - nmi[before]:+.2f}."

@@ -158,6 +158,8 @@ def test_the_looks_are_summed_up_by_their_ends_and_their_last_step():
     assert longtail.looks_sentence(made) == (
         "From 2 to 10 epochs NMI goes from 0.11 to 0.32; the step from 5 to 10 moves it by +0.12."
     )
+    made.pop(10)
+    assert longtail.looks_sentence(made).endswith("from 0.11 to 0.20; the step from 2 to 5 moves it by +0.09.")
 
 
 def test_the_gain_that_is_kept_is_a_share_of_a_clear_one(monkeypatch):
