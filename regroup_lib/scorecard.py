@@ -195,10 +195,10 @@ def tally_sentence(entries: Sequence[Entry]) -> str:
     """Return the tally in words: "Of 27 claims, 7 hold, 3 hold in part, 2 do not, and 15 are not run yet"."""
     n = tally(entries)
     hold = "holds" if n["holds"] == 1 else "hold"
-    return (
-        f"Of the paper's {len(entries)} claims, {n['holds']} {hold}, {n['holds in part']} in part, "
-        f"{n['does not hold']} not, and {n[NOT_RUN]} {'is' if n[NOT_RUN] == 1 else 'are'} not run yet"
-    )
+    tested = f"Of the paper's {len(entries)} claims, {n['holds']} {hold}, {n['holds in part']} in part"
+    if not n[NOT_RUN]:
+        return f"{tested}, and {n['does not hold']} not"
+    return f"{tested}, {n['does not hold']} not, and {n[NOT_RUN]} {'is' if n[NOT_RUN] == 1 else 'are'} not run yet"
 
 
 def _scale(records: Sequence[Record]) -> str:

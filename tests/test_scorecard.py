@@ -57,6 +57,9 @@ def test_the_tally_counts_the_verdicts(entries):
     assert "27 claims" in sentence
     assert f"{counts['holds']} hold" in sentence
     assert "19 are not run yet" in sentence
+    whole = scorecard.tally_sentence([entry for entry in entries if entry.verdict != scorecard.NOT_RUN])
+    assert whole.startswith("Of the paper's 8 claims")
+    assert whole.endswith(f"and {counts['does not hold']} not")
 
 
 def test_the_table_links_tested_claims_alone_and_escapes(entries):
