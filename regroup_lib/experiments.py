@@ -16,9 +16,15 @@ import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
 from sklearn.manifold import TSNE
+from sklearn.metrics import log_loss
 from sklearn.metrics.cluster import contingency_matrix
 from sklearn.model_selection import train_test_split
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from regroup_lib import tables
 from regroup_lib.checkpoints import History, remove_checkpoint
@@ -29,6 +35,7 @@ from regroup_lib.deepsmote import deep_smote
 from regroup_lib.diagnostics import diagnose
 from regroup_lib.encoders import AutoencoderEncoder, Features, encode, make_encoder
 from regroup_lib.files import results_directory
+from regroup_lib.losses import AuxiliaryLoss
 from regroup_lib.methods import METHODS, TrainingLabels, make_loss, make_sampler, training_labels
 from regroup_lib.metrics import cluster_contents, clustering_quality, evaluate, neighbor_accuracy, total_variation
 from regroup_lib.models import TOKENIZERS, build_network, imagenet_weights
@@ -155,11 +162,16 @@ def _run_training(spec: Spec, means: _Means) -> tuple[Record, dict[str, np.ndarr
             clusterer=spec.clusterer,
             threshold=spec.threshold,
             n_clusters=_by_class(spec.n_clusters, task),
+            mixed_share=spec.mixed_share,
             seed=spec.seed,
         )
+        auxiliary = _auxiliary_targets(spec, task, features)
     with _timed(seconds, "resample"):
         training = _training_set(spec, task, labels, features)
-    trainer = _Trainer(spec, task, labels, training, features, means.data_dir)
+    if spec.network in FROZEN_ESTIMATORS:
+        trainer = _FrozenTrainer(spec, task, labels, features)
+    else:
+        trainer = _Trainer(spec, task, labels, training, features, means.data_dir, auxiliary)
     history = trainer.train(means.checkpoint, means.deadline)
     seconds["train"] = history.seconds
     with _timed(seconds, "evaluate"):
@@ -175,6 +187,18 @@ def _run_training(spec: Spec, means: _Means) -> tuple[Record, dict[str, np.ndarr
         data_digest=task.dataset.digest,
     )
     return record, arrays
+
+
+def _auxiliary_targets(spec: Spec, task: Task, features: dict[str, np.ndarray]) -> np.ndarray | None:
+    """Return what a second head learns: clusters int64 [n], features float32 [n, d], or None."""
+    kind = METHODS[spec.method].auxiliary
+    if kind == "features":
+        return features["train"].astype(np.float32)
+    if kind is None:
+        return None
+    n_clusters = _by_class(spec.n_clusters, task)
+    regrouping = Regrouping(spec.clusterer, threshold=spec.threshold, n_clusters=n_clusters, random_state=spec.seed)
+    return regrouping.fit(features["train"], task.train.labels).pseudo_labels_
 
 
 def _task_of(spec: Spec | EncoderSpec | LookSpec, data_dir: str | Path | None, **options: Any) -> Task:
@@ -269,6 +293,7 @@ class _Trainer:
         training: _TrainingSet,
         features: dict[str, np.ndarray],
         data_dir: str | Path | None,
+        auxiliary: np.ndarray | None,
     ):
         self.spec, self.task, self.labels, self.training = spec, task, labels, training
         method = METHODS[spec.method]
@@ -278,6 +303,8 @@ class _Trainer:
         self.sample = self._variation_sample()
         self.sampled = _resident(spec, inputs["train"][self.sample], training.inputs)
         width, n_classes = training.inputs.width, len(labels.parent)
+        if auxiliary is not None:  # the second head's outputs stand behind the first's
+            n_classes += auxiliary.shape[1] if auxiliary.ndim == 2 else int(auxiliary.max()) + 1
         self.network = build_network(
             spec.network,
             in_channels=width,
@@ -287,6 +314,9 @@ class _Trainer:
             initialization=spec.initialization,
             data_dir=data_dir,
         )
+        if auxiliary is not None:
+            self.loss = AuxiliaryLoss(len(labels.parent), auxiliary, spec.auxiliary_weight or 1.0)
+            return
         self.loss = make_loss(
             method.loss,
             np.bincount(training.labels),
@@ -323,6 +353,7 @@ class _Trainer:
     def scores(self, part: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Return class scores by rule, and penultimate features, of a split."""
         logits, features = predict(self.network, self.resident[part], precision=self.spec.precision)
+        logits = logits[:, : len(self.labels.parent)]
         # LDAM learns `scale` times its logits.
         return _scores(logits * getattr(self.loss, "scale", 1.0), self.labels.parent), features
 
@@ -343,6 +374,42 @@ class _Trainer:
             trace["variation"] = total_variation(features, trained).tolist()
             trace["variation_fine"] = total_variation(features, fine).tolist()
         return trace | {"evaluate_seconds": time.perf_counter() - start}
+
+
+FROZEN_ESTIMATORS: dict[str, list[Any]] = {
+    # The first is the default where nothing is held out to choose on.
+    "logreg": [make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=500)) for c in (1e-2, 1e-3, 1e-1, 1.0)],
+    "knn": [KNeighborsClassifier(k, weights="distance", metric="cosine") for k in (20, 5, 100)],
+}
+
+
+class _FrozenTrainer:
+    """A scikit-learn classifier on an encoder's features, chosen among a few by its validation AP."""
+
+    def __init__(self, spec: Spec, task: Task, labels: TrainingLabels, features: dict[str, np.ndarray]):
+        self.spec, self.task, self.labels, self.features = spec, task, labels, features
+        self.resident = {part: features[part] for part in ("val", "test") if len(features[part])}
+
+    def train(self, checkpoint: Path, deadline: float | None) -> History:
+        """Fit each candidate and keep the best; it is quick, so there is no checkpoint."""
+        start, best = time.perf_counter(), -np.inf
+        for candidate in FROZEN_ESTIMATORS[self.spec.network][: None if "val" in self.resident else 1]:
+            fitted = clone(candidate).fit(self.features["train"], self.labels.labels)
+            held_out = "val" if "val" in self.resident else "test"
+            scores = fitted.predict_proba(self.features[held_out])
+            reached = summary(evaluate(getattr(self.task, held_out).labels, scores))["average_precision"]
+            if reached > best:
+                self.estimator, best = fitted, reached
+        some = slice(2000)  # neighbors of all training rows among all would take longer than the rest
+        probabilities = self.estimator.predict_proba(self.features["train"][some])
+        loss = log_loss(self.labels.labels[some], probabilities, labels=self.estimator.classes_)
+        trace = {"epoch": 1, "train_loss": float(loss), "images": len(self.labels.labels)}
+        return History(traces=[trace | {"seconds": time.perf_counter() - start}])
+
+    def scores(self, part: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Return class scores by rule, and the features, of a split."""
+        logits = np.log(np.maximum(self.estimator.predict_proba(self.features[part]), 1e-12))
+        return _scores(logits, self.labels.parent), self.features[part]
 
 
 def _describe(task: Task, labels: TrainingLabels) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
@@ -283,6 +284,41 @@ def _checked(logits: torch.Tensor, targets: torch.Tensor, n_classes: int | None 
         shapes = f"logits have shape {list(logits.shape)} and targets {list(targets.shape)}"
         raise ValueError(f"{shapes}; expected [n, {'C' if n_classes is None else n_classes}] and [n]")
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+class AuxiliaryLoss(nn.Module):
+    """Cross-entropy of the task plus a second loss on further outputs of the same network.
+
+    A way to use an encoder without regrouping: the network also learns to predict each image's cluster, or its
+    features (distillation).
+
+    Parameters
+    ----------
+    n_classes : int
+        Classes of the task, C: the first columns of the logits. The others belong to the second head.
+    targets : ndarray of int64 [n] or float32 [n, d]
+        What the second head predicts for each training row: a cluster, by cross-entropy over its columns, or a
+        feature vector, by one minus the cosine.
+    weight : float
+        Of the second loss.
+    """
+
+    takes_index = True
+
+    def __init__(self, n_classes: int, targets: np.ndarray, weight: float = 1.0):
+        super().__init__()
+        self.n_classes, self.weight = n_classes, weight
+        self.register_buffer("targets", torch.from_numpy(targets), persistent=False)
+
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Return the loss of logits [n, C + K or C + d] of the training rows `index`, int64 [n]."""
+        task, second = logits[:, : self.n_classes], logits[:, self.n_classes :]
+        wanted = self.targets[index]
+        if wanted.dtype == torch.int64:
+            added = F.cross_entropy(second, wanted)
+        else:
+            added = (1 - F.cosine_similarity(second, wanted)).mean()
+        return F.cross_entropy(task, targets) + self.weight * added
 
 
 # ---------------------------------------------------------------- losses that rank

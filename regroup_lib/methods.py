@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from scipy.stats import rankdata
 from torch import nn
 
-from regroup_lib.clusterers import BLIND_CLUSTERERS
+from regroup_lib.clusterers import BLIND_CLUSTERERS, make_clusterer
 from regroup_lib.losses import APLoss, FocalLoss, LDAMLoss, LogitAdjustedLoss, SOAPLoss, weighted_cross_entropy
 from regroup_lib.regroup import Regrouping, cluster_counts
 from regroup_lib.samplers import (
@@ -37,9 +38,10 @@ class Method:
     ----------
     title : str
         How tables and figures name it.
-    labels : {"task", "regrouped", "shuffled", "random", "true"}
+    labels : {"task", "regrouped", "shuffled", "random", "true", "mixed"}
         What the network is trained on: the task's classes, clusters of the large classes, groups of the clusters' sizes
-        without their meaning, random groups of the same number, or the finer classes that the task hides.
+        without their meaning, random groups of the same number, the finer classes that the task hides, or these with a
+        share of the majority re-assigned (see `mixed_labels`).
     loss : {"ce", "wce", "focal", "ldam", "la", "ap", "soap"}
     sampler : {"shuffled", "stratified", "ros", "rus", "rusc", "dsmt"}
     head : {"linear", "cosine"}
@@ -48,20 +50,27 @@ class Method:
         The fields of a spec that tune it.
     features : bool
         Whether the network sees an encoder's features instead of images.
+    mixed_by : {"random", "brightness", "features"}, optional
+        What the re-assigned share of ``"mixed"`` labels follows.
+    auxiliary : {"clusters", "features"}, optional
+        What a second head learns to predict beside the task's classes, see `losses.AuxiliaryLoss`.
     """
 
     title: str
-    labels: Literal["task", "regrouped", "shuffled", "random", "true"] = "task"
+    labels: Literal["task", "regrouped", "shuffled", "random", "true", "mixed"] = "task"
     loss: str = "ce"
     sampler: str = "shuffled"
     head: str = "linear"
     options: tuple[str, ...] = ()
     features: bool = False
+    mixed_by: Literal["random", "brightness", "features"] | None = None
+    auxiliary: Literal["clusters", "features"] | None = None
 
     @property
     def needs_encoder(self) -> bool:
         """Whether features of an encoder are clustered or trained on."""
-        return self.labels in ("regrouped", "shuffled") or self.sampler == "rusc" or self.features
+        regroups = self.labels in ("regrouped", "shuffled") or self.mixed_by == "features"
+        return regroups or self.sampler == "rusc" or self.features or self.auxiliary is not None
 
     @property
     def cluster_options(self) -> tuple[str, ...]:
@@ -70,7 +79,8 @@ class Method:
             return "clusterer", "n_clusters"
         if self.labels == "true":  # so many groups of true classes
             return ("n_clusters",)
-        return ("clusterer", "threshold", "n_clusters") if self.labels in ("regrouped", "shuffled", "random") else ()
+        regroups = self.labels in ("regrouped", "shuffled", "random") or self.auxiliary == "clusters"
+        return ("clusterer", "threshold", "n_clusters") if regroups else ()
 
 
 METHODS = {
@@ -89,6 +99,10 @@ METHODS = {
     "ros": Method("ROS", sampler="ros"),
     "dsmt": Method("DSMT", sampler="dsmt"),
     "mlp": Method("encoder+MLP", features=True),
+    "probe": Method("linear probe", features=True),
+    "knn": Method("kNN on features", features=True),
+    "aux-clusters": Method("CE, clusters as a second task", auxiliary="clusters", options=("auxiliary_weight",)),
+    "distill": Method("CE, features distilled", auxiliary="features", options=("auxiliary_weight",)),
     "rg": Method("RG", "regrouped"),
     "rg-wce": Method("RG+WCE", "regrouped", loss="wce"),
     "rg-focal": Method("RG+Focal", "regrouped", loss="focal", options=("gamma",)),
@@ -97,6 +111,13 @@ METHODS = {
     "rg-random": Method("random groups", "random"),
     "rg-shuffled": Method("clusters' sizes alone", "shuffled"),
     "rg-true": Method("true classes", "true"),
+    "rg-mixed-random": Method("true classes, mixed at random", "mixed", options=("mixed_share",), mixed_by="random"),
+    "rg-mixed-brightness": Method(
+        "true classes, mixed by brightness", "mixed", options=("mixed_share",), mixed_by="brightness"
+    ),
+    "rg-mixed-features": Method(
+        "true classes, mixed by clusters", "mixed", options=("mixed_share",), mixed_by="features"
+    ),
 }
 
 
@@ -123,6 +144,7 @@ def training_labels(
     clusterer: str = "kmeans",
     threshold: float | None = None,
     n_clusters: int | Mapping[int, int] | None = None,
+    mixed_share: float | None = None,
     seed: int = 0,
 ) -> TrainingLabels:
     """Return what a method trains on.
@@ -135,12 +157,17 @@ def training_labels(
         Features of the training images; needed by methods that regroup by meaning.
     clusterer, threshold, n_clusters, seed
         See `Regrouping`.
+    mixed_share : float, optional
+        See `mixed_labels`.
     """
     labels = task.train.labels
     if method.labels == "task":
         return TrainingLabels(labels, np.arange(task.n_classes))
-    if method.labels == "true":
-        fine = task.train.fine_labels if n_clusters is None else _merged(task, n_clusters, seed)
+    if method.labels in ("true", "mixed"):
+        if method.labels == "mixed":
+            fine = mixed_labels(task, method.mixed_by, mixed_share, features=features, seed=seed)
+        else:
+            fine = task.train.fine_labels if n_clusters is None else _merged(task, n_clusters, seed)
         # Numbered class by class like pseudo-classes, the task's class before the fine one.
         pairs = np.stack([labels, fine], axis=1)
         found, numbers = np.unique(pairs, axis=0, return_inverse=True)
@@ -169,6 +196,43 @@ def _merged(task: Task, n_groups: int, seed: int) -> np.ndarray:
         for position, value in enumerate(rng.permutation(of_class)):
             merged[(labels == c) & (fine == value)] = position % n_groups
     return merged
+
+
+def mixed_labels(task: Task, by: str, share: float, *, features: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
+    """Return the true fine labels of a binary task with a share of the majority's rows re-assigned.
+
+    The rows are drawn at random. Their new group, one of as many as the majority has fine classes, follows something
+    else than the true class: nothing, the image's brightness, or its cluster in an encoder's space. So groups of the
+    same purity differ in how easily a network learns them.
+
+    Parameters
+    ----------
+    task : Task
+        Binary; its negative class is the majority.
+    by : {"random", "brightness", "features"}
+    share : float
+        0 leaves the true classes, 1 re-assigns every negative.
+    features : ndarray [n, d], optional
+        Of the training images; clustered by k-means.
+    seed : int
+
+    Returns
+    -------
+    ndarray of int64 [n]
+    """
+    rng, mixed = np.random.default_rng(seed), task.train.fine_labels.copy()
+    rows = np.flatnonzero(task.train.labels == 0)
+    classes = np.unique(mixed[rows])
+    if by == "random":
+        groups = rng.integers(len(classes), size=len(rows))
+    elif by == "brightness":
+        brightness = task.train.inputs[rows].mean(axis=(1, 2, 3))
+        groups = (rankdata(brightness, method="ordinal") - 1) * len(classes) // len(rows)
+    else:
+        groups = make_clusterer("kmeans", len(classes), random_state=seed).fit_predict(features[rows])
+    chosen = rng.permutation(len(rows))[: round(share * len(rows))]
+    mixed[rows[chosen]] = classes[groups[chosen].astype(np.int64)]
+    return mixed
 
 
 def _shuffled_within(labels: np.ndarray, pseudo_labels: np.ndarray, seed: int) -> np.ndarray:

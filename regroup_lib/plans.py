@@ -11,6 +11,7 @@ from typing import Any, Literal
 from regroup_lib import comparison, tables
 from regroup_lib.data import load_data
 from regroup_lib.files import data_directory
+from regroup_lib.methods import METHODS
 from regroup_lib.records import Record, find_record
 from regroup_lib.specs import EncoderSpec, LookSpec, OwnData, Spec, TableSpec
 from regroup_lib.sweeps import sweep
@@ -315,7 +316,7 @@ def regroupings(task: str, profile: str) -> list[dict[str, Any]]:
 def tuning_specs(profile: str, task: str, method: str, seed: int, **fields: Any) -> list[Spec]:
     """Return the runs of a method's grid, all with one seed and the given fields."""
     encoder = ENCODERS[profile][-1]
-    uses_encoder = method in ("rusc", "mlp") or method.startswith("rg")
+    uses_encoder = METHODS[method].needs_encoder
     return [
         Spec(
             profile=profile,

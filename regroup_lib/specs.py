@@ -102,7 +102,11 @@ INITIALIZATION_SETTINGS: dict[str, dict[str, Any]] = {"imagenet": {"peak_lr": 0.
 # ... and for a method that brings a network of its own.
 METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "mlp": {"network": "mlp", "epochs": 20, "optimizer": "adam", "peak_lr": 1e-3, "flip": False, "shift": 0},
+    # Fitted by scikit-learn, not by the training loop.
+    "probe": {"network": "logreg", "epochs": 1, "flip": False, "shift": 0},
+    "knn": {"network": "knn", "epochs": 1, "flip": False, "shift": 0},
 }
+FEATURE_NETWORKS = ("mlp", "logreg", "knn")
 Profile = Literal["smoke", "cpu", "paper"]
 TRAINED_ENCODERS = ("autoencoder", "simclr")
 OWN = "own-"  # and a name: the task of a spec that is about the user's own data
@@ -281,6 +285,8 @@ class Spec(_BaseSpec):
     tau: float | None = Field(None, ge=0, allow_inf_nan=False)  # of logit adjustment
     max_margin: float | None = Field(None, gt=0, allow_inf_nan=False)  # of LDAM
     deferred: bool = False  # LDAM's deferred reweighting
+    mixed_share: float | None = Field(None, ge=0, le=1)  # of the majority that "mixed" labels re-assign
+    auxiliary_weight: float | None = Field(None, gt=0, allow_inf_nan=False)  # of the second head's loss
     validation_fraction: float = Field(0.1, ge=0, lt=1)
     imbalance: float | None = Field(None, gt=0, allow_inf_nan=False)  # negatives a positive in training, see make_task
     network: str
@@ -303,7 +309,8 @@ class Spec(_BaseSpec):
 
     @model_validator(mode="after")
     def _parts_exist(self) -> Spec:
-        for name, known in (("method", METHODS), ("network", NETWORKS), ("clusterer", CLUSTERERS)):
+        networks = (*NETWORKS, *FEATURE_NETWORKS)
+        for name, known in (("method", METHODS), ("network", networks), ("clusterer", CLUSTERERS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"no {name} is called {getattr(self, name)!r}; there are {', '.join(known)}")
         method = METHODS[self.method]
@@ -312,7 +319,8 @@ class Spec(_BaseSpec):
         if not method.needs_encoder and self.encoder is not None:
             raise ValueError(f"method {self.method!r} uses no encoder; leave it out")
         known = {*method.options, *method.cluster_options}
-        for name in ("gamma", "tau", "max_margin", "deferred", "clusterer", "threshold", "n_clusters"):
+        options = ("gamma", "tau", "max_margin", "deferred", "mixed_share", "auxiliary_weight")
+        for name in (*options, "clusterer", "threshold", "n_clusters"):
             if name not in known and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"method {self.method!r} has no option {name}; it has {', '.join(known) or 'none'}")
         if isinstance(self.n_clusters, tuple):
@@ -322,7 +330,9 @@ class Spec(_BaseSpec):
             if unknown:
                 raise ValueError(f"n_clusters names {unknown}; the classes are {', '.join(self.class_names)}")
         check_initialization(self.initialization, self.network)
-        if (self.network == "mlp") != method.features:
+        if method.labels == "mixed" and (self.mixed_share is None or len(self.class_names) != 2):
+            raise ValueError(f"method {self.method!r} is for binary tasks and needs a mixed_share between 0 and 1")
+        if (self.network in FEATURE_NETWORKS) != method.features:
             raise ValueError(f"method {self.method!r} does not go with network {self.network!r}")
         return self
 
@@ -330,7 +340,7 @@ class Spec(_BaseSpec):
     def _fits_the_data(self) -> Spec:
         method, kind = METHODS[self.method], "text" if self.is_text else "images"
         if not method.features and (self.network in TOKENIZERS) != self.is_text:
-            fitting = [name for name in NETWORKS if name != "mlp" and (name in TOKENIZERS) == self.is_text]
+            fitting = [n for n in NETWORKS if n not in FEATURE_NETWORKS and (n in TOKENIZERS) == self.is_text]
             raise ValueError(f"network {self.network!r} does not read {kind}; there are {', '.join(fitting)}")
         if self.is_text and (method.sampler == "dsmt" or self.flip or self.shift or self.image_size):
             what = f"method {self.method!r}" if method.sampler == "dsmt" else "an option among flip, shift, image_size"
