@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,51 +14,31 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from regroup_lib import plans
-from regroup_lib.competition import (
+from regroup_lib.competition import span, title
+from regroup_lib.differences import (
     Groups,
-    Interval,
-    bootstrap_difference,
-    bootstrap_precisions,
-    span,
+    best_on_validation,
+    precision_difference,
+    result_on_test,
     test_scores,
-    title,
     values,
-    verdict_word,
 )
 from regroup_lib.files import results_directory
+from regroup_lib.intervals import starred
 from regroup_lib.metrics import decide
-from regroup_lib.records import Record, find_record
-from regroup_lib.report import encoder_label, mean_std, result_on_test, style_of, traced
+from regroup_lib.records import Record
+from regroup_lib.report import encoder_label, learned_share, mean_std, style_of, traced
 
 
 def section(name: str, task: str, profile: str, seeds: Sequence[int]) -> dict[str, list[Record]]:
-    """Return the records of one section of the ablations; empty where the task does not have it.
-
-    Raises
-    ------
-    ValueError
-        If a record is missing; the message says how to make it.
-    """
-    groups = {
-        label: [find_record(spec) for spec in specs]
-        for label, specs in plans.ablation(name, task, profile, seeds).items()
-    }
-    missing = [label for label, group in groups.items() if None in group]
-    if missing:
-        raise ValueError(
-            f"{task}: {name} lacks records of {', '.join(missing)}; run `regroup sweep ablations --profile {profile}`"
-        )
-    return groups
-
-
-def difference(groups: Groups, first: str, second: str) -> Interval:
-    """Return the paired difference of two groups' AP, percentage points, with its bootstrap interval."""
-    return bootstrap_difference(bootstrap_precisions(groups[first]), bootstrap_precisions(groups[second]))
+    """Return the records of one section of the ablations; empty where the task does not have it."""
+    runs = plans.ablation(name, task, profile, seeds)
+    return plans.records_of(runs, "ablations") if runs else {}
 
 
 def span_over(groups: Groups, reference: str) -> str:
     """Return how far the settings' AP lies from that of a reference: the smallest and the largest mean difference."""
-    return span({label: difference(groups, label, reference) for label in groups if label != reference})
+    return span({label: precision_difference(groups, label, reference) for label in groups if label != reference})
 
 
 def group_sizes(record: Record) -> np.ndarray:
@@ -71,7 +51,7 @@ def ablation_table(groups: Groups, reference: str, *, heading: str = "setting") 
     """Return one row a setting: AP under both rules, BA, what its groups are like, and the difference to a reference.
 
     Percent, mean ± standard deviation over seeds. Groups: purity and NMI against the hidden classes, and the largest
-    over the smallest. The difference is that of AP under max aggregation; a star: its 95% interval leaves 0 out.
+    over the smallest. The difference is that of AP under max aggregation, starred after Holm's correction.
     """
     rows = []
     for label, group in groups.items():
@@ -85,10 +65,11 @@ def ablation_table(groups: Groups, reference: str, *, heading: str = "setting") 
             row["NMI"] = f"{np.mean([r.regrouping['nmi'] for r in group]):.2f}"
             row["largest : smallest"] = f"{np.mean([_spread(r) for r in group]):.1f}"
             row["clustering, s"] = f"{np.median([r.seconds['regroup'] for r in group]):.0f}"
-        found = None if label == reference else difference(groups, label, reference)
-        row[f"AP − {reference}"] = "" if found is None else f"{found}{' *' if found.clear else ''}"
         rows.append(row)
-    return traced(pd.DataFrame(rows).set_index(heading), groups.values())
+    table = pd.DataFrame(rows)
+    differences = [None if label == reference else precision_difference(groups, label, reference) for label in groups]
+    table[f"AP − {reference}"] = starred(differences)
+    return traced(table.set_index(heading), groups.values())
 
 
 def _spread(record: Record) -> float:
@@ -190,6 +171,9 @@ LOOKS = {
 }
 
 
+LONGER = ("ce-longer", "wce-longer", "ros", "rg-longer")  # as many steps as ROS takes
+
+
 def by_number(groups: Groups) -> dict[str, dict[float, Sequence[Record]]]:
     """Return a section whose labels end in a number, an imbalance ratio or epochs, by the rest, then by the number."""
     found: dict[str, dict[float, Sequence[Record]]] = {}
@@ -207,7 +191,7 @@ def plot_imbalance(groups: Groups) -> Figure:
     }
     ratios = list(next(iter(by_number(groups).values())))
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.5), sharey=True)
-    drawn = {"equal epochs": tuple(LOOKS), "as many steps as ROS": ("ros", "rg-longer")}
+    drawn = {"equal epochs": tuple(LOOKS), "as many steps as ROS": LONGER}
     for axes, (heading, methods) in zip(panels, drawn.items(), strict=True):
         for method in methods:
             name, curve = method.removesuffix("-longer"), curves[method]
@@ -223,34 +207,34 @@ def plot_imbalance(groups: Groups) -> Figure:
 
 
 def imbalance_table(groups: Groups) -> pd.DataFrame:
-    """Return one row a ratio: each method's AP, and RG minus CE and the best of the others, with intervals."""
-    rows, found = [], []
-    for ratio, at in _at_each_ratio(groups, LOOKS):
-        found.append([record for group in at.values() for record in group])
-        row: dict[str, Any] = {"negatives : positives": ratio}
-        row |= {title(m): mean_std(values(group, "average_precision"), scale=1) for m, group in at.items()}
-        rival = max(
-            (m for m in at if m != "rg"), key=lambda m: np.nan_to_num(values(at[m], "average_precision").mean())
-        )
-        row["RG − CE"] = _starred(difference(at, "rg", "ce"))
-        row["RG − best other"] = f"{_starred(difference(at, 'rg', rival))} ({title(rival)})"
-        rows.append(row)
-    return traced(pd.DataFrame(rows).set_index("negatives : positives"), found)
+    """Return one row per ratio: each method's AP, and RG minus CE and the best of the others on validation."""
+    return _ratio_table(groups, tuple(LOOKS), "negatives : positives")
 
 
 def equal_steps_table(groups: Groups) -> pd.DataFrame:
-    """Return one row a ratio: AP of ROS and of RG trained for twice the epochs, and their difference."""
-    rows, found = [], []
-    for ratio, at in _at_each_ratio(groups, ("ros", "rg-longer")):
+    """Return the same for methods that take as many steps as ROS does, and the share of the labels that CE learned."""
+    return _ratio_table(groups, LONGER, "at equal steps")
+
+
+def _ratio_table(groups: Groups, methods: Sequence[str], heading: str) -> pd.DataFrame:
+    rows, found, over_plain, over_best = [], [], [], []
+    for ratio, at in _at_each_ratio(groups, methods):
+        plain, *_, regrouped = methods
+        rival = best_on_validation(at, [m for m in methods if m != regrouped])
+        row: dict[str, Any] = {heading: ratio}
+        row |= {_short(m): mean_std(values(at[m], "average_precision"), scale=1) for m in methods}
+        row["learned by CE"] = mean_std([learned_share(r) for r in at[plain]], digits=0)
+        rows.append(row | {"best other on validation": _short(rival)})
+        over_plain.append(precision_difference(at, regrouped, plain))
+        over_best.append(precision_difference(at, regrouped, rival))
         found.append([record for group in at.values() for record in group])
-        row: dict[str, Any] = {"at equal steps": ratio}
-        row |= {
-            title(m.removesuffix("-longer")): mean_std(values(group, "average_precision"), scale=1)
-            for m, group in at.items()
-        }
-        row["RG − ROS"] = _starred(difference(at, "rg-longer", "ros"))
-        rows.append(row)
-    return traced(pd.DataFrame(rows).set_index("at equal steps"), found)
+    table = pd.DataFrame(rows)
+    table["RG − CE"], table["RG − best other"] = starred(over_plain), starred(over_best)
+    return traced(table.set_index(heading), found)
+
+
+def _short(method: str) -> str:
+    return title(method.removesuffix("-longer"))
 
 
 def _at_each_ratio(groups: Groups, methods: Iterable[str]) -> Iterator[tuple[str, dict[str, Sequence[Record]]]]:
@@ -259,32 +243,19 @@ def _at_each_ratio(groups: Groups, methods: Iterable[str]) -> Iterator[tuple[str
         yield f"{ratio:g}:1", {method: found[method][ratio] for method in methods}
 
 
-def _starred(interval: Interval) -> str:
-    return f"{interval}{' *' if interval.clear else ''}"
-
-
 def pays_between(groups: Groups) -> str:
-    """Return at which ratios RG is clearly above and below the others, at equal epochs and at equal steps."""
-    epochs = {m: _clearly_apart(groups, "rg", m) for m in LOOKS if m != "rg"}
-    above_ros, below_ros = _clearly_apart(groups, "rg-longer", "ros")
-    above_all = [ratio for ratio in epochs["ce"][0] if all(ratio in above for above, _ in epochs.values())]
-    return (
-        f"At equal epochs RG is clearly above CE at {_listed(epochs['ce'][0])}, "
-        f"clearly above all of CE, WCE and ROS at {_listed(above_all)}, "
-        f"and clearly below ROS at {_listed(epochs['ros'][1])}. "
-        f"With as many steps as ROS, RG is clearly above it at {_listed(above_ros)} "
-        f"and clearly below it at {_listed(below_ros)}."
-    )
-
-
-def _clearly_apart(groups: Groups, first: str, second: str) -> tuple[list[str], list[str]]:
-    """Return the ratios at which the first method's AP is clearly above that of the second, and clearly below."""
-    found = {ratio: difference(at, first, second) for ratio, at in _at_each_ratio(groups, (first, second))}
-    return [r for r, d in found.items() if d.low > 0], [r for r, d in found.items() if d.high < 0]
-
-
-def _listed(ratios: Sequence[str]) -> str:
-    return ", ".join(ratios) or "no ratio"
+    """Return what RG adds to CE at the smallest and the largest ratio, at equal epochs and at equal steps."""
+    sentences = []
+    for name, methods in (("epochs", tuple(LOOKS)), ("steps", LONGER)):
+        at_each = list(_at_each_ratio(groups, methods))
+        (low, first), (high, last) = at_each[0], at_each[-1]
+        gains = [precision_difference(at, methods[-1], methods[0]) for at in (first, last)]
+        learned = 100 * np.mean([learned_share(r) for r in last[methods[0]]])
+        sentences.append(
+            f"With as many {name} as ROS, RG adds {gains[0]} points to CE at {low} and {gains[1]} at {high}, where CE "
+            f"has learned {learned:.0f}% of its labels."
+        )
+    return " ".join(sentences).replace("With as many epochs as ROS, RG", "At equal epochs RG", 1)
 
 
 # ---------------------------------------------------------------- longer training
@@ -297,22 +268,36 @@ def _at_each_length(groups: Groups) -> Iterator[tuple[int, dict[str, Sequence[Re
 
 
 def length_table(groups: Groups) -> pd.DataFrame:
-    """Return one row a training length: AP of each label set trained so long, and what it adds to binary labels."""
-    rows, found = [], []
-    for epochs, at in _at_each_length(groups):
-        found.append([record for group in at.values() for record in group])
-        row: dict[str, Any] = {"trained epochs": str(epochs)}
-        row |= {label: mean_std(values(group, "average_precision"), scale=1) for label, group in at.items()}
-        row |= {f"{label} − binary": _starred(difference(at, label, "binary")) for label in at if label != "binary"}
-        rows.append(row)
-    return traced(pd.DataFrame(rows).fillna("").set_index("trained epochs"), found)
+    """Return one row per training length: AP of each label set trained so long, and what it adds to binary labels."""
+    at_each = dict(_at_each_length(groups))
+    labels = list(dict.fromkeys(label for at in at_each.values() for label in at))
+    table = pd.DataFrame({"trained epochs": list(map(str, at_each))})
+    for label in labels:
+        column = (at.get(label) for at in at_each.values())
+        table[label] = ["" if g is None else mean_std(values(g, "average_precision"), scale=1) for g in column]
+    for label in (label for label in labels if label != "binary"):
+        differences = [precision_difference(at, label, "binary") if label in at else None for at in at_each.values()]
+        table[f"{label} − binary"] = starred(differences)
+    table["error left by clusters"] = [f"{error_ratio(at, 'clusters', 'binary'):.2f}" for at in at_each.values()]
+    found = [[record for group in at.values() for record in group] for at in at_each.values()]
+    return traced(table.set_index("trained epochs"), found)
+
+
+def error_ratio(groups: Groups, first: str, second: str) -> float:
+    """Return the first group's mean error, 1 − AP, as a share of the second's."""
+    errors = [100 - values(groups[name], "average_precision").mean() for name in (first, second)]
+    return float(errors[0] / errors[1])
 
 
 def length_sentence(groups: Groups) -> str:
     """Return what the clusters add at each training length."""
-    gained = {epochs: difference(at, "clusters", "binary") for epochs, at in _at_each_length(groups)}
+    gained = {epochs: precision_difference(at, "clusters", "binary") for epochs, at in _at_each_length(groups)}
     steps = "; ".join(f"{epochs} epochs {gain}" for epochs, gain in gained.items())
-    return f"What clusters add to the AP of binary labels, in points: {steps}."
+    ratios = [f"{error_ratio(at, 'clusters', 'binary'):.2f}" for _, at in _at_each_length(groups)]
+    return (
+        f"Clusters add to the AP of binary labels, in points: {steps}. The error that they leave, 1 − AP, is "
+        f"{', '.join(ratios)} of that of binary labels."
+    )
 
 
 def plot_length(groups: Groups, task: str) -> Figure:
@@ -374,18 +359,17 @@ def parts_of_the_gain(groups: Groups) -> pd.DataFrame:
         "true classes in place of clusters": ("true", "clusters"),
         "all: clusters": ("clusters", "binary"),
     }
-    rows = []
-    for name, (first, second) in pairs.items():
-        points = _starred(difference(groups, first, second))
-        rows.append({"part": name, "difference": f"{first} − {second}", "AP, points": points})
+    differences = [precision_difference(groups, *pair) for pair in pairs.values()]
+    table = pd.DataFrame({"part": list(pairs), "difference": [f"{a} − {b}" for a, b in pairs.values()]})
+    table["AP, points"] = starred(differences)
     found = [[*groups[first], *groups[second]] for first, second in pairs.values()]
-    return traced(pd.DataFrame(rows).set_index("part"), found)
+    return traced(table.set_index("part"), found)
 
 
 def parts_sentence(groups: Groups) -> str:
     """Return what the clusters add to binary labels, and what of it more classes, balance and meaning alone do."""
     pairs = (("clusters", "binary"), ("random, equal", "binary"), ("clusters", "clusters' sizes"))
-    all_parts, no_meaning, meaning = (difference(groups, *pair) for pair in pairs)
+    all_parts, no_meaning, meaning = (precision_difference(groups, *pair) for pair in pairs)
     return (
         f"Clusters change AP by {all_parts} points against binary labels; random groups of equal sizes, which have the "
         f"classes and the balance, by {no_meaning}. Clusters against random groups of the same sizes, which is what "
@@ -425,35 +409,12 @@ def balanced_accuracy_sentence(groups: Groups) -> str:
         for rule in RULES
     }
     called = [100 * np.mean([called_positive(r) for r in group]) for group in chosen.values()]
-    lost = difference(groups, "random, equal", "clusters")
+    lost = precision_difference(groups, "random, equal", "clusters")
     return (
         f"Random groups of equal sizes have a BA of {by_rule['max'][0]:.1f} under max and {by_rule['sum'][0]:.1f} "
         f"under sum, clusters {by_rule['max'][1]:.1f} and {by_rule['sum'][1]:.1f}; their AP differs by {lost} points. "
         f"Random groups call {called[0]:.0f}% of the test images positive, clusters {called[1]:.0f}%."
     )
-
-
-def natural_number_verdict(by_task: Mapping[str, tuple[Groups, int]]) -> tuple[str, str]:
-    """Return text and verdict on C10: K = imbalance ratio is a natural choice, and tunable.
-
-    It holds where no other K is clearly better than the natural one, and the choice matters: the best and the worst K
-    differ clearly.
-    """
-    texts, natural_good, matters = [], [], []
-    for task, (groups, natural) in by_task.items():
-        means = {label: values(group, "average_precision").mean() for label, group in groups.items()}
-        best, worst = max(means, key=means.get), min(means, key=means.get)
-        if best == str(natural):
-            texts.append(f"{task}: K = {natural} is the best of {len(means)}")
-            natural_good.append(True)
-        else:
-            lost = difference(groups, best, str(natural))
-            texts.append(f"{task}: the best, K = {best}, is {lost} points above K = {natural}")
-            natural_good.append(not lost.low > 0)
-        span = difference(groups, best, worst)
-        texts.append(f"best and worst (K = {worst}) differ by {span}")
-        matters.append(span.low > 0)
-    return "; ".join(texts), verdict_word([*natural_good, *matters])
 
 
 # ---------------------------------------------------------------- time and memory of the clusterers

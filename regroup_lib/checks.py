@@ -364,6 +364,7 @@ class _Found:
         expected["examples"] = ("u", (shown, None, None, None, None))
         if self.spec.encoder == "autoencoder":
             expected |= dict.fromkeys(("originals", "reconstructions"), ("u", (None, None, None, None)))
+            expected |= dict.fromkeys(("squared_errors", "squared_deviations"), ("f", (None,)))
         return expected
 
     def _expected_of_look(self, arrays: dict[str, np.ndarray]) -> dict[str, tuple[str, tuple]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import html
 import importlib.resources
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -17,17 +16,20 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from scipy.stats import rankdata
-from sklearn.metrics import f1_score
 
 from regroup_lib import plans
+from regroup_lib.differences import (
+    Groups,
+    bootstrap_precisions,
+    precision_difference,
+    validation_precision,
+    values,
+)
+from regroup_lib.intervals import Interval, starred
 from regroup_lib.methods import METHODS
-from regroup_lib.metrics import bootstrap_counts, weighted_average_precisions
 from regroup_lib.records import Record, find_record
-from regroup_lib.report import mean_std, result_on_test, rule_of, traced
+from regroup_lib.report import mean_std, traced
 
-Groups = Mapping[str, Sequence[Record]]
-
-N_RESAMPLES = 1000
 # The paper's second binary task contradicts itself about its positive class: both of ours stand beside it.
 PAPER_TASKS = {
     "cifar100-worm": "cifar100-worm",
@@ -65,38 +67,6 @@ def paper_difference(task: str, first: str, second: str, measure: str = "average
     """Return the paper's mean of one method minus that of another, or None where a row is missing."""
     numbers = [paper_number(task, method, measure) for method in (first, second)]
     return None if None in numbers else numbers[0][0] - numbers[1][0]
-
-
-def values(group: Sequence[Record], measure: str) -> np.ndarray:
-    """Return one number a seed, percent, under the paper's rule; NaN where a run diverged.
-
-    Parameters
-    ----------
-    group : sequence of Record
-    measure : str
-        ``"balanced_accuracy"``, ``"average_precision"`` (positive class; in a multiclass task the mean over classes),
-        ``"calibrated_average_precision"``, ``"average_precision_negative"``, ``"average_precision_<class>"``, or
-        ``"macro_f1"``.
-    """
-    return 100 * np.array([_value(r, measure) if r.status == "finished" else np.nan for r in group], float)
-
-
-def _value(record: Record, measure: str) -> float:
-    if measure == "macro_f1":
-        labels, scores = test_scores(record)
-        return float(f1_score(labels, scores.argmax(axis=1), average="macro", zero_division=0))
-    by_class = record.metrics[rule_of(record)]["test"]["average_precision"]
-    if measure == "average_precision_negative":
-        return next(iter(by_class.values()))
-    name = measure.removeprefix("average_precision_")
-    return by_class[name] if name != measure else result_on_test(record, measure)
-
-
-def test_scores(record: Record) -> tuple[np.ndarray, np.ndarray]:
-    """Return a record's test labels [n] and class scores under the paper's rule [n, C]."""
-    arrays = record.arrays()
-    scores = arrays[f"test_scores_{rule_of(record)}"]
-    return arrays["test_labels"], np.stack([1 - scores, scores], axis=1) if scores.ndim == 1 else scores
 
 
 def title(method: str) -> str:
@@ -149,23 +119,6 @@ def competition_table(groups: Groups, task: str) -> pd.DataFrame:
     return traced(pd.DataFrame(rows).set_index("method"), groups.values())
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean with a 95% interval, in percentage points."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:+.1f} [{self.low:+.1f}, {self.high:+.1f}]".replace("-", "−")
-
-    @property
-    def clear(self) -> bool:
-        """Whether the interval leaves 0 out."""
-        return self.low > 0 or self.high < 0
-
-
 def span(differences: Mapping[str, Interval]) -> str:
     """Return the smallest and the largest mean difference in words."""
     means = [d.mean for d in differences.values()]
@@ -180,72 +133,13 @@ def draw_interval(axes: Axes, height: float, difference: Interval) -> None:
     axes.plot(difference.mean, height, marker=marker, color=color, markerfacecolor=color if difference.clear else "w")
 
 
-@cache  # several tables of a chapter ask for the same
-def _resampled(labels: bytes, label: int, scores: bytes) -> np.ndarray:
-    """Return one class's AP in each resample; labels are uint8 and scores float32."""
-    classes = np.frombuffer(labels, np.uint8)
-    counts = bootstrap_counts(classes, N_RESAMPLES)
-    return weighted_average_precisions(classes == label, np.frombuffer(scores, np.float32), counts)
-
-
-def bootstrap_precisions(group: Sequence[Record], classes: Sequence[int] | None = None) -> np.ndarray:
-    """Return AP, percent, in resamples of the test set: [seeds, N_RESAMPLES].
-
-    All methods of a task see the same resamples, so their differences are paired.
-
-    Parameters
-    ----------
-    group : sequence of Record
-    classes : sequence of int, optional
-        Those whose mean AP is meant; default: the positive class, in a multiclass task all.
-    """
-    precisions = []
-    for record in group:
-        if record.status != "finished":
-            precisions.append(np.full(N_RESAMPLES, np.nan))
-            continue
-        labels, scores = test_scores(record)
-        chosen = classes if classes is not None else range(scores.shape[1]) if scores.shape[1] > 2 else (1,)
-        by_class = [_resampled(labels.tobytes(), c, scores[:, c].tobytes()) for c in chosen]
-        precisions.append(np.mean(by_class, axis=0))
-    return 100 * np.array(precisions)
-
-
-def bootstrap_difference(first: np.ndarray, second: np.ndarray, seed: int = 0) -> Interval:
-    """Return the difference of two methods' AP on the test set, with an interval over test images and seeds.
-
-    Parameters
-    ----------
-    first, second : array [seeds, resamples]
-        From `bootstrap_precisions`, the same seeds in the same order; the first resample is the test set as it is.
-    seed : int
-        Of the resampling of seeds.
-
-    Notes
-    -----
-    Each of the resamples draws test images, and training seeds with replacement: three seeds say little about their
-    own spread, so the interval is more likely too narrow than too wide.
-    """
-    difference = first - second
-    n_seeds, n_resamples = difference.shape
-    drawn = np.random.default_rng(seed).integers(n_seeds, size=(n_seeds, n_resamples))
-    means = np.take_along_axis(difference, drawn, axis=0).mean(axis=0)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Interval(float(difference[:, 0].mean()), float(low), float(high))
-
-
 def difference_table(groups: Groups, baselines: Sequence[str] = ("ce", "rg")) -> pd.DataFrame:
-    """Return one row a method: the paired difference of its positive AP to each baseline, with a 95% interval."""
-    precisions = {method: bootstrap_precisions(group) for method, group in groups.items()}
-    rows = []
-    for method in groups:
-        row = {"method": title(method)}
-        for baseline in baselines:
-            same = method == baseline or baseline not in groups
-            difference = None if same else bootstrap_difference(precisions[method], precisions[baseline])
-            row[f"AP − {title(baseline)}"] = "" if same else f"{difference}{' *' if difference.clear else ''}"
-        rows.append(row)
-    return traced(pd.DataFrame(rows).set_index("method"), groups.values())
+    """Return one row per method: the difference of its AP to each baseline, starred after Holm's correction."""
+    table = pd.DataFrame({"method": [title(method) for method in groups]})
+    for baseline in (b for b in baselines if b in groups):
+        differences = [None if m == baseline else precision_difference(groups, m, baseline) for m in groups]
+        table[f"AP − {title(baseline)}"] = starred(differences)
+    return traced(table.set_index("method"), groups.values())
 
 
 def order_table(groups: Groups) -> pd.DataFrame:
@@ -343,7 +237,7 @@ def tuning_table(task: str, profile: str, seeds: Sequence[int]) -> pd.DataFrame:
         for spec in specs:
             record = find_record(spec)
             row = {"method": title(method), "setting": settings_of(record)}
-            row["validation AP"] = f"{100 * plans.validation_precision(record):.1f}"
+            row["validation AP"] = f"{100 * validation_precision(record):.1f}"
             found.append([record])
             rows.append(row | {"chosen": "yes" if spec == chosen else ""})
     return traced(pd.DataFrame(rows).set_index("method"), found)
@@ -386,42 +280,3 @@ def _html_cell(text: str, wrapped: bool) -> str:
 def _record_link(keys: Sequence[str]) -> str:
     """Return a link to the first of some records on the page that lists them; the others follow it there."""
     return f'<a href="records.html#{keys[0]}" data-records="{" ".join(keys)}">{len(keys)}</a>' if keys else ""
-
-
-def verdict_word(passed: Sequence[bool], signs: Sequence[bool] | None = None) -> str:
-    """Return "holds" if all passed, "holds in part" if some did or have the right sign, else "does not hold"."""
-    if not passed:
-        return "not tested in this profile"
-    if all(passed):
-        return "holds"
-    return "holds in part" if any(passed) or any(signs or []) else "does not hold"
-
-
-def decided(differences: Mapping[str, Interval], unit: str = "points") -> tuple[str, str]:
-    """Return text and verdict of differences that should be above 0."""
-    text = "; ".join(f"{task}: {difference} {unit}" for task, difference in differences.items())
-    found = list(differences.values())
-    return text, verdict_word([d.low > 0 for d in found], [d.mean > 0 for d in found])
-
-
-def precision_difference(groups: Groups, first: str, second: str) -> Interval:
-    """Return the difference of two methods' AP; of the mean over classes in a multiclass task."""
-    return bootstrap_difference(bootstrap_precisions(groups[first]), bootstrap_precisions(groups[second]))
-
-
-def unstable(tasks: Mapping[str, Groups]) -> tuple[str, str]:
-    """Return text and verdict on LDAM's spread over seeds: more than twice the median of the others."""
-    texts, passed = [], []
-    for task, groups in tasks.items():
-        spread = {m: values(g, "average_precision").std(ddof=1) for m, g in groups.items()}
-        others = np.nanmedian([s for m, s in spread.items() if not m.startswith("ldam")])
-        plain = f", with a plain head {spread['ldam-plain']:.1f}" if "ldam-plain" in spread else ""
-        texts.append(f"{task}: std {spread['ldam']:.1f}{plain}; median of the others {others:.1f}")
-        passed.append(spread["ldam"] > 2 * others)
-    return "; ".join(texts), verdict_word(passed)
-
-
-def verdict_table(claims: Mapping[str, tuple[str, str, tuple[str, str]]]) -> pd.DataFrame:
-    """Return claims (statement, the paper's evidence, our text and verdict), by number, as a table."""
-    rows = {k: {"claim": c, "paper": p, "measured": text, "verdict": v} for k, (c, p, (text, v)) in claims.items()}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("no.")

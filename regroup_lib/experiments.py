@@ -638,9 +638,20 @@ def _contents(task: Task, labels: TrainingLabels) -> dict[str, Any]:
 
 
 def _reconstructions(task: Task, encoded: Features) -> dict[str, np.ndarray]:
-    """Return one test image of each fine class and what the autoencoder makes of it."""
+    """Return one test image of each fine class and what the autoencoder makes of it, and the errors of all test images.
+
+    ``squared_errors`` and ``squared_deviations`` are sums over an image's values, in units of the pixel range: to its
+    reconstruction, and to the mean color of the test set.
+    """
     if not isinstance(encoded.encoder, AutoencoderEncoder):
         return {}
+    images = task.test.inputs
     _, first = np.unique(task.test.fine_labels, return_index=True)
-    originals = task.test.inputs[first[:10]]
-    return {"originals": originals, "reconstructions": encoded.encoder.reconstruct(originals)}
+    made = np.concatenate([encoded.encoder.reconstruct(images[i : i + 1000]) for i in range(0, len(images), 1000)])
+    mean = images.mean(axis=(0, 1, 2))
+    squared = {
+        "squared_errors": [((a / 255 - b / 255) ** 2).sum() for a, b in zip(images, made, strict=True)],
+        "squared_deviations": [((image / 255 - mean / 255) ** 2).sum() for image in images],
+    }
+    shown = {"originals": images[first[:10]], "reconstructions": made[first[:10]]}
+    return shown | {name: np.array(values, np.float32) for name, values in squared.items()}

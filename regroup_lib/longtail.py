@@ -11,22 +11,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.metrics import recall_score
 
-from regroup_lib.competition import Groups, best_marks, relative_cost, values
+from regroup_lib.competition import best_marks, relative_cost
+from regroup_lib.differences import N_RESAMPLES, Groups, precision_difference, rule_of, values
+from regroup_lib.intervals import Interval, interval, starred
+from regroup_lib.metrics import bootstrap_counts
 from regroup_lib.records import Record
-from regroup_lib.report import (
-    STYLES,
-    Difference,
-    Verdict,
-    encoder_label,
-    evidence,
-    mean_std,
-    minus,
-    paired_difference,
-    result_on_test,
-    rule_of,
-    signed_interval,
-    traced,
-)
+from regroup_lib.report import STYLES, encoder_label, mean_std, minus, traced
 
 # Training images of a class in "many", "medium" and "few" shots: more than 100, 20 to 100, fewer than 20.
 SHOTS = {"many": (101, np.inf), "medium": (20, 100), "few": (0, 19)}
@@ -118,27 +108,35 @@ def contests(groups: Groups) -> dict[str, tuple[str, str]]:
     }
 
 
-def tail_differences(groups: Groups, first: str, second: str) -> dict[str, Difference]:
-    """Return first minus second in accuracy and in mean AP, paired by seed."""
-    accuracies = [[shot_accuracies(r)["all"] for r in groups[label]] for label in (first, second)]
-    precisions = [[result_on_test(r, "average_precision") for r in groups[label]] for label in (first, second)]
-    return {"accuracy": paired_difference(*accuracies), "mean AP": paired_difference(*precisions)}
+def tail_differences(groups: Groups, first: str, second: str) -> dict[str, Interval]:
+    """Return first minus second in accuracy and in mean AP, percentage points.
+
+    Records of more than 20 classes keep decisions and no scores: the interval of their mean AP is over seeds alone.
+    """
+    by_seed = np.subtract(*([100 * shot_accuracies(r)["all"] for r in groups[name]] for name in (first, second)))
+    correct = [np.stack([np.equal(*predictions(r)) for r in groups[name]]) for name in (first, second)]
+    labels = predictions(groups[first][0])[0]
+    counts = bootstrap_counts(labels, N_RESAMPLES)
+    resampled = 100 * (correct[0].astype(float) - correct[1]) @ counts.T / len(labels)
+    if f"test_scores_{rule_of(groups[first][0])}" in groups[first][0].arrays():
+        precision = precision_difference(groups, first, second)
+    else:
+        precision = interval(np.subtract(*(values(groups[name], "average_precision") for name in (first, second))))
+    return {"accuracy": interval(by_seed, resampled, n_units=len(labels)), "mean AP": precision}
 
 
 def contest_table(tails: Mapping[str, Groups]) -> pd.DataFrame:
-    """Return one row a long-tailed set and contest: who is compared, and by how much they differ in percentage points.
-
-    Intervals: Student's over seeds; a star where one leaves 0 out.
-    """
-    rows, found = [], []
+    """Return one row per long-tailed set and contest: who is compared, and by how much they differ, in points."""
+    rows, found, differences = [], [], []
     for name, groups in tails.items():
         for contest, (first, second) in contests(groups).items():
-            row = {"training set": name, "contest": contest, "compared": f"{first} − {second}"}
-            for measure, difference in tail_differences(groups, first, second).items():
-                row[measure] = signed_interval(difference) + ("" if difference.low <= 0 <= difference.high else " *")
-            rows.append(row)
+            rows.append({"training set": name, "contest": contest, "compared": f"{first} − {second}"})
+            differences.append(tail_differences(groups, first, second))
             found.append([*groups[first], *groups[second]])
-    return traced(pd.DataFrame(rows).set_index("training set"), found)
+    table = pd.DataFrame(rows)
+    for measure in differences[0]:
+        table[measure] = starred([of[measure] for of in differences])
+    return traced(table.set_index("training set"), found)
 
 
 def long_tail_sentences(tails: Mapping[str, Groups]) -> dict[str, str]:
@@ -151,14 +149,17 @@ def long_tail_sentences(tails: Mapping[str, Groups]) -> dict[str, str]:
     sentences = {}
     for contest, compared in titles.items():
         found = [tail_differences(groups, *contests(groups)[contest]) for groups in tails.values()]
-        tallies = ", ".join(_tally([f[measure] for f in found], measure) for measure in found[0])
-        sentences[contest] = f"{compared}: {tallies}, of {len(tails)} sets."
+        tallies = " and ".join(f"{measure} is {_tally([f[measure] for f in found])}" for measure in found[0])
+        sentences[contest] = f"{compared}: {tallies}."
     return sentences
 
 
-def _tally(differences: Sequence[Difference], measure: str) -> str:
-    above, below = sum(d.low > 0 for d in differences), sum(d.high < 0 for d in differences)
-    return f"{measure} clearly higher on {above} and clearly lower on {below}"
+def _tally(differences: Sequence[Interval]) -> str:
+    """Return on how many sets a difference is clear: ``"higher on 2 of 4 sets"``, ``"undecided on all 4 sets"``."""
+    n = len(differences)
+    counted = {"higher": sum(d.low > 0 for d in differences), "lower": sum(d.high < 0 for d in differences)}
+    parts = [f"{word} on {count}" for word, count in counted.items() if count]
+    return f"{' and '.join(parts)} of {n} sets" if parts else f"undecided on all {n} sets"
 
 
 SHOT_LOOKS = {"all": ("#000000", "o"), "many": ("#0072B2", "s"), "medium": ("#E69F00", "^"), "few": ("#D55E00", "v")}
@@ -213,15 +214,14 @@ def plot_clustering_over_training(looks: Mapping[int, Sequence[Record]], referen
 
 def gain_kept(groups: Groups, name: str, best: str) -> str:
     """Return in words which share of the best encoder's mean gain over binary labels another encoder keeps."""
-    ap = {label: np.array([result_on_test(r, "average_precision") for r in groups[label]]) for label in groups}
-    whole, own = paired_difference(ap[best], ap["binary"]), paired_difference(ap[name], ap["binary"])
+    whole, own = (precision_difference(groups, label, "binary") for label in (best, name))
     ours, theirs = encoder_label(name), encoder_label(best)
     if not whole.low > 0:
         return f"{theirs} has no clear gain over binary labels here, so there is none to keep."
     kept = f"{100 * own.mean / whole.mean:.0f}%" if own.mean > 0 else "nothing"
     return (
-        f"{ours} keeps {kept} of the gain of {theirs} over binary labels: "
-        f"{signed_interval(own)} points of AP, where {theirs} has {signed_interval(whole)}."
+        f"{ours} keeps {kept} of the gain of {theirs} over binary labels: {own} points of AP, "
+        f"where {theirs} has {whole}."
     )
 
 
@@ -233,14 +233,4 @@ def looks_sentence(looks: Mapping[int, Sequence[Record]]) -> str:
     return minus(
         f"From {first} to {last} epochs NMI goes from {nmi[first]:.2f} to {nmi[last]:.2f}; "
         f"the step from {before} to {last} moves it by {nmi[last] - nmi[before]:+.2f}."
-    )
-
-
-def self_supervision_verdict(groups: Groups) -> Verdict:
-    """Return the verdict on C26: regrouping without a pre-trained encoder is better than binary labels."""
-    ap = {label: [result_on_test(r, "average_precision") for r in groups[label]] for label in ("simclr", "binary")}
-    return Verdict(
-        "C26",
-        "The dependency on pre-trained encoders can be avoided by self-supervision.",
-        (evidence("AP, regrouped by SimCLR − binary labels", ap["simclr"], ap["binary"]),),
     )

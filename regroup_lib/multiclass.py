@@ -10,47 +10,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy.stats import rankdata, spearmanr
 from sklearn.metrics import confusion_matrix, recall_score
 
-from regroup_lib import plans
-from regroup_lib.competition import (
-    Groups,
-    best_marks,
-    bootstrap_difference,
-    bootstrap_precisions,
-    decided,
-    paper_cell,
-    precision_difference,
-    relative_cost,
-    test_scores,
-    title,
-    unstable,
-    values,
-    verdict_table,
-    verdict_word,
-)
+from regroup_lib.competition import best_marks, paper_cell, relative_cost, title
+from regroup_lib.differences import Groups, precision_difference, test_scores, values
 from regroup_lib.pictures import plot_image_rows
 from regroup_lib.records import Record, find_record
 from regroup_lib.report import mean_std, minus, traced
 from regroup_lib.specs import task_class_names
 
 LOSS_BASED = ("ce", "wce", "focal", "ldam", "la")
-
-
-def records_of(runs: Mapping[Any, Sequence[Any]]) -> dict[Any, list[Record]]:
-    """Return the records of groups of runs.
-
-    Raises
-    ------
-    ValueError
-        If one is missing; the message says how to make it.
-    """
-    found = {name: [find_record(spec) for spec in group] for name, group in runs.items()}
-    if any(record is None for group in found.values() for record in group):
-        profile = next(iter(runs.values()))[0].profile
-        raise ValueError(f"records are missing; run `regroup sweep multiclass --profile {profile}`")
-    return found
 
 
 def class_names(groups: Groups) -> tuple[str, ...]:
@@ -374,23 +343,6 @@ def budget_table(groups: Groups, equal_budget: Sequence[Record]) -> pd.DataFrame
     return traced(pd.DataFrame(rows).set_index("method"), shown.values())
 
 
-# ---------------------------------------------------------------- verdicts
-
-
-def _over_losses(groups: Groups) -> tuple[str, str]:
-    differences = {f"RG − {title(m)}": precision_difference(groups, "rg", m) for m in LOSS_BASED if m in groups}
-    return decided(differences)
-
-
-def _oversampling(groups: Groups) -> tuple[str, str]:
-    differences = {f"ROS − {title(m)}": precision_difference(groups, "ros", m) for m in LOSS_BASED if m in groups}
-    text, _ = decided(differences)
-    clear = sum(d.low > 0 for d in differences.values())
-    cost = relative_cost(groups["ros"], groups["ce"])
-    word = verdict_word([clear >= 3], [clear >= 1])
-    return f"{text}; it sees {cost:.1f} times the images of CE", word
-
-
 def _test_sizes(groups: Groups) -> np.ndarray:
     """Return how many test images each class has."""
     return np.bincount(test_scores(groups["ce"][0])[0], minlength=len(class_names(groups)))
@@ -414,67 +366,3 @@ def headline(groups: Groups) -> str:
 
 def _best_first(precisions: Mapping[str, np.ndarray]) -> list[str]:
     return sorted(precisions, key=lambda method: -np.nan_to_num(precisions[method].mean(), nan=-1))
-
-
-def _minority(groups: Groups) -> tuple[str, str]:
-    """Compare RG with the best other method on the smallest class, and with CE on the largest."""
-    names, sizes = class_names(groups), _test_sizes(groups)
-    smallest, largest = int(sizes.argmin()), int(sizes.argmax())
-    others = [m for m in plans.PAPER_METHODS if m in groups and not m.startswith("rg")]
-    means = {m: values(groups[m], f"average_precision_{names[smallest]}").mean() for m in others}
-    rival = max(means, key=lambda m: np.nan_to_num(means[m], nan=-1))
-    gain, loss = (
-        bootstrap_difference(bootstrap_precisions(groups["rg"], [c]), bootstrap_precisions(groups[m], [c]))
-        for c, m in ((smallest, rival), (largest, "ce"))
-    )
-    text = f"{names[smallest]}, RG − {title(rival)}: {gain} points; {names[largest]}, RG − CE: {loss} points"
-    return text, verdict_word([gain.low > 0, loss.mean > -3], [gain.mean > 0])
-
-
-def _cost(groups: Groups) -> tuple[str, str]:
-    def fewest(method: str, step: str) -> float:  # other work on the machine only adds to them
-        return min(r.seconds[step] for r in groups[method])
-
-    share = fewest("rg", "regroup") / (fewest("rg", "regroup") + fewest("rg", "train"))
-    trainings = fewest("rg", "encode") / fewest("ce", "train")
-    text = f"clustering takes {share:.0%} of a run; encoding all images once takes {trainings:.1f} trainings of CE"
-    return text, verdict_word([share < 0.1, trainings < 1], [share < 0.1])
-
-
-def _averages(groups: Groups) -> tuple[str, str]:
-    measured = {
-        measure: [np.nan_to_num(values(g, measure).mean(), nan=-1) for g in groups.values()]
-        for measure in ("average_precision", "calibrated_average_precision")
-    }
-    correlation = float(spearmanr(*measured.values()).statistic)
-    names = list(groups)
-    plain, calibrated = (rankdata(-np.array(means), method="min").astype(int) for means in measured.values())
-    moved = plain - calibrated
-    furthest = int(np.abs(moved).argmax())
-    text = (
-        f"rank correlation of the two averages {correlation:.2f}; {title(names[furthest])} moves most, "
-        f"by {abs(int(moved[furthest]))} places"
-    )
-    return text, verdict_word([bool(np.abs(moved).max() >= 3)], [bool(np.abs(moved).max() >= 1)])
-
-
-def multiclass_verdicts(groups: Groups) -> pd.DataFrame:
-    """Return what the records say of each claim about Table 2: claim, paper, measured, verdict, by number."""
-    return verdict_table(
-        {
-            "C20": (
-                "RG beats all loss-based methods in mean AP",
-                "Table 2; in BA WCE is ahead, 64.2 to 62.6",
-                _over_losses(groups),
-            ),
-            "C21": ("ROS beats many loss-based methods, with 4 times the data", "all five", _oversampling(groups)),
-            "C22": (
-                "RG has the best AP on the smallest class, with little loss on the largest",
-                "df +3.5 over WCE; nv −2.5 to CE",
-                _minority(groups),
-            ),
-            "C23": ("RG adds only a tolerable cost", "Section 4.3", _cost(groups)),
-            "C24": ("LDAM is unstable", "std up to 11.3", unstable({"ham10000": groups})),
-            "C27": ("The plain mean of APs misleads; calibrated AP may mend it", "Section 3", _averages(groups)),
-        }
-    )

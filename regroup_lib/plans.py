@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from regroup_lib import comparison, tables
 from regroup_lib.data import load_data
+from regroup_lib.differences import validation_precision
 from regroup_lib.files import data_directory
 from regroup_lib.methods import METHODS
 from regroup_lib.records import Record, find_record
@@ -163,9 +164,9 @@ def ablation(section: str, task: str, profile: str, seeds: Sequence[int]) -> dic
         for ratio in IMBALANCES[:2] if profile == "smoke" else IMBALANCES:
             for method in ("ce", "wce", "ros", "rg"):
                 found[f"{method} {ratio:g}"] = runs(method, best if method == "rg" else None, imbalance=ratio)
-            # An epoch of ROS has nearly twice the steps.
-            longer = [spec.model_copy(update={"epochs": 2 * spec.epochs}) for spec in found[f"rg {ratio:g}"]]
-            found[f"rg-longer {ratio:g}"] = longer
+            for method in ("ce", "wce", "rg"):  # an epoch of ROS has nearly twice the steps
+                longer = [spec.model_copy(update={"epochs": 2 * spec.epochs}) for spec in found[f"{method} {ratio:g}"]]
+                found[f"{method}-longer {ratio:g}"] = longer
         return found
     if section == "control":
         return _controls(runs, best, small)
@@ -216,6 +217,86 @@ def ablations(profile: str, seeds: Sequence[int], results_dir: str | Path | None
     ]
 
 
+# ---------------------------------------------------------------- questions of this book (E1 to E7 of claims.yaml)
+
+HEADLINE_SEEDS = {"smoke": range(3), "cpu": range(10), "paper": range(3)}
+
+
+def headline(profile: str, seeds: Sequence[int] | None = None, results_dir: str | Path | None = None) -> list[Spec]:
+    """Return the four label sets of the front page, with more seeds than the chapter on them."""
+    shown = ("ce", "rg-true", "rg-random", f"rg-{ENCODERS[profile][-1]}")
+    return [spec for spec in motivating_example(profile, HEADLINE_SEEDS[profile]) if spec.label in shown]
+
+
+USES_TASKS = {
+    "smoke": ("digits-0",),
+    "cpu": ("cifar10-airplane", "cifar100-worm", "ham10000-bcc"),
+    "paper": ("cifar10-airplane", "cifar100-worm", "ham10000-bcc"),
+}
+AUXILIARY_WEIGHTS = (1.0, 0.3, 3.0)
+
+
+def encoder_uses(
+    task: str, profile: str, seeds: Sequence[int], results_dir: str | Path | None = None
+) -> dict[str, list[Spec]]:
+    """Return the runs that use a pre-trained encoder in one way each, a run a seed, by method.
+
+    The weight of a second head is chosen on the validation split with the first seed; a method that waits for that
+    choice has its grid alone. RG and what learns its clusters have the clusters that were chosen for RG.
+    """
+    encoder = ENCODERS[profile][-1]
+    clusters = None if task in TASKS.values() else select(tuning_specs(profile, task, "rg", seeds[0]), results_dir)
+    common = {"profile": profile, "task": task, "trace_test": False}
+
+    def runs(method: str, **settings: Any) -> list[Spec]:
+        chosen = {"encoder": encoder} if METHODS[method].needs_encoder else {}
+        if not METHODS[method].features:
+            chosen |= ABLATION_SETTINGS.get((profile, task), {})
+        if clusters is not None and METHODS[method].cluster_options:
+            chosen |= {"n_clusters": clusters.n_clusters, "threshold": clusters.threshold}
+        return [Spec(method=method, seed=seed, **common | chosen | settings) for seed in seeds]
+
+    found = {method: runs(method) for method in ("ce", "rg", "probe", "knn", "mlp")}
+    for method in ("aux-clusters", "distill"):
+        weights = AUXILIARY_WEIGHTS[:1] if profile == "smoke" else AUXILIARY_WEIGHTS
+        grid = [runs(method, auxiliary_weight=weight)[0] for weight in weights]
+        choice = select(grid, results_dir)
+        found[method] = grid if choice is None else [choice.model_copy(update={"seed": seed}) for seed in seeds]
+    return found
+
+
+def uses(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[Spec]:
+    """Return the runs of the section on ways to use an encoder, the grids of its methods among them."""
+    found = []
+    for task in USES_TASKS[profile]:
+        for method, runs in encoder_uses(task, profile, seeds, results_dir).items():
+            weights = AUXILIARY_WEIGHTS if METHODS[method].auxiliary and profile != "smoke" else ()
+            found += [runs[0].model_copy(update={"auxiliary_weight": weight}) for weight in weights]
+            found += runs
+    return list(dict.fromkeys(found))
+
+
+MIXED_SHARES = {"smoke": (0.5,), "cpu": (0.1, 0.25, 0.5, 0.75, 0.9, 1.0), "paper": (0.5,)}
+
+
+def dose(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[Spec]:
+    """Return the runs of the dose-response curve, binary labels and true classes among them."""
+    return [spec for group in dose_runs(profile, seeds).values() for spec in group]
+
+
+def dose_runs(profile: str, seeds: Sequence[int]) -> dict[str, list[Spec]]:
+    """Return runs on true classes with a share re-assigned, by what that follows and the share: ``"random 0.5"``."""
+    task = ABLATION_TASKS[profile][0]
+    common = {"profile": profile, "task": task, "trace_test": False} | ABLATION_SETTINGS.get((profile, task), {})
+    found = {name: ablation("control", task, profile, seeds)[name] for name in ("binary", "true")}
+    for share in MIXED_SHARES[profile]:
+        for name, encoder in (("random", None), ("brightness", None), ("features", "autoencoder")):
+            settings = common | {"method": f"rg-mixed-{name}", "encoder": encoder, "mixed_share": share}
+            label = "autoencoder" if name == "features" else name
+            found[f"{label} {share:g}"] = [Spec(seed=seed, **settings) for seed in seeds]
+    return found
+
+
 # ---------------------------------------------------------------- what the paper leaves as future work
 
 # Task -> ratios of the largest class to the smallest, and thresholds n' of RG.
@@ -250,6 +331,26 @@ def long_tail(task: str, ratio: float, profile: str, seeds: Sequence[int]) -> di
         found[f"RG, n' = {threshold:g}"] = runs("rg", encoder=encoder, threshold=threshold)
     middle = thresholds[len(thresholds) // 2]
     return found | {f"RG+LA, n' = {middle:g}": runs("rg-la", encoder=encoder, threshold=middle)}
+
+
+def records_of(
+    runs: dict[Any, list[AnySpec]], chapter: str, results_dir: str | Path | None = None
+) -> dict[Any, list[Record]]:
+    """Return the records of groups of runs.
+
+    Raises
+    ------
+    ValueError
+        If some are missing; the message says how to make them.
+    """
+    found = {name: [find_record(spec, results_dir) for spec in group] for name, group in runs.items()}
+    missing = [str(name) for name, group in found.items() if None in group or not group]
+    if missing:
+        profile = next(spec.profile for group in runs.values() for spec in group)
+        raise ValueError(
+            f"records of {', '.join(missing)} are missing; run `regroup sweep {chapter} --profile {profile}`"
+        )
+    return found
 
 
 def self_supervised_looks(profile: str, seeds: Sequence[int]) -> dict[int, list[EncoderSpec]]:
@@ -330,13 +431,6 @@ def tuning_specs(profile: str, task: str, method: str, seed: int, **fields: Any)
         )
         for settings in tuning_grid(task, method, profile)
     ]
-
-
-def validation_precision(record: Record, rule: str = "max") -> float:
-    """Return a record's average precision on the validation split; minus infinity where the run diverged."""
-    if record.status != "finished":
-        return -math.inf
-    return record.metrics["none" if "none" in record.metrics else rule]["val"]["summary"]["average_precision"]
 
 
 def select(specs: Sequence[Spec], results_dir: str | Path | None = None) -> Spec | None:
@@ -731,7 +825,12 @@ PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {
     "scale": lambda profile, seeds, results_dir=None: [],
 }
 # Runs that no chapter shows, and that "all" leaves out.
-EXTRA_PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {"imagenet": imagenet}
+EXTRA_PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {
+    "imagenet": imagenet,
+    "headline": headline,
+    "encoder-uses": uses,
+    "dose": dose,
+}
 
 
 def recorded_profile(

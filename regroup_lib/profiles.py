@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +10,10 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from regroup_lib import plans
+from regroup_lib.differences import AVERAGE_PRECISION, Groups, precision_difference, values
+from regroup_lib.intervals import starred
 from regroup_lib.records import Record, load_record
-from regroup_lib.report import (
-    AVERAGE_PRECISION,
-    mean_std,
-    minus,
-    paired_difference,
-    result_on_test,
-    signed_interval,
-    style_of,
-    traced,
-)
-
-Groups = Mapping[str, Sequence[Record]]
+from regroup_lib.report import mean_std, minus, style_of, traced
 
 SMALL, LARGE = "cpu", "paper"
 COMPARED_CHAPTERS = ("motivating-example", "binary", "multiclass")
@@ -86,7 +77,9 @@ def compare_profiles(task: str, small: Groups, large: Groups) -> str:
         The same methods, ``"ce"`` among them: records, one a seed, the seeds in the same order for all.
     """
     methods = ["ce", *(method for method in small if method != "ce")]
-    means = np.array([[_precision(groups[method]).mean() for method in methods] for groups in (small, large)])
+    means = np.array(
+        [[values(groups[method], AVERAGE_PRECISION).mean() for method in methods] for groups in (small, large)]
+    )
     means = means[:, np.isfinite(means).all(axis=0)]
     sides = np.sign(means - means[:, :1])[:, 1:]
     order = spearmanr(*means).statistic
@@ -99,23 +92,16 @@ def compare_profiles(task: str, small: Groups, large: Groups) -> str:
 
 
 def profile_table(small: Groups, large: Groups) -> pd.DataFrame:
-    """Return AP in percent in both profiles and its difference to CE, mean and 95% interval over seeds.
+    """Return AP in percent in both profiles and its difference to CE, with its 95% interval.
 
     See `compare_profiles` for the parameters.
     """
-    rows = []
-    for method in small:
-        row = {"method": style_of(small[method][0].spec).label}
-        for profile, groups in ((SMALL, small), (LARGE, large)):
-            gain = paired_difference(_precision(groups[method]), _precision(groups["ce"]))
-            row[f"AP, {profile}"] = mean_std(_precision(groups[method]))
-            row[f"over CE, {profile}"] = "" if method == "ce" else signed_interval(gain)
-        rows.append(row)
-    return traced(pd.DataFrame(rows).set_index("method"), [[*small[method], *large[method]] for method in small])
-
-
-def _precision(group: Sequence[Record]) -> np.ndarray:
-    return np.array([result_on_test(record, AVERAGE_PRECISION) for record in group])
+    table = pd.DataFrame({"method": [style_of(group[0].spec).label for group in small.values()]})
+    for profile, groups in ((SMALL, small), (LARGE, large)):
+        table[f"AP, {profile}"] = [mean_std(values(groups[m], AVERAGE_PRECISION), scale=1) for m in small]
+        gains = [None if m == "ce" else precision_difference(groups, m, "ce") for m in small]
+        table[f"over CE, {profile}"] = starred(gains)
+    return traced(table.set_index("method"), [[*small[method], *large[method]] for method in small])
 
 
 def profile_section(chapter: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,16 +11,22 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.stats import t as student
 
 from regroup_lib.data import class_names_of
+from regroup_lib.differences import (
+    AVERAGE_PRECISION,
+    BALANCED_ACCURACY,
+    PAPER_RULE,
+    precision_difference,
+    result_on_test,
+    rule_of,
+    trace,
+    values,
+)
+from regroup_lib.intervals import starred
 from regroup_lib.records import Record
 from regroup_lib.specs import EncoderSpec, Spec
 from regroup_lib.tasks import parse_task
-
-AVERAGE_PRECISION = "average_precision"
-BALANCED_ACCURACY = "balanced_accuracy"
-PAPER_RULE = "max"  # Section 4.1 of the paper: max aggregation
 
 
 @dataclass(frozen=True)
@@ -111,152 +116,6 @@ def measured(records: Sequence[Record], measure: Callable[[Record], float]) -> d
     return {label: np.array([measure(r) for r in group], float) for label, group in by_method(records).items()}
 
 
-def rule_of(record: Record, rule: str = PAPER_RULE) -> str:
-    """Return the aggregation rule to read: `rule`, or ``"none"`` where nothing was aggregated."""
-    return "none" if "none" in record.metrics else rule
-
-
-def result_on_test(record: Record, measure: str, rule: str = PAPER_RULE) -> float:
-    """Return one number of a record's test set; NaN where the run diverged."""
-    if record.status != "finished":
-        return float("nan")
-    return record.metrics[rule_of(record, rule)]["test"]["summary"][measure]
-
-
-def trace(record: Record, measure: str, *, split: str = "test", rule: str = PAPER_RULE) -> np.ndarray:
-    """Return a measure after each epoch."""
-    return np.array([epoch[f"{split}_{rule_of(record, rule)}_{measure}"] for epoch in record.traces])
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A paired difference over seeds: its mean and Student's interval at 95%."""
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def verdict(self) -> str:
-        """``"holds"`` if the interval is above 0, ``"does not hold"`` if the mean is not, else ``"holds in part"``."""
-        if not self.mean > 0:
-            return "does not hold"
-        return "holds" if self.low > 0 else "holds in part"
-
-    def __neg__(self) -> Difference:
-        return Difference(-self.mean, -self.high, -self.low)
-
-
-def summary_box(verdicts: Sequence[Verdict] | pd.DataFrame) -> Any:
-    """Return a box for the top of a chapter: the claims that it tests, each with its verdict in a word.
-
-    Parameters
-    ----------
-    verdicts : sequence of Verdict, or DataFrame
-        A table is that of `competition.verdict_table`: indexed by the claim's number, columns claim and verdict.
-    """
-    from IPython.display import HTML  # a notebook's; the library works without it
-
-    if isinstance(verdicts, pd.DataFrame):
-        found = [(number, row["claim"], row["verdict"]) for number, row in verdicts.iterrows()]
-    else:
-        found = [(verdict.claim, verdict.statement, verdict.word) for verdict in verdicts]
-    lines = (
-        f"<li>{number} {html.escape(claim.removesuffix('.'))}: <b>{html.escape(word)}</b></li>"
-        for number, claim, word in found
-    )
-    title = '<p class="admonition-title">In short: the paper\'s claims that this page tests</p>'
-    return HTML(f'<div class="admonition note">{title}<ul>{"".join(lines)}</ul></div>')
-
-
-def paired_difference(first: Sequence[float], second: Sequence[float]) -> Difference:
-    """Return first minus second, seed by seed, with a 95% interval of the mean (Student, n - 1 degrees).
-
-    With three seeds the interval is the mean plus or minus 2.5 standard deviations: wide, and honest.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two pairs, or the lengths differ.
-    """
-    if len(first) != len(second) or len(first) < 2:
-        raise ValueError(f"a paired difference needs two or more pairs; got {len(first)} and {len(second)} values")
-    difference = np.asarray(first, float) - np.asarray(second, float)
-    n, mean = len(difference), float(difference.mean())
-    margin = float(student.ppf(0.975, n - 1) * difference.std(ddof=1) / np.sqrt(n))
-    return Difference(mean, mean - margin, mean + margin)
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """One comparison that a verdict rests on: what is subtracted from what, and a difference said to be above 0."""
-
-    text: str
-    difference: Difference
-    scale: float = 100
-    digits: int = 1
-
-    def __str__(self) -> str:
-        if self.difference.low == self.difference.high:  # nothing moved between seeds
-            return minus(f"{self.text}: {self.difference.mean * self.scale:+.{self.digits}f}")
-        return f"{self.text}: {signed_interval(self.difference, self.scale, self.digits)}"
-
-
-def evidence(
-    text: str, first: Sequence[float], second: Sequence[float] | float, *, scale: float = 100, digits: int = 1
-) -> Evidence:
-    """Return first minus second, seed by seed, as evidence; `second` may be one number for all seeds."""
-    second = np.broadcast_to(np.asarray(second, float), np.shape(first))
-    return Evidence(text, paired_difference(first, second), scale, digits)
-
-
-def bullets(parts: Sequence[Evidence]) -> str:
-    """Return evidence as a Markdown list."""
-    return "\n".join(f"- {part}" for part in parts)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the records say about one claim of the paper.
-
-    Attributes
-    ----------
-    claim : str
-        Its number, as in ``"C5"``.
-    statement : str
-        The claim in our words.
-    evidence : tuple of Evidence
-        Differences that are all above 0 if the claim holds.
-    """
-
-    claim: str
-    statement: str
-    evidence: tuple[Evidence, ...]
-
-    @property
-    def word(self) -> str:
-        """``"holds"`` if every difference does; ``"holds in part"`` if one does or none is below 0; else not."""
-        words = {part.difference.verdict for part in self.evidence}
-        if len(words) == 1:
-            return words.pop()
-        return "holds in part" if "holds" in words else "does not hold"
-
-    def _repr_markdown_(self) -> str:
-        return f"**{self.claim} {self.word}.** The claim: {self.statement}\n\n{bullets(self.evidence)}"
-
-
-def measured_difference(
-    records: Sequence[Record], first: str, second: str, measure: str = AVERAGE_PRECISION, rule: str = PAPER_RULE
-) -> Difference:
-    """Return the paired difference of two methods' test measure, methods by label (``"rg-raw"``, ``"ce"``)."""
-    groups = by_method(records)
-    for label in (first, second):
-        if label not in groups:
-            raise ValueError(f"no record of method {label!r}; there are {', '.join(groups)}")
-    values = [[result_on_test(r, measure, rule) for r in groups[label]] for label in (first, second)]
-    return paired_difference(*values)
-
-
 def mean_std(values: Sequence[float], scale: float = 100, digits: int = 1) -> str:
     """Return "mean ± standard deviation" (n - 1 degrees), in percent by default."""
     values = np.asarray(values, float) * scale
@@ -267,12 +126,6 @@ def mean_std(values: Sequence[float], scale: float = 100, digits: int = 1) -> st
 def minus(text: str) -> str:
     """Return a text with a minus sign in the place of each hyphen."""
     return text.replace("-", "−")
-
-
-def signed_interval(difference: Difference, scale: float = 100, digits: int = 1) -> str:
-    """Return "+1.2 [+0.3, +2.1]", in percent by default."""
-    mean, low, high = (f"{value * scale:+.{digits}f}" for value in (difference.mean, difference.low, difference.high))
-    return minus(f"{mean} [{low}, {high}]")
 
 
 def rows_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -306,11 +159,10 @@ def comparison_table(records: Sequence[Record], baseline: str = "ce") -> pd.Data
         for measure, short in ((BALANCED_ACCURACY, "BA"), (AVERAGE_PRECISION, "AP")):
             for rule in ("max", "sum"):
                 row[f"{short} ({rule})"] = mean_std([result_on_test(r, measure, rule) for r in group])
-        if label == baseline or baseline not in groups:
-            row["AP − binary"] = ""
-        else:
-            row["AP − binary"] = signed_interval(measured_difference(records, label, baseline))
         rows.append(row)
+    if baseline in groups:
+        differences = [None if label == baseline else precision_difference(groups, label, baseline) for label in groups]
+        rows = [row | {"AP − binary": text} for row, text in zip(rows, starred(differences), strict=True)]
     return traced(rows_frame(rows), groups.values())
 
 
@@ -402,8 +254,8 @@ def label_set_table(records: Sequence[Record], baseline: str = "ce") -> pd.DataF
             "precision": f"{precision:.2f}",
         }
         if baseline in groups:
-            gain = measured_difference(records, label, baseline).mean
-            row["AP gain"] = "" if label == baseline else minus(f"{gain * 100:+.1f}")
+            gain = values(everything, AVERAGE_PRECISION).mean() - values(groups[baseline], AVERAGE_PRECISION).mean()
+            row["AP gain"] = "" if label == baseline else minus(f"{gain:+.1f}")
         rows.append(row)
     return traced(rows_frame(rows), groups.values())
 

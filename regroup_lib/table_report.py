@@ -17,15 +17,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from regroup_lib.competition import Interval, bootstrap_difference, draw_interval
+from regroup_lib.competition import draw_interval
+from regroup_lib.differences import AVERAGE_PRECISION, N_RESAMPLES
+from regroup_lib.intervals import Interval, interval, starred
 from regroup_lib.metrics import bootstrap_counts, weighted_average_precisions
 from regroup_lib.ranks import Friedman, critical_difference, friedman, rank_methods, ranks_by_source
 from regroup_lib.records import Record
-from regroup_lib.report import AVERAGE_PRECISION, Style, traced
+from regroup_lib.report import Style, traced
 from regroup_lib.specs import TableSpec
 from regroup_lib.tables import ESTIMATOR_TITLES, METHODS, parse_table_task
-
-N_RESAMPLES = 500
 
 # Contestant -> method and rule.
 CONTESTANTS = {
@@ -158,9 +158,14 @@ class TableResults:
             self._resampled[key] = 100 * np.array([resampled_precisions(record, rule) for record in group])
         return self._resampled[key]
 
+    def positives(self, task: str) -> int:
+        """Return how many rows of a task's table are positive."""
+        return int(self.group(self.estimators[0], task, "plain")[0].arrays()["test_labels"].sum())
+
     def difference(self, estimator: str, task: str, first: str, second: str = "plain") -> Interval:
-        """Return the AP of one contestant minus that of another, with an interval over rows and seeds."""
-        return bootstrap_difference(*(self.resampled(estimator, task, name) for name in (first, second)))
+        """Return the AP of one contestant minus that of another, in points."""
+        first, second = (self.resampled(estimator, task, name) for name in (first, second))
+        return interval((first - second)[:, 0], first - second, n_units=self.positives(task))
 
     def differences(self, estimator: str, first: str, second: str = "plain") -> dict[str, Interval]:
         """Return `difference` by task."""
@@ -290,14 +295,14 @@ def choice_table(results: TableResults) -> pd.DataFrame:
 
     The best is the one with the highest mean AP on the same folds, so both sides are equally optimistic.
     """
-    rows = []
+    rows, differences = [], []
     for task, (plain, regrouped, difference) in best_of(results).items():
         row = {"task": task, "best, plain": ESTIMATOR_TITLES[plain]}
-        row |= {"best, regrouped": ESTIMATOR_TITLES[regrouped]}
-        row["AP, regrouped − plain"] = f"{difference}{' *' if difference.clear else ''}"
-        rows.append(row)
+        rows.append(row | {"best, regrouped": ESTIMATOR_TITLES[regrouped]})
+        differences.append(difference)
     groups = [results.behind(results.estimators, [task], ["plain", "rg"]) for task in results.tasks]
-    return traced(pd.DataFrame(rows).set_index("task"), groups)
+    table = pd.DataFrame(rows).assign(**{"AP, regrouped − plain": starred(differences)})
+    return traced(table.set_index("task"), groups)
 
 
 def best_of(results: TableResults) -> dict[str, tuple[str, str, Interval]]:
@@ -307,8 +312,8 @@ def best_of(results: TableResults) -> dict[str, tuple[str, str, Interval]]:
         plain, regrouped = (
             max(results.estimators, key=lambda e, n=name: results.values(e, task, n).mean()) for name in ("plain", "rg")
         )
-        pair = results.resampled(regrouped, task, "rg"), results.resampled(plain, task, "plain")
-        found[task] = plain, regrouped, bootstrap_difference(*pair)
+        difference = results.resampled(regrouped, task, "rg") - results.resampled(plain, task, "plain")
+        found[task] = plain, regrouped, interval(difference[:, 0], difference, n_units=results.positives(task))
     return found
 
 

@@ -16,19 +16,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from regroup_lib import plans
-from regroup_lib.competition import (
+from regroup_lib.competition import best_marks, draw_interval, settings_of
+from regroup_lib.data import DataError
+from regroup_lib.differences import (
     Groups,
-    Interval,
-    best_marks,
-    decided,
-    draw_interval,
+    best_on_validation,
     precision_difference,
-    settings_of,
+    result_on_test,
+    validation_precision,
     values,
 )
-from regroup_lib.data import DataError
+from regroup_lib.intervals import Interval, starred
 from regroup_lib.records import Record, find_record
-from regroup_lib.report import encoder_label, fine_class_names, mean_std, result_on_test, traced
+from regroup_lib.report import encoder_label, fine_class_names, mean_std, traced
 from regroup_lib.specs import task_class_names
 from regroup_lib.tasks import make_task
 
@@ -54,18 +54,11 @@ def load_results(
     """
     wanted = [(task, False) for task in plans.TEXT_TASKS[profile]]
     wanted += [(task, True) for task in plans.FINE_TUNED_TASKS[profile]]
-    results = {}
-    for task, fine_tuned in wanted:
-        runs = plans.text_runs(task, profile, seeds, results_dir, fine_tuned=fine_tuned)
-        groups = {name: [find_record(spec, results_dir) for spec in specs] for name, specs in runs.items()}
-        title = task_title(task, fine_tuned=fine_tuned)
-        missing = [name for name, group in groups.items() if None in group]
-        if missing or "RG" not in groups:
-            raise ValueError(
-                f"{title}: {', '.join(missing) or 'RG'} lacks records; run `regroup sweep text --profile {profile}`"
-            )
-        results[title] = groups
-    return results
+    runs = {
+        task_title(task, fine_tuned=tuned): plans.text_runs(task, profile, seeds, results_dir, fine_tuned=tuned)
+        for task, tuned in wanted
+    }
+    return {name: plans.records_of(groups, "text", results_dir) for name, groups in runs.items()}
 
 
 # ---------------------------------------------------------------- tables
@@ -93,7 +86,7 @@ def text_table(groups: Groups) -> pd.DataFrame:
     """Return one row a contestant: BA, AP under both rules, calibrated AP, and AP minus CE's with its interval.
 
     Mean ± standard deviation over seeds. Two stars mark a column's best mean, one star those whose mean ± standard
-    deviation meets it; behind a difference a star says that its 95% interval leaves 0 out. A task of more than two
+    deviation meets it; differences are starred after Holm's correction. A task of more than two
     classes also has the AP of each.
     """
     measures = {"BA": "balanced_accuracy", "AP": "average_precision"}
@@ -108,14 +101,10 @@ def text_table(groups: Groups) -> pd.DataFrame:
             row[column] = mean_std(values(group, measure), scale=1) + stars
         row["AP (sum)"] = mean_std([result_on_test(r, "average_precision", "sum") for r in group])
         row["calibrated AP"] = mean_std(values(group, "calibrated_average_precision"), scale=1)
-        row["AP − CE"] = "" if contestant == "CE" else starred(precision_difference(groups, contestant, "CE"))
         rows.append(row)
-    return traced(pd.DataFrame(rows).set_index("method"), groups.values())
-
-
-def starred(difference: Interval) -> str:
-    """Return a difference as text, with a star where its interval leaves 0 out."""
-    return f"{difference}{' *' if difference.clear else ''}"
+    table = pd.DataFrame(rows)
+    table["AP − CE"] = starred([None if name == "CE" else precision_difference(groups, name, "CE") for name in groups])
+    return traced(table.set_index("method"), groups.values())
 
 
 # What is compared -> the contestants that are subtracted.
@@ -132,15 +121,16 @@ COMPARISONS = {
 
 def comparison_table(results: Mapping[str, Groups]) -> pd.DataFrame:
     """Return differences in AP that tell what the clusters add, one row a comparison, one column a task."""
-    columns: dict[str, dict[str, str]] = {}
+    differences: dict[tuple[str, str], Interval | None] = {}
     found: dict[str, list[Record]] = {name: [] for name in COMPARISONS}
     for task, groups in results.items():
-        columns[task] = dict.fromkeys(COMPARISONS, "")
         for name, (first, second) in COMPARISONS.items():
-            if {first, second} <= set(groups):
-                columns[task][name] = starred(precision_difference(groups, first, second))
-                found[name] += [*groups[first], *groups[second]]
-    return traced(pd.DataFrame(columns).rename_axis("difference in AP, points"), found.values())
+            there = {first, second} <= set(groups)
+            differences[name, task] = precision_difference(groups, first, second) if there else None
+            found[name] += [*groups[first], *groups[second]] if there else []
+    texts = pd.Series(starred(list(differences.values())), pd.MultiIndex.from_tuples(differences))
+    table = texts.unstack(sort=False).reindex(list(COMPARISONS)).rename_axis("difference in AP, points")
+    return traced(table, found.values())
 
 
 def tuning_table(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> pd.DataFrame:
@@ -152,7 +142,7 @@ def tuning_table(profile: str, seeds: Sequence[int], results_dir: str | Path | N
         for spec in specs:
             record = find_record(spec, results_dir)
             row = {"task": task_title(task), "setting": settings_of(record)}
-            row["validation AP"] = f"{100 * plans.validation_precision(record):.1f}"
+            row["validation AP"] = f"{100 * validation_precision(record):.1f}"
             rows.append(row | {"chosen": "yes" if spec == chosen else ""})
             found.append([record])
     return traced(pd.DataFrame(rows).set_index("task"), found)
@@ -281,12 +271,6 @@ def plot_gains(results: Mapping[str, Groups], baseline: str = "CE") -> Figure:
     return figure
 
 
-def text_verdict(results: Mapping[str, Groups]) -> tuple[str, str]:
-    """Return text and verdict on C25: RG with a language model's clusters ranks better than CE on every task."""
-    differences = {task: precision_difference(groups, "RG", "CE") for task, groups in results.items()}
-    return decided(differences)
-
-
 def headline(results: Mapping[str, Groups]) -> str:
     """Return on how many tasks RG ranks better or worse than CE, than the best other method, than encoder+MLP."""
     found = [precision_difference(groups, "RG", "CE") for groups in results.values()]
@@ -302,10 +286,12 @@ def headline(results: Mapping[str, Groups]) -> str:
 
 
 def _best_difference(groups: Groups) -> Interval:
-    """Return the AP of the better of RG and RG+WCE minus that of the best method on words that does not regroup."""
-    means = {c: np.nan_to_num(values(group, "average_precision").mean(), nan=-1) for c, group in groups.items()}
-    others = [c for c in ("CE", "WCE", "Focal", "LA", "ROS") if c in groups]
-    ours, rival = (max(names, key=means.get) for names in (LANGUAGE_MODEL_METHODS, others))
+    """Return the AP of the better of RG and RG+WCE minus that of the best on words that does not regroup.
+
+    Both are picked on validation.
+    """
+    others = [name for name in ("CE", "WCE", "Focal", "LA", "ROS") if name in groups]
+    ours, rival = (best_on_validation(groups, names) for names in (LANGUAGE_MODEL_METHODS, others))
     return precision_difference(groups, ours, rival)
 
 
