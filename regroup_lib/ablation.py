@@ -20,7 +20,7 @@ from regroup_lib.differences import (
     best_on_validation,
     precision_difference,
     result_on_test,
-    test_scores,
+    scores_on_test,
     values,
 )
 from regroup_lib.files import results_directory
@@ -382,7 +382,7 @@ def parts_sentence(groups: Groups) -> str:
 
 def called_positive(record: Record) -> float:
     """Return the share of the test images that are called positive under max aggregation."""
-    _, scores = test_scores(record)
+    _, scores = scores_on_test(record)
     return float(decide(scores).mean())
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from regroup_lib import plans
 from regroup_lib.competition import title
-from regroup_lib.differences import Groups, rule_of, test_scores
+from regroup_lib.differences import Groups, rule_of, scores_on_test
 from regroup_lib.metrics import calibrated_average_precision, rates_above
 from regroup_lib.records import Record
 
@@ -146,7 +146,7 @@ def plot_score_distributions(groups: Groups, methods: Sequence[str] = ("ce", "ru
 
 def threshold_curves(record: Record, thresholds: np.ndarray) -> dict[str, np.ndarray]:
     """Return balanced accuracy and precision of a binary record's test set at each threshold."""
-    labels, scores = test_scores(record)
+    labels, scores = scores_on_test(record)
     true, false = (rates[0] for rates in rates_above(labels == 1, scores[:, 1], thresholds))
     hits, alarms = true * (labels == 1).sum(), false * (labels == 0).sum()
     with np.errstate(invalid="ignore"):

@@ -57,7 +57,7 @@ def values(group: Sequence[Record], measure: str) -> np.ndarray:
 
 def _value(record: Record, measure: str) -> float:
     if measure == "macro_f1":
-        labels, scores = test_scores(record)
+        labels, scores = scores_on_test(record)
         return float(f1_score(labels, scores.argmax(axis=1), average="macro", zero_division=0))
     by_class = record.metrics[rule_of(record)]["test"]["average_precision"]
     if measure == "average_precision_negative":
@@ -66,7 +66,7 @@ def _value(record: Record, measure: str) -> float:
     return by_class[name] if name != measure else result_on_test(record, measure)
 
 
-def test_scores(record: Record, rule: str = PAPER_RULE) -> tuple[np.ndarray, np.ndarray]:
+def scores_on_test(record: Record, rule: str = PAPER_RULE) -> tuple[np.ndarray, np.ndarray]:
     """Return a record's test labels [n] and class scores under a rule [n, C]."""
     arrays = record.arrays()
     scores = arrays[f"test_scores_{rule_of(record, rule)}"]
@@ -112,7 +112,7 @@ def bootstrap_precisions(
         if record.status != "finished":
             precisions.append(np.full(N_RESAMPLES, np.nan))
             continue
-        labels, scores = test_scores(record, rule)
+        labels, scores = scores_on_test(record, rule)
         chosen = classes if classes is not None else range(scores.shape[1]) if scores.shape[1] > 2 else (1,)
         by_class = [_resampled(labels.tobytes(), c, scores[:, c].tobytes()) for c in chosen]
         precisions.append(np.mean(by_class, axis=0))

@@ -20,7 +20,7 @@ import yaml
 from scipy.stats import rankdata
 
 from regroup_lib import plans, text_report
-from regroup_lib.differences import N_RESAMPLES, Groups, bootstrap_precisions, rule_of, test_scores
+from regroup_lib.differences import N_RESAMPLES, Groups, bootstrap_precisions, rule_of, scores_on_test
 from regroup_lib.intervals import Interval, interval
 from regroup_lib.methods import METHODS
 from regroup_lib.metrics import bootstrap_counts, decide, rates_above
@@ -73,7 +73,7 @@ class Measure:
 
 
 def _counts(record: Record) -> np.ndarray:
-    return bootstrap_counts(test_scores(record)[0], N_RESAMPLES)
+    return bootstrap_counts(scores_on_test(record)[0], N_RESAMPLES)
 
 
 def _precisions(record: Record, class_name: str | None = None) -> np.ndarray:
@@ -86,7 +86,7 @@ def _on(record: Record, split: str) -> dict[str, Any]:
 
 
 def _balanced_accuracies(record: Record) -> np.ndarray:
-    labels, scores = test_scores(record)
+    labels, scores = scores_on_test(record)
     right = (decide(scores) == labels).astype(float)
     counts = _counts(record)
     recalls = [counts[:, labels == c] @ right[labels == c] / (labels == c).sum() for c in range(scores.shape[1])]
@@ -94,14 +94,14 @@ def _balanced_accuracies(record: Record) -> np.ndarray:
 
 
 def _precision_at_half(record: Record) -> np.ndarray:
-    labels, scores = test_scores(record)
+    labels, scores = scores_on_test(record)
     called, counts = scores[:, 1] >= 0.5, _counts(record)
     hits = counts[:, called & (labels == 1)].sum(axis=1)
     return 100 * hits / np.maximum(counts[:, called].sum(axis=1), 1)
 
 
 def _rates(record: Record, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    labels, scores = test_scores(record)
+    labels, scores = scores_on_test(record)
     return rates_above(labels == 1, scores[:, 1], thresholds, _counts(record))
 
 
@@ -114,7 +114,7 @@ def _leniency(record: Record, tolerance: float = 0.02) -> np.ndarray:
 
 def _separation(record: Record) -> np.ndarray:
     """Return the largest distance of the two classes' score distributions (Kolmogorov and Smirnov's), percent."""
-    _, scores = test_scores(record)
+    _, scores = scores_on_test(record)
     true, false = _rates(record, np.unique(np.quantile(scores[:, 1], np.linspace(0, 1, 500))))
     return 100 * (true - false).max(axis=1)
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix, recall_score
 
 from regroup_lib.competition import best_marks, paper_cell, relative_cost, title
-from regroup_lib.differences import Groups, precision_difference, test_scores, values
+from regroup_lib.differences import Groups, precision_difference, scores_on_test, values
 from regroup_lib.pictures import plot_image_rows
 from regroup_lib.records import Record, find_record
 from regroup_lib.report import mean_std, minus, traced
@@ -30,7 +30,7 @@ def class_names(groups: Groups) -> tuple[str, ...]:
 def describe_task(groups: Groups) -> str:
     """Return one sentence on the test set: the images of each class, seeds, epochs and network."""
     record = groups["ce"][0]
-    counts = np.bincount(test_scores(record)[0])
+    counts = np.bincount(scores_on_test(record)[0])
     listed = ", ".join(f"{name} {count:,}" for name, count in zip(class_names(groups), counts, strict=True))
     return (
         f"The test set has {counts.sum():,} images ({listed}). {len(groups['ce'])} seeds, {record.spec.epochs} epochs "
@@ -163,7 +163,7 @@ def plot_confusions(groups: Groups, methods: Sequence[str] = ("ce", "ros", "rg")
     names = class_names(groups)
     figure, panels = plt.subplots(1, len(methods), figsize=(3.5 * len(methods), 3.7), squeeze=False, sharey=True)
     for axes, method in zip(panels[0], methods, strict=True):
-        finished = [test_scores(r) for r in groups[method] if r.status == "finished"]
+        finished = [scores_on_test(r) for r in groups[method] if r.status == "finished"]
         matrix = sum(confusion_matrix(y, s.argmax(axis=1), labels=range(len(names))) for y, s in finished)
         shares = 100 * matrix / matrix.sum(axis=1, keepdims=True)
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
@@ -183,7 +183,7 @@ def plot_calibrated_classes(groups: Groups, methods: Sequence[str] = ("ce", "rg"
     """Draw AP and calibrated AP class by class, with the chance level of each."""
     names = class_names(groups)
     first = groups[methods[0]][0]
-    labels, _ = test_scores(first)
+    labels, _ = scores_on_test(first)
     prevalence = 100 * np.bincount(labels, minlength=len(names)) / len(labels)
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
     position, looks = np.arange(len(names)), {"ce": ("#000000", "o"), "rg": ("#0072B2", "X")}
@@ -310,7 +310,7 @@ def recall_by_exposure(record: Record) -> tuple[float, float]:
 
     Classes with no image of either kind are left out of both means.
     """
-    labels, scores = test_scores(record)
+    labels, scores = scores_on_test(record)
     seen, predicted = record.arrays()["test_in_training"], scores.argmax(axis=1)
     classes = [c for c in range(scores.shape[1]) if (seen & (labels == c)).any() and (~seen & (labels == c)).any()]
     recalls = [recall_score(labels[part], predicted[part], labels=classes, average="macro") for part in (seen, ~seen)]
@@ -345,7 +345,7 @@ def budget_table(groups: Groups, equal_budget: Sequence[Record]) -> pd.DataFrame
 
 def _test_sizes(groups: Groups) -> np.ndarray:
     """Return how many test images each class has."""
-    return np.bincount(test_scores(groups["ce"][0])[0], minlength=len(class_names(groups)))
+    return np.bincount(scores_on_test(groups["ce"][0])[0], minlength=len(class_names(groups)))
 
 
 def headline(groups: Groups) -> str:

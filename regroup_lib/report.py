@@ -154,7 +154,7 @@ def comparison_table(records: Sequence[Record], baseline: str = "ce") -> pd.Data
     aggregation, with its 95% interval.
     """
     groups, rows = by_method(records), []
-    for label, group in groups.items():
+    for group in groups.values():
         row: dict[str, Any] = {"training labels": style_of(group[0].spec).label}
         for measure, short in ((BALANCED_ACCURACY, "BA"), (AVERAGE_PRECISION, "AP")):
             for rule in ("max", "sum"):

@@ -79,7 +79,7 @@ def test_class_tables_keep_their_markup_and_other_tables_escape_it(groups):
 
 
 def test_macro_f1_is_scikit_learns(groups):
-    labels, scores = competition.test_scores(groups["ce"][0])
+    labels, scores = competition.scores_on_test(groups["ce"][0])
     expected = f1_score(labels, scores.argmax(axis=1), average="macro")
     assert competition.values(groups["ce"], "macro_f1")[0] == pytest.approx(100 * expected)
 
@@ -124,7 +124,7 @@ def test_figures_have_named_axes(groups, make_record):
 
 def test_the_confusion_matrix_title_is_the_balanced_accuracy(make_record):
     record = make_record("ce")
-    labels, scores = competition.test_scores(record)
+    labels, scores = competition.scores_on_test(record)
     accuracy = 100 * recall_score(labels, scores.argmax(axis=1), average="macro")
     title = multiclass.plot_confusions({"ce": [record]}).axes[0].get_title()
     assert title == f"CE: BA {accuracy:.1f}"
@@ -135,7 +135,7 @@ def test_the_confusion_matrix_title_is_the_balanced_accuracy(make_record):
 
 def test_recall_by_exposure_is_that_of_the_two_halves(make_record):
     record = make_record("ce", split="image")
-    labels, scores = competition.test_scores(record)
+    labels, scores = competition.scores_on_test(record)
     seen = record.arrays()["test_in_training"]
     predicted = scores.argmax(axis=1)
     expected = [np.mean([(predicted[h & (labels == c)] == c).mean() for c in range(7)]) for h in (seen, ~seen)]

@@ -355,7 +355,7 @@ def macro_f1(key):
     record = loaded(key)
     if record.status != "finished":
         return float("nan")
-    labels, scores = competition.test_scores(record)
+    labels, scores = competition.scores_on_test(record)
     decided, found = scores.argmax(axis=1), []
     for c in range(scores.shape[1]):
         hits = ((labels == c) & (decided == c)).sum()
