@@ -22,20 +22,26 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from regroup_lib import listings, pictures, report, tables
 from regroup_lib.comparison import COMPARED, ESTIMATORS, FEWEST, REGROUPED, image_specs, own_data, table_specs
-from regroup_lib.competition import Interval, bootstrap_difference
 from regroup_lib.data import DATASETS, load_data
 from regroup_lib.dataset import DataError, Dataset
 from regroup_lib.diagnostics import describe_classes
+from regroup_lib.differences import (
+    AVERAGE_PRECISION,
+    BALANCED_ACCURACY,
+    N_RESAMPLES,
+    result_on_test,
+    rule_of,
+    validation_precision,
+)
 from regroup_lib.files import atomic_path
+from regroup_lib.intervals import Interval, interval, starred
 from regroup_lib.metrics import bootstrap_counts, weighted_average_precisions
-from regroup_lib.plans import validation_precision
 from regroup_lib.records import Record
 from regroup_lib.specs import OWN, TableSpec
 from regroup_lib.sweeps import sweep
 from regroup_lib.tasks import make_task
 from regroup_lib.userdata import NO_SPLIT
 
-N_RESAMPLES = 500
 SHOWN_COLUMNS = 15  # of a table, in the map of its clusters
 # Title -> color and line, those of the other chapters where they have the method.
 LOOKS = {
@@ -207,24 +213,21 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What to do, and the two intervals that it rests on.
+    """What to do, and the interval that it rests on.
 
     Attributes
     ----------
     word : {"regroup", "leave the labels as they are", "undecided"}
-        Decided only if both intervals leave 0 out on the same side.
+        Decided only if the interval leaves 0 out, and there are two seeds at least.
     text : str
         In words, Markdown.
-    over_seeds : Difference or None
-        Chosen regrouped method minus chosen other one, AP, paired by seed; None with one seed.
-    over_samples : Interval
-        The same in percentage points, over test samples and seeds.
+    difference : Interval
+        AP of the chosen regrouped method minus that of the chosen other one, in percentage points.
     """
 
     word: str
     text: str
-    over_seeds: report.Difference | None
-    over_samples: Interval
+    difference: Interval
 
     @property
     def headline(self) -> str:
@@ -355,20 +358,31 @@ class Comparison:
         Mean ± standard deviation over seeds; the difference with a 95% interval over seeds. Regrouped scores are
         aggregated by max.
         """
-        rows = []
+        rows, differences = [], []
         for (classifier, title), group in self.groups.items():
-            precision = _over_seeds(group, report.AVERAGE_PRECISION)
-            row = {
-                "classifier": classifier,
-                "method": title,
-                "BA": _percent(_over_seeds(group, report.BALANCED_ACCURACY)),
-            }
-            row |= {"AP": _percent(precision), "AP − CE": ""}
-            if title != "CE" and len(precision) > 1:
-                baseline = _over_seeds(self.groups[classifier, "CE"], report.AVERAGE_PRECISION)
-                row["AP − CE"] = report.signed_interval(report.paired_difference(precision, baseline))
+            row = {"classifier": classifier, "method": title}
+            for column, measure in (("BA", BALANCED_ACCURACY), ("AP", AVERAGE_PRECISION)):
+                row[column] = _percent(_over_seeds(group, measure))
             rows.append(row)
-        return pd.DataFrame(rows).set_index(["classifier", "method"])
+            plain = self.groups[classifier, "CE"]
+            differences.append(None if title == "CE" else self._difference(self._scores(group), self._scores(plain)))
+        table = pd.DataFrame(rows).assign(**{"AP − CE": starred(differences)})
+        return table.set_index(["classifier", "method"])
+
+    def _scores(self, group: Sequence[Record]) -> Chosen:
+        """Return the test scores of one method."""
+        arrays = [record.arrays() for record in group]
+        labels = [of["test_labels"] for of in arrays]
+        folds = [of.get("folds", np.zeros(len(y), np.uint8)) for of, y in zip(arrays, labels, strict=True)]
+        scores = [
+            of.get(f"test_scores_{rule_of(record)}", np.full(len(y), np.nan))
+            for of, record, y in zip(arrays, group, labels, strict=True)
+        ]
+        return Chosen(labels, folds, scores, Counter())
+
+    def _difference(self, first: Chosen, second: Chosen) -> Interval:
+        resampled = 100 * (first.resampled - second.resampled)
+        return interval(resampled[:, 0], resampled, n_units=int((first.labels[0] == 1).sum()))
 
     def chosen(self, titles: Sequence[str]) -> Chosen:
         """Return the test scores of a family of methods, the method chosen where the scores are not measured.
@@ -397,7 +411,7 @@ class Comparison:
             fold = arrays[0].get("folds", np.zeros(len(arrays[0]["test_labels"]), np.uint8))
             composed = np.empty(len(fold), np.float32)
             for number, best in enumerate(best_in):
-                rule = report.rule_of(group[best])
+                rule = rule_of(group[best])
                 composed[fold == number] = arrays[best][f"test_scores_{rule}"][fold == number]
                 picked[names[best]] += 1
             labels.append(arrays[0]["test_labels"])
@@ -411,7 +425,7 @@ class Comparison:
             best = np.argmax([np.mean([validation_precision(record) for record in group]) for group in groups])
             return np.full((len(self.seeds), 1), best)
         by_fold = np.array(
-            [[r.metrics[report.rule_of(r)]["test"]["average_precision_by_fold"] for r in group] for group in groups]
+            [[r.metrics[rule_of(r)]["test"]["average_precision_by_fold"] for r in group] for group in groups]
         )
         return (by_fold.sum(axis=2, keepdims=True) - by_fold).argmax(axis=0)
 
@@ -419,16 +433,10 @@ class Comparison:
     def recommendation(self) -> Recommendation:
         """What to do, computed from the records."""
         ours, others = self.chosen(REGROUPED), self.chosen([title for title in COMPARED if title not in REGROUPED])
-        over_samples = bootstrap_difference(100 * ours.resampled, 100 * others.resampled)
-        over_seeds, word = None, "undecided"
-        if len(self.seeds) > 1:
-            over_seeds = report.paired_difference(ours.precisions, others.precisions)
-            if min(over_samples.low, over_seeds.low) > 0:
-                word = "regroup"
-            elif max(over_samples.high, over_seeds.high) < 0:
-                word = "leave the labels as they are"
-        text = _recommended(self, word, ours, others, over_seeds, over_samples)
-        return Recommendation(word, text, over_seeds, over_samples)
+        difference, word = self._difference(ours, others), "undecided"
+        if len(self.seeds) > 1 and difference.clear:
+            word = "regroup" if difference.low > 0 else "leave the labels as they are"
+        return Recommendation(word, _recommended(self, word, ours, others, difference), difference)
 
     def plot_precision_recall(self) -> Figure:
         """Draw precision over recall of each method, the mean over seeds (and folds), one panel a classifier."""
@@ -483,7 +491,6 @@ class Comparison:
 
     def _summary(self) -> dict[str, Any]:
         advice = self.recommendation
-        seeds = advice.over_seeds
         return {
             "task": self.name,
             "positive": self.positive,
@@ -494,14 +501,13 @@ class Comparison:
             "chance": self.chance,
             "results": [
                 {"classifier": classifier, "method": title}
-                | {name: _over_seeds(g, name).tolist() for name in (report.BALANCED_ACCURACY, report.AVERAGE_PRECISION)}
+                | {name: _over_seeds(g, name).tolist() for name in (BALANCED_ACCURACY, AVERAGE_PRECISION)}
                 for (classifier, title), g in self.groups.items()
             ],
             "recommendation": {
                 "word": advice.word,
                 "text": advice.text.replace("**", ""),
-                "over_seeds": seeds and [100 * seeds.mean, 100 * seeds.low, 100 * seeds.high],
-                "over_samples": [advice.over_samples.mean, advice.over_samples.low, advice.over_samples.high],
+                "difference": [advice.difference.mean, advice.difference.low, advice.difference.high],
             },
         }
 
@@ -552,7 +558,7 @@ def _classifier(record: Record) -> str:
 
 
 def _over_seeds(group: Sequence[Record], measure: str) -> np.ndarray:
-    return np.array([report.result_on_test(record, measure) for record in group])
+    return np.array([result_on_test(record, measure) for record in group])
 
 
 def _percent(shares: np.ndarray) -> str:
@@ -564,7 +570,7 @@ def _precision_curves(record: Record, grid: np.ndarray) -> list[np.ndarray]:
     if record.status != "finished":
         return []
     arrays = record.arrays()
-    positive, scores = arrays["test_labels"] == 1, arrays[f"test_scores_{report.rule_of(record)}"]
+    positive, scores = arrays["test_labels"] == 1, arrays[f"test_scores_{rule_of(record)}"]
     folds = arrays.get("folds", np.zeros(len(positive)))
     curves = []
     for fold in np.unique(folds):
@@ -581,14 +587,7 @@ def _picked(chosen: Chosen) -> tuple[str, str]:
     return f"{title} with {classifier}", f"{times} of {total} times" if times < total else "every time"
 
 
-def _recommended(
-    comparison: Comparison,
-    word: str,
-    ours: Chosen,
-    others: Chosen,
-    over_seeds: report.Difference | None,
-    over_samples: Interval,
-) -> str:
+def _recommended(comparison: Comparison, word: str, ours: Chosen, others: Chosen, difference: Interval) -> str:
     (our_name, our_times), (other_name, other_times) = _picked(ours), _picked(others)
     where = "on the other folds" if comparison.is_table else "on the validation split"
     heading = {
@@ -596,22 +595,18 @@ def _recommended(
         "leave the labels as they are": f"Leave the labels as they are: {other_name}.",
         "undecided": f"Undecided, so take the simpler one: {other_name}.",
     }[word]
-    seeds = "no interval" if over_seeds is None else report.signed_interval(over_seeds)
     positives = int((ours.labels[0] == 1).sum())
     lines = [
         f"**{heading}** Average precision with regrouping: {_percent(ours.precisions)} ({our_name}, chosen "
         f"{our_times}); without: {_percent(others.precisions)} ({other_name}, chosen {other_times}); by chance: "
         f"{100 * comparison.chance:.1f}.",
-        f"The difference in points, with its 95% interval: {seeds} over seeds, {over_samples} over test samples and "
-        "seeds.",
+        f"The difference is {difference} points (95% interval).",
         f"Both sides were chosen {where}. The test samples hold {positives} positives.",
     ]
-    if over_seeds is None:
+    if len(comparison.seeds) == 1:
         lines.append("One seed has no spread, so nothing is decided.")
-    elif over_seeds.low <= 0 <= over_seeds.high:
-        lines.append("The first interval holds 0; more seeds narrow it.")
-    if over_samples.low <= 0 <= over_samples.high:
-        lines.append(f"The {'second ' * (over_seeds is not None)}interval holds 0; only more positives narrow it.")
+    elif not difference.clear:
+        lines.append("The interval holds 0; more seeds narrow it, and more positives.")
     if comparison.look.spec.encoder in POOR_ENCODERS and not comparison.is_table:
         lines.append(
             "The clusters were found among pixels; an encoder that knows what pictures show (clip, or an ONNX file) is "
