@@ -26,7 +26,7 @@ from regroup_lib.methods import METHODS
 from regroup_lib.metrics import bootstrap_counts, decide, rates_above
 from regroup_lib.pace import asynchrony, hidden_pace_gap, pace_gap
 from regroup_lib.records import Record
-from regroup_lib.report import encoder_label, space_accuracy
+from regroup_lib.report import encoder_label, space_accuracy, task_name
 
 WORDS = ("supported", "contradicted", "mixed", "undecided", "not tested")
 NEGLIGIBLE = 1.0  # points of AP or BA: a difference that lies within it is none
@@ -421,15 +421,6 @@ def _formula(terms: Mapping[str, float], names: Mapping[str, str], bound: float)
 
 # ---------------------------------------------------------------- where the runs of a contrast are
 
-TASK_TITLES = {
-    "cifar10-airplane": "airplane",
-    "cifar100-worm": "worm",
-    "ham10000-bcc": "bcc",
-    "ham10000-akiec": "akiec",
-    "ham10000": "seven lesion classes",
-    "digits-0": "digit 0",
-    "digits-lt": "digits, long-tailed",
-}
 GROUP_TITLES = {
     "binary": "binary labels",
     "true": "true classes",
@@ -458,7 +449,7 @@ def groups_of(
     """
     kind, _, rest = name.partition(" ")
     if name in (*plans.BINARY_TASKS[profile], *plans.MULTICLASS_TASKS[profile]):
-        return {TASK_TITLES[name]: _recorded(lambda: plans.competitors(name, profile, seeds))}
+        return {task_name(name): _recorded(lambda: plans.competitors(name, profile, seeds))}
     if kind not in RUNS:
         return {}
     found = {}
@@ -474,7 +465,7 @@ def _example(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
     labels["regrouped"] = f"rg-{plans.ENCODERS[profile][-1]}"
     specs = plans.headline(profile) if rest == "ten" else plans.motivating_example(profile, seeds)
     groups = {name: [spec for spec in specs if spec.label == label] for name, label in labels.items()}
-    return {f"{TASK_TITLES[plans.TASKS[profile]]}{', ten seeds' if rest else ''}": groups}
+    return {f"{task_name(plans.TASKS[profile])}{', ten seeds' if rest else ''}": groups}
 
 
 def _encoders(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
@@ -482,14 +473,14 @@ def _encoders(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
     for spec in plans.encoders(profile, seeds):
         groups.setdefault(spec.encoder, []).append(spec)
     groups["pre-trained"] = groups[plans.ENCODERS[profile][-1]]
-    return {TASK_TITLES[plans.TASKS[profile]]: groups}
+    return {task_name(plans.TASKS[profile]): groups}
 
 
 def _clusters(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
     if rest not in plans.ABLATION_TASKS[profile]:
         return {}
     groups = plans.ablation("clusters", rest, profile, seeds)
-    return {TASK_TITLES[rest]: groups | {"natural": groups[str(plans.NATURAL_K[rest])]}}
+    return {task_name(rest): groups | {"natural": groups[str(plans.NATURAL_K[rest])]}}
 
 
 def _imbalance(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
@@ -514,7 +505,7 @@ def _text(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
 
 
 def _self_supervision(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
-    return {TASK_TITLES[plans.ABLATION_TASKS[profile][0]]: plans.self_supervised_runs(profile, seeds)}
+    return {task_name(plans.ABLATION_TASKS[profile][0]): plans.self_supervised_runs(profile, seeds)}
 
 
 def _uses(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
@@ -522,7 +513,7 @@ def _uses(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
         return {}
     groups = plans.encoder_uses(rest, profile, seeds)
     whole = all(len(specs) == len(seeds) and specs[0].method == specs[-1].method for specs in groups.values())
-    return {TASK_TITLES[rest]: groups if whole else {"waiting": []}}
+    return {task_name(rest): groups if whole else {"waiting": []}}
 
 
 def _dose(rest: str, profile: str, seeds: Sequence[int]) -> Runs:

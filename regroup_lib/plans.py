@@ -414,6 +414,16 @@ def regroupings(task: str, profile: str) -> list[dict[str, Any]]:
     return [{}, *({"n_clusters": math.ceil(NATURAL_K[task] / part)} for part in (2, 4))]
 
 
+def regrouping_grids(profile: str, seed: int) -> dict[str, list[Spec]]:
+    """Return the numbers of clusters that were tried for RG, by task, the natural one first."""
+    tasks = (*BINARY_TASKS[profile], *MULTICLASS_TASKS[profile])
+    grids = {task: tuning_specs(profile, task, "rg", seed) for task in tasks}
+    for task, imbalance in TEXT_TASKS[profile]:
+        name = task if imbalance is None else f"{task}, {imbalance:g}:1"
+        grids[name] = text_grid((task, imbalance), profile, seed)
+    return {name: grid for name, grid in grids.items() if len(grid) > 1}
+
+
 def tuning_specs(profile: str, task: str, method: str, seed: int, **fields: Any) -> list[Spec]:
     """Return the runs of a method's grid, all with one seed and the given fields."""
     encoder = ENCODERS[profile][-1]

@@ -63,6 +63,25 @@ ENCODER_LABELS = {
 }
 
 
+# What readers call the tasks; the identifiers are for code.
+TASK_NAMES = {
+    "cifar10-airplane": "airplane (CIFAR-10)",
+    "cifar100-worm": "worm (CIFAR-100)",
+    "ham10000-bcc": "basal cell carcinoma",
+    "ham10000-akiec": "actinic keratoses",
+    "ham10000": "seven skin lesions",
+    "phrasebank-negative": "negative news",
+    "phrasebank": "news sentiment",
+    "digits-0": "digit 0",
+    "digits-lt": "digits, long-tailed",
+}
+
+
+def task_name(task: str) -> str:
+    """Return what readers call a task."""
+    return TASK_NAMES.get(task, task)
+
+
 def style_of(spec: Spec) -> Style:
     """Return the style of a spec's method and encoder."""
     return STYLES.get(spec.label, Style(spec.label, "#666666", "-", "."))

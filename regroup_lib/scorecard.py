@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from regroup_lib import plans, table_report, text_report
-from regroup_lib.differences import Groups, precision_difference
+from regroup_lib.differences import precision_difference
 from regroup_lib.evidence import WORDS, Verdict, claims, verdict
 from regroup_lib.intervals import Interval
 from regroup_lib.records import Record, find_record
-from regroup_lib.report import encoder_label, learned_share
+from regroup_lib.report import encoder_label, learned_share, task_name
+from regroup_lib.specs import Spec
 
 # ---------------------------------------------------------------- verdicts
 
@@ -109,7 +110,7 @@ class Gain:
     Attributes
     ----------
     row : str
-        Where the figure draws it; many tasks may share a row.
+        What the figure calls it; the tables of one classifier share a row.
     space : {"pre-trained", "own", "poor", "columns", "none"}
         What the clusters were found in: a pre-trained encoder's space, that of a self-supervised encoder trained on
         the task's own images, raw pixels or an autoencoder's codes, a table's columns; or the groups are random.
@@ -132,94 +133,105 @@ SPACES = {
 
 
 def gains(profile: str, seeds: Sequence[int]) -> list[Gain]:
-    """Return what regrouping adds to the AP of plain labels wherever all runs are recorded."""
-    example = plans.motivating_example(profile, seeds)
-    found = []
-    for label in [f"rg-{encoder}" for encoder in reversed(plans.ENCODERS[profile])] + ["rg-random"]:
-        runs = {name: [spec for spec in example if spec.label == name] for name in (label, "ce")}
-        encoder = runs[label][0].encoder
-        space = "none" if encoder is None else "pre-trained" if encoder == plans.INCEPTION else "poor"
-        name = "random groups" if encoder is None else encoder_label(encoder)
-        found += _gain(runs, f"{plans.TASKS[profile]}, {name}", space, label, "ce")
-    own = plans.self_supervised_runs(profile, seeds)
-    row = f"{plans.ABLATION_TASKS[profile][0]}, {encoder_label('simclr')}"
-    found += _gain({name: own[name] for name in ("simclr", "binary")}, row, "own", "simclr", "binary")
-    for task in (*plans.recorded_tasks(profile, seeds), *plans.MULTICLASS_TASKS[profile]):
+    """Return what regrouping adds to the AP of plain labels wherever all runs are recorded, by kind of space."""
+    task = plans.TASKS[profile]
+    example = {}
+    for spec in plans.motivating_example(profile, seeds):
+        example.setdefault(spec.label, []).append(spec)
+    best = f"rg-{plans.ENCODERS[profile][-1]}"
+    found = _gain(example, task_name(task), "pre-trained", best, "ce")
+    for table in (*plans.BINARY_TASKS[profile], *plans.MULTICLASS_TASKS[profile]):
         try:
-            groups = plans.competitors(task, profile, seeds)
+            groups = plans.competitors(table, profile, seeds)
         except ValueError:  # not all recorded
             continue
-        row = f"{task}, mean of classes" if task in plans.MULTICLASS_TASKS[profile] else task
-        found.append(Gain(row, "pre-trained", precision_difference(groups, "rg", "ce")))
+        found.append(Gain(task_name(table), "pre-trained", precision_difference(groups, "rg", "ce")))
     if not plans.missing_records("text", profile=profile, seeds=seeds):
-        for task, groups in text_report.load_results(profile, seeds).items():
-            found.append(Gain(f"{task}, MiniLM", "pre-trained", precision_difference(groups, "RG", "CE")))
+        for text, groups in text_report.load_results(profile, seeds).items():
+            found.append(Gain(text, "pre-trained", precision_difference(groups, "RG", "CE")))
+    own = plans.self_supervised_runs(profile, seeds)
+    found += _gain(own, f"{task_name(task)}, SimCLR", "own", "simclr", "binary")
+    for encoder in plans.ENCODERS[profile][:-1]:
+        row = f"{task_name(task)}, {encoder_label(encoder)}"
+        found += _gain(example, row, "poor", f"rg-{encoder}", "ce")
+    found += _gain(example, f"{task_name(task)}, random groups", "none", "rg-random", "ce")
     if not plans.missing_records("tables", profile=profile, seeds=seeds):
-        found += _table_gains(profile, seeds)
+        results = table_report.TableResults([find_record(spec) for spec in plans.tabular(profile, seeds)])
+        for estimator in results.estimators:
+            row = f"{len(results.tasks)} tasks on tables, {table_report.ESTIMATOR_TITLES[estimator]}"
+            found += [Gain(row, "columns", d) for d in results.differences(estimator, "rg").values()]
     return found
 
 
-def _gain(runs: Groups, row: str, space: str, first: str, second: str) -> list[Gain]:
+def _gain(runs: Mapping[str, list[Spec]], row: str, space: str, first: str, second: str) -> list[Gain]:
     try:
-        groups = plans.records_of(runs, "motivating-example")
+        groups = plans.records_of({name: runs[name] for name in (first, second)}, "motivating-example")
     except ValueError:  # not all recorded
         return []
     return [Gain(row, space, precision_difference(groups, first, second))]
 
 
-def _table_gains(profile: str, seeds: Sequence[int]) -> list[Gain]:
-    results = table_report.TableResults([find_record(spec) for spec in plans.tabular(profile, seeds)])
-    return [
-        Gain(f"{len(results.tasks)} tables, {table_report.ESTIMATOR_TITLES[estimator]}", "columns", difference)
-        for estimator in results.estimators
-        for difference in results.differences(estimator, "rg").values()
-    ]
-
-
 def plot_gains(found: Sequence[Gain]) -> Figure:
-    """Draw the gains, a row a setting; rows of several tasks have a point a task and no intervals."""
+    """Draw the gains with their intervals, a row per setting; rows of several tables have a point per table."""
     rows = list(dict.fromkeys(gain.row for gain in found)) or ["no run is recorded yet"]
-    figure, axes = plt.subplots(figsize=(8.4, 0.42 * len(rows) + 1.5))
+    figure, axes = plt.subplots(figsize=(8.4, 0.34 * len(rows) + 1.4))
     axes.axvline(0, color="0.3", linewidth=1)
-    labelled: set[str] = set()
-    for y, row in enumerate(rows):
-        group = [gain for gain in found if gain.row == row]
-        if not group:
-            continue
-        label, color, marker = SPACES[group[0].space]
-        means = [gain.difference.mean for gain in group]
-        offsets = np.linspace(-0.25, 0.25, len(group)) if len(group) > 1 else [0.0]
-        axes.plot(
-            means,
-            y + np.array(offsets),
-            linestyle="none",
-            color=color,
-            marker=marker,
-            markersize=8 if len(group) == 1 else 5,
-            label=None if label in labelled else label,
-        )
-        labelled.add(label)
-        if len(group) == 1:
-            axes.hlines(y, group[0].difference.low, group[0].difference.high, color=color, linewidth=2)
-    # Most gains are a few points and some are thirty.
-    axes.set_xscale("symlog", linthresh=5, linscale=1)
-    ticks = [-30, -10, -5, -2, 0, 2, 5, 10, 30]
-    axes.set_xticks(ticks, [f"{tick:+d}".replace("-", "−") if tick else "0" for tick in ticks])
+    for space, (label, color, marker) in SPACES.items():
+        for y, row in enumerate(rows):
+            group = [gain.difference for gain in found if (gain.row, gain.space) == (row, space)]
+            height = y + (np.linspace(-0.25, 0.25, len(group)) if len(group) > 1 else np.zeros(len(group)))
+            size = 5 if len(group) > 1 else 8
+            axes.plot(
+                [d.mean for d in group], height, marker, color=color, markersize=size, label=label if group else None
+            )
+            if len(group) == 1:
+                axes.hlines(y, group[0].low, group[0].high, color=color, linewidth=2)
     axes.set_yticks(range(len(rows)), rows)
-    axes.set(xlim=(-45, 45), ylim=(len(rows) - 0.5, -0.5), xlabel="AP, regrouped − plain labels (percentage points)")
-    axes.minorticks_off()
-    if labelled:
-        figure.legend(loc="outside lower center", ncol=2)
+    axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel="AP, regrouped − plain labels (percentage points)")
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))  # one entry per kind of space
+    if handles:
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncol=2)
     return figure
 
 
 def gains_sentence(found: Sequence[Gain]) -> str:
-    """Return in words how often each kind of space gains clearly, and how often it loses clearly."""
-    parts = []
-    for space, (label, *_) in SPACES.items():
-        group = [gain.difference for gain in found if gain.space == space]
-        if group:
-            better, worse = sum(d.low > 0 for d in group), sum(d.high < 0 for d in group)
-            cases = f"{len(group)} case" + ("s" if len(group) > 1 else "")
-            parts.append(f"**{label}**: {cases}, {better} clearly better, {worse} clearly worse")
-    return "; ".join(parts or ["No run is recorded yet"]) + "."
+    """Return in words on how many tasks with a pre-trained encoder's space the gain over plain labels is supported."""
+    group = [gain for gain in found if gain.space == "pre-trained"]
+    better = [gain.row for gain in group if gain.difference.low > 0]
+    worse = [gain.row for gain in group if gain.difference.high < 0]
+    text = (
+        f"On {len(better)} of {len(group)} tasks with a pre-trained encoder, "
+        "regrouping ranks better than plain training"
+    )
+    if better:
+        text += f": {' and '.join(better) if len(better) < 3 else ', '.join(better)}"
+    if worse:
+        return f"{text}. It ranks worse on {len(worse)}: {', '.join(worse)}."
+    return f"{text}. {'The others are' if len(better) < len(group) else 'None is'} undecided."
+
+
+VERDICT_COLORS = {
+    "supported": "#0072B2",
+    "contradicted": "#D55E00",
+    "mixed": "#CC79A7",
+    "undecided": "#BBBBBB",
+    "not tested": "#EEEEEE",
+}
+
+
+def plot_tally(verdicts: Sequence[Verdict]) -> Figure:
+    """Draw how many claims have each verdict, as one bar."""
+    figure, axes = plt.subplots(figsize=(8.4, 1.0))
+    left = 0
+    for word, count in tally(verdicts).items():
+        if not count:
+            continue
+        color = VERDICT_COLORS[word]
+        axes.barh(0, count, left=left, color=color, edgecolor="white", linewidth=2)
+        dark = word in ("supported", "contradicted", "mixed")
+        axes.text(left + count / 2, 0, str(count), ha="center", va="center", color="white" if dark else "black")
+        axes.text(left + count / 2, -0.62, word, ha="center", va="center", fontsize=9)
+        left += count
+    axes.set(xlim=(0, left), ylim=(-0.85, 0.45))
+    axes.axis("off")
+    return figure

@@ -28,7 +28,7 @@ from regroup_lib.differences import (
 )
 from regroup_lib.intervals import Interval, starred
 from regroup_lib.records import Record, find_record
-from regroup_lib.report import encoder_label, fine_class_names, mean_std, traced
+from regroup_lib.report import encoder_label, fine_class_names, mean_std, task_name, traced
 from regroup_lib.specs import task_class_names
 from regroup_lib.tasks import make_task
 
@@ -36,10 +36,10 @@ LANGUAGE_MODEL_METHODS = ("RG", "RG+WCE")
 
 
 def task_title(task: plans.TextTask, *, fine_tuned: bool = False) -> str:
-    """Return how tables and figures name a task: ``"phrasebank-negative, 30:1"``, ``"phrasebank, fine-tuned"``."""
+    """Return how tables and figures name a task: ``"negative news, 30:1"``, ``"news sentiment, fine-tuned"``."""
     name, imbalance = task
     thinned = "" if imbalance is None else f", {imbalance:g}:1"
-    return name + thinned + (", fine-tuned" if fine_tuned else "")
+    return task_name(name) + thinned + (", fine-tuned" if fine_tuned else "")
 
 
 def load_results(
