@@ -201,6 +201,13 @@ def _matrix(measure: Measure, group: Sequence[Record]) -> np.ndarray:
     return np.stack([np.broadcast_to(row, width) if len(row) == 1 else row for row in rows])
 
 
+def difference(name: str, first: Sequence[Record], second: Sequence[Record]) -> Interval:
+    """Return the difference of two groups in one of `MEASURES`; their seeds are in the same order."""
+    matrix = _matrix(MEASURES[name], first) - _matrix(MEASURES[name], second)
+    resampled = matrix if matrix.shape[1] > 1 else None
+    return interval(matrix[:, 0], resampled, n_units=None if resampled is None else _positives(first[0]))
+
+
 # ---------------------------------------------------------------- claims and their contrasts
 
 

@@ -276,12 +276,13 @@ def uses(profile: str, seeds: Sequence[int], results_dir: str | Path | None = No
     return list(dict.fromkeys(found))
 
 
-MIXED_SHARES = {"smoke": (0.5,), "cpu": (0.1, 0.25, 0.5, 0.75, 0.9, 1.0), "paper": (0.5,)}
+MIXED_SHARES = {"smoke": (0.5,), "cpu": (0.25, 0.5, 0.75), "paper": (0.5,)}
 
 
 def dose(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[Spec]:
-    """Return the runs of the dose-response curve, binary labels and true classes among them."""
-    return [spec for group in dose_runs(profile, seeds).values() for spec in group]
+    """Return the runs of the dose-response curve, and those of real encoders beside it."""
+    groups = dose_runs(profile, seeds) | ablation("encoder", ABLATION_TASKS[profile][0], profile, seeds)
+    return [spec for group in groups.values() for spec in group]
 
 
 def dose_runs(profile: str, seeds: Sequence[int]) -> dict[str, list[Spec]]:
@@ -824,6 +825,7 @@ PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {
     "binary": binary,
     "multiclass": multiclass,
     "ablations": ablations,
+    "dose": dose,
     "open-ends": open_ends,
     "tables": tabular,
     "text": text,
@@ -839,7 +841,6 @@ EXTRA_PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {
     "imagenet": imagenet,
     "headline": headline,
     "encoder-uses": uses,
-    "dose": dose,
 }
 
 

@@ -197,6 +197,8 @@ def plot_gains(found: Sequence[Gain]) -> Figure:
 def gains_sentence(found: Sequence[Gain]) -> str:
     """Return in words on how many tasks with a pre-trained encoder's space the gain over plain labels is supported."""
     group = [gain for gain in found if gain.space == "pre-trained"]
+    if not group:
+        return "No task with a pre-trained encoder is recorded in this profile."
     better = [gain.row for gain in group if gain.difference.low > 0]
     worse = [gain.row for gain in group if gain.difference.high < 0]
     text = (
