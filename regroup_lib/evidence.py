@@ -307,7 +307,9 @@ def verdict(claim: Mapping[str, Any], profile: str, seeds: Sequence[int]) -> Ver
     contrasts, records, missing = _contrasts(claim, profile, seeds)
     note = claim.get("not_tested", "")
     if missing:
-        contrasts, note = [], f"not all runs are recorded: {', '.join(missing)}"
+        sweeps = {_sweep_of(name, claim["chapter"]) for part in claim["contrasts"] for name in part["runs"]}
+        commands = " and ".join(f"regroup sweep {name} --profile {profile}" for name in sorted(sweeps))
+        contrasts, note = [], f"not all runs are recorded ({', '.join(missing)}); {commands} makes them"
     elsewhere = _contrasts(claim, "paper", seeds)[0] if profile == "cpu" else []
     return Verdict(
         claim["claim"],
@@ -321,6 +323,10 @@ def verdict(claim: Mapping[str, Any], profile: str, seeds: Sequence[int]) -> Ver
         tuple({record.key: record for record in records}.values()),
         tuple(elsewhere),
     )
+
+
+def _sweep_of(name: str, chapter: str) -> str:
+    return SWEEPS.get(name) or SWEEPS.get(name.partition(" ")[0]) or chapter.split(", ")[0]
 
 
 def _contrasts(
@@ -368,6 +374,11 @@ def contrast(part: Mapping[str, Any], groups: Groups, place: str) -> tuple[Contr
     else:
         matrix = sum(weight * _middle(measure, [groups[m] for m in members[name]]) for name, weight in terms.items())
     used = [record for names in members.values() for name in names for record in groups[name]]
+    if part.get("over") == "task":  # each task has a test set of its own, so the spread over tasks has that part, too
+        tasks = np.array([record.spec.task for record in groups[next(iter(members.values()))[0]]])
+        matrix = np.array([[matrix[tasks == task, 0].mean()] for task in dict.fromkeys(tasks)])
+    elif part.get("over") == "fold":
+        matrix = matrix[:, :1]
     resampled = matrix if matrix.shape[1] > 1 else None
     found = interval(matrix[:, 0] - bound, resampled, n_units=None if resampled is None else _positives(used[0]))
     differs = bound == 0 and sum(terms.values()) == 0
@@ -530,6 +541,30 @@ def _dose(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
     return {f"{float(rest):.0%} re-assigned": groups} if groups else {}
 
 
+def _length(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
+    names, long = {"binary": "binary", "regrouped": "clusters"}, plans.long_runs(profile, seeds)
+    if not long:
+        return {}
+    longest = max(plans.LONG_EPOCHS[profile])
+    groups = {name: long[f"{label} {longest}"] for name, label in names.items()}
+    if rest == "trend":
+        short = plans.ablation("control", plans.ABLATION_TASKS[profile][0], profile, seeds)
+        groups = {f"{name} last": specs for name, specs in groups.items()}
+        groups |= {f"{name} first": short[label] for name, label in names.items()}
+        return {f"{longest} against 5 epochs": groups}
+    return {f"{longest} epochs": groups}
+
+
+def _ten(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
+    groups = plans.ten_class_runs(profile)
+    return {"ten classes of CIFAR-100": groups} if groups else {}
+
+
+def _folds(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
+    groups = plans.fold_runs(rest, profile)
+    return {f"{task_name(rest)}, five folds": groups} if groups else {}
+
+
 RUNS: dict[str, Callable[[str, str, Sequence[int]], Runs]] = {
     "example": _example,
     "encoders": _encoders,
@@ -539,6 +574,17 @@ RUNS: dict[str, Callable[[str, str, Sequence[int]], Runs]] = {
     "self-supervision": _self_supervision,
     "uses": _uses,
     "dose": _dose,
+    "length": _length,
+    "ten": _ten,
+    "folds": _folds,
+}
+# What `regroup sweep` calls the runs of a place, where that is not the chapter of the claim.
+SWEEPS = {
+    "example ten": "headline",
+    "uses": "encoder-uses",
+    "length": "training-length",
+    "ten": "ten-classes",
+    "folds": "folds",
 }
 
 

@@ -29,7 +29,7 @@ from sklearn.preprocessing import StandardScaler
 from regroup_lib import tables
 from regroup_lib.checkpoints import History, remove_checkpoint
 from regroup_lib.clusters import describe_clusters, nearest_to_center
-from regroup_lib.data import load_data, split_by_image
+from regroup_lib.data import divided, load_data
 from regroup_lib.dataset import SPLITS
 from regroup_lib.deepsmote import deep_smote
 from regroup_lib.diagnostics import diagnose
@@ -231,7 +231,7 @@ def _encoded(spec: Spec | EncoderSpec | LookSpec, task: Task, means: _Means) -> 
         # Images decoded from files reach a pre-trained encoder at its own size, not at the network's.
         load = load_data if spec.own is None else lambda name, **options: spec.own.load(**options)
         dataset = load(dataset.name, data_dir=means.data_dir, image_size=encoder.image_size)
-        dataset = split_by_image(dataset) if getattr(spec, "split", "") == "image" else dataset
+        dataset = divided(dataset, getattr(spec, "split", "published"))
     options = {"checkpoint_dir": means.checkpoint.parent, "deadline": means.deadline, "wait": means.wait}
     try:
         return encode(dataset, encoder, data_dir=means.data_dir, **options)

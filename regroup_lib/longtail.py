@@ -150,7 +150,10 @@ def long_tail_sentences(tails: Mapping[str, Groups]) -> dict[str, str]:
     for contest, compared in titles.items():
         found = [tail_differences(groups, *contests(groups)[contest]) for groups in tails.values()]
         tallies = " and ".join(f"{measure} is {_tally([f[measure] for f in found])}" for measure in found[0])
-        sentences[contest] = f"{compared}: {tallies}."
+        means = {measure: interval([f[measure].mean for f in found]) for measure in found[0]} if len(found) > 1 else {}
+        pooled = "".join(f", {mean} points of {measure}" for measure, mean in means.items())
+        over = f" Over the {len(tails)} sets together:{pooled[1:]}." if pooled else ""
+        sentences[contest] = f"{compared}: {tallies}.{over}"
     return sentences
 
 

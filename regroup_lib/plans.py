@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from regroup_lib import comparison, tables
-from regroup_lib.data import load_data
+from regroup_lib.data import class_names_of, load_data
 from regroup_lib.differences import validation_precision
 from regroup_lib.files import data_directory
 from regroup_lib.methods import METHODS
@@ -296,6 +296,83 @@ def dose_runs(profile: str, seeds: Sequence[int]) -> dict[str, list[Spec]]:
             label = "autoencoder" if name == "features" else name
             found[f"{label} {share:g}"] = [Spec(seed=seed, **settings) for seed in seeds]
     return found
+
+
+LONG_EPOCHS = {"smoke": (), "cpu": (40, 80, 160), "paper": ()}
+LONG_WORM_EPOCHS = {"smoke": (), "cpu": (24, 48, 96), "paper": ()}
+
+
+def long_runs(profile: str, seeds: Sequence[int]) -> dict[str, list[Spec]]:
+    """Return the runs on airplane that are trained to convergence, by label set and epochs: ``"binary 160"``."""
+    task = ABLATION_TASKS[profile][0]
+    controls = ablation("control", task, profile, seeds)
+    return {
+        f"{label} {epochs}": [spec.model_copy(update={"epochs": epochs}) for spec in controls[label]]
+        for epochs in LONG_EPOCHS[profile]
+        for label in ("binary", "clusters", "random, equal")
+    }
+
+
+def training_length(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[Spec]:
+    """Return `long_runs`, and worm trained longer; an epoch of ROS has nearly twice the steps of the others."""
+    found = [spec for group in long_runs(profile, seeds).values() for spec in group]
+    for epochs in LONG_WORM_EPOCHS[profile]:
+        chosen = select(tuning_specs(profile, "cifar100-worm", "rg", seeds[0]), results_dir)
+        longer = {"trace_test": False, "profile": profile, "task": "cifar100-worm"}
+        for seed in seeds:
+            found.append(Spec(method="ce", seed=seed, epochs=epochs, **longer))
+            found.append(Spec(method="ros", seed=seed, epochs=epochs // 2, **longer))
+            if chosen is not None:
+                found.append(chosen.model_copy(update={"seed": seed, "epochs": epochs}))
+    return found
+
+
+def ten_classes(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[Spec]:
+    """Return the runs on ten classes of CIFAR-100 in worm's place, two seeds each."""
+    return [spec for group in ten_class_runs(profile).values() for spec in group]
+
+
+def ten_class_runs(profile: str) -> dict[str, list[Spec]]:
+    """Return them by method, class by class: every tenth class in alphabetical order, RG with worm's 50 clusters."""
+    if profile != "cpu":
+        return {}
+    names = class_names_of("cifar100")[::10]
+
+    def runs(method: str, **settings: Any) -> list[Spec]:
+        common = {"profile": profile, "method": method, "trace_test": False}
+        if METHODS[method].needs_encoder:
+            common["encoder"] = ENCODERS[profile][-1]
+        return [Spec(task=f"cifar100-{name}", seed=seed, **common | settings) for name in names for seed in (0, 1)]
+
+    steps = Spec(profile=profile, task="cifar100-worm", method="ce").epochs
+    return {
+        "ce": runs("ce"),
+        "ros": runs("ros", epochs=steps // 2),
+        "rg": runs("rg", n_clusters=50),
+        "mlp": runs("mlp"),
+    }
+
+
+FOLD_METHODS = ("ce", "ldam", "rg", "rg-wce")
+
+
+def fold_runs(task: str, profile: str) -> dict[str, list[Spec]]:
+    """Return the runs on the five folds by lesion, a fold each, with the settings chosen on the published split."""
+    if profile != "cpu":
+        return {}
+    found = {}
+    clusters = select(tuning_specs(profile, task, "rg", 0))
+    for method in FOLD_METHODS:
+        choice = select(_grid(profile, task, method, 0, clusters))
+        folds = range(5) if choice is not None else ()
+        found[method] = [choice.model_copy(update={"split": f"fold-{fold}", "seed": fold}) for fold in folds]
+    return found
+
+
+def folds(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[Spec]:
+    """Return `fold_runs` of both binary tasks on skin lesions."""
+    tasks = [task for task in BINARY_TASKS[profile] if task.startswith("ham10000")]
+    return [spec for task in tasks for group in fold_runs(task, profile).values() for spec in group]
 
 
 # ---------------------------------------------------------------- what the paper leaves as future work
@@ -841,6 +918,9 @@ EXTRA_PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {
     "imagenet": imagenet,
     "headline": headline,
     "encoder-uses": uses,
+    "training-length": training_length,
+    "ten-classes": ten_classes,
+    "folds": folds,
 }
 
 

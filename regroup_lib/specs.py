@@ -300,7 +300,8 @@ class Spec(_BaseSpec):
     flip: bool
     shift: int = Field(ge=0)
     image_size: int | None = Field(None, ge=8)  # of images that are decoded from files
-    split: Literal["published", "image"] = "published"  # "image": groups of images may lie in several splits
+    # "image": groups of images may lie in several splits; "fold-0" to "fold-4": one of five folds by group tests.
+    split: str = Field("published", pattern="^(published|image|fold-[0-4])$")
     encoder_epochs: int | None = Field(None, ge=1)  # of an encoder that is trained here
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     variation_samples: int = Field(0, ge=0)  # training images in the total variation a class; 0: not traced

@@ -10,13 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
-from regroup_lib.data import DATASETS, class_names_of, load_data, split_by_image
+from regroup_lib.data import DATASETS, class_names_of, divided, load_data
 from regroup_lib.dataset import Dataset
 
 LONG_TAIL = "lt"  # what a long-tailed task's name ends in
@@ -139,7 +138,7 @@ def make_task(
     imbalance: float | None = None,
     data_dir: str | Path | None = None,
     image_size: int | None = None,
-    split: Literal["published", "image"] = "published",
+    split: str = "published",
 ) -> Task:
     """Build a task from its name, or from a data set of your own.
 
@@ -166,8 +165,9 @@ def make_task(
         it is the largest class by the smallest, 100 if it is not given (10 for the digits).
     data_dir, image_size : optional
         See `load_data`.
-    split : {"published", "image"}
-        ``"image"`` divides a set whose images come in groups as if they were independent (`split_by_image`).
+    split : {"published", "image", "fold-0", ..., "fold-4"}
+        ``"image"`` divides a set whose images come in groups as if they were independent (`split_by_image`), a fold
+        by group (`split_by_fold`).
 
     Raises
     ------
@@ -184,8 +184,7 @@ def make_task(
     if not 0 <= validation_fraction < 1:
         raise ValueError(f"validation_fraction is {validation_fraction}; it must be at least 0 and less than 1")
     name, dataset, positive = _named(name, positive, data_dir, image_size)
-    if split == "image":
-        dataset = split_by_image(dataset)
+    dataset = divided(dataset, split)
     long_tail = positive == LONG_TAIL and LONG_TAIL not in dataset.class_names
     class_names, relabel = _classes(name, None if long_tail else positive, dataset)
 
