@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score, recall_score
 
 from regroup_lib import competition, multiclass, plans
-from regroup_lib.data import DataError, Dataset, Split, load_data, split_by_image
+from regroup_lib.data import DataError, Dataset, Split, divided, load_data, split_by_image
 from regroup_lib.experiments import run
 from regroup_lib.metrics import cluster_contents, explained_share, image_statistics
 from regroup_lib.specs import EncoderSpec, Spec, parse_spec
@@ -314,6 +314,17 @@ def test_a_split_by_image_keeps_all_images_and_tears_lesions_apart():
     for s in naive.splits:
         for i, x, y in zip(naive.metadata[s]["image_id"], naive.splits[s].inputs, naive.splits[s].labels, strict=True):
             assert by_id[i] == (x.tobytes(), y)
+
+
+def test_in_five_folds_every_image_tests_once_and_no_lesion_is_in_two_splits():
+    honest, tested = grouped_dataset(), []
+    for fold in range(5):
+        dataset = divided(honest, f"fold-{fold}")
+        lesions = [set(dataset.metadata[s]["lesion_id"]) for s in ("train", "val", "test")]
+        assert sum(map(len, lesions)) == len(set.union(*lesions))
+        assert dataset.digest != honest.digest
+        tested += dataset.metadata["test"]["image_id"].tolist()
+    assert sorted(tested) == sorted(np.concatenate([honest.metadata[s]["image_id"] for s in honest.splits]))
 
 
 def test_a_split_by_image_needs_groups():
