@@ -6,7 +6,8 @@ import pytest
 from regroup_lib import dose
 from regroup_lib.specs import Spec
 
-LIFTS = {"binary": 2.0, "true": 4.0, "random 0.25": 3.5, "random 0.5": 3.2, "brightness 0.25": 2.0, "brightness 0.5": 3.5}
+LIFTS = {"binary": 2.0, "true": 4.0, "random 0.25": 3.5, "random 0.5": 3.2}
+LIFTS |= {"brightness 0.25": 2.0, "brightness 0.5": 3.5}
 PURITY = {"true": 1.0, "0.25": 0.78, "0.5": 0.55}
 
 
