@@ -29,6 +29,7 @@ book_app = typer.Typer(help="Execute chapters and render the book.")
 app.add_typer(data_app, name="data", no_args_is_help=True)
 app.add_typer(results_app, name="results")
 app.add_typer(book_app, name="book", no_args_is_help=True)
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 STOPPED = 75  # exit code of a sweep whose minutes were too few: the shell's for "try again"
 # A pipe has no width: tables are written whole.
 console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 240)
@@ -282,8 +283,6 @@ def sweep(
     minutes: Annotated[
         float | None, typer.Option(help="Stop within so many minutes, with exit code 75; the same command goes on.")
     ] = None,
-    time_limit: Annotated[float | None, typer.Option(help="Seconds a run; then its worker is ended.")] = None,
-    memory_limit: Annotated[str | None, typer.Option(help="Of each process of --workers, like '4 GB'.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print runs and estimated minutes; start nothing.")
     ] = False,
@@ -310,7 +309,7 @@ def sweep(
         if waiting:
             console.print(f"and {waiting} more, whose settings the tuning on the validation split decides")
         return
-    options = {"recompute": recompute, "workers": workers, "time_limit": time_limit, "memory_limit": memory_limit}
+    options = {"recompute": recompute, "workers": workers}
     if minutes is not None:
         spent = (time.monotonic() - start) / 60
         if minutes <= spent:
@@ -323,6 +322,9 @@ def sweep(
         except sweeps.Unfinished as stopped:
             console.print(f"stopped after {minutes:g} minutes: {stopped}", markup=False)
             raise typer.Exit(STOPPED) from None
+        except KeyboardInterrupt:
+            console.print("interrupted; the same command goes on where it stopped")
+            raise typer.Exit(INTERRUPTED) from None
     diverged = [r for r in records if r.status != "finished"]
     console.print(f"{len(records)} records" + (f", {len(diverged)} of them diverged" if diverged else ""))
 

@@ -871,7 +871,6 @@ def test_a_failing_spec_costs_only_itself(tmp_path):
     assert "cifar10-airplane ce seed 0: DataError" in message
     assert "digits-0 rg-onnx:no-such-file seed 3: FileNotFoundError" in message
     assert "seed 0: DataError" in message
-    assert "DataError" in raised.value.tracebacks[bad[0]]
     assert {record.key for record in load_records(tmp_path / "results")} == {spec.key for spec in good}
 
 
