@@ -32,7 +32,6 @@ COLUMNS = [
 @pytest.fixture
 def regroup(monkeypatch, capsys):
     """Return a function that runs the command in this process: exit code, output, errors."""
-    monkeypatch.setattr(cli.console, "width", 200)
 
     def command(*arguments):
         monkeypatch.setattr(sys, "argv", ["regroup", *map(str, arguments)])
