@@ -7,13 +7,23 @@ from types import ModuleType
 
 # Extra -> the modules of its packages.
 EXTRAS = {
-    "torch": ("torch", "torchvision", "safetensors"),
+    "torch": ("torch", "torchvision"),
     "encoders": ("open_clip", "onnxruntime"),
     "imblearn": ("imblearn", "k_means_constrained"),
     "runs": ("pydantic", "typer", "rich", "tqdm", "filelock", "pooch", "platformdirs", "yaml", "PIL", "joblib"),
     "cluster": ("dask", "distributed"),
     "text": ("huggingface_hub", "transformers", "sentence_transformers"),
-    "book": ("matplotlib", "seaborn", "altair", "vl_convert", "papermill", "nbformat", "playwright", "pypdf"),
+    "book": (
+        "matplotlib",
+        "seaborn",
+        "altair",
+        "vl_convert",
+        "IPython",
+        "papermill",
+        "nbformat",
+        "playwright",
+        "pypdf",
+    ),
 }
 
 
