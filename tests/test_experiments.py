@@ -23,11 +23,11 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, balanced_accuracy_score
 from threadpoolctl import threadpool_limits
 
-from regroup_lib import experiments
+from regroup_lib import experiments, records
 from regroup_lib.data import load_data
 from regroup_lib.encoders import PCAEncoder
 from regroup_lib.experiments import Busy, run
-from regroup_lib.files import digest_file
+from regroup_lib.files import digest_file, read_npz
 from regroup_lib.metrics import calibrated_average_precision
 from regroup_lib.records import CODE_VERSION, Record, estimate_seconds, find_record, load_record, load_records
 from regroup_lib.specs import PROFILES, EncoderSpec, Spec, parse_spec
@@ -851,6 +851,24 @@ def test_two_sweeps_at_once_run_every_spec_once(tmp_path):
     for record in records:
         check_scores(record)
     assert len(files_below(tmp_path / "results")) == 2 * len(specs)
+
+
+def test_a_records_arrays_are_read_once_unless_they_are_replaced(results, monkeypatch):
+    record = load_records(results)[0]
+    reads = []
+    monkeypatch.setattr(records, "read_npz", lambda path: reads.append(path) or read_npz(path))
+    for _ in range(3):
+        arrays = record.arrays()
+    assert len(reads) == 1
+    with pytest.raises(ValueError, match="read-only"):
+        next(iter(arrays.values()))[:] = 0
+    path = record.path.with_suffix(".npz")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(0, 0))
+    with pytest.raises(ValueError, match=r"is missing or damaged \(its digest is not the one in the record"):
+        record.arrays()
 
 
 # ---------------------------------------------------------------- sweeps
