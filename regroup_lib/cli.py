@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,10 +20,13 @@ try:
 except ModuleNotFoundError as missing:
     sys.exit(f"error: {explained(missing)}")
 
-app = typer.Typer(help="Imbalanced classification by regrouping.", no_args_is_help=True, pretty_exceptions_enable=False)
-data_app = typer.Typer(help="The data sets: what there is, where it comes from, whether it is sound.")
-results_app = typer.Typer(invoke_without_command=True)
-book_app = typer.Typer(help="Execute chapters and render the book.")
+PLAIN: dict[str, Any] = {"rich_markup_mode": None}  # loading rich takes longer than the rest of `--help`
+app = typer.Typer(
+    help="Imbalanced classification by regrouping.", no_args_is_help=True, pretty_exceptions_enable=False, **PLAIN
+)
+data_app = typer.Typer(help="The data sets: what there is, where it comes from, whether it is sound.", **PLAIN)
+results_app = typer.Typer(invoke_without_command=True, **PLAIN)
+book_app = typer.Typer(help="Execute chapters and render the book.", **PLAIN)
 app.add_typer(data_app, name="data", no_args_is_help=True)
 app.add_typer(results_app, name="results")
 app.add_typer(book_app, name="book", no_args_is_help=True)
@@ -85,6 +87,8 @@ def main() -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib import metadata
+
         print(f"regroup {metadata.version('regroup-lib')}")
         raise typer.Exit
 
