@@ -4,7 +4,7 @@ What is named here is imported when it is first used, so that `import regroup_li
 user does not load PyTorch.
 """
 
-from importlib import import_module
+from regroup_lib.extras import import_extra
 
 # Name -> the module that has it; a module itself where the two are one.
 _WHERE = {
@@ -39,7 +39,7 @@ __all__ = list(_WHERE)
 def __getattr__(name: str):
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = import_module(f"{__name__}.{_WHERE[name]}")
+    module = import_extra(f"{__name__}.{_WHERE[name]}")
     value = module if name == _WHERE[name] else getattr(module, name)
     globals()[name] = value
     return value

@@ -403,8 +403,8 @@ class _Found:
         if self.record.status != "finished":
             return
         labels, folds = arrays["test_labels"].astype(np.int64), arrays["folds"]
-        if len(np.unique(folds)) != self.spec.n_folds:
-            self.add(f"array folds has {len(np.unique(folds))} folds, and the spec {self.spec.n_folds}")
+        if len(np.unique(folds)) != tables.N_FOLDS:
+            self.add(f"array folds has {len(np.unique(folds))} folds, and a run {tables.N_FOLDS}")
             return
         again = {rule: {"test": measure_folds(labels, folds, arrays[f"test_scores_{rule}"])} for rule in self._rules()}
         self._compare(again, self.record.metrics, "metrics")
@@ -497,7 +497,7 @@ class _Found:
             self.shared["embedding labels", self.spec.task, variant] = digest_arrays(arrays["embedding_labels"])
         if "folds" in arrays:
             seed = f"{variant}, seed {self.spec.seed}"
-            self.shared["folds", seed, self.spec.n_folds] = digest_arrays(arrays["folds"])
+            self.shared["folds", seed] = digest_arrays(arrays["folds"])
 
 
 # ---------------------------------------------------------------- metrics, a second time

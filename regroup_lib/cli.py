@@ -1,6 +1,6 @@
 """The `regroup` command: data, runs, sweeps, records, the book.
 
-Heavy packages are imported by the command that needs them.
+Every command imports what it needs, so that `--help` and lists answer at once.
 """
 
 from __future__ import annotations
@@ -8,30 +8,30 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from regroup_lib.extras import explained
 
-from regroup_lib.book import parse_parameter
-from regroup_lib.files import load_yaml_file
+try:
+    import typer
+except ModuleNotFoundError as missing:
+    sys.exit(f"error: {explained(missing)}")
 
-app = typer.Typer(help="Imbalanced classification by regrouping.", no_args_is_help=True, pretty_exceptions_enable=False)
-data_app = typer.Typer(help="The data sets: what there is, where it comes from, whether it is sound.")
-results_app = typer.Typer(invoke_without_command=True)
-book_app = typer.Typer(help="Execute chapters and render the book.")
+PLAIN: dict[str, Any] = {"rich_markup_mode": None}  # loading rich takes longer than the rest of `--help`
+app = typer.Typer(
+    help="Imbalanced classification by regrouping.", no_args_is_help=True, pretty_exceptions_enable=False, **PLAIN
+)
+data_app = typer.Typer(help="The data sets: what there is, where it comes from, whether it is sound.", **PLAIN)
+results_app = typer.Typer(invoke_without_command=True, **PLAIN)
+book_app = typer.Typer(help="Execute chapters and render the book.", **PLAIN)
 app.add_typer(data_app, name="data", no_args_is_help=True)
 app.add_typer(results_app, name="results")
 app.add_typer(book_app, name="book", no_args_is_help=True)
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 STOPPED = 75  # exit code of a sweep whose minutes were too few: the shell's for "try again"
-# A pipe has no width: tables are written whole.
-console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 240)
 
 Profile = Annotated[str, typer.Option(help="smoke, cpu or paper.")]
 Seeds = Annotated[str, typer.Option(help="Comma-separated seeds.")]
@@ -47,19 +47,48 @@ AllowMissing = Annotated[
 ]
 
 
+class _Console:
+    """Prints text as it is: nothing in it is markup, and a terminal is not commanded by it."""
+
+    def print(self, what: object, *, markup: bool = False) -> None:
+        print(printable(what))
+
+
+console = _Console()
+
+
+def printable(value: object) -> str:
+    """Return a value as text in which characters that a terminal would obey are written as escapes."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in str(value)
+    )
+
+
+def _print_table(columns: Iterable[object], rows: Iterable[Iterable[object]]) -> None:
+    """Print a table, its columns as wide as their longest cell; rich takes seconds for the rows of all records."""
+    cells = [[printable(cell).replace("\n", " ") for cell in row] for row in (columns, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    cells.insert(1, ["-" * width for width in widths])
+    for row in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
 def main() -> None:
     """Run the command; an error that has an explanation is one line, not a traceback."""
     try:
         app()
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
         if "--debug" in sys.argv:
             raise
-        Console(stderr=True, soft_wrap=True).print(Text.assemble(("error:", "red"), f" {error}"))
+        what = explained(error) if isinstance(error, ModuleNotFoundError) else error
+        typer.echo(typer.style("error:", fg="red") + f" {printable(what)}", err=True)
         sys.exit(1)
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib import metadata
+
         print(f"regroup {metadata.version('regroup-lib')}")
         raise typer.Exit
 
@@ -83,6 +112,8 @@ def _seeds(text: str) -> list[int]:
 
 def _assignments(pairs: list[str] | None) -> dict[str, Any]:
     """Return {"a": 1} for ["a=1"]."""
+    from regroup_lib.book import parse_parameter
+
     values = {}
     for pair in pairs or []:
         name, equals, value = pair.partition("=")
@@ -97,13 +128,11 @@ def data_list() -> None:
     """List the data sets, whether they are here, and who publishes them."""
     from regroup_lib.data import EMBEDDED, SOURCES
 
-    table = Table("name", "state", "publisher")
-    for name, publisher in EMBEDDED.items():
-        table.add_row(name, "embedded", publisher)
+    rows = [(name, "embedded", publisher) for name, publisher in EMBEDDED.items()]
     for name, source in SOURCES.items():
-        path = source.path()
-        table.add_row(name, str(path) if path.exists() else f"missing: regroup data fetch {name}", source.publisher)
-    console.print(table)
+        state = source.path() if source.path().exists() else f"missing: regroup data fetch {name}"
+        rows.append((name, state, source.publisher))
+    _print_table(("name", "state", "publisher"), rows)
 
 
 @data_app.command("fetch")
@@ -185,11 +214,13 @@ def run(
     Example: regroup run --set task=digits-0 --set method=rg --set encoder=pca --set profile=smoke
     """
     from regroup_lib import experiments
+    from regroup_lib.files import load_yaml_file
+    from regroup_lib.listings import record_rows
     from regroup_lib.specs import parse_spec
 
     values = {} if spec is None else load_yaml_file(spec)
     record = experiments.run(parse_spec(values | _assignments(set_)), recompute=recompute)
-    _print_records([record])
+    _print_rows(record_rows(record))
     console.print(f"record: {record.path}")
 
 
@@ -260,10 +291,9 @@ def _print_comparison(comparison: Any) -> None:
 
 
 def _print_frame(frame: Any, title: str) -> None:
-    table = Table(*map(str, frame.columns), title=title, title_justify="left")
-    for row in frame.itertuples(index=False):
-        table.add_row(*(Text(str(value)) for value in row))
-    console.print(table)
+    if title:
+        console.print(title)
+    _print_table(frame.columns, frame.itertuples(index=False))
 
 
 @app.command()
@@ -282,8 +312,6 @@ def sweep(
     minutes: Annotated[
         float | None, typer.Option(help="Stop within so many minutes, with exit code 75; the same command goes on.")
     ] = None,
-    time_limit: Annotated[float | None, typer.Option(help="Seconds a run; then its worker is ended.")] = None,
-    memory_limit: Annotated[str | None, typer.Option(help="Of each process of --workers, like '4 GB'.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print runs and estimated minutes; start nothing.")
     ] = False,
@@ -310,7 +338,7 @@ def sweep(
         if waiting:
             console.print(f"and {waiting} more, whose settings the tuning on the validation split decides")
         return
-    options = {"recompute": recompute, "workers": workers, "time_limit": time_limit, "memory_limit": memory_limit}
+    options = {"recompute": recompute, "workers": workers}
     if minutes is not None:
         spent = (time.monotonic() - start) / 60
         if minutes <= spent:
@@ -321,8 +349,11 @@ def sweep(
         try:
             records = plans.run_chapter_specs(chapter, **wanted, **options)
         except sweeps.Unfinished as stopped:
-            console.print(f"stopped after {minutes:g} minutes: {stopped}", markup=False)
+            console.print(f"stopped after {minutes:g} minutes: {stopped}")
             raise typer.Exit(STOPPED) from None
+        except KeyboardInterrupt:
+            console.print("interrupted; the same command goes on where it stopped")
+            raise typer.Exit(INTERRUPTED) from None
     diverged = [r for r in records if r.status != "finished"]
     console.print(f"{len(records)} records" + (f", {len(diverged)} of them diverged" if diverged else ""))
 
@@ -359,20 +390,17 @@ OnlyMethod = Annotated[str | None, typer.Option("--method", help="Only this meth
 OnlyProfile = Annotated[str | None, typer.Option("--profile", help="Only this profile.")]
 
 
-def _records(profile: str | None, task: str | None, method: str | None) -> list:
-    """Load the records of a profile, a task and a method; a name that no record has is an error."""
-    from regroup_lib.records import load_records
-    from regroup_lib.specs import PROFILES
+def _rows(profile: str | None, task: str | None, method: str | None) -> list[dict[str, Any]]:
+    """Return the rows of a profile, a task and a method; a name that no record has is an error."""
+    from regroup_lib.listings import indexed_rows
 
-    if profile is not None and profile not in PROFILES:
-        raise ValueError(f"no profile is called {profile!r}; there are {', '.join(PROFILES)}")
-    records = load_records(profile=profile)
-    for name, wanted in (("task", task), ("method", method)):
-        known = sorted({value for record in records if (value := getattr(record.spec, name, None))})
+    rows = indexed_rows()
+    for name, wanted in (("profile", profile), ("task", task), ("method", method)):
+        known = sorted({row[name] for row in rows})
         if wanted is not None and wanted not in known:
             raise ValueError(f"no record has the {name} {wanted!r}; there are {', '.join(known) or 'none'}")
-        records = [r for r in records if wanted in (None, getattr(r.spec, name, None))]
-    return records
+        rows = [row for row in rows if wanted in (None, row[name])]
+    return rows
 
 
 @results_app.callback()
@@ -382,7 +410,7 @@ def results(ctx: typer.Context, profile: OnlyProfile = None, task: OnlyTask = No
     Example: regroup results --task ham10000-bcc --method rg
     """
     if ctx.invoked_subcommand is None:
-        _print_records(_records(profile, task, method))
+        _print_rows(_rows(profile, task, method))
 
 
 @results_app.command("compare")
@@ -394,8 +422,11 @@ def results_compare(task: str, profile: OnlyProfile = None) -> None:
     Example: regroup results compare cifar10-airplane
     """
     from regroup_lib.listings import compared_frame
+    from regroup_lib.records import load_records
 
-    _print_frame(compared_frame(_records(profile, task, None)), "")
+    _rows(profile, task, None)
+    records = [record for record in load_records(profile=profile) if record.spec.task == task]
+    _print_frame(compared_frame(records), "")
 
 
 @results_app.command("check")
@@ -410,7 +441,7 @@ def results_check(profile: OnlyProfile = None) -> None:
 
     report = check_results(profile=profile)
     for line in (*report.summary, *report.defects):
-        console.print(Text(str(line)))
+        console.print(line)
     n_records = sum(sum(counts.values()) for counts in report.statuses.values())
     console.print(f"{n_records} records read, {len(report.defects)} defects")
     if report.defects:
@@ -423,39 +454,35 @@ def results_export(
     profile: OnlyProfile = None,
     task: OnlyTask = None,
     method: OnlyMethod = None,
+    long: Annotated[bool, typer.Option("--long", help="One row for each metric, not one column.")] = False,
 ) -> None:
-    """Write one row a record (and aggregation rule) to a CSV, Markdown or LaTeX file.
+    """Write one row for each record and aggregation rule to a CSV, Markdown or LaTeX file.
 
-    Examples: regroup results export results.csv; regroup results export airplane.tex --task cifar10-airplane
+    Each field of the runs' settings that varies has a column.
+
+    Examples: regroup results export results.csv --long; regroup results export airplane.tex --task cifar10-airplane
     """
     from regroup_lib.files import atomic_path
-    from regroup_lib.listings import records_frame, write_frame
+    from regroup_lib.listings import rows_frame, write_frame
 
-    frame = records_frame(_records(profile, task, method))
+    frame = rows_frame(_rows(profile, task, method), long=long)
     with atomic_path(file) as partial:
         write_frame(frame, partial, file.suffix)
     console.print(f"wrote {len(frame)} rows to {file}")
 
 
-def _print_records(records: list) -> None:
-    from regroup_lib.listings import records_frame
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    def number(value: float | None, digits: int) -> str:
+        return "" if value is None else f"{value:.{digits}f}"
 
-    frame = records_frame(records)
-    table = Table("profile", "task", "method", "encoder", "rule", "seed", "BA", "AP", "seconds", "status")
-    for row in frame.itertuples():
-        table.add_row(
-            row.profile,
-            row.task,
-            f"{row.method} ({row.estimator})" if isinstance(getattr(row, "estimator", None), str) else row.method,
-            row.encoder,
-            row.aggregation,
-            str(row.seed),
-            f"{row.balanced_accuracy:.4f}",
-            f"{row.average_precision:.4f}",
-            f"{row.seconds:.0f}",
-            row.status,
-        )
-    console.print(table)
+    def cells(row: dict[str, Any]) -> list[object]:
+        method = f"{row['method']} ({row['estimator']})" if "estimator" in row else row["method"]
+        where = [row["profile"], row["task"], method, row["encoder"], row["aggregation"], row["seed"]]
+        measured = [number(row["balanced_accuracy"], 4), number(row["average_precision"], 4), number(row["seconds"], 0)]
+        return [*where, *measured, row["status"]]
+
+    columns = ("profile", "task", "method", "encoder", "rule", "seed", "BA", "AP", "seconds", "status")
+    _print_table(columns, map(cells, rows))
 
 
 @book_app.command("run")

@@ -25,8 +25,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from regroup_lib.corpora import (
     DESCRIPTION_NAMES,
@@ -335,6 +333,9 @@ def _fetch_cifar(name: str, source: Source, target: Path) -> None:
 @lru_cache(maxsize=1)
 def _digits() -> Dataset:
     """Return the 1,797 scans of scikit-learn with a fixed 70/30 test split (the set has none of its own)."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     images, labels = load_digits(return_X_y=True)
     images = np.rint(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     labels = labels.astype(np.int64)
@@ -346,6 +347,8 @@ def _digits() -> Dataset:
 @lru_cache(maxsize=1)
 def _descriptions() -> Dataset:
     """Return the sentences of scikit-learn's descriptions with a fixed 70/30 test split, like the digits."""
+    from sklearn.model_selection import train_test_split
+
     sentences = read_descriptions()
     labels = np.array([DESCRIPTION_NAMES.index(name) for name in sentences.labels], np.int64)
     train, test = train_test_split(np.arange(len(labels)), test_size=0.3, random_state=0, stratify=labels)

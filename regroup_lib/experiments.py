@@ -38,7 +38,7 @@ from regroup_lib.files import results_directory
 from regroup_lib.losses import AuxiliaryLoss
 from regroup_lib.methods import METHODS, TrainingLabels, make_loss, make_sampler, training_labels
 from regroup_lib.metrics import cluster_contents, clustering_quality, evaluate, neighbor_accuracy, total_variation
-from regroup_lib.models import TOKENIZERS, build_network, imagenet_weights
+from regroup_lib.models import TOKENIZERS, build_network
 from regroup_lib.records import Record, checkpoint_path, is_whole, load_record, remove_leftovers, write_record
 from regroup_lib.regroup import Regrouping, aggregate
 from regroup_lib.samplers import Sampler
@@ -140,8 +140,6 @@ def run(
 
 def _run_training(spec: Spec, means: _Means) -> tuple[Record, dict[str, np.ndarray]]:
     seconds: dict[str, float] = {}
-    if spec.initialization == "imagenet":
-        imagenet_weights(means.data_dir)  # a missing file is said before anything is computed
     task = _task_of(
         spec,
         means.data_dir,
@@ -171,7 +169,7 @@ def _run_training(spec: Spec, means: _Means) -> tuple[Record, dict[str, np.ndarr
     if spec.network in FROZEN_ESTIMATORS:
         trainer = _FrozenTrainer(spec, task, labels, features)
     else:
-        trainer = _Trainer(spec, task, labels, training, features, means.data_dir, auxiliary)
+        trainer = _Trainer(spec, task, labels, training, features, auxiliary)
     history = trainer.train(means.checkpoint, means.deadline)
     seconds["train"] = history.seconds
     with _timed(seconds, "evaluate"):
@@ -292,7 +290,6 @@ class _Trainer:
         labels: TrainingLabels,
         training: _TrainingSet,
         features: dict[str, np.ndarray],
-        data_dir: str | Path | None,
         auxiliary: np.ndarray | None,
     ):
         self.spec, self.task, self.labels, self.training = spec, task, labels, training
@@ -311,8 +308,6 @@ class _Trainer:
             n_classes=n_classes,
             seed=spec.seed,
             head=method.head,
-            initialization=spec.initialization,
-            data_dir=data_dir,
         )
         if auxiliary is not None:
             self.loss = AuxiliaryLoss(len(labels.parent), auxiliary, spec.auxiliary_weight or 1.0)
@@ -352,7 +347,7 @@ class _Trainer:
 
     def scores(self, part: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Return class scores by rule, and penultimate features, of a split."""
-        logits, features = predict(self.network, self.resident[part], precision=self.spec.precision)
+        logits, features = predict(self.network, self.resident[part])
         logits = logits[:, : len(self.labels.parent)]
         # LDAM learns `scale` times its logits.
         return _scores(logits * getattr(self.loss, "scale", 1.0), self.labels.parent), features
@@ -369,7 +364,7 @@ class _Trainer:
                 if np.isfinite(scores).all():
                     trace |= {f"{part}_{rule}_{k}": v for k, v in summary(evaluate(truth, scores)).items()}
         if len(self.sample):
-            _, features = predict(network, self.sampled, precision=self.spec.precision)
+            _, features = predict(network, self.sampled)
             trained, fine = self.training.labels[self.sample], self.task.train.fine_labels[self.sample]
             trace["variation"] = total_variation(features, trained).tolist()
             trace["variation_fine"] = total_variation(features, fine).tolist()
@@ -502,7 +497,6 @@ def _run_encoder(spec: EncoderSpec, means: _Means) -> tuple[Record, dict[str, np
         task,
         METHODS["rg"],
         features=features["train"],
-        clusterer=spec.clusterer,
         threshold=spec.threshold,
         seed=spec.seed,
     )
@@ -542,8 +536,7 @@ def _run_table(spec: TableSpec, data_dir: str | Path | None) -> tuple[Record, di
         table = tables.load_table(spec.task, data_dir=data_dir)
     else:
         table = tables.table_of(spec.own.verified(data_dir=data_dir), spec.own.positive)
-    options = ("method", "estimator", "seed", "n_folds", "imbalance")
-    options += ("clusterer", "n_clusters", "threshold", "encoder")
+    options = ("method", "estimator", "seed", "imbalance", "threshold", "encoder")
     result = tables.out_of_fold(table, **{name: getattr(spec, name) for name in options})
     arrays = {"test_labels": table.labels.astype(np.uint8), "folds": result.folds}
     arrays |= {f"test_scores_{rule}": scores for rule, scores in result.scores.items()}

@@ -6,26 +6,38 @@ import errno
 import hashlib
 import math
 import os
+import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import platformdirs
-import yaml
+
+from regroup_lib.extras import import_extra
+
+if TYPE_CHECKING:
+    import yaml
 
 
 def data_directory(data_dir: str | Path | None = None) -> Path:
     """Return the data directory: the argument, else ``REGROUP_DATA``, else the user's cache directory."""
-    return Path(data_dir or os.environ.get("REGROUP_DATA") or platformdirs.user_cache_dir("regroup"))
+    chosen = data_dir or os.environ.get("REGROUP_DATA")
+    return Path(chosen or import_extra("platformdirs").user_cache_dir("regroup"))
 
 
 def results_directory(results_dir: str | Path | None = None) -> Path:
     """Return the directory of the records: the argument, else ``REGROUP_RESULTS``, else ``results``."""
     return Path(results_dir or os.environ.get("REGROUP_RESULTS") or "results")
+
+
+def record_paths(results_dir: str | Path | None = None, *, profile: str | None = None) -> list[Path]:
+    """Return the files of all records of a results directory, or of one profile in it, in order."""
+    root = results_directory(results_dir)
+    # A hidden file is one that another process is writing, or was killed at.
+    return sorted(path for path in root.glob(f"{profile or '*'}/*/*.json") if not path.name.startswith("."))
 
 
 MAX_YAML_DEPTH = 20
@@ -175,6 +187,7 @@ def load_yaml(text: str, source: str) -> Any:
     ValueError
         In one line that names the source.
     """
+    yaml = import_extra("yaml")
     try:
         _check_yaml(yaml.parse(text, Loader=yaml.SafeLoader))
         return yaml.safe_load(text)
@@ -184,7 +197,7 @@ def load_yaml(text: str, source: str) -> Any:
 
 def _check_yaml(events: Iterator[yaml.Event]) -> None:
     """Refuse what grows beyond its text, or takes a time that grows with its square."""
-    depth = 0
+    yaml, depth = import_extra("yaml"), 0
     for event in events:
         if isinstance(event, yaml.AliasEvent):
             raise ValueError("it has an alias (*name); write the value out")
@@ -203,8 +216,26 @@ def digest_arrays(*arrays: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+def check_regular(path: str | Path, *, at_most: float = math.inf) -> None:
+    """Refuse what is no regular file, such as a pipe or a device, which might never end, and what is too large.
+
+    Raises
+    ------
+    ValueError
+        The message names the file, and what it is.
+    FileNotFoundError
+        If there is none.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path} is not a regular file; remove it")
+    if status.st_size > at_most:
+        raise ValueError(f"{path} has {status.st_size:,} bytes; expected at most {at_most:,}")
+
+
 def digest_file(path: str | Path) -> str:
-    """Return the SHA-256 (hexadecimal) of a file."""
+    """Return the SHA-256 (hexadecimal) of a regular file."""
+    check_regular(path)
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -7,12 +7,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file as load_safetensors
 from torch import nn
 from torch.nn import functional as F
 
 from regroup_lib import minilm
-from regroup_lib.files import data_directory, digest_file
 from regroup_lib.text import PADDING, Tokenizer, WordTokenizer
 
 
@@ -225,28 +223,6 @@ class LargeResNet(nn.Module):
         """Return logits [n, n_classes]."""
         return self.head(self.embed(images))
 
-    def load_imagenet(self, path: Path) -> None:
-        """Take the weights of all layers but the last from a file of torchvision's ResNet34.
-
-        Parameters
-        ----------
-        path : Path
-            A ``.pth`` or ``.safetensors`` file; torchvision's ``fc`` is left out.
-
-        Raises
-        ------
-        ValueError
-            If it holds anything but the weights of such a network.
-        """
-        try:
-            if path.suffix == ".safetensors":
-                weights = load_safetensors(path)
-            else:
-                weights = torch.load(path, map_location="cpu", weights_only=True)
-            self.body.load_state_dict({k: v for k, v in weights.items() if not k.startswith("fc.")})
-        except Exception as error:  # each defect raises a different class
-            raise ValueError(f"{path} does not hold the weights of a ResNet34 for color images ({error})") from error
-
 
 LENGTH_GROUPS = 4  # of a batch of sentences
 
@@ -334,45 +310,6 @@ TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {
 }
 
 
-INITIALIZATIONS = ("random", "imagenet")
-# torchvision's name for the file: the digits are the beginning of its SHA-256.
-IMAGENET_FILE = "resnet34-b627a593.pth"
-
-
-def imagenet_weights(data_dir: str | Path | None = None) -> Path:
-    """Return the file with ResNet34's ImageNet weights in ``weights/`` of the data directory, its digest verified.
-
-    Parameters
-    ----------
-    data_dir : path, optional
-        See `load_data`.
-
-    Returns
-    -------
-    Path
-        ``resnet34-XXXXXXXX.pth`` or ``.safetensors``; the eight digits begin its SHA-256, as in torchvision's names.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is none.
-    ValueError
-        If the digest is another one.
-    """
-    folder = data_directory(data_dir) / "weights"
-    digits = "[0-9a-f]" * 8
-    there = [path for kind in ("pth", "safetensors") for path in sorted(folder.glob(f"resnet34-{digits}.{kind}"))]
-    if not there:
-        raise FileNotFoundError(
-            f"{folder / IMAGENET_FILE} does not exist; put the file there that "
-            "torchvision.models.ResNet34_Weights.IMAGENET1K_V1.url names, or train with initialization=random"
-        )
-    expected, found = there[0].stem.rpartition("-")[2], digest_file(there[0])
-    if not found.startswith(expected):
-        raise ValueError(f"{there[0]} has SHA-256 {found[:8]}..., expected {expected}...; get it again")
-    return there[0]
-
-
 def build_network(
     name: str,
     *,
@@ -380,8 +317,6 @@ def build_network(
     n_classes: int,
     seed: int,
     head: str = "linear",
-    initialization: str = "random",
-    data_dir: str | Path | None = None,
 ) -> nn.Module:
     """Build a network with weights drawn from `seed`; the global random state is left alone.
 
@@ -394,34 +329,15 @@ def build_network(
     n_classes, seed : int
     head : str
         A key of `HEADS`.
-    initialization : {"random", "imagenet"}
-        ``"imagenet"``: all layers but the head come from `imagenet_weights`; for ``"resnet34-224"`` alone.
-    data_dir : path, optional
-        See `imagenet_weights`.
 
     Raises
     ------
     ValueError
-        If there is no network or head of that name, or no initialization of it.
-    FileNotFoundError
-        If the file with the weights is missing.
+        If there is no network or head of that name.
     """
-    check_initialization(initialization, name)
     for kind, given, known in (("network", name, NETWORKS), ("head", head, HEADS)):
         if given not in known:
             raise ValueError(f"no {kind} is called {given!r}; there are {', '.join(known)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = NETWORKS[name](in_channels, n_classes, head=head)
-    if initialization == "imagenet":
-        network.load_imagenet(imagenet_weights(data_dir))
-    return network
-
-
-def check_initialization(initialization: str, network: str) -> None:
-    """Raise a ValueError if a network cannot start so; whether the weights are here is not looked at."""
-    if initialization not in INITIALIZATIONS:
-        raise ValueError(f"no initialization is called {initialization!r}; there are {', '.join(INITIALIZATIONS)}")
-    if initialization == "imagenet" and NETWORKS.get(network) is not LargeResNet:
-        fitting = ", ".join(name for name, made in NETWORKS.items() if made is LargeResNet)
-        raise ValueError(f"network {network!r} has no ImageNet weights; {fitting} has")
+        return NETWORKS[name](in_channels, n_classes, head=head)

@@ -639,26 +639,6 @@ def cluster_looks(task: str, profile: str, seeds: Sequence[int]) -> list[Encoder
     return [EncoderSpec(profile=profile, task=task, encoder=encoder, seed=seed, **size) for seed in seeds]
 
 
-def imagenet(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[Spec]:
-    """Return the methods of the tables on HAM10000 from ImageNet's weights, each with its default settings.
-
-    Raises
-    ------
-    ValueError
-        In a profile whose networks have no such weights.
-    """
-    if profile != "paper":
-        raise ValueError(f"networks of profile {profile} have no ImageNet weights; imagenet is for profile paper")
-    tasks = [task for task in (*BINARY_TASKS[profile], *MULTICLASS_TASKS[profile]) if task.startswith("ham10000")]
-    methods = [method for method in TABLE_METHODS[profile] if method != "mlp"]
-    return [
-        tuning_specs(profile, task, method, seed, initialization="imagenet")[0]
-        for seed in seeds
-        for task in tasks
-        for method in methods
-    ]
-
-
 def competitors(
     task: str, profile: str, seeds: Sequence[int], results_dir: str | Path | None = None
 ) -> dict[str, list[Record]]:
@@ -915,7 +895,6 @@ PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {
 }
 # Runs that no chapter shows, and that "all" leaves out.
 EXTRA_PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {
-    "imagenet": imagenet,
     "headline": headline,
     "encoder-uses": uses,
     "training-length": training_length,

@@ -19,7 +19,7 @@ from regroup_lib.dataset import DataError, Dataset
 from regroup_lib.encoders import check_encoder_name, check_encoder_takes
 from regroup_lib.files import results_directory
 from regroup_lib.methods import METHODS
-from regroup_lib.models import NETWORKS, TOKENIZERS, check_initialization
+from regroup_lib.models import NETWORKS, TOKENIZERS
 from regroup_lib.tasks import LONG_TAIL, parse_task
 
 PROFILES: dict[str, dict[str, Any]] = {
@@ -97,8 +97,6 @@ DATASET_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
 }
 # ... for a network that is not the profile's, ...
 NETWORK_SETTINGS: dict[str, dict[str, Any]] = {"text-cnn": CONVOLUTIONS, "minilm": FINE_TUNING}
-# ... for weights that are fine-tuned, not drawn, ...
-INITIALIZATION_SETTINGS: dict[str, dict[str, Any]] = {"imagenet": {"peak_lr": 0.02}}
 # ... and for a method that brings a network of its own.
 METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "mlp": {"network": "mlp", "epochs": 20, "optimizer": "adam", "peak_lr": 1e-3, "flip": False, "shift": 0},
@@ -112,17 +110,11 @@ TRAINED_ENCODERS = ("autoencoder", "simclr")
 OWN = "own-"  # and a name: the task of a spec that is about the user's own data
 
 
-def default_settings(
-    profile: str, task: str | None, method: str | None, network: str | None = None, initialization: str | None = None
-) -> dict[str, Any]:
-    """Return a profile's settings, changed by a task's data set, a network and its initialization, and a method.
-
-    Later ones win.
-    """
+def default_settings(profile: str, task: str | None, method: str | None, network: str | None = None) -> dict[str, Any]:
+    """Return a profile's settings, changed by a task's data set, a network and a method; later ones win."""
     dataset = next((name for name in DATASETS if task == name or str(task).startswith(f"{name}-")), "")
     specific = DATASET_SETTINGS.get(profile, {}).get(dataset, {})
     named = NETWORK_SETTINGS.get(str(network), {})
-    named = named | INITIALIZATION_SETTINGS.get(str(initialization), {})
     return PROFILES.get(profile, {}) | specific | named | METHOD_SETTINGS.get(str(method), {})
 
 
@@ -194,7 +186,7 @@ class _BaseSpec(BaseModel):
     def _profile_settings(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        chosen = [values.get(name) for name in ("task", "method", "network", "initialization")]
+        chosen = [values.get(name) for name in ("task", "method", "network")]
         if values.get("own") is not None:
             chosen[0] = None  # whatever the user's file is called
         settings = default_settings(values.get("profile", "cpu"), *chosen)
@@ -290,20 +282,17 @@ class Spec(_BaseSpec):
     validation_fraction: float = Field(0.1, ge=0, lt=1)
     imbalance: float | None = Field(None, gt=0, allow_inf_nan=False)  # negatives a positive in training, see make_task
     network: str
-    initialization: Literal["random", "imagenet"] = "random"  # of all its layers but the last
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=2)
     optimizer: Literal["sgd", "adam"] = "sgd"
     peak_lr: float = Field(gt=0)
     weight_decay: float = Field(5e-4, ge=0)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
     flip: bool
     shift: int = Field(ge=0)
     image_size: int | None = Field(None, ge=8)  # of images that are decoded from files
     # "image": groups of images may lie in several splits; "fold-0" to "fold-4": one of five folds by group tests.
     split: str = Field("published", pattern="^(published|image|fold-[0-4])$")
     encoder_epochs: int | None = Field(None, ge=1)  # of an encoder that is trained here
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
     variation_samples: int = Field(0, ge=0)  # training images in the total variation a class; 0: not traced
     embedding: bool = False  # keep a t-SNE plot of the test features
     trace_test: bool = True  # measure the test set after each epoch, not only after the last
@@ -330,7 +319,6 @@ class Spec(_BaseSpec):
             unknown = [name for name, _ in self.n_clusters if name not in self.class_names]
             if unknown:
                 raise ValueError(f"n_clusters names {unknown}; the classes are {', '.join(self.class_names)}")
-        check_initialization(self.initialization, self.network)
         if method.labels == "mixed" and (self.mixed_share is None or len(self.class_names) != 2):
             raise ValueError(f"method {self.method!r} is for binary tasks and needs a mixed_share between 0 and 1")
         if (self.network in FEATURE_NETWORKS) != method.features:
@@ -361,7 +349,6 @@ class EncoderSpec(_BaseSpec):
 
     kind: Literal["encoder"] = "encoder"
     encoder: str
-    clusterer: str = "kmeans"
     threshold: float | None = Field(None, gt=0)
     image_size: int | None = Field(None, ge=8)  # of images that are decoded from files
     encoder_epochs: int | None = Field(None, ge=1)  # of an encoder that is trained here
@@ -379,9 +366,6 @@ class TableSpec(_BaseSpec):
     method: str
     estimator: str
     imbalance: float | None = Field(None, gt=0, allow_inf_nan=False)  # negatives a positive in the training folds
-    n_folds: int = Field(5, ge=2, le=255)
-    clusterer: str | None = None  # None: the method's own
-    n_clusters: int | None = Field(None, ge=1)  # of the majority; None: as the method says
     threshold: float | None = Field(None, gt=0)
     encoder: str | None = None  # None: the columns are clustered
 
@@ -389,16 +373,15 @@ class TableSpec(_BaseSpec):
     def _names_exist(self) -> TableSpec:
         if not self._is_own():
             tables.parse_table_task(self.task)
-        parts = [("method", tables.METHODS), ("estimator", tables.ESTIMATORS), ("clusterer", (None, *CLUSTERERS))]
-        parts += [("encoder", (None, *tables.ENCODERS))]
-        for name, known in parts:
+        parts = {"method": tables.METHODS, "estimator": tables.ESTIMATORS, "encoder": (None, *tables.ENCODERS)}
+        for name, known in parts.items():
             if getattr(self, name) not in known:
                 there = ", ".join(filter(None, known))
                 raise ValueError(f"no {name} is called {getattr(self, name)!r}; there are {there}")
         method = tables.METHODS[self.method]
         if self.estimator not in method.estimators:
             raise ValueError(f"method {self.method!r} goes with {', '.join(method.estimators)}")
-        for name in ("clusterer", "n_clusters", "threshold", "encoder"):
+        for name in ("threshold", "encoder"):
             if method.clusterer is None and getattr(self, name) is not None:
                 raise ValueError(f"method {self.method!r} does not regroup; leave {name} out")
         return self
@@ -439,18 +422,27 @@ class LookSpec(_BaseSpec):
 
 AnySpec = Annotated[Spec | EncoderSpec | TableSpec | LookSpec, Field(discriminator="kind")]
 _ANY_SPEC = TypeAdapter(AnySpec)
+# Fields that a kind of spec had once, with the only value that a record has of them.
+RETIRED: dict[str, dict[str, Any]] = {
+    "training": {"initialization": "random", "label_smoothing": 0.0, "precision": "auto"},
+    "encoder": {"clusterer": "kmeans"},
+    "table": {"n_folds": 5, "clusterer": None, "n_clusters": None},
+}
 
 
 def parse_spec(values: dict[str, Any]) -> Spec | EncoderSpec | TableSpec | LookSpec:
-    """Build a spec from plain values (a YAML file, a record).
+    """Build a spec from plain values (a YAML file, a record); a retired field at its old default is left out.
 
     Raises
     ------
     ValueError
         With one line a defect: the field, what was given, what was expected.
     """
+    values = {"kind": "training"} | dict(values)
+    retired = RETIRED.get(str(values["kind"]), {}).items()
+    values = {name: value for name, value in values.items() if (name, value) not in retired}
     try:
-        return _ANY_SPEC.validate_python({"kind": "training"} | dict(values))
+        return _ANY_SPEC.validate_python(values)
     except ValidationError as error:
         raise ValueError(describe_defects(error, skip=1)) from error
 

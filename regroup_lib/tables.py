@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from imblearn.datasets import fetch_datasets
 from imblearn.ensemble import BalancedRandomForestClassifier
 from imblearn.over_sampling import SMOTE, KMeansSMOTE, RandomOverSampler
 from imblearn.under_sampling import ClusterCentroids
@@ -39,6 +38,7 @@ from regroup_lib.metrics import evaluate
 from regroup_lib.tasks import fewer_positives
 
 N_TREES = 100
+N_FOLDS = 5
 NEIGHBORS = 5
 HIGH_PROGRESSION = 265  # the 90th percentile of the diabetes set: 47 of 442 patients reach it
 
@@ -119,7 +119,6 @@ TABLE_SOURCES = {
     "diabetes": TableSource(("high",), _diabetes),
     "ham10000-metadata": TableSource(SOURCES["ham10000"].class_names, _ham10000_metadata),
 }
-ZENODO = "zenodo-"  # and a name of imbalanced-learn's collection, whose minority is positive
 
 
 def parse_table_task(task: str) -> tuple[str, str]:
@@ -132,11 +131,9 @@ def parse_table_task(task: str) -> tuple[str, str]:
 
     Examples
     --------
-    >>> parse_table_task("breast-cancer-malignant"), parse_table_task("zenodo-ecoli")
-    (('breast-cancer', 'malignant'), ('zenodo-ecoli', 'minority'))
+    >>> parse_table_task("breast-cancer-malignant")
+    ('breast-cancer', 'malignant')
     """
-    if task.startswith(ZENODO):
-        return task, "minority"
     source, _, positive = task.rpartition("-")
     if source not in TABLE_SOURCES:
         raise ValueError(
@@ -154,8 +151,7 @@ def load_table(task: str, *, data_dir: str | Path | None = None) -> Table:
     Parameters
     ----------
     task : str
-        ``"<source>-<class>"`` for a class of `TABLE_SOURCES`, or ``"zenodo-<name>"`` for a set of
-        `imblearn.datasets.fetch_datasets`, which the data directory must hold: nothing is downloaded.
+        ``"<source>-<class>"`` for a class of `TABLE_SOURCES`.
     data_dir : path, optional
         See `data_directory`; most tables come with scikit-learn and need none.
 
@@ -171,8 +167,7 @@ def load_table(task: str, *, data_dir: str | Path | None = None) -> Table:
     ((150, 4), np.int64(50))
     """
     source, positive = parse_table_task(task)
-    folder = data_directory(data_dir)
-    features, classes = _zenodo(task, folder) if task.startswith(ZENODO) else TABLE_SOURCES[source].load(folder)
+    features, classes = TABLE_SOURCES[source].load(data_directory(data_dir))
     labels = (classes == positive).astype(np.int64)
     columns = [features[name].to_numpy() for name in features]
     digest = digest_arrays(*(c if c.dtype.kind in "fiub" else c.astype(str) for c in columns), labels)
@@ -195,16 +190,6 @@ def table_of(dataset: Dataset, positive: str) -> Table:
     classes = np.concatenate([split.labels for split in dataset.splits.values()])[order]
     labels = (classes == dataset.class_names.index(positive)).astype(np.int64)
     return Table(f"{dataset.name}-{positive}", dataset.name, features, labels, dataset.digest)
-
-
-def _zenodo(task: str, folder: Path) -> tuple[pd.DataFrame, np.ndarray]:
-    name = task.removeprefix(ZENODO)
-    try:
-        bunch = fetch_datasets(data_home=str(folder), filter_data=(name,), download_if_missing=False)[name]
-    except OSError as error:
-        fetch = f"imblearn.datasets.fetch_datasets(data_home={str(folder)!r})"
-        raise DataError(f"{folder / 'zenodo'} does not hold {name}; {fetch} downloads it") from error
-    return pd.DataFrame(bunch.data), np.where(bunch.target == 1, "minority", "majority")
 
 
 # ---------------------------------------------------------------- classifiers, and what may be done to them
@@ -332,8 +317,6 @@ def make_model(
     estimator: str,
     *,
     seed: int,
-    clusterer: str | None = None,
-    n_clusters: Any = None,
     threshold: float | None = None,
     encoder: str | None = None,
 ) -> Any:
@@ -344,8 +327,6 @@ def make_model(
     method, estimator : str
         Keys of `METHODS` and `ESTIMATORS`.
     seed : int
-    clusterer, n_clusters : optional
-        In place of the method's own, where it regroups.
     threshold : float, optional
         See `RegroupClassifier`.
     encoder : str, optional
@@ -361,8 +342,8 @@ def make_model(
         return model
     return RegroupClassifier(
         model,
-        clusterer=clusterer or chosen.clusterer,
-        n_clusters=n_clusters or chosen.n_clusters,
+        clusterer=chosen.clusterer,
+        n_clusters=chosen.n_clusters,
         threshold=threshold,
         encoder=ENCODERS[encoder]() if encoder else None,
         random_state=seed,
@@ -404,7 +385,7 @@ def out_of_fold(
     method: str,
     estimator: str,
     seed: int = 0,
-    n_folds: int = 5,
+    n_folds: int = N_FOLDS,
     imbalance: float | None = None,
     **options: Any,
 ) -> OutOfFold:
@@ -418,6 +399,7 @@ def out_of_fold(
     seed : int
         Moves the folds and everything random in them. Methods with one seed have the same folds.
     n_folds : int
+        A run has `N_FOLDS`.
     imbalance : float, optional
         Negatives a positive in the training folds: positives are left out of them at random. The held-out fold keeps
         its own ratio, so results at two ratios are on the same rows.

@@ -239,6 +239,24 @@ def test_damaged_files_are_found(real, harm, message):
     assert re.search(message, defect.what)
 
 
+@pytest.mark.parametrize("suffix", [".json", ".npz"])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_a_file_that_never_ends_is_a_defect(real, suffix, make):
+    root, paths = real
+    path = paths["ce"].with_suffix(suffix)
+    path.unlink()
+    make(path)
+    (defect,) = check_results(root).defects
+    assert f"{path} is not a regular file; remove it" in str(defect)
+
+
+def test_a_file_larger_than_any_record_is_a_defect(real):
+    root, paths = real
+    os.truncate(paths["ce"], 10**8)
+    (defect,) = check_results(root).defects
+    assert "has 100,000,000 bytes; expected at most 20,000,000" in defect.what
+
+
 def test_a_record_that_is_not_where_it_belongs_and_arrays_without_one_are_found(real):
     root, paths = real
     moved = root / "cpu" / "cifar10-cat" / paths["rg"].name

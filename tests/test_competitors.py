@@ -137,22 +137,6 @@ def test_data_set_and_method_refine_the_profile(fields, expected):
     assert (spec.network, spec.epochs, spec.image_size) == expected
 
 
-def test_weights_that_are_fine_tuned_take_a_smaller_rate_and_another_key():
-    fields = {"task": "ham10000-bcc", "method": "ce", "profile": "paper"}
-    drawn, tuned = Spec(**fields), Spec(**fields, initialization="imagenet")
-    assert tuned.peak_lr < drawn.peak_lr
-    assert tuned.key != drawn.key == Spec(**fields, initialization="random").key
-    with pytest.raises(ValueError, match="network 'slim-resnet-64' has no ImageNet weights"):
-        Spec(task="ham10000-bcc", method="ce", initialization="imagenet")
-
-
-def test_missing_weights_are_said_before_anything_is_computed(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "make_task", lambda *_, **__: pytest.fail("loaded the data"))
-    spec = Spec(task="digits-0", method="ce", profile="smoke", network="resnet34-224", initialization="imagenet")
-    with pytest.raises(FileNotFoundError, match=r"resnet34-b627a593\.pth does not exist"):
-        experiments.run(spec, results_dir=tmp_path, data_dir=tmp_path)
-
-
 @pytest.mark.parametrize("method", ["soap", "ldam"])
 def test_a_run_with_a_stateful_loss_resumes_to_the_same_weights(method, tmp_path, monkeypatch):
     fields = {"epochs": 4} | ({"deferred": True} if method == "ldam" else {})

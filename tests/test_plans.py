@@ -99,19 +99,6 @@ def test_all_chapters_together_need_each_run_once(tmp_path, profile):
     assert chapter_specs("synchronous-learning", **options) == chapter_specs("motivating-example", **options)
 
 
-def test_runs_from_imagenets_weights_are_asked_for_by_name_and_are_not_among_all(tmp_path):
-    options = {"profile": "paper", "results_dir": tmp_path}
-    specs = chapter_specs("imagenet", **options)
-    assert {spec.initialization for spec in specs} == {"imagenet"}
-    assert {(spec.network, spec.image_size) for spec in specs} == {("resnet34-224", 224)}
-    assert {spec.task for spec in specs} == {"ham10000-bcc", "ham10000-akiec", "ham10000"}
-    assert {spec.method for spec in specs} == set(plans.TABLE_METHODS["paper"]) - {"mlp"}
-    assert len(specs) == 3 * 3 * (len(plans.TABLE_METHODS["paper"]) - 1)
-    assert not set(specs) & set(chapter_specs("all", **options))
-    with pytest.raises(ValueError, match="networks of profile cpu have no ImageNet weights"):
-        chapter_specs("imagenet", profile="cpu")
-
-
 def test_looks_at_clusters_keep_small_images_in_every_profile():
     for profile in ("cpu", "paper"):
         looks = plans.cluster_looks("ham10000", profile, [0])

@@ -1,18 +1,15 @@
-"""Sweeps on a real scheduler with workers in processes of their own, which are killed, hang and crash."""
+"""Sweeps in real processes and on a real Dask scheduler, whose workers are killed and crash."""
 
 import os
-import platform
 import random
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -20,7 +17,7 @@ import torch
 from filelock import FileLock
 from test_experiments import numbers, smoke, wait_for
 
-from regroup_lib import cli, experiments, plans, sweeps
+from regroup_lib import cli, plans, sweeps
 from regroup_lib.checkpoints import load_checkpoint, remove_checkpoint
 from regroup_lib.checks import check_results
 from regroup_lib.files import read_npz
@@ -30,36 +27,22 @@ from regroup_lib.sweeps import SweepError, Unfinished, sweep
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# What a worker does with a seed, in the place of training; all others train.
-CRASHES, HANGS, RAISES, EATS, FLAKY = 101, 102, 103, 104, 105
+# What a worker of the cluster does with a seed, in the place of training; all others train.
+CRASHES, RAISES = 101, 103
 PRELOAD = f"""
-import os, signal, time
+import os, signal
 from pathlib import Path
 from regroup_lib import experiments, sweeps
 train = getattr(experiments.train, "wraps", experiments.train)
 run = getattr(sweeps.run, "wraps", sweeps.run)
 
-def note(checkpoint):
-    log = Path(checkpoint).parents[1] / "tries"
-    with log.open("a") as stream:
-        stream.write(f"{{Path(checkpoint).stem}}\\n")
-    return log.read_text().split().count(Path(checkpoint).stem)
-
 def patched(*args, seed, checkpoint, **options):
-    tries = note(checkpoint)
+    with (Path(checkpoint).parents[1] / "tries").open("a") as stream:
+        stream.write(f"{{Path(checkpoint).stem}}\\n")
     if seed == {CRASHES}:
         os.kill(os.getpid(), signal.SIGKILL)
-    if seed == {HANGS}:
-        while True: pass
     if seed == {RAISES}:
         raise RuntimeError("the loop is broken")
-    if seed == {EATS}:
-        kept = []
-        while True:
-            kept.append(bytearray(os.urandom(2**20)) * 64)
-            time.sleep(0.1)
-    if seed == {FLAKY} and tries < 3:
-        raise OSError("the disk was away")
     return train(*args, seed=seed, checkpoint=checkpoint, **options)
 
 def elsewhere(spec, **options):
@@ -109,12 +92,12 @@ def cluster(folder, *options, n_workers=2, **environment):
         yield client
 
 
-def workers_of(pid):
-    """Return the worker processes below a process."""
+def workers_of(pid, module="spawn_main"):
+    """Return the worker processes below a process: those of Dask, or those of joblib."""
     found = []
     for process in psutil.Process(pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # ended a moment ago, or a zombie
-            found += [process] if "spawn_main" in " ".join(process.cmdline()) else []
+            found += [process] if module in " ".join(process.cmdline()) else []
     return found
 
 
@@ -145,6 +128,26 @@ def is_whole(folder, expected):
     assert contents(load_records(folder)) == expected
     files = [p for p in folder.rglob("*") if p.is_file() and p.suffix != ".lock" and p.name != "tries"]
     assert len(files) == 2 * len(expected)
+
+
+@contextmanager
+def interrupted_when(condition):
+    """Interrupt the main thread, as Ctrl-C does, once a condition holds."""
+    over = threading.Event()
+
+    def interrupt():
+        while not over.wait(0.05):
+            if condition():
+                signal.raise_signal(signal.SIGINT)
+                return
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 class Killer(threading.Thread):
@@ -189,15 +192,6 @@ def test_workers_that_are_killed_at_random_cost_no_record(client, unharmed, tmp_
     assert killed_sweep(client, unharmed, tmp_path, kills=3, seed=0) >= 1
 
 
-@pytest.mark.slow
-def test_fifty_killed_workers_cost_no_record(client, unharmed, tmp_path):
-    total = 0
-    for round_ in range(50):
-        total += killed_sweep(client, unharmed, tmp_path / str(round_), kills=10, seed=round_)
-        if total >= 50:
-            return
-
-
 def tries(folder, spec):
     return (folder / "tries").read_text().split().count(spec.key)
 
@@ -212,77 +206,34 @@ def test_a_run_that_crashes_its_worker_fails_alone_after_three_tries(client, unh
     is_whole(tmp_path, expected)
 
 
-def test_a_run_that_raises_is_tried_three_times_and_its_traceback_is_shown(client, tmp_path):
-    raising, flaky = smoke(seed=RAISES), smoke(seed=FLAKY)
-    with pytest.raises(SweepError, match=r"(?s)1 of 2 runs failed.*RuntimeError: the loop is broken") as raised:
-        sweep([raising, flaky], client=client, results_dir=tmp_path)
-    assert 'preload.py", line' in raised.value.tracebacks[raising]  # where it happened, on the worker
-    assert raised.value.tracebacks[raising] in str(raised.value)
-    assert [tries(tmp_path, spec) for spec in (raising, flaky)] == [3, 3]
-    assert [record.spec for record in load_records(tmp_path)] == [flaky]
+def test_what_raises_fails_at_once_with_its_traceback_and_what_is_explained_is_one_line(client, tmp_path):
+    raising, wrong = smoke(seed=RAISES), smoke(task="cifar10-cat")
+    with pytest.raises(SweepError, match=r"(?s)2 of 2 runs failed.*RuntimeError: the loop is broken") as raised:
+        sweep([raising, wrong], client=client, results_dir=tmp_path, data_dir=tmp_path)
+    assert 'preload.py", line' in str(raised.value)  # where it happened, on the worker
+    assert "cifar10-cat ce seed 0: DataError" in str(raised.value)
+    assert str(raised.value).count("Traceback") == 1
+    assert tries(tmp_path, raising) == 1
 
 
-def test_what_is_wrong_with_a_spec_is_not_tried_again_and_is_one_line(client, tmp_path):
-    with pytest.raises(SweepError, match="DataError") as raised:
-        sweep([smoke(task="cifar10-cat")], client=client, results_dir=tmp_path, data_dir=tmp_path)
-    assert "Traceback" not in str(raised.value)
-
-
-def test_a_run_that_hangs_is_ended_at_its_time_limit(client, tmp_path):
-    hanging, sound = smoke(seed=HANGS), smoke(epochs=1)
-    sweep([sound], client=client, results_dir=tmp_path)  # it may take longer than that on a busy machine
-    with pytest.raises(SweepError, match=r"1 of 2 runs .*\n.*LostWorkers: .* or took longer than 3 s"):
-        sweep([hanging, sound], client=client, results_dir=tmp_path, time_limit=3)
-    assert tries(tmp_path, hanging) == 3
-    assert [record.spec for record in load_records(tmp_path)] == [sound]
-
-
-def interrupting_clock(condition):
-    """Return a clock whose sleep is interrupted, as by Ctrl-C, once a condition holds."""
-
-    def sleep(seconds):
-        if condition():
-            raise KeyboardInterrupt
-        time.sleep(seconds)
-
-    return SimpleNamespace(sleep=sleep, monotonic=time.monotonic)
-
-
-def test_what_another_process_runs_does_not_keep_a_worker_from_other_runs(tmp_path):
-    held, free = smoke(epochs=1), smoke(epochs=1, seed=1)
-    (tmp_path / ".locks").mkdir()
-    with FileLock(tmp_path / ".locks" / f"{held.key}.lock") as lock, ThreadPoolExecutor(1) as pool:
-        swept = pool.submit(sweep, [held, free], workers=1, results_dir=tmp_path)
-        wait_for(free.path(tmp_path).exists)
-        assert not held.path(tmp_path).exists()
-        lock.release()
-        assert [record.spec for record in swept.result()] == [held, free]
-
-
-def test_a_run_takes_its_share_of_a_workers_resources(client, tmp_path, caplog, monkeypatch):
+def test_a_run_takes_its_share_of_a_workers_resources(client, tmp_path, caplog):
     specs = [smoke(epochs=1), smoke("rg-true", epochs=1)]
     assert [r.spec for r in sweep(specs, client=client, results_dir=tmp_path, resources={"GPU": 1})] == specs
     # Where no worker has so many, that is said, and the sweep waits: a worker may come.
-    monkeypatch.setattr(sweeps, "WARN_AFTER", 0.2)
-
-    monkeypatch.setattr(sweeps, "time", interrupting_clock(lambda: caplog.records))
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_when(lambda: caplog.records), pytest.raises(KeyboardInterrupt):
         sweep([smoke(seed=9)], client=client, results_dir=tmp_path, resources={"GPU": 2})
-    assert "1 runs wait for a worker with GPU=2; the scheduler has none" in caplog.text
+    assert "the runs wait for a worker with GPU=2; the scheduler has none yet" in caplog.text
     assert len(load_records(tmp_path)) == 2
 
 
 def test_an_interrupted_sweep_takes_back_what_has_not_started_and_goes_on_when_started_again(
-    client, unharmed, tmp_path, monkeypatch
+    client, unharmed, tmp_path
 ):
     specs, expected = unharmed
-    with monkeypatch.context() as patch:
-        patch.setattr(sweeps, "time", interrupting_clock(lambda: load_records(tmp_path)))
-        with pytest.raises(KeyboardInterrupt):
-            sweep(specs, client=client, results_dir=tmp_path)
+    with interrupted_when(lambda: load_records(tmp_path)), pytest.raises(KeyboardInterrupt):
+        sweep(specs, client=client, results_dir=tmp_path)
     wait_for(lambda: not any(client.processing().values()))
-    before = len(load_records(tmp_path))
-    assert 1 <= before < len(specs)
+    assert 1 <= len(load_records(tmp_path)) < len(specs)
     sweep(specs, client=client, results_dir=tmp_path)
     is_whole(tmp_path, expected)
 
@@ -305,65 +256,111 @@ def test_records_come_back_from_workers_with_a_disk_of_their_own(tmp_path):
 # ---------------------------------------------------------------- worker processes of this machine
 
 
-def test_a_worker_process_that_is_killed_is_started_again(unharmed, tmp_path, monkeypatch):
+@pytest.fixture
+def two_cores(monkeypatch):
+    """Two workers then have one thread each, as the sweep that is compared."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+
+
+def running(spec, folder):
+    """Return the worker processes that hold the lock of a run."""
+    lock, found = str(folder / ".locks" / f"{spec.key}.lock"), []
+    for process in workers_of(os.getpid(), "popen_loky"):
+        with suppress(psutil.NoSuchProcess):
+            found += [process] if lock in [file.path for file in process.open_files()] else []
+    return found
+
+
+def test_a_run_whose_process_is_killed_goes_on_and_one_that_always_is_fails_alone(unharmed, tmp_path, two_cores):
     specs, expected = unharmed
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # one thread, as in the sweep that is compared
+    poisoned, kills = smoke(epochs=10_000), []
+    over = threading.Event()
 
-    before = {p.pid for p in workers_of(os.getpid())}
+    def kill():
+        while not over.wait(0.05):
+            for process in running(poisoned, tmp_path):
+                # Before its first epoch is finished: a run that gets on in between is not given up.
+                assert not checkpoint_path(poisoned, tmp_path).exists()
+                process.kill()
+                kills.append(process.pid)
+            if not kills_of_others:
+                for process in running(specs[0], tmp_path):
+                    process.kill()
+                    kills_of_others.append(process.pid)
 
-    def workers():
-        started = [p for p in workers_of(os.getpid()) if p.pid not in before]
-        return started if list(tmp_path.rglob("*.pt")) else []
-
-    killer = Killer(workers, 1, 0)
+    kills_of_others = []
+    killer = threading.Thread(target=kill)
     killer.start()
     try:
-        sweep(specs, workers=1, results_dir=tmp_path)
+        with pytest.raises(SweepError, match="1 of 5 runs failed") as raised:
+            sweep([poisoned, *specs], workers=2, results_dir=tmp_path)
     finally:
-        killer.over.set()
+        over.set()
         killer.join()
-    assert killer.killed == 1
+    assert "digits-0 ce seed 0: LostWorkers: 3 workers ended while they ran it" in str(raised.value)
+    assert len(kills) == 3
+    assert len(kills_of_others) == 1
     is_whole(tmp_path, expected)
 
 
-SCRIPT = """
-import os
+def test_worker_processes_keep_the_memory_that_a_run_frees_and_share_the_cores(tmp_path, two_cores):
+    (tmp_path / ".locks").mkdir()
+    held = smoke(epochs=1)
+    with FileLock(tmp_path / ".locks" / f"{held.key}.lock") as lock, ThreadPoolExecutor(1) as pool:
+        swept = pool.submit(sweep, [held], workers=2, results_dir=tmp_path)
+        wait_for(lambda: workers_of(os.getpid(), "popen_loky"))
+        environment = workers_of(os.getpid(), "popen_loky")[0].environ()
+        lock.release()
+        (record,) = swept.result()
+    assert environment["MALLOC_ARENA_MAX"] == "1"
+    assert environment["MALLOC_TRIM_THRESHOLD_"] == str(2**30)
+    assert record.machine["threads"] == 1
+
+
+def test_what_another_process_runs_does_not_keep_a_worker_from_other_runs(tmp_path):
+    held, free = smoke(epochs=1), smoke(epochs=1, seed=1)
+    (tmp_path / ".locks").mkdir()
+    with FileLock(tmp_path / ".locks" / f"{held.key}.lock") as lock, ThreadPoolExecutor(1) as pool:
+        swept = pool.submit(sweep, [held, free], workers=1, results_dir=tmp_path)
+        wait_for(free.path(tmp_path).exists)
+        assert not held.path(tmp_path).exists()
+        lock.release()
+        assert [record.spec for record in swept.result()] == [held, free]
+
+
+COMMAND = """
+import sys
+from regroup_lib import cli, plans
 from regroup_lib.specs import Spec
-from regroup_lib.sweeps import sweep
-if __name__ == "__main__":
-    os.cpu_count = lambda: 1  # one thread
-    spec = Spec(profile="smoke", task="digits-0", method="ce", epochs=10_000)
-    sweep([spec], workers=1, results_dir={results!r})
+plans.PLANS["long"] = lambda profile, seeds, results_dir=None: [
+    Spec(profile=profile, task="digits-0", method="ce", epochs=10_000, seed=seed) for seed in seeds
+]
+sys.argv = ["regroup", "sweep", "long", "--profile", "smoke", "--seeds", "0,1", *sys.argv[1:]]
+cli.main()
 """
 
 
-def test_control_c_ends_a_sweep_and_its_workers(tmp_path):
-    (tmp_path / "script.py").write_text(SCRIPT.format(results=str(tmp_path / "results")))
-    command = [sys.executable, tmp_path / "script.py"]
-    checkpoint = tmp_path / "results" / ".checkpoints" / f"{smoke(epochs=10_000).key}.pt"
+@pytest.mark.parametrize("options", [[], ["--workers", "2"]])
+def test_control_c_ends_a_sweep_with_its_workers_and_says_in_one_line_how_to_go_on(tmp_path, options):
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-c", COMMAND, *options],
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=os.environ | {"REGROUP_RESULTS": str(tmp_path)},
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
-    wait_for(checkpoint.exists, seconds=600)
+    wait_for(lambda: list(tmp_path.rglob("*.pt")), seconds=600)
     family = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process gets it
-    _, err = process.communicate(timeout=120)
-    assert "\nKeyboardInterrupt\n" in err
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert err == ""
+    assert out.splitlines()[-1] == "interrupted; the same command goes on where it stopped"
     _, alive = psutil.wait_procs(family, timeout=20)
     assert alive == []
-    assert load_records(tmp_path / "results") == []
-
-
-def test_a_run_that_takes_more_memory_than_its_limit_ends_its_worker_and_not_the_others(tmp_path):
-    with cluster(tmp_path, "--memory-limit", "1.2 GB", n_workers=1) as client:
-        sound = smoke(epochs=1)
-        with pytest.raises(SweepError, match=rf"digits-0 ce seed {EATS}: LostWorkers: .*ran out of memory"):
-            sweep([smoke(seed=EATS), sound], client=client, results_dir=tmp_path / "results")
-        assert [record.spec for record in load_records(tmp_path / "results")] == [sound]
+    assert load_records(tmp_path) == []
 
 
 # ---------------------------------------------------------------- what is refused, and the command
@@ -377,12 +374,7 @@ def test_a_run_that_takes_more_memory_than_its_limit_ends_its_worker_and_not_the
         ({"minutes": 1, "client": object()}, "minutes are for runs on this machine"),
         ({"minutes": 1, "recompute": True}, "recompute would begin again with every call"),
         ({"client": object(), "workers": 1}, "both a client and workers are given; name one of them"),
-        ({"time_limit": 5}, "a time limit and a memory limit are for workers; name their number"),
-        ({"memory_limit": "1 GB"}, "a time limit and a memory limit are for workers; name their number"),
         ({"workers": 1, "resources": {"GPU": 1}}, "resources are those of a client's workers; name a client"),
-        ({"client": object(), "memory_limit": "1 GB"}, "start a cluster's with dask worker --memory-limit"),
-        ({"workers": 1, "time_limit": 0}, "time_limit is 0; expected seconds above 0"),
-        ({"workers": 1, "time_limit": float("nan")}, "time_limit is nan; expected seconds above 0"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(tmp_path, options, message):
@@ -399,7 +391,7 @@ def test_the_command_sweeps_on_a_scheduler(client, tmp_path, monkeypatch, capsys
     monkeypatch.setenv("REGROUP_RESULTS", str(tmp_path))
     address = client.scheduler.address
     arguments = ["sweep", "small", "--profile", "smoke", "--seeds", "0,1", "--scheduler", address]
-    monkeypatch.setattr(sys, "argv", ["regroup", *arguments, "--resource", "GPU=1", "--time-limit", "300"])
+    monkeypatch.setattr(sys, "argv", ["regroup", *arguments, "--resource", "GPU=1"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code in (0, None)
@@ -440,52 +432,34 @@ def sliced(specs, folder, minutes, **options):
         folder = moved
 
 
-def test_a_sweep_in_slices_that_move_from_folder_to_folder_ends_in_the_same_records(unharmed, tmp_path, monkeypatch):
-    specs, expected = unharmed
-    trace = experiments._Trainer.trace
-
-    def slow(trainer, network, epoch):
-        time.sleep(0.5)
-        return trace(trainer, network, epoch)
-
-    monkeypatch.setattr(experiments._Trainer, "trace", slow)  # sixteen epochs, of which a slice has room for five
-    records, folder, seconds = sliced(specs, tmp_path / "slice-0", 3 / 60)
+def test_a_sweep_in_slices_that_move_from_folder_to_folder_ends_in_the_same_records(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    specs = [smoke(epochs=400), smoke("rg", "raw", epochs=400)]
+    expected = contents(sweep(specs, results_dir=tmp_path / "whole"))
+    records, folder, seconds = sliced(specs, tmp_path / "slice-0", 0.3)
     assert [record.spec for record in records] == specs
     is_whole(folder, expected)
-    assert len(seconds) >= 2
-    assert max(seconds) < 4  # an epoch that did not fit was not begun
+    assert len(seconds) >= 1
+    assert max(seconds) < 18
 
 
-def test_what_is_not_training_is_interrupted_at_the_deadline_too(tmp_path, monkeypatch):
-    def endless(*args, **options):
-        while True:
-            time.sleep(0.01)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(experiments, "training_labels", endless)
-        start = time.monotonic()
-        with pytest.raises(Unfinished, match="0 of 1 runs are recorded"):
-            sweep([smoke(epochs=1)], results_dir=tmp_path, minutes=0.02)
-        assert time.monotonic() - start < 2.2
-    assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+def test_what_is_not_training_is_ended_at_the_deadline_too(tmp_path):
+    start = time.monotonic()
+    with pytest.raises(Unfinished, match="0 of 1 runs are recorded"):  # the process alone takes longer to start
+        sweep([smoke(epochs=1)], results_dir=tmp_path, minutes=0.01)
+    assert time.monotonic() - start < 3
     assert len(sweep([smoke(epochs=1)], results_dir=tmp_path)) == 1
 
 
-def test_what_failed_is_said_where_the_minutes_are_over_too(tmp_path, monkeypatch):
-    long = smoke(epochs=10_000)
-    with pytest.raises(Unfinished, match=r"(?s)1 of 2 runs failed.*cifar10-cat ce seed 0: DataError.*1 runs are left"):
-        sweep([smoke(task="cifar10-cat"), long], results_dir=tmp_path, data_dir=tmp_path, minutes=0.05)
-    assert checkpoint_path(long, tmp_path).exists()
-
-
-def test_worker_processes_stop_within_the_minutes_and_the_next_call_goes_on(unharmed, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)  # one thread each
+def test_within_the_minutes_what_failed_is_said_and_the_next_call_goes_on(unharmed, tmp_path, two_cores):
     specs, expected = unharmed
-    long = smoke(epochs=10_000)
+    wrong, long = smoke(task="cifar10-cat"), smoke(epochs=10_000)
     for _ in range(10):  # on a busy machine half a minute goes into starting the processes
         start = time.monotonic()
-        with pytest.raises(Unfinished, match="of 5 runs are recorded"):
-            sweep([long, *specs], results_dir=tmp_path, workers=2, minutes=1)
+        with pytest.raises(
+            Unfinished, match=r"(?s)1 of 6 runs failed.*cifar10-cat ce seed 0: DataError.*runs are left"
+        ):
+            sweep([wrong, long, *specs], results_dir=tmp_path, data_dir=tmp_path, workers=2, minutes=1)
         assert time.monotonic() - start < 60
         if len(load_records(tmp_path)) == len(specs):
             break
@@ -503,27 +477,3 @@ def test_the_command_stops_with_a_code_of_its_own_and_says_how_far_it_came(tmp_p
         cli.main()
     assert ended.value.code == 75
     assert "stopped after 0.05 minutes: 0 of 1 runs are recorded; the same call goes on" in capsys.readouterr().out
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told to keep memory")
-def test_a_worker_keeps_the_memory_that_a_run_frees_and_takes_again(monkeypatch):
-    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")  # as a cluster that ran in this process leaves it
-
-    def faults():  # within the test: it goes to the worker by value
-        import resource
-
-        import numpy as np
-
-        found = []
-        for _ in range(20):
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-            # 2 MB: 512 pages, and too small for huge ones. Together more than the 64 MB after which an arena other than
-            # the main thread's gives back whatever it was told.
-            [np.ones(2**18) for _ in range(60)]
-            found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-        return found
-
-    with sweeps._local_client(1, None) as client:
-        found = client.submit(faults).result()
-    assert statistics.median(found) < 100
-    assert os.environ["MALLOC_TRIM_THRESHOLD_"] == "65536"

@@ -132,55 +132,6 @@ def write_weights(network, data_dir, suffix=".pth"):
     return (folder / "new").rename(folder / f"resnet34-{digest[:8]}{suffix}")
 
 
-IMAGENET = {"in_channels": 3, "seed": 0, "initialization": "imagenet"}
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_network_for_large_images_starts_from_the_weights_of_torchvisions(theirs, tmp_path, suffix):
-    write_weights(theirs, tmp_path, suffix)
-    ours = build_network("resnet34-224", n_classes=5, data_dir=tmp_path, **IMAGENET).eval()
-    batch = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        features = ours.embed(batch)
-        torch.testing.assert_close(theirs.fc(features), theirs(batch))
-        assert features.shape == (2, 512)
-        torch.testing.assert_close(ours(batch), ours.head(features))
-    drawn = build_network("resnet34-224", in_channels=3, n_classes=5, seed=0).state_dict()
-    assert torch.equal(ours.head.weight, drawn["head.weight"])  # the head is the seed's
-    assert not torch.equal(ours.body.conv1.weight, drawn["body.conv1.weight"])
-
-
-def test_weights_are_refused_if_they_are_missing_or_not_what_their_name_says(theirs, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"weights/resnet34-b627a593\.pth does not exist; put the file there"):
-        build_network("resnet34-224", n_classes=2, data_dir=tmp_path, **IMAGENET)
-    path = write_weights(theirs, tmp_path)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"has SHA-256 .*, expected .*; get it again"):
-        build_network("resnet34-224", n_classes=2, data_dir=tmp_path, **IMAGENET)
-
-
-def test_weights_of_another_network_are_refused_and_none_runs_code(tmp_path):
-    write_weights(torchvision.models.resnet18(), tmp_path / "small")
-    with pytest.raises(ValueError, match="does not hold the weights of a ResNet34"):
-        build_network("resnet34-224", n_classes=2, data_dir=tmp_path / "small", **IMAGENET)
-    trap = pickle.dumps(Payload(tmp_path / "ran"))
-    folder = tmp_path / "trap" / "weights"
-    folder.mkdir(parents=True)
-    (folder / f"resnet34-{hashlib.sha256(trap).hexdigest()[:8]}.pth").write_bytes(trap)
-    with pytest.raises(ValueError, match="does not hold the weights"):
-        build_network("resnet34-224", n_classes=2, data_dir=tmp_path / "trap", **IMAGENET)
-    assert not (tmp_path / "ran").exists()
-
-
-def test_only_a_network_that_has_them_starts_from_imagenets_weights():
-    with pytest.raises(ValueError, match="network 'resnet34' has no ImageNet weights; resnet34-224 has"):
-        build_network("resnet34", n_classes=2, **IMAGENET)
-    with pytest.raises(ValueError, match="no initialization is called 'zeros'; there are random, imagenet"):
-        build_network("resnet34-224", in_channels=3, n_classes=2, seed=0, initialization="zeros")
-
-
 def test_a_networks_weights_are_its_seeds():
     first, again, other = (small_network(seed=seed).state_dict() for seed in (3, 3, 4))
     assert same(first, again)

@@ -1,0 +1,51 @@
+"""What the core does not need: packages that an extra of this one brings, and the error that names the extra."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+# Extra -> the modules of its packages.
+EXTRAS = {
+    "torch": ("torch", "torchvision"),
+    "encoders": ("open_clip", "onnxruntime"),
+    "imblearn": ("imblearn", "k_means_constrained"),
+    "runs": ("pydantic", "typer", "rich", "tqdm", "filelock", "pooch", "platformdirs", "yaml", "PIL", "joblib"),
+    "cluster": ("dask", "distributed"),
+    "text": ("huggingface_hub", "transformers", "sentence_transformers"),
+    "book": (
+        "matplotlib",
+        "seaborn",
+        "altair",
+        "vl_convert",
+        "IPython",
+        "papermill",
+        "nbformat",
+        "playwright",
+        "pypdf",
+    ),
+}
+
+
+def import_extra(module: str) -> ModuleType:
+    """Import a module that needs a package of an extra, or is one.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If the package is missing; the message has the command that installs it.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise explained(error) from error
+
+
+def explained(error: ModuleNotFoundError) -> ModuleNotFoundError:
+    """Return an error that names the extra with a missing package, or the error itself where no extra has it."""
+    missing = str(error.name).partition(".")[0]
+    for extra, modules in EXTRAS.items():
+        if missing in modules:
+            what = f"{missing} is not installed; install it with: pip install 'regroup_lib[{extra}]'"
+            return ModuleNotFoundError(what, name=error.name)
+    return error
