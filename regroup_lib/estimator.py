@@ -5,12 +5,11 @@ from __future__ import annotations
 import inspect
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from functools import partial, update_wrapper
-from itertools import accumulate
-from numbers import Real
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,8 +20,6 @@ from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, OneToOneFeatureMixin, clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, check_cv
-from sklearn.multiclass import OneVsOneClassifier, OneVsRestClassifier, OutputCodeClassifier
-from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
 from sklearn.utils import (
     Bunch,
     InputTags,
@@ -41,17 +38,16 @@ from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validat
 from threadpoolctl import threadpool_limits
 
 from regroup_lib.clusterers import make_clusterer
-from regroup_lib.metrics import decide, evaluate
-from regroup_lib.regroup import (
-    Regrouping,
-    aggregate,
+from regroup_lib.inputs import (
+    GRIDS,
     by_class_index,
+    check_fit_params,
     check_labels,
-    cluster_counts,
-    count_rows_not_finite,
+    for_pseudo_classes,
     for_sklearn,
-    merge_small,
 )
+from regroup_lib.metrics import decide, selection_score
+from regroup_lib.regroup import Regrouping, aggregate, cluster_counts, count_rows_not_finite, merge_small
 
 # A fit on fewer numbers than these is over before threads have shared it out: boosting 306 x 4 took 15 times as long.
 WORTH_THREADS = 10**6
@@ -312,10 +308,10 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
         self._check_options(estimator)
         X = for_sklearn(X)
         y = self._labels(X, y)
-        fit_params, split_params = self._route(
-            estimator, {"sample_weight": sample_weight, "groups": groups, **fit_params}
-        )
-        _check_fit_params(y, fit_params)
+        named = {"sample_weight": sample_weight, "groups": groups}
+        fit_params |= {name: value for name, value in named.items() if value is not None}
+        fit_params, split_params = self._route(estimator, fit_params)
+        check_fit_params(y, fit_params)
         seed = self._seed()
         if isinstance(self.n_clusters, str):
             regrouping, search = self._search(estimator, X, y, fit_params, split_params, seed)
@@ -382,14 +378,14 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
 
     def _route(self, estimator: Any, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the parameters of the estimator's ``fit``, and those of the splitter's ``split``."""
-        given = {name: for_sklearn(value) for name, value in given.items() if value is not None}
+        given = {name: for_sklearn(value) for name, value in given.items()}
         if get_config()["enable_metadata_routing"]:
             routed = process_routing(self, "fit", **given)
             return routed.estimator.fit, routed.get("splitter", Bunch(split={})).split
         known = inspect.signature(estimator.fit).parameters.values()
         named = {parameter.name for parameter in known}
         to_split = {"groups": given["groups"]} if "groups" in given else {}
-        if not ("groups" in named or set(_GRIDS) & set(estimator.get_params(deep=False))):
+        if not ("groups" in named or set(GRIDS) & set(estimator.get_params(deep=False))):
             given.pop("groups", None)
         unknown = sorted(set(given) - named)
         if unknown and all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in known):
@@ -415,10 +411,16 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
         for wanted in candidates:
             n_clusters = dict(zip(classes.tolist(), wanted, strict=True))
             regrouping = self._regrouping(n_clusters, seed).fit(features, y)
-            precisions = [
-                _fold_precision(estimator, X, index, features, regrouping, fold, fit_params, self.aggregation)
-                for fold in folds
-            ]
+            try:
+                precisions = [
+                    _fold_precision(estimator, X, index, features, regrouping, fold, fit_params, self.aggregation)
+                    for fold in folds
+                ]
+            except (ValueError, RuntimeError) as error:
+                if not tried:  # without any regrouping: then it is not the clusters
+                    raise
+                warnings.warn(f"n_clusters={n_clusters} is left out: {error}", UserWarning, stacklevel=3)
+                continue
             regroupings.append(regrouping)
             tried.append(
                 {
@@ -469,118 +471,6 @@ def _score_method(*places: Any) -> str:
     raise ValueError(f"{_name(places[0])} has neither predict_proba nor decision_function; one is needed")
 
 
-# ---------------------------------------------------------------- options and parameters that name classes
-
-_GRIDS = ("param_grid", "param_distributions", "search_spaces")  # of searches
-_NEUTRAL = {"scale_pos_weight": (None, 1), "is_unbalance": (None, False)}  # gradient boosting's, of two classes alone
-_VALIDATION = re.compile(r"(^|_)[xy]?(eval|val|valid|test|dev)(ation)?(_?(set|data)s?)?(_|$)")
-_SPLITS_IN_TWO = (
-    OneVsRestClassifier,
-    OneVsOneClassifier,
-    OutputCodeClassifier,
-    ClassifierChain,
-    MultiOutputClassifier,
-)
-
-
-def _for_pseudo_classes(estimator: Any, classes: np.ndarray, parent: np.ndarray) -> Any:
-    """Return a clone in which the options that name classes, wherever they are, name pseudo-classes."""
-    fresh = clone(estimator)
-    options = fresh.get_params()
-
-    def translated(name: str, value: Any) -> Any:
-        *path, option = name.split("__")
-        if option in _GRIDS:
-            prefix = "__".join([*path, "estimator", ""])
-            return _mapped(value, lambda key, one: translated(prefix + key, one))
-        new = _by_pseudo_class(option, value, classes, parent)
-        outer = [fresh, *(options.get(place) for place in accumulate(path, "{}__{}".format))]
-        if new is not value and (binary := [_name(place) for place in outer if isinstance(place, _SPLITS_IN_TWO)]):
-            raise ValueError(
-                f"{option} is {value} inside {binary[0]}, which makes classes of its own; use sample_weight"
-            )
-        return new
-
-    changed = {name: new for name, value in options.items() if (new := translated(name, value)) is not value}
-    return fresh.set_params(**changed) if changed else fresh
-
-
-def _mapped(grid: Any, change: Callable[[str, Any], Any]) -> Any:
-    """Return a search's grid, or list of grids, with `change` applied to each name and value; distributions stay."""
-    if not isinstance(grid, Mapping):
-        return [_mapped(part, change) for part in grid] if isinstance(grid, list | tuple) else grid
-    return {
-        name: [change(name, value) for value in values] if isinstance(values, list | tuple) else values
-        for name, values in grid.items()
-    }
-
-
-def _by_pseudo_class(option: str, value: Any, classes: np.ndarray, parent: np.ndarray) -> Any:
-    """Return an option by pseudo-class where it is one by class; any other as it is."""
-    if option in ("class_weight", "class_weights") and isinstance(value, Mapping):
-        weights = by_class_index(option, value, classes)
-        return {k: weights.get(c, 1) for k, c in enumerate(parent.tolist())}
-    if option == "sampling_strategy" and isinstance(value, list):
-        named = by_class_index(option, dict.fromkeys(value), classes)
-        return np.flatnonzero(np.isin(parent, list(named))).tolist()
-    if option == "sampling_strategy" and (isinstance(value, Mapping) or callable(value)):
-        return _Shares(value, classes, parent)
-    if len(parent) > len(classes) and option in _NEUTRAL and value not in _NEUTRAL[option]:
-        raise ValueError(
-            f"{option} is {value}, which is for two classes, and {len(parent)} pseudo-classes are learned; "
-            "use class_weight or sample_weight"
-        )
-    if option == "train_split" and isinstance(value, partial):  # skorch's predefined_split
-        raise ValueError(f"{option} holds class labels, and pseudo-classes are learned; let a share be split off")
-    return value
-
-
-class _Shares:
-    """A ``sampling_strategy`` that divides what is asked of each class among its pseudo-classes, by their sizes."""
-
-    def __init__(self, wanted: Mapping[Any, int] | Callable[..., Mapping[Any, int]], classes: Any, parent: Any):
-        self.wanted, self.classes, self.parent = wanted, classes, parent
-        if not callable(wanted):
-            by_class_index("sampling_strategy", wanted, classes)
-
-    def __call__(self, y: np.ndarray) -> dict[int, int]:
-        labels, counts = np.unique(np.asarray(y, np.int64), return_counts=True)
-        wanted = self.wanted(self.classes[self.parent[y]]) if callable(self.wanted) else self.wanted
-        shares = {}
-        for c, total in by_class_index("sampling_strategy", wanted, self.classes).items():
-            ours = self.parent[labels] == c
-            n, n_groups = counts[ours], int(ours.sum())
-            if total < n_groups:
-                raise ValueError(
-                    f"sampling_strategy leaves {total} samples for the {n_groups} pseudo-classes of a class"
-                )
-            # One each, and the rest in proportion to theirs: then no share falls on the wrong side of a size.
-            spare = n - 1 if n.max(initial=0) > 1 else n
-            ends = np.cumsum(spare) * (int(total) - n_groups) // max(spare.sum(), 1)
-            shares |= zip(labels[ours].tolist(), (1 + np.diff(ends, prepend=0)).tolist(), strict=True)
-        return shares
-
-
-def _check_fit_params(y: np.ndarray, fit_params: dict[str, Any]) -> None:
-    """Refuse what the estimator would misunderstand: validation data, and weights that leave one class."""
-    for name, value in fit_params.items():
-        parts = value if isinstance(value, list | tuple) else [value]
-        is_data = not all(part is None or isinstance(part, str | Real) or callable(part) for part in parts)
-        if is_data and _VALIDATION.search(name.lower()):
-            raise ValueError(
-                f"{name} is validation data for classes, and the estimator learns pseudo-classes; leave it out and let "
-                "the estimator split off a share of the training samples (early_stopping, validation_fraction)"
-            )
-    weights = fit_params.get("sample_weight")
-    if weights is None or np.shape(weights) != y.shape:  # another shape is the estimator's to refuse
-        return
-    left = np.unique(y[np.asarray(weights) != 0]).tolist()
-    if len(left) < 2:
-        raise ValueError(f"regrouping needs at least 2 classes; sample_weight is above 0 in {len(left)} class: {left}")
-
-
-# ---------------------------------------------------------------- training and scoring on pseudo-classes
-
 _ABOUT_CLASSES = re.compile(r"(?i)class(?!ifi)|n_samples|members")
 
 
@@ -588,7 +478,7 @@ def _trained(
     estimator: Any, X: Any, labels: np.ndarray, classes: np.ndarray, parent: np.ndarray, fit_params: dict[str, Any]
 ) -> Any:
     """Return the estimator, trained on pseudo-labels 0 .. K - 1; what goes wrong with these is said."""
-    model = _for_pseudo_classes(estimator, classes, parent)
+    model = for_pseudo_classes(estimator, classes, parent)
     try:
         with _threads(X):
             fitted = model.fit(X, labels, **fit_params)
@@ -598,8 +488,9 @@ def _trained(
         counts = np.bincount(labels)
         k = int(counts.argmin())
         raise type(error)(
-            f"{error}\n{_name(estimator)} was trained on {len(parent)} pseudo-classes; the smallest, {k}, is of class "
-            f"{classes.tolist()[parent[k]]!r} and has {counts[k]} samples. If these are too few, raise min_cluster_size"
+            f"{error}\n{_name(estimator)} was trained on {len(parent)} pseudo-classes. The smallest, {k}, is part of "
+            f"class {classes.tolist()[parent[k]]!r} and its sample count is {counts[k]}: if that is too few, raise "
+            "min_cluster_size or lower n_clusters"
         ) from error
     _score_method(fitted)
     if np.isnan(getattr(fitted, "best_score_", 0.0)):
@@ -675,11 +566,7 @@ def _fold_precision(
     labels, parent = merge_small(features[train], labels, parent, regrouping.min_cluster_size)
     fitted = _trained(estimator, X_train, labels, regrouping.classes_, parent, _rows_of(fit_params, train, len(index)))
     scores = aggregate(_pseudo_scores(fitted, X_test, len(parent)), parent, rule)
-    precisions = list(evaluate(index[test], scores)["average_precision"].values())
-    if len(precisions) > 2:
-        return float(np.mean(precisions))
-    smaller = np.bincount(index)[::-1].argmin()  # of equal classes the second
-    return precisions[1 - smaller]
+    return selection_score(index[test], scores, np.bincount(index))
 
 
 def _rows_of(fit_params: dict[str, Any], rows: Iterable[int], n: int) -> dict[str, Any]:

@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics.pairwise import euclidean_distances
-from sklearn.utils.multiclass import check_classification_targets
 from threadpoolctl import threadpool_limits
 
 from regroup_lib.blocks import Rows
 from regroup_lib.clusterers import make_clusterer
 from regroup_lib.files import read_npz, write_npz
+from regroup_lib.inputs import by_class_index, check_labels, for_sklearn, is_tensor
 
 
 def cluster_counts(
@@ -258,15 +257,6 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def by_class_index(option: str, mapping: Mapping[Any, Any], classes: np.ndarray) -> dict[int, Any]:
-    """Return an option's values by class index in place of class label, or say which labels do not exist."""
-    position = {label: j for j, label in enumerate(classes.tolist())}
-    unknown = [label for label in mapping if label not in position]
-    if unknown:
-        raise ValueError(f"{option} names classes {unknown}; the labels are {list(position)}")
-    return {position[label]: value for label, value in mapping.items()}
-
-
 def merge_small(features: Any, labels: np.ndarray, parent: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Join each pseudo-class of fewer than `size` samples to the nearest larger one of its class.
 
@@ -299,54 +289,6 @@ def merge_small(features: Any, labels: np.ndarray, parent: np.ndarray, size: int
             joined[k] = near[euclidean_distances(means[[k]], means[near]).argmin()]
     kept, labels = np.unique(joined[labels], return_inverse=True)
     return labels.astype(np.int64), parent[kept]
-
-
-def is_tensor(values: Any) -> bool:
-    """Tell whether this is a tensor of PyTorch, which is not imported to find out."""
-    return hasattr(values, "detach") and any(kind.__module__.startswith("torch") for kind in type(values).__mro__)
-
-
-def for_sklearn(values: Any) -> Any:
-    """Return tensors as arrays (halves as float32) and sparse rows with 32-bit indices; anything else as it is.
-
-    Scikit-learn reads neither tensors of bfloat16, of a GPU or with a gradient, nor most sparse rows with 64-bit
-    indices, which SciPy makes in passing even of small arrays.
-    """
-    if is_tensor(values):
-        values = values.detach().cpu()
-        return (values.float() if values.is_floating_point() and values.element_size() < 4 else values).numpy()
-    index = getattr(values, "indices", getattr(values, "row", None)) if sparse.issparse(values) else None
-    if index is not None and index.dtype == np.int64 and max(values.nnz, *values.shape) < 2**31:
-        values = values if values.format == "csc" else values.tocsr()
-        parts = (values.data, values.indices.astype(np.int32), values.indptr.astype(np.int32))
-        values = type(values)(parts, shape=values.shape)
-    return values
-
-
-def check_labels(labels: Any) -> np.ndarray:
-    """Return class labels as an array.
-
-    Raises
-    ------
-    ValueError
-        If a label is missing (NaN, None, NA), labels are continuous or text mixed with numbers, or there is one class.
-    """
-    labels = for_sklearn(labels)
-    labels = labels if hasattr(labels, "__array__") else list(labels)
-    missing = int(np.asarray(pd.isna(labels)).sum())  # before NumPy makes the text "nan" of a NaN among texts
-    if missing:
-        raise ValueError(f"{missing} labels are missing (NaN, None or NA); leave these samples out")
-    array = np.asarray(labels)
-    if array.dtype.kind in "OU" and array.ndim == 1:
-        kind = pd.api.types.infer_dtype(labels if isinstance(labels, list) else array)
-        if kind.startswith("mixed"):
-            raise ValueError("labels are of several types, such as text and numbers; expected one")
-        array = array if kind == "string" else np.array(array.tolist())  # whole numbers that came as objects
-    check_classification_targets(array)
-    classes = np.unique(array).tolist()
-    if len(classes) < 2:
-        raise ValueError(f"regrouping needs at least 2 classes; y holds {len(classes)} class: {classes}")
-    return array
 
 
 def _check_features(features: np.ndarray | sparse.csr_array | Rows, shape_of_labels: tuple[int, ...]) -> None:

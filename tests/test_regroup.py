@@ -17,10 +17,16 @@ from sklearn.mixture import GaussianMixture
 
 import regroup_lib as rg
 from regroup_lib import Regrouping, aggregate, cluster_counts
+from regroup_lib.blocks import BlockKMeans
 from regroup_lib.clusterers import BLIND_CLUSTERERS, CLUSTERERS
 from regroup_lib.files import read_npz, write_npz
 
 # ---------------------------------------------------------------- how many clusters
+
+
+def fit_linear(features, labels):
+    return rg.fit_regrouped(lambda k: torch.nn.Linear(1, k), features, labels, epochs=1)
+
 
 class_counts = st.lists(st.integers(1, 60_000), min_size=1, max_size=12)
 
@@ -126,7 +132,7 @@ def blobs(sizes, *, spread=0.1, distance=20.0, dimension=4, seed=0):
 
 def check_laws(regrouping, labels):
     """Check what holds for every fitted Regrouping."""
-    labels = np.asarray(labels)
+    labels = np.asarray(labels.float() if isinstance(labels, torch.Tensor) else labels)
     pseudo, parent = regrouping.pseudo_labels_, regrouping.parent_
     assert pseudo.dtype == parent.dtype == regrouping.counts_.dtype == np.int64
     assert pseudo.shape == labels.shape
@@ -228,6 +234,38 @@ def test_classes_do_not_share_their_random_numbers():
     regrouping = Regrouping("random", n_clusters=10, random_state=0).fit(np.zeros((210, 1)), labels)
     first, second = regrouping.pseudo_labels_[:100], regrouping.pseudo_labels_[100:200] - 10
     assert (first == second).mean() < 0.5
+
+
+@pytest.mark.parametrize("kind", ["dense", "sparse", "blocks"])
+def test_small_clusters_join_the_nearest_of_their_class(tmp_path, kind):
+    """Two corners and two outliers, each nearer to another corner; a second class's outlier stays in its class."""
+    X = np.array([[0, 0], [0, 1], [1, 0], [50, 0], [51, 0], [50, 1], [9, 0], [40, 1], [0, 0], [0, 1], [50, 50]], float)
+    y, options = [0] * 8 + [1] * 3, {"n_clusters": {0: 4, 1: 2}, "random_state": 0}
+    clusterer = KMeans(n_init=20)
+    if kind == "blocks":
+        np.save(tmp_path / "X.npy", X)
+        features, clusterer = tmp_path / "X.npy", BlockKMeans(n_init=20, block_rows=3)
+    else:
+        features = sparse.csc_array(X) if kind == "sparse" else X
+    plain = Regrouping(clusterer, **options).fit(features, y)
+    assert sorted(plain.counts_.tolist()) == [1, 1, 1, 2, 3, 3]
+    with pytest.warns(UserWarning, match=r"class 0 fell into 2 clusters, 4 were asked for \(of at least 2 samples\)"):
+        merged = Regrouping(clusterer, min_cluster_size=2, **options).fit(features, y)
+    check_laws(merged, y)
+    first, second = merged.pseudo_labels_[[0, 3]]
+    assert merged.pseudo_labels_.tolist() == [first] * 3 + [second] * 3 + [first, second] + [2] * 3
+    assert merged.parent_.tolist() == [0, 0, 1]
+
+
+@given(sizes=st.lists(st.integers(1, 30), min_size=2, max_size=4), least=st.integers(1, 6), seed=st.integers(0, 99))
+def test_no_cluster_is_below_the_least_size_unless_its_class_is(sizes, least, seed):
+    labels = np.repeat(range(len(sizes)), sizes)
+    features = np.random.default_rng(seed).standard_cauchy((len(labels), 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        regrouping = Regrouping(min_cluster_size=least, random_state=seed).fit(features, labels)
+    check_laws(regrouping, labels)
+    assert (regrouping.counts_ >= np.minimum(least, np.array(sizes)[regrouping.parent_])).all()
 
 
 # ---------------------------------------------------------------- other clusterers
@@ -372,6 +410,35 @@ def test_sparse_features_that_cannot_be_clustered():
         Regrouping(AgglomerativeClustering()).fit(sparse.eye_array(6), labels)
 
 
+BAD_LABELS = [
+    ([0, 0, 0, 0, 1, np.nan], "1 labels are missing"),
+    (["a", "a", "a", "b", None, np.nan], "2 labels are missing"),  # NumPy would make the text "nan" of it
+    (("a", "a", "a", "b", "b", None), "1 labels are missing"),
+    (pd.Series([0, 0, 0, 0, 1, None], dtype="Int64"), "1 labels are missing"),
+    (pd.Series(["a", "a", "a", "b", "b", pd.NA], dtype="string"), "1 labels are missing"),
+    (pd.Categorical(["a", "a", "a", "b", "b", None]), "1 labels are missing"),
+    (torch.tensor([0, 0, 0, 0, 1, math.nan]), "1 labels are missing"),
+    ([0.5, 0.1, 0.2, 0.3, 1.0, 2.0], "Unknown label type: continuous"),
+    (torch.tensor([0.5, 0.1, 0.2, 0.3, 1.0, 2.0]), "Unknown label type: continuous"),
+    ([0, 0, 0, 0, 1, np.inf], "infinity"),
+    ([1, 1, 1, "a", "a", "a"], "labels are of several types"),
+    (pd.Series([1, 1, 1, "a", "a", "a"], dtype=object), "labels are of several types"),
+    (["x"] * 6, r"at least 2 classes; y holds 1 class: \['x'\]"),
+    (torch.ones(6), r"at least 2 classes; y holds 1 class: \[1.0\]"),
+]
+
+
+@pytest.mark.parametrize(("labels", "message"), BAD_LABELS)
+@pytest.mark.parametrize(
+    "fit",
+    [Regrouping().fit, rg.RegroupClassifier().fit, rg.Regrouper().fit_resample, rg.diagnose, fit_linear],
+    ids=["Regrouping", "RegroupClassifier", "Regrouper", "diagnose", "fit_regrouped"],
+)
+def test_labels_that_are_none(fit, labels, message):
+    with pytest.raises(ValueError, match=message):
+        fit(np.arange(6.0)[:, None], labels)
+
+
 def test_labels_that_do_not_fit():
     features = np.zeros((6, 1))
     with pytest.raises(ValueError, match=r"6 rows of features but labels of shape \(6, 1\)"):
@@ -397,15 +464,24 @@ def test_options_out_of_range_are_found_by_fit(options, message):
 
 @pytest.mark.parametrize(
     "labels",
-    [list("aaaabb"), np.array([7, 7, 7, 7, 9, 9]), [False] * 4 + [True] * 2, pd.Series(["x"] * 4 + ["y"] * 2)],
-    ids=["text", "numbers", "bool", "series"],
+    [
+        list("aaaabb"),
+        np.array([7, 7, 7, 7, 9, 9]),
+        [False] * 4 + [True] * 2,
+        pd.Series(["x"] * 4 + ["y"] * 2),
+        pd.Series([3] * 4 + [5] * 2, dtype=object),
+        pd.Series([True] * 2 + [False] * 4, dtype="boolean")[::-1],
+        ("None",) * 4 + ("nan",) * 2,  # names of classes like any other
+        torch.tensor([1.0] * 4 + [2.0] * 2, dtype=torch.bfloat16),
+    ],
+    ids=["text", "numbers", "bool", "series", "objects", "nullable", "tuple", "tensor"],
 )
 def test_labels_of_any_kind(labels):
     features = pd.DataFrame({"height": [0.0, 0.1, 5.0, 5.1, 9.0, 9.1]})
     regrouping = Regrouping(random_state=0).fit(features, labels)
     check_laws(regrouping, labels)
     assert regrouping.parent_.tolist() == [0, 0, 1]
-    first = np.asarray(labels)[0]
+    first = regrouping.classes_[0].item() if isinstance(labels, torch.Tensor) else np.asarray(labels)[0]
     named = Regrouping(n_clusters={first: 4}, random_state=0).fit(features, labels)
     assert named.parent_.tolist() == [0, 0, 0, 0, 1]
 
