@@ -35,7 +35,6 @@ from sklearn.utils import (
 from sklearn.utils.metadata_routing import UNUSED, MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
-from threadpoolctl import threadpool_limits
 
 from regroup_lib.clusterers import make_clusterer
 from regroup_lib.inputs import (
@@ -47,7 +46,7 @@ from regroup_lib.inputs import (
     for_sklearn,
 )
 from regroup_lib.metrics import decide, selection_score
-from regroup_lib.regroup import Regrouping, aggregate, cluster_counts, count_rows_not_finite, merge_small
+from regroup_lib.regroup import Regrouping, aggregate, cluster_counts, count_rows_not_finite, merge_small, one_thread
 
 # A fit on fewer numbers than these is over before threads have shared it out: boosting 306 x 4 took 15 times as long.
 WORTH_THREADS = 10**6
@@ -510,7 +509,7 @@ def _trained(
 def _threads(X: Any) -> AbstractContextManager:
     """Return a context with one OpenMP thread for a small X, and as many as usual for another."""
     small = math.prod(np.shape(X) if isinstance(X, list | tuple) else getattr(X, "shape", ())) < WORTH_THREADS
-    return threadpool_limits(1, user_api="openmp") if small else nullcontext()
+    return one_thread("openmp") if small else nullcontext()
 
 
 def _pseudo_scores(estimator: Any, X: Any, n_pseudo: int) -> np.ndarray:

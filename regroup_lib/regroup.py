@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import lru_cache
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics.pairwise import euclidean_distances
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from regroup_lib.blocks import Rows
 from regroup_lib.clusterers import make_clusterer
@@ -205,7 +208,7 @@ class Regrouping(BaseEstimator):
         """Return groups 0..k'-1 of one class, every one with a sample (k' <= k)."""
         seed = None if self.random_state is None else self.random_state + j
         # One thread: sums in another order can move a sample to another cluster, and a run must be repeatable.
-        with threadpool_limits(1), warnings.catch_warnings():
+        with one_thread(), warnings.catch_warnings():
             # k-means says that it found fewer distinct clusters; the warning below says it for every clusterer.
             warnings.simplefilter("ignore", ConvergenceWarning)
             groups = make_clusterer(self.clusterer, k, seed).fit_predict(features)
@@ -304,6 +307,17 @@ def _check_features(features: np.ndarray | sparse.csr_array | Rows, shape_of_lab
     bad = 0 if isinstance(features, Rows) else count_rows_not_finite(features)  # else each block as it is read
     if bad:
         raise ValueError(f"{bad} rows of features hold NaN or infinite values; remove or impute them first")
+
+
+@lru_cache(maxsize=1)
+def _thread_pools(n_modules: int) -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def one_thread(user_api: str | None = None) -> AbstractContextManager:
+    """Return a context in which thread pools (``"openmp"``, ``"blas"`` or all) have one thread."""
+    # The libraries are looked through again only after an import, since that takes longer than a small fit.
+    return _thread_pools(len(sys.modules)).limit(limits=1, user_api=user_api)
 
 
 def count_rows_not_finite(features: np.ndarray | sparse.csr_array) -> int:
