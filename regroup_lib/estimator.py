@@ -307,8 +307,10 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
         self._check_options(estimator)
         X = for_sklearn(X)
         y = self._labels(X, y)
-        named = {"sample_weight": sample_weight, "groups": groups}
-        fit_params |= {name: value for name, value in named.items() if value is not None}
+        if sample_weight is not None:
+            fit_params["sample_weight"] = np.asarray(for_sklearn(sample_weight))
+        if groups is not None:
+            fit_params["groups"] = groups
         fit_params, split_params = self._route(estimator, fit_params)
         check_fit_params(y, fit_params)
         seed = self._seed()

@@ -171,9 +171,11 @@ def check_fit_params(y: np.ndarray, fit_params: dict[str, Any]) -> None:
                 f"{name} is validation data for classes, and the estimator learns pseudo-classes; leave it out and let "
                 "the estimator split off a share of the training samples (early_stopping, validation_fraction)"
             )
-    weights = fit_params.get("sample_weight")
-    if weights is None or np.shape(weights) != y.shape:  # another shape is the estimator's to refuse
+    weights = np.asarray(fit_params.get("sample_weight"))
+    if weights.shape != y.shape:  # there are none, or the estimator is to refuse them
         return
-    left = np.unique(y[np.asarray(weights) != 0]).tolist()
+    left = np.unique(y[weights != 0]).tolist()
+    if not left:
+        raise ValueError("sample_weight is zero for all samples")
     if len(left) < 2:
         raise ValueError(f"regrouping needs at least 2 classes; sample_weight is above 0 in {len(left)} class: {left}")

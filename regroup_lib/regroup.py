@@ -373,12 +373,9 @@ def aggregate(scores: Any, parent: Sequence[int], rule: str = "max") -> Any:
         raise ValueError(f"scores have shape {tuple(scores.shape)}; expected [n, {len(parent)}]")
     if not bool((scores >= 0).all()) or not bool((scores < math.inf).all()):
         raise ValueError("scores must be finite and not negative; pass probabilities, not logits")
-    if tensors:
-        import torch
-
-        result = torch.stack([_reduce(scores[:, group], rule) for group in members], dim=1)
-    else:
-        result = np.stack([_reduce(scores[:, group], rule) for group in members], axis=1)
+    library = sys.modules["torch"] if tensors else np  # who has a tensor has imported it
+    reduce = library.sum if rule == "sum" else library.amax
+    result = library.stack([reduce(scores[:, group], 1) for group in members], 1)
     totals = result.sum(1)[:, None]
     if not bool((totals > 0).all()):
         raise ValueError("a row of scores is all zero; it cannot be turned into probabilities")
@@ -396,9 +393,3 @@ def _members(parent: np.ndarray) -> list[list[int]]:
     if empty:
         raise ValueError(f"classes {empty} have no pseudo-class in parent")
     return members
-
-
-def _reduce(block: Any, rule: str) -> Any:
-    if rule == "sum":
-        return block.sum(1)
-    return block.amax(1) if is_tensor(block) else block.max(axis=1)
