@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+from scipy import sparse
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import (
     adjusted_rand_score,
@@ -20,8 +19,12 @@ from sklearn.metrics import (
 )
 
 from regroup_lib.clusters import nearest_to_center
+from regroup_lib.inputs import check_labels, for_sklearn
 from regroup_lib.metrics import clustering_quality
 from regroup_lib.regroup import Regrouping
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SILHOUETTE_SAMPLES = 2000
 
@@ -84,7 +87,7 @@ def diagnose(
 
     Parameters
     ----------
-    features : array [n, d]
+    features : array, tensor or SciPy sparse array [n, d]
     labels : sequence [n]
     regrouping : Regrouping, optional
         The clusterer, threshold and number of clusters to look at. Default: the paper's.
@@ -114,7 +117,8 @@ def diagnose(
     """
     if n_repeats < 2:
         raise ValueError(f"n_repeats is {n_repeats}; stability needs at least 2 clusterings")
-    features, labels = np.asarray(features), np.asarray(labels)
+    features = for_sklearn(features.tocsr() if sparse.issparse(features) else features)
+    features, labels = features if sparse.issparse(features) else np.asarray(features), check_labels(labels)
     if sub_labels is not None and len(sub_labels) != len(labels):
         raise ValueError(f"{len(sub_labels)} sub-labels but {len(labels)} labels; expected one a sample")
     options = {} if regrouping is None else regrouping.get_params(deep=False)
@@ -134,16 +138,16 @@ def _describe(
 ) -> dict[str, Any]:
     first = clusterings[0]
     sizes = np.unique(first, return_counts=True)[1]
-    size = min(SILHOUETTE_SAMPLES, len(features))
+    size = min(SILHOUETTE_SAMPLES, len(first))
     described: dict[str, Any] = {
-        "samples": len(features),
+        "samples": len(first),
         "clusters": len(sizes),
         "smallest": int(sizes.min()),
         "largest": int(sizes.max()),
         "stability": float(np.mean([adjusted_rand_score(a, b) for a, b in combinations(clusterings, 2)])),
         "silhouette": float("nan"),
     }
-    rows = np.random.default_rng(seed).choice(len(features), size, replace=False)
+    rows = np.random.default_rng(seed).choice(len(first), size, replace=False)
     if 1 < len(np.unique(first[rows])) < size:
         described["silhouette"] = float(silhouette_score(features[rows], first[rows]))
     return described | ({} if sub_labels is None else clustering_quality(sub_labels, first))
@@ -192,6 +196,8 @@ def plot_precision_recall(y_true: Sequence[int], scores: np.ndarray, class_names
     scores : array [n, C]
     class_names : sequence of str [C]
     """
+    import matplotlib.pyplot as plt
+
     y_true, scores = np.asarray(y_true), np.asarray(scores)
     columns = min(4, len(class_names))
     rows = -(-len(class_names) // columns)
@@ -263,6 +269,8 @@ def plot_calibration(y_true: Sequence[int], scores: dict[str, Sequence[float]], 
     n_bins : int
         With about equally many samples each.
     """
+    import matplotlib.pyplot as plt
+
     figure, axes = plt.subplots(figsize=(4.6, 4.2))
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="as probabilities")
     looks = zip(("#000000", "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7"), "oXs^vD", strict=True)

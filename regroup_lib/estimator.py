@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
+from functools import partial, update_wrapper
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.special import expit, softmax
 from sklearn import get_config
-from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
+from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, OneToOneFeatureMixin, clone
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, check_cv
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, check_cv
 from sklearn.utils import (
+    Bunch,
+    InputTags,
+    Tags,
+    TargetTags,
     _safe_indexing,
     check_array,
     check_consistent_length,
@@ -21,14 +32,24 @@ from sklearn.utils import (
     get_tags,
     indexable,
 )
-from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
+from sklearn.utils.metadata_routing import UNUSED, MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.metaestimators import _safe_split
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
 from regroup_lib.clusterers import make_clusterer
-from regroup_lib.metrics import decide, evaluate
-from regroup_lib.regroup import Regrouping, aggregate, cluster_counts, count_rows_not_finite
+from regroup_lib.inputs import (
+    GRIDS,
+    by_class_index,
+    check_fit_params,
+    check_labels,
+    for_pseudo_classes,
+    for_sklearn,
+)
+from regroup_lib.metrics import decide, selection_score
+from regroup_lib.regroup import Regrouping, aggregate, cluster_counts, count_rows_not_finite, merge_small, one_thread
+
+# A fit on fewer numbers than these is over before threads have shared it out: boosting 306 x 4 took 15 times as long.
+WORTH_THREADS = 10**6
 
 
 class _Regroups(BaseEstimator):
@@ -36,13 +57,10 @@ class _Regroups(BaseEstimator):
 
     def _labels(self, X: Any, y: Any) -> np.ndarray:
         """Check `y` and how many samples there are; X itself is left to those who read it."""
+        y = y if y is None else check_labels(y)
         y = validate_data(self, X="no_validation", y=y)
         validate_data(self, X, y, skip_check_array=True)  # n_features_in_ and feature_names_in_
         check_consistent_length(X, y)
-        check_classification_targets(y)
-        classes = np.unique(y).tolist()
-        if len(classes) < 2:
-            raise ValueError(f"regrouping needs at least 2 classes; y holds {len(classes)} class: {classes}")
         return y
 
     def _seed(self) -> int | None:
@@ -51,8 +69,21 @@ class _Regroups(BaseEstimator):
             return self.random_state
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
+    def _clusters_sparse(self) -> bool:
+        try:
+            reader = make_clusterer(self.clusterer, 1, None) if self.encoder is None else self.encoder
+            return get_tags(reader).input_tags.sparse
+        except (AttributeError, TypeError, ValueError):  # not scikit-learn's, or an option that fit refuses
+            return False
+
     def _regrouping(self, n_clusters: int | Mapping[Any, int] | None, seed: int | None) -> Regrouping:
-        return Regrouping(self.clusterer, threshold=self.threshold, n_clusters=n_clusters, random_state=seed)
+        return Regrouping(
+            self.clusterer,
+            threshold=self.threshold,
+            n_clusters=n_clusters,
+            min_cluster_size=self.min_cluster_size,
+            random_state=seed,
+        )
 
     def _regroup(self, X: Any, y: np.ndarray, n_clusters: Any, seed: int | None) -> Regrouping:
         regrouping = self._regrouping(n_clusters, seed)
@@ -86,7 +117,7 @@ def _divides(y: np.ndarray, threshold: float | None, n_clusters: Any) -> bool:
     """Tell whether any class is to have more than one cluster."""
     classes, counts = np.unique(y, return_counts=True)
     if isinstance(n_clusters, Mapping):
-        n_clusters = {j: n_clusters[label] for j, label in enumerate(classes.tolist()) if label in n_clusters}
+        n_clusters = by_class_index("n_clusters", n_clusters, classes)
     return max(cluster_counts(counts, threshold=threshold, n_clusters=n_clusters)) > 1
 
 
@@ -97,6 +128,27 @@ def _encode(encoder: Any, X: Any, y: np.ndarray) -> Any:
     if hasattr(fresh, "fit_transform"):
         return fresh.fit_transform(X, y)
     return fresh.fit(X).transform(X)  # as this library's encoders of images have it
+
+
+class _Fit:
+    """`RegroupClassifier.fit`, which names ``sample_weight`` on an object whose estimator takes it.
+
+    Other estimators look for that name in the signature: AdaBoost refuses a classifier without it, bagging passes
+    weights to one with it.
+    """
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function = update_wrapper(self, function).__wrapped__
+
+    def __get__(self, instance: Any, owner: type) -> Callable[..., Any]:
+        if instance is None:
+            return self.function
+        fit = self.function.__get__(instance)
+        if not has_fit_parameter(instance._unfitted(), "sample_weight"):
+            fit, signature = partial(fit), inspect.signature(fit)
+            others = [parameter for name, parameter in signature.parameters.items() if name != "sample_weight"]
+            fit.__signature__ = signature.replace(parameters=others)
+        return fit
 
 
 class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
@@ -117,6 +169,9 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
     n_clusters : int, mapping of label to int, "auto" or None
         See `Regrouping`; a number above a class's size is cut to it. ``"auto"`` chooses by cross-validation: see
         Notes.
+    min_cluster_size : int
+        Smaller clusters join the nearest larger one of their class (see `Regrouping`). The default of 2 is what a
+        stratified split needs, such as that of early stopping; SMOTE or calibration inside need more.
     encoder : transformer, optional
         What is clustered is ``encoder.fit_transform(X, y)`` instead of X; the classifier sees X all the same. It is
         cloned and needed by `fit` alone, and only if a class is divided.
@@ -126,7 +181,7 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
         Seed of the clustering, and of the folds of ``"auto"``; the estimator keeps its own.
     cv : int, cross-validation splitter or iterable of (train, test)
         Folds of ``n_clusters="auto"``. A number means shuffled folds stratified by class, at most as many as the
-        smallest class has samples.
+        smallest class has samples; with `groups` in `fit`, folds that keep each group together as well.
 
     Attributes
     ----------
@@ -153,11 +208,16 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
     The decision is the paper's: the class with the largest aggregated score, and of two classes with equal scores the
     second of ``classes_``, as in `evaluate`. There is no ``decision_function``: ``predict_proba`` is the one score.
 
-    Further arguments of `fit` such as ``sample_weight`` go to the estimator's ``fit``; the clustering does not weigh
-    samples. With scikit-learn's metadata routing enabled they go where the estimator requests them.
+    **What the estimator is told about classes.** It learns pseudo-classes, so what names your classes is translated,
+    also inside pipelines, ensembles and searches: a mapping ``class_weight`` weighs each pseudo-class as its class, and
+    the samples that imbalanced-learn's ``sampling_strategy`` asks of a class are divided among its pseudo-classes.
+    What cannot be translated is refused, such as validation data with labels (``eval_set``, ``X_val``) or weights
+    inside `~sklearn.multiclass.OneVsRestClassifier`. ``"balanced"``, and the words that imbalanced-learn has, balance
+    pseudo-classes. Early stopping and searches inside hold out samples and measure on pseudo-classes.
 
-    Missing values are the estimator's business where it takes them, but they cannot be clustered: pass an encoder
-    that fills them in.
+    The clustering does not weigh samples. With scikit-learn's metadata routing enabled, further arguments of `fit` go
+    where the estimator and the folds request them. Missing values cannot be clustered: where the estimator takes them
+    pass an encoder that fills them in. Below a million numbers in X, OpenMP (boosting) is given one thread.
 
     **n_clusters="auto"** compares the paper's number of clusters ``ceil(n_j / n')`` with its double, its half, its
     quarter and so on down to no regrouping at all, which is always among the candidates. Classes up to the threshold
@@ -191,6 +251,7 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
         clusterer: str | Any = "kmeans",
         threshold: float | None = None,
         n_clusters: int | Mapping[Any, int] | str | None = None,
+        min_cluster_size: int = 2,
         encoder: Any = None,
         aggregation: str = "max",
         random_state: int | np.random.RandomState | None = None,
@@ -200,56 +261,74 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
         self.clusterer = clusterer
         self.threshold = threshold
         self.n_clusters = n_clusters
+        self.min_cluster_size = min_cluster_size
         self.encoder = encoder
         self.aggregation = aggregation
         self.random_state = random_state
         self.cv = cv
 
-    def fit(self, X: Any, y: Sequence[Any], **fit_params: Any) -> RegroupClassifier:
+    # Metadata is the estimator's and the folds', as without these names.
+    __metadata_request__fit = {"sample_weight": UNUSED, "groups": UNUSED}  # noqa: RUF012 - scikit-learn's way
+
+    @_Fit
+    def fit(
+        self,
+        X: Any,
+        y: Sequence[Any],
+        sample_weight: Sequence[float] | None = None,
+        *,
+        groups: Sequence[Any] | None = None,
+        **fit_params: Any,
+    ) -> RegroupClassifier:
         """Divide large classes and train the estimator on the pseudo-classes.
 
         Parameters
         ----------
-        X : array, sparse array or frame [n, d]
-            Anything that the estimator takes, and the encoder or the clusterer.
+        X : array, tensor, sparse array or frame [n, d]
+            Anything that the estimator takes, and the encoder or the clusterer. Tensors reach them as arrays.
         y : sequence [n]
             Class of each sample.
+        sample_weight : sequence of float [n], optional
+            For the estimator.
+        groups : sequence [n], optional
+            Samples of one group, such as a patient's, stay in one fold of ``n_clusters="auto"``.
         **fit_params
-            For the estimator's ``fit``, such as ``sample_weight``.
+            For the estimator's ``fit``.
 
         Raises
         ------
         ValueError
-            If an option is out of range, fewer than two classes are left, or X cannot be clustered.
+            If an option is out of range, labels are refused by `check_labels`, X cannot be clustered, the estimator
+            cannot be trained on the pseudo-classes, or a fit parameter is validation data.
         TypeError
             If the estimator's ``fit`` does not take a fit parameter.
         """
         estimator = self._unfitted()
         self._check_options(estimator)
+        X = for_sklearn(X)
         y = self._labels(X, y)
-        fit_params = self._route(estimator, fit_params)
-        _check_weights(y, fit_params)
+        if sample_weight is not None:
+            fit_params["sample_weight"] = np.asarray(for_sklearn(sample_weight))
+        if groups is not None:
+            fit_params["groups"] = groups
+        fit_params, split_params = self._route(estimator, fit_params)
+        check_fit_params(y, fit_params)
         seed = self._seed()
         if isinstance(self.n_clusters, str):
-            regrouping, search = self._search(estimator, X, y, fit_params, seed)
+            regrouping, search = self._search(estimator, X, y, fit_params, split_params, seed)
         else:
             regrouping, search = self._regroup(X, y, self.n_clusters, seed), []
-        fitted = clone(estimator).fit(X, regrouping.pseudo_labels_, **fit_params)
-        known, n_pseudo = getattr(fitted, "classes_", regrouping.parent_), len(regrouping.parent_)
-        if len(known) != n_pseudo:
-            raise ValueError(
-                f"{_name(estimator)} knows {len(known)} of the {n_pseudo} pseudo-classes after training; "
-                "it must not leave any out"
-            )
-        self.regrouping_, self.estimator_, self.n_clusters_search_ = regrouping, fitted, search
-        self.classes_, self.parent_ = regrouping.classes_, regrouping.parent_
-        self.pseudo_labels_, self.n_clusters_ = regrouping.pseudo_labels_, _found_clusters(regrouping)
+        labels, parent = regrouping.pseudo_labels_, regrouping.parent_
+        self.estimator_ = _trained(estimator, X, labels, regrouping.classes_, parent, fit_params)
+        self.regrouping_, self.n_clusters_search_, self.classes_ = regrouping, search, regrouping.classes_
+        self.parent_, self.pseudo_labels_, self.n_clusters_ = parent, labels, _found_clusters(regrouping)
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return aggregated class probabilities, float64 [n, C], in the order of ``classes_``; rows sum to 1."""
         check_is_fitted(self, "estimator_")
-        return aggregate(_pseudo_scores(self.estimator_, X, len(self.parent_)), self.parent_, rule=self.aggregation)
+        scores = _pseudo_scores(self.estimator_, for_sklearn(X), len(self.parent_))
+        return aggregate(scores, self.parent_, rule=self.aggregation)
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable class of each sample [n]; of two equally probable ones the second."""
@@ -257,9 +336,15 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
         return self.classes_[chosen]
 
     def get_metadata_routing(self) -> MetadataRouter:
-        """Return where metadata goes: from `fit` to the estimator's ``fit``."""
+        """Return where metadata goes: from `fit` to the estimator's ``fit``, and to the folds of ``"auto"``."""
         to_fit = MethodMapping().add(caller="fit", callee="fit")
-        return MetadataRouter(owner=self).add_self_request(self).add(estimator=self._unfitted(), method_mapping=to_fit)
+        router = (
+            MetadataRouter(owner=self).add_self_request(self).add(estimator=self._unfitted(), method_mapping=to_fit)
+        )
+        folds = StratifiedGroupKFold() if isinstance(self.cv, int | np.integer) else self.cv
+        if hasattr(folds, "get_metadata_routing"):
+            router.add(splitter=folds, method_mapping=MethodMapping().add(caller="fit", callee="split"))
+        return router
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -272,14 +357,8 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
         tags.input_tags.sparse = inner.input_tags.sparse and self._clusters_sparse()
         tags.classifier_tags = deepcopy(inner.classifier_tags) or tags.classifier_tags
         tags.classifier_tags.multi_label = False
+        tags.non_deterministic, tags.no_validation = inner.non_deterministic, inner.no_validation
         return tags
-
-    def _clusters_sparse(self) -> bool:
-        try:
-            reader = make_clusterer(self.clusterer, 1, None) if self.encoder is None else self.encoder
-            return get_tags(reader).input_tags.sparse
-        except (AttributeError, TypeError, ValueError):  # not scikit-learn's, or an option that fit refuses
-            return False
 
     def _unfitted(self) -> Any:
         return LogisticRegression() if self.estimator is None else self.estimator
@@ -292,43 +371,57 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
             raise ValueError(f"n_clusters is {self.n_clusters!r}; expected a number, a mapping, 'auto' or None")
         if isinstance(estimator, type):
             raise ValueError(f"estimator is the class {estimator.__name__}; pass an object, {estimator.__name__}()")
-        if hasattr(estimator, "predict_proba"):
-            return
-        if not hasattr(estimator, "decision_function"):
-            raise ValueError(f"{_name(estimator)} has neither predict_proba nor decision_function; one is needed")
-        options = estimator.get_params().items()
+        _score_method(estimator, type(estimator))  # a search or a stack has its methods from what it has fitted
+        options = {} if hasattr(estimator, "predict_proba") else estimator.get_params()
         # Three pseudo-classes make three pairs: the number of columns would not give it away.
-        if any(name.endswith("decision_function_shape") and value == "ovo" for name, value in options):
+        if any(name.endswith("decision_function_shape") and value == "ovo" for name, value in options.items()):
             raise ValueError("decision_function_shape is 'ovo', which scores pairs of classes; 'ovr' is needed")
 
-    def _route(self, estimator: Any, fit_params: dict[str, Any]) -> dict[str, Any]:
-        """Return the fit parameters of the estimator."""
+    def _route(self, estimator: Any, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the parameters of the estimator's ``fit``, and those of the splitter's ``split``."""
+        given = {name: for_sklearn(value) for name, value in given.items()}
         if get_config()["enable_metadata_routing"]:
-            return process_routing(self, "fit", **fit_params).estimator.fit
+            routed = process_routing(self, "fit", **given)
+            return routed.estimator.fit, routed.get("splitter", Bunch(split={})).split
         known = inspect.signature(estimator.fit).parameters.values()
-        if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known):
-            return fit_params
-        unknown = sorted(set(fit_params) - {parameter.name for parameter in known})
-        if unknown:
+        named = {parameter.name for parameter in known}
+        to_split = {"groups": given["groups"]} if "groups" in given else {}
+        if not ("groups" in named or set(GRIDS) & set(estimator.get_params(deep=False))):
+            given.pop("groups", None)
+        unknown = sorted(set(given) - named)
+        if unknown and all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in known):
             raise TypeError(f"{_name(estimator)}.fit does not take {', '.join(unknown)}")
-        return fit_params
+        return given, to_split
 
     def _search(
-        self, estimator: Any, X: Any, y: np.ndarray, fit_params: dict[str, Any], seed: int | None
+        self,
+        estimator: Any,
+        X: Any,
+        y: np.ndarray,
+        fit_params: dict[str, Any],
+        split_params: dict[str, Any],
+        seed: int | None,
     ) -> tuple[Regrouping, list[dict[str, Any]]]:
         """Return the regrouping with the largest cross-validated average precision, and what was tried."""
         classes, index, counts = np.unique(y, return_inverse=True, return_counts=True)
         (X,) = indexable(X)  # as CSR where it is sparse: folds take rows
-        folds = self._folds(X, y, seed)
-        candidates = _ladder(counts, self.threshold)
+        folds = self._folds(X, y, split_params, seed)
+        candidates = _ladder(counts, self.threshold, self.min_cluster_size)
         features = self._features(X, y) if len(candidates) > 1 else np.zeros((len(y), 1))
         regroupings, tried = [], []
         for wanted in candidates:
             n_clusters = dict(zip(classes.tolist(), wanted, strict=True))
             regrouping = self._regrouping(n_clusters, seed).fit(features, y)
-            precisions = [
-                _fold_precision(estimator, X, index, regrouping, fold, fit_params, self.aggregation) for fold in folds
-            ]
+            try:
+                precisions = [
+                    _fold_precision(estimator, X, index, features, regrouping, fold, fit_params, self.aggregation)
+                    for fold in folds
+                ]
+            except (ValueError, RuntimeError) as error:
+                if not tried:  # without any regrouping: then it is not the clusters
+                    raise
+                warnings.warn(f"n_clusters={n_clusters} is left out: {error}", UserWarning, stacklevel=3)
+                continue
             regroupings.append(regrouping)
             tried.append(
                 {
@@ -341,16 +434,20 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
         best = int(np.argmax([entry["mean_average_precision"] for entry in tried]))  # the first of equal ones
         return regroupings[best], tried
 
-    def _folds(self, X: Any, y: np.ndarray, seed: int | None) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _folds(
+        self, X: Any, y: np.ndarray, split_params: dict[str, Any], seed: int | None
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return the folds, the same for all candidates, with every class on both sides of each."""
         classes, counts = np.unique(y, return_counts=True)
         if counts.min() < 2:
             alone = classes.tolist()[counts.argmin()]
             raise ValueError(f"n_clusters='auto' cross-validates: class {alone!r} needs at least 2 samples and has 1")
         if isinstance(self.cv, int | np.integer):
-            folds = min(self.cv, int(counts.min()))
-            return list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(X, y))
-        folds = list(check_cv(self.cv, y, classifier=True).split(X, y))
+            kind = StratifiedGroupKFold if split_params else StratifiedKFold
+            splitter = kind(min(self.cv, int(counts.min())), shuffle=True, random_state=seed)
+        else:
+            splitter = check_cv(self.cv, y, classifier=True)
+        folds = list(splitter.split(X, y, **split_params))
         for number, rows in enumerate(folds):
             for part, side in zip(rows, ("training", "test"), strict=True):
                 missing = sorted(set(classes.tolist()) - set(y[part].tolist()))
@@ -367,22 +464,62 @@ def _found_clusters(regrouping: Regrouping) -> dict[Any, int]:
     return dict(zip(regrouping.classes_.tolist(), np.bincount(regrouping.parent_).tolist(), strict=True))
 
 
-def _check_weights(y: np.ndarray, fit_params: dict[str, Any]) -> None:
-    """Refuse weights that leave one class: the estimator would see its pseudo-classes and not notice."""
-    weights = fit_params.get("sample_weight")
-    if weights is None or np.shape(weights) != y.shape:  # another shape is the estimator's to refuse
-        return
-    left = np.unique(y[np.asarray(weights) != 0]).tolist()
-    if len(left) < 2:
-        raise ValueError(f"regrouping needs at least 2 classes; sample_weight is above 0 in {len(left)} class: {left}")
+def _score_method(*places: Any) -> str:
+    """Return the method that gives scores, which one of the places must have."""
+    for method in ("predict_proba", "decision_function"):
+        if any(hasattr(place, method) for place in places):
+            return method
+    raise ValueError(f"{_name(places[0])} has neither predict_proba nor decision_function; one is needed")
+
+
+_ABOUT_CLASSES = re.compile(r"(?i)class(?!ifi)|n_samples|members")
+
+
+def _trained(
+    estimator: Any, X: Any, labels: np.ndarray, classes: np.ndarray, parent: np.ndarray, fit_params: dict[str, Any]
+) -> Any:
+    """Return the estimator, trained on pseudo-labels 0 .. K - 1; what goes wrong with these is said."""
+    model = for_pseudo_classes(estimator, classes, parent)
+    try:
+        with _threads(X):
+            fitted = model.fit(X, labels, **fit_params)
+    except (ValueError, RuntimeError) as error:
+        if type(error) not in (ValueError, RuntimeError) or not _ABOUT_CLASSES.search(str(error)):
+            raise
+        counts = np.bincount(labels)
+        k = int(counts.argmin())
+        raise type(error)(
+            f"{error}\n{_name(estimator)} was trained on {len(parent)} pseudo-classes. The smallest, {k}, is part of "
+            f"class {classes.tolist()[parent[k]]!r} and its sample count is {counts[k]}: if that is too few, raise "
+            "min_cluster_size or lower n_clusters"
+        ) from error
+    _score_method(fitted)
+    if np.isnan(getattr(fitted, "best_score_", 0.0)):
+        raise ValueError(
+            f"{_name(estimator)} could not score its candidates on {len(parent)} pseudo-classes; use a scoring for "
+            "several classes (average_precision), or search around RegroupClassifier"
+        )
+    known = getattr(fitted, "classes_", parent)
+    if len(known) != len(parent):
+        raise ValueError(
+            f"{_name(estimator)} knows {len(known)} of the {len(parent)} pseudo-classes after training; "
+            "it must not leave any out"
+        )
+    return fitted
+
+
+def _threads(X: Any) -> AbstractContextManager:
+    """Return a context with one OpenMP thread for a small X, and as many as usual for another."""
+    small = math.prod(np.shape(X) if isinstance(X, list | tuple) else getattr(X, "shape", ())) < WORTH_THREADS
+    return one_thread("openmp") if small else nullcontext()
 
 
 def _pseudo_scores(estimator: Any, X: Any, n_pseudo: int) -> np.ndarray:
-    """Return probabilities of the pseudo-classes 0 .. n_pseudo - 1; one that the estimator does not know gets 0."""
-    if hasattr(estimator, "predict_proba"):
-        found = np.asarray(estimator.predict_proba(X), dtype=np.float64)
-    else:
-        found = np.asarray(estimator.decision_function(X), dtype=np.float64)
+    """Return probabilities of the pseudo-classes 0 .. n_pseudo - 1."""
+    method = _score_method(estimator)
+    with _threads(X):
+        found = np.asarray(getattr(estimator, method)(X), dtype=np.float64)
+    if method == "decision_function":
         found = np.stack([expit(-found), expit(found)], axis=1) if found.ndim == 1 else softmax(found, axis=1)
     known = getattr(estimator, "classes_", np.arange(n_pseudo))
     if found.shape[1:] != (len(known),):
@@ -392,15 +529,17 @@ def _pseudo_scores(estimator: Any, X: Any, n_pseudo: int) -> np.ndarray:
     return scores
 
 
-def _ladder(counts: np.ndarray, threshold: float | None) -> list[list[int]]:
+def _ladder(counts: np.ndarray, threshold: float | None, min_cluster_size: int) -> list[list[int]]:
     """Return the candidates, from no regrouping by doublings to twice the paper's numbers of clusters."""
     paper = cluster_counts(counts, threshold=threshold)
     threshold = counts.min() if threshold is None else threshold
     candidates, factor = [], 2.0
     while max(paper) > 1:
         wanted = np.ceil(factor * counts / threshold).astype(int)
-        # A class that the paper leaves whole stays whole, and none has more clusters than samples.
-        wanted = np.where(np.array(paper) > 1, np.minimum(wanted, counts), 1).tolist()
+        # A class that the paper leaves whole stays whole, and none has more clusters than it has room for.
+        wanted = np.where(
+            np.array(paper) > 1, np.clip(wanted, 1, np.maximum(counts // min_cluster_size, 1)), 1
+        ).tolist()
         if max(wanted) == 1:
             break
         if wanted not in candidates:
@@ -413,6 +552,7 @@ def _fold_precision(
     estimator: Any,
     X: Any,
     index: np.ndarray,
+    features: Any,
     regrouping: Regrouping,
     fold: tuple[np.ndarray, np.ndarray],
     fit_params: dict[str, Any],
@@ -422,16 +562,12 @@ def _fold_precision(
     train, test = fold
     X_train, _ = _safe_split(estimator, X, None, train)
     X_test, _ = _safe_split(estimator, X, None, test, train)
-    # Consecutive numbers, which some classifiers insist on: a small pseudo-class may have no training sample here.
-    known, labels = np.unique(regrouping.pseudo_labels_[train], return_inverse=True)
-    fitted = clone(estimator).fit(X_train, labels, **_rows_of(fit_params, train, len(index)))
-    scores = np.zeros((len(index[test]), len(regrouping.parent_)))
-    scores[:, known] = _pseudo_scores(fitted, X_test, len(known))
-    precisions = list(evaluate(index[test], aggregate(scores, regrouping.parent_, rule))["average_precision"].values())
-    if len(precisions) > 2:
-        return float(np.mean(precisions))
-    smaller = np.bincount(index)[::-1].argmin()  # of equal classes the second
-    return precisions[1 - smaller]
+    # A pseudo-class may have few training samples here, or none.
+    labels, parent = regrouping.pseudo_labels_[train], regrouping.parent_
+    labels, parent = merge_small(features[train], labels, parent, regrouping.min_cluster_size)
+    fitted = _trained(estimator, X_train, labels, regrouping.classes_, parent, _rows_of(fit_params, train, len(index)))
+    scores = aggregate(_pseudo_scores(fitted, X_test, len(parent)), parent, rule)
+    return selection_score(index[test], scores, np.bincount(index))
 
 
 def _rows_of(fit_params: dict[str, Any], rows: Iterable[int], n: int) -> dict[str, Any]:
@@ -442,21 +578,29 @@ def _rows_of(fit_params: dict[str, Any], rows: Iterable[int], n: int) -> dict[st
     }
 
 
-class Regrouper(_Regroups):
-    """A step of an imbalanced-learn pipeline that turns classes into pseudo-classes.
+class _InputTags(InputTags):
+    dataframe = True  # imbalanced-learn's tags, which need not be installed
 
-    Samples stay as they are; the steps after it, other samplers included, see pseudo-labels. The pipeline therefore
-    **predicts pseudo-classes**, and the way back is the caller's::
+
+class _SamplerTags(Tags):
+    sampler_tags = SimpleNamespace(sample_indices=False)
+
+
+class Regrouper(OneToOneFeatureMixin, _Regroups):
+    """A sampler of imbalanced-learn that turns classes into pseudo-classes and draws none.
+
+    The steps after it, other samplers included, see pseudo-labels. The pipeline therefore **predicts pseudo-classes**,
+    and the way back is the caller's::
 
         scores = aggregate(pipeline.predict_proba(X), pipeline["regrouper"].parent_)  # and `classes_` names the columns
 
     Without that last step a score against class labels (`cross_val_score`) has no meaning. Where it is wanted, put
     the rest of the pipeline into `RegroupClassifier` instead: it trains a pipeline of samplers and a classifier on
-    pseudo-labels and predicts classes.
+    pseudo-labels, translates what these are told about classes, and predicts classes.
 
     Parameters
     ----------
-    clusterer, threshold, n_clusters, encoder, random_state
+    clusterer, threshold, n_clusters, min_cluster_size, encoder, random_state
         See `RegroupClassifier`; there is no ``"auto"``.
 
     Attributes
@@ -467,6 +611,8 @@ class Regrouper(_Regroups):
         The class labels, sorted.
     parent_ : ndarray of int64 [K]
         Class index of each pseudo-class.
+    sampling_strategy_ : dict
+        Empty, as no class is sampled: imbalanced-learn's samplers have it.
 
     Examples
     --------
@@ -477,8 +623,6 @@ class Regrouper(_Regroups):
     >>> pipeline = make_pipeline(
     ...     Regrouper(random_state=0), RandomOverSampler(random_state=0), LogisticRegression(max_iter=1000)
     ... ).fit(X, y == 0)
-    >>> pipeline.predict_proba(X).shape
-    (1797, 11)
     >>> aggregate(pipeline.predict_proba(X), pipeline["regrouper"].parent_).shape
     (1797, 2)
     """
@@ -491,23 +635,34 @@ class Regrouper(_Regroups):
         *,
         threshold: float | None = None,
         n_clusters: int | Mapping[Any, int] | None = None,
+        min_cluster_size: int = 2,
         encoder: Any = None,
         random_state: int | np.random.RandomState | None = None,
     ):
         self.clusterer = clusterer
         self.threshold = threshold
         self.n_clusters = n_clusters
+        self.min_cluster_size = min_cluster_size
         self.encoder = encoder
         self.random_state = random_state
 
     def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.target_tags.required = True
-        return tags
+        inputs = _InputTags(sparse=self._clusters_sparse())
+        return _SamplerTags(estimator_type="sampler", target_tags=TargetTags(required=True), input_tags=inputs)
 
-    def fit_resample(self, X: Any, y: Sequence[Any]) -> tuple[Any, np.ndarray]:
-        """Return X as it is and its pseudo-labels, int64 [n]."""
-        y = self._labels(X, y)
-        self.regrouping_ = self._regroup(X, y, self.n_clusters, self._seed())
+    def fit(self, X: Any, y: Sequence[Any]) -> Regrouper:
+        """Find the pseudo-classes, as `fit_resample` does."""
+        self.fit_resample(X, y)
+        return self
+
+    def fit_resample(self, X: Any, y: Sequence[Any]) -> tuple[Any, Any]:
+        """Return X as it is, and pseudo-labels, int64 [n], in the kind of container that `y` is."""
+        labels = self._labels(X, y)
+        self.regrouping_ = self._regroup(for_sklearn(X), labels, self.n_clusters, self._seed())
         self.classes_, self.parent_ = self.regrouping_.classes_, self.regrouping_.parent_
-        return X, self.regrouping_.pseudo_labels_
+        self.sampling_strategy_: dict[Any, int] = {}
+        pseudo = self.regrouping_.pseudo_labels_
+        if isinstance(y, pd.Series | pd.DataFrame):
+            names = {"name": y.name} if isinstance(y, pd.Series) else {"columns": y.columns}
+            return X, type(y)(pseudo, index=y.index, **names)
+        return X, pseudo.tolist() if isinstance(y, list) else pseudo

@@ -28,7 +28,7 @@ from sklearn.preprocessing import StandardScaler
 
 from regroup_lib import tables
 from regroup_lib.checkpoints import History, remove_checkpoint
-from regroup_lib.clusters import describe_clusters, nearest_to_center
+from regroup_lib.clusters import cluster_contents, describe_clusters, nearest_to_center
 from regroup_lib.data import divided, load_data
 from regroup_lib.dataset import SPLITS
 from regroup_lib.deepsmote import deep_smote
@@ -37,7 +37,7 @@ from regroup_lib.encoders import AutoencoderEncoder, Features, encode, make_enco
 from regroup_lib.files import results_directory
 from regroup_lib.losses import AuxiliaryLoss
 from regroup_lib.methods import METHODS, TrainingLabels, make_loss, make_sampler, training_labels
-from regroup_lib.metrics import cluster_contents, clustering_quality, evaluate, neighbor_accuracy, total_variation
+from regroup_lib.metrics import clustering_quality, evaluate, neighbor_accuracy, total_variation
 from regroup_lib.models import TOKENIZERS, build_network
 from regroup_lib.records import Record, checkpoint_path, is_whole, load_record, remove_leftovers, write_record
 from regroup_lib.regroup import Regrouping, aggregate

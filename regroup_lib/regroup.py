@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import lru_cache
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -14,11 +17,13 @@ import numpy as np
 from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits
+from sklearn.metrics.pairwise import euclidean_distances
+from threadpoolctl import ThreadpoolController
 
 from regroup_lib.blocks import Rows
 from regroup_lib.clusterers import make_clusterer
 from regroup_lib.files import read_npz, write_npz
+from regroup_lib.inputs import by_class_index, check_labels, for_sklearn, is_tensor
 
 
 def cluster_counts(
@@ -90,6 +95,9 @@ class Regrouping(BaseEstimator):
         cloned. `blocks.BlockKMeans` is one for features that do not fit in memory.
     threshold, n_clusters
         See `cluster_counts`; the keys of a mapping `n_clusters` are class labels here.
+    min_cluster_size : int
+        A class gets no more clusters than it has room for at this size, and a smaller cluster joins the nearest larger
+        one of its class. The paper has no such limit.
     random_state : int, optional
         Seed of the clusterer; class j of the sorted classes uses ``random_state + j``.
 
@@ -107,7 +115,7 @@ class Regrouping(BaseEstimator):
 
     Notes
     -----
-    A cluster that the clusterer leaves empty disappears: K is then smaller than `cluster_counts` says, and a
+    A cluster that is left empty, or joins another one, disappears: K is then smaller than `cluster_counts` says, and a
     ``UserWarning`` tells so. A request for more clusters than a class has samples is cut to the class's size.
 
     References
@@ -128,11 +136,13 @@ class Regrouping(BaseEstimator):
         *,
         threshold: float | None = None,
         n_clusters: int | Mapping[Any, int] | None = None,
+        min_cluster_size: int = 1,
         random_state: int | None = None,
     ):
         self.clusterer = clusterer
         self.threshold = threshold
         self.n_clusters = n_clusters
+        self.min_cluster_size = min_cluster_size
         self.random_state = random_state
 
     def fit(self, features: np.ndarray, labels: Sequence[Any]) -> Regrouping:
@@ -140,7 +150,7 @@ class Regrouping(BaseEstimator):
 
         Parameters
         ----------
-        features : array or SciPy sparse array [n, d]
+        features : array, tensor or SciPy sparse array [n, d]
             Finite numbers; only rows of classes that are divided are looked at by the clusterer. Sparse ones reach it
             as CSR: both k-means and ``"random"`` take them. With `blocks.BlockKMeans` also the path of an ``.npy``
             file, or an array that `blocks.open_rows` takes: it is read by blocks, and never held as a whole.
@@ -150,20 +160,23 @@ class Regrouping(BaseEstimator):
         Raises
         ------
         ValueError
-            If lengths differ, features are not finite or not two-dimensional, or an option is out of range.
+            If lengths differ, features are not finite or not two-dimensional, labels are not those of two classes or
+            more (see `check_labels`), or an option is out of range.
         """
         if by_blocks := getattr(self.clusterer, "reads_blocks", False):
             features = Rows.of(features)
         else:
-            features = features.tocsr() if sparse.issparse(features) else np.asarray(features)
-        labels = np.asarray(labels)
-        _check_fit_input(features, labels)
+            features = for_sklearn(features.tocsr() if sparse.issparse(features) else features)
+            features = features if sparse.issparse(features) else np.asarray(features)
+        _check_features(features, np.shape(labels))
+        labels = check_labels(labels)
         make_clusterer(self.clusterer, 1, None)  # an unknown one is an error even where no class is divided
+        if not (isinstance(self.min_cluster_size, Real) and self.min_cluster_size >= 1):
+            raise ValueError(f"min_cluster_size is {self.min_cluster_size}; it must be at least 1")
         self.classes_, index, class_counts = np.unique(labels, return_inverse=True, return_counts=True)
-        wanted = cluster_counts(class_counts, threshold=self.threshold, n_clusters=self._n_clusters_by_index())
         self.pseudo_labels_ = np.empty(len(labels), dtype=np.int64)
         parent: list[int] = []
-        for j, k in enumerate(wanted):
+        for j, k in enumerate(self._wanted(class_counts)):
             rows = np.flatnonzero(index == j)
             if k == 1:
                 groups = np.zeros(len(rows), np.int64)
@@ -175,28 +188,37 @@ class Regrouping(BaseEstimator):
         self.counts_ = np.bincount(self.pseudo_labels_, minlength=len(parent))
         return self
 
-    def _n_clusters_by_index(self) -> int | dict[int, int] | None:
-        if not isinstance(self.n_clusters, Mapping):
-            return self.n_clusters
-        position = {label: j for j, label in enumerate(self.classes_.tolist())}
-        unknown = [label for label in self.n_clusters if label not in position]
-        if unknown:
-            raise ValueError(f"n_clusters names classes {unknown}; the labels are {list(position)}")
-        return {position[label]: number for label, number in self.n_clusters.items()}
+    def _wanted(self, class_counts: np.ndarray) -> list[int]:
+        """Return how many clusters each class is to have."""
+        n_clusters = self.n_clusters
+        if isinstance(n_clusters, Mapping):
+            n_clusters = by_class_index("n_clusters", n_clusters, self.classes_)
+        wanted = cluster_counts(class_counts, threshold=self.threshold, n_clusters=n_clusters)
+        alone = self.classes_[class_counts == 1].tolist()
+        if alone and self.threshold is None and any(k == n > 1 for k, n in zip(wanted, class_counts, strict=True)):
+            warnings.warn(
+                f"class {alone[0]!r} has one sample, so each sample of a larger class is to be a cluster of its own; "
+                "pass threshold= or n_clusters=, or leave that class out",
+                UserWarning,
+                stacklevel=3,
+            )
+        return [max(1, min(k, int(n // self.min_cluster_size))) for k, n in zip(wanted, class_counts, strict=True)]
 
     def _cluster(self, features: np.ndarray | Rows, k: int, j: int) -> np.ndarray:
         """Return groups 0..k'-1 of one class, every one with a sample (k' <= k)."""
         seed = None if self.random_state is None else self.random_state + j
         # One thread: sums in another order can move a sample to another cluster, and a run must be repeatable.
-        with threadpool_limits(1), warnings.catch_warnings():
+        with one_thread(), warnings.catch_warnings():
             # k-means says that it found fewer distinct clusters; the warning below says it for every clusterer.
             warnings.simplefilter("ignore", ConvergenceWarning)
             groups = make_clusterer(self.clusterer, k, seed).fit_predict(features)
         found, groups = np.unique(groups, return_inverse=True)
-        if len(found) < k:
-            message = f"class {self.classes_[j]!r} fell into {len(found)} clusters, {k} were asked for"
+        groups, left = merge_small(features, groups, np.full(len(found), j), self.min_cluster_size)
+        if len(left) < k:
+            least = f" (of at least {self.min_cluster_size} samples)" if self.min_cluster_size > 1 else ""
+            message = f"class {self.classes_.tolist()[j]!r} fell into {len(left)} clusters, {k} were asked for{least}"
             warnings.warn(message, UserWarning, stacklevel=3)
-        return groups.astype(np.int64)
+        return groups
 
     def save(self, path: str | Path) -> None:
         """Write the result to an npz file of plain arrays (no pickle)."""
@@ -238,19 +260,64 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _check_fit_input(features: np.ndarray | sparse.csr_array | Rows, labels: np.ndarray) -> None:
+def merge_small(features: Any, labels: np.ndarray, parent: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Join each pseudo-class of fewer than `size` samples to the nearest larger one of its class.
+
+    Parameters
+    ----------
+    features : array, SciPy sparse array or Rows [n, d]
+    labels : ndarray of int [n]
+        Pseudo-labels, indices into `parent`.
+    parent : ndarray of int [K]
+        Class of each pseudo-class.
+    size : int
+
+    Returns
+    -------
+    ndarray of int64 [n], ndarray of int [K']
+        Labels and parents without those that have no samples; a class without a larger one keeps its pseudo-classes.
+    """
+    counts = np.bincount(labels, minlength=len(parent))
+    large, joined = counts >= size, np.arange(len(parent))
+    small = np.flatnonzero(~large & (counts > 0) & np.isin(parent, parent[large]))
+    if len(small):
+        # Means by blocks, since features may be on disk.
+        weights, means, start = 1 / counts[labels], 0, 0
+        for block in features.blocks(16_384) if isinstance(features, Rows) else [features]:
+            rows, start = slice(start, start + block.shape[0]), start + block.shape[0]
+            entries = (weights[rows], (labels[rows], np.arange(block.shape[0])))
+            means = means + sparse.csr_array(entries, shape=(len(parent), block.shape[0])) @ block
+        for k in small:
+            near = np.flatnonzero(large & (parent == parent[k]))
+            joined[k] = near[euclidean_distances(means[[k]], means[near]).argmin()]
+    kept, labels = np.unique(joined[labels], return_inverse=True)
+    return labels.astype(np.int64), parent[kept]
+
+
+def _check_features(features: np.ndarray | sparse.csr_array | Rows, shape_of_labels: tuple[int, ...]) -> None:
     if features.ndim != 2:
         raise ValueError(f"features have shape {features.shape}; expected [n, d]")
     n_rows = features.shape[0]
-    if labels.shape != (n_rows,):
-        raise ValueError(f"{n_rows} rows of features but labels of shape {labels.shape}; expected one a row")
-    if len(labels) == 0:
+    if shape_of_labels != (n_rows,):
+        raise ValueError(f"{n_rows} rows of features but labels of shape {shape_of_labels}; expected one a row")
+    if n_rows == 0:
         raise ValueError("there are no samples to regroup")
     if features.dtype.kind not in "fiub":
         raise ValueError(f"features are {features.dtype}; expected numbers")
     bad = 0 if isinstance(features, Rows) else count_rows_not_finite(features)  # else each block as it is read
     if bad:
         raise ValueError(f"{bad} rows of features hold NaN or infinite values; remove or impute them first")
+
+
+@lru_cache(maxsize=1)
+def _thread_pools(n_modules: int) -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def one_thread(user_api: str | None = None) -> AbstractContextManager:
+    """Return a context in which thread pools (``"openmp"``, ``"blas"`` or all) have one thread."""
+    # The libraries are looked through again only after an import, since that takes longer than a small fit.
+    return _thread_pools(len(sys.modules)).limit(limits=1, user_api=user_api)
 
 
 def count_rows_not_finite(features: np.ndarray | sparse.csr_array) -> int:
@@ -296,22 +363,19 @@ def aggregate(scores: Any, parent: Sequence[int], rule: str = "max") -> Any:
     """
     if rule not in ("max", "sum"):
         raise ValueError(f"rule is {rule!r}; expected 'max' or 'sum'")
-    is_tensor = hasattr(scores, "detach")  # a tensor stays on its device and in its graph
-    if not is_tensor:
+    tensors = is_tensor(scores)  # they stay on their device and in their graph
+    if not tensors:
         scores = np.asarray(scores)
         scores = scores if scores.dtype.kind == "f" else scores.astype(np.float64)
+    parent = np.asarray(for_sklearn(parent))
     members = _members(parent)
-    if scores.ndim != 2 or scores.shape[1] != len(np.asarray(parent)):
-        raise ValueError(f"scores have shape {tuple(scores.shape)}; expected [n, {len(np.asarray(parent))}]")
+    if scores.ndim != 2 or scores.shape[1] != len(parent):
+        raise ValueError(f"scores have shape {tuple(scores.shape)}; expected [n, {len(parent)}]")
     if not bool((scores >= 0).all()) or not bool((scores < math.inf).all()):
         raise ValueError("scores must be finite and not negative; pass probabilities, not logits")
-    columns = [_reduce(scores[:, group], rule, is_tensor) for group in members]
-    if is_tensor:
-        import torch
-
-        result = torch.stack(columns, dim=1)
-    else:
-        result = np.stack(columns, axis=1)
+    library = sys.modules["torch"] if tensors else np  # who has a tensor has imported it
+    reduce = library.sum if rule == "sum" else library.amax
+    result = library.stack([reduce(scores[:, group], 1) for group in members], 1)
     totals = result.sum(1)[:, None]
     if not bool((totals > 0).all()):
         raise ValueError("a row of scores is all zero; it cannot be turned into probabilities")
@@ -320,9 +384,8 @@ def aggregate(scores: Any, parent: Sequence[int], rule: str = "max") -> Any:
     return result / totals
 
 
-def _members(parent: Sequence[int]) -> list[list[int]]:
+def _members(parent: np.ndarray) -> list[list[int]]:
     """Return the pseudo-classes of each class."""
-    parent = np.asarray(parent)
     if parent.ndim != 1 or len(parent) == 0 or parent.dtype.kind not in "iu" or parent.min() < 0:
         raise ValueError(f"parent is {parent}; expected a class index of at least 0 for each pseudo-class")
     members = [np.flatnonzero(parent == c).tolist() for c in range(int(parent.max()) + 1)]
@@ -330,9 +393,3 @@ def _members(parent: Sequence[int]) -> list[list[int]]:
     if empty:
         raise ValueError(f"classes {empty} have no pseudo-class in parent")
     return members
-
-
-def _reduce(block: Any, rule: str, is_tensor: bool) -> Any:
-    if rule == "sum":
-        return block.sum(1)
-    return block.amax(1) if is_tensor else block.max(axis=1)

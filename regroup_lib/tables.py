@@ -345,6 +345,7 @@ def make_model(
         clusterer=chosen.clusterer,
         n_clusters=chosen.n_clusters,
         threshold=threshold,
+        min_cluster_size=1,  # the paper's; the records have clusters of one row
         encoder=ENCODERS[encoder]() if encoder else None,
         random_state=seed,
         cv=3,  # folds of the automatic choice, inside the training folds
@@ -473,7 +474,10 @@ def fit_fold(
     chosen = METHODS[method]
     X_fit, y_fit = (X_train, y) if chosen.sampler is None else resample(chosen.sampler, X_train, y, seed)
     resampled = time.perf_counter()
-    model = make_model(method, seed=seed, **options).fit(X_fit, y_fit)
+    model = make_model(method, seed=seed, **options)
+    if isinstance(model, RegroupClassifier) and getattr(model.estimator, "early_stopping", "") and len(y_fit) > 10_000:
+        model.set_params(min_cluster_size=2)  # boosting holds out rows of every pseudo-class from here on
+    model.fit(X_fit, y_fit)
     scores = {}
     for rule in chosen.rules:
         if rule != "none":

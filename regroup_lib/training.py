@@ -42,7 +42,9 @@ class TrainingOptions:
 
     epochs: int = 8
     batch_size: int = 256  # a rest of less than an eighth joins the last batch
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    optimizer: str | Callable[..., torch.optim.Optimizer] = "sgd"  # or "adam" (AdamW), or a function of the parameters
+    # Or "constant", or a function of the optimizer and the number of steps that returns a scheduler.
+    schedule: str | Callable[..., torch.optim.lr_scheduler.LRScheduler] = "one-cycle"
     peak_lr: float = 0.2  # top of the one-cycle schedule
     momentum: float = 0.9  # Nesterov; SGD only
     weight_decay: float = 5e-4
@@ -328,7 +330,7 @@ def train(
         Rows of an epoch and their order; default: every row once, shuffled (images on disk: by blocks).
     on_epoch : callable, optional
         Called with the network (in evaluation mode) and the number of finished epochs; what it returns (plain
-        numbers, strings, lists) joins the trace.
+        numbers, strings, lists) joins the trace, and a true ``"stop"`` in it ends the training.
     checkpoint : path, optional
         Written after each epoch, a large one less often; where it exists the run goes on from it and ends in the
         same weights.
@@ -363,13 +365,14 @@ def train(
     if deadline is not None and parallel.is_parallel():
         raise ValueError("a deadline is for a run in one process; leave it out under torchrun")
     device = images.device
-    network.to(device, memory_format=torch.channels_last)
+    volumes = any(values.ndim == 5 for values in (*network.parameters(), *network.buffers()))  # have no such order
+    network.to(device, memory_format=None if volumes else torch.channels_last)
     targets = torch.from_numpy(np.asarray(labels, dtype=np.int64)).to(device)
     if sampler is None:
         sampler = images.sampler if isinstance(images, DiskImages) else ShuffledRows(np.arange(len(images)))
     steps = len(_batch_bounds(len(sampler), options.batch_size)) - 1
     optimizer = _optimizer(network, options)
-    schedule = _one_cycle(optimizer, options, steps * options.epochs)
+    schedule = _schedule(optimizer, options, steps * options.epochs)
     if loss is None:
         loss = nn.CrossEntropyLoss(label_smoothing=options.label_smoothing)
     history = History()
@@ -405,7 +408,7 @@ def train(
             if not np.isfinite(mean_loss):
                 history.status = "diverged"
             progress.end_epoch(last=epoch + 1 == options.epochs or history.status == "diverged")
-            if history.status == "diverged":
+            if history.status == "diverged" or trace.get("stop"):
                 break
     return history
 
@@ -425,6 +428,10 @@ def _compiles(options: TrainingOptions, images: Resident) -> bool:
 
 
 def _optimizer(network: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
+    if callable(options.optimizer):
+        return options.optimizer(network.parameters())
+    if options.optimizer not in ("adam", "sgd"):
+        raise ValueError(f"optimizer is {options.optimizer!r}; expected 'adam', 'sgd' or a function of the parameters")
     fused = True if next(network.parameters()).is_cuda else None  # one kernel for all weights
     if options.optimizer == "adam":
         return torch.optim.AdamW(
@@ -440,7 +447,13 @@ def _optimizer(network: nn.Module, options: TrainingOptions) -> torch.optim.Opti
     )
 
 
-def _one_cycle(optimizer: torch.optim.Optimizer, options: TrainingOptions, steps: int):
+def _schedule(optimizer: torch.optim.Optimizer, options: TrainingOptions, steps: int):
+    if callable(options.schedule):
+        return options.schedule(optimizer, steps)
+    if options.schedule == "constant":
+        return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)
+    if options.schedule != "one-cycle":
+        raise ValueError(f"schedule is {options.schedule!r}; expected 'one-cycle', 'constant' or a function")
     # A warm-up of exactly one step makes torch divide by zero: it is a hair longer.
     warmup = options.warmup * (1 + 1e-6) if options.warmup * steps == 1 else options.warmup
     return torch.optim.lr_scheduler.OneCycleLR(

@@ -1,7 +1,9 @@
 """Diagnostics: numbers by hand, and figures with names on them."""
 
 import numpy as np
+import pandas as pd
 import pytest
+from scipy import sparse
 from sklearn.datasets import load_digits
 from sklearn.metrics import balanced_accuracy_score, precision_score, recall_score
 
@@ -61,6 +63,13 @@ def test_bad_input_is_named(blobs):
         rg.diagnose(features, corner, n_repeats=1)
     with pytest.raises(ValueError, match="3 sub-labels but 200 labels"):
         rg.diagnose(features, corner, sub_labels=[1, 2, 3])
+
+
+def test_sparse_features_are_described_as_dense_ones(blobs):
+    features, corner = blobs
+    features = features * (features > 1)
+    dense, found = rg.diagnose(features, corner == 3), rg.diagnose(sparse.coo_array(features), corner == 3)
+    pd.testing.assert_frame_equal(found.classes, dense.classes)
 
 
 def test_nearest_rows_are_of_their_cluster_and_in_order(blobs):

@@ -1,17 +1,24 @@
 """Regrouping as a scikit-learn classifier and as an imbalanced-learn sampler."""
 
 import pickle
+import subprocess
+import sys
 import warnings
+from functools import partial
 
 import joblib
 import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from imblearn.over_sampling import RandomOverSampler
+from imblearn.ensemble import BalancedBaggingClassifier, BalancedRandomForestClassifier
+from imblearn.over_sampling import SMOTE, RandomOverSampler
 from imblearn.pipeline import make_pipeline as make_sampling_pipeline
+from imblearn.under_sampling import RandomUnderSampler, TomekLinks
+from imblearn.utils.estimator_checks import parametrize_with_checks as parametrize_with_sampler_checks
 from scipy import sparse
 from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
@@ -20,29 +27,40 @@ from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_breast_cancer, load_digits, make_blobs
 from sklearn.decomposition import PCA, TruncatedSVD
-from sklearn.ensemble import BaggingClassifier, HistGradientBoostingClassifier, RandomForestClassifier, VotingClassifier
+from sklearn.ensemble import (
+    AdaBoostClassifier,
+    BaggingClassifier,
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+    StackingClassifier,
+    VotingClassifier,
+)
 from sklearn.exceptions import NotFittedError, UnsetMetadataPassedError
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression, SGDClassifier
 from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, make_scorer
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
+    RandomizedSearchCV,
     StratifiedKFold,
     cross_val_predict,
     cross_val_score,
     train_test_split,
 )
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.multioutput import MultiOutputClassifier
 from sklearn.naive_bayes import GaussianNB, MultinomialNB
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import regroup_lib as rg
 from regroup_lib import RegroupClassifier, Regrouper, Regrouping, aggregate
@@ -82,7 +100,11 @@ def ring():
         RegroupClassifier(clusterer="random", threshold=3),
         RegroupClassifier(GaussianNB(), clusterer=AgglomerativeClustering()),
         RegroupClassifier(n_clusters="auto", cv=2),
-    ]
+    ],
+    expected_failed_checks=lambda _: {
+        f"check_sample_weight_equivalence_on_{kind}_data": "clusters, and how many there are, do not depend on weights"
+        for kind in ("dense", "sparse")
+    },
 )
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
@@ -317,7 +339,7 @@ def test_the_encoder_is_clustered_and_the_classifier_sees_the_samples(digits):
     Centered.fits.clear()
     model = RegroupClassifier(LOGISTIC, encoder=Centered(), random_state=0).fit(X, y)
     assert Centered.fits == [((900, 64), ["more", "one", "zero"])]
-    expected = Regrouping(random_state=0).fit(X[:, :2] * [1, 1000], y)
+    expected = Regrouping(min_cluster_size=2, random_state=0).fit(X[:, :2] * [1, 1000], y)
     np.testing.assert_array_equal(model.pseudo_labels_, expected.pseudo_labels_)
     assert model.estimator_.n_features_in_ == model.n_features_in_ == 64
     assert model.predict(X).shape == (900,)
@@ -347,7 +369,7 @@ def test_columns_of_text_need_an_encoder():
     classifier = make_pipeline(to_numbers, LogisticRegression())
     with pytest.raises(ValueError, match=r"(?s)could not convert string to float.*pass encoder="):
         RegroupClassifier(classifier).fit(X, y)
-    model = RegroupClassifier(classifier, encoder=to_numbers, random_state=0).fit(X, y)
+    model = RegroupClassifier(classifier, encoder=to_numbers, min_cluster_size=1, random_state=0).fit(X, y)
     assert model.feature_names_in_.tolist() == ["colour", "size"]
     assert model.n_clusters_ == {0: 4, 1: 1}
 
@@ -404,7 +426,12 @@ def test_missing_values_pass_where_nothing_is_clustered(ring):
     assert clean.predict(X).shape == y.shape
 
 
-@pytest.mark.parametrize("kind", [sparse.csr_array, sparse.csc_matrix, sparse.coo_array])
+def long_indices(X):
+    X = sparse.csr_array(X)
+    return sparse.csr_array((X.data, X.indices.astype(np.int64), X.indptr.astype(np.int64)), shape=X.shape)
+
+
+@pytest.mark.parametrize("kind", [sparse.csr_array, sparse.csc_matrix, sparse.coo_array, long_indices])
 @pytest.mark.parametrize("n_clusters", [None, "auto"])
 def test_sparse_samples(digits, kind, n_clusters):
     X, y = digits
@@ -413,6 +440,19 @@ def test_sparse_samples(digits, kind, n_clusters):
     dense = RegroupClassifier(LOGISTIC, **options).fit(X, y)
     np.testing.assert_array_equal(model.pseudo_labels_, dense.pseudo_labels_)
     np.testing.assert_allclose(model.predict_proba(kind(X)), dense.predict_proba(X), atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_tensors_of_any_kind(ring, dtype):
+    X, y = torch.tensor(ring[0], dtype=dtype), torch.tensor(ring[1])
+    arrays = X.double().numpy(), y.numpy()
+    expected = RegroupClassifier(LOGISTIC, random_state=0).fit(arrays[0], arrays[1], sample_weight=1.0 + arrays[1])
+    weights = torch.tensor(1.0 + ring[1], requires_grad=True)
+    model = clone(expected).fit(X.requires_grad_(), y.to(dtype), sample_weight=weights)
+    np.testing.assert_array_equal(model.pseudo_labels_, expected.pseudo_labels_)
+    np.testing.assert_allclose(model.predict_proba(X), expected.predict_proba(arrays[0]), atol=1e-3)
+    step = Regrouper(random_state=0)
+    np.testing.assert_array_equal(step.fit_resample(X, y)[1], expected.pseudo_labels_)
 
 
 def polars_frame(X, y):
@@ -614,6 +654,275 @@ def test_routing_through_pipeline_search_and_score(ring):
         np.testing.assert_array_equal(seen, X[given_weights.astype(int) - 1])
 
 
+@pytest.mark.parametrize(
+    "outer",
+    [AdaBoostClassifier(n_estimators=2), CalibratedClassifierCV(cv=2), MultiOutputClassifier(None)],
+    ids=lambda outer: type(outer).__name__,
+)
+def test_weights_reach_the_classifier_through_other_estimators(ring, outer):
+    X, y = ring
+    inner = Recorder([])
+    outer = clone(outer).set_params(estimator=RegroupClassifier(inner, random_state=0))
+    outer.fit(X, np.c_[y, 1 - y] if isinstance(outer, MultiOutputClassifier) else y, sample_weight=1.0 + np.arange(420))
+    assert len(inner.notes) >= 2
+    assert all(len(np.unique(weights)) > 100 for _, _, weights, _ in inner.notes)
+
+
+def test_bagging_draws_samples_where_the_classifier_takes_no_weights(ring):
+    X, y = ring
+    for inner in (KNeighborsClassifier(), make_pipeline(StandardScaler(), LOGISTIC)):
+        bagged = BaggingClassifier(RegroupClassifier(inner, random_state=0), 2, random_state=0).fit(X, y)
+        assert bagged.score(X, y) > 0.9
+
+
+@pytest.mark.usefixtures("routing")
+def test_groups_are_routed_to_the_folds(ring):
+    X, y = ring
+    model = RegroupClassifier(Recorder([]), n_clusters="auto", cv=GroupKFold(3), random_state=0)
+    groups = np.arange(len(y)) % 20
+    search = GridSearchCV(model, {"aggregation": ["max"]}, cv=GroupKFold(2)).fit(X, y, groups=groups)
+    assert len(search.best_estimator_.n_clusters_search_) > 1
+    with pytest.raises(ValueError, match="'groups' parameter should not be None"):
+        model.fit(X, y)
+
+
+# ---------------------------------------------------------------- habits of imbalanced learning
+
+WEIGHTS = {0: 1, 1: 20}
+
+
+@pytest.mark.parametrize(
+    "weighted",
+    [
+        LogisticRegression(class_weight=WEIGHTS),
+        LogisticRegression(class_weight={1: 20}),
+        make_pipeline("passthrough", LogisticRegression(class_weight=WEIGHTS)),
+        VotingClassifier([("a", LogisticRegression(class_weight=WEIGHTS))], voting="soft"),
+        GridSearchCV(LogisticRegression(class_weight=WEIGHTS), {"C": [1.0]}),
+        GridSearchCV(LogisticRegression(), {"class_weight": [WEIGHTS]}),
+        RandomizedSearchCV(
+            make_pipeline(LogisticRegression()), [{"logisticregression__class_weight": [WEIGHTS]}], n_iter=1
+        ),
+        RegroupClassifier(LogisticRegression(class_weight=WEIGHTS), n_clusters=1),
+    ],
+    ids=lambda weighted: type(weighted).__name__,
+)
+def test_weights_by_class_weigh_classes_wherever_they_are_given(ring, weighted):
+    X, y = ring
+    model = RegroupClassifier(weighted, random_state=0).fit(X, y)
+    by_sample = RegroupClassifier(random_state=0).fit(X, y, sample_weight=np.where(y == 1, 20, 1))
+    np.testing.assert_allclose(model.predict_proba(X), by_sample.predict_proba(X), atol=1e-6)
+    plain = RegroupClassifier(random_state=0).fit(X, y)
+    assert model.predict_proba(X)[:, 1].mean() > plain.predict_proba(X)[:, 1].mean()
+
+
+@pytest.mark.parametrize(
+    "weighted",
+    [
+        lambda weights: BaggingClassifier(LogisticRegression(class_weight=weights), random_state=0),
+        lambda weights: CalibratedClassifierCV(
+            DecisionTreeClassifier(max_depth=2, class_weight=weights), ensemble=False
+        ),
+        lambda weights: RandomForestClassifier(20, max_depth=2, class_weight=weights, random_state=0),
+        lambda weights: StackingClassifier([("a", GaussianNB())], LogisticRegression(class_weight=weights)),
+    ],
+)
+def test_weights_by_class_reach_ensembles_and_text_labels(ring, weighted):
+    X, y = ring[0][:, :1], np.where(ring[1] == 1, "rare", "usual")
+    rare = [
+        RegroupClassifier(weighted(weights), n_clusters=2, random_state=0).fit(X, y).predict_proba(X)[:, 0].mean()
+        for weights in (None, {"rare": 20})
+    ]
+    assert rare[1] > rare[0]
+
+
+def test_weights_by_class_in_the_search_for_a_number(ring):
+    model = RegroupClassifier(LogisticRegression(class_weight={1: 20}), n_clusters="auto", cv=2, random_state=0).fit(
+        *ring
+    )
+    k = len(model.parent_)
+    assert model.estimator_.class_weight == dict.fromkeys(range(k - 1), 1) | {k - 1: 20}
+    assert model.estimator.class_weight == {1: 20}
+
+
+class Weighted(GaussianNB):
+    """A classifier with an option of boosting libraries and one of skorch."""
+
+    def __init__(self, scale_pos_weight=None, train_split=None):
+        super().__init__()
+        self.scale_pos_weight, self.train_split = scale_pos_weight, train_split
+
+
+@pytest.mark.parametrize(
+    ("estimator", "message"),
+    [
+        (OneVsRestClassifier(LogisticRegression(class_weight=WEIGHTS)), "inside OneVsRestClassifier, which makes cl"),
+        (make_pipeline(OneVsRestClassifier(make_pipeline(SVC(class_weight={1: 2})))), "inside OneVsRestClassifier"),
+        (LogisticRegression(class_weight={0: 1, 7: 2}), r"class_weight names classes \[7\]; the labels are \[0, 1\]"),
+        (make_sampling_pipeline(SMOTE(sampling_strategy={7: 99}), LOGISTIC), r"sampling_strategy names classes \[7\]"),
+        (
+            make_sampling_pipeline(RandomUnderSampler(sampling_strategy={0: 5}), LOGISTIC),
+            r"5 samples of 6 pseudo-.*\(0\)",
+        ),
+        (GaussianNB(priors=[0.9, 0.1]), "(?s)Number of priors.* trained on 7 pseudo-classes. The smallest, "),
+        (Weighted(scale_pos_weight=9), "scale_pos_weight is 9, which is for two classes, and 7 pseudo-classes"),
+        (Weighted(train_split=partial(print)), "train_split holds class labels, and pseudo-classes are learned"),
+        (GridSearchCV(LOGISTIC, {"C": [1]}, scoring="f1"), "GridSearchCV could not score its candidates on 7 pseudo-"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_options_about_classes_that_have_no_translation(ring, estimator, message):
+    with pytest.raises(ValueError, match=message):
+        RegroupClassifier(estimator, random_state=0).fit(*ring)
+
+
+def test_an_option_for_two_classes_is_taken_where_there_are_two(ring):
+    assert RegroupClassifier(Weighted(scale_pos_weight=9), n_clusters=1).fit(*ring).estimator_.scale_pos_weight == 9
+
+
+@pytest.mark.parametrize(
+    ("sampler", "expected"),
+    [
+        (RandomOverSampler(sampling_strategy={1: 200}), {0: 360, 1: 200}),
+        (RandomOverSampler(sampling_strategy={0: 1000, 1: 61}), {0: 1000, 1: 61}),
+        (RandomUnderSampler(sampling_strategy={0: 77}), {0: 77, 1: 60}),
+        (RandomUnderSampler(sampling_strategy=lambda y: {0: int((y == 0).sum()) // 2}), {0: 180, 1: 60}),
+    ],
+)
+def test_samples_asked_of_a_class_are_divided_among_its_pseudo_classes(ring, sampler, expected):
+    inner = make_sampling_pipeline(sampler, Recorder([]))
+    model = RegroupClassifier(inner, random_state=0).fit(*ring)
+    (_, labels, *_) = inner[-1].notes[-1]
+    counts = np.bincount(labels)
+    assert {c: counts[model.parent_ == c].sum() for c in (0, 1)} == expected
+    of_majority = counts[model.parent_ == 0] / model.regrouping_.counts_[model.parent_ == 0]
+    np.testing.assert_allclose(of_majority, expected[0] / 360, atol=0.05)
+
+
+def test_samplers_elsewhere_know_the_classes(ring):
+    X, y = ring
+    cleaned = RegroupClassifier(
+        make_sampling_pipeline(TomekLinks(sampling_strategy=[0]), GaussianNB()), random_state=0
+    ).fit(X, y)
+    assert cleaned.estimator_[0].sampling_strategy == [0, 1, 2, 3, 4, 5]
+    for ensemble in (BalancedBaggingClassifier, BalancedRandomForestClassifier):
+        options = {"sampling_strategy": {0: 60}, "replacement": True, "n_estimators": 5, "random_state": 0}
+        scores = [
+            RegroupClassifier(model, random_state=0).fit(X, y).predict_proba(X[y == 0])[:, 1].mean()
+            for model in (ensemble(**options), ensemble(**options | {"sampling_strategy": {0: 300}}))
+        ]
+        assert scores[0] > scores[1]
+
+
+class TakesAnything(GaussianNB):
+    """A classifier with fit parameters of any name, as boosting libraries have them."""
+
+    def fit(self, X, y, sample_weight=None, **others):
+        return super().fit(X, y, sample_weight)
+
+
+VALIDATION = [
+    ("eval_set", [(np.zeros((2, 2)), [0, 1])]),
+    ("validation_data", (np.zeros((2, 2)), [0, 1])),
+    ("eval_y", np.zeros(2)),
+    ("y_val", [0, 1]),
+    ("X_valid", np.zeros((2, 2))),
+    ("valid_sets", [object()]),
+    ("step__eval_set", [(np.zeros((2, 2)), [0, 1])]),
+    ("sample_weight_val", np.ones(2)),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), VALIDATION)
+def test_validation_data_are_refused(ring, name, value):
+    with pytest.raises(ValueError, match=f"{name} is validation data for classes, and the estimator learns pseudo-cl"):
+        RegroupClassifier(TakesAnything()).fit(*ring, **{name: value})
+
+
+def test_validation_data_of_boosting_are_refused_and_its_options_are_taken(ring):
+    X, y = ring
+    with pytest.raises(ValueError, match="X_val is validation data"):
+        RegroupClassifier(HistGradientBoostingClassifier(early_stopping=True)).fit(X, y, X_val=X, y_val=y)
+    options = {"eval_metric": "auc", "eval_names": ["a", "b"], "validation_fraction": 0.1, "values": np.ones(3)}
+    assert RegroupClassifier(TakesAnything()).fit(X, y, **options).score(X, y) > 0.5
+
+
+STRATIFYING = [
+    SGDClassifier(early_stopping=True, loss="log_loss", random_state=0),
+    MLPClassifier(early_stopping=True, max_iter=5, random_state=0),
+    HistGradientBoostingClassifier(early_stopping=True, max_iter=5),
+    CalibratedClassifierCV(LOGISTIC, cv=2),
+    make_sampling_pipeline(SMOTE(k_neighbors=1), LOGISTIC),
+]
+
+
+@pytest.mark.parametrize("estimator", STRATIFYING, ids=lambda estimator: type(estimator).__name__)
+@pytest.mark.parametrize("n_clusters", [None, "auto"])
+@pytest.mark.filterwarnings("ignore")
+def test_one_outlier_does_not_stop_what_splits_by_label(estimator, n_clusters):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(200, 3)), np.arange(200) < 40
+    X[-1] = 1000
+    model = RegroupClassifier(estimator, n_clusters=n_clusters, cv=3, random_state=0).fit(X, y)
+    assert model.regrouping_.counts_.min() > 1
+    if n_clusters is None and not isinstance(estimator, MLPClassifier):
+        with pytest.raises(
+            ValueError, match=r"pseudo-classes\. The smallest, \d, is part of class False and its sample c"
+        ):
+            model.set_params(min_cluster_size=1).fit(X, y)
+
+
+def test_auto_leaves_out_numbers_of_clusters_that_cannot_be_trained():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(200, 3)), np.arange(200) < 8
+    model = RegroupClassifier(SGDClassifier(early_stopping=True, loss="log_loss"), n_clusters="auto", random_state=0)
+    with pytest.warns(UserWarning, match=r"n_clusters={False: 48, True: 1} is left out: The test_size = 16 should be"):
+        model.fit(X, y)
+    assert [entry["n_clusters"][False] for entry in model.n_clusters_search_][-1] <= 16
+
+
+def test_a_stack_is_taken(ring):
+    X, y = ring
+    stack = StackingClassifier([("a", LOGISTIC), ("b", GaussianNB())], cv=2)
+    assert RegroupClassifier(stack, random_state=0).fit(X, y).score(X, y) > 0.95
+
+
+class CountsThreads(GaussianNB):
+    """A classifier that notes how many threads OpenMP had."""
+
+    def fit(self, X, y, sample_weight=None):
+        self.n_threads_ = {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "openmp"}
+        return super().fit(X, y, sample_weight)
+
+
+def test_small_samples_get_one_thread_and_large_ones_all(ring):
+    with threadpool_limits(2, user_api="openmp"):
+        before = CountsThreads().fit(*ring).n_threads_
+        assert RegroupClassifier(CountsThreads()).fit(*ring).estimator_.n_threads_ == {1}
+        X = np.zeros((10**6, 1), np.float32)
+        large = RegroupClassifier(CountsThreads(), n_clusters=1).fit(X, np.arange(10**6) % 2)
+        assert large.estimator_.n_threads_ == before
+
+
+def test_it_works_without_what_an_extra_brings():
+    code = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "matplotlib", "imblearn", "k_means_constrained"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+import numpy as np
+import regroup_lib.clusterers, regroup_lib.diagnostics, regroup_lib.metrics
+from regroup_lib import Regrouper, RegroupClassifier, diagnose
+X, y = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) < 10
+diagnose(X, RegroupClassifier().fit(X, y).predict(X) ^ y)
+Regrouper().fit_resample(X, y)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 # ---------------------------------------------------------------- n_clusters="auto"
 
 
@@ -690,7 +999,7 @@ def test_auto_measures_the_mean_over_several_classes(digits, rule):
 def test_auto_keeps_the_threshold_and_the_sizes_of_classes():
     y = np.repeat([0, 1, 2], [40, 12, 3])
     X = np.random.default_rng(0).normal(size=(55, 2))
-    options = {"n_clusters": "auto", "cv": 2, "random_state": 0}
+    options = {"n_clusters": "auto", "cv": 2, "min_cluster_size": 1, "random_state": 0}
     by_threshold = RegroupClassifier(GaussianNB(), threshold=12, **options).fit(X, y).n_clusters_search_
     assert [list(entry["n_clusters"].values()) for entry in by_threshold] == [[k, 1, 1] for k in (1, 2, 4, 7)]
     by_default = RegroupClassifier(LOGISTIC, **options).fit(X, y).n_clusters_search_
@@ -717,7 +1026,8 @@ class Consecutive(GaussianNB):
 def test_auto_with_pseudo_classes_that_a_fold_does_not_have():
     X = np.r_[np.random.default_rng(0).normal(size=(30, 2)), [[99, 0], [0, 99]], np.full((4, 2), 3.0)]
     y = [0] * 32 + [1] * 4  # the two far points are clusters of their own
-    model = RegroupClassifier(Consecutive(var_smoothing=0.01), n_clusters="auto", cv=4, random_state=0).fit(X, y)
+    options = {"n_clusters": "auto", "cv": 4, "min_cluster_size": 1, "random_state": 0}
+    model = RegroupClassifier(Consecutive(var_smoothing=0.01), **options).fit(X, y)
     assert [entry["n_clusters"][0] for entry in model.n_clusters_search_] == [1, 2, 4, 8, 16]
     assert min(model.regrouping_.counts_) >= 1
 
@@ -735,6 +1045,34 @@ def test_folds_of_ones_own(ring):
         RegroupClassifier(n_clusters="auto", cv=wrong).fit(X, y)
     with pytest.raises(ValueError, match=r"fold 0 of cv has no test sample of the classes \[1\]"):
         RegroupClassifier(n_clusters="auto", cv=[wrong[0][::-1]]).fit(X, y)
+
+
+class SeesSides(GaussianNB):
+    """A classifier that notes the rows of each fit, which are the first column."""
+
+    seen: list = []  # noqa: RUF012 - shared by clones on purpose
+
+    def fit(self, X, y, sample_weight=None):
+        SeesSides.seen.append(set(X[:, 0].astype(int).tolist()))
+        return super().fit(X, y, sample_weight)
+
+
+@pytest.mark.parametrize("cv", [3, GroupKFold(3)])
+def test_groups_stay_in_one_fold(ring, cv):
+    X, y = np.c_[np.arange(420), ring[0]], ring[1]
+    groups = np.array([f"patient {k}" for k in np.random.default_rng(0).integers(60, size=420)])
+    SeesSides.seen.clear()
+    RegroupClassifier(SeesSides(), n_clusters="auto", encoder=PCA(2), cv=cv).fit(X, y, groups=groups)
+    assert len(SeesSides.seen) > 6
+    for rows in SeesSides.seen[:-1]:  # the last fit is on all rows
+        held_out = sorted(set(range(420)) - rows)
+        assert not set(groups[held_out]) & set(groups[sorted(rows)])
+
+
+def test_groups_reach_a_search_inside(ring):
+    X, y = ring
+    search = GridSearchCV(GaussianNB(), {"var_smoothing": [1e-9]}, cv=GroupKFold(2))
+    assert RegroupClassifier(search, random_state=0).fit(X, y, groups=np.arange(420) % 9).score(X, y) > 0.9
 
 
 def test_auto_encodes_once(digits):
@@ -785,7 +1123,7 @@ BAD = [
     ({"estimator": VotingClassifier([("a", LOGISTIC)])}, ValueError, "VotingClassifier has neither predict_proba"),
     ({"estimator": LogisticRegression}, ValueError, r"estimator is the class .*pass an object, LogisticRegression\(\)"),
     ({"estimator": SVC(decision_function_shape="ovo")}, ValueError, "decision_function_shape is 'ovo'.* 'ovr' is"),
-    ({"estimator": Forgetful(), "n_clusters": 9}, ValueError, r"Forgetful knows \d of the 10 pseudo-classes after"),
+    ({"estimator": Forgetful(), "n_clusters": 9}, ValueError, r"Forgetful knows \d of the \d+ pseudo-classes after"),
     ({"encoder": PCA}, ValueError, "encoder is <class .*PCA'>; pass an object with scikit-learn's fit_transform"),
     ({"encoder": "pca"}, ValueError, "encoder is 'pca'; pass an object"),
     ({"encoder": FunctionTransformer(lambda X: X[:9])}, ValueError, "the encoder made 9 rows out of 50; it must keep"),
@@ -836,7 +1174,7 @@ def test_scores_that_do_not_fit(ring):
 
 def test_more_clusters_than_samples_are_cut_to_the_samples():
     X, y = np.arange(7.0)[:, None] ** 2, [0] * 5 + [1] * 2
-    model = RegroupClassifier(n_clusters=100, random_state=0).fit(X, y)
+    model = RegroupClassifier(n_clusters=100, min_cluster_size=1, random_state=0).fit(X, y)
     assert model.n_clusters_ == {0: 5, 1: 1}
 
 
@@ -862,6 +1200,16 @@ def test_classifiers_of_ones_own(ring):
 
 # ---------------------------------------------------------------- imbalanced-learn
 
+DIFFERS = {
+    "check_samplers_preserve_dtype": "pseudo-labels are new numbers, int64",
+    "check_samplers_multiclass_ova": "pseudo-labels have other indicator columns than labels",
+}
+
+
+@parametrize_with_sampler_checks([Regrouper(random_state=0)], expected_failed_checks=lambda _: DIFFERS)
+def test_imbalanced_learns_checks(estimator, check):
+    check(estimator)
+
 
 def test_a_pipeline_of_samplers_inside_the_classifier(ring):
     """The way round that predicts classes: samplers balance the pseudo-classes."""
@@ -882,8 +1230,8 @@ def test_regrouper_in_a_pipeline_of_samplers(digits):
     ).fit(X, y)
     step = pipeline["regrouper"]
     assert step.classes_.tolist() == ["more", "one", "zero"]
-    assert np.bincount(step.parent_).tolist() == [9, 1, 2]
-    assert pipeline.classes_.tolist() == list(range(12))  # it predicts pseudo-classes
+    assert np.bincount(step.parent_).tolist() == [8, 1, 2]  # a cluster of one sample has joined another
+    assert pipeline.classes_.tolist() == list(range(11))  # it predicts pseudo-classes
     scores = aggregate(pipeline.predict_proba(X), step.parent_)
     inner = make_sampling_pipeline(RandomOverSampler(random_state=0), LOGISTIC)
     other = make_pipeline(StandardScaler(), RegroupClassifier(inner, random_state=0)).fit(X, y)

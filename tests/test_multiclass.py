@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score, recall_score
 
 from regroup_lib import competition, multiclass, plans
+from regroup_lib.clusters import cluster_contents, explained_share, image_statistics
 from regroup_lib.data import DataError, Dataset, Split, divided, load_data, split_by_image
 from regroup_lib.experiments import run
-from regroup_lib.metrics import cluster_contents, explained_share, image_statistics
 from regroup_lib.specs import EncoderSpec, Spec, parse_spec
 from regroup_lib.tasks import long_tail_counts, make_task
 

@@ -17,10 +17,16 @@ from sklearn.mixture import GaussianMixture
 
 import regroup_lib as rg
 from regroup_lib import Regrouping, aggregate, cluster_counts
+from regroup_lib.blocks import BlockKMeans
 from regroup_lib.clusterers import BLIND_CLUSTERERS, CLUSTERERS
 from regroup_lib.files import read_npz, write_npz
 
 # ---------------------------------------------------------------- how many clusters
+
+
+def fit_linear(features, labels):
+    return rg.fit_regrouped(lambda k: torch.nn.Linear(1, k), features, labels, epochs=1)
+
 
 class_counts = st.lists(st.integers(1, 60_000), min_size=1, max_size=12)
 
@@ -126,7 +132,7 @@ def blobs(sizes, *, spread=0.1, distance=20.0, dimension=4, seed=0):
 
 def check_laws(regrouping, labels):
     """Check what holds for every fitted Regrouping."""
-    labels = np.asarray(labels)
+    labels = np.asarray(labels.float() if isinstance(labels, torch.Tensor) else labels)
     pseudo, parent = regrouping.pseudo_labels_, regrouping.parent_
     assert pseudo.dtype == parent.dtype == regrouping.counts_.dtype == np.int64
     assert pseudo.shape == labels.shape
@@ -139,7 +145,7 @@ def check_laws(regrouping, labels):
 
 
 @given(
-    labels=st.lists(st.integers(-3, 5), min_size=1, max_size=80),
+    labels=st.lists(st.integers(-3, 5), min_size=2, max_size=80).filter(lambda drawn: len(set(drawn)) > 1),
     n_clusters=st.none() | st.integers(1, 20),
     clusterer=st.sampled_from(["random", "kmeans"]),
     seed=st.integers(0, 1000),
@@ -230,6 +236,38 @@ def test_classes_do_not_share_their_random_numbers():
     assert (first == second).mean() < 0.5
 
 
+@pytest.mark.parametrize("kind", ["dense", "sparse", "blocks"])
+def test_small_clusters_join_the_nearest_of_their_class(tmp_path, kind):
+    """Two corners and two outliers, each nearer to another corner; a second class's outlier stays in its class."""
+    X = np.array([[0, 0], [0, 1], [1, 0], [50, 0], [51, 0], [50, 1], [9, 0], [40, 1], [0, 0], [0, 1], [50, 50]], float)
+    y, options = [0] * 8 + [1] * 3, {"n_clusters": {0: 4, 1: 2}, "random_state": 0}
+    clusterer = KMeans(n_init=20)
+    if kind == "blocks":
+        np.save(tmp_path / "X.npy", X)
+        features, clusterer = tmp_path / "X.npy", BlockKMeans(n_init=20, block_rows=3)
+    else:
+        features = sparse.csc_array(X) if kind == "sparse" else X
+    plain = Regrouping(clusterer, **options).fit(features, y)
+    assert sorted(plain.counts_.tolist()) == [1, 1, 1, 2, 3, 3]
+    with pytest.warns(UserWarning, match=r"class 0 fell into 2 clusters, 4 were asked for \(of at least 2 samples\)"):
+        merged = Regrouping(clusterer, min_cluster_size=2, **options).fit(features, y)
+    check_laws(merged, y)
+    first, second = merged.pseudo_labels_[[0, 3]]
+    assert merged.pseudo_labels_.tolist() == [first] * 3 + [second] * 3 + [first, second] + [2] * 3
+    assert merged.parent_.tolist() == [0, 0, 1]
+
+
+@given(sizes=st.lists(st.integers(1, 30), min_size=2, max_size=4), least=st.integers(1, 6), seed=st.integers(0, 99))
+def test_no_cluster_is_below_the_least_size_unless_its_class_is(sizes, least, seed):
+    labels = np.repeat(range(len(sizes)), sizes)
+    features = np.random.default_rng(seed).standard_cauchy((len(labels), 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        regrouping = Regrouping(min_cluster_size=least, random_state=seed).fit(features, labels)
+    check_laws(regrouping, labels)
+    assert (regrouping.counts_ >= np.minimum(least, np.array(sizes)[regrouping.parent_])).all()
+
+
 # ---------------------------------------------------------------- other clusterers
 
 
@@ -302,17 +340,12 @@ def test_more_clusters_than_samples_is_one_cluster_a_sample():
 
 def test_a_class_with_one_sample_makes_every_sample_a_cluster():
     features = np.arange(9.0)[:, None] ** 2
-    regrouping = Regrouping(random_state=0).fit(features, [0] * 8 + [1])
+    with pytest.warns(UserWarning, match="class 1 has one sample, so each sample of a larger class"):
+        regrouping = Regrouping(random_state=0).fit(features, [0] * 8 + [1])
     check_laws(regrouping, [0] * 8 + [1])
     assert regrouping.parent_.tolist() == [0] * 8 + [1]
     kept = Regrouping(threshold=4, random_state=0).fit(features, [0] * 8 + [1])
     assert kept.parent_.tolist() == [0, 0, 1]
-
-
-def test_one_class_alone():
-    regrouping = Regrouping(threshold=2, random_state=0).fit(np.arange(6.0)[:, None], ["x"] * 6)
-    check_laws(regrouping, ["x"] * 6)
-    assert regrouping.parent_.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("clusterer", ["kmeans", "minibatch-kmeans"])
@@ -377,6 +410,35 @@ def test_sparse_features_that_cannot_be_clustered():
         Regrouping(AgglomerativeClustering()).fit(sparse.eye_array(6), labels)
 
 
+BAD_LABELS = [
+    ([0, 0, 0, 0, 1, np.nan], "1 labels are missing"),
+    (["a", "a", "a", "b", None, np.nan], "2 labels are missing"),  # NumPy would make the text "nan" of it
+    (("a", "a", "a", "b", "b", None), "1 labels are missing"),
+    (pd.Series([0, 0, 0, 0, 1, None], dtype="Int64"), "1 labels are missing"),
+    (pd.Series(["a", "a", "a", "b", "b", pd.NA], dtype="string"), "1 labels are missing"),
+    (pd.Categorical(["a", "a", "a", "b", "b", None]), "1 labels are missing"),
+    (torch.tensor([0, 0, 0, 0, 1, math.nan]), "1 labels are missing"),
+    ([0.5, 0.1, 0.2, 0.3, 1.0, 2.0], "Unknown label type: continuous"),
+    (torch.tensor([0.5, 0.1, 0.2, 0.3, 1.0, 2.0]), "Unknown label type: continuous"),
+    ([0, 0, 0, 0, 1, np.inf], "infinity"),
+    ([1, 1, 1, "a", "a", "a"], "labels are of several types"),
+    (pd.Series([1, 1, 1, "a", "a", "a"], dtype=object), "labels are of several types"),
+    (["x"] * 6, r"at least 2 classes; y holds 1 class: \['x'\]"),
+    (torch.ones(6), r"at least 2 classes; y holds 1 class: \[1.0\]"),
+]
+
+
+@pytest.mark.parametrize(("labels", "message"), BAD_LABELS)
+@pytest.mark.parametrize(
+    "fit",
+    [Regrouping().fit, rg.RegroupClassifier().fit, rg.Regrouper().fit_resample, rg.diagnose, fit_linear],
+    ids=["Regrouping", "RegroupClassifier", "Regrouper", "diagnose", "fit_regrouped"],
+)
+def test_labels_that_are_none(fit, labels, message):
+    with pytest.raises(ValueError, match=message):
+        fit(np.arange(6.0)[:, None], labels)
+
+
 def test_labels_that_do_not_fit():
     features = np.zeros((6, 1))
     with pytest.raises(ValueError, match=r"6 rows of features but labels of shape \(6, 1\)"):
@@ -402,15 +464,24 @@ def test_options_out_of_range_are_found_by_fit(options, message):
 
 @pytest.mark.parametrize(
     "labels",
-    [list("aaaabb"), np.array([7, 7, 7, 7, 9, 9]), [False] * 4 + [True] * 2, pd.Series(["x"] * 4 + ["y"] * 2)],
-    ids=["text", "numbers", "bool", "series"],
+    [
+        list("aaaabb"),
+        np.array([7, 7, 7, 7, 9, 9]),
+        [False] * 4 + [True] * 2,
+        pd.Series(["x"] * 4 + ["y"] * 2),
+        pd.Series([3] * 4 + [5] * 2, dtype=object),
+        pd.Series([True] * 2 + [False] * 4, dtype="boolean")[::-1],
+        ("None",) * 4 + ("nan",) * 2,  # names of classes like any other
+        torch.tensor([1.0] * 4 + [2.0] * 2, dtype=torch.bfloat16),
+    ],
+    ids=["text", "numbers", "bool", "series", "objects", "nullable", "tuple", "tensor"],
 )
 def test_labels_of_any_kind(labels):
     features = pd.DataFrame({"height": [0.0, 0.1, 5.0, 5.1, 9.0, 9.1]})
     regrouping = Regrouping(random_state=0).fit(features, labels)
     check_laws(regrouping, labels)
     assert regrouping.parent_.tolist() == [0, 0, 1]
-    first = np.asarray(labels)[0]
+    first = regrouping.classes_[0].item() if isinstance(labels, torch.Tensor) else np.asarray(labels)[0]
     named = Regrouping(n_clusters={first: 4}, random_state=0).fit(features, labels)
     assert named.parent_.tolist() == [0, 0, 0, 0, 1]
 
@@ -590,7 +661,7 @@ def test_one_pseudo_class_a_class_changes_nothing_but_the_order(drawn):
 
 
 @given(
-    labels=st.integers(1, 4).flatmap(
+    labels=st.integers(2, 4).flatmap(
         lambda n_classes: st.lists(st.integers(0, n_classes - 1), min_size=8, max_size=60).map(
             lambda drawn: [*range(n_classes), *drawn]
         )
@@ -615,11 +686,10 @@ def test_a_perfect_classifier_of_pseudo_classes_aggregates_to_a_perfect_one(labe
     for rule in ("max", "sum"):
         aggregated = aggregate(scores, regrouping.parent_, rule)
         np.testing.assert_array_equal(aggregated.argmax(axis=1), labels)
-        if len(set(labels)) > 1:
-            result = rg.evaluate(labels, aggregated)
-            assert result["balanced_accuracy"] == 1
-            if len(set(labels)) == 2 or confidence == 1:
-                assert list(result["average_precision"].values()) == pytest.approx([1] * len(set(labels)))
+        result = rg.evaluate(labels, aggregated)
+        assert result["balanced_accuracy"] == 1
+        if len(set(labels)) == 2 or confidence == 1:
+            assert list(result["average_precision"].values()) == pytest.approx([1] * len(set(labels)))
 
 
 @pytest.mark.parametrize("rule", ["max", "sum"])

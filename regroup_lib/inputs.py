@@ -1,0 +1,181 @@
+"""What users bring: samples, labels, and options that name classes, as an estimator of pseudo-classes takes them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import accumulate
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.multiclass import OneVsOneClassifier, OneVsRestClassifier, OutputCodeClassifier
+from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
+from sklearn.utils.multiclass import check_classification_targets
+
+
+def is_tensor(values: Any) -> bool:
+    """Tell whether this is a tensor of PyTorch, which is not imported to find out."""
+    return hasattr(values, "detach") and any(kind.__module__.startswith("torch") for kind in type(values).__mro__)
+
+
+def for_sklearn(values: Any) -> Any:
+    """Return tensors as arrays (halves as float32) and sparse rows with 32-bit indices; anything else as it is.
+
+    Scikit-learn reads neither tensors of bfloat16, of a GPU or with a gradient, nor most sparse rows with 64-bit
+    indices, which SciPy makes in passing even of small arrays.
+    """
+    if is_tensor(values):
+        values = values.detach().cpu()
+        return (values.float() if values.is_floating_point() and values.element_size() < 4 else values).numpy()
+    index = getattr(values, "indices", getattr(values, "row", None)) if sparse.issparse(values) else None
+    if index is not None and index.dtype == np.int64 and max(values.nnz, *values.shape) < 2**31:
+        values = values if values.format == "csc" else values.tocsr()
+        parts = (values.data, values.indices.astype(np.int32), values.indptr.astype(np.int32))
+        values = type(values)(parts, shape=values.shape)
+    return values
+
+
+def check_labels(labels: Any) -> np.ndarray:
+    """Return class labels as an array.
+
+    Raises
+    ------
+    ValueError
+        If a label is missing (NaN, None, NA), labels are continuous or text mixed with numbers, or there is one class.
+    """
+    labels = for_sklearn(labels)
+    labels = labels if hasattr(labels, "__array__") else list(labels)
+    missing = int(np.asarray(pd.isna(labels)).sum())  # before NumPy makes the text "nan" of a NaN among texts
+    if missing:
+        raise ValueError(f"{missing} labels are missing (NaN, None or NA); leave these samples out")
+    array = np.asarray(labels)
+    if array.dtype.kind in "OU" and array.ndim == 1:
+        kind = pd.api.types.infer_dtype(labels if isinstance(labels, list) else array)
+        if kind.startswith("mixed"):
+            raise ValueError("labels are of several types, such as text and numbers; expected one")
+        array = array if kind == "string" else np.array(array.tolist())  # whole numbers that came as objects
+    check_classification_targets(array)
+    classes = np.unique(array).tolist()
+    if len(classes) < 2:
+        raise ValueError(f"regrouping needs at least 2 classes; y holds {len(classes)} class: {classes}")
+    return array
+
+
+# ---------------------------------------------------------------- options and parameters that name classes
+
+
+def by_class_index(option: str, mapping: Mapping[Any, Any], classes: np.ndarray) -> dict[int, Any]:
+    """Return an option's values by class index in place of class label, or say which labels do not exist."""
+    position = {label: j for j, label in enumerate(classes.tolist())}
+    unknown = [label for label in mapping if label not in position]
+    if unknown:
+        raise ValueError(f"{option} names classes {unknown}; the labels are {list(position)}")
+    return {position[label]: value for label, value in mapping.items()}
+
+
+GRIDS = ("param_grid", "param_distributions", "search_spaces")  # of searches
+_NEUTRAL = {"scale_pos_weight": (None, 1), "is_unbalance": (None, False)}  # gradient boosting's, of two classes alone
+_VALIDATION = re.compile(r"(^|_)[xy]?(eval|val|valid|test|dev)(ation)?(_?(set|data)s?)?(_|$)")
+_BINARY = (OneVsRestClassifier, OneVsOneClassifier, OutputCodeClassifier, ClassifierChain, MultiOutputClassifier)
+
+
+def for_pseudo_classes(estimator: Any, classes: np.ndarray, parent: np.ndarray) -> Any:
+    """Return a clone in which the options that name classes, wherever they are, name pseudo-classes."""
+    fresh = clone(estimator)
+    options = fresh.get_params()
+
+    def translated(name: str, value: Any) -> Any:
+        *path, option = name.split("__")
+        if option in GRIDS:
+            prefix = "__".join([*path, "estimator", ""])
+            return _mapped(value, lambda key, one: translated(prefix + key, one))
+        new = _by_pseudo_class(option, value, classes, parent)
+        for outer in (fresh, *(options.get(place) for place in accumulate(path, "{}__{}".format))):
+            if new is not value and isinstance(outer, _BINARY):
+                outer = type(outer).__name__
+                raise ValueError(f"{option} is {value} inside {outer}, which makes classes of its own; weigh samples")
+        return new
+
+    changed = {name: new for name, value in options.items() if (new := translated(name, value)) is not value}
+    return fresh.set_params(**changed) if changed else fresh
+
+
+def _mapped(grid: Any, change: Callable[[str, Any], Any]) -> Any:
+    """Return a search's grid, or list of grids, with `change` applied to each name and value; distributions stay."""
+    if not isinstance(grid, Mapping):
+        return [_mapped(part, change) for part in grid] if isinstance(grid, list | tuple) else grid
+    return {
+        name: [change(name, value) for value in values] if isinstance(values, list | tuple) else values
+        for name, values in grid.items()
+    }
+
+
+def _by_pseudo_class(option: str, value: Any, classes: np.ndarray, parent: np.ndarray) -> Any:
+    """Return an option by pseudo-class where it is one by class; any other as it is."""
+    if option in ("class_weight", "class_weights") and isinstance(value, Mapping):
+        weights = by_class_index(option, value, classes)
+        return {k: weights.get(c, 1) for k, c in enumerate(parent.tolist())}
+    if option == "sampling_strategy" and isinstance(value, list):
+        named = by_class_index(option, dict.fromkeys(value), classes)
+        return np.flatnonzero(np.isin(parent, list(named))).tolist()
+    if option == "sampling_strategy" and (isinstance(value, Mapping) or callable(value)):
+        return _Shares(value, classes, parent)
+    if len(parent) > len(classes) and option in _NEUTRAL and value not in _NEUTRAL[option]:
+        raise ValueError(
+            f"{option} is {value}, which is for two classes, and {len(parent)} pseudo-classes are learned; "
+            "use class_weight or sample_weight"
+        )
+    if option == "train_split" and isinstance(value, partial):  # skorch's predefined_split
+        raise ValueError(f"{option} holds class labels, and pseudo-classes are learned; let a share be split off")
+    return value
+
+
+class _Shares:
+    """A ``sampling_strategy`` that divides what is asked of each class among its pseudo-classes, by their sizes."""
+
+    def __init__(self, wanted: Mapping[Any, int] | Callable[..., Mapping[Any, int]], classes: Any, parent: Any):
+        self.wanted, self.classes, self.parent = wanted, classes, parent
+        if not callable(wanted):
+            by_class_index("sampling_strategy", wanted, classes)
+
+    def __call__(self, y: np.ndarray) -> dict[int, int]:
+        y = np.asarray(y, np.int64)
+        labels, counts = np.unique(y, return_counts=True)
+        wanted = self.wanted(self.classes[self.parent[y]]) if callable(self.wanted) else self.wanted
+        shares = {}
+        for c, total in by_class_index("sampling_strategy", wanted, self.classes).items():
+            ours = self.parent[labels] == c
+            n, n_groups = counts[ours], int(ours.sum())
+            if total < n_groups:
+                name = self.classes.tolist()[c]
+                raise ValueError(f"sampling_strategy asks for {total} samples of {n_groups} pseudo-classes ({name!r})")
+            # One each, and the rest in proportion to theirs: then no share falls on the wrong side of a size.
+            spare = n - 1 if n.max(initial=0) > 1 else n
+            ends = np.cumsum(spare) * (int(total) - n_groups) // max(spare.sum(), 1)
+            shares |= zip(labels[ours].tolist(), (1 + np.diff(ends, prepend=0)).tolist(), strict=True)
+        return shares
+
+
+def check_fit_params(y: np.ndarray, fit_params: dict[str, Any]) -> None:
+    """Refuse what the estimator would misunderstand: validation data, and weights that leave one class."""
+    for name, value in fit_params.items():
+        parts = value if isinstance(value, list | tuple) else [value]
+        is_data = not (isinstance(value, Real) or all(isinstance(part, str) or callable(part) for part in parts))
+        if is_data and _VALIDATION.search(name.lower()):
+            raise ValueError(
+                f"{name} is validation data for classes, and the estimator learns pseudo-classes; leave it out and let "
+                "the estimator split off a share of the training samples (early_stopping, validation_fraction)"
+            )
+    weights = np.asarray(fit_params.get("sample_weight"))
+    if weights.shape != y.shape:  # there are none, or the estimator is to refuse them
+        return
+    left = np.unique(y[weights != 0]).tolist()
+    if not left:
+        raise ValueError("sample_weight is zero for all samples")
+    if len(left) < 2:
+        raise ValueError(f"regrouping needs at least 2 classes; sample_weight is above 0 in {len(left)} class: {left}")
