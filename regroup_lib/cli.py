@@ -45,6 +45,17 @@ ImageSize = Annotated[
 AllowMissing = Annotated[
     bool, typer.Option("--allow-missing", help="Leave out images that cannot be read and rows without a label.")
 ]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        help="What samples that belong together share: a column; of images a level of folders or a pattern of paths."
+    ),
+]
+NoHeader = Annotated[bool, typer.Option("--no-header", help="Of a table: its first line is data, not names.")]
+Missing = Annotated[
+    list[str] | None, typer.Option(help="Of a table: a value that means a missing one, as often as wanted.")
+]
+Decimal = Annotated[str | None, typer.Option(help="Of a table: its decimal mark, a point or a comma.")]
 
 
 def main() -> None:
@@ -54,8 +65,14 @@ def main() -> None:
     except (ValueError, OSError, RuntimeError) as error:
         if "--debug" in sys.argv:
             raise
-        Console(stderr=True, soft_wrap=True).print(Text.assemble(("error:", "red"), f" {error}"))
+        Console(stderr=True, soft_wrap=True).print(Text.assemble(("error:", "red"), " ", _shown(error)))
         sys.exit(1)
+
+
+def _shown(text: Any) -> Text:
+    """Return a text with names from data or records as it is: no markup, nothing that a terminal would obey."""
+    shown = (c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(text))
+    return Text("".join(shown))
 
 
 def _print_version(wanted: bool) -> None:
@@ -125,6 +142,10 @@ def data_check(
     label: Label = None,
     image_size: ImageSize = None,
     allow_missing: AllowMissing = False,
+    group: Group = None,
+    no_header: NoHeader = False,
+    missing: Missing = None,
+    decimal: Decimal = None,
 ):
     """Load data sets, check them, and print shape, class counts and digest.
 
@@ -134,15 +155,16 @@ def data_check(
 
     here = [*EMBEDDED, *(name for name, source in SOURCES.items() if source.path().exists())]
     for name in names or here:
-        dataset = load_data(name, label=label, image_size=image_size, allow_missing=allow_missing)
+        reading = {"header": not no_header, "missing": missing or (), "decimal": decimal, "group": group}
+        dataset = load_data(name, label=label, image_size=image_size, allow_missing=allow_missing, **reading)
         for split in dataset.splits:
             counts = dataset.class_counts(split)
             shape = " x ".join(str(size) for size in dataset.splits[split].inputs.shape)
             of = f"{len(counts)} classes of {min(counts)} to {max(counts)} {dataset.holds}"
-            console.print(f"{name} {split}: {shape}, {of}")
+            console.print(_shown(f"{name} {split}: {shape}, {of}"))
         for note in dataset.notes:
-            console.print(f"{name} {note}")
-        console.print(f"{name} digest: {dataset.digest}")
+            console.print(_shown(f"{name} {note}"))
+        console.print(_shown(f"{name} digest: {dataset.digest}"))
 
 
 @data_app.command("pack")
@@ -208,6 +230,10 @@ def fit(
     label: Label = None,
     image_size: ImageSize = None,
     allow_missing: AllowMissing = False,
+    group: Group = None,
+    no_header: NoHeader = False,
+    missing: Missing = None,
+    decimal: Decimal = None,
     estimator: Annotated[
         list[str] | None, typer.Option(help="Of a table: logreg, forest or boosting, as often as wanted; default: all.")
     ] = None,
@@ -236,6 +262,10 @@ def fit(
         label=label,
         image_size=image_size,
         allow_missing=allow_missing,
+        group=group,
+        header=not no_header,
+        missing=missing or (),
+        decimal=decimal,
         estimators=estimator or yourdata.ESTIMATORS,
         epochs=epochs,
         seeds=_seeds(seeds),
@@ -245,24 +275,24 @@ def fit(
     _print_comparison(comparison)
     if output is not None:
         comparison.write(output)
-        console.print(f"wrote {output}")
+        console.print(_shown(f"wrote {output}"))
 
 
 def _print_comparison(comparison: Any) -> None:
     for note in comparison.notes:
-        console.print(note, markup=False)
+        console.print(_shown(note))
     _print_frame(comparison.class_table.reset_index(), "samples")
-    console.print(comparison.outlook, markup=False)
+    console.print(_shown(comparison.outlook))
     title = f"{comparison.name}: percent, over seeds {', '.join(map(str, comparison.seeds))}; "
     _print_frame(comparison.table.reset_index(), title + f"AP by chance {100 * comparison.chance:.1f}")
-    console.print(comparison.recommendation.text.replace("**", ""), markup=False)
-    console.print(f"records: {comparison.look.path.parent}")
+    console.print(_shown(comparison.recommendation.text.replace("**", "")))
+    console.print(_shown(f"records: {comparison.look.path.parent}"))
 
 
 def _print_frame(frame: Any, title: str) -> None:
-    table = Table(*map(str, frame.columns), title=title, title_justify="left")
+    table = Table(*map(_shown, frame.columns), title=_shown(title), title_justify="left")
     for row in frame.itertuples(index=False):
-        table.add_row(*(Text(str(value)) for value in row))
+        table.add_row(*map(_shown, row))
     console.print(table)
 
 
