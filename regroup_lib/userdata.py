@@ -354,6 +354,7 @@ def _header(path: Path) -> _Header:
         check_regular(path)
         digest = digest_file(path)
         with open_image(path, list(FORMATS)) as image:
+            halved = not _is_deep(image) and _is_halved(image)  # before anything is decoded
             orientation = _orientation(image)
             # Pillow's size of a TIFF file is already that of the upright picture.
             swapped = orientation > 4 and image.format != "TIFF"
@@ -365,7 +366,7 @@ def _header(path: Path) -> _Header:
                 grey=bool(span) or image.mode in ("1", "L", "LA"),
                 transparent=image.has_transparency_data,
                 span=span,
-                halved=not span and _is_halved(image),
+                halved=halved,
                 turned=orientation != 1,
                 frames=image.format != "MPO" and getattr(image, "n_frames", 1) > 1,
             )

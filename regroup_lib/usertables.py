@@ -27,6 +27,7 @@ SEPARATORS = (",", ";", "\t", "|")
 MANY_CLASSES = 100  # beyond that, and beyond a tenth of the rows, a label column is taken for something else
 MANY_TEXTS = 0.5  # share of rows: a text column with more different values names rows, it does not sort them
 MISSING = "(missing)"
+LONGEST_NAME = 200  # characters of a class
 # What people write in the place of a number that is missing, in lower case.
 TOKENS = frozenset(
     "?|-|--|---|–|—|.|..|*|/|na|n/a|n.a.|n.a|<na>|nan|nd|n.d.|nil|none|null|unknown|unk|missing|void|\\n|#n/a|#na|#value!|"
@@ -37,7 +38,7 @@ COPIES = 0.25  # share of rows: where more repeat another one, only rows with a 
 # Words that names of columns consist of where a value stands for a row, or for whom several rows come from.
 ID_WORDS = frozenset("id ids uid pid uuid guid mrn identifier".split())
 UNIT_WORDS = ID_WORDS | frozenset(
-    """index idx nr no number num row rows serial key patient patients subject person participant
+    """index idx nr no number num row rows record records serial key patient patients subject person participant
     individual user customer client case donor animal mouse household family session lesion specimen sample student
     employee member account unnamed""".split()
 )
@@ -131,7 +132,7 @@ def _load_frame_once(
         frame, decimal = _read_text(path, header, missing, decimal)
     frame = _checked_columns(path, frame)
     label_column = frame.columns[-1] if label is None else _named_column(path, frame, label)
-    classes, notes = _classes(path, frame[label_column], allow_missing)
+    classes, notes = _classes(path, frame[label_column], decimal, allow_missing)
     rows = np.flatnonzero(classes != "")
     group_column = None if group is None else _named_column(path, frame, group)
     if group_column == label_column:
@@ -189,11 +190,12 @@ def _read_text(path: Path, header: bool, missing: Sequence[str], decimal: str | 
         names = pd.read_csv(path, **options | {"header": None, "nrows": 1, "dtype": str, "na_values": []}).iloc[0]
         names = [str(name).strip() for name in names]
         frame = pd.read_csv(path, header=0 if header else None, **options)
-        decimal = decimal or _decimal_mark(frame)
+        decimal = decimal or _decimal_mark(frame, options["sep"])
         if decimal == ",":  # also 1.234, which pandas took for a number below 2
             frame = pd.read_csv(path, header=0 if header else None, dtype=str, **options)
     except (OSError, ValueError, OverflowError) as error:
-        raise DataError(f"{path} is no table of text in UTF-8 ({' '.join(str(error).split())})") from error
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} is no table of text in UTF-8 ({reason}); save it as one") from error
     _check_first_line(path, names, frame, header)
     if header:
         _check_names(path, names)
@@ -219,17 +221,22 @@ def _separator(path: Path, options: dict[str, Any]) -> str:
     return max(found, key=found.get)
 
 
-def _decimal_mark(frame: pd.DataFrame) -> str:
-    """Return "," where more values of the text columns can only be read so than with a point; 1,234 decides nothing."""
-    values = pd.concat(
-        [pd.Series(_cleaned(_text(frame[name]).dropna()).unique()) for name in frame if _is_text(frame[name])]
-        or [pd.Series(dtype=object)]
-    )
-    values = values[values.str.contains(r"[.,]", regex=True).astype(bool)] if len(values) else values
+def _decimal_mark(frame: pd.DataFrame, separator: str) -> str:
+    """Return "," where more values can only be read so than with a point; 1,234 alone is decided by the separator."""
+    texts = [frame[name].dropna().drop_duplicates().iloc[:10_000] for name in frame if _is_text(frame[name])]
+    values = pd.concat([_cleaned(_text(text).dropna()) for text in texts]) if texts else pd.Series(dtype=object)
+    values = values[values.map(lambda text: "," in text).astype(bool)]
     if not len(values):
         return "."
     point, comma = (values.str.fullmatch(NUMBER[mark]).astype(bool) for mark in (".", ","))
-    return "," if (comma & ~point).sum() > (point & ~comma & values.str.contains(",")).sum() else "."
+    only_point, only_comma = (point & ~comma).sum(), (comma & ~point).sum()
+    if only_point == only_comma == 0 and separator == ";":
+        floats = frame.select_dtypes("float")
+        # Two decimals after a point are no thousands.
+        return (
+            "," if (point & comma).any() and not ((floats % 1 != 0) & (floats * 100 % 1 == 0)).any(axis=None) else "."
+        )
+    return "," if only_comma > only_point else "."
 
 
 def _check_first_line(path: Path, first: Sequence[str], frame: pd.DataFrame, header: bool) -> None:
@@ -299,7 +306,10 @@ def _checked_columns(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame.drop(columns=[name for name in frame if name.startswith("Unnamed: ") and frame[name].isna().all()])
     if frame.shape[1] < 2 or not len(frame):
         found = f"{frame.shape[1]} columns and {len(frame)} rows"
-        raise DataError(f"{path} has {found}; expected a header, rows, and at least one column beside the label")
+        raise DataError(
+            f"{path} has {found}; expected a header, rows, and at least one column beside the label, with commas, "
+            "semicolons, tabs or bars between them"
+        )
     return frame
 
 
@@ -315,7 +325,7 @@ def _named_column(path: Path, frame: pd.DataFrame, name: str) -> str:
 # ---------------------------------------------------------------- classes
 
 
-def _classes(path: Path, column: pd.Series, allow_missing: bool) -> tuple[np.ndarray, list[str]]:
+def _classes(path: Path, column: pd.Series, decimal: str, allow_missing: bool) -> tuple[np.ndarray, list[str]]:
     """Return the class of each row as text, empty where it has none, and notes."""
     if not _is_text(column) and pd.api.types.is_float_dtype(column) and (column.dropna() % 1 == 0).all():
         column = column.astype("Int64")  # whole numbers that stand beside a missing one
@@ -330,7 +340,9 @@ def _classes(path: Path, column: pd.Series, allow_missing: bool) -> tuple[np.nda
         notes = [f"left out: {lacking}"]
     known = found[~absent]
     n_classes = known.nunique()
-    continuous = pd.api.types.is_float_dtype(column) and n_classes > 20
+    names = sorted(set(known))
+    numbers, _ = _read_numbers(pd.Series(names, dtype=object), decimal)
+    continuous = numbers.notna().all() and (numbers % 1 != 0).any() and n_classes > 20
     if n_classes > max(MANY_CLASSES, len(known) / 10) or continuous:
         raise DataError(
             f"{path}: the column {column.name!r} has {n_classes} different values in {len(known)} rows, more like a "
@@ -339,7 +351,9 @@ def _classes(path: Path, column: pd.Series, allow_missing: bool) -> tuple[np.nda
     if n_classes < 2:
         only = f"the class {known.iloc[0]!r} alone" if n_classes else "no class"
         raise DataError(f"{path}: the column {column.name!r} has {only}, and at least two are needed")
-    names = sorted(set(known))
+    longest = max(map(len, names))
+    if longest > LONGEST_NAME:
+        raise DataError(f"{path}: {column.name!r} has values of {longest} characters; classes have short names")
     unusual = [name for name in names if name.lower() in TOKENS]
     if unusual:
         option = "; missing= (--missing) makes such a row one without a label"
@@ -384,7 +398,7 @@ def _spread_lists(path: Path, frame: pd.DataFrame, found: dict[str, list[str]]) 
     for name in frame:
         column = frame[name]
         known = column.dropna() if column.dtype == object else column.iloc[:0]
-        if not known.map(lambda value: isinstance(value, list | tuple | dict | set | np.ndarray)).any():
+        if not any(isinstance(value, list | tuple | dict | set | bytes | np.ndarray) for value in known):
             columns.append(column)
             continue
         try:
@@ -563,6 +577,15 @@ def _is_named_like_a_unit(name: str) -> bool:
 # ---------------------------------------------------------------- groups
 
 
+def _are_copies(features: pd.DataFrame, values: np.ndarray) -> bool:
+    """Tell whether equal rows are copies: a column tells rows apart, and far fewer would be equal by chance."""
+    shares = [features[name].value_counts(normalize=True, dropna=False).to_numpy() for name in features]
+    _, counts = np.unique(values, return_counts=True)
+    by_chance = np.prod([(share**2).sum() for share in shares])
+    fine = max(len(share) for share in shares) >= max(20, len(counts) / 2)
+    return bool(fine and ((counts / len(values)) ** 2).sum() > 10 * by_chance)
+
+
 def _groups(
     features: pd.DataFrame, labels: np.ndarray, column: str | None, named: np.ndarray | None
 ) -> tuple[np.ndarray | None, list[str]]:
@@ -571,8 +594,7 @@ def _groups(
     n, n_different = len(values), len(np.unique(values))
     copies, notes, divisions = n - n_different, [], []
     if copies:
-        fine = max(features[name].nunique() for name in features) >= n_different / 2
-        together = copies <= COPIES * n or fine
+        together = copies <= COPIES * n or _are_copies(features, values)
         note = f"{copies} rows repeat another one"
         labeled = len(np.unique(np.stack([values.astype(np.int64), labels]), axis=1).T)
         note += f", {labeled - n_different} of them with another label" if labeled > n_different else ""
