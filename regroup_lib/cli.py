@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from regroup_lib.book import parse_parameter
@@ -290,7 +290,7 @@ def _print_comparison(comparison: Any) -> None:
 
 
 def _print_frame(frame: Any, title: str) -> None:
-    table = Table(*map(_shown, frame.columns), title=_shown(title), title_justify="left")
+    table = Table(*(Column(_shown(name)) for name in frame.columns), title=_shown(title), title_justify="left")
     for row in frame.itertuples(index=False):
         table.add_row(*map(_shown, row))
     console.print(table)

@@ -428,8 +428,8 @@ def _places(shape: Sequence[int], channels_last: bool) -> tuple[tuple[int, ...],
         last = shape[1] == shape[2] != shape[3] or (channels_last and shape[1] == shape[2])
         return ((1, 2) if last else (2, 3)), ", averaged over its places,"
 
-    def counts_tokens(size: int) -> bool:  # the squares of a grid, and up to five more
-        return any(round((size - more) ** 0.5) ** 2 == size - more for more in range(6) if size > more)
+    def counts_tokens(size: int) -> bool:  # the squares of a grid, and a few more
+        return any(round((size - more) ** 0.5) ** 2 == size - more for more in range(6) if size >= 5 * more)
 
     turned = shape[2] == 1 or (counts_tokens(shape[2]) and not counts_tokens(shape[1]))
     return ((2,) if turned else (1,)), f", averaged over axis {2 if turned else 1}, its tokens,"
