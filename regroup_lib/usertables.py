@@ -131,6 +131,9 @@ def _load_frame_once(
     else:
         frame, decimal = _read_text(path, header, missing, decimal)
     frame = _checked_columns(path, frame)
+    # A spreadsheet writes rows that were once filled, with separators alone.
+    n_rows = int(np.flatnonzero(frame.notna().any(axis=1)).max(initial=-1)) + 1
+    n_empty, frame = len(frame) - n_rows, frame.iloc[:n_rows]
     label_column = frame.columns[-1] if label is None else _named_column(path, frame, label)
     classes, notes = _classes(path, frame[label_column], decimal, allow_missing)
     rows = np.flatnonzero(classes != "")
@@ -162,6 +165,7 @@ def _load_frame_once(
     digest = digest_of(class_names, splits(divided(apart)), *([] if group is None else [groups]))
     notes = [
         f"label: the column {label_column!r}" + (", the last one" if label is None else ""),
+        *[f"left out: {n_empty} empty rows at the end"] * bool(n_empty),
         *notes,
         *_described(found),
         *group_notes,
@@ -292,7 +296,8 @@ def _read_parquet(path: Path, missing: Sequence[str]) -> pd.DataFrame:
 
 
 def _check_names(path: Path, names: Sequence[object]) -> None:
-    twice = [name for name, count in Counter(composed(str(name)) for name in names).items() if count > 1]
+    counts = Counter(composed(str(name)) for name in names)
+    twice = [name for name, count in counts.items() if count > 1 and name]
     if twice:
         raise DataError(f"{path}: two columns are called {some_of(map(repr, twice))}; rename one")
 

@@ -202,8 +202,10 @@ def test_separators_in_quoted_names_are_none(write, separator):
 def test_the_mark_of_a_spreadsheet_and_the_separator_at_the_end_of_lines_are_no_columns(write):
     path = write({"z": np.roll(X, 1)}, separator=";")
     before = load_data(path).digest
-    path.write_text("sep=;\n" + path.read_text().replace("\n", ";\n"))
-    assert load_data(path).digest == before
+    path.write_text("sep=;\n" + path.read_text().replace("\n", ";;\n") + ";;;;\n" * 3)
+    dataset = load_data(path)
+    assert dataset.digest == before
+    assert "left out: 3 empty rows at the end" in dataset.notes
 
 
 def test_what_is_separated_by_spaces_or_written_otherwise_is_refused(write, tmp_path):
