@@ -45,6 +45,17 @@ ImageSize = Annotated[
 AllowMissing = Annotated[
     bool, typer.Option("--allow-missing", help="Leave out images that cannot be read and rows without a label.")
 ]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        help="What samples that belong together share: a column; of images a level of folders or a pattern of paths."
+    ),
+]
+NoHeader = Annotated[bool, typer.Option("--no-header", help="Of a table: its first line is data, not names.")]
+Missing = Annotated[
+    list[str] | None, typer.Option(help="Of a table: a value that means a missing one, as often as wanted.")
+]
+Decimal = Annotated[str | None, typer.Option(help="Of a table: its decimal mark, a point or a comma.")]
 
 
 class _Console:
@@ -154,6 +165,10 @@ def data_check(
     label: Label = None,
     image_size: ImageSize = None,
     allow_missing: AllowMissing = False,
+    group: Group = None,
+    no_header: NoHeader = False,
+    missing: Missing = None,
+    decimal: Decimal = None,
 ):
     """Load data sets, check them, and print shape, class counts and digest.
 
@@ -163,7 +178,8 @@ def data_check(
 
     here = [*EMBEDDED, *(name for name, source in SOURCES.items() if source.path().exists())]
     for name in names or here:
-        dataset = load_data(name, label=label, image_size=image_size, allow_missing=allow_missing)
+        reading = {"header": not no_header, "missing": missing or (), "decimal": decimal, "group": group}
+        dataset = load_data(name, label=label, image_size=image_size, allow_missing=allow_missing, **reading)
         for split in dataset.splits:
             counts = dataset.class_counts(split)
             shape = " x ".join(str(size) for size in dataset.splits[split].inputs.shape)
@@ -239,6 +255,10 @@ def fit(
     label: Label = None,
     image_size: ImageSize = None,
     allow_missing: AllowMissing = False,
+    group: Group = None,
+    no_header: NoHeader = False,
+    missing: Missing = None,
+    decimal: Decimal = None,
     estimator: Annotated[
         list[str] | None, typer.Option(help="Of a table: logreg, forest or boosting, as often as wanted; default: all.")
     ] = None,
@@ -267,6 +287,10 @@ def fit(
         label=label,
         image_size=image_size,
         allow_missing=allow_missing,
+        group=group,
+        header=not no_header,
+        missing=missing or (),
+        decimal=decimal,
         estimators=estimator or yourdata.ESTIMATORS,
         epochs=epochs,
         seeds=_seeds(seeds),
@@ -281,12 +305,12 @@ def fit(
 
 def _print_comparison(comparison: Any) -> None:
     for note in comparison.notes:
-        console.print(note, markup=False)
+        console.print(note)
     _print_frame(comparison.class_table.reset_index(), "samples")
-    console.print(comparison.outlook, markup=False)
+    console.print(comparison.outlook)
     title = f"{comparison.name}: percent, over seeds {', '.join(map(str, comparison.seeds))}; "
     _print_frame(comparison.table.reset_index(), title + f"AP by chance {100 * comparison.chance:.1f}")
-    console.print(comparison.recommendation.text.replace("**", ""), markup=False)
+    console.print(comparison.recommendation.text.replace("**", ""))
     console.print(f"records: {comparison.look.path.parent}")
 
 

@@ -34,9 +34,7 @@ EPOCHS = (5, 40)
 FEW_POSITIVES = 100  # below that a larger part of the training images is held out to choose by
 
 
-def own_data(
-    dataset: Dataset, positive: str, path: str | Path, *, label: str | None = None, allow_missing: bool = False
-) -> OwnData:
+def own_data(dataset: Dataset, positive: str, path: str | Path, **reading: Any) -> OwnData:
     """Return what a spec says of a user's data set.
 
     Parameters
@@ -45,16 +43,16 @@ def own_data(
         What `load_data` read.
     positive : str
         One of its classes.
-    path, label, allow_missing
-        How it was read.
+    path, **reading
+        How it was read: see `load_data`.
     """
     return OwnData(
         digest=dataset.digest,
         classes=dataset.class_names,
         positive=positive,
+        grouped="group" in (dataset.metadata or {}).get("train", {}),
         path=str(Path(path).resolve()),
-        label=label,
-        allow_missing=allow_missing,
+        **reading,
     )
 
 

@@ -38,7 +38,8 @@ from regroup_lib.dataset import SPLITS, DataError, Dataset, Split, some_of, spli
 from regroup_lib.files import data_directory, digest_arrays, digest_file, read_npz, write_npz
 from regroup_lib.images import cached_images, check_image_size, file_digests, open_image
 from regroup_lib.progress import progress_bar
-from regroup_lib.userdata import TABLE_SUFFIXES, load_folder, load_frame
+from regroup_lib.userdata import load_folder
+from regroup_lib.usertables import TABLE_SUFFIXES, load_frame
 
 logger = logging.getLogger(__name__)
 
@@ -170,6 +171,10 @@ def load_data(
     image_size: int | None = None,
     allow_missing: bool = False,
     label: str | None = None,
+    group: str | None = None,
+    header: bool = True,
+    missing: Sequence[str] = (),
+    decimal: str | None = None,
 ) -> Dataset:
     """Load a data set into memory and check it.
 
@@ -199,6 +204,11 @@ def load_data(
         and rows without a label, and say how many, instead of refusing the set.
     label : str, optional
         The column of a table that holds the classes; default: the last one.
+    group : str, optional
+        What samples that belong together share, of one patient, say: a column of a table, or a level of folders or a
+        pattern of a folder of images. They stay together wherever samples are divided, as copies do.
+    header, missing, decimal : optional
+        How a table is written: see `load_frame`.
 
     Returns
     -------
@@ -228,16 +238,19 @@ def load_data(
     name, path = str(name_or_path), Path(name_or_path)
     source = SOURCES.get(name)
     kind = _kind_of(name, path)
-    _check_load_options(name, kind, {"image_size": image_size, "allow_missing": allow_missing or None, "label": label})
+    written = {"header": header, "missing": missing, "decimal": decimal}
+    given = {"image_size": image_size, "allow_missing": allow_missing or None, "label": label, "group": group}
+    given |= {"header": None if header else header, "missing": missing or None, "decimal": decimal}
+    _check_load_options(name, kind, given)
     cache = data_directory(data_dir) / "cache"
     if kind == "embedded":
         return _digits() if name == "digits" else _descriptions()
     if kind == "npz":
         return _load_npz(path, path.stem, "check the path, or write the file again", published=False)
     if kind == "folder":
-        return load_folder(path, cache=cache, image_size=image_size, allow_missing=allow_missing)
+        return load_folder(path, cache=cache, image_size=image_size, allow_missing=allow_missing, group=group)
     if kind == "table":
-        return load_frame(path, label=label, allow_missing=allow_missing)
+        return load_frame(path, label=label, allow_missing=allow_missing, group=group, **written)
     path = source.path(data_dir)
     if download and not path.exists():
         fetch_data(name, data_dir=data_dir)
@@ -275,8 +288,8 @@ def _kind_of(name: str, path: Path) -> str:
 _LOAD_OPTIONS = {
     "image_size": (("decoded", "folder"), "decoded from image files", "ham10000 and folders of images"),
     "allow_missing": (("decoded", "folder", "table"), "decoded from image files", "ham10000, folders and tables"),
-    "label": (("table",), "a table", "tables"),
-}
+    "group": (("folder", "table"), "a folder of images or a table", "these"),
+} | dict.fromkeys(("label", "header", "missing", "decimal"), (("table",), "a table", "tables"))
 
 
 def _check_load_options(name: str, kind: str, options: dict[str, Any]) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 SPLITS = ("train", "val", "test")
 
@@ -59,7 +61,8 @@ class Dataset:
         What else the publisher says: split, column, one value an image. HAM10000 has ``lesion_id`` (images of one
         lesion are a group), ``image_id``, ``dx_type``, ``age`` (float32, years, NaN: unknown), ``sex`` and
         ``localization``. Financial PhraseBank has ``line``, the number of the sentence's line in the file. A user's
-        folder has ``file``, a user's table ``row``, counted from 0 in the order of the file.
+        folder has ``file``, a user's table ``row``, counted from 0 in the order of the file; both have ``group``
+        (int64) where samples belong together, such as copies or those of one patient: no division parts a group.
     notes : tuple of str
         What of the set was left out, and how much; of a user's own set also how it was read and divided.
     """
@@ -102,24 +105,32 @@ class Dataset:
 
 
 def split_by_group(
-    labels: Iterable, groups: Iterable, *, fractions: Mapping[str, float], seed: int | None = 0
+    labels: Iterable,
+    groups: Iterable,
+    *,
+    fractions: Mapping[str, float],
+    seed: int | None = 0,
+    several_classes: bool = False,
 ) -> np.ndarray:
     """Divide samples into splits, class by class, without dividing a group.
 
-    The groups of a class stand in random order, and the row of their samples is cut where the fractions say; a group
+    The groups of a class are put in random order, and the row of their samples is cut where the fractions say; a group
     across a cut goes to the side that holds its middle. So each split has its share of each class to within the size
-    of the class's largest group. The order of the samples and the names of the classes are of no influence.
+    of the class's largest group. The order of the samples and the names of the classes are of no influence. With n
+    equal fractions the splits are the folds of a stratified cross-validation by group.
 
     Parameters
     ----------
     labels : array-like [n]
-        Class of each sample; a group has one class.
+        Class of each sample.
     groups : array-like [n]
         Group of each sample (for HAM10000 the lesion).
     fractions : mapping of str to float
         Name of each split, and its part of each class; they sum to 1.
     seed : int
         Seed of the random order.
+    several_classes : bool
+        Take groups that have samples of several classes; such a group counts for the rarest of them.
 
     Returns
     -------
@@ -129,7 +140,7 @@ def split_by_group(
     Raises
     ------
     ValueError
-        If the lengths differ, a group has two classes, or the fractions are negative or do not sum to 1.
+        If the lengths differ, a group has two classes and may not, or the fractions are negative or do not sum to 1.
 
     Examples
     --------
@@ -142,10 +153,15 @@ def split_by_group(
     parts = np.array(list(fractions.values()), dtype=float)
     if not (parts >= 0).all() or not np.isclose(parts.sum(), 1):
         raise ValueError(f"fractions are {dict(fractions)}; they must be at least 0 and sum to 1")
-    names, first, member, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    names, first, member = np.unique(groups, return_index=True, return_inverse=True)
+    if several_classes:
+        _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        rarest_first = np.argsort(counts[index], kind="stable")
+        first = rarest_first[np.unique(member[rarest_first], return_index=True)[1]]
     classes = labels[first]
+    sizes = np.bincount(member[labels == classes[member]], minlength=len(names))
     torn = np.flatnonzero(labels != classes[member])
-    if len(torn):
+    if len(torn) and not several_classes:
         group, one, other = groups[torn[0]], classes[member[torn[0]]], labels[torn[0]]
         raise ValueError(f"group {group!s} has the classes {one!s} and {other!s}; a group must have one")
     order = np.random.default_rng(seed).permutation(len(names))
@@ -156,6 +172,26 @@ def split_by_group(
         cuts = np.cumsum(parts)[:-1] * sizes[chosen].sum()
         split[chosen] = np.searchsorted(cuts, middles, side="left")
     return np.array(list(fractions))[split[member]]
+
+
+def joined_groups(*divisions: np.ndarray) -> np.ndarray:
+    """Return groups, int64 [n], that are as small as can be and divide no group of any of the divisions [n].
+
+    Examples
+    --------
+    >>> joined_groups(np.array(["a", "a", "b", "c"]), np.array([1, 2, 2, 3]))
+    array([0, 0, 0, 1])
+    """
+    n = len(divisions[0])
+    rows, groups, n_nodes = [], [], n
+    for division in divisions:
+        _, member = np.unique(division, return_inverse=True)
+        rows.append(np.arange(n))
+        groups.append(member + n_nodes)
+        n_nodes += int(member.max(initial=-1)) + 1
+    rows, groups = np.concatenate(rows), np.concatenate(groups)
+    edges = coo_array((np.ones(len(rows), bool), (rows, groups)), shape=(n_nodes, n_nodes))
+    return connected_components(edges, directed=False)[1][:n].astype(np.int64)
 
 
 def some_of(names: Iterable[str]) -> str:

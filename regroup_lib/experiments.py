@@ -557,14 +557,16 @@ def _run_table(spec: TableSpec, data_dir: str | Path | None) -> tuple[Record, di
 
 def _run_look(spec: LookSpec, means: _Means) -> tuple[Record, dict[str, np.ndarray]]:
     task = _task_of(spec, means.data_dir, validation_fraction=0)
-    start = time.perf_counter()
+    start, notes = time.perf_counter(), list(task.dataset.notes)
     if task.dataset.is_table:
         # All rows, as all of them train in some fold of the cross-validation.
         columns, names = tables.prepared(pd.concat([split.inputs for split in task.dataset.splits.values()]))
         features = tables.ENCODERS[spec.encoder]().fit_transform(columns) if spec.encoder else columns
         fine = np.concatenate([split.labels for split in task.dataset.splits.values()])
     else:
-        features, names = _features_of(task, _encoded(spec, task, means))["train"], []
+        encoded = _encoded(spec, task, means)
+        features, names = _features_of(task, encoded)["train"], []
+        notes += encoded.encoder.notes
         fine = task.train.fine_labels
     labels, diagnosis = _diagnosed(spec, features, fine)
     shown = [*_largest_clusters(labels, 0), *_largest_clusters(labels, 1)]
@@ -577,7 +579,7 @@ def _run_look(spec: LookSpec, means: _Means) -> tuple[Record, dict[str, np.ndarr
     record = Record(
         spec=spec,
         status="finished",
-        metrics={"class_counts": counts, "notes": list(dataset.notes), "diagnosis": diagnosis, "columns": names},
+        metrics={"class_counts": counts, "notes": notes, "diagnosis": diagnosis, "columns": names},
         regrouping={"parent": labels.parent.tolist(), "counts": np.bincount(labels.labels).tolist()},
         seconds={"look": time.perf_counter() - start},
         data_digest=dataset.digest,

@@ -6,8 +6,9 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from PIL import Image
@@ -18,7 +19,9 @@ from regroup_lib.progress import progress_bar
 logger = logging.getLogger(__name__)
 
 MAX_IMAGE_SIZE = 1024  # of a decoded image, height and width
-MAX_PIXELS = 25_000_000  # of an image file; HAM10000's have 270,000
+MAX_PIXELS = 178_956_970  # of an image file: where Pillow, too, takes it for a decompression bomb
+LARGE = 25_000_000  # pixels; larger pictures are decoded one at a time, as each takes hundreds of megabytes
+_large_picture = Lock()
 
 
 def n_threads() -> int:
@@ -32,19 +35,37 @@ def check_image_size(size: int) -> None:
         raise ValueError(f"image_size is {size!r}; it must be a whole number of pixels from 1 to {MAX_IMAGE_SIZE}")
 
 
+def check_regular(path: Path) -> None:
+    """Raise a ValueError if a path is a link to nothing, or a device or pipe that reading would not come back from."""
+    if not path.is_file():
+        raise ValueError("it is a link to nothing, or no regular file")
+
+
 @contextmanager
-def open_image(path: Path, formats: Sequence[str]) -> Iterator[Image.Image]:
+def open_image(path: Path, formats: Sequence[str], *, draft: tuple[int, int] | None = None) -> Iterator[Image.Image]:
     """Open an image file of one of Pillow's formats; its pixels are not decoded yet.
+
+    Parameters
+    ----------
+    path : Path
+    formats : sequence of str
+    draft : tuple of int, optional
+        Width and height that are enough; a JPEG file of more than `LARGE` pixels is decoded at a scale above that.
 
     Raises
     ------
     ValueError
-        If it has more than `MAX_PIXELS`. Pillow raises a different class for each other defect.
+        If it is no regular file, or has more than `MAX_PIXELS`. Pillow raises a different class for each other defect.
     """
+    check_regular(path)
     with Image.open(path, formats=formats) as image:
-        if image.width * image.height > MAX_PIXELS:
+        n_pixels = image.width * image.height
+        if n_pixels > MAX_PIXELS:
             raise ValueError(f"it has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
-        yield image
+        with _large_picture if n_pixels > LARGE else nullcontext():
+            if draft and n_pixels > LARGE:
+                image.draft(None, (2 * max(draft), 2 * max(draft)))
+            yield image
 
 
 def file_digests(paths: Sequence[Path]) -> list[str]:

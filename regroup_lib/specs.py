@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -125,6 +126,9 @@ def task_class_names(task: str) -> tuple[str, ...]:
     return class_names_of(dataset) if multiclass else (f"not {positive}", str(positive))
 
 
+READING = ("label", "allow_missing", "group", "header", "missing", "decimal")  # options of `load_data`
+
+
 class OwnData(BaseModel):
     """A data set of the user's own, and the class of it that is held against the rest.
 
@@ -137,9 +141,15 @@ class OwnData(BaseModel):
     digest: str = Field(pattern="^[0-9a-f]{64}$")
     classes: tuple[str, ...] = Field(min_length=2)
     positive: str
+    grouped: bool = False  # whether samples that belong together stay together; they did not in the first records
     path: str | None = Field(None, exclude=True)
-    label: str | None = Field(None, exclude=True)  # these two: see `load_data`
+    # How it is read: see `load_data`. What of these changes the data changes the digest.
+    label: str | None = Field(None, exclude=True)
     allow_missing: bool = Field(False, exclude=True)
+    group: str | None = Field(None, exclude=True)
+    header: bool = Field(True, exclude=True)
+    missing: tuple[str, ...] = Field((), exclude=True)
+    decimal: str | None = Field(None, exclude=True)
 
     @model_validator(mode="after")
     def _class_exists(self) -> OwnData:
@@ -157,8 +167,15 @@ class OwnData(BaseModel):
         """
         if self.path is None:
             raise DataError(f"the data set with digest {self.digest[:12]} has no path here; name it to `compare` again")
-        options = {"label": self.label, "image_size": image_size, "allow_missing": self.allow_missing}
-        return load_data(self.path, data_dir=data_dir, **options)
+        options = {name: getattr(self, name) for name in READING}
+        dataset = load_data(self.path, data_dir=data_dir, image_size=image_size, **options)
+        if self.grouped:
+            return dataset
+        metadata = dataset.metadata and {
+            part: {name: values for name, values in columns.items() if name != "group"}
+            for part, columns in dataset.metadata.items()
+        }
+        return replace(dataset, metadata=metadata)
 
     def verified(self, *, data_dir: str | Path | None = None, image_size: int | None = None) -> Dataset:
         """Load the data set, and refuse one that has changed since the spec was made."""

@@ -16,7 +16,8 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 
 from regroup_lib.data import DATASETS, class_names_of, divided, load_data
-from regroup_lib.dataset import Dataset
+from regroup_lib.dataset import Dataset, split_by_group
+from regroup_lib.userdata import composed
 
 LONG_TAIL = "lt"  # what a long-tailed task's name ends in
 LONG_TAIL_RATIO = 100.0
@@ -153,7 +154,8 @@ def make_task(
     seed : int
         Moves the validation split, and chooses the positives that are kept for `imbalance`.
     validation_fraction : float
-        Part of the training split that is held out, stratified by the task's classes; 0 holds out nothing.
+        Part of the training split that is held out, stratified by the task's classes; 0 holds out nothing. Samples
+        that belong together in a set of your own stay together.
         A data set with a validation split of its own (HAM10000, where images of one lesion must stay together)
         keeps that one whatever the fraction, 0 included; the seed then moves nothing here.
         In a long-tailed task it is held out before the tail is cut, so all classes have their share of it.
@@ -200,7 +202,8 @@ def make_task(
     elif validation_fraction == 0:
         val = cut("train", rows[:0])
     else:
-        rows, held_out = _hold_out(rows, relabel[dataset.train.labels], validation_fraction, seed, name)
+        groups = (dataset.metadata or {}).get("train", {}).get("group")
+        rows, held_out = _hold_out(rows, relabel[dataset.train.labels], groups, validation_fraction, seed, name)
         val = cut("train", held_out)
     if long_tail:
         rows = _long_tail(rows, dataset.train.labels, imbalance or LONG_TAIL_RATIOS.get(dataset.name, LONG_TAIL_RATIO))
@@ -230,7 +233,7 @@ def _named(
         dataset = load_data(name, **options)
     if positive is None:
         return dataset.name, dataset, None
-    positive = str(positive)
+    positive = composed(str(positive))
     if positive not in dataset.class_names:
         close = get_close_matches(positive, dataset.class_names, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -278,10 +281,17 @@ def _check_classes(task: Task) -> None:
 
 
 def _hold_out(
-    rows: np.ndarray, labels: np.ndarray, fraction: float, seed: int, name: str
+    rows: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, fraction: float, seed: int, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
     try:
-        train, held_out = train_test_split(rows, test_size=fraction, random_state=seed, stratify=labels)
+        if groups is None:
+            train, held_out = train_test_split(rows, test_size=fraction, random_state=seed, stratify=labels)
+        else:
+            fractions = {"train": 1 - fraction, "val": fraction}
+            part = split_by_group(labels, groups, fractions=fractions, seed=seed, several_classes=True)
+            train, held_out = rows[part == "train"], rows[part == "val"]
+            if any(len(np.unique(labels[part == p])) < len(np.unique(labels)) for p in fractions):
+                raise ValueError("a class has too few groups of samples that belong together")
     except ValueError as error:
         raise ValueError(f"task {name!r}: a validation split of {fraction:g} cannot be cut ({error})") from error
     return np.sort(train), np.sort(held_out)

@@ -1,18 +1,19 @@
-"""A user's own data set, a folder of images or a table: read, checked, and divided where it is not.
+"""A user's own folder of images: read, checked, and divided where it is not.
 
 Nothing here guesses in silence: what is left out, resized, converted or divided stands in ``Dataset.notes``.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import logging
-from collections import Counter
-from collections.abc import Sequence
+import os
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -20,15 +21,37 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from regroup_lib.dataset import SPLITS, DataError, Dataset, Split, some_of, split_by_group
+from regroup_lib.dataset import SPLITS, DataError, Dataset, Split, joined_groups, some_of, split_by_group
 from regroup_lib.files import digest_arrays, digest_file
-from regroup_lib.images import cached_images, check_image_size, n_threads, open_image
+from regroup_lib.images import cached_images, check_image_size, check_regular, n_threads, open_image
 
 logger = logging.getLogger(__name__)
 
 OWN_FRACTIONS = {"train": 0.8, "test": 0.2}  # of a set without a test split
-FORMATS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "BMP": (".bmp",), "TIFF": (".tif", ".tiff"), "WEBP": (".webp",)}
+FORMATS = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+}
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+# Pictures all the same, so that none is left out as something else: they count as images that cannot be read.
+OTHER_SUFFIXES = tuple(".avif .heic .heif .dcm .dicom .nii .jp2 .psd .svg .dng .cr2 .nef .arw .svs .ndpi .czi".split())
+# What systems and programs put beside pictures.
+DEBRIS = re.compile(
+    r"\.|@eadir$|@recycle|@recently|@tmp$|@__thumb|#recycle$|#snapshot$|\$recycle\.bin$|__macosx$|__pycache__$|_?thumbnails?$"
+    r"|e?h?thumbs\.db$|desktop\.ini$|lost\+found$|system volume information$",
+    re.IGNORECASE,
+)
+SPLIT_NAME = re.compile(
+    r"[\W\d_]*(?:data|images?|imgs?)?[\W\d_]*(?:(?P<train>train(?:ing)?|trn)|(?P<val>val(?:id(?:ation)?)?|dev)"
+    r"|(?P<test>test(?:ing)?|tst))[\W\d_]*(?:(?:data)?set|data|images?|imgs?|pictures|photos|samples|split)?[\W\d_]*",
+    re.IGNORECASE,
+)
+MASK = "masks?|seg|segm|segmentations?|gt|ground[ _-]?truth|labels?|annotations?|annot|overlay|contours?|roi"
+NAMED_AFTER = re.compile(r"(.+?)(?:[ _.-]+([A-Za-z]+)(?:[ _.-]*\d+)*|[ _.-]+\d+|[ _.-]*\(\d+\))")
 NO_SPLIT = "no test split"
 KEPT_SIZE = 128  # images of one size up to this stay as they are
 ALLOW = "load with allow_missing=True (--allow-missing) to leave them out"
@@ -54,16 +77,22 @@ class _Files:
 
 
 def load_folder(
-    folder: str | Path, *, cache: Path, image_size: int | None = None, allow_missing: bool = False
+    folder: str | Path,
+    *,
+    cache: Path,
+    image_size: int | None = None,
+    allow_missing: bool = False,
+    group: str | None = None,
 ) -> Dataset:
     """Load a folder of image files, one folder a class.
 
     Parameters
     ----------
     folder : str or Path
-        With ``train/<class>/...`` and, where there are any, ``val/`` and ``test/``; or with ``<class>/...`` alone.
-        Images may lie in folders below their class's. Without a test split the training images are divided 80/20,
-        class by class, by a rule that depends on the images alone; copies of one file stay together.
+        With ``train/<class>/...`` and, where there are any, ``val/`` and ``test/`` (or what else these are called:
+        ``Training_Set``, ``validation``), or with ``<class>/...`` alone. Images may lie in folders below their class's;
+        linked ones are followed. Without a test split the training images are divided 80/20, class by class, by a rule
+        that depends on the images alone; copies of one file stay together.
     cache : Path
         Where decoded images are kept.
     image_size : int, optional
@@ -71,13 +100,18 @@ def load_folder(
         where they have several sizes or more than `KEPT_SIZE` pixels a side.
     allow_missing : bool
         Leave files out that cannot be read, instead of refusing the folder.
+    group : str, optional
+        What pictures that belong together share, of one patient, say, or altered copies: the level of a folder below
+        their class's ("1": the first), or a regular expression that is searched for in their path, of which the first
+        bracket counts. They stay together wherever images are divided.
 
     Returns
     -------
     Dataset
         Grey if all images are, else RGB. Pictures are turned upright as their camera noted, what is transparent becomes
-        white, and 16 bits become 8. ``metadata`` has each image's ``file``; ``notes`` say how often each of that was
-        done, and how many images of the test split are also in the training split.
+        white, and grey values beyond 8 bits are scaled from the range that they have in the whole set to 0 to 255.
+        ``metadata`` has each image's ``file`` and, where images belong together, its ``group``; ``notes`` say how often
+        each of that was done, and how many images of the test split are also in the training split.
 
     Raises
     ------
@@ -95,75 +129,196 @@ def load_folder(
     # Times and sizes are part of the key: files that changed are read again.
     state = hashlib.sha256()
     for path in files.paths:
-        status = path.stat()
-        state.update(f"{path} {status.st_mtime_ns} {status.st_size}\n".encode())
-    return _load_folder_once(folder, cache, image_size, allow_missing, state.hexdigest())
+        status = path.stat() if path.exists() else path.lstat()
+        state.update(f"{path} {status.st_mtime_ns} {status.st_size}\n".encode(errors="surrogateescape"))
+    return _load_folder_once(folder, cache, image_size, allow_missing, group, state.hexdigest())
 
 
 @lru_cache(maxsize=2)  # a comparison asks for the network's size and the encoder's
-def _load_folder_once(folder: Path, cache: Path, image_size: int | None, allow_missing: bool, state: str) -> Dataset:
+def _load_folder_once(
+    folder: Path, cache: Path, image_size: int | None, allow_missing: bool, group: str | None, state: str
+) -> Dataset:
     files = _listed(folder)
+    named = None if group is None else _named_groups(files, group)
     with ThreadPoolExecutor(n_threads()) as pool:
         headers = list(pool.map(_header, files.paths))
     sound = [header for header in headers if not header.reason]
     if not sound:
         raise DataError(f"{folder}: none of {len(headers)} images can be read; the first: {headers[0].reason}")
     shape = (*_shape(folder, sound, image_size), 1 if all(header.grey for header in sound) else 3)
-    key = hashlib.sha256(f"{shape} {image_size}\n".encode())
+    spans = [header.span for header in sound if header.span]
+    span = (min(low for low, _ in spans), max(high for _, high in spans)) if spans else None
+    key = hashlib.sha256(f"{shape} {image_size}\n{span or ''}".encode())
     for row, header in enumerate(headers):
-        key.update(f"{files.name(row)} {header.digest}\n".encode())
+        key.update(f"{files.name(row)} {header.digest}\n".encode(errors="surrogateescape"))
     kept_at = cache / f"images-{shape[0]}x{shape[1]}-{key.hexdigest()[:20]}.npz"
-    images, reasons = cached_images(files.paths, shape, partial(_read_picture, shape=shape), kept_at)
+    images, reasons = cached_images(files.paths, shape, partial(_read_picture, shape=shape, span=span), kept_at)
     readable = np.flatnonzero(reasons == "")
+    if not len(readable):
+        raise DataError(f"{folder}: none of {len(headers)} images can be read; the first: {reasons[0]}")
     notes = [*files.notes, *_unreadable(files, reasons, allow_missing)]
     headers = [headers[row] for row in readable]
-    notes += _conversions(headers, shape, image_size)
-    return _folder_dataset(files.take(readable), images[readable], [header.digest for header in headers], notes)
+    notes += _conversions(headers, shape, image_size, span)
+    files, digests = files.take(readable), np.array([header.digest for header in headers])
+    return _folder_dataset(files, images[readable], digests, None if named is None else named[readable], notes)
 
 
 def _listed(folder: Path) -> _Files:
     """Return the image files of a folder by its layout, or raise a DataError that says which layouts there are."""
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist or is no folder; check the path")
-    inside = _folders(folder)
     layout = "expected train/<class>/ with val/ and test/ where there are any, or <class>/ alone"
-    divided = "train" in {path.name for path in inside} and bool(_folders(folder / "train"))
-    if divided:
-        others = sorted(path.name for path in inside if path.name not in SPLITS)
-        if others:
-            raise DataError(f"{folder}: {some_of(others)} beside train/; {layout}")
-        of_part = {part: folder / part for part in SPLITS if (folder / part).is_dir()}
-    else:
-        of_part = {"": folder}
-    paths, parts, classes, ignored = [], [], [], []
+    of_part = _split_folders(folder, layout) or {"": folder}
+    paths, parts, classes = [], [], []
+    ignored: list[Path] = []
+    debris: list[Path] = []
     for part, parent in of_part.items():
         stray = [path.name for path in parent.iterdir() if _is_image(path)]
         if stray:
             raise DataError(f"{parent}: {len(stray)} images outside of a class's folder ({some_of(stray)}); {layout}")
+        debris += [path for path in parent.iterdir() if DEBRIS.match(path.name)]
         for class_folder in _folders(parent):
-            found = sorted(path for path in class_folder.rglob("*") if path.is_file() and not _hidden(path, parent))
+            found = sorted(_files_below(class_folder, debris))
             pictures = [path for path in found if _is_image(path)]
             ignored += [path for path in found if not _is_image(path)]
             if not pictures:
                 raise DataError(f"{class_folder} has no image ({', '.join(SUFFIXES)}); remove it, or fill it")
             paths += pictures
             parts += [part] * len(pictures)
-            classes += [class_folder.name] * len(pictures)
+            classes += [composed(class_folder.name)] * len(pictures)
     _check_classes(folder, parts, classes, layout)
-    notes = [f"left out: {len(ignored)} files that are no images ({some_of(p.name for p in ignored)})"] * bool(ignored)
-    return _Files(folder, paths, np.array(parts), np.array(classes), notes)
+    left_out = {"files that are no images": ignored, "files and folders of a system or a program": debris}
+    notes = [
+        f"left out: {len(names)} {what} ({some_of(dict.fromkeys(path.name for path in names))})"
+        for what, names in left_out.items()
+        if names
+    ]
+    files = _Files(folder, paths, np.array(parts), np.array(classes), notes + alike_names(classes))
+    return files
+
+
+def _split_folders(folder: Path, layout: str) -> dict[str, Path]:
+    """Return the folder of each split, none where the folders are classes; refuse what looks like both."""
+    inside, of_part = _folders(folder), {}
+    parts = {path: _split_named(path.name) for path in inside}
+    if any(part == "train" and _folders(path) for path, part in parts.items()):
+        others = [path.name for path, part in parts.items() if part is None]
+        if others:
+            raise DataError(f"{folder}: {some_of(others)} beside train/; {layout}")
+        for path, part in parts.items():
+            if part in of_part:
+                raise DataError(f"{folder}: {of_part[part].name} and {path.name} look like one split, {part}; {layout}")
+            of_part[part] = path
+        return {part: of_part[part] for part in SPLITS if part in of_part}
+    names = {path.name for path in inside}
+    splits = [path for path, part in parts.items() if part]
+    suspects = splits if len({parts[path] for path in splits}) > 1 else []
+    suspects += [path for path in splits if names & {below.name for below in _folders(path)}]
+    below = [path for class_folder in inside for path in _folders(class_folder) if _split_named(path.name)]
+    if len({_split_named(path.name) for path in below}) > 1:
+        suspects += below
+    if suspects:
+        found = some_of(dict.fromkeys(path.relative_to(folder).as_posix() for path in suspects))
+        raise DataError(f"{folder}: {found}: these look like splits, not like classes; {layout}")
+    return {}
+
+
+def _split_named(name: str) -> str | None:
+    """Return the split that a folder of that name is, None where it is none."""
+    match = SPLIT_NAME.fullmatch(name)
+    return match and match.lastgroup
 
 
 def _folders(parent: Path) -> list[Path]:
-    return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+    """Return the folders in a folder, in order; a link to nothing may have been one and is refused."""
+    inside = [path for path in parent.iterdir() if not DEBRIS.match(path.name)]
+    for path in inside:
+        if path.is_symlink() and not path.exists() and not _is_image(path):
+            raise DataError(f"{path} is a link to nothing; mend or remove it")
+    return sorted(path for path in inside if path.is_dir())
 
 
-def _hidden(path: Path, parent: Path) -> bool:
-    return any(name.startswith(".") for name in path.relative_to(parent).parts)
+def _files_below(folder: Path, debris: list[Path]) -> Iterator[Path]:
+    """Yield the files below a folder, those of linked folders too, and add what is none of the user's to `debris`."""
+    seen = set()
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename} cannot be listed ({error.strerror}); mend it, or remove it") from error
+
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        place = os.path.realpath(parent)
+        debris += [Path(parent, name) for name in (*folders, *files) if DEBRIS.match(name)]
+        # A link to a folder above would lead around for ever.
+        folders[:] = [] if place in seen else [name for name in folders if not DEBRIS.match(name)]
+        if place not in seen:
+            yield from (Path(parent, name) for name in files if not DEBRIS.match(name))
+        seen.add(place)
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    suffix = path.suffix.lower()
+    return suffix in (*SUFFIXES, *OTHER_SUFFIXES) and not DEBRIS.match(path.name) and not path.is_dir()
+
+
+def composed(text: str) -> str:
+    """Return a text in the form in which an accent and its letter are one character, without spaces around it."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def alike_names(names: Iterable[str]) -> list[str]:
+    """Return a note on classes whose names differ in case and spaces alone."""
+    alike: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        alike["".join(unicodedata.normalize("NFKC", name).casefold().split())].add(name)
+    found = [" and ".join(map(repr, sorted(group))) for group in alike.values() if len(group) > 1]
+    return [f"warning, classes whose names differ in case or spaces alone: {some_of(found)}"] * bool(found)
+
+
+def _named_groups(files: _Files, group: str) -> np.ndarray:
+    """Return what a folder level or a pattern says of each file, str [n]."""
+    found: list[str | None] = []
+    if group.isdecimal():
+        for path, part in zip(files.paths, files.parts, strict=True):
+            folders = path.relative_to(files.folder).parts[1 + bool(part) : -1]
+            found.append(folders[int(group) - 1] if 0 < int(group) <= len(folders) else None)
+        what = f"folder on level {group} below its class's"
+    else:
+        try:
+            pattern = re.compile(group)
+        except re.error as error:
+            raise DataError(f"group is {group!r}, no regular expression ({error}) and no level of folders") from None
+        matches = [pattern.search(files.name(row)) for row in range(len(files.paths))]
+        found = [match and (match[1] if pattern.groups else match[0]) for match in matches]
+        what = f"match of {group!r} in its path"
+    lacking = [files.name(row) for row, value in enumerate(found) if value is None]
+    if lacking:
+        raise DataError(f"{files.folder}: {len(lacking)} images have no {what} ({some_of(lacking)}); change group=")
+    return np.array(found)
+
+
+def _named_after(files: _Files) -> list[str]:
+    """Warn of masks among the pictures, and of files whose name is another's with something added."""
+    known = {(path.parent, path.stem) for path in files.paths}
+    masks, copies = defaultdict(list), []
+    for row, path in enumerate(files.paths):
+        match = NAMED_AFTER.fullmatch(path.stem)
+        ending = (match[2] or "").lower() if match else ""
+        first = re.match(rf"({MASK})[ _.-]", path.stem, re.IGNORECASE)
+        if re.fullmatch(MASK, ending) or first:
+            masks[f"ending in _{ending}" if re.fullmatch(MASK, ending) else f"beginning with {first[0]}"].append(row)
+        elif match and (path.parent, match[1]) in known:
+            copies.append(row)
+    notes = []
+    for how, rows in masks.items():
+        classes = sorted(set(files.classes[rows]))
+        where = f"in the class {classes[0]} only" if len(classes) == 1 else f"in {len(classes)} classes"
+        found = f"{len(rows)} files {how} are {where} ({some_of(files.name(row) for row in rows)})"
+        notes.append(f"warning, {found}; they are samples here: move them out if they are masks")
+    if copies:
+        found = f"{len(copies)} files have the name of another one with something added"
+        together = "keep altered copies together with group= (--group PATTERN)"
+        notes.append(f"warning, {found} ({some_of(files.name(row) for row in copies)}); {together}")
+    return notes
 
 
 def _check_classes(folder: Path, parts: Sequence[str], classes: Sequence[str], layout: str) -> None:
@@ -174,33 +329,74 @@ def _check_classes(folder: Path, parts: Sequence[str], classes: Sequence[str], l
         raise DataError(f"{folder} has {found}, and at least two are needed; {layout}")
     for part, found in of_part.items():
         if found - known:
-            raise DataError(f"{folder}: {part}/ has classes that train/ has not: {some_of(sorted(found - known))}")
+            alike = "; ".join(alike_names([*found, *known]))
+            unknown = some_of(sorted(found - known)) + (f" ({alike})" if alike else "")
+            raise DataError(f"{folder}: {part}/ has classes that train/ has not: {unknown}")
 
 
 @dataclass(frozen=True)
 class _Header:
-    """What an image file says of itself, without its pixels."""
+    """What an image file says of itself, without its pixels but for their range where it is not that of 8 bits."""
 
     digest: str
     size: tuple[int, int] = (0, 0)  # height and width, upright
     grey: bool = False
     transparent: bool = False
-    deep: bool = False
+    span: tuple[float, float] | None = None  # of grey values beyond 8 bits
+    halved: bool = False  # colors of 16 bits, of which Pillow reads the upper half
     turned: bool = False
+    frames: bool = False
     reason: str = ""
 
 
 def _header(path: Path) -> _Header:
     try:
+        check_regular(path)
         digest = digest_file(path)
         with open_image(path, list(FORMATS)) as image:
-            orientation = image.getexif().get(0x0112, 1)
-            size = (image.height, image.width) if orientation < 5 else (image.width, image.height)
-            deep = image.mode.startswith("I")
-            grey = deep or image.mode in ("1", "L", "LA")
-            return _Header(digest, size, grey, image.has_transparency_data, deep, orientation != 1)
+            halved = not _is_deep(image) and _is_halved(image)  # before anything is decoded
+            orientation = _orientation(image)
+            # Pillow's size of a TIFF file is already that of the upright picture.
+            swapped = orientation > 4 and image.format != "TIFF"
+            size = (image.width, image.height) if swapped else (image.height, image.width)
+            span = _span(image) if _is_deep(image) else None
+            return _Header(
+                digest,
+                size,
+                grey=bool(span) or image.mode in ("1", "L", "LA"),
+                transparent=image.has_transparency_data,
+                span=span,
+                halved=halved,
+                turned=orientation != 1,
+                frames=image.format != "MPO" and getattr(image, "n_frames", 1) > 1,
+            )
     except Exception as error:  # Pillow raises a different class for each defect
         return _Header("", reason=str(error) or type(error).__name__)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return how a picture is to be turned, 1 (not at all) to 8, of which other values are no more than 1."""
+    try:
+        found = image.getexif().get(0x0112, 1)
+    except Exception:  # a damaged note says nothing of the pixels
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode.startswith(("I", "F"))
+
+
+def _is_halved(image: Image.Image) -> bool:
+    return any(";16" in str(tile[3]) for tile in image.tile)
+
+
+def _span(image: Image.Image) -> tuple[float, float]:
+    values = np.asarray(image)
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite([low, high]).all():
+        raise ValueError("its pixels are not all finite numbers")
+    return low, high
 
 
 def _shape(folder: Path, headers: Sequence[_Header], image_size: int | None) -> tuple[int, int]:
@@ -218,20 +414,22 @@ def _shape(folder: Path, headers: Sequence[_Header], image_size: int | None) -> 
     return size
 
 
-def _read_picture(path: Path, *, shape: tuple[int, int, int]) -> np.ndarray:
-    with open_image(path, list(FORMATS)) as file:
-        image = ImageOps.exif_transpose(file)
-        if image.mode == "F":
-            raise ValueError("its pixels are floating-point numbers")
-        if image.mode.startswith("I"):
-            values = np.asarray(image)
-            if values.min() < 0 or values.max() > 65535:
-                raise ValueError("its pixels have 32 bits")
-            image = Image.fromarray((values >> 8).astype(np.uint8))
+def _read_picture(path: Path, *, shape: tuple[int, int, int], span: tuple[float, float] | None) -> np.ndarray:
+    height, width, channels = shape
+    with open_image(path, list(FORMATS), draft=(width, height)) as file:
+        halved = not _is_deep(file) and _is_halved(file)
+        image = ImageOps.exif_transpose(file) if _orientation(file) > 1 else file
+        if _is_deep(image):
+            low, high = span
+            values = (np.asarray(image, np.float64) - low) * (255 / ((high - low) or 1))
+            image = Image.fromarray(np.rint(values).astype(np.uint8))
+        if halved and max(high for _, high in image.convert("RGB").getextrema()) < 16:
+            raise ValueError(
+                "its 16 bits a color hold 12 or fewer, of which too few are read; save it with 8 bits a color"
+            )
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        height, width, channels = shape
         image = image.convert("L" if channels == 1 else "RGB")
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.BICUBIC)
@@ -251,7 +449,9 @@ def _unreadable(files: _Files, reasons: np.ndarray, allow_missing: bool) -> list
     return [f"left out: {found}"]
 
 
-def _conversions(headers: Sequence[_Header], shape: tuple[int, int, int], image_size: int | None) -> list[str]:
+def _conversions(
+    headers: Sequence[_Header], shape: tuple[int, int, int], image_size: int | None, span: tuple[float, float] | None
+) -> list[str]:
     """Return what was done to how many pictures."""
     n, (height, width, channels) = len(headers), shape
     resized = sum(header.size != (height, width) for header in headers)
@@ -259,39 +459,72 @@ def _conversions(headers: Sequence[_Header], shape: tuple[int, int, int], image_
         f"resized to {width} x {height} pixels, whatever their proportions": resized if image_size else 0,
         "grey, and made RGB as the others are": sum(h.grey for h in headers) if channels == 3 else 0,
         "with transparency, put on white": sum(h.transparent for h in headers),
-        "of 16 bits a pixel, reduced to 8": sum(h.deep for h in headers),
         "turned upright as their camera noted": sum(h.turned for h in headers),
+        "of several frames, of which the first is read": sum(h.frames for h in headers),
+        "of 16 bits a color, of which the upper 8 are kept": sum(h.halved for h in headers),
     }
+    if span is not None:
+        scaled = f"of more than 8 bits a pixel, scaled from {span[0]:g} to {span[1]:g}, the range of all, to 0 to 255"
+        counts[scaled] = sum(h.span is not None for h in headers)
     return [f"{count} of {n} images {what}" for what, count in counts.items() if count]
 
 
-def _folder_dataset(files: _Files, images: np.ndarray, digests: Sequence[str], notes: list[str]) -> Dataset:
+def _folder_dataset(
+    files: _Files, images: np.ndarray, digests: np.ndarray, named: np.ndarray | None, notes: list[str]
+) -> Dataset:
     class_names = tuple(sorted(set(files.classes.tolist())))
     labels = np.searchsorted(class_names, files.classes).astype(np.int64)
-    parts, digests = files.parts, np.array(digests)
+    groups = joined_groups(digests) if named is None else joined_groups(digests, named)
+    notes = [*notes, *_group_notes(files, digests, named)]
+    parts = files.parts
     if "test" not in parts:
         kept = np.isin(parts, ("", "train"))
-        copies = [f"{label} {digest}" for label, digest in zip(labels[kept], digests[kept], strict=True)]
+        # Named by what the images are, so that the division does not depend on their order.
+        first = dict(zip(digests[::-1].tolist(), labels[::-1].tolist(), strict=True))
+        names = np.array([f"{first[digest]} {digest}" for digest in digests.tolist()])
+        order = np.lexsort((names, groups))
+        names = names[order][np.searchsorted(groups[order], groups)]
         parts = parts.astype("<U5")
-        parts[kept] = split_by_group(labels[kept], copies, fractions=OWN_FRACTIONS)
-        notes = [*notes, f"{NO_SPLIT}: the training images are divided 80/20, class by class"]
-    splits, metadata = {}, {}
+        parts[kept] = split_by_group(labels[kept], names[kept], fractions=OWN_FRACTIONS, several_classes=True)
+        notes.append(f"{NO_SPLIT}: the training images are divided 80/20, class by class")
+    splits, metadata, repeated = {}, {}, len(np.unique(groups)) < len(groups)
     for part in (part for part in SPLITS if part in parts):
         rows = np.flatnonzero(parts == part)
         splits[part] = Split(images[rows], labels[rows])
-        metadata[part] = {"file": np.array([files.name(row) for row in rows])}
-    copied = int(np.isin(digests[parts == "test"], digests[parts == "train"]).sum())
-    if copied:
-        notes = [*notes, f"{copied} images of the test split are also in the training split, byte for byte"]
+        metadata[part] = {"file": np.array([files.name(row) for row in rows])} | (
+            {"group": groups[rows]} if repeated else {}
+        )
     for part in ("train", "test"):
         if part not in splits:
             raise DataError(f"{files.folder}: the {part} split is empty, expected at least one image")
-    digest = _digest(class_names, splits)
+    digest = digest_of(class_names, splits, *([] if named is None else [groups]))
     return Dataset(files.folder.resolve().name, splits, class_names, digest, metadata, tuple(notes))
 
 
-def _digest(class_names: Sequence[str], splits: dict[str, Split]) -> str:
-    """Return the digest of class names, inputs and labels; a table's column names are part of it."""
+def _group_notes(files: _Files, digests: np.ndarray, named: np.ndarray | None) -> list[str]:
+    """Return notes on copies and on groups, in the folder as it is."""
+    notes = [] if named is not None else _named_after(files)
+    tested, trained = files.parts == "test", files.parts == "train"
+    _, first, member, sizes = np.unique(digests, return_index=True, return_inverse=True, return_counts=True)
+    torn = np.unique(member[files.classes != files.classes[first][member]])
+    if len(torn):
+        names = [files.name(first[copy]) for copy in torn]
+        notes.append(f"warning, {len(torn)} images lie in several classes, byte for byte ({some_of(names)})")
+    copied = int(np.isin(digests[tested], digests[trained]).sum())
+    if copied:
+        notes.append(f"{copied} images of the test split are also in the training split, byte for byte")
+    elif len(sizes) < len(digests):
+        notes.append(f"{len(digests) - len(sizes)} images repeat another one, byte for byte; copies stay together")
+    if named is not None:
+        notes.append(f"group: {len(np.unique(named))} groups of images, which stay whole")
+        across = np.intersect1d(named[tested], named[trained])
+        if len(across):
+            notes.append(f"warning, {len(across)} groups lie in the training and the test split ({some_of(across)})")
+    return notes
+
+
+def digest_of(class_names: Sequence[str], splits: dict[str, Split], *others: np.ndarray) -> str:
+    """Return the digest of class names, inputs, labels and other arrays; a table's column names are part of it."""
     parts = [np.array(class_names)]
     for split in splits.values():
         if isinstance(split.inputs, pd.DataFrame):
@@ -299,195 +532,5 @@ def _digest(class_names: Sequence[str], splits: dict[str, Split]) -> str:
         else:
             parts.append(split.inputs)
         parts.append(split.labels)
+    parts += others
     return digest_arrays(*(part.astype(np.str_) if part.dtype.kind == "O" else part for part in parts))
-
-
-# ---------------------------------------------------------------- tables
-
-TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
-MANY_CLASSES = 100  # beyond that, and beyond a tenth of the rows, a label column is taken for something else
-MANY_TEXTS = 0.5  # share of rows: a text column with more different values names rows, it does not sort them
-MISSING = "(missing)"
-
-
-def load_frame(path: str | Path, *, label: str | None = None, allow_missing: bool = False) -> Dataset:
-    """Load a table with a row a sample.
-
-    Parameters
-    ----------
-    path : str or Path
-        A ``.csv`` or ``.tsv`` file with a header (separated by commas, semicolons, tabs or bars; UTF-8), or a
-        ``.parquet`` file, for which pandas needs pyarrow.
-    label : str, optional
-        The column with the classes; default: the last one.
-    allow_missing : bool
-        Leave rows out that have no label, instead of refusing the table.
-
-    Returns
-    -------
-    Dataset
-        ``inputs`` are frames: columns of numbers as float64, NaN where one is missing, and columns of text (and of
-        truth values) as str, to be taken as categories; where one is missing, ``"(missing)"``. Columns that name or
-        number the rows, or have no value, are left out. Rows are divided 80/20 into training and test, class by class,
-        by a rule that does not look at the columns. ``metadata`` has each row's ``row``, counted from 0. The same
-        values have the same digest whatever file they come from.
-
-    Raises
-    ------
-    DataError
-        If the file is missing or no table, a column of that name is missing or two have one name, the label looks like
-        a number to predict, rows have no label, or numbers are infinite.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path} does not exist or is no file; check the path")
-    status = path.stat()
-    return _load_frame_once(path, label, allow_missing, f"{status.st_mtime_ns} {status.st_size}")
-
-
-@lru_cache(maxsize=4)
-def _load_frame_once(path: Path, label: str | None, allow_missing: bool, state: str) -> Dataset:
-    frame = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_text(path)
-    _check_columns(path, frame)
-    column = _label_column(path, frame, label)
-    classes, notes = _classes(path, frame[column], allow_missing)
-    rows = np.flatnonzero(classes != "")
-    features, feature_notes = _features(path, frame.drop(columns=column).iloc[rows])
-    class_names = tuple(sorted(set(classes[rows].tolist()), key=_numbers_first))
-    labels = np.array([class_names.index(name) for name in classes[rows]], np.int64)
-    part = split_by_group(labels, np.arange(len(labels)), fractions=OWN_FRACTIONS)
-    splits, metadata = {}, {}
-    for name in OWN_FRACTIONS:
-        chosen = np.flatnonzero(part == name)
-        splits[name] = Split(features.iloc[chosen].reset_index(drop=True), labels[chosen])
-        metadata[name] = {"row": rows[chosen]}
-        if not len(chosen):
-            raise DataError(f"{path}: {len(rows)} rows are too few for a {name} split; a class needs three")
-    copies = int(features.assign(label=labels).duplicated().sum())
-    notes = [
-        f"label: the column {column!r}" + (", the last one" if label is None else ""),
-        *notes,
-        *feature_notes,
-        *[f"{copies} rows repeat another one, label included"] * bool(copies),
-        f"{NO_SPLIT}: rows are divided 80/20, class by class",
-    ]
-    digest = _digest(class_names, splits)
-    return Dataset(path.stem, splits, class_names, digest, metadata, tuple(notes))
-
-
-def _read_text(path: Path) -> pd.DataFrame:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            header = stream.readline()
-            separator = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=header.count)
-        names = next(csv.reader([header], delimiter=separator), [])  # pandas renames a second column of one name
-        frame = pd.read_csv(path, sep=separator, encoding="utf-8-sig", skipinitialspace=True, low_memory=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is no table of text in UTF-8 ({' '.join(str(error).split())})") from error
-    _check_names(path, names)
-    return frame
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    try:
-        frame = pd.read_parquet(path)
-        return frame.reset_index(drop=frame.index.name is None)  # a filtered frame keeps its numbers
-    except ImportError as error:
-        mend = "run `pip install pyarrow`, or save the table as CSV"
-        raise DataError(f"{path}: pandas reads Parquet with pyarrow, which is not installed; {mend}") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is no Parquet table ({' '.join(str(error).split())})") from error
-
-
-def _check_names(path: Path, names: Sequence[object]) -> None:
-    twice = [name for name, count in Counter(str(name).strip() for name in names).items() if count > 1]
-    if twice:
-        raise DataError(f"{path}: two columns are called {some_of(map(repr, twice))}; rename one")
-
-
-def _check_columns(path: Path, frame: pd.DataFrame) -> None:
-    _check_names(path, frame.columns)
-    frame.columns = [str(name).strip() for name in frame.columns]
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise DataError(f"{path}: rows have more values than the header has names; give every column a name")
-    if frame.shape[1] < 2 or not len(frame):
-        found = f"{frame.shape[1]} columns and {len(frame)} rows"
-        raise DataError(f"{path} has {found}; expected a header, rows, and at least one column beside the label")
-
-
-def _label_column(path: Path, frame: pd.DataFrame, label: str | None) -> str:
-    names = frame.columns.to_list()
-    if label is None:
-        return names[-1]
-    if label not in names:
-        close = get_close_matches(label, names, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise DataError(f"{path} has no column {label!r}; it has {', '.join(names)}{hint}")
-    return label
-
-
-def _classes(path: Path, column: pd.Series, allow_missing: bool) -> tuple[np.ndarray, list[str]]:
-    """Return the class of each row as text, empty where it has none, and notes."""
-    missing = column.isna().to_numpy()
-    notes = []
-    if missing.any():
-        found = f"{missing.sum()} of {len(column)} rows have no label"
-        if not allow_missing:
-            raise DataError(f"{path}: {found} in {column.name!r}; fill it in, or {ALLOW}")
-        logger.warning("%s: %s; they are left out", path, found)
-        notes = [f"left out: {found}"]
-    known = column[~missing]
-    if pd.api.types.is_float_dtype(known) and (known % 1 == 0).all():
-        known = known.astype(np.int64)  # whole numbers that stand beside a missing one
-    found = known.astype(str).str.strip()
-    n_classes = found.nunique()
-    if n_classes > max(MANY_CLASSES, len(found) / 10) or (pd.api.types.is_float_dtype(known) and n_classes > 20):
-        raise DataError(
-            f"{path}: the column {column.name!r} has {n_classes} different values in {len(found)} rows, more like a "
-            "number to predict than classes; name the label's column with label= (--label)"
-        )
-    if n_classes < 2:
-        only = f"the class {found.iloc[0]!r} alone" if n_classes else "no class"
-        raise DataError(f"{path}: the column {column.name!r} has {only}, and at least two are needed")
-    classes = np.full(len(column), "", dtype=object)
-    classes[~missing] = found.to_numpy()
-    return classes.astype(np.str_), notes
-
-
-def _numbers_first(name: str) -> tuple[bool, float, str]:
-    """Sort 2 before 10, and numbers before words."""
-    return (False, int(name), name) if name.lstrip("-").isdecimal() else (True, 0, name)
-
-
-def _features(path: Path, frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Return columns as float64 or str, without those that say nothing, and notes."""
-    kept, text, names_rows, empty, numbers_rows = {}, [], [], [], []
-    missing = {name: int(count) for name, count in frame.isna().sum().items() if count}
-    for name in frame:
-        column = frame[name]
-        if column.isna().all():
-            empty.append(name)
-        elif pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
-            numbers = column.to_numpy(np.float64, na_value=np.nan)
-            if np.isinf(numbers).any():
-                raise DataError(f"{path}: the column {name!r} has infinite numbers; mend them, or leave them empty")
-            if any(np.array_equal(numbers, frame.index + first) for first in (0, 1)):
-                numbers_rows.append(name)  # in a file that is sorted by class it would tell the class
-            else:
-                kept[name] = numbers
-        elif column.nunique() > max(20, MANY_TEXTS * len(column)):
-            names_rows.append(name)
-        else:
-            kept[name] = column.astype(str).str.strip().where(column.notna(), MISSING).to_numpy(object)
-            text.append(name)
-    found = {
-        "columns of text, taken as categories": text,
-        "missing values": [f"{n} of {len(frame)} in {name}" for name, n in missing.items() if name not in empty],
-        "left out, columns without a value": empty,
-        "left out, columns that number the rows": numbers_rows,
-        "left out, columns whose text is another one in most rows": names_rows,
-    }
-    notes = [f"{what}: {some_of(names)}" for what, names in found.items() if names]
-    if not kept:
-        raise DataError(f"{path}: no column is left beside the label; {'; '.join(notes)}")
-    return pd.DataFrame(kept), notes

@@ -33,6 +33,7 @@ from regroup_lib.differences import (
     rule_of,
     validation_precision,
 )
+from regroup_lib.encoders import make_encoder
 from regroup_lib.files import atomic_path
 from regroup_lib.intervals import Interval, interval, starred
 from regroup_lib.metrics import bootstrap_counts, weighted_average_precisions
@@ -40,7 +41,7 @@ from regroup_lib.records import Record
 from regroup_lib.specs import OWN, TableSpec
 from regroup_lib.sweeps import sweep
 from regroup_lib.tasks import make_task
-from regroup_lib.userdata import NO_SPLIT
+from regroup_lib.userdata import NO_SPLIT, composed
 
 SHOWN_COLUMNS = 15  # of a table, in the map of its clusters
 # Title -> color and line, those of the other chapters where they have the method.
@@ -63,6 +64,10 @@ def compare(
     label: str | None = None,
     image_size: int | None = None,
     allow_missing: bool = False,
+    group: str | None = None,
+    header: bool = True,
+    missing: Sequence[str] = (),
+    decimal: str | None = None,
     estimators: Sequence[str] = ESTIMATORS,
     epochs: int | None = None,
     seeds: Sequence[int] = (0, 1, 2),
@@ -90,7 +95,7 @@ def compare(
         columns themselves, filled in and scaled.
     threshold : float, optional
         Classes up to this size stay whole; default: the size of the smaller class, as in the paper.
-    label, image_size, allow_missing : optional
+    label, image_size, allow_missing, group, header, missing, decimal : optional
         See `load_data`.
     estimators : sequence of {"logreg", "forest", "boosting"}
         Of a table: the classifiers. Boosting takes longest, as a round grows a tree for each cluster.
@@ -133,10 +138,14 @@ def compare(
     for name, values in (("seeds", seeds), ("estimators", estimators)):
         if not values:
             raise ValueError(f"{name} is empty; give at least one")
-    label = None if label is None else str(label)  # from a YAML file, say, where 5 is a number
-    dataset = load_data(path, data_dir=data_dir, label=label, image_size=image_size, allow_missing=allow_missing)
-    positive = _positive(dataset, None if positive is None else str(positive))
-    own = own_data(dataset, positive, path, label=label, allow_missing=allow_missing)
+    # From a YAML file, say, where 5 is a number.
+    label, group, positive = (None if name is None else composed(str(name)) for name in (label, group, positive))
+    missing = (missing,) if isinstance(missing, str) else tuple(map(str, missing))
+    reading: dict[str, Any] = {"label": label, "allow_missing": allow_missing, "group": group}
+    reading |= {"header": header, "missing": missing, "decimal": decimal}
+    dataset = load_data(path, data_dir=data_dir, image_size=image_size, **reading)
+    positive = _positive(dataset, positive)
+    own = own_data(dataset, positive, path, **reading)
     common: dict[str, Any] = {"profile": profile, "seeds": seeds, "threshold": threshold}
     if dataset.is_table:
         if epochs is not None:
@@ -146,7 +155,10 @@ def compare(
     else:
         if estimators != ESTIMATORS:
             raise ValueError(f"estimators are {', '.join(estimators)}, and {dataset.name} holds images; leave them out")
-        images = {"encoder": encoder or "pca", "epochs": epochs, "image_size": image_size}
+        encoder = encoder or "pca"
+        if encoder.startswith("onnx:"):
+            make_encoder(encoder, data_dir=data_dir)  # a file that cannot be used is said before anything is trained
+        images = {"encoder": encoder, "epochs": epochs, "image_size": image_size}
         specs = image_specs(own, dataset, **images, **common)
         # Whether it can be divided is known now, before anything is trained.
         make_task(dataset, positive=positive, validation_fraction=specs[-1].validation_fraction)
@@ -170,7 +182,24 @@ def _positive(dataset: Dataset, positive: str | None) -> str:
             raise ValueError(
                 f"the class {what!r} has {count} samples in all; a comparison needs at least {FEWEST} to divide"
             )
+    _check_groups(dataset, positive)
     return positive
+
+
+def _check_groups(dataset: Dataset, positive: str) -> None:
+    """Refuse data of which one side of the task has too few groups to be divided."""
+    columns = [(dataset.metadata or {}).get(part, {}) for part in dataset.splits]
+    if not dataset.is_table or "group" not in columns[0]:
+        return
+    groups = np.concatenate([column["group"] for column in columns])
+    labels = np.concatenate([split.labels for split in dataset.splits.values()])
+    on_side = labels == dataset.class_names.index(positive)
+    for what, chosen in ((positive, on_side), (f"not {positive}", ~on_side)):
+        count = len(np.unique(groups[chosen]))
+        if count < tables.N_FOLDS:
+            raise ValueError(
+                f"the class {what!r} has samples of {count} groups alone; {tables.N_FOLDS} folds need as many at least"
+            )
 
 
 @dataclass(frozen=True)
@@ -309,7 +338,8 @@ class Comparison:
         if not self.is_table:
             return notes
         notes = [note for note in notes if not note.startswith(NO_SPLIT)]
-        return [*notes, "every row is scored by cross-validation, five folds a seed"]
+        whole = ", and no fold divides a group" if self.look.spec.own.grouped else ""
+        return [*notes, f"every row is scored by cross-validation, five folds a seed{whole}"]
 
     @property
     def class_table(self) -> pd.DataFrame:

@@ -88,6 +88,7 @@ HELP = {
         *["Compare regrouping with plain and weighted training and oversampling on data of your own", "--positive"],
         *["--encoder", "--threshold", "--label", "--image-size", "--allow-missing", "--estimator", "--epochs"],
         *["--seeds", "--recompute", "--output", "regroup fit patients.csv --label outcome"],
+        *["--group", "--no-header", "--missing", "--decimal"],
     ],
     "run": ["Run one spec, or look its record up.", "--set", "--recompute", "regroup run --set task=digits-0"],
     "sweep": [
@@ -254,6 +255,42 @@ def test_fit_refuses_in_one_line(regroup, results_directory, patients, arguments
     assert len(err.splitlines()) == 1
     assert re.match(rf"error: .*{message}", err)
     assert not results_directory.exists()
+
+
+@pytest.mark.parametrize("command", ["fit", "data check"])
+def test_names_from_data_are_printed_as_they_are_and_obeyed_by_nothing(regroup, results_directory, patients, command):
+    classes = {"ill": "\x1b[31m[/b]ill", "well": "[bold]well\x1b]0;title\x07"}
+    frame = pd.read_csv(patients).replace(classes).rename(columns={"y": "[/red]\x1b[2J"})
+    frame = frame.assign(**{"[link=x]\u202e": "[/i]\x1b[1m"}).drop_duplicates()
+    frame.to_csv(patients, index=False)
+    options = ["--estimator", "logreg", "--seeds", "0"] if command == "fit" else []
+    code, out, err = regroup(*command.split(), patients, "--label", "state", *options)
+    assert (code, err) == (0, "")
+    assert not set("\x1b\x07\u202e") & set(out)
+    for name in ("[link=x]\\u202e", *((r"\x1b[31m[/b]ill",) if command == "fit" else ())):
+        assert name in out
+    code, out, err = regroup(*command.split(), patients, "--label", "[/b]\x1b[31m", *options)
+    assert code == 1
+    assert r"has no column '[/b]\x1b[31m'; it has [x], state, [/red]\x1b[2J" in err
+
+
+def test_fit_reads_as_told_and_prints_what_it_assumed(regroup, results_directory, tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [
+        f"p{i // 3};{f'{x:.3f}'.replace('.', ',')};{'?' if i % 9 == 0 else i % 4};{int(i % 15 < 3)}"
+        for i, x in enumerate(rng.normal(size=180))
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    arguments = ["fit", tmp_path / "t.csv", "--estimator", "logreg", "--seeds", "0"]
+    code, _, err = regroup(*arguments)
+    assert code == 1
+    assert "the first line looks like data" in err
+    code, out, _ = regroup(*arguments, "--no-header", "--missing", "?", "--group", "column 1")
+    assert code == 0
+    assert "numbers with a decimal comma: column 2" in out
+    assert "missing values: 20 of 180 in column 3" in out
+    assert "group: the column 'column 1', 60 groups that stay whole" in out
+    assert "every row is scored by cross-validation, five folds a seed, and no fold divides a group" in out
 
 
 # ---------------------------------------------------------------- run

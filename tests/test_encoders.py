@@ -301,8 +301,127 @@ def test_onnx_with_bad_metadata(tmp_path, wrong, message):
 def test_onnx_whose_output_has_no_features(tmp_path):
     nodes = [helper.make_node("ReduceMean", ["images"], ["features"], axes=[1, 2, 3], keepdims=0)]
     path = write_onnx(tmp_path / "numbers.onnx", nodes, [])
-    with pytest.raises(ValueError, match=r"numbers\.onnx makes \(24,\) of 24 images, expected \[n, d, \.\.\.\]"):
-        OnnxEncoder(path).transform(make_dataset().train.inputs)
+    with pytest.raises(
+        ValueError, match=r"numbers\.onnx makes \(1,\) of 1 images, expected \[n, d\], \[n, tokens, d\]"
+    ):
+        OnnxEncoder(path)
+
+
+def several_outputs(path, outputs, *, shape=("n", 3, 16, 16), metadata=METADATA, constants=None):
+    """Write a model with outputs name -> (nodes from `images`, shape)."""
+    graph = helper.make_graph(
+        [node for nodes, _ in outputs.values() for node in nodes],
+        "several",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, form) for name, (_, form) in outputs.items()],
+        [numpy_helper.from_array(value, name) for name, value in (constants or {}).items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    helper.set_model_props(model, metadata)
+    onnx.save(model, path)
+    return path
+
+
+# Pixels as tokens [n, 256, 3], as places of channels [n, 3, 256], and as an image whose channels are last.
+TO_PLACES = helper.make_node("Reshape", ["images", "places"], ["by_place"])
+TO_TOKENS = [TO_PLACES, helper.make_node("Transpose", ["by_place"], ["tokens"], perm=[0, 2, 1])]
+CHANNELS_LAST = [helper.make_node("Transpose", ["images"], ["map"], perm=[0, 2, 3, 1])]
+POOL = helper.make_node("ReduceMean", ["images"], ["pooler_output"], axes=[2, 3], keepdims=0)
+HEAD = helper.make_node("ReduceMax", ["images"], ["logits"], axes=[2, 3], keepdims=0)
+PLACES = {"places": np.array([0, 3, -1])}
+
+
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [
+        (
+            {"tokens": (TO_TOKENS, ["n", 256, 3]), "pooler_output": ([POOL], ["n", 3])},
+            "'pooler_output' [1, 3] is taken, not",
+        ),
+        ({"tokens": (TO_TOKENS, ["n", 256, 3])}, "'tokens' [1, 256, 3], averaged over axis 1, its tokens, is taken"),
+        (
+            {"by_place": ([TO_PLACES], ["n", 3, 256])},
+            "'by_place' [1, 3, 256], averaged over axis 2, its tokens, is taken",
+        ),
+        (
+            {"logits": ([HEAD], ["n", 3]), "tokens": (TO_TOKENS, ["n", 256, 3])},
+            "averaged over axis 1, its tokens, is taken, not",
+        ),
+        ({"map": (CHANNELS_LAST, ["n", 16, 16, 3])}, ""),
+    ],
+)
+def test_onnx_outputs_are_pooled_over_places_and_named(tmp_path, outputs, said):
+    constants = PLACES if any("tokens" in name or "place" in name for name in outputs) else None
+    encoder = OnnxEncoder(several_outputs(tmp_path / "several.onnx", outputs, constants=constants))
+    images = make_dataset().train.inputs
+    np.testing.assert_allclose(encoder.transform(images), prepared(images).mean(axis=(2, 3)), rtol=1e-4, atol=1e-5)
+    assert said in "; ".join(encoder.notes)
+
+
+def test_onnx_output_and_preprocessing_can_be_chosen_by_name(tmp_path):
+    outputs = {"logits": ([HEAD], ["n", 3]), "pooler_output": ([POOL], ["n", 3])}
+    path = several_outputs(tmp_path / "several.onnx", outputs, shape=("n", 3, "h", "w"), metadata={})
+    chosen = make_encoder(f"onnx:{path}?size=24&mean=0,0,0&std=1,1,1&output=logits")
+    assert (chosen.image_size, chosen.mean, chosen.std, chosen.output) == (24, [0, 0, 0], [1, 1, 1], "logits")
+    images = make_dataset().train.inputs
+    assert chosen.transform(images).max() > make_encoder(f"onnx:{path}?size=24").transform(images).max()
+    assert chosen.fingerprint() != make_encoder(f"onnx:{path}?size=24&mean=0,0,0&std=1,1,1").fingerprint()
+    for query, message in (
+        ("side=3", "expected some of size=224"),
+        ("size=x", "expected some of"),
+        ("output=z&size=8", "no output 'z'; it has logits"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_encoder(f"onnx:{path}?{query}")
+
+
+def test_onnx_without_metadata_takes_the_size_of_its_input_and_says_what_it_assumes(tmp_path):
+    path = several_outputs(tmp_path / "bare.onnx", {"pooler_output": ([POOL], ["n", 3])}, metadata={})
+    encoder = OnnxEncoder(path)
+    assert encoder.image_size == 16
+    assert encoder.mean == [0.485, 0.456, 0.406]
+    assert encoder.notes == (
+        "encoder bare: it does not say its mean and std, so those of ImageNet are taken (onnx:PATH?mean=...&std=...)",
+    )
+
+
+@pytest.mark.parametrize("shape", [("n", 1, 16, 16), ("n", 16, 16, 3), (4, 16, 16, 1)])
+def test_onnx_takes_grey_pixels_and_channels_that_come_last(tmp_path, shape):
+    nodes = [helper.make_node("Flatten", ["images"], ["features"])]
+    path = several_outputs(tmp_path / "layout.onnx", {"features": (nodes, [shape[0], "d"])}, shape=shape)
+    images = make_dataset().train.inputs
+    expected = prepared(images)
+    expected = expected.mean(axis=1, keepdims=True) if 1 in shape else expected
+    expected = expected.transpose(0, 2, 3, 1) if shape[1] == 16 else expected
+    np.testing.assert_allclose(OnnxEncoder(path).transform(images), expected.reshape(24, -1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "message"),
+    [
+        (("n", 4, 16, 16), {}, r"takes pixels of shape \['n', 4, 16, 16\]; expected 3 channels or 1"),
+        (("n", 3, 256), {}, r"expected one input of pixels, float \[n, channels, h, w\]"),
+        (("n", 3, 16, 16), {"image_size": 24}, "takes pictures of 16 x 16 pixels, not of 24"),
+    ],
+)
+def test_onnx_input_that_is_no_picture_is_refused_before_any_is_read(tmp_path, shape, options, message):
+    nodes = [helper.make_node("Flatten", ["images"], ["features"])]
+    path = several_outputs(tmp_path / "odd.onnx", {"features": (nodes, ["n", "d"])}, shape=shape)
+    with pytest.raises(ValueError, match=message):
+        OnnxEncoder(path, **options)
+
+
+def test_onnx_weights_in_another_file_count_and_may_not_be_missing(tmp_path):
+    weights = np.arange(6, dtype=np.float32).reshape(3, 2)
+    nodes = [POOL, helper.make_node("MatMul", ["pooler_output", "weights"], ["features"])]
+    path = several_outputs(tmp_path / "large.onnx", {"features": (nodes, ["n", 2])}, constants={"weights": weights})
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="large.weights", size_threshold=0)
+    before = OnnxEncoder(path).fingerprint()
+    (tmp_path / "large.weights").write_bytes((weights + 1).tobytes())
+    assert OnnxEncoder(path).fingerprint() != before
+    (tmp_path / "large.weights").unlink()
+    with pytest.raises(ValueError, match=r"large\.onnx is not an ONNX model .*, or its file of weights is missing"):
+        OnnxEncoder(path)
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"no model", lambda b: b""])

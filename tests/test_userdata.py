@@ -1,7 +1,10 @@
 """A user's own data: folders of images and tables, read as they are, refused where they are wrong, never in silence."""
 
 import logging
+import os
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pandas as pd
@@ -94,13 +97,66 @@ def test_pictures_come_pixel_by_pixel_with_their_classes_and_splits(folder, chan
 
 def test_images_lie_anywhere_below_their_class_and_hidden_files_are_none(folder):
     files = plain() | {"a/deep/er/x.png": pixels(55)}
-    home = folder(files)
-    (home / "a" / ".DS_Store").touch()
-    (home / ".cache").mkdir()
+    debris = [
+        ".DS_Store",
+        "Thumbs.db",
+        "a/._1.png",
+        "a/@eaDir/1.png/THUMB.png",
+        "__MACOSX/a/._1.png",
+        ".thumbnails/1.png",
+    ]
+    home = folder(files | dict.fromkeys(debris, b"none of the user's"))
     (home / "b" / "readme.txt").write_text("what it is")
     dataset = load_data(home)
+    assert dataset.class_names == ("a", "b")
+    assert sum(map(len, dataset.splits.values())) == len(files)
     np.testing.assert_array_equal(image_of(dataset, "a/deep/er/x.png"), pixels(55))
     assert "left out: 1 files that are no images (readme.txt)" in dataset.notes
+    (note,) = (note for note in dataset.notes if "of a system or a program" in note)
+    assert note.startswith("left out: 6 files and folders")
+
+
+def test_links_are_followed_once_and_links_to_nothing_are_not_overlooked(folder):
+    home, elsewhere = folder(plain()), folder(plain(3, channels=1), name="elsewhere")
+    (home / "a" / "more").symlink_to(elsewhere / "a")
+    (home / "b" / "around").symlink_to(home / "b")
+    (home / "c").symlink_to(elsewhere / "b")
+    dataset = load_data(home)
+    assert np.add(dataset.class_counts("train"), dataset.class_counts("test")).tolist() == [13, 10, 3]
+    (home / "a" / "gone.png").symlink_to(home / "nowhere.png")
+    os.mkfifo(home / "a" / "pipe.png")
+    with pytest.raises(
+        DataError, match=r"2 of 28 images cannot be read \(a/gone.png, a/pipe.png; .* a link to nothing"
+    ):
+        load_data(home)
+    (home / "d").symlink_to(home / "nowhere")
+    with pytest.raises(DataError, match="d is a link to nothing; mend or remove it"):
+        load_data(home)
+
+
+def test_a_picture_of_another_format_is_not_overlooked(folder):
+    with pytest.raises(DataError, match=r"1 of 21 images cannot be read \(a/scan.dcm"):
+        load_data(folder(plain() | {"a/scan.dcm": b"DICM"}))
+
+
+def test_masks_and_names_made_of_other_names_are_warned_about(folder):
+    masks = {f"b/{i}_mask.png": np.full((6, 5), i, np.uint8) for i in range(5)}
+    (warning,) = (note for note in load_data(folder(plain() | masks)).notes if note.startswith("warning"))
+    assert "5 files ending in _mask are in the class b only (b/0_mask.png" in warning
+    altered = {
+        f"{c}/3{how}.png": pixels(300 + i + 10 * ord(c))
+        for c in "ab"
+        for i, how in enumerate(["_flip", "-rot90", " (1)"])
+    }
+    home = folder(plain() | altered, name="altered")
+    (warning,) = (note for note in load_data(home).notes if note.startswith("warning"))
+    assert "6 files have the name of another one with something added" in warning
+    assert "--group PATTERN" in warning
+    dataset = load_data(home, group=r"(./\d+)")
+    assert not any(note.startswith("warning") for note in dataset.notes)
+    sides = {file: part for part, columns in dataset.metadata.items() for file in columns["file"]}
+    for c in "ab":
+        assert len({side for file, side in sides.items() if file.startswith(f"{c}/3")}) == 1
 
 
 def test_grey_among_color_becomes_color_and_is_said(folder):
@@ -121,11 +177,38 @@ def test_what_is_transparent_becomes_white_and_is_said(folder):
     assert dataset.notes == ("1 of 13 images with transparency, put on white",)
 
 
-def test_sixteen_bits_keep_their_upper_eight(folder):
-    deep = np.arange(30, dtype=np.uint16).reshape(6, 5) * 2184 + 5
-    dataset = load_data(folder(divided(channels=1) | {"train/a/deep.png": Image.fromarray(deep)}))
-    np.testing.assert_array_equal(image_of(dataset, "train/a/deep.png")[..., 0], deep // 256)
-    assert dataset.notes == ("1 of 13 images of 16 bits a pixel, reduced to 8",)
+@pytest.mark.parametrize(("suffix", "scale"), [("png", 4), ("png", 16), ("tif", 257)])
+def test_grey_values_beyond_8_bits_are_scaled_by_the_range_of_the_set(folder, suffix, scale):
+    deep = {f"{c}/{i}.{suffix}": pixels(i + 9 * (c == "b"), channels=1) for c in "ab" for i in range(5)}
+    deep["a/0." + suffix][0, :2] = 0, 255  # the range; the others have parts of it
+    deep["b/1." + suffix] //= 4
+    home = folder({file: Image.fromarray(picture.astype(np.uint16) * scale) for file, picture in deep.items()})
+    dataset = load_data(home)
+    for file, picture in deep.items():
+        np.testing.assert_array_equal(image_of(dataset, file)[..., 0], picture)
+    scaled = f"scaled from 0 to {255 * scale}, the range of all, to 0 to 255"
+    assert any(note == f"10 of 10 images of more than 8 bits a pixel, {scaled}" for note in dataset.notes)
+
+
+def png_of_16_bits(colors):
+    """Return a PNG file of 16 bits a color, which Pillow does not write."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    height, width, _ = colors.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colors)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_colors_of_16_bits_keep_the_upper_8_where_these_say_something(folder):
+    colors = pixels(3).astype(int) * 257
+    dataset = load_data(folder(divided() | {"train/a/deep.png": png_of_16_bits(colors)}))
+    assert dataset.notes == ("1 of 13 images of 16 bits a color, of which the upper 8 are kept",)
+    np.testing.assert_array_equal(image_of(dataset, "train/a/deep.png"), colors // 257)
+    with pytest.raises(DataError, match=r"a/dark.png; the first: its 16 bits a color hold 12 or fewer"):
+        load_data(folder(divided() | {"train/a/dark.png": png_of_16_bits(colors // 17)}, name="dark"))
 
 
 def test_a_picture_is_turned_as_its_camera_noted(folder):
@@ -133,9 +216,38 @@ def test_a_picture_is_turned_as_its_camera_noted(folder):
     exif[0x0112] = 6  # stored lying on its side
     home = folder(divided())
     upright.transpose(Image.Transpose.ROTATE_90).save(home / "train" / "a" / "turned.png", exif=exif)
+    sideways = upright.transpose(Image.Transpose.ROTATE_90)
+    sideways.save(home / "train" / "a" / "turned.tif", tiffinfo={0x0112: 6})  # whose size Pillow turns by itself
+    for number, exif[0x0112] in enumerate((0, 9, 1)):  # no orientation, or none that there is
+        Image.fromarray(pixels(60 + number)).save(home / "train" / "b" / f"odd{number}.png", exif=exif)
+    Image.fromarray(pixels(70)).save(home / "train" / "b" / "damaged.webp", lossless=True, exif=b"Exif\0\0?")
     dataset = load_data(home)
-    np.testing.assert_array_equal(image_of(dataset, "train/a/turned.png"), pixels(4))
-    assert dataset.notes == ("1 of 13 images turned upright as their camera noted",)
+    for file in ("turned.png", "turned.tif"):
+        np.testing.assert_array_equal(image_of(dataset, f"train/a/{file}"), pixels(4))
+    np.testing.assert_array_equal(image_of(dataset, "train/b/odd1.png"), pixels(61))
+    np.testing.assert_array_equal(image_of(dataset, "train/b/damaged.webp"), pixels(70))
+    assert dataset.notes == ("2 of 18 images turned upright as their camera noted",)
+
+
+def test_of_several_frames_the_first_is_read_and_said(folder):
+    home = folder(divided())
+    first, second = (Image.fromarray(pixels(number)) for number in (5, 6))
+    first.save(home / "train" / "a" / "frames.tif", save_all=True, append_images=[second])
+    dataset = load_data(home)
+    np.testing.assert_array_equal(image_of(dataset, "train/a/frames.tif"), pixels(5))
+    assert dataset.notes == ("1 of 13 images of several frames, of which the first is read",)
+
+
+def test_a_large_picture_is_read(folder, monkeypatch):
+    rows, columns = np.indices((80, 160))
+    large = np.stack([rows * 3, columns, 255 - columns], axis=-1).astype(np.uint8)
+    home = folder(divided())
+    Image.fromarray(large).save(home / "train" / "a" / "large.jpg", quality=95)
+    monkeypatch.setattr(images, "LARGE", 1000)
+    found = image_of(load_data(home, image_size=8), "train/a/large.jpg")
+    expected = np.asarray(Image.fromarray(large).resize((8, 8), Image.Resampling.BICUBIC))
+    assert np.abs(found.astype(int) - expected).max() < 12
+    assert images.MAX_PIXELS > 100_000_000
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "JPEG", "bmp", "tif", "webp"])
@@ -233,6 +345,57 @@ def test_a_folder_of_unreadable_files_alone(folder):
         load_data(home, allow_missing=True)
 
 
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("Train", "Val", "Test"),
+        ("training_set", "validation", "TEST"),
+        ("Training Set", "valid", "test_images"),
+        ("train2017", "val2017", "images_test"),
+        ("TrainData", "dev", "testing"),
+    ],
+)
+def test_splits_are_known_under_their_usual_names(folder, train, val, test):
+    names = {"train": train, "val": val, "test": test}
+    counts = {"train": 4, "val": 2, "test": 3}
+    number = iter(range(100))
+    files = {f"{names[s]}/{c}/{i}.png": pixels(next(number)) for s in names for c in "ab" for i in range(counts[s])}
+    dataset = load_data(folder(files))
+    assert dataset.class_names == ("a", "b")
+    assert {part: dataset.class_counts(part) for part in dataset.splits} == {s: [n, n] for s, n in counts.items()}
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (["Train", "Test"], "Test, Train: these look like splits, not like classes"),  # and no classes
+        (["val/a", "val/b", "test/a", "test/b"], "test, val: these look like splits"),
+        (["cat/train", "cat/test", "dog/train", "dog/test"], "cat/test, cat/train, .* these look like splits"),
+        (["a", "b", "test/a", "test/b"], "test: these look like splits"),
+        (["train/a", "train/b", "Training/a", "Training/b"], "Training and train look like one split, train"),
+        (["Train/a", "Train/b", "holdout/a"], "holdout beside train/"),
+        (["Train/Scratch", "Train/b", "Test/scratch", "Test/b"], r"not: scratch \(.*'Scratch' and 'scratch'"),
+    ],
+)
+def test_what_looks_like_splits_is_never_taken_for_classes(folder, folders, message):
+    files = {f"{name}/{i}.png": pixels(i + 10 * n) for n, name in enumerate(folders) for i in range(4)}
+    with pytest.raises(DataError, match=message):
+        load_data(folder(files))
+
+
+def test_names_of_classes_have_one_unicode_form_and_nearly_equal_ones_are_said(folder):
+    files = {
+        f"{c}/{i}.png": pixels(i + 10 * n) for n, c in enumerate(["train/cafe\u0301", "train/x"]) for i in range(3)
+    }
+    files |= {
+        f"{c}/{i}.png": pixels(i + 10 * n) for n, c in enumerate(["test/caf\u00e9", "test/x"], 5) for i in range(3)
+    }
+    assert load_data(folder(files)).class_names == ("caf\u00e9", "x")
+    alike = {f"{c}/{i}.png": pixels(i + 10 * n) for n, c in enumerate(["Crack", "crack"]) for i in range(9)}
+    notes = load_data(folder(alike, name="alike")).notes
+    assert "warning, classes whose names differ in case or spaces alone: 'Crack' and 'crack'" in notes
+
+
 def test_a_class_may_be_called_train(folder):
     dataset = load_data(folder({f"{c}/{i}.png": pixels(i + ord(c[0])) for c in ("train", "plane") for i in range(5)}))
     assert dataset.class_names == ("plane", "train")
@@ -266,6 +429,51 @@ def test_copies_stay_on_one_side_and_copies_across_a_given_split_are_counted(fol
     assert not tested & {image.tobytes() for image in dataset.train.inputs}
     leaking = load_data(folder(divided() | {"test/a/again.png": divided()["train/a/0.png"]}, name="leaking"))
     assert leaking.notes == ("1 images of the test split are also in the training split, byte for byte",)
+
+
+@pytest.mark.parametrize(
+    ("group", "named"), [("1", lambda file: file.split("/")[1]), (r"p(\d+)", lambda file: file.split("/")[1])]
+)
+def test_groups_stay_whole_in_the_test_and_the_validation_split(folder, group, named):
+    # Patients 3 to 5 have images in both classes.
+    patients = {"a": range(6), "b": range(3, 12)}
+    files = {
+        f"{c}/p{p}/{i}.png": pixels(1000 * (c == "b") + 10 * p + i) for c in "ab" for p in patients[c] for i in range(4)
+    }
+    home = folder(files)
+    dataset = load_data(home, group=group)
+    assert "group: 12 groups of images, which stay whole" in dataset.notes
+    assert all(min(dataset.class_counts(part)) for part in dataset.splits)
+    task = make_task(dataset, positive="b", validation_fraction=0.25, seed=3)
+    assert set(np.unique(task.val.labels)) == {0, 1}
+    files = {part: columns["file"] for part, columns in dataset.metadata.items()}
+    of = {"train": files["train"][task.train.index], "val": files["train"][task.val.index], "test": files["test"]}
+    sides = {}
+    for part, names in of.items():
+        for name in names:
+            sides.setdefault(named(name), set()).add(part)
+    assert all(len(parts) == 1 for parts in sides.values())
+    assert dataset.digest != load_data(home).digest
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [("2", "80 images have no folder on level 2"), ("(", "no regular expression"), ("q\\d", "no match of")],
+)
+def test_a_group_that_images_do_not_have_is_refused(folder, group, message):
+    home = folder(
+        {f"{c}/p{p}/{i}.png": pixels(100 * ord(c) + 10 * p + i) for c in "ab" for p in range(8) for i in range(5)}
+    )
+    with pytest.raises(DataError, match=message):
+        load_data(home, group=group)
+
+
+def test_a_picture_in_two_classes_is_said_and_stays_on_one_side(folder):
+    files = plain(20) | {f"b/copy{i}.png": pixels(i) for i in range(20)}
+    dataset = load_data(folder(files))
+    assert any("20 images lie in several classes, byte for byte" in note for note in dataset.notes)
+    tested = {image.tobytes() for image in dataset.test.inputs}
+    assert not tested & {image.tobytes() for image in dataset.train.inputs}
 
 
 def test_a_validation_split_stays_when_a_test_split_is_made(folder):
@@ -475,7 +683,7 @@ def test_parquet_columns_of_one_name_are_refused_too(tmp_path, monkeypatch):
 
 def test_repeated_rows_are_counted(table):
     dataset = load_data(table(lambda frame: pd.concat([frame, frame.iloc[:3]])))
-    assert "3 rows repeat another one, label included" in dataset.notes
+    assert "3 rows repeat another one; copies stay together wherever rows are divided" in dataset.notes
 
 
 def test_rows_without_a_label_are_refused_or_left_out(table, caplog):

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
+from sklearn.model_selection import StratifiedKFold
 
 import regroup_lib as rg
 from regroup_lib import book, comparison, experiments, plans, report, tables, yourdata
@@ -77,8 +78,10 @@ def spec(**changes):
 
 def test_the_key_says_which_data_and_not_where_they_lie():
     assert spec().key == spec(own=own(path=None)).key == spec(own=own(path="/elsewhere", label="b")).key
-    others = [own(digest="1" * 64), own(classes=("a", "b", "d")), own(positive="c")]
-    assert len({spec().key, *(spec(own=other).key for other in others)}) == 4
+    reading = {"group": "c", "header": False, "missing": ("?",), "decimal": ","}  # the digest says what these changed
+    assert spec().key == spec(own=own(**reading)).key
+    others = [own(digest="1" * 64), own(classes=("a", "b", "d")), own(positive="c"), own(grouped=True)]
+    assert len({spec().key, *(spec(own=other).key for other in others)}) == 5
     assert spec(threshold=5.0).key != spec().key != spec(encoder="pca").key
 
 
@@ -174,6 +177,50 @@ def test_data_that_changed_are_refused(tmp_path):
     (look, *_) = comparison.table_specs(before, "t", profile="cpu", seeds=[0])
     with pytest.raises(DataError, match=r"has digest .*, expected .*; it has changed"):
         rg.run(look, results_dir=tmp_path / "results")
+
+
+def test_rows_stay_together_in_new_records_and_fell_as_they_did_in_the_first(tmp_path):
+    frame = surrounded(20)
+    pd.concat([frame, frame.iloc[::2]]).to_csv(tmp_path / "t.csv", index=False)
+    dataset = load_data(tmp_path / "t.csv")
+    now = comparison.own_data(dataset, "middle", tmp_path / "t.csv")
+    first = now.model_copy(update={"grouped": False})
+    assert now.grouped
+    assert dataset.digest == now.verified().digest == first.verified().digest
+    folds = {}
+    for own_data in (now, first):
+        (_, run) = comparison.table_specs(own_data, "t", profile="cpu", seeds=[0], estimators=["logreg"])[:2]
+        folds[own_data.grouped] = rg.run(run, results_dir=tmp_path / "results").arrays()["folds"]
+    assert (folds[True][:100:2] == folds[True][100:]).all()
+    labels = tables.table_of(first.verified(), "middle").labels
+    for fold, (_, rows) in enumerate(StratifiedKFold(5, shuffle=True, random_state=0).split(labels, labels)):
+        assert (folds[False][rows] == fold).all()
+
+
+def test_too_few_groups_are_refused_before_anything_is_run(tmp_path):
+    surrounded(20).assign(who=np.repeat([*range(16), *[99] * 4], 5)).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(ValueError, match="the class 'middle' has samples of 1 groups alone; 5 folds need as many"):
+        rg.compare(tmp_path / "t.csv", label="kind", positive="middle", group="who", results_dir=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_automatic_choice_of_clusters_gets_the_groups(monkeypatch):
+    given = []
+
+    class Recorded(tables.RegroupClassifier):
+        def fit(self, X, y, **fit_params):
+            given.append(fit_params.pop("groups", None))
+            return super().fit(X, y, **fit_params)
+
+    monkeypatch.setattr(tables, "RegroupClassifier", Recorded)
+    frame, groups = surrounded(20), np.arange(100) // 2
+    labels = (frame["kind"] == "middle").to_numpy().astype(np.int64)
+    table = tables.Table("t", "t", frame[["x", "y"]], labels, "", groups)
+    found = tables.out_of_fold(table, method="rg-auto", estimator="logreg", n_folds=2)
+    for fold, those in enumerate(given):
+        np.testing.assert_array_equal(those, groups[found.folds != fold])
+    tables.out_of_fold(table, method="rg", estimator="logreg", n_folds=2)
+    assert [those is None for those in given] == [False, False, True, True]
 
 
 # ---------------------------------------------------------------- what a comparison says
@@ -368,7 +415,7 @@ def test_a_pretrained_encoder_sees_files_at_its_own_size(tmp_path, monkeypatch):
         opset_imports=[helper.make_opsetid("", 13)],
         ir_version=8,
     )
-    helper.set_model_props(model, {"image_size": "16", "mean": "0,0,0", "std": "1,1,1"})
+    helper.set_model_props(model, {"image_size": "16"})
     (tmp_path / "encoders").mkdir()
     onnx.save(model, tmp_path / "encoders" / "flat.onnx")
     for number in range(40):
@@ -388,6 +435,7 @@ def test_a_pretrained_encoder_sees_files_at_its_own_size(tmp_path, monkeypatch):
     options = {"profile": "cpu", "seeds": [0], "encoder": "onnx:flat", "image_size": 8}
     (look, *_) = comparison.image_specs(own_data, dataset, **options)
     record = rg.run(look, results_dir=tmp_path / "results", data_dir=tmp_path)
+    assert "encoder flat: it does not say its mean and std" in record.metrics["notes"][-1]
     assert seen == [(32, 16, 16, 3)]
     assert record.arrays()["examples"].shape[2:] == (8, 8, 3)
 
