@@ -186,7 +186,7 @@ def _order_correlations(groups: Groups) -> np.ndarray:
     """Return the rank correlation of the paper's methods' BA and AP, [seeds, B]."""
     methods = [method for method in SETS["paper"] if method in groups]
     by_measure = [
-        np.nan_to_num([_matrix(MEASURES[name], groups[method]) for method in methods], nan=-1)
+        _diverged_last([_matrix(MEASURES[name], groups[method]) for method in methods])
         for name in ("balanced_accuracy", "average_precision")
     ]
     accuracy, precision = (rankdata(values, axis=0) for values in by_measure)
@@ -305,7 +305,7 @@ def verdict(claim: Mapping[str, Any], profile: str, seeds: Sequence[int]) -> Ver
     seeds : sequence of int
     """
     contrasts, records, missing = _contrasts(claim, profile, seeds)
-    note = claim.get("not_tested", "")
+    note = claim.get("not_tested", "" if contrasts else f"profile {profile} has no runs that test it")
     if missing:
         sweeps = {_sweep_of(name, claim["chapter"]) for part in claim["contrasts"] for name in part["runs"]}
         commands = " and ".join(f"regroup sweep {name} --profile {profile}" for name in sorted(sweeps))
@@ -394,7 +394,12 @@ def contrast(part: Mapping[str, Any], groups: Groups, place: str) -> tuple[Contr
 def _middle(measure: Measure, groups: Sequence[Sequence[Record]]) -> np.ndarray:
     """Return the median of some groups' values [seeds, B]; of one group, its own. A run that diverged counts as -1."""
     matrices = [_matrix(measure, group) for group in groups]
-    return matrices[0] if len(matrices) == 1 else np.median(np.nan_to_num(matrices, nan=-1), axis=0)
+    return matrices[0] if len(matrices) == 1 else np.median(_diverged_last(matrices), axis=0)
+
+
+def _diverged_last(matrices: Sequence[np.ndarray]) -> np.ndarray:
+    """Return matrices [seeds, B] as one array, -1 where a run diverged; a group that did so throughout has B = 1."""
+    return np.nan_to_num(np.broadcast_arrays(*matrices), nan=-1)
 
 
 def _positives(record: Record) -> int | None:

@@ -1,6 +1,7 @@
 """What all tests share: hypothesis without a clock, a private data directory, CIFAR real or of the same shape."""
 
 import os
+import re
 import shutil
 import sys
 from contextlib import contextmanager
@@ -34,6 +35,10 @@ BROWSER_FLAGS = [
     "--disable-dev-shm-usage",
     "--no-first-run",
 ]
+# What says of a claim that it holds, in another word than the five of `regroup_lib.evidence.WORDS`.
+OTHER_VERDICTS = re.compile(
+    r"holds? in part|do(es)? not hold\b|partly holds?|\bC\d+\b[^.|<\n]{0,40}\bholds?\b", re.IGNORECASE
+)
 REAL_DATA = Path(os.environ["REGROUP_DATA"]) if os.environ.get("REGROUP_DATA") else None
 CIFAR = {"cifar10": (CIFAR10_NAMES, 5000, 1000), "cifar100": (CIFAR100_NAMES, 500, 100)}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from regroup_lib import ablation, plans
-from regroup_lib.competition import values
+from regroup_lib.differences import precision_difference, values
 from regroup_lib.specs import Spec
 
 
@@ -25,8 +25,9 @@ def make(measured_record):
         return measured_record(
             spec,
             labels,
-            {rule: {"test": scores} for rule in (("max", "sum") if "nmi" in regrouping else ("none",))},
+            {rule: {"test": scores, "val": scores} for rule in (("max", "sum") if "nmi" in regrouping else ("none",))},
             ("not 0", "0"),
+            traces=[{"train_loss": 0.1}],
             seconds={"regroup": 3.0, "train": 9.0},
             regrouping=regrouping,
         )
@@ -116,7 +117,7 @@ def test_an_unknown_section_is_refused():
 
 def test_missing_records_say_how_to_make_them(tmp_path, monkeypatch):
     monkeypatch.setenv("REGROUP_RESULTS", str(tmp_path))
-    with pytest.raises(ValueError, match=r"lacks records of rg.*; run `regroup sweep ablations --profile smoke`"):
+    with pytest.raises(ValueError, match=r"records of rg.* are missing; run `regroup sweep ablations --profile smoke`"):
         ablation.section("loss", "digits-0", "smoke", [0])
 
 
@@ -135,7 +136,7 @@ def test_the_table_compares_with_the_reference(clusterers):
 
 
 def test_the_span_is_from_the_lowest_to_the_highest_difference(clusterers):
-    low, high = (ablation.difference(clusterers, name, "kmeans").mean for name in ("random", "spectral"))
+    low, high = (precision_difference(clusterers, name, "kmeans").mean for name in ("random", "spectral"))
     assert ablation.span_over(clusterers, "kmeans") == f"−{-low:.1f} to +{high:.1f}"
 
 
@@ -171,52 +172,69 @@ def test_figures_name_their_axes(clusterers, controls, make):
     assert figures[0].axes[0].get_ylabel() == figures[1].axes[0].get_ylabel() == "test AP (%)"
 
 
+METHODS = {"ce": (3.0, 1.0), "wce": (2.9, 1.5), "ros": (3.0, 1.6), "rg": (3.1, 5.0)}
+METHODS |= {"ce-longer": (3.0, 1.2), "wce-longer": (2.9, 1.4), "rg-longer": (1.0, 5.0)}
+
+
 @pytest.fixture
 def imbalance(make):
-    lifts = {"ce": (3.0, 1.0), "wce": (2.9, 1.5), "ros": (3.0, 1.6), "rg": (3.1, 5.0)}
-    lifts |= {"rg-longer": (1.0, 5.0)}
-    made = {}
-    for ratio, position in ((10.0, 0), (100.0, 1)):
-        for method, found in lifts.items():
-            made[f"{method} {ratio:g}"] = make(
-                spec(method.removesuffix("-longer"), imbalance=ratio, epochs=6 if "longer" in method else 3),
-                found[position],
-            )
-    return made
+    return {
+        f"{method} {ratio:g}": make(
+            spec(method.removesuffix("-longer"), imbalance=ratio, epochs=6 if "longer" in method else 3), lift
+        )
+        for method, lifts in METHODS.items()
+        for ratio, lift in zip((10.0, 100.0), lifts, strict=True)
+    }
 
 
-def test_the_imbalance_table_has_a_row_a_ratio(imbalance):
-    table = ablation.imbalance_table(imbalance)
-    assert list(table.index) == ["10:1", "100:1"]
-    expected = values(imbalance["rg 100"], "average_precision").mean()
-    assert table.loc["100:1", "RG"].startswith(f"{expected:.1f}")
-    assert table.loc["100:1", "RG − CE"].endswith("*")
-    figure = ablation.plot_imbalance(imbalance)
-    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["10:1", "100:1"]
-    assert [len(axes.containers) for axes in figure.axes] == [4, 2]
-
-
-def test_at_equal_steps_rg_trains_for_longer(imbalance):
-    table = ablation.equal_steps_table(imbalance)
-    expected = values(imbalance["rg-longer 10"], "average_precision").mean()
-    assert table.loc["10:1", "RG"].startswith(f"{expected:.1f}")
-    assert table.loc["10:1", "RG − ROS"].startswith("−")
-    assert table.loc["100:1", "RG − ROS"].endswith("*")
+@pytest.mark.parametrize(
+    ("table", "suffix", "rival"),
+    [(ablation.imbalance_table, "", "ROS"), (ablation.equal_steps_table, "-longer", "ROS")],
+)
+def test_each_ratio_has_a_row_with_the_differences_to_ce_and_to_the_best_on_validation(imbalance, table, suffix, rival):
+    found = table(imbalance)
+    assert list(found.index) == ["10:1", "100:1"]
+    expected = values(imbalance[f"rg{suffix} 10"], "average_precision").mean()
+    assert found.loc["10:1", "RG"].startswith(f"{expected:.1f} ±")
+    assert found.loc["100:1", "best other on validation"] == rival
+    for column, other in (("RG − CE", f"ce{suffix}"), ("RG − best other", "ros")):
+        for ratio in ("10", "100"):
+            pair = {"ours": imbalance[f"rg{suffix} {ratio}"], "theirs": imbalance[f"{other} {ratio}"]}
+            difference = precision_difference(pair, "ours", "theirs")
+            assert found.loc[f"{ratio}:1", column].removesuffix(" *") == str(difference)
+    assert found.loc["100:1", "RG − CE"].endswith("*")
+    shares = np.array([360, 40]) / 400
+    learned = 100 * (1 - 0.1 / -(shares * np.log(shares)).sum())
+    assert found.loc["10:1", "learned by CE"] == f"{learned:.0f} ± 0"
 
 
 def test_where_it_pays_is_said_at_equal_epochs_and_at_equal_steps(imbalance):
-    text = ablation.pays_between(imbalance)
-    assert text.startswith(
-        "At equal epochs RG is clearly above CE at 100:1, clearly above all of CE, WCE and ROS at 100:1, "
-        "and clearly below ROS at no ratio."
-    )
-    assert text.endswith("With as many steps as ROS, RG is clearly above it at 100:1 and clearly below it at 10:1.")
+    gains = [
+        precision_difference({"a": imbalance[f"rg{longer} {ratio}"], "b": imbalance[f"ce{longer} {ratio}"]}, "a", "b")
+        for longer in ("", "-longer")
+        for ratio in (10, 100)
+    ]
+    first, second = ablation.pays_between(imbalance).split(". With ")
+    assert first.startswith(f"At equal epochs RG adds {gains[0]} points to CE at 10:1 and {gains[1]} at 100:1")
+    assert second.startswith(f"as many steps as ROS, RG adds {gains[2]} points to CE at 10:1 and {gains[3]} at 100:1")
+
+
+def test_the_figure_of_ratios_has_a_panel_at_equal_epochs_and_one_at_equal_steps(imbalance):
+    figure = ablation.plot_imbalance(imbalance)
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["10:1", "100:1"]
+    assert [len(axes.containers) for axes in figure.axes] == [4, 4]
+    drawn = [container[0].get_ydata() for container in figure.axes[1].containers]
+    for label, curve in zip(("ce-longer", "wce-longer", "ros", "rg-longer"), drawn, strict=True):
+        expected = [values(imbalance[f"{label} {ratio}"], "average_precision").mean() for ratio in (10, 100)]
+        np.testing.assert_allclose(curve, expected)
 
 
 def test_an_epoch_of_ros_has_the_steps_of_two_epochs_of_the_others():
     groups = plans.ablation("imbalance", "cifar10-airplane", "cpu", [0, 1, 2])
     for ratio in plans.IMBALANCES:
-        assert [s.epochs for s in groups[f"rg-longer {ratio:g}"]] == [2 * s.epochs for s in groups[f"rg {ratio:g}"]]
+        for method in ("ce", "wce", "rg"):
+            longer, once = groups[f"{method}-longer {ratio:g}"], groups[f"{method} {ratio:g}"]
+            assert longer == [s.model_copy(update={"epochs": 2 * s.epochs}) for s in once]
 
 
 @pytest.fixture
@@ -235,11 +253,15 @@ def test_the_table_of_lengths_compares_at_equal_lengths(lengths):
     table = ablation.length_table(lengths)
     assert list(table.index) == ["3", "6"]
     groups = {"binary": lengths["binary 6"], "clusters": lengths["clusters 6"]}
-    gain = ablation.difference(groups, "clusters", "binary")
+    gain = precision_difference(groups, "clusters", "binary")
     assert table.loc["6", "clusters − binary"].startswith(str(gain))
     assert table.loc["3", "clusters − binary"].endswith("*")
     assert table.loc["6", "binary"].startswith(f"{values(groups['binary'], 'average_precision').mean():.1f}")
-    assert ablation.length_sentence(lengths).endswith(f"; 6 epochs {gain}.")
+    errors = {label: 100 - values(lengths[f"{label} 6"], "average_precision").mean() for label in groups}
+    ratio = f"{errors['clusters'] / errors['binary']:.2f}"
+    assert table.loc["6", "error left by clusters"] == ratio
+    assert f"; 6 epochs {gain}. " in ablation.length_sentence(lengths)
+    assert ablation.length_sentence(lengths).endswith(f", {ratio} of that of binary labels.")
     assert table.loc["3", "true − binary"].endswith("*")
     assert table.loc["6", "true"] == table.loc["6", "true − binary"] == ""  # not trained so long
     axes = ablation.plot_length(lengths, "digits").axes[0]
@@ -249,11 +271,11 @@ def test_the_table_of_lengths_compares_at_equal_lengths(lengths):
 
 def test_parts_of_the_gain_are_differences_of_label_sets(controls):
     table = ablation.parts_of_the_gain(controls)
-    expected = ablation.difference(controls, "clusters", "binary")
+    expected = precision_difference(controls, "clusters", "binary")
     assert table.loc["all: clusters", "AP, points"].startswith(str(expected))
     assert table.loc["meaning, given the sizes", "AP, points"].endswith("*")
     assert set(controls) <= set(ablation.CONTROL_PARTS)
-    meaning = ablation.difference(controls, "clusters", "clusters' sizes")
+    meaning = precision_difference(controls, "clusters", "clusters' sizes")
     text = ablation.parts_sentence(controls)
     assert text.startswith(f"Clusters change AP by {expected} points against binary labels")
     assert text.endswith(f"their meaning adds: {meaning}.")
@@ -266,25 +288,10 @@ def test_what_ba_says_is_beside_what_is_called_positive(controls):
     assert table.loc["random, equal", "called positive"].startswith(f"{np.mean(called):.1f} ±")
     assert table.loc["binary", "BA (max)"] == table.loc["binary", "BA (sum)"]
     text = ablation.balanced_accuracy_sentence(controls)
-    assert f"differs by {ablation.difference(controls, 'random, equal', 'clusters')} points" in text
+    assert f"differs by {precision_difference(controls, 'random, equal', 'clusters')} points" in text
     assert f"call {np.mean(called):.0f}% of the test images positive" in text
     ba = values(controls["random, equal"], "balanced_accuracy").mean()
     assert text.startswith(f"Random groups of equal sizes have a BA of {ba:.1f} under max and {ba:.1f} under sum")
-
-
-@pytest.mark.parametrize(
-    ("lifts", "word"),
-    [
-        ({"2": 1.0, "9": 5.0, "36": 2.0}, "holds"),
-        ({"2": 1.0, "9": 2.0, "36": 6.0}, "holds in part"),
-        ({"2": 3.0, "9": 3.0, "36": 3.0}, "holds in part"),
-    ],
-)
-def test_the_natural_number_has_to_be_good_and_to_matter(make, lifts, word):
-    groups = {k: make(spec("rg", n_clusters=int(k)), lift, nmi=0.3) for k, lift in lifts.items()}
-    text, found = ablation.natural_number_verdict({"digits-0": (groups, 9)})
-    assert found == word, text
-    assert "K = 9" in text
 
 
 def test_measured_costs_are_shown_where_there_are_any(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from regroup_lib import binary, competition, plans
+from regroup_lib.differences import N_RESAMPLES, bootstrap_precisions, precision_difference, values
 from regroup_lib.metrics import bootstrap_counts
 from regroup_lib.specs import Spec
 
@@ -113,35 +114,31 @@ def test_a_diverged_run_leaves_a_gap_and_no_error(groups, make_record):
 def test_bootstrap_precisions_are_those_of_the_resampled_test_set(groups):
     record = groups["rg"][0]
     arrays = record.arrays()
-    counts = bootstrap_counts(arrays["test_labels"], competition.N_RESAMPLES)
-    precisions = competition.bootstrap_precisions(groups["rg"])
-    assert precisions.shape == (2, competition.N_RESAMPLES)
-    for i in (0, 7, 400):
+    counts = bootstrap_counts(arrays["test_labels"], N_RESAMPLES)
+    precisions = bootstrap_precisions(groups["rg"])
+    assert precisions.shape == (2, N_RESAMPLES)
+    for i in (0, 7, 200):
         expected = average_precision_score(arrays["test_labels"], arrays["test_scores_max"], sample_weight=counts[i])
         assert precisions[0, i] == pytest.approx(100 * expected)
 
 
-def test_bootstrap_difference_of_equal_methods_is_zero_and_of_unlike_ones_is_clear(groups):
-    rg, ce, rusc = (competition.bootstrap_precisions(groups[m]) for m in ("rg", "ce", "rusc"))
-    same = competition.bootstrap_difference(ce, ce)
+def test_differences_are_of_one_test_set_for_all(groups):
+    same = precision_difference(groups, "ce", "ce")
     assert (same.mean, same.low, same.high) == (0, 0, 0)
-    assert not same.clear
-    better = competition.bootstrap_difference(rg, rusc)
-    assert better.low <= better.mean <= better.high
-    assert better.clear
-    plain = (competition.values(groups[m], "average_precision").mean() for m in ("rg", "rusc"))
+    better, reverse = (precision_difference(groups, *pair) for pair in (("rg", "rusc"), ("rusc", "rg")))
+    assert better.low > 0
+    assert (reverse.low, reverse.high) == pytest.approx((-better.high, -better.low))
+    plain = (values(groups[m], "average_precision").mean() for m in ("rg", "rusc"))
     assert better.mean == pytest.approx(np.subtract(*plain))  # the one that a table of AP shows
-    reverse = competition.bootstrap_difference(rusc, rg)
-    assert reverse.mean == pytest.approx(-better.mean)
-    assert str(competition.Interval(1.25, -0.5, 3.0)) == "+1.2 [−0.5, +3.0]"
 
 
 def test_difference_table_compares_with_both_baselines(groups):
     table = competition.difference_table(groups)
     assert table.loc["CE", "AP − CE"] == ""
     assert table.loc["RG", "AP − RG"] == ""
-    assert table.loc["RG", "AP − CE"].startswith("+")
-    assert table.loc["RUSC", "AP − RG"].endswith("*")
+    for method, baseline in (("rg", "ce"), ("rusc", "rg"), ("ce", "rg")):
+        cell = table.loc[competition.title(method), f"AP − {competition.title(baseline)}"]
+        assert cell.removesuffix(" *") == str(precision_difference(groups, method, baseline))
 
 
 def test_order_table_ranks_by_mean_and_counts_wins(groups):
@@ -193,44 +190,26 @@ def test_threshold_curves_at_half_are_the_decision(groups):
     assert np.isnan(curves["precision"][1])
 
 
-def test_a_classifier_that_separates_is_lenient(make_record):
-    sharp = [make_record("rg", 0, lift=12.0, bias=-6.0)]
-    blunt = [make_record("ce", 0, lift=2.0, bias=-3.0)]
-    assert binary.threshold_leniency(sharp) > binary.threshold_leniency(blunt)
-
-
-def test_a_threshold_tuned_on_validation_mends_a_biased_classifier(make_record):
-    assert binary.tuned_threshold_gain(make_record("ce", 0, lift=3.0, bias=-5.0)) > 10
-    assert abs(binary.tuned_threshold_gain(make_record("ce", 1, lift=3.0, bias=-1.5))) < 5
-
-
-def test_verdicts_name_what_was_not_tested(groups):
-    verdicts = binary.binary_verdicts({"digits-0": groups})
-    assert set(verdicts.columns) == {"claim", "paper", "measured", "verdict"}
-    assert verdicts.loc["C17", "verdict"] == "not tested in this profile"
-    assert verdicts.loc["C24", "verdict"] == "holds"
-
-
-def test_verdicts_follow_the_records(groups, make_record):
-    verdicts = binary.binary_verdicts({"cifar100-worm": groups, "ham10000-bcc": groups})
-    assert verdicts.loc["C17", "verdict"] == "holds"
-    assert "RG − " in verdicts.loc["C17", "measured"]
-    assert verdicts.loc["C15", "verdict"] == "does not hold"  # made so: MLP ranks below RG
-    assert verdicts.loc["C16", "verdict"] == "holds in part"  # clearly below RG, and above half of CE's AP
-    worse = groups | {"rg": [make_record("rg", s, lift=0.5) for s in (0, 1)]}
-    assert binary.binary_verdicts({"cifar100-worm": worse}).loc["C17", "verdict"] == "does not hold"
-    made = {"rg": 4.0, "mlp": 0.0}
-    useless = groups | {m: [make_record(m, s, lift=lift, bias=-3.0) for s in (0, 1)] for m, lift in made.items()}
-    assert binary.binary_verdicts({"ham10000-bcc": useless}).loc["C16", "verdict"] == "holds"
-
-
-def test_a_diverged_competitor_ranks_last_in_the_verdicts(groups, make_record):
-    expected = binary.binary_verdicts({"cifar100-worm": groups})
-    groups["wce"] = [make_record("wce", s, status="diverged") for s in (0, 1)]
-    verdicts = binary.binary_verdicts({"cifar100-worm": groups})
-    for claim in ("C17", "C24"):
-        assert verdicts.loc[claim, "verdict"] == expected.loc[claim, "verdict"]
-    assert "nan" not in verdicts.loc[["C11", "C12", "C17", "C24"], "measured"].str.cat()
+def test_how_often_a_resample_of_the_validation_split_chooses_another_setting(make_record, monkeypatch):
+    """Three seeds stand in for three settings of one grid."""
+    shelf = {record.spec: record for record in (make_record("rg", seed, lift=1.5) for seed in (0, 1, 2))}
+    monkeypatch.setattr(plans, "regrouping_grids", lambda profile, seed: {"digits-0": list(shelf)})
+    monkeypatch.setattr(plans, "find_record", lambda spec, results_dir=None: shelf[spec])
+    table = competition.selection_table("smoke", [0])
+    arrays = [record.arrays() for record in shelf.values()]
+    counts = bootstrap_counts(arrays[0]["val_labels"], N_RESAMPLES)
+    precisions = np.array(
+        [
+            [average_precision_score(a["val_labels"], a["val_scores_max"], sample_weight=w) for w in counts]
+            for a in arrays
+        ]
+    )
+    another = np.mean(precisions.argmax(axis=0) != precisions[:, 0].argmax())
+    assert 0.1 < another < 0.9
+    row = table.loc["digit 0"]
+    assert row["another one chosen in"] == f"{another:.0%} of resamples"
+    assert row["smallest class on validation"] == 40
+    assert competition.selection_sentence(table).endswith("in 1 of 1 tasks.")  # all three have one number of clusters
 
 
 @pytest.mark.parametrize(

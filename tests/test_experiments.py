@@ -1013,3 +1013,47 @@ def test_stored_scores_of_committed_records_reproduce_their_metrics():
     ]
     for record in records[:: max(1, len(records) // 8)]:
         check_scores(record)
+
+
+# ---------------------------------------------------------------- other uses of an encoder
+
+
+@pytest.mark.parametrize("method", ["aux-clusters", "distill"])
+def test_a_second_head_is_trained_and_only_the_tasks_columns_are_scored(tmp_path, method):
+    record = run(smoke(method, "raw", auxiliary_weight=0.5, epochs=4), results_dir=tmp_path)
+    arrays = record.arrays()
+    assert list(record.metrics) == ["none"]
+    assert record.regrouping["parent"] == [0, 1]
+    assert arrays["test_scores_none"].shape == arrays["test_labels"].shape
+    assert record.metrics["none"]["test"]["summary"]["average_precision"] > 0.8
+    plain = run(smoke(epochs=4), results_dir=tmp_path)
+    # The same batches; the loss of the second head comes on top.
+    assert record.traces[-1]["train_loss"] > plain.traces[-1]["train_loss"]
+    other = run(smoke(method, "raw", auxiliary_weight=3.0, epochs=4), results_dir=tmp_path)
+    assert not np.array_equal(other.arrays()["test_scores_none"], arrays["test_scores_none"])
+
+
+@pytest.mark.parametrize("method", ["probe", "knn"])
+def test_classifiers_on_frozen_features_are_chosen_by_their_validation_precision(tmp_path, method):
+    spec = Spec(profile="smoke", task="digits-0", method=method, encoder="pca")
+    record = run(spec, results_dir=tmp_path)
+    task, arrays = make_task("digits-0"), record.arrays()
+    dataset = load_data("digits")
+    encoder = PCAEncoder().fit(dataset.train.inputs)
+    features = {name: encoder.transform(getattr(task, name).inputs) for name in ("train", "val", "test")}
+    found = []
+    for candidate in experiments.FROZEN_ESTIMATORS[spec.network]:
+        fitted = candidate.fit(features["train"], task.train.labels)
+        scores = {name: fitted.predict_proba(features[name])[:, 1] for name in ("val", "test")}
+        found.append((average_precision_score(task.val.labels, scores["val"]), scores["test"]))
+    best = max(found, key=lambda pair: pair[0])
+    assert record.metrics["none"]["val"]["summary"]["average_precision"] == pytest.approx(best[0], abs=1e-6)
+    np.testing.assert_allclose(arrays["test_scores_none"], best[1], atol=1e-4)
+    unselected = run(spec.model_copy(update={"validation_fraction": 0.0}), results_dir=tmp_path)
+    assert set(unselected.metrics["none"]) == {"test"}  # then the first candidate, which no test set has chosen
+    whole = make_task("digits-0", validation_fraction=0)
+    first = experiments.FROZEN_ESTIMATORS[spec.network][0].fit(
+        encoder.transform(whole.train.inputs), whole.train.labels
+    )
+    expected = first.predict_proba(features["test"])[:, 1]
+    np.testing.assert_allclose(unselected.arrays()["test_scores_none"], expected, atol=1e-4)

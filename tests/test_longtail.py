@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from regroup_lib import experiments, longtail, plans
+from regroup_lib.differences import N_RESAMPLES, precision_difference, values
 from regroup_lib.experiments import run
+from regroup_lib.intervals import Interval, interval
+from regroup_lib.metrics import bootstrap_counts
 from regroup_lib.specs import Spec
 
 
@@ -70,7 +73,12 @@ def twice_the_images(record):
     return dataclasses.replace(record, traces=[t | {"images": 2 * t["images"]} for t in record.traces])
 
 
-def test_validation_chooses_and_the_test_set_measures(records):
+def by_seed(groups, first, second):
+    """Return the difference of mean AP as changed records have it; their scores are the old ones."""
+    return interval(np.subtract(*(values(groups[name], "average_precision") for name in (first, second))))
+
+
+def test_validation_chooses_and_the_test_set_measures(records, monkeypatch):
     def made(label, validation, precision):
         return [
             changed(record, validation=v, precision=p)
@@ -90,6 +98,7 @@ def test_validation_chooses_and_the_test_set_measures(records):
         "with − without": ("RG+LA, n' = 20", "ROS"),
         "at equal steps": ("RG+LA, n' = 20", "LA"),
     }
+    monkeypatch.setattr(longtail, "precision_difference", lambda groups, *pair: by_seed(groups, *pair))
     table = longtail.contest_table({"digits": groups})
     assert list(table["mean AP"]) == [
         "+10.0 [+10.0, +10.0] *",
@@ -102,9 +111,9 @@ def test_validation_chooses_and_the_test_set_measures(records):
         float(cell.split(" ")[0].replace("−", "-")) == pytest.approx(gained, abs=0.05) for cell in table["accuracy"]
     )
     above, below, equal = longtail.long_tail_sentences({"digits": groups, "again": groups}).values()
-    assert above.endswith("mean AP clearly higher on 2 and clearly lower on 0, of 2 sets.")
-    assert below.endswith("mean AP clearly higher on 0 and clearly lower on 2, of 2 sets.")
-    assert equal.endswith("mean AP clearly higher on 0 and clearly lower on 2, of 2 sets.")
+    assert above.endswith("mean AP is higher on 2 of 2 sets.")
+    assert below.endswith("mean AP is lower on 2 of 2 sets.")
+    assert equal.endswith("mean AP is lower on 2 of 2 sets.")
     assert longtail.long_tail_table(groups).loc["ROS", "images seen"] == "2.00"
 
 
@@ -162,16 +171,39 @@ def test_the_looks_are_summed_up_by_their_ends_and_their_last_step():
     assert longtail.looks_sentence(made).endswith("from 0.11 to 0.20; the step from 2 to 5 moves it by +0.09.")
 
 
-def test_the_gain_that_is_kept_is_a_share_of_a_clear_one(monkeypatch):
-    ap = {"binary": (0.5, 0.51), "simclr": (0.6, 0.61), "best": (0.7, 0.71), "blunt": (0.4, 0.9), "worse": (0.4, 0.41)}
-    monkeypatch.setattr(longtail, "result_on_test", lambda record, _: ap[record[0]][record[1]])
-    groups = {name: [(name, 0), (name, 1)] for name in ap}
-    assert "simclr" not in longtail.gain_kept(groups, "simclr", "best")  # it has a name
-    assert longtail.gain_kept(groups, "simclr", "best").endswith(
-        "keeps 50% of the gain of best over binary labels: +10.0 [+10.0, +10.0] points of AP, "
-        "where best has +20.0 [+20.0, +20.0]."
-    )
-    assert longtail.gain_kept(groups | {"worse": [("worse", 0), ("worse", 1)]}, "worse", "best").startswith(
-        "worse keeps nothing of the gain of best over binary labels: −10.0"
-    )
-    assert "no clear gain" in longtail.gain_kept(groups, "simclr", "blunt")
+def test_records_that_keep_scores_have_the_interval_over_images(records):
+    found = longtail.tail_differences(records, "RG, n' = 50", "CE")
+    assert found["mean AP"] == precision_difference(records, "RG, n' = 50", "CE")
+    right = [[np.equal(*longtail.predictions(r)) for r in records[m]] for m in ("RG, n' = 50", "CE")]
+    assert found["accuracy"].mean == pytest.approx(100 * (np.mean(right[0]) - np.mean(right[1])))
+    counts = bootstrap_counts(longtail.predictions(records["CE"][0])[0], N_RESAMPLES)
+    resampled = [[100 * np.average(r, weights=w) for w in counts] for r in np.mean(right, axis=1)]
+    by_seed = [100 * (a.mean() - b.mean()) for a, b in zip(*right, strict=True)]
+    test = np.var(np.subtract(*resampled), ddof=1)
+    assert found["accuracy"].error == pytest.approx((np.var(by_seed, ddof=1) / 2 + test) ** 0.5)
+
+
+def test_records_of_many_classes_have_the_interval_over_seeds(records, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "MANY_CLASSES", 5)
+    kept = {m: [run(r.spec, results_dir=tmp_path) for r in group] for m, group in records.items()}
+    found = longtail.tail_differences(kept, "RG, n' = 50", "CE")["mean AP"]
+    assert found == by_seed(kept, "RG, n' = 50", "CE")
+    assert found.degrees == 1
+
+
+@pytest.mark.parametrize(
+    ("own", "best", "said"),
+    [
+        ((10, 8, 12), (20, 15, 25), "keeps 50% of the gain of Inception-v3 (ImageNet) over binary labels: +10.0"),
+        (
+            (-10, -12, -8),
+            (20, 15, 25),
+            "keeps nothing of the gain of Inception-v3 (ImageNet) over binary labels: −10.0",
+        ),
+        ((10, 8, 12), (15, -5, 35), "Inception-v3 (ImageNet) has no clear gain over binary labels here"),
+    ],
+)
+def test_the_gain_that_is_kept_is_a_share_of_a_clear_one(monkeypatch, own, best, said):
+    found = {"simclr": Interval(*own, 1, 9), plans.INCEPTION: Interval(*best, 1, 9)}
+    monkeypatch.setattr(longtail, "precision_difference", lambda groups, first, second: found[first])
+    assert said in longtail.gain_kept({}, "simclr", plans.INCEPTION)

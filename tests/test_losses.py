@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from regroup_lib.losses import (
     APLoss,
+    AuxiliaryLoss,
     FocalLoss,
     LDAMLoss,
     LogitAdjustedLoss,
@@ -851,3 +852,28 @@ def test_index_errors(index, message):
     with pytest.raises(ValueError, match=message):
         loss(torch.randn(3, 2), torch.tensor([0, 1, 1]), index)
     assert not loss.u_all.any()
+
+
+# ---------------------------------------------------------------- a second head
+
+
+@pytest.mark.parametrize("weight", [0.3, 1.0, 3.0])
+@pytest.mark.parametrize("kind", ["clusters", "features"])
+def test_a_second_head_adds_its_weighted_loss_over_columns_of_its_own(kind, weight):
+    """Two classes; behind their columns those of 4 clusters, or of 3 features, of the training rows of the batch."""
+    rng, rows = np.random.default_rng(0), np.array([7, 0, 3])
+    of_all = rng.integers(4, size=9) if kind == "clusters" else rng.normal(size=(9, 3)).astype(np.float32)
+    logits, targets = rng.normal(size=(3, 2 + (4 if kind == "clusters" else 3))), np.array([0, 1, 1])
+    loss = AuxiliaryLoss(2, of_all, weight)
+    found, gradient = value_and_gradient(loss, logits, targets, index=torch.as_tensor(rows))
+    wanted, second = of_all[rows], logits[:, 2:]
+    if kind == "clusters":
+        added = slow_cross_entropy(second, wanted)
+    else:
+        cosines = [a @ b / np.sqrt((a @ a) * (b @ b)) for a, b in zip(second, wanted, strict=True)]
+        added = 1 - np.mean(cosines)
+    assert found == pytest.approx(slow_cross_entropy(logits[:, :2], targets) + weight * added, rel=1e-6)
+    _, alone = value_and_gradient(F.cross_entropy, logits[:, :2], targets)
+    np.testing.assert_allclose(
+        gradient[:, :2], alone, atol=1e-12
+    )  # the second head leaves the first one's outputs alone

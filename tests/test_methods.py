@@ -1,13 +1,18 @@
 """Methods: what each trains on, and the class that each training label belongs to."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import normalized_mutual_info_score
 
+from regroup_lib.clusterers import make_clusterer
 from regroup_lib.encoders import RawEncoder
 from regroup_lib.methods import METHODS, training_labels
 from regroup_lib.metrics import clustering_quality
+from regroup_lib.specs import Spec
 from regroup_lib.tasks import make_task
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -29,7 +34,8 @@ def made(task, features):
 
     def make(name, **options):
         method = METHODS[name]
-        given_features = {"features": features} if method.labels in ("regrouped", "shuffled") else {}
+        given_features = {"features": features} if method.needs_encoder else {}
+        given_features |= {"mixed_share": 0.5} if method.labels == "mixed" else {}
         return training_labels(task, method, **given_features | options)
 
     return make
@@ -100,13 +106,8 @@ def test_in_a_multiclass_task_the_true_classes_are_the_tasks(name):
 
 
 def test_regrouping_follows_the_images_and_random_groups_do_not(made, task):
-    def purity(labels):
-        table = np.zeros((len(labels.parent), 10), int)
-        np.add.at(table, (labels.labels, task.train.fine_labels), 1)
-        return table[:-1].max(axis=1).sum() / table[:-1].sum()
-
-    assert purity(made("rg")) > 0.6
-    assert purity(made("rg-random")) < 0.25
+    assert purity(made("rg"), task) > 0.6
+    assert purity(made("rg-random"), task) < 0.25
     groups = sizes(made("rg-random"))[:-1]
     assert all(70 < size < 140 for size in groups)  # 102 on average
 
@@ -185,3 +186,75 @@ def test_random_groups_come_in_three_sizes(made):
     assert halving == sorted(halving, reverse=True)
     assert halving[0] > 3 * halving[2]
     assert max(equal) - min(equal) <= 1
+
+
+# ---------------------------------------------------------------- true classes with a share re-assigned
+
+MIXED = ("rg-mixed-random", "rg-mixed-brightness", "rg-mixed-features")
+
+
+def purity(made, task):
+    """Return the share of the majority whose true class is the commonest of its group."""
+    table = np.zeros((len(made.parent), 10), int)
+    np.add.at(table, (made.labels, task.train.fine_labels), 1)
+    return table[:-1].max(axis=1).sum() / table[:-1].sum()
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_a_share_of_0_leaves_the_true_classes(made, name):
+    mixed, true = made(name, mixed_share=0.0), made("rg-true")
+    np.testing.assert_array_equal(mixed.labels, true.labels)
+    np.testing.assert_array_equal(mixed.parent, true.parent)
+
+
+@pytest.mark.parametrize("name", MIXED)
+@pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
+def test_so_many_rows_of_the_majority_are_re_assigned_and_no_others(made, task, name, share):
+    mixed, true = made(name, mixed_share=share), made("rg-true")
+    check_laws(mixed, task)
+    moved = mixed.labels != true.labels
+    assert not moved[task.train.labels == 1].any()
+    assert moved.sum() <= round(share * 1019)  # some of the re-assigned get the class that they had
+    assert moved.sum() > 0.6 * share * 1019
+    if name != "rg-mixed-features":
+        assert moved.sum() == pytest.approx(share * 1019 * 8 / 9, rel=0.12)  # one group in nine is the old one
+        assert purity(mixed, task) == pytest.approx(1 - share * 8 / 9, abs=0.1)
+
+
+def test_groups_of_a_larger_share_are_less_pure(made, task):
+    for name in MIXED:
+        found = [purity(made(name, mixed_share=share), task) for share in (0.0, 0.3, 0.6, 0.9)]
+        assert found == sorted(found, reverse=True)
+        assert found[0] == 1
+
+
+def test_by_brightness_the_groups_are_ordered_by_brightness_and_of_one_size(made, task):
+    mixed = made("rg-mixed-brightness", mixed_share=1.0)
+    brightness = task.train.inputs.mean(axis=(1, 2, 3))
+    groups = [brightness[mixed.labels == k] for k in range(9)]
+    assert all(darker.max() <= brighter.min() for darker, brighter in pairwise(groups))
+    assert {len(group) for group in groups} == {113, 114}  # 1019 in nine
+
+
+def test_by_features_the_groups_are_clusters_of_the_features(made, task, features):
+    mixed = made("rg-mixed-features", mixed_share=1.0)
+    rows = task.train.labels == 0
+    clusters = make_clusterer("kmeans", 9, random_state=0).fit_predict(features[rows])
+    assert normalized_mutual_info_score(mixed.labels[rows], clusters) == pytest.approx(1)
+
+
+def test_the_seed_draws_the_re_assigned_rows(made):
+    first, again, other = (made("rg-mixed-random", seed=seed).labels for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"task": "digits-0"}, {"task": "digits-0", "mixed_share": 1.1}, {"task": "digits-lt", "mixed_share": 0.5}],
+)
+def test_a_share_belongs_to_mixed_labels_of_a_binary_task(fields):
+    with pytest.raises(ValueError, match="mixed_share"):
+        Spec(profile="smoke", method="rg-mixed-random", **fields)
+    with pytest.raises(ValueError, match="has no option mixed_share"):
+        Spec(profile="smoke", task="digits-0", method="rg-true", mixed_share=0.5)

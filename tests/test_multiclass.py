@@ -10,6 +10,7 @@ from sklearn.metrics import f1_score, recall_score
 from regroup_lib import competition, multiclass, plans
 from regroup_lib.clusters import cluster_contents, explained_share, image_statistics
 from regroup_lib.data import DataError, Dataset, Split, divided, load_data, split_by_image
+from regroup_lib.differences import bootstrap_precisions, scores_on_test, values
 from regroup_lib.experiments import run
 from regroup_lib.specs import EncoderSpec, Spec, parse_spec
 from regroup_lib.tasks import long_tail_counts, make_task
@@ -79,14 +80,14 @@ def test_class_tables_keep_their_markup_and_other_tables_escape_it(groups):
 
 
 def test_macro_f1_is_scikit_learns(groups):
-    labels, scores = competition.scores_on_test(groups["ce"][0])
+    labels, scores = scores_on_test(groups["ce"][0])
     expected = f1_score(labels, scores.argmax(axis=1), average="macro")
-    assert competition.values(groups["ce"], "macro_f1")[0] == pytest.approx(100 * expected)
+    assert values(groups["ce"], "macro_f1")[0] == pytest.approx(100 * expected)
 
 
 def test_the_bootstrap_of_several_classes_averages_them(groups):
-    by_class = [competition.bootstrap_precisions(groups["ce"], [c]) for c in range(7)]
-    np.testing.assert_allclose(competition.bootstrap_precisions(groups["ce"]), np.mean(by_class, axis=0))
+    by_class = [bootstrap_precisions(groups["ce"], [c]) for c in range(7)]
+    np.testing.assert_allclose(bootstrap_precisions(groups["ce"]), np.mean(by_class, axis=0))
 
 
 def test_averages_rank_the_methods(groups):
@@ -124,7 +125,7 @@ def test_figures_have_named_axes(groups, make_record):
 
 def test_the_confusion_matrix_title_is_the_balanced_accuracy(make_record):
     record = make_record("ce")
-    labels, scores = competition.scores_on_test(record)
+    labels, scores = scores_on_test(record)
     accuracy = 100 * recall_score(labels, scores.argmax(axis=1), average="macro")
     title = multiclass.plot_confusions({"ce": [record]}).axes[0].get_title()
     assert title == f"CE: BA {accuracy:.1f}"
@@ -135,7 +136,7 @@ def test_the_confusion_matrix_title_is_the_balanced_accuracy(make_record):
 
 def test_recall_by_exposure_is_that_of_the_two_halves(make_record):
     record = make_record("ce", split="image")
-    labels, scores = competition.scores_on_test(record)
+    labels, scores = scores_on_test(record)
     seen = record.arrays()["test_in_training"]
     predicted = scores.argmax(axis=1)
     expected = [np.mean([(predicted[h & (labels == c)] == c).mean() for c in range(7)]) for h in (seen, ~seen)]
@@ -145,7 +146,7 @@ def test_recall_by_exposure_is_that_of_the_two_halves(make_record):
 def test_the_leakage_table_subtracts_the_honest_split(groups, make_record):
     leaking = {"ce": [make_record("ce", s, lift=4.0, split="image") for s in (0, 1)]}
     table = multiclass.leakage_table(groups, leaking)
-    honest, naive = (competition.values(g, "average_precision").mean() for g in (groups["ce"], leaking["ce"]))
+    honest, naive = (values(g, "average_precision").mean() for g in (groups["ce"], leaking["ce"]))
     assert table.loc["CE", "mean AP, inflated by"] == f"{naive - honest:+.1f}"
     assert "50%" in multiclass.leakage_sentence(leaking)
     assert "no groups" in multiclass.leakage_sentence({})
@@ -157,57 +158,20 @@ def test_the_budget_table_has_images_relative_to_ce(groups, make_record):
     assert table["epochs"].tolist() == [30, 30, 9]
 
 
-# ---------------------------------------------------------------- verdicts
-
-
-def test_verdicts_follow_the_records(groups, make_record):
-    verdicts = multiclass.multiclass_verdicts(groups)
-    assert list(verdicts.index) == ["C20", "C21", "C22", "C23", "C24", "C27"]
-    assert verdicts.loc["C20", "verdict"] == "holds"
-    assert verdicts.loc["C21", "verdict"] == "holds"
-    assert "4.7 times" in verdicts.loc["C21", "measured"]
-    assert verdicts.loc["C22", "verdict"] != "holds"  # ROS is made better on df
-    assert verdicts.loc["C23", "verdict"] == "holds"
-    worse = groups | {"rg": [make_record("rg", s, lift=0.5, regroup=9.0) for s in (0, 1)]}
-    verdicts = multiclass.multiclass_verdicts(worse)
-    assert verdicts.loc["C20", "verdict"] == "does not hold"
-    assert verdicts.loc["C23", "verdict"] != "holds"
+# ---------------------------------------------------------------- the headline
 
 
 def test_the_headline_says_who_is_first_and_where_rg_stands(groups, make_record):
-    ap = {m: competition.values(g, "average_precision").mean() for m, g in groups.items()}
+    ap = {m: values(g, "average_precision").mean() for m, g in groups.items()}
     place = 1 + sum(value > ap["rg"] for value in ap.values())
     first = competition.title(max(ap, key=ap.get))
     text = multiclass.headline(groups)
     assert text.startswith(f"By mean AP, RG is number {place} of {len(groups)} methods, {first} number 1; it adds +")
-    on_df = {m: competition.values(g, "average_precision_df").mean() for m, g in groups.items()}
+    on_df = {m: values(g, "average_precision_df").mean() for m, g in groups.items()}
     assert f"{competition.title(max(on_df, key=on_df.get))} is first with {max(on_df.values()):.1f} ±" in text
     assert f"RG has {on_df['rg']:.1f} ±" in text
     best = {"ce": groups["ce"], "rg": [make_record("rg", s, lift=9.0) for s in (0, 1)]}
     assert multiclass.headline(best).startswith("By mean AP, RG is number 1 of 2 methods; it adds +")
-
-
-def test_the_minority_verdict_looks_at_both_ends(groups, make_record):
-    best_on_df = [5.0] + [2.0] * 5 + [9.0]
-    good = {m: [make_record(m, s, lift=0.5) for s in (0, 1)] for m in groups}
-    good["rg"] = [make_record("rg", s, lifts=best_on_df) for s in (0, 1)]
-    verdict = multiclass.multiclass_verdicts(good).loc["C22"]
-    assert verdict["verdict"] == "holds", verdict["measured"]
-    costly = good | {"rg": [make_record("rg", s, lifts=[-3.0, *best_on_df[1:]]) for s in (0, 1)]}
-    assert multiclass.multiclass_verdicts(costly).loc["C22", "verdict"] == "holds in part"
-
-
-@pytest.mark.parametrize(
-    ("calibrated", "word", "places"),
-    [((90, 80, 70, 60), "does not hold", 0), ((90, 80, 60, 70), "holds in part", 1), ((60, 90, 80, 70), "holds", 3)],
-)
-def test_the_plain_mean_misleads_where_the_calibrated_one_moves_a_method(monkeypatch, calibrated, word, places):
-    plain = dict(zip(("ce", "wce", "ros", "rg"), (40, 30, 20, 10), strict=True))
-    found = {"average_precision": plain, "calibrated_average_precision": dict(zip(plain, calibrated, strict=True))}
-    monkeypatch.setattr(multiclass, "values", lambda group, measure: np.array([found[measure][group]] * 2, float))
-    text, verdict = multiclass._averages({method: method for method in plain})
-    assert verdict == word
-    assert text.endswith(f"by {places} places")
 
 
 # ---------------------------------------------------------------- plans
@@ -238,7 +202,7 @@ def test_oversampling_at_equal_budget_sees_about_as_many_images_as_ce():
 def test_missing_records_say_how_to_make_them(tmp_path, monkeypatch):
     monkeypatch.setenv("REGROUP_RESULTS", str(tmp_path))
     with pytest.raises(ValueError, match="regroup sweep multiclass --profile cpu"):
-        multiclass.records_of(plans.threshold_runs("ham10000", "cpu", [0]))
+        plans.records_of(plans.threshold_runs("ham10000", "cpu", [0]), "multiclass")
 
 
 # ---------------------------------------------------------------- tasks and splits
@@ -410,8 +374,8 @@ def test_explained_share_by_hand():
 def test_explained_share_of_random_clusters_is_near_zero(seed, k):
     rng = np.random.default_rng(seed)
     clusters = rng.integers(k, size=2000)
-    for values in (rng.normal(size=2000), rng.choice(["a", "b", "c"], 2000)):
-        assert abs(explained_share(clusters, values)) < 0.02
+    for known in (rng.normal(size=2000), rng.choice(["a", "b", "c"], 2000)):
+        assert abs(explained_share(clusters, known)) < 0.02
 
 
 def test_explained_share_leaves_out_what_is_unknown():

@@ -9,8 +9,10 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
+from conftest import OTHER_VERDICTS
 
 from regroup_lib import book
+from regroup_lib.evidence import WORDS
 from regroup_lib.publish import served
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -140,6 +142,15 @@ def test_page_has_no_dead_link_and_no_error_output(visit, site, name):
     assert dead == set()
     assert opened.count("main .output.traceback") == 0
     assert "Traceback" not in opened.page.inner_text("main")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_gives_a_verdict_in_one_of_the_five_words(visit, name):
+    opened = visit(name)
+    given = opened.page.eval_on_selector_all("main b.verdict", "all => all.map(word => word.textContent)")
+    assert set(given) <= set(WORDS)
+    assert name != "scorecard" or len(given) >= 27
+    assert OTHER_VERDICTS.search(opened.page.inner_text("main")) is None
 
 
 def test_each_record_is_listed_with_its_file(visit):

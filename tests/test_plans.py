@@ -259,3 +259,68 @@ def test_run_chapter_specs_sweeps_until_nothing_new_comes(tmp_path, monkeypatch)
     assert [record.spec for record in records] == [first, second]
     options = {"results_dir": tmp_path, "recompute": True, "workers": 2}
     assert calls == [([first], options), ([second], options)]
+
+
+# ---------------------------------------------------------------- the book's own questions
+
+
+def test_the_headline_has_the_chapters_runs_and_more_seeds_of_four_of_its_label_sets():
+    specs = plans.headline("cpu")
+    assert len(specs) == len(set(specs)) == 4 * 10
+    assert {spec.label for spec in specs} == {"ce", "rg-true", "rg-random", f"rg-{plans.INCEPTION}"}
+    chapter = set(plans.motivating_example("cpu", [0, 1, 2]))
+    assert {spec for spec in specs if spec.seed < 3} <= chapter
+    assert set(chapter_specs("headline")) == set(specs)
+    assert not set(specs) <= set(chapter_specs("all", seeds=[0]))
+
+
+def test_uses_of_an_encoder_differ_in_the_method_and_share_table_1s_runs(shelf):
+    seeds = [4, 5, 6]
+    grid = tuning_specs("cpu", "cifar100-worm", "rg", 4)
+    shelf |= {spec: with_precision(spec, 0.5 + 0.1 * (spec.n_clusters == 25)) for spec in grid}
+    found = plans.encoder_uses("cifar100-worm", "cpu", seeds)
+    assert list(found) == ["ce", "rg", "probe", "knn", "mlp", "aux-clusters", "distill"]
+    for method in ("ce", "rg", "probe", "knn", "mlp"):
+        assert [(spec.method, spec.seed) for spec in found[method]] == [(method, seed) for seed in seeds]
+        assert {spec.encoder for spec in found[method]} == {None if method == "ce" else plans.INCEPTION}
+    for method in ("ce", "mlp"):
+        assert found[method][0] in tuning_specs("cpu", "cifar100-worm", method, 4)
+    assert found["rg"][0] in grid
+    # Who learns the clusters learns those that validation chose for RG.
+    assert {spec.n_clusters for method in ("rg", "aux-clusters") for spec in found[method]} == {25}
+
+
+def test_the_weight_of_a_second_head_waits_for_its_grid_and_is_chosen_on_validation(shelf):
+    options = {"profile": "cpu", "seeds": [4, 5, 6]}
+    before = chapter_specs("encoder-uses", **options)
+    waiting = plans.encoder_uses("cifar10-airplane", **options)["distill"]
+    assert [spec.auxiliary_weight for spec in waiting] == list(plans.AUXILIARY_WEIGHTS)
+    assert {spec.seed for spec in waiting} == {4}
+    for spec in before:
+        shelf[spec] = with_precision(spec, 0.5 + 0.1 * (spec.auxiliary_weight == 3), test=-(spec.auxiliary_weight or 0))
+    after = chapter_specs("encoder-uses", **options)
+    assert len(after) == len(set(after))
+    assert {spec for spec in before if spec.auxiliary_weight} <= set(after)  # the grids stay in the plan
+    chosen = plans.encoder_uses("cifar10-airplane", **options)
+    for method in ("aux-clusters", "distill"):
+        assert [(spec.seed, spec.auxiliary_weight) for spec in chosen[method]] == [(4, 3.0), (5, 3.0), (6, 3.0)]
+        assert set(chosen[method]) <= set(after)
+
+
+@pytest.mark.parametrize("profile", ["smoke", "cpu", "paper"])
+def test_the_dose_response_curve_varies_the_share_and_what_it_follows(profile):
+    groups = plans.dose_runs(profile, [0, 1, 2])
+    expected = [
+        f"{name} {s:g}" for s in plans.MIXED_SHARES[profile] for name in ("random", "brightness", "autoencoder")
+    ]
+    assert list(groups) == ["binary", "true", *expected]
+    assert all([spec.seed for spec in specs] == [0, 1, 2] for specs in groups.values())
+    controls = plans.ablation("control", plans.ABLATION_TASKS[profile][0], profile, [0, 1, 2])
+    assert (groups["binary"], groups["true"]) == (controls["binary"], controls["true"])
+    reference = groups["true"][0].model_dump()
+    for label in expected:
+        changed = {name for name, value in groups[label][0].model_dump().items() if value != reference[name]}
+        assert changed - {"encoder", "encoder_epochs"} == {"method", "mixed_share"}
+        assert f"{groups[label][0].mixed_share:g}" == label.split(" ")[1]
+    specs = chapter_specs("dose", profile=profile)
+    assert len(specs) == len(set(specs)) == 3 * len(groups)

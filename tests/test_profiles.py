@@ -10,7 +10,8 @@ import pytest
 
 import regroup_lib as rg
 from regroup_lib import book, plans, profiles, specs
-from regroup_lib.report import AVERAGE_PRECISION, result_on_test, settings_table
+from regroup_lib.differences import AVERAGE_PRECISION, precision_difference, result_on_test
+from regroup_lib.report import settings_table
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -68,11 +69,10 @@ def test_both_profiles_are_compared_where_both_are_whole(both, tmp_path):
     (table,) = profiles.profile_tables("binary", SEEDS, both)
     assert table.attrs["records"] == [[r.key for r in (*small[method], *large[method])] for method in METHODS]
     for method, (_, row) in zip(METHODS, table.iterrows(), strict=True):
-        for profile, values in zip(("cpu", "paper"), ap, strict=True):
+        for profile, values, groups in zip(("cpu", "paper"), ap, (small, large), strict=True):
             assert row[f"AP, {profile}"].startswith(f"{100 * values[method]:.1f} ±")
-            assert row[f"over CE, {profile}"].split(" [")[0] == (
-                "" if method == "ce" else f"{100 * (values[method] - values['ce']):+.1f}".replace("-", "−")
-            )
+            expected = "" if method == "ce" else str(precision_difference(groups, method, "ce"))
+            assert row[f"over CE, {profile}"].removesuffix(" *") == expected
 
     shutil.copytree(both / "cpu", tmp_path / "cpu")
     assert profiles.both_profiles("binary", SEEDS, tmp_path) == {}

@@ -1,10 +1,11 @@
-"""The scorecard: every claim once, a verdict where all runs are recorded, and what is missing where not."""
+"""The scorecard: every claim once, its word where all runs are recorded, what is missing where not, and the gains."""
 
 import pytest
 
-from regroup_lib import binary, competition, plans, scorecard
-from regroup_lib.book import book_root, chapters
-from regroup_lib.competition import Interval
+from regroup_lib import binary, plans, scorecard
+from regroup_lib.differences import values
+from regroup_lib.evidence import WORDS, Contrast, Verdict, claims
+from regroup_lib.intervals import Interval
 from regroup_lib.records import find_record
 from regroup_lib.sweeps import sweep
 
@@ -28,74 +29,98 @@ def entries(recorded, monkeypatch):
     return scorecard.scorecard("smoke", SEEDS)
 
 
-def test_every_claim_is_there_once_and_names_a_chapter():
-    rows = scorecard.claims()
-    assert [row["claim"] for row in rows] == [f"C{i}" for i in range(1, 28)]
-    known = set(chapters(book_root()))
-    for row in rows:
-        assert all(row.values())
-        assert set(row["chapter"].split(", ")) <= known
+def made(word="supported", *, contrasts=(), elsewhere=()):
+    """Return a verdict with a statement and words that HTML would misread."""
+    return Verdict("C0", "a < b", "Fig. 0", "<b>", ("binary",), contrasts, word, "a & b", (), elsewhere)
 
 
-def test_claims_with_records_have_a_verdict_and_the_others_say_what_is_missing(entries):
+def contrast(word, text="RG − CE"):
+    sign = {"supported": 1, "contradicted": -1}.get(word, 0)
+    return Contrast(text, Interval(2 * sign, 2 * sign - 1, 2 * sign + 1, 0.5, 9), word, 1, "points")
+
+
+# ---------------------------------------------------------------- verdicts
+
+
+def test_claims_with_records_have_a_word_and_the_others_say_what_is_missing(entries):
     by_claim = {entry.claim: entry for entry in entries}
-    assert len(by_claim) == 27
-    tested = {claim for claim, entry in by_claim.items() if entry.verdict != scorecard.NOT_RUN}
+    assert list(by_claim) == [claim["claim"] for claim in claims()]
+    tested = {claim for claim, entry in by_claim.items() if entry.word != "not tested"}
     assert tested == {f"C{i}" for i in range(2, 10)}  # synchronous-learning has the motivating example's runs
+    for entry in entries:
+        assert entry.word in WORDS
+        assert entry.measured
     for claim in tested:
-        assert by_claim[claim].measured
         assert {r.spec.seed for r in by_claim[claim].records} == set(SEEDS)
-    assert by_claim["C20"].measured.startswith("multiclass: 0 of ")
-    assert by_claim["C24"].measured.count("0 of ") == 2  # two chapters test it
 
 
-def test_the_tally_counts_the_verdicts(entries):
+def test_the_tally_counts_the_words(entries):
     counts = scorecard.tally(entries)
+    assert list(counts) == list(WORDS)
     assert sum(counts.values()) == 27
-    assert counts[scorecard.NOT_RUN] == 19
-    sentence = scorecard.tally_sentence(entries)
-    assert "27 claims" in sentence
-    assert f"{counts['holds']} hold" in sentence
-    assert "19 are not run yet" in sentence
-    whole = scorecard.tally_sentence([entry for entry in entries if entry.verdict != scorecard.NOT_RUN])
-    assert whole.startswith("Of the paper's 8 claims")
-    assert whole.endswith(f"and {counts['does not hold']} not")
+    assert counts["not tested"] == 19
+    sentence = scorecard.tally_sentence([made("supported"), made("undecided"), made("supported"), made("mixed")])
+    assert sentence == "Of the paper's 4 claims, 2 are supported, 1 mixed and 1 undecided"
+    assert scorecard.tally_sentence([made("mixed")]) == "Of the paper's 1 claims, 1 is mixed"
+    drawn = [text.get_text() for text in scorecard.plot_tally([made("supported")] * 3 + [made("mixed")]).axes[0].texts]
+    assert drawn == ["3", "supported", "1", "mixed"]
 
 
-def test_the_table_links_tested_claims_alone_and_escapes(entries):
-    table = scorecard.scorecard_table(entries)
-    assert table.loc["C5", "what was run"].startswith(
-        '<a href="motivating-example.html">motivating-example</a>: digits-0'
+def test_the_table_links_records_and_shows_scale_beside_each_word(entries):
+    table = scorecard.verdict_table(entries)
+    assert table.loc["C5", "what was run"].startswith('<a href="motivating-example.html">motivating-example</a>: tiny-')
+    for part in (
+        "epochs",
+        "% of the labels learned",
+        "2 seeds",
+        "4 records",
+        "records.html#records-motivating-example",
+    ):
+        assert part in table.loc["C5", "what was run"]
+    assert "records" not in table.loc["C20", "what was run"]
+    assert table.loc["C20", "verdict"] == '<b class="verdict not-tested">not tested</b>'
+
+
+def test_cells_and_boxes_escape_what_they_show():
+    verdicts = [made(contrasts=(contrast("supported", "<i>"),)), made("not tested")]
+    row, empty = (row for _, row in scorecard.verdict_table(verdicts).iterrows())
+    assert row["claim"] == "a &lt; b"
+    assert row["the paper"] == "Fig. 0: &lt;b&gt;"
+    assert row["measured here"] == "&lt;i&gt;: +2.0 [+1.0, +3.0] points <i>(supported)</i>"
+    assert empty["measured here"] == "a &amp; b"
+    assert "C0 a &lt; b: <b>supported</b>" in scorecard.summary_box(verdicts).data
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "said"),
+    [
+        ("supported", "contradicted", True),
+        ("contradicted", "supported", True),
+        ("supported", "supported", False),
+        ("undecided", "contradicted", False),
+    ],
+)
+def test_another_scale_that_says_the_opposite_is_named(here, there, said):
+    verdict = made(here, contrasts=(contrast(here),), elsewhere=(contrast(there),))
+    assert ("the ResNet34 runs say the opposite" in scorecard.summary_box([verdict]).data) == said
+    assert (
+        f"With ResNet34 after 10 epochs:<br>{contrast(there)}" in scorecard.verdict_table([verdict])["measured here"][0]
     )
-    assert "12 records" in table.loc["C5", "what was run"]
-    assert table.loc["C20", "what was run"] == ""
-    assert table.loc["C5", "verdict"] in {f"<b>{word}</b>" for word in scorecard.WORDS}
 
 
-def test_a_claim_of_two_chapters_holds_in_part_where_they_differ():
-    row = {"claim": "C24", "statement": "s", "where": "w", "paper": "p", "chapter": "binary, multiclass"}
-    counts = {"binary": (1, 1), "multiclass": (1, 1)}
-
-    def verdict(first, second):
-        found = {"binary": ({"C24": (first, "a")}, []), "multiclass": ({"C24": (second, "b")}, [])}
-        return scorecard._entry(row, found, counts)
-
-    assert verdict("holds", "holds").verdict == "holds"
-    assert verdict("holds", "does not hold").verdict == "holds in part"
-    assert verdict("holds", "does not hold").measured == "a; b"
+# ---------------------------------------------------------------- where regrouping gains
 
 
 def test_gains_are_those_of_the_records(recorded, monkeypatch):
     monkeypatch.setenv("REGROUP_RESULTS", str(recorded))
     found = scorecard.gains("smoke", SEEDS)
-    assert len(found) == len(plans.ENCODERS["smoke"]) + 1  # each encoder, and random groups
-    records = scorecard._records("motivating-example", "smoke", SEEDS)
+    assert [gain.space for gain in found] == ["pre-trained", *["poor"] * (len(plans.ENCODERS["smoke"]) - 1), "none"]
+    runs = plans.motivating_example("smoke", SEEDS)
     mean = {
-        label: competition.values([r for r in records if r.spec.label == label], "average_precision").mean()
+        label: values([find_record(s) for s in runs if s.label == label], "average_precision").mean()
         for label in ("ce", "rg-random")
     }
-    assert found[-1].space == "none"
-    assert found[-1].difference.mean == pytest.approx(mean["rg-random"] - mean["ce"], abs=0.3)  # the mean of resamples
+    assert found[-1].difference.mean == pytest.approx(mean["rg-random"] - mean["ce"])
 
 
 def test_the_gain_of_a_self_supervised_encoder_waits_for_its_runs(tmp_path, monkeypatch):
@@ -105,27 +130,38 @@ def test_the_gain_of_a_self_supervised_encoder_waits_for_its_runs(tmp_path, monk
     assert scorecard.gains("smoke", SEEDS) == []
     sweep(runs["simclr"])
     (found,) = scorecard.gains("smoke", SEEDS)
-    ours, plain = (
-        competition.values([find_record(s) for s in runs[name]], "average_precision") for name in ("simclr", "binary")
-    )
+    ours, plain = (values([find_record(s) for s in runs[name]], "average_precision") for name in ("simclr", "binary"))
     assert found.space == "own"
     assert found.difference.mean == pytest.approx((ours - plain).mean())
 
 
 def test_the_figure_has_a_row_a_setting_and_survives_no_record():
     found = [
-        scorecard.Gain("one", "pre-trained", Interval(3, 1, 5)),
-        *(scorecard.Gain("tables", "columns", Interval(d, d - 1, d + 1)) for d in (-5, 0, 30)),
+        scorecard.Gain("one", "pre-trained", Interval(3, 1, 5, 1, 9)),
+        *(scorecard.Gain("tables", "columns", Interval(d, d - 1, d + 1, 1, 9)) for d in (-5, 0, 30)),
     ]
     axes = scorecard.plot_gains(found).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["one", "tables"]
-    low, high = axes.get_xlim()
-    assert low < -5
-    assert high > 30
-    text = scorecard.gains_sentence(found)
-    assert "1 case, 1 clearly better, 0 clearly worse" in text
-    assert "3 cases, 1 clearly better, 1 clearly worse" in text
+    drawn = {float(x) for line in axes.get_lines()[1:] for x in line.get_xdata()}
+    assert drawn == {3, -5, 0, 30}
     assert scorecard.plot_gains([]).axes[0].get_yticklabels()[0].get_text() == "no run is recorded yet"
+
+
+@pytest.mark.parametrize(
+    ("means", "text"),
+    [
+        ((3, 2), "On 2 of 2 tasks with a pre-trained encoder, regrouping ranks better than plain training: t0 and t1."),
+        ((3, 0), "On 1 of 2 tasks with a pre-trained encoder, regrouping ranks better than plain training: t0."),
+        ((-3, 0), "On 0 of 2 tasks with a pre-trained encoder, regrouping ranks better than plain training."),
+    ],
+)
+def test_the_sentence_names_the_tasks_with_a_gain(means, text):
+    group = [scorecard.Gain(f"t{i}", "pre-trained", Interval(m, m - 1, m + 1, 1, 9)) for i, m in enumerate(means)]
+    other = scorecard.Gain("tables", "columns", Interval(9, 8, 10, 1, 9))
+    assert scorecard.gains_sentence([*group, other]).startswith(text)
+
+
+# ---------------------------------------------------------------- the tasks of Table 1
 
 
 def test_the_chapter_of_table_1_takes_some_of_its_tasks_and_no_others():

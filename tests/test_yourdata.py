@@ -17,8 +17,9 @@ from sklearn.model_selection import StratifiedKFold
 
 import regroup_lib as rg
 from regroup_lib import book, comparison, experiments, plans, report, tables, yourdata
-from regroup_lib.competition import Interval
 from regroup_lib.data import DataError, load_data
+from regroup_lib.differences import result_on_test, validation_precision
+from regroup_lib.intervals import Interval
 from regroup_lib.records import find_record, load_record
 from regroup_lib.specs import LookSpec, OwnData, Spec, TableSpec, parse_spec
 
@@ -230,8 +231,8 @@ def test_regrouping_is_advised_where_it_helps(home):
     advice = home.comparison.recommendation
     assert advice.word == "regroup"
     assert advice.headline.startswith("Regroup: RG")
-    assert advice.over_seeds.low > 0.2
-    assert advice.over_samples.low > 20
+    assert advice.difference.low > 20
+    assert f"The difference is {advice.difference} points (95% interval)." in advice.text
     assert "The test samples hold 60 positives." in advice.text
     table = home.comparison.table
     assert table.index.get_level_values("method").tolist() == ["CE", "WCE", "ROS", "RG", "RG+WCE"]
@@ -284,28 +285,25 @@ def test_the_method_of_a_fold_is_chosen_on_the_other_folds(home):
 def test_the_method_for_images_is_chosen_on_the_validation_split(pictures):
     found = pictures.comparison.chosen(("CE", "WCE", "ROS"))
     groups = {title: pictures.comparison.groups["tiny-resnet", title] for title in ("CE", "WCE", "ROS")}
-    means = {title: np.mean([plans.validation_precision(r) for r in group]) for title, group in groups.items()}
+    means = {title: np.mean([validation_precision(r) for r in group]) for title, group in groups.items()}
     best = max(means, key=means.get)
     assert dict(found.picked) == {("tiny-resnet", best): 2}
-    expected = [report.result_on_test(record, "average_precision") for record in groups[best]]
+    expected = [result_on_test(record, "average_precision") for record in groups[best]]
     np.testing.assert_allclose(found.precisions, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("seeds", "samples", "word"),
+    ("low", "high", "word"),
     [
-        ((0.01, 0.03), (0.5, 3.0), "regroup"),
-        ((-0.01, 0.03), (0.5, 3.0), "undecided"),
-        ((0.01, 0.03), (-0.5, 3.0), "undecided"),
-        ((-0.03, -0.01), (-3.0, -0.5), "leave the labels as they are"),
-        ((-0.03, -0.01), (-3.0, 0.5), "undecided"),
+        (0.5, 3.0, "regroup"),
+        (-0.5, 3.0, "undecided"),
+        (-3.0, 0.5, "undecided"),
+        (-3.0, -0.5, "leave the labels as they are"),
     ],
 )
-def test_advice_takes_both_intervals(home, monkeypatch, seeds, samples, word):
+def test_advice_follows_the_interval(home, monkeypatch, low, high, word):
     fresh = yourdata.Comparison(home.comparison.look, home.comparison.records)
-    difference = report.Difference(sum(seeds) / 2, *seeds)
-    monkeypatch.setattr(report, "paired_difference", lambda first, second: difference)
-    monkeypatch.setattr(yourdata, "bootstrap_difference", lambda first, second: Interval(sum(samples) / 2, *samples))
+    monkeypatch.setattr(yourdata, "interval", lambda *_, **__: Interval((low + high) / 2, low, high, 1, 9))
     assert fresh.recommendation.word == word
     named = {"regroup": "Regroup: RG", "undecided": "Undecided, so take the simpler one: "}
     assert fresh.recommendation.headline.startswith(named.get(word, "Leave the labels as they are: "))
@@ -314,9 +312,8 @@ def test_advice_takes_both_intervals(home, monkeypatch, seeds, samples, word):
 def test_one_seed_decides_nothing(home):
     one = yourdata.Comparison(home.comparison.look, tuple(r for r in home.comparison.records if r.spec.seed == 0))
     assert one.recommendation.word == "undecided"
-    assert one.recommendation.over_seeds is None
+    assert one.recommendation.difference.low > 0  # for this seed alone
     assert "One seed has no spread" in one.recommendation.text
-    assert one.table["AP − CE"].tolist() == [""] * 5
     assert "nan" not in one.table.to_string()
 
 
@@ -359,7 +356,7 @@ def test_the_area_under_a_curve_is_its_average_precision(home):
     lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
     for title in comparison.COMPARED:
         group = home.comparison.groups["logistic regression", title]
-        expected = np.mean([report.result_on_test(record, "average_precision") for record in group])
+        expected = np.mean([result_on_test(record, "average_precision") for record in group])
         assert lines[title].get_ydata().mean() == pytest.approx(expected, abs=0.03)
         assert lines[title].get_color() == yourdata.LOOKS[title][0]
     plt.close(figure)
