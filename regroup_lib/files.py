@@ -24,12 +24,33 @@ def data_directory(data_dir: str | Path | None = None) -> Path:
 
 
 def results_directory(results_dir: str | Path | None = None) -> Path:
-    """Return the directory of the records: the argument, else ``REGROUP_RESULTS``, else ``results``."""
-    return Path(results_dir or os.environ.get("REGROUP_RESULTS") or "results")
+    """Return the directory of the records: the argument, else ``REGROUP_RESULTS``, else ``results``.
+
+    The last is that of the `checkout`, so that a notebook finds the committed records from any working directory, or
+    that of the working directory where the package is used without a checkout.
+    """
+    given = results_dir or os.environ.get("REGROUP_RESULTS")
+    return Path(given) if given else (checkout() or Path()) / "results"
+
+
+def checkout(start: str | Path | None = None) -> Path | None:
+    """Return the root of the book's sources, None where there is none.
+
+    Parameters
+    ----------
+    start : str or Path, optional
+        Where to look, upwards; default: the working directory, then the directory of this package.
+    """
+    for place in [Path(start)] if start else [Path.cwd(), Path(__file__).parent]:
+        for folder in (place.resolve(), *place.resolve().parents):
+            if all((folder / name).exists() for name in ("_config.yml", "book/_toc.yml", "notebooks")):
+                return folder
+    return None
 
 
 MAX_YAML_DEPTH = 20
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class DiskFullError(OSError):
@@ -38,10 +59,13 @@ class DiskFullError(OSError):
 
 @contextmanager
 def room_for(path: Path) -> Iterator[None]:
-    """Turn the error of a full disk inside the block into one that names `path`."""
+    """Turn the error of a full or read-only disk inside the block into one that names `path` and says what to do."""
     try:
         yield
     except OSError as error:
+        if error.errno in READ_ONLY and error.filename is not None:
+            what = f"{path} cannot be written ({error.strerror}); set REGROUP_RESULTS (records) or REGROUP_DATA (data)"
+            raise PermissionError(error.errno, f"{what} to a folder that can be written") from error
         if isinstance(error, DiskFullError) or error.errno not in NO_ROOM:
             raise
         what = f"there is no room on the disk for {path}; what was there before is unchanged"
