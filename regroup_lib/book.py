@@ -143,8 +143,8 @@ def check_parameters(name: str, parameters: Mapping[str, Any], *, root: str | Pa
     Raises
     ------
     ValueError
-        If there is no such chapter, it does not have such a parameter, or a value is of another kind (text, number,
-        list, truth value) than the default. The message names those there are.
+        If there is no such chapter, it does not have such a parameter, a value is of another kind (text, number,
+        list, truth value) than the default, or the seeds are too few. The message names what is expected.
     """
     root = Path(root) if root else book_root()
     if name not in chapters(root):
@@ -158,7 +158,23 @@ def check_parameters(name: str, parameters: Mapping[str, Any], *, root: str | Pa
         expected, given = _kind(known[key]), _kind(value)
         if "nothing" not in (expected, given) and expected != given:
             raise ValueError(f"chapter {name}: {key} is {value!r}, {given}; expected {expected} like {known[key]!r}")
+    if "seeds" in parameters:
+        check_seeds(parameters["seeds"])
     return path
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse seeds that no interval can be computed from; every chapter calls this before anything runs.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two, one comes twice, or one is not a whole number from 0 upwards.
+    """
+    whole = isinstance(seeds, list | tuple) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    if not whole or len(set(seeds)) < max(2, len(seeds)):
+        expected = "two or more different whole numbers, like [0, 1], because an interval needs two runs"
+        raise ValueError(f"seeds is {seeds!r}; expected {expected}")
 
 
 def _kind(value: Any) -> str:
@@ -253,7 +269,9 @@ def smoke(*, root: str | Path | None = None, names: Sequence[str] | None = None)
     """
     root = Path(root) if root else book_root()
     target = root / "_build" / "smoke"
-    shutil.rmtree(target, ignore_errors=True)
+    names = list(names or _all_chapters(root))
+    for name in names:
+        (target / f"{name}.ipynb").unlink(missing_ok=True)
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="regroup-smoke-") as results:
         runs = {
@@ -262,7 +280,7 @@ def smoke(*, root: str | Path | None = None, names: Sequence[str] | None = None)
                 "output": target / f"{name}.ipynb",
                 "environment": {"REGROUP_RESULTS": results} | _share_of_cores(),
             }
-            for name in names or _all_chapters(root)
+            for name in names
         }
         seconds = _execute(runs, root)
     print(f"{len(seconds)} chapters, {time.perf_counter() - begin:.0f} s")
