@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 from typing import Any
 
 from jupyter_client.manager import AsyncKernelManager
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    ["ipykernel.kernelapp", "myst_nb", "seaborn", "regroup_lib.plans", "regroup_lib.report", "regroup_lib.pictures"]
-)
+# The linear algebra of macOS does not survive a fork, and importing NumPy uses it: kernels import for themselves there.
+if sys.platform != "darwin":
+    CONTEXT.set_forkserver_preload(
+        ["ipykernel.kernelapp", "myst_nb", "seaborn", "regroup_lib.plans", "regroup_lib.report", "regroup_lib.pictures"]
+    )
 # What the packages read while they are imported, which is before the kernel of a notebook could set it.
 ENVIRONMENT = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
 
