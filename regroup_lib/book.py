@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from regroup_lib.files import changed_environment, load_yaml
+from regroup_lib.files import changed_environment, checkout, load_yaml
 from regroup_lib.publish import repository, write_config, write_launchable, write_pdf
 
 if TYPE_CHECKING:
@@ -40,20 +40,20 @@ def book_root(start: str | Path | None = None) -> Path:
     Parameters
     ----------
     start : str or Path, optional
-        Where to look, upwards; default: the working directory, then the package's own checkout.
+        See `files.checkout`.
 
     Raises
     ------
     BookError
         If there is none.
     """
-    starts = [Path(start)] if start else [Path.cwd(), Path(__file__).parent]
-    for folder in (parent for place in starts for parent in (place.resolve(), *place.resolve().parents)):
-        if (folder / "_config.yml").is_file() and (folder / "notebooks").is_dir():
-            return folder
-    raise BookError(
-        f"no book (_config.yml and notebooks/) in or above {starts[0].resolve()}; call it from the checkout"
-    )
+    found = checkout(start)
+    if found is None:
+        place = Path(start or ".").resolve()
+        raise BookError(
+            f"no book (_config.yml, book/_toc.yml, notebooks/) in or above {place}; call it from the checkout"
+        )
+    return found
 
 
 def chapters(root: str | Path | None = None) -> list[str]:
@@ -143,8 +143,8 @@ def check_parameters(name: str, parameters: Mapping[str, Any], *, root: str | Pa
     Raises
     ------
     ValueError
-        If there is no such chapter, it does not have such a parameter, or a value is of another kind (text, number,
-        list, truth value) than the default. The message names those there are.
+        If there is no such chapter, it does not have such a parameter, a value is of another kind (text, number,
+        list, truth value) than the default, or the seeds are too few. The message names what is expected.
     """
     root = Path(root) if root else book_root()
     if name not in chapters(root):
@@ -158,7 +158,23 @@ def check_parameters(name: str, parameters: Mapping[str, Any], *, root: str | Pa
         expected, given = _kind(known[key]), _kind(value)
         if "nothing" not in (expected, given) and expected != given:
             raise ValueError(f"chapter {name}: {key} is {value!r}, {given}; expected {expected} like {known[key]!r}")
+    if "seeds" in parameters:
+        check_seeds(parameters["seeds"])
     return path
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse seeds that no interval can be computed from; every chapter calls this before anything runs.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two, one comes twice, or one is not a whole number from 0 upwards.
+    """
+    whole = isinstance(seeds, list | tuple) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    if not whole or len(set(seeds)) < max(2, len(seeds)):
+        expected = "two or more different whole numbers, like [0, 1], because an interval needs two runs"
+        raise ValueError(f"seeds is {seeds!r}; expected {expected}")
 
 
 def _kind(value: Any) -> str:
@@ -172,7 +188,6 @@ def run_chapter(
     *,
     output: str | Path,
     root: str | Path | None = None,
-    cwd: str | Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> float:
     """Execute a chapter's notebook with papermill, by this interpreter.
@@ -182,9 +197,7 @@ def run_chapter(
     name, parameters, root
         See `check_parameters`; everything is checked before anything runs.
     output : str or Path
-        Where the executed notebook goes, also when it fails.
-    cwd : str or Path, optional
-        The notebook's working directory; default: the book's root.
+        Where the executed notebook goes, also when it fails. Its working directory is the caller's.
     environment : mapping of str to str, optional
         Environment variables for the notebook.
 
@@ -205,29 +218,33 @@ def run_chapter(
     from papermill import execute_notebook
     from papermill.exceptions import PapermillExecutionError
 
+    from regroup_lib.kernels import ENVIRONMENT, ForkedKernelManager
+
     output = Path(output).resolve()
     output.parent.mkdir(parents=True, exist_ok=True)
-    # This interpreter's kernel comes before a kernel of the same name that the user has elsewhere.
-    kernels = os.pathsep.join(filter(None, [f"{sys.prefix}/share/jupyter", os.environ.get("JUPYTER_PATH")]))
     start = time.perf_counter()
     try:
-        with changed_environment({"JUPYTER_PATH": kernels} | dict(environment or {})):
+        with changed_environment(ENVIRONMENT | dict(environment or {})):
             execute_notebook(
                 path,
                 output,
                 dict(parameters),
                 kernel_name="python3",
-                cwd=str(cwd or root),
-                progress_bar=sys.stderr.isatty(),
-                extra_arguments=["--log-level=40"],  # errors of the kernel alone
+                progress_bar=sys.stderr.isatty() and multiprocessing.parent_process() is None,
+                kernel_manager_class=ForkedKernelManager,
             )
     except PapermillExecutionError as error:
-        cell = f"cell {error.exec_count} raised {error.ename}: {error.evalue}"
-        source = "\n".join(f"    {line}" for line in error.source.strip().splitlines()[:20])
-        raise BookError(f"chapter {name}: {cell}\n{source}\nthe executed notebook: {output}") from None
+        what = f"chapter {name}: cell {error.exec_count} raised {error.ename}: {error.evalue}"
+        parts = [what, "\n".join(error.traceback), f"the executed notebook: {output}"]
+        raise BookError(_plain("\n\n".join(parts))) from None
     except Exception as error:  # a dead kernel, a timeout, a disk that is full
         raise BookError(f"chapter {name}: {type(error).__name__}: {error}\nthe executed notebook: {output}") from error
     return time.perf_counter() - start
+
+
+def _plain(text: str) -> str:
+    """Return text without the escape sequences that color it in a terminal."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 def smoke(*, root: str | Path | None = None, names: Sequence[str] | None = None) -> dict[str, float]:
@@ -252,7 +269,9 @@ def smoke(*, root: str | Path | None = None, names: Sequence[str] | None = None)
     """
     root = Path(root) if root else book_root()
     target = root / "_build" / "smoke"
-    shutil.rmtree(target, ignore_errors=True)
+    names = list(names or _all_chapters(root))
+    for name in names:
+        (target / f"{name}.ipynb").unlink(missing_ok=True)
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="regroup-smoke-") as results:
         runs = {
@@ -261,10 +280,10 @@ def smoke(*, root: str | Path | None = None, names: Sequence[str] | None = None)
                 "output": target / f"{name}.ipynb",
                 "environment": {"REGROUP_RESULTS": results} | _share_of_cores(),
             }
-            for name in names or _all_chapters(root)
+            for name in names
         }
-        seconds = _execute(runs, root, "smoke")
-    _print_seconds("smoke", seconds, time.perf_counter() - begin)
+        seconds = _execute(runs, root)
+    print(f"{len(seconds)} chapters, {time.perf_counter() - begin:.0f} s")
     return seconds
 
 
@@ -289,35 +308,31 @@ def build(*, root: str | Path | None = None) -> Path:
         If records are missing, a chapter raises, or the renderer fails or warns.
     """
     root = Path(root) if root else book_root()
-    pages = _pages(root)
-    names = [name for name in _all_chapters(root) if name in pages]
+    listed = _pages(root)
+    names = [name for name in _all_chapters(root) if name in listed]
     _require_records(names)
     shutil.rmtree(root / "_build" / "html", ignore_errors=True)  # a build that fails leaves no old page behind
     records = _records_behind(names)
     begin = time.perf_counter()
-    runs = {
-        name: {"parameters": build_parameters(name), "output": root / "_build" / "executed" / f"{name}.ipynb"}
-        for name in names
-    }
-    seconds = _execute(runs, root, "build")
-    for name in names:
-        executed = root / "_build" / "executed" / f"{name}.ipynb"
-        _prepare_page(executed, root / "book" / f"{name}.ipynb", records.get(name, ()))
+    executed, pages = root / "_build" / "executed", root / "book"
+    runs = {name: {"parameters": build_parameters(name), "output": executed / f"{name}.ipynb"} for name in names}
+    _execute(runs, root)
     start = time.perf_counter()
-    copied = _write_records_page(records, root / "book" / "records.md")
-    _write_settings(root / "book" / "settings-paper.txt")
+    for name in names:
+        _prepare_page(executed / f"{name}.ipynb", pages / f"{name}.ipynb", records.get(name, ()))
+    copied = _write_records_page(records, pages / "records.md")
+    _write_settings(pages / "settings-paper.txt")
     index = render(root)
     for record in copied:
         target = index.parent / "records" / record.path.parent.name / record.path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(record.path, target)
-    seconds["pages"] = time.perf_counter() - start
-    _print_seconds("build", seconds, time.perf_counter() - begin)
-    print(f"the book: {index}")
+    print(f"pages, {time.perf_counter() - start:.0f} s; in all {time.perf_counter() - begin:.0f} s")
+    print(f"the book: {index.as_uri()}")
     return index
 
 
-def _execute(runs: Mapping[str, Mapping[str, Any]], root: Path, title: str) -> dict[str, float]:
+def _execute(runs: Mapping[str, Mapping[str, Any]], root: Path) -> dict[str, float]:
     """Execute chapters with the options of `run_chapter`, a few at a time, and return the seconds that each took.
 
     Each has a kernel of its own. They meet in records at most, where a run that another one makes is waited for.
@@ -334,13 +349,13 @@ def _execute(runs: Mapping[str, Mapping[str, Any]], root: Path, title: str) -> d
         waiting = {pool.submit(run_chapter, name, root=root, **options): name for name, options in runs.items()}
         try:
             for future in as_completed(waiting):
-                name = waiting[future]
+                name, place = waiting[future], f"{len(seconds) + len(failures) + 1}/{len(runs)}"
                 try:
                     seconds[name] = future.result()
-                    print(f"{title}: {name} done", flush=True)
+                    print(f"{place} {name}, {seconds[name]:.0f} s", flush=True)
                 except BookError as error:
-                    print(f"{title}: {name} failed", flush=True)
                     failures.append(str(error))
+                    print(f"{place} {name} failed", flush=True)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -400,7 +415,7 @@ def render(root: str | Path) -> Path:
     )
     log = root / "_build" / "jupyter-book.log"
     log.parent.mkdir(exist_ok=True)
-    log.write_text(re.sub(r"\x1b\[[0-9;]*m", "", done.stdout))
+    log.write_text(_plain(done.stdout))
     lines = log.read_text().splitlines()
     warnings = [line for line in lines if re.search(r"\b(WARNING|ERROR|CRITICAL|SEVERE):", line)]
     index = root / "_build" / "html" / "index.html"
@@ -555,17 +570,3 @@ def _prepare_page(executed: Path, page: Path, records: Sequence[Record]) -> None
     notebook.metadata.pop("papermill", None)
     page.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, page)
-
-
-def _print_seconds(title: str, seconds: Mapping[str, float], together: float) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("chapter", title=title, title_justify="left")
-    table.add_column("seconds", justify="right")
-    for name, value in seconds.items():
-        table.add_row(name, f"{value:.1f}")
-    if len(seconds) > 1:
-        table.add_section()
-        table.add_row("together", f"{together:.1f}")
-    Console().print(table)

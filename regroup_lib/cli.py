@@ -517,7 +517,7 @@ def book_run(
 ) -> None:
     """Execute one chapter with papermill; a parameter that it does not have is refused.
 
-    Example: regroup book run motivating-example -p profile=smoke -p seeds=[0,1,2]
+    Example: regroup book run encoders -p profile=smoke -p 'seeds=[0,1,2]'
     """
     from regroup_lib import book
 

@@ -34,7 +34,7 @@ from regroup_lib.dataset import SPLITS
 from regroup_lib.deepsmote import deep_smote
 from regroup_lib.diagnostics import diagnose
 from regroup_lib.encoders import AutoencoderEncoder, Features, encode, make_encoder
-from regroup_lib.files import results_directory
+from regroup_lib.files import results_directory, room_for
 from regroup_lib.losses import AuxiliaryLoss
 from regroup_lib.methods import METHODS, TrainingLabels, make_loss, make_sampler, training_labels
 from regroup_lib.metrics import clustering_quality, evaluate, neighbor_accuracy, total_variation
@@ -116,7 +116,8 @@ def run(
     checkpoint = checkpoint_path(spec, results_dir)
     if path.exists() and not recompute and not checkpoint.exists():
         return load_record(path)
-    (root / ".locks").mkdir(parents=True, exist_ok=True)
+    with room_for(root):
+        (root / ".locks").mkdir(parents=True, exist_ok=True)
     lock = FileLock(root / ".locks" / f"{spec.key}.lock", timeout=-1 if wait else 0)
     try:
         with lock:

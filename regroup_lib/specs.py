@@ -27,12 +27,12 @@ PROFILES: dict[str, dict[str, Any]] = {
     # The embedded digits: seconds a run, for a first look and for continuous integration.
     "smoke": {
         "network": "tiny-resnet",
-        "epochs": 6,
+        "epochs": 4,
         "batch_size": 64,
         "peak_lr": 0.1,
         "flip": False,  # a mirrored 2 is no 2
         "shift": 1,
-        "encoder_epochs": 10,
+        "encoder_epochs": 5,
     },
     # The paper's data sets, complete, in minutes on two cores.
     "cpu": {

@@ -2,11 +2,14 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 
 from regroup_lib import book, plans
@@ -65,6 +68,10 @@ def test_book_root_is_found_from_below_and_missed_with_a_message(small_book, tmp
         ("good", {"epoch": 3}, "chapter good has no parameter epoch; it has profile, seeds, recompute"),
         ("good", {"seeds": 3}, r"seeds is 3, a number; expected a list like \[0, 1\]"),
         ("good", {"recompute": "no"}, "recompute is 'no', text; expected a truth value"),
+        *[
+            ("good", {"seeds": seeds}, r"seeds is \[.*\]; expected two or more different whole numbers")
+            for seeds in ([], [0], [1, 1], [0, "1"], [0, -1], [0, True])
+        ],
     ],
 )
 def test_unknown_chapters_and_parameters_are_refused_before_anything_runs(small_book, name, parameters, match):
@@ -117,19 +124,23 @@ def test_chapter_runs_with_its_parameters_in_this_interpreter(small_book, monkey
     monkeypatch.setenv("JUPYTER_PATH", "/nowhere")
     seconds = book.run_chapter(
         "good",
-        {"seeds": [7]},
+        {"seeds": [7, 8]},
         output=small_book / "out.ipynb",
         root=small_book,
         environment={"REGROUP_RESULTS": "elsewhere"},
     )
-    assert printed_by(small_book / "out.ipynb") == ["smoke", [7], "elsewhere", sys.prefix]
+    assert printed_by(small_book / "out.ipynb") == ["smoke", [7, 8], "elsewhere", sys.prefix]
     assert seconds > 0
 
 
 def test_failing_chapter_raises_and_keeps_the_notebook(small_book):
     output = small_book / "kept" / "bad.ipynb"
-    with pytest.raises(book.BookError, match=r"(?s)chapter bad: cell 4 raised KeyError: 'no such record'.*bad\.ipynb"):
-        book.run_chapter("bad", {"seeds": [3]}, output=output, root=small_book)
+    with pytest.raises(book.BookError) as caught:
+        book.run_chapter("bad", {"seeds": [3, 4]}, output=output, root=small_book)
+    first, *traceback, last = str(caught.value).splitlines()
+    assert first == "chapter bad: cell 4 raised KeyError: 'no such record'"
+    assert "----> 1 raise KeyError('no such record')" in traceback
+    assert last == f"the executed notebook: {output}"
     kept = nbformat.read(output, as_version=4)
     errors = [out for cell in kept.cells for out in cell.get("outputs", []) if out.output_type == "error"]
     assert [error.ename for error in errors] == ["KeyError"]
@@ -143,7 +154,7 @@ def test_chapter_whose_kernel_dies_raises_and_keeps_the_notebook(small_book):
     assert output.exists()
 
 
-def test_smoke_tries_every_chapter_in_a_fresh_results_directory(small_book, capsys):
+def test_smoke_tries_every_chapter_in_a_fresh_results_directory(small_book, capfd):
     with pytest.raises(book.BookError, match="chapter bad") as caught:
         book.smoke(root=small_book)
     assert "chapter good" not in str(caught.value)
@@ -151,7 +162,9 @@ def test_smoke_tries_every_chapter_in_a_fresh_results_directory(small_book, caps
     assert seeds == [0, 1]
     assert Path(results).name.startswith("regroup-smoke-")
     assert not Path(results).exists()
-    assert "good" in capsys.readouterr().out
+    out, err = capfd.readouterr()
+    assert sorted(re.sub(r"\d+ s$", "N s", line)[4:] for line in out.splitlines()) == ["bad failed", "good, N s"]
+    assert "ERROR" not in err  # a kernel that ends as it should says nothing
 
 
 def test_build_names_the_sweep_that_makes_missing_records(small_book, monkeypatch):
@@ -218,6 +231,9 @@ def test_notebook_is_kept_without_output(path):
 @chapter
 def test_notebook_has_the_parameters_that_the_book_passes(path):
     parameters = book.notebook_parameters(path)
+    known = papermill.inspect_notebook(path)
+    assert list(known) == list(parameters)
+    assert "None" not in {parameter["inferred_type_name"] for parameter in known.values()}
     assert {"profile", "seeds", "recompute"} <= set(parameters)
     assert parameters["profile"] == "smoke"
     for passed in (book.SMOKE_PARAMETERS, book.BUILD_PARAMETERS):
@@ -234,19 +250,100 @@ def test_notebook_cells_are_short(path):
 def executed_in_smoke(path):
     """Return what `regroup book smoke` made of a chapter, if that is newer than all that it was made from."""
     executed = ROOT / "_build" / "smoke" / path.name
-    sources = [path, *(ROOT / "regroup_lib").glob("*.py")]
+    sources = [path, *(ROOT / "regroup_lib").rglob("*.py")]
     whole = executed.is_file() and executed.stat().st_mtime > max(source.stat().st_mtime for source in sources)
     return executed if whole else None
 
 
+@pytest.fixture(scope="session")
+def failures(request):
+    """Execute the selected chapters that `make smoke` has not just executed; return what failed."""
+    items = [item for item in request.session.items if "failures" in item.fixturenames]
+    names = [item.callspec.params["path"].stem for item in items if not executed_in_smoke(item.callspec.params["path"])]
+    try:
+        if names:
+            book.smoke(root=ROOT, names=names)
+    except book.BookError as error:
+        return str(error)
+    return ""
+
+
 @chapter
-def test_chapter_runs_in_profile_smoke(path, tmp_path):
-    # `make book` has just executed most chapters. The scorecard is also to run where there is no record at all.
-    output = None if path.stem == "scorecard" else executed_in_smoke(path)
-    if output is None:
-        output = tmp_path / path.name
-        environment = {"REGROUP_RESULTS": str(tmp_path / "results")}
-        book.run_chapter(path.stem, book.SMOKE_PARAMETERS, output=output, root=ROOT, environment=environment)
-    cells = [cell for cell in nbformat.read(output, as_version=4).cells if cell.cell_type == "code"]
+def test_chapter_runs_in_profile_smoke(path, failures):
+    assert f"chapter {path.stem}:" not in failures, failures
+    executed = nbformat.read(ROOT / "_build" / "smoke" / path.name, as_version=4)
+    cells = [cell for cell in executed.cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in cells)
     assert any("image/png" in out.get("data", {}) for cell in cells for out in cell.outputs), "no figure"
+
+
+def test_the_scorecard_runs_where_there_is_no_record(tmp_path):
+    environment = {"REGROUP_RESULTS": str(tmp_path / "results")}
+    book.run_chapter(
+        "scorecard", book.SMOKE_PARAMETERS, output=tmp_path / "s.ipynb", root=ROOT, environment=environment
+    )
+
+
+# ---------------------------------------------------------------- other programs that execute notebooks
+
+SCRIPTS = Path(sys.executable).parent
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """Go to an empty directory with a notebook that prints how many committed records it finds."""
+    monkeypatch.delenv("REGROUP_RESULTS", raising=False)
+    monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "config"))
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
+    monkeypatch.chdir(tmp_path)
+    count = "from regroup_lib.files import results_directory\nfound = [*results_directory().glob('paper/*/*.json')]"
+    write_notebook(tmp_path / "count.ipynb", count, "print('found', len(found))")
+    return f"found {len([*(ROOT / 'results').glob('paper/*/*.json')])}"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "papermill count.ipynb done.ipynb",
+        "jupyter execute --output=done count.ipynb",
+        "jupyter nbconvert --execute --to notebook --output done count.ipynb",
+    ],
+)
+def test_plain_tools_find_the_committed_records_from_anywhere(elsewhere, tmp_path, command):
+    name, *options = command.split()
+    done = subprocess.run([SCRIPTS / name, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert nbformat.read(tmp_path / "done.ipynb", as_version=4).cells[-1].outputs[0].text.strip() == elsewhere
+
+
+@pytest.mark.browser
+def test_jupyterlab_finds_the_committed_records(elsewhere, browser):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    options = ["--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=t", "--LabApp.news_url=None"]
+    server = subprocess.Popen([SCRIPTS / "jupyter-lab", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        page = browser.new_page()
+        wait_for_port(port)
+        page.goto(f"http://localhost:{port}/lab/tree/count.ipynb?token=t")
+        page.get_by_role("menuitem", name="Run", exact=True).click(timeout=120_000)
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        page.get_by_text(elsewhere, exact=True).wait_for(timeout=120_000)
+        page.close()
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def wait_for_port(port, *, seconds=120):
+    """Wait until a server of this machine answers."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(("localhost", port)).close()
+            return
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)

@@ -17,6 +17,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn.datasets import load_digits
 
 from regroup_lib.data import CIFAR10_NAMES, CIFAR100_NAMES, DataError, fetch_data, load_data
+from regroup_lib.experiments import run
 from regroup_lib.files import (
     atomic_path,
     data_directory,
@@ -26,6 +27,7 @@ from regroup_lib.files import (
     results_directory,
     write_npz,
 )
+from regroup_lib.specs import Spec
 
 # ---------------------------------------------------------------- digits
 
@@ -344,6 +346,20 @@ def test_argument_before_environment_before_default(monkeypatch, tmp_path, funct
     assert function(tmp_path / "argument") == tmp_path / "argument"
     monkeypatch.setenv(variable, "")
     assert function().name == default
+
+
+def test_records_are_those_of_the_checkout_from_any_directory(monkeypatch, tmp_path):
+    monkeypatch.delenv("REGROUP_RESULTS", raising=False)
+    here = Path(__file__).resolve().parents[1]
+    for directory in (here, here / "notebooks", tmp_path):
+        monkeypatch.chdir(directory)
+        assert results_directory() == here / "results"
+
+
+def test_a_results_directory_that_cannot_be_written_is_named_with_what_to_set():
+    spec = Spec(profile="smoke", task="digits-0", method="ce", epochs=1)
+    with pytest.raises(PermissionError, match=r"/sys/regroup cannot be written \(.*\); set REGROUP_RESULTS"):
+        run(spec, results_dir="/sys/regroup")
 
 
 # ---------------------------------------------------------------- CIFAR

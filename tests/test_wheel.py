@@ -1,4 +1,4 @@
-"""The built wheel in an environment of its own: what a user gets from ``pip install``."""
+"""The source distribution, and the wheel in an environment of its own: what a user gets from ``pip install``."""
 
 import json
 import os
@@ -6,12 +6,14 @@ import subprocess
 import sys
 import tomllib
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+UV = str(Path(sys.executable).with_name("uv"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 USE = """
@@ -38,17 +40,37 @@ def _run(*command, cwd, **environment):
     return done.stdout
 
 
+def _build(source, folder, *options):
+    isolated = ["--offline", "--no-build-isolation", "--python", sys.executable]
+    _run(UV, "build", "--quiet", *isolated, *options, "--out-dir", str(folder), str(source), cwd=source)
+    return folder
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """Build the wheel from a copy of what is in the source tree, so that nothing is left there."""
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    source.mkdir()
+def source(tmp_path_factory):
+    """Copy what the distributions are built from, so that nothing is left in the source tree."""
+    folder = tmp_path_factory.mktemp("source")
     for name in ("regroup_lib", "pyproject.toml", "README.md", "LICENSE"):
-        _run("cp", "-r", str(ROOT / name), str(source), cwd=folder)
-    build = ["pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(folder)]
-    _run(sys.executable, "-m", *build, str(source), cwd=folder)
-    return next(folder.glob("*.whl"))
+        _run("cp", "-r", str(ROOT / name), str(folder), cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory):
+    """Build the source distribution, and the wheel from that."""
+    return next(_build(source, tmp_path_factory.mktemp("dist")).glob("*.whl"))
+
+
+def test_the_source_distribution_builds_the_same_wheel(source, wheel, tmp_path):
+    direct = next(_build(source, tmp_path, "--wheel").glob("*.whl"))
+    assert direct.name == wheel.name
+    assert contents(direct) == contents(wheel)
+
+
+def contents(path):
+    """Return the files of a wheel and what is in them."""
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
 
 
 @pytest.fixture(scope="module")
@@ -88,13 +110,13 @@ def test_the_citation_file_names_this_version():
     assert citation["license"] == PROJECT["license"]
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert PROJECT["version"] in changelog
+    assert f"\n## {PROJECT['version']} - {citation['date-released']}\n" in changelog
 
 
 @pytest.mark.slow
 def test_the_wheel_installs_with_its_dependencies_from_the_registry(wheel, tmp_path):
-    venv.create(tmp_path / "fresh", with_pip=True)
-    binaries = tmp_path / "fresh" / "bin"
-    _run(str(binaries / "pip"), "install", "-q", f"{wheel}[runs]", cwd=tmp_path)
-    assert "No broken requirements found" in _run(str(binaries / "pip"), "check", cwd=tmp_path)
-    assert json.loads(_run(str(binaries / "python"), "-c", USE, cwd=tmp_path))["splits"] == [True, True]
+    python = tmp_path / "fresh" / "bin" / "python"
+    _run(UV, "venv", "--python", sys.executable, str(tmp_path / "fresh"), cwd=tmp_path)
+    _run(UV, "pip", "install", "--quiet", "--python", str(python), f"{wheel}[runs]", cwd=tmp_path)
+    _run(UV, "pip", "check", "--python", str(python), cwd=tmp_path)
+    assert json.loads(_run(str(python), "-c", USE, cwd=tmp_path))["splits"] == [True, True]
