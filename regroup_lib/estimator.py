@@ -175,8 +175,9 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
     encoder : transformer, optional
         What is clustered is ``encoder.fit_transform(X, y)`` instead of X; the classifier sees X all the same. It is
         cloned and needed by `fit` alone, and only if a class is divided.
-    aggregation : {"max", "sum"}
-        The rule of `aggregate`; changed after `fit`, it holds from then on.
+    aggregation : {"sum", "max"}
+        The rule of `aggregate`; changed after `fit`, it holds from then on. The columns of sum are probabilities; max
+        is the paper's rule.
     random_state : int, RandomState or None
         Seed of the clustering, and of the folds of ``"auto"``; the estimator keeps its own.
     cv : int, cross-validation splitter or iterable of (train, test)
@@ -253,7 +254,7 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
         n_clusters: int | Mapping[Any, int] | str | None = None,
         min_cluster_size: int = 2,
         encoder: Any = None,
-        aggregation: str = "max",
+        aggregation: str = "sum",
         random_state: int | np.random.RandomState | None = None,
         cv: int | Any = 5,
     ):

@@ -52,14 +52,14 @@ class RegroupedNetwork:
     history: History
     dtype: torch.dtype = torch.float32
 
-    def predict_proba(self, inputs: Any, *, rule: str = "max", batch_size: int = 1000) -> np.ndarray:
+    def predict_proba(self, inputs: Any, *, rule: str = "sum", batch_size: int = 1000) -> np.ndarray:
         """Return class probabilities, float64 [n, C], in the order of ``regrouping.classes_``.
 
         Parameters
         ----------
         inputs : array, tensor, Dataset or DataLoader [n, ...]
             As in training.
-        rule : {"max", "sum"}
+        rule : {"sum", "max"}
             See `aggregate`.
         batch_size : int
         """
@@ -72,7 +72,7 @@ class RegroupedNetwork:
             ]
         return aggregate(softmax(torch.cat(logits).numpy()), self.regrouping.parent_, rule)
 
-    def predict(self, inputs: Any, *, rule: str = "max") -> np.ndarray:
+    def predict(self, inputs: Any, *, rule: str = "sum") -> np.ndarray:
         """Return the class with the largest probability [n]; of two classes a tie goes to the second."""
         return self.regrouping.classes_[decide(self.predict_proba(inputs, rule=rule))]
 

@@ -331,7 +331,7 @@ def count_rows_not_finite(features: np.ndarray | sparse.csr_array) -> int:
     return 0 if finite.all() else int((~finite).any(axis=1).sum())
 
 
-def aggregate(scores: Any, parent: Sequence[int], rule: str = "max") -> Any:
+def aggregate(scores: Any, parent: Sequence[int], rule: str = "sum") -> Any:
     """Turn scores of pseudo-classes into scores of classes.
 
     Parameters
@@ -340,7 +340,7 @@ def aggregate(scores: Any, parent: Sequence[int], rule: str = "max") -> Any:
         Non-negative scores, usually probabilities.
     parent : sequence of int [K]
         Class index of each pseudo-class; every class 0..C-1 has at least one.
-    rule : {"max", "sum"}
+    rule : {"sum", "max"}
         **sum**: p(c) = sum of p(k) over k in c. **max**: m(c) = max of p(k) over k in c, then m(c) / sum of m.
 
     Returns

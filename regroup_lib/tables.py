@@ -358,6 +358,7 @@ def make_model(
         threshold=threshold,
         min_cluster_size=1,  # the paper's; the records have clusters of one row
         encoder=ENCODERS[encoder]() if encoder else None,
+        aggregation="max",  # the paper's, by which the automatic choice is made
         random_state=seed,
         cv=3,  # folds of the automatic choice, inside the training folds
     )
