@@ -457,7 +457,10 @@ GROUP_TITLES = {
 
 
 def title_of(group: str) -> str:
-    """Return how text names a group of records."""
+    """Return how text names a group of records; ``"rg-longer last"`` is that of the last of several settings."""
+    name, _, end = group.rpartition(" ")
+    if end in ("first", "last"):
+        return f"{title_of(name)} ({end})"
     if group in METHODS:
         return METHODS[group].title
     return f"K = {group}" if group.isdecimal() else GROUP_TITLES.get(group, encoder_label(group))

@@ -172,7 +172,7 @@ def test_figures_name_their_axes(clusterers, controls, make):
     assert figures[0].axes[0].get_ylabel() == figures[1].axes[0].get_ylabel() == "test AP (%)"
 
 
-METHODS = {"ce": (3.0, 1.0), "wce": (2.9, 1.5), "ros": (3.0, 1.6), "rg": (3.1, 5.0)}
+METHODS = {"ce": (3.0, 1.0), "wce": (2.9, 1.5), "ros": (4.0, 2.5), "rg": (3.1, 5.0)}
 METHODS |= {"ce-longer": (3.0, 1.2), "wce-longer": (2.9, 1.4), "rg-longer": (1.0, 5.0)}
 
 
@@ -187,16 +187,13 @@ def imbalance(make):
     }
 
 
-@pytest.mark.parametrize(
-    ("table", "suffix", "rival"),
-    [(ablation.imbalance_table, "", "ROS"), (ablation.equal_steps_table, "-longer", "ROS")],
-)
-def test_each_ratio_has_a_row_with_the_differences_to_ce_and_to_the_best_on_validation(imbalance, table, suffix, rival):
+@pytest.mark.parametrize(("table", "suffix"), [(ablation.imbalance_table, ""), (ablation.equal_steps_table, "-longer")])
+def test_each_ratio_has_a_row_with_the_differences_to_ce_and_to_the_best_on_validation(imbalance, table, suffix):
     found = table(imbalance)
     assert list(found.index) == ["10:1", "100:1"]
     expected = values(imbalance[f"rg{suffix} 10"], "average_precision").mean()
     assert found.loc["10:1", "RG"].startswith(f"{expected:.1f} ±")
-    assert found.loc["100:1", "best other on validation"] == rival
+    assert found.loc["100:1", "best other on validation"] == "ROS"
     for column, other in (("RG − CE", f"ce{suffix}"), ("RG − best other", "ros")):
         for ratio in ("10", "100"):
             pair = {"ours": imbalance[f"rg{suffix} {ratio}"], "theirs": imbalance[f"{other} {ratio}"]}

@@ -222,7 +222,8 @@ def test_so_many_rows_of_the_majority_are_re_assigned_and_no_others(made, task, 
 
 
 def test_groups_of_a_larger_share_are_less_pure(made, task):
-    for name in MIXED:
+    """Those that follow clusters only until the clusters, which have some purity of their own, prevail."""
+    for name in ("rg-mixed-random", "rg-mixed-brightness"):
         found = [purity(made(name, mixed_share=share), task) for share in (0.0, 0.3, 0.6, 0.9)]
         assert found == sorted(found, reverse=True)
         assert found[0] == 1
