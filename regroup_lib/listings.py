@@ -27,6 +27,7 @@ MEASURES = ("balanced_accuracy", "average_precision", "calibrated_average_precis
 # What every export has. Further columns are the fields of specs that vary, and each class's average precision.
 COLUMNS = ["key", "profile", "task", "method", "encoder", "clusterer", "aggregation", "n_clusters", "seed", "epochs"]
 COLUMNS += [*MEASURES, "seconds", "status"]
+KEPT = ("imbalance", "estimator")  # shown where all rows agree, too
 OF_A_CLASS = "average_precision_"
 MAX_INDEX = 10**9  # bytes
 
@@ -106,8 +107,9 @@ def _clusterer(spec: Spec | TableSpec) -> str:
 def rows_frame(rows: Sequence[dict[str, Any]], *, long: bool = False) -> pd.DataFrame:
     """Return rows as a table.
 
-    Its columns are `COLUMNS`, each other field that is not the same in all rows, and each class's average precision.
-    So rows that agree in all columns but key, seed and what was measured have the same settings.
+    Its columns are `COLUMNS`, each other field that is not the same in all rows, imbalance and estimator where there
+    are any, and each class's average precision. So rows that agree in all columns but key, seed and what was measured
+    have the same settings; a setting that a run does not have is empty (group by them with ``dropna=False``).
 
     Parameters
     ----------
@@ -119,7 +121,8 @@ def rows_frame(rows: Sequence[dict[str, Any]], *, long: bool = False) -> pd.Data
 
     names = list(dict.fromkeys(name for row in rows for name in row if name not in COLUMNS))
     classes = [name for name in names if name.startswith(OF_A_CLASS)]
-    fields = [name for name in names if name not in classes and len({str(row.get(name)) for row in rows}) > 1]
+    said = {name: {str(row.get(name)) for row in rows} for name in names if name not in classes}
+    fields = [name for name, values in said.items() if len(values) > 1 or (name in KEPT and values != {"None"})]
     frame = pd.DataFrame(rows, columns=[*COLUMNS, *fields, *classes])
     if not long:
         return frame

@@ -18,7 +18,7 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -140,7 +140,7 @@ def sweep(
     if client is not None:
         place = _on_cluster(client, resources or {})
     elif workers is None and minutes is None:
-        place = _here()
+        place = nullcontext((_submit_here, 1))
     else:
         place = _in_processes(workers or 1, deadline)
         options["deadline"] = deadline and deadline - CLOSING
@@ -194,7 +194,8 @@ def _outcomes(
         while waiting and len(running) < n_slots:
             spec = waiting.popleft()
             epoch = _last_epoch(spec, options)
-            running[submit(spec, options)] = spec, epoch
+            recorded = spec.path(options["results_dir"]).exists() and not epoch and not options["recompute"]
+            running[(_submit_here if recorded else submit)(spec, options)] = spec, epoch
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             spec, epoch = running.pop(future)
             try:
@@ -231,6 +232,13 @@ def _attempt(spec: AnySpec, options: dict[str, Any]) -> Path | _Failure | _Open:
         return _Failure.of(error)
 
 
+def _submit_here(spec: AnySpec, options: dict[str, Any]) -> Future:
+    """Run a spec, or look it up, before this returns."""
+    future: Future = Future()
+    future.set_result(_attempt(spec, options))
+    return future
+
+
 def _received(path: Path, outcome: Path | _Files) -> Record:
     """Return a record, whose files are written first where they came over the network."""
     if isinstance(outcome, _Files) and not (path.exists() and path.read_bytes() == outcome.record):
@@ -255,18 +263,8 @@ def _raise_failures(specs: Sequence[Any], records: dict[Any, Record], failures: 
         raise SweepError("\n".join(lines))
 
 
-# Each place yields the function that starts a run there, and how many runs are started at a time.
+# The function that starts a run somewhere, and how many runs are started at a time.
 _Place = tuple[Callable[..., Future], int]
-
-
-@contextmanager
-def _here() -> Iterator[_Place]:
-    def submit(*arguments: Any) -> Future:
-        future: Future = Future()
-        future.set_result(_attempt(*arguments))
-        return future
-
-    yield submit, 1
 
 
 @contextmanager

@@ -101,7 +101,7 @@ HELP = {
         "--dry-run",
     ],
     "results": ["the records of finished runs.", "export", "--profile"],
-    "results export": ["Write one row a record"],
+    "results export": ["Write one row for each record", "--long"],
     "results check": ["Verify every record", "--profile"],
     "book": ["run", "smoke", "build"],
     "book run": ["Execute one chapter with papermill", "--parameter", "--output"],
