@@ -620,7 +620,9 @@ def test_aggregate_agrees_with_the_definition(rule, library, drawn):
 def test_argmax_is_the_papers_rule_in_the_multiclass_case(drawn):
     """Max: the class of the most likely pseudo-class. Sum: the class with the largest total."""
     scores, parent = drawn
-    for row, by_max, by_sum in zip(scores, aggregate(scores, parent), aggregate(scores, parent, "sum"), strict=True):
+    for row, by_max, by_sum in zip(
+        scores, aggregate(scores, parent, "max"), aggregate(scores, parent, "sum"), strict=True
+    ):
         totals = [row[np.array(parent) == c].sum() for c in range(max(parent) + 1)]
         chosen = by_max.argmax()
         assert max(row[k] for k in range(len(row)) if parent[k] == chosen) >= row.max() * (1 - 1e-12)
@@ -649,7 +651,6 @@ def test_the_rules_differ_where_they_should():
     scores = np.array([[0.3, 0.3, 0.4]])
     assert aggregate(scores, [0, 0, 1], "max").argmax() == 1
     assert aggregate(scores, [0, 0, 1], "sum").argmax() == 0
-    np.testing.assert_array_equal(aggregate(scores, [0, 0, 1]), aggregate(scores, [0, 0, 1], rule="max"))
 
 
 @given(drawn=scores_and_parent(normalised=True))
