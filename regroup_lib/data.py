@@ -36,7 +36,7 @@ from regroup_lib.corpora import (
 )
 from regroup_lib.dataset import SPLITS, DataError, Dataset, Split, some_of, split_by_group
 from regroup_lib.files import data_directory, digest_arrays, digest_file, read_npz, write_npz
-from regroup_lib.images import cached_images, check_image_size, file_digests, open_image
+from regroup_lib.images import LARGE, cached_images, check_image_size, file_digests, open_image
 from regroup_lib.progress import progress_bar
 from regroup_lib.userdata import load_folder
 from regroup_lib.usertables import TABLE_SUFFIXES, load_frame
@@ -599,7 +599,7 @@ def _ham10000_cache(paths: list[Path], size: int, cache: Path, table: Path) -> P
 
 
 def _read_lesion(path: Path, *, size: int) -> np.ndarray:
-    with open_image(path, ["JPEG"]) as image:
+    with open_image(path, ["JPEG"], max_pixels=LARGE) as image:
         return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
 
 

@@ -42,7 +42,9 @@ def check_regular(path: Path) -> None:
 
 
 @contextmanager
-def open_image(path: Path, formats: Sequence[str], *, draft: tuple[int, int] | None = None) -> Iterator[Image.Image]:
+def open_image(
+    path: Path, formats: Sequence[str], *, draft: tuple[int, int] | None = None, max_pixels: int | None = None
+) -> Iterator[Image.Image]:
     """Open an image file of one of Pillow's formats; its pixels are not decoded yet.
 
     Parameters
@@ -51,17 +53,20 @@ def open_image(path: Path, formats: Sequence[str], *, draft: tuple[int, int] | N
     formats : sequence of str
     draft : tuple of int, optional
         Width and height that are enough; a JPEG file of more than `LARGE` pixels is decoded at a scale above that.
+    max_pixels : int, optional
+        A bound below `MAX_PIXELS`, for a set whose pictures are known to be smaller.
 
     Raises
     ------
     ValueError
-        If it is no regular file, or has more than `MAX_PIXELS`. Pillow raises a different class for each other defect.
+        If it is no regular file, or has too many pixels. Pillow raises a different class for each other defect.
     """
     check_regular(path)
     with Image.open(path, formats=formats) as image:
         n_pixels = image.width * image.height
-        if n_pixels > MAX_PIXELS:
-            raise ValueError(f"it has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
+        limit = min(max_pixels or MAX_PIXELS, MAX_PIXELS)
+        if n_pixels > limit:
+            raise ValueError(f"it has {image.width} x {image.height} pixels, more than {limit:,}")
         with _large_picture if n_pixels > LARGE else nullcontext():
             if draft and n_pixels > LARGE:
                 image.draft(None, (2 * max(draft), 2 * max(draft)))

@@ -296,6 +296,18 @@ def _named_groups(files: _Files, group: str) -> np.ndarray:
     return np.array(found)
 
 
+def _folders_of_groups(files: _Files) -> list[str]:
+    """Warn of many folders below those of the classes, which may each be of one patient."""
+    levels = [path.relative_to(files.folder).parts for path in files.paths]
+    below = {names[:-1] for names, part in zip(levels, files.parts, strict=True) if len(names) > 2 + bool(part)}
+    if len(below) <= 3 * len(set(files.classes)):
+        return []
+    return [
+        f"warning, images lie in {len(below)} folders below their class's; if the images of a folder belong together, "
+        "say so with group='1' (--group 1)"
+    ]
+
+
 def _named_after(files: _Files) -> list[str]:
     """Warn of masks among the pictures, and of files whose name is another's with something added."""
     known = {(path.parent, path.stem) for path in files.paths}
@@ -388,7 +400,7 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def _is_halved(image: Image.Image) -> bool:
-    return any(";16" in str(tile[3]) for tile in image.tile)
+    return any(re.search(";16[BLN]", str(tile[3])) for tile in image.tile)
 
 
 def _span(image: Image.Image) -> tuple[float, float]:
@@ -503,7 +515,7 @@ def _folder_dataset(
 
 def _group_notes(files: _Files, digests: np.ndarray, named: np.ndarray | None) -> list[str]:
     """Return notes on copies and on groups, in the folder as it is."""
-    notes = [] if named is not None else _named_after(files)
+    notes = [] if named is not None else [*_named_after(files), *_folders_of_groups(files)]
     tested, trained = files.parts == "test", files.parts == "train"
     _, first, member, sizes = np.unique(digests, return_index=True, return_inverse=True, return_counts=True)
     torn = np.unique(member[files.classes != files.classes[first][member]])

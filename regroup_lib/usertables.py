@@ -361,8 +361,8 @@ def _classes(path: Path, column: pd.Series, decimal: str, allow_missing: bool) -
         raise DataError(f"{path}: {column.name!r} has values of {longest} characters; classes have short names")
     unusual = [name for name in names if name.lower() in TOKENS]
     if unusual:
-        option = "; missing= (--missing) makes such a row one without a label"
-        notes.append(f"classes, although they read like a missing value: {some_of(map(repr, unusual))}{option}")
+        option = "; if they are missing labels, name them with missing= (--missing)"
+        notes.append(f"classes whose names read like a missing value: {some_of(map(repr, unusual))}{option}")
     notes += alike_names(names)
     return found.fillna("").to_numpy(object).astype(np.str_), notes
 
@@ -444,7 +444,7 @@ def _features(path: Path, frame: pd.DataFrame, decimal: str, found: dict[str, li
         if numeric:
             found_sentinel = _sentinel(column)
             if found_sentinel is not None:
-                what = "warning, numbers that may mean a missing value: {}; missing= (--missing) says so"
+                what = "warning, numbers that may mean a missing value: {}; if so, name them with missing= (--missing)"
                 found[what].append(f"{found_sentinel:g} in {name}")
         else:
             text.append(name)
@@ -481,7 +481,7 @@ def _values(name: str, column: pd.Series, decimal: str, found: dict[str, list[st
         if n_good and len(odd) <= FEW_TOKENS and n_odd <= FEW_ROWS * (n_good + n_odd):
             if tokens:
                 shown = some_of(f"{token[:20]!r} ({counts[token]})" for token in tokens)
-                found["taken as missing, no numbers: {} (missing= or --missing names others)"].append(
+                found["taken as missing because they are no numbers: {}; name others with missing= (--missing)"].append(
                     f"{shown} in {name}"
                 )
             if how:
@@ -502,9 +502,9 @@ def _read_numbers(texts: pd.Series, decimal: str) -> tuple[pd.Series, str]:
     plain = cleaned[good].str.replace("," if mark == "." else ".", "", regex=False).str.replace(mark, ".", regex=False)
     numbers = plain.astype(np.float64).reindex(texts.index)
     if mark == ",":
-        comma = "numbers with a decimal comma: {}; decimal= (--decimal) says otherwise"
+        comma = "numbers with a decimal comma: {}; change this with decimal= (--decimal)"
         return numbers, comma if (plain != texts[good]).any() else ""
-    written = "numbers with separators of thousands or signs: {}; decimal= (--decimal) says otherwise"
+    written = "numbers with separators of thousands or signs: {}; change this with decimal= (--decimal)"
     return numbers, written if (plain != texts[good]).any() else ""
 
 
@@ -608,7 +608,7 @@ def _groups(
             notes.append(f"{note}; copies stay together wherever rows are divided")
         else:
             notes.append(
-                f"{note}; its columns have so few values that this is no copy, and rows are divided one by one"
+                f"{note}; columns have so few values that these are no copies, and rows are divided one by one"
             )
     if named is not None:
         absent = pd.isna(named)

@@ -453,7 +453,9 @@ def test_groups_stay_whole_in_the_test_and_the_validation_split(folder, group, n
         for name in names:
             sides.setdefault(named(name), set()).add(part)
     assert all(len(parts) == 1 for parts in sides.values())
-    assert dataset.digest != load_data(home).digest
+    without = load_data(home)
+    assert dataset.digest != without.digest
+    assert "images lie in 15 folders below their class's" in without.notes[0]
 
 
 @pytest.mark.parametrize(

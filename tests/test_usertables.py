@@ -103,7 +103,9 @@ def test_a_token_among_numbers_is_a_missing_one_and_named(write, token):
     cells = [token if i % 3 == 0 else i / 4 for i in range(ROWS)]
     dataset = load_data(write({"z": cells}))
     np.testing.assert_array_equal(column(dataset, "z"), [np.nan if i % 3 == 0 else i / 4 for i in range(ROWS)])
-    assert note(dataset, "taken as missing").startswith(f"taken as missing, no numbers: {token!r} (20) in z")
+    assert note(dataset, "taken as missing").startswith(
+        f"taken as missing because they are no numbers: {token!r} (20) in z"
+    )
 
 
 def test_few_strays_among_numbers_are_missing_and_many_make_categories_with_a_warning(write):
@@ -232,7 +234,7 @@ def test_only_an_empty_cell_has_no_label(write):
     dataset = load_data(write({"label": labels}), allow_missing=True)
     assert dataset.class_names == ("NA", "None", "nan", "null", "x")
     assert "left out: 10 of 60 rows have no label" in dataset.notes
-    assert note(dataset, "classes, although they read like a missing value").count("--missing") == 1
+    assert note(dataset, "classes whose names read like a missing value").count("--missing") == 1
 
 
 def test_classes_have_one_unicode_form_and_nearly_equal_ones_are_said(write):
@@ -333,7 +335,7 @@ def test_copies_of_rows_stay_together_whatever_their_label(write):
 
 def test_rows_that_are_equal_for_lack_of_values_are_no_copies(write):
     dataset = load_data(write({"x": np.arange(ROWS) % 4, "sex": cycled("mfff")}))
-    assert "no copy, and rows are divided one by one" in note(dataset, "56 rows repeat another one")
+    assert "no copies, and rows are divided one by one" in note(dataset, "56 rows repeat another one")
     assert "group" not in dataset.metadata["train"]
 
 
