@@ -123,10 +123,10 @@ def rows_frame(rows: Sequence[dict[str, Any]], *, long: bool = False) -> pd.Data
     classes = [name for name in names if name.startswith(OF_A_CLASS)]
     said = {name: {str(row.get(name)) for row in rows} for name in names if name not in classes}
     fields = [name for name, values in said.items() if len(values) > 1 or (name in KEPT and values != {"None"})]
-    frame = pd.DataFrame(rows, columns=[*COLUMNS, *fields, *classes])
+    values = [*MEASURES, *classes]
+    frame = pd.DataFrame(rows, columns=[*COLUMNS, *fields, *classes]).astype(dict.fromkeys(values, float))
     if not long:
         return frame
-    values = [*MEASURES, *classes]
     settings = [name for name in frame.columns if name not in values]
     frame = frame.assign(place=range(len(frame))).melt([*settings, "place"], values, var_name="metric")
     return frame.dropna(subset="value").sort_values("place", kind="stable", ignore_index=True).drop(columns="place")

@@ -223,7 +223,7 @@ def test_the_control_has_equal_groups_and_the_options_of_a_spec_arrive():
     groups = counts_of("rg-random")["counts"]
     assert set(groups[:-1]) == {5, 6}
     assert groups != counts_of("rg")["counts"]
-    assert counts_of("rg", threshold=25)["n_clusters"] == [4, 4]
+    assert counts_of("rg", threshold=13)["n_clusters"] == [4, 4]
 
 
 def test_the_automatic_choice_is_one_of_the_ladder():
