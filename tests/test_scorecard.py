@@ -104,7 +104,8 @@ def test_another_scale_that_says_the_opposite_is_named(here, there, said):
     verdict = made(here, contrasts=(contrast(here),), elsewhere=(contrast(there),))
     assert ("the ResNet34 runs say the opposite" in scorecard.summary_box([verdict]).data) == said
     assert (
-        f"With ResNet34 after 10 epochs:<br>{contrast(there)}" in scorecard.verdict_table([verdict])["measured here"][0]
+        f"With ResNet34 after 10 epochs:<br>{contrast(there)}"
+        in scorecard.verdict_table([verdict])["measured here"].iloc[0]
     )
 
 
