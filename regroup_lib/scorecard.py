@@ -18,7 +18,7 @@ from regroup_lib.evidence import WORDS, Verdict, claims, verdict
 from regroup_lib.intervals import Interval
 from regroup_lib.records import Record, find_record
 from regroup_lib.report import encoder_label, learned_share, task_name
-from regroup_lib.specs import Spec
+from regroup_lib.specs import FEATURE_NETWORKS, Spec
 
 # ---------------------------------------------------------------- verdicts
 
@@ -66,7 +66,7 @@ def _scale(records: Sequence[Record]) -> str:
     """Return what was trained, in a few words: network, epochs, share of the labels learned, encoder, seeds."""
     trained: dict[tuple[str, int], list[float]] = {}
     for record in records:
-        if record.spec.kind == "training" and record.traces and record.spec.network != "mlp":
+        if record.spec.kind == "training" and record.traces and record.spec.network not in FEATURE_NETWORKS:
             trained.setdefault((record.spec.network, record.spec.epochs), []).append(learned_share(record))
     parts = [
         f"{network}, {epochs} epochs, {100 * min(shares):.0f} to {100 * max(shares):.0f}% of the labels learned"
