@@ -19,6 +19,7 @@ EXTRAS = {
         "altair",
         "vl_convert",
         "IPython",
+        "jupyter_client",
         "papermill",
         "nbformat",
         "playwright",
