@@ -10,7 +10,7 @@ EXTRAS = {
     "torch": ("torch", "torchvision"),
     "encoders": ("open_clip", "onnxruntime"),
     "imblearn": ("imblearn", "k_means_constrained"),
-    "runs": ("pydantic", "typer", "rich", "tqdm", "filelock", "pooch", "platformdirs", "yaml", "PIL", "joblib"),
+    "runs": ("pydantic", "typer", "tqdm", "filelock", "pooch", "platformdirs", "yaml", "PIL", "joblib"),
     "cluster": ("dask", "distributed"),
     "text": ("huggingface_hub", "transformers", "sentence_transformers"),
     "book": (
@@ -19,6 +19,7 @@ EXTRAS = {
         "altair",
         "vl_convert",
         "IPython",
+        "ipykernel",
         "jupyter_client",
         "papermill",
         "nbformat",
