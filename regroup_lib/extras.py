@@ -7,7 +7,7 @@ from types import ModuleType
 
 # Extra -> the modules of its packages.
 EXTRAS = {
-    "torch": ("torch", "torchvision"),
+    "torch": ("torch", "torchvision", "safetensors"),
     "encoders": ("open_clip", "onnxruntime"),
     "imblearn": ("imblearn", "k_means_constrained"),
     "runs": ("pydantic", "typer", "tqdm", "filelock", "pooch", "platformdirs", "yaml", "PIL", "joblib"),
