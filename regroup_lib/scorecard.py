@@ -93,11 +93,12 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
                 "verdict": f'<b class="verdict {v.word.replace(" ", "-")}">{v.word}</b>',
                 "claim": html.escape(v.statement),
                 "the paper": html.escape(": ".join(filter(None, (v.where, v.paper)))),
-                "measured here": measured or html.escape(v.note),
+                "measured here": f'<div class="measured">{measured or html.escape(v.note)}</div>',
                 "what was run": f"{links}: {html.escape(_scale(v.records))}; {listed}" if v.records else links,
             }
         )
-    return pd.DataFrame(rows).set_index("no.")
+    table = pd.DataFrame(rows).set_index("no.")
+    return table if any(table["the paper"]) else table.drop(columns="the paper")
 
 
 # ---------------------------------------------------------------- one picture: where regrouping gains
@@ -223,17 +224,16 @@ VERDICT_COLORS = {
 
 def plot_tally(verdicts: Sequence[Verdict]) -> Figure:
     """Draw how many claims have each verdict, as one bar."""
-    figure, axes = plt.subplots(figsize=(8.4, 1.0))
+    figure, axes = plt.subplots(figsize=(8.4, 1.1))
     left = 0
     for word, count in tally(verdicts).items():
         if not count:
             continue
-        color = VERDICT_COLORS[word]
-        axes.barh(0, count, left=left, color=color, edgecolor="white", linewidth=2)
+        axes.barh(0, count, left=left, color=VERDICT_COLORS[word], edgecolor="white", linewidth=2, label=word)
         dark = word in ("supported", "contradicted", "mixed")
         axes.text(left + count / 2, 0, str(count), ha="center", va="center", color="white" if dark else "black")
-        axes.text(left + count / 2, -0.62, word, ha="center", va="center", fontsize=9)
         left += count
-    axes.set(xlim=(0, left), ylim=(-0.85, 0.45))
+    axes.set(xlim=(0, left))
     axes.axis("off")
+    figure.legend(loc="outside lower center", ncol=5)
     return figure
