@@ -66,9 +66,9 @@ def dose_sentence(groups: Groups) -> str:
     parts = []
     for follows, (label, _) in FOLLOWS.items():
         found = least_purity(groups, follows)
-        name = label.removeprefix("re-assigned ")
-        parts.append(f"{name}, at no level" if found is None else f"{name}, from {found[0]:.2f} on ({found[1]} points)")
-    return f"The purity from which the gain over binary labels is clear: {'; '.join(parts)}."
+        level = "at no purity" if found is None else f"from a purity of {found[0]:.2f} on"
+        parts.append(f"{level} where images are {label}")
+    return f"Regrouping clearly helps {', '.join(parts[:-1])} and {parts[-1]}."
 
 
 def plot_dose(groups: Groups, encoders: Groups) -> Figure:
