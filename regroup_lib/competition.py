@@ -267,7 +267,8 @@ def selection_table(profile: str, seeds: Sequence[int]) -> pd.DataFrame:
             }
         )
         found.append(records)
-    return traced(pd.DataFrame(rows).set_index("task"), found)
+    columns = ("task", "smallest class on validation", "natural", "chosen", "another one chosen in")
+    return traced(pd.DataFrame(rows, columns=columns).set_index("task"), found)
 
 
 def selection_sentence(table: pd.DataFrame) -> str:

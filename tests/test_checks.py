@@ -193,7 +193,7 @@ IN_THE_ARRAYS = [
     ("ce", drop("val_labels"), "array val_labels is missing"),
     ("ce", put("test_labels", slice(0, 2), 1), "and the stored scores give"),
     ("ce", as_type("test_labels", np.float32), "array test_labels is float32"),
-    ("table", put("folds", slice(None), 0), "array folds has 1 folds, and the spec 5"),
+    ("table", put("folds", slice(None), 0), "array folds has 1 folds, and a run 5"),
     ("table", put("test_labels", 0, 1), "and the stored scores give"),
     ("encoder", drop("examples"), "array examples is missing"),
     ("encoder", shorter("examples"), "array examples is uint8"),
