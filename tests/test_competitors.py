@@ -21,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def smoke_spec(method, **fields):
     encoder = {"encoder": "pca"} if METHODS[method].needs_encoder else {}
+    encoder |= {"mixed_share": 0.5} if METHODS[method].mixed_by else {}
     return Spec(**{"profile": "smoke", "task": "digits-0", "method": method, "epochs": 1, **encoder, **fields})
 
 
