@@ -299,7 +299,6 @@ def nudge(path, keys):
         for key in keys[:-1]:
             part = part[key]
         part[keys[-1]] += -1e-7 if part[keys[-1]] > 0.5 else 1e-7
-        del values["digest"]
 
     edit(path, change)
 

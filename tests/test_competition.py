@@ -37,7 +37,7 @@ def make_record(measured_record):
             **({} if status == "finished" else {"metrics": {}}),
             seconds={"regroup": 1.0, "resample": 0.0, "train": 9.0},
             traces=[{"images": 2 * n if method == "ros" else n}] * 2,
-            regrouping={"parent": parent, "counts": [n - positives, positives]},
+            regrouping={"parent": parent, "counts": [n - positives - 10, 10, positives][-len(parent) :]},
         )
 
     return make
