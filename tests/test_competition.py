@@ -28,6 +28,7 @@ def make_record(measured_record):
         scores = {part: 1 / (1 + np.exp(-values)) for part, values in logits.items()}
         rule = "max" if method.startswith("rg") else "none"
         parent = [0, 0, 1] if rule == "max" else [0, 1]
+        counts = [n - positives - 10, 10, positives] if rule == "max" else [n - positives, positives]
         return measured_record(
             spec,
             labels,
@@ -37,7 +38,7 @@ def make_record(measured_record):
             **({} if status == "finished" else {"metrics": {}}),
             seconds={"regroup": 1.0, "resample": 0.0, "train": 9.0},
             traces=[{"images": 2 * n if method == "ros" else n}] * 2,
-            regrouping={"parent": parent, "counts": [n - positives - 10, 10, positives][-len(parent) :]},
+            regrouping={"parent": parent, "counts": counts},
         )
 
     return make
