@@ -138,7 +138,7 @@ def interrupted_when(condition):
     def interrupt():
         while not over.wait(0.05):
             if condition():
-                signal.raise_signal(signal.SIGINT)
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
                 return
 
     thread = threading.Thread(target=interrupt)
