@@ -112,8 +112,8 @@ def test_validation_chooses_and_the_test_set_measures(records, monkeypatch):
     )
     above, below, equal = longtail.long_tail_sentences({"digits": groups, "again": groups}).values()
     assert "mean AP is higher on 2 of 2 sets. Over the 2 sets together" in above
-    assert below.endswith("mean AP is lower on 2 of 2 sets.")
-    assert equal.endswith("mean AP is lower on 2 of 2 sets.")
+    assert "mean AP is lower on 2 of 2 sets." in below
+    assert "mean AP is lower on 2 of 2 sets." in equal
     assert longtail.long_tail_table(groups).loc["ROS", "images seen"] == "2.00"
 
 

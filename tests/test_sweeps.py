@@ -138,6 +138,7 @@ def interrupted_when(condition):
     def interrupt():
         while not over.wait(0.05):
             if condition():
+                time.sleep(0.5)  # by then the sweep waits for its runs
                 signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
                 return
 

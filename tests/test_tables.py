@@ -596,7 +596,7 @@ def test_sentences_follow_the_records(results, tmp_path):
     assert table_report.foresight_answer(worse).startswith("None of the three")  # two tasks have no correlation
     assert "With the best classifier" not in table_report.summary(worse)
     assert "Logistic regression: helps (better on 3, worse on 0" in table_report.headline(results)
-    assert "digits-8 (3 of 3 sources)." in text
+    assert "wine-1 (2 of 3 sources)." in text
     assert re.search(r"are alike: p (= 0\.\d{3}|< 0\.001) over 4 tasks", table_report.describe_ranks(results, "logreg"))
 
 
