@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from tqdm import tqdm
+
+# tqdm's own lock is a semaphore of the system, which a worker process that is ended would leave behind.
+tqdm.set_lock(threading.RLock())
 
 _silent: ContextVar[bool] = ContextVar("silent", default=False)
 
