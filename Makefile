@@ -16,7 +16,7 @@ help:  ## list the targets
 venv: $(STAMP)  ## create .venv from requirements.lock (PYTHON=python3.12 picks an interpreter)
 
 # pip installs uv, whose version and hashes the lock has too, and uv installs the rest in a third of pip's time.
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock pyproject.toml book/pyproject.toml
 	@command -v "$(PYTHON)" >/dev/null || { echo "$(PYTHON) is not installed; regroup_lib needs Python 3.11 or newer (make venv PYTHON=/path/to/python3)" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "regroup_lib needs Python 3.11 or newer, and $(PYTHON) is $$("$(PYTHON)" -V 2>&1); name another one: make venv PYTHON=python3.12" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info >= (3, 15))' || echo "warning: requirements.lock is made for Python 3.11 to 3.14; if the installation fails, name one of these: make venv PYTHON=python3.14" >&2
@@ -24,7 +24,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@sed -n '/^uv==/,/# via/p' requirements.lock > .venv/uv.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.txt
 	$(UV) --require-hashes -r requirements.lock
-	$(UV) --no-deps --no-build-isolation -e .
+	$(UV) --no-deps --no-build-isolation -e . -e book
 	@touch $@
 
 text: $(STAMP)  ## add the language model that the chapter on text trains and clusters with (extra `text`, 110 MB)

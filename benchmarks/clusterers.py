@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
+from regroup_book.plans import INCEPTION
 from regroup_lib.clusterers import CLUSTERERS, make_clusterer
-from regroup_lib.data import load_data
-from regroup_lib.encoders import encode
+from regroup_lib.data.load import load_data
+from regroup_lib.encoders.features import encode
 from regroup_lib.files import atomic_path, results_directory
-from regroup_lib.plans import INCEPTION
 
 NUMBERS = (9, 99)
 

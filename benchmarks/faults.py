@@ -31,23 +31,25 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from regroup_lib import book, training
-from regroup_lib.checks import check_results
-from regroup_lib.data import load_data
-from regroup_lib.encoders import encode, make_encoder
-from regroup_lib.experiments import run
+from regroup_book import build
+from regroup_lib import files
+from regroup_lib.data.load import load_data
+from regroup_lib.encoders.features import encode, make_encoder
 from regroup_lib.files import load_yaml_file, read_npz, write_npz
-from regroup_lib.models import build_network
-from regroup_lib.records import Record, checkpoint_path, load_record, load_records
-from regroup_lib.specs import Spec, parse_spec
-from regroup_lib.sweeps import sweep
-from regroup_lib.training import ResidentImages, TrainingOptions, train
+from regroup_lib.nn import training
+from regroup_lib.nn.models import build_network
+from regroup_lib.nn.training import ResidentImages, TrainingOptions, train
+from regroup_lib.runs.records import Record, checkpoint_path, load_record, load_records
+from regroup_lib.runs.run import run
+from regroup_lib.runs.specs import Spec, parse_spec
+from regroup_lib.runs.sweeps import sweep
+from regroup_lib.runs.verify import check_results
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMES = ("seconds", "evaluate_seconds", "created", "digest")
 # Processes that start from one that has imported the library already, and what an optimizer imports late.
 PROCESSES = get_context("forkserver")
-PROCESSES.set_forkserver_preload(["regroup_lib.sweeps", "torch._dynamo"])
+PROCESSES.set_forkserver_preload(["regroup_lib.runs.sweeps", "torch._dynamo"])
 
 
 def smoke(**options: Any) -> Spec:
@@ -346,8 +348,8 @@ def parameter(folder: Path) -> Artefact:
     path.write_text("[0, 1]")
 
     def read() -> Any:
-        value = book.parse_parameter(path.read_bytes().decode(errors="surrogateescape"))
-        book.check_parameters("motivating-example", {"seeds": value}, root=ROOT)
+        value = files.parse_parameter(path.read_bytes().decode(errors="surrogateescape"))
+        build.check_parameters("motivating-example", {"seeds": value}, root=ROOT)
         return repr(value)
 
     def wrong(value: str) -> Callable[[], None]:

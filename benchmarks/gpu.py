@@ -32,12 +32,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 from training import PILImages  # the file beside this one
 
-from regroup_lib.data import DataError
-from regroup_lib.encoders import default_device
+from regroup_lib.data.dataset import DataError
+from regroup_lib.data.tasks import make_task
 from regroup_lib.files import atomic_path
-from regroup_lib.models import build_network
-from regroup_lib.tasks import make_task
-from regroup_lib.training import ResidentImages, TrainingOptions, predict, train
+from regroup_lib.nn.models import build_network, default_device
+from regroup_lib.nn.training import ResidentImages, TrainingOptions, predict, train
 
 DEVICE = default_device()
 
@@ -135,7 +134,7 @@ def measured_rate(train_some, images):
 
 
 def this_loop(setting, *, epochs=4, compiled=False):
-    """Return the seconds of each epoch of `regroup_lib.training.train` on random images."""
+    """Return the seconds of each epoch of `regroup_lib.nn.training.train` on random images."""
     inputs, labels = random_images(setting.images, setting.size)
     network = build_network(setting.network, in_channels=3, n_classes=2, seed=0)
     options = TrainingOptions(epochs=epochs, batch_size=setting.batch, compile=compiled)

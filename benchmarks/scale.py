@@ -31,12 +31,12 @@ import torch
 from distributed import Client, LocalCluster
 from sklearn.cluster import KMeans
 
-from regroup_lib.blocks import BlockKMeans
-from regroup_lib.encoders import encode_rows, make_encoder
+from regroup_lib.encoders.features import encode_rows, make_encoder
 from regroup_lib.files import atomic_path, data_directory
-from regroup_lib.models import build_network
+from regroup_lib.large import BlockKMeans
+from regroup_lib.nn.models import build_network
+from regroup_lib.nn.training import DiskImages, ResidentImages, TrainingOptions, train
 from regroup_lib.regroup import Regrouping
-from regroup_lib.training import DiskImages, ResidentImages, TrainingOptions, train
 
 OUTPUT = Path(__file__).with_suffix(".json")
 ENCODER = "onnx:inception_v3_mixed_8"

@@ -28,13 +28,13 @@ from rich.table import Table
 from sklearn.metrics import average_precision_score
 from torchvision import transforms
 
-from regroup_lib.data import DataError
-from regroup_lib.encoders import encode
+from regroup_lib.data.dataset import DataError
+from regroup_lib.data.tasks import make_task
+from regroup_lib.encoders.features import encode
 from regroup_lib.files import atomic_path, data_directory
-from regroup_lib.models import build_network
+from regroup_lib.nn.models import build_network
+from regroup_lib.nn.training import ResidentImages, TrainingOptions, predict, train
 from regroup_lib.regroup import Regrouping
-from regroup_lib.tasks import make_task
-from regroup_lib.training import ResidentImages, TrainingOptions, predict, train
 
 TASK = "cifar10-airplane"
 BATCH = 256
@@ -93,7 +93,7 @@ def plain_loop(epochs, images):
 
 
 def this_loop(epochs, images):
-    """Train with `regroup_lib.training.train`."""
+    """Train with `regroup_lib.nn.training.train`."""
     task = make_task(TASK, validation_fraction=0)
     inputs, labels = some(task, images)
     begin = time.perf_counter()

@@ -8,29 +8,29 @@ from regroup_lib.extras import import_extra
 
 # Name -> the module that has it; a module itself where the two are one.
 _WHERE = {
-    "Dataset": "dataset",
-    "EncoderSpec": "specs",
-    "Record": "records",
+    "Dataset": "data.dataset",
+    "EncoderSpec": "runs.specs",
+    "Record": "runs.records",
     "RegroupClassifier": "estimator",
     "Regrouper": "estimator",
     "Regrouping": "regroup",
-    "Spec": "specs",
-    "TableSpec": "specs",
+    "Spec": "runs.specs",
+    "TableSpec": "runs.specs",
     "aggregate": "regroup",
     "cluster_counts": "regroup",
-    "compare": "yourdata",
-    "describe_clusters": "clusters",
+    "compare": "comparison",
+    "describe_clusters": "diagnostics",
     "diagnose": "diagnostics",
-    "encode": "encoders",
+    "encode": "encoders.features",
     "evaluate": "metrics",
-    "fit_regrouped": "neural",
-    "load_data": "data",
-    "load_records": "records",
-    "losses": "losses",
-    "make_encoder": "encoders",
-    "make_task": "tasks",
-    "run": "experiments",
-    "sweep": "sweeps",
+    "fit_regrouped": "nn.fit",
+    "load_data": "data.load",
+    "load_records": "runs.records",
+    "losses": "nn.losses",
+    "make_encoder": "encoders.features",
+    "make_task": "data.tasks",
+    "run": "runs.run",
+    "sweep": "runs.sweeps",
     "total_variation": "metrics",
 }
 __all__ = list(_WHERE)
@@ -40,7 +40,7 @@ def __getattr__(name: str):
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = import_extra(f"{__name__}.{_WHERE[name]}")
-    value = module if name == _WHERE[name] else getattr(module, name)
+    value = module if name == _WHERE[name].rpartition(".")[2] else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -1,4 +1,4 @@
-"""The `regroup` command: data, runs, sweeps, records, the book.
+"""The `regroup` command: data, runs, records, your own data; other packages add commands of theirs.
 
 Every command imports what it needs, so that `--help` and lists answer at once.
 """
@@ -6,10 +6,8 @@ Every command imports what it needs, so that `--help` and lists answer at once.
 from __future__ import annotations
 
 import sys
-import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,18 +24,17 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="The data sets: what there is, where it comes from, whether it is sound.", **PLAIN)
 results_app = typer.Typer(invoke_without_command=True, **PLAIN)
-book_app = typer.Typer(help="Execute chapters and render the book.", **PLAIN)
+
+
 app.add_typer(data_app, name="data", no_args_is_help=True)
 app.add_typer(results_app, name="results")
-app.add_typer(book_app, name="book", no_args_is_help=True)
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
-STOPPED = 75  # exit code of a sweep whose minutes were too few: the shell's for "try again"
+
 
 Profile = Annotated[str, typer.Option(help="smoke, cpu or paper.")]
 Seeds = Annotated[str, typer.Option(help="Comma-separated seeds.")]
-Parameter = Annotated[
-    list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE, as often as wanted; values are YAML.")
-]
+
+
 Label = Annotated[str | None, typer.Option(help="Of a table: the column with the classes; default: the last.")]
 ImageSize = Annotated[
     int | None, typer.Option(help="Of image files: height and width in pixels that they are resized to.")
@@ -114,16 +111,16 @@ def _options(
     """Imbalanced classification by regrouping."""
 
 
-def _seeds(text: str) -> list[int]:
+def seed_numbers(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",") if part.strip()]
     except ValueError as error:
         raise ValueError(f"seeds are {text!r}; expected whole numbers with commas between them, like 0,1,2") from error
 
 
-def _assignments(pairs: list[str] | None) -> dict[str, Any]:
+def assignments(pairs: list[str] | None) -> dict[str, Any]:
     """Return {"a": 1} for ["a=1"]."""
-    from regroup_lib.book import parse_parameter
+    from regroup_lib.files import parse_parameter
 
     values = {}
     for pair in pairs or []:
@@ -137,7 +134,7 @@ def _assignments(pairs: list[str] | None) -> dict[str, Any]:
 @data_app.command("list")
 def data_list() -> None:
     """List the data sets, whether they are here, and who publishes them."""
-    from regroup_lib.data import EMBEDDED, SOURCES
+    from regroup_lib.data.sources import EMBEDDED, SOURCES
 
     rows = [(name, "embedded", publisher) for name, publisher in EMBEDDED.items()]
     for name, source in SOURCES.items():
@@ -152,7 +149,7 @@ def data_fetch(name: str) -> None:
 
     Example: regroup data fetch cifar10
     """
-    from regroup_lib.data import fetch_data
+    from regroup_lib.data.load import fetch_data
 
     console.print(f"wrote {fetch_data(name)}")
 
@@ -174,7 +171,8 @@ def data_check(
 
     Examples: regroup data check cifar10; regroup data check patients.csv --label outcome
     """
-    from regroup_lib.data import EMBEDDED, SOURCES, load_data
+    from regroup_lib.data.load import load_data
+    from regroup_lib.data.sources import EMBEDDED, SOURCES
 
     here = [*EMBEDDED, *(name for name, source in SOURCES.items() if source.path().exists())]
     for name in names or here:
@@ -202,7 +200,7 @@ def data_pack(
 
     Examples: regroup data pack packed; regroup data pack packed cifar100 'features/cifar100-*'
     """
-    from regroup_lib.packing import pack_data
+    from regroup_lib.data.packing import pack_data
 
     pieces = pack_data(target, names or ())
     console.print(f"wrote {len(pieces)} pieces to {target}, {sum(p.stat().st_size for p in pieces) / 1e6:.0f} MB")
@@ -214,7 +212,7 @@ def data_unpack(source: Annotated[Path, typer.Argument(help="A folder that `regr
 
     Example: regroup data unpack packed
     """
-    from regroup_lib.packing import unpack_data
+    from regroup_lib.data.packing import unpack_data
 
     console.print(f"wrote {len(unpack_data(source))} files to the data directory")
 
@@ -229,13 +227,13 @@ def run(
 
     Example: regroup run --set task=digits-0 --set method=rg --set encoder=pca --set profile=smoke
     """
-    from regroup_lib import experiments
     from regroup_lib.files import load_yaml_file
-    from regroup_lib.listings import record_rows
-    from regroup_lib.specs import parse_spec
+    from regroup_lib.runs import run
+    from regroup_lib.runs.export import record_rows
+    from regroup_lib.runs.specs import parse_spec
 
     values = {} if spec is None else load_yaml_file(spec)
-    record = experiments.run(parse_spec(values | _assignments(set_)), recompute=recompute)
+    record = run.run(parse_spec(values | assignments(set_)), recompute=recompute)
     _print_rows(record_rows(record))
     console.print(f"record: {record.path}")
 
@@ -275,11 +273,11 @@ def fit(
     Examples: regroup fit photos/ --positive defect --image-size 64;
     regroup fit patients.csv --label outcome --output results.json
     """
-    from regroup_lib import yourdata
+    from regroup_lib import comparison
 
     if output is not None:
-        yourdata.check_output(output)
-    comparison = yourdata.compare(
+        comparison.check_output(output)
+    comparison = comparison.compare(
         path,
         positive=positive,
         encoder=encoder,
@@ -291,9 +289,9 @@ def fit(
         header=not no_header,
         missing=missing or (),
         decimal=decimal,
-        estimators=estimator or yourdata.ESTIMATORS,
+        estimators=estimator or comparison.ESTIMATORS,
         epochs=epochs,
-        seeds=_seeds(seeds),
+        seeds=seed_numbers(seeds),
         workers=workers,
         recompute=recompute,
     )
@@ -320,95 +318,6 @@ def _print_frame(frame: Any, title: str) -> None:
     _print_table(frame.columns, frame.itertuples(index=False))
 
 
-@app.command()
-def sweep(
-    chapter: Annotated[str, typer.Argument(help="A chapter of the book, or all.")],
-    profile: Profile = "cpu",
-    seeds: Seeds = "0,1,2",
-    workers: Annotated[int | None, typer.Option(help="Processes on this machine; default: this one.")] = None,
-    recompute: Annotated[bool, typer.Option(help="Run again where there are records.")] = False,
-    scheduler: Annotated[
-        str | None, typer.Option(help="Run on the workers of this Dask scheduler: its address.")
-    ] = None,
-    resource: Annotated[
-        list[str] | None, typer.Option(help="NAME=NUMBER that a run takes of a worker's, like GPU=1; with --scheduler.")
-    ] = None,
-    minutes: Annotated[
-        float | None, typer.Option(help="Stop within so many minutes, with exit code 75; the same command goes on.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print runs and estimated minutes; start nothing.")
-    ] = False,
-) -> None:
-    """Run what a chapter needs; runs that have a record are skipped, killed ones go on.
-
-    Examples: regroup sweep motivating-example --profile cpu --workers 2;
-    regroup sweep all --profile paper --minutes 9;
-    regroup sweep all --profile paper --scheduler tcp://10.0.0.1:8786 --resource GPU=1
-    """
-    start = time.monotonic()  # what is loaded first counts
-    from regroup_lib import plans, records, sweeps
-
-    wanted = {"profile": profile, "seeds": _seeds(seeds)}
-    specs = plans.chapter_specs(chapter, **wanted)
-    todo = specs if recompute else [s for s in specs if not s.path().exists()]
-    known = records.load_records(profile=profile)
-    times = [records.estimate_seconds(s, known) for s in todo]
-    console.print(f"{chapter}, profile {profile}: {len(specs)} runs, {len(todo)} to do{_estimate(times, workers)}")
-    if dry_run:
-        for name, count in Counter(f"{s.task} {s.label}" for s in todo).items():
-            console.print(f"  {count} x {name}")
-        waiting = plans.undecided(chapter, **wanted)
-        if waiting:
-            console.print(f"and {waiting} more, whose settings the tuning on the validation split decides")
-        return
-    options = {"recompute": recompute, "workers": workers}
-    if minutes is not None:
-        spent = (time.monotonic() - start) / 60
-        if minutes <= spent:
-            raise ValueError(f"--minutes is {minutes:g}, and the start alone took {spent:.2g}; give more")
-        options["minutes"] = minutes - spent
-    with _client(scheduler) as client:
-        options |= {"client": client, "resources": _assignments(resource)}
-        try:
-            records = plans.run_chapter_specs(chapter, **wanted, **options)
-        except sweeps.Unfinished as stopped:
-            console.print(f"stopped after {minutes:g} minutes: {stopped}")
-            raise typer.Exit(STOPPED) from None
-        except KeyboardInterrupt:
-            console.print("interrupted; the same command goes on where it stopped")
-            raise typer.Exit(INTERRUPTED) from None
-    diverged = [r for r in records if r.status != "finished"]
-    console.print(f"{len(records)} records" + (f", {len(diverged)} of them diverged" if diverged else ""))
-
-
-@contextmanager
-def _client(scheduler: str | None) -> Iterator[Any]:
-    """Connect to a scheduler, if there is an address."""
-    if scheduler is None:
-        yield None
-        return
-    from distributed import Client
-
-    try:
-        client = Client(scheduler)
-    except (OSError, ValueError) as error:
-        expected = "expected the address that dask scheduler prints, like tcp://10.0.0.1:8786"
-        raise ValueError(f"no scheduler answers at {scheduler!r} ({error}); {expected}") from error
-    with client:
-        yield client
-
-
-def _estimate(times: list[float | None], workers: int | None) -> str:
-    known = [seconds for seconds in times if seconds is not None]
-    if not times:
-        return ""
-    if not known:
-        return "; no record of such a run yet, so no estimate of the time"
-    unlike = f" and {len(times) - len(known)} runs unlike all recorded ones" if len(known) < len(times) else ""
-    return f", about {sum(known) / 60 / (workers or 1):.0f} minutes{unlike}"
-
-
 OnlyTask = Annotated[str | None, typer.Option("--task", help="Only this task.")]
 OnlyMethod = Annotated[str | None, typer.Option("--method", help="Only this method.")]
 OnlyProfile = Annotated[str | None, typer.Option("--profile", help="Only this profile.")]
@@ -416,7 +325,7 @@ OnlyProfile = Annotated[str | None, typer.Option("--profile", help="Only this pr
 
 def _rows(profile: str | None, task: str | None, method: str | None) -> list[dict[str, Any]]:
     """Return the rows of a profile, a task and a method; a name that no record has is an error."""
-    from regroup_lib.listings import indexed_rows
+    from regroup_lib.runs.export import indexed_rows
 
     rows = indexed_rows()
     for name, wanted in (("profile", profile), ("task", task), ("method", method)):
@@ -445,8 +354,8 @@ def results_compare(task: str, profile: OnlyProfile = None) -> None:
 
     Example: regroup results compare cifar10-airplane
     """
-    from regroup_lib.listings import compared_frame
-    from regroup_lib.records import load_records
+    from regroup_lib.runs.export import compared_frame
+    from regroup_lib.runs.records import load_records
 
     _rows(profile, task, None)
     records = [record for record in load_records(profile=profile) if record.spec.task == task]
@@ -461,7 +370,7 @@ def results_check(profile: OnlyProfile = None) -> None:
 
     Example: regroup results check
     """
-    from regroup_lib.checks import check_results
+    from regroup_lib.runs.verify import check_results
 
     report = check_results(profile=profile)
     for line in (*report.summary, *report.defects):
@@ -487,7 +396,7 @@ def results_export(
     Examples: regroup results export results.csv --long; regroup results export airplane.tex --task cifar10-airplane
     """
     from regroup_lib.files import atomic_path
-    from regroup_lib.listings import rows_frame, write_frame
+    from regroup_lib.runs.export import rows_frame, write_frame
 
     frame = rows_frame(_rows(profile, task, method), long=long)
     with atomic_path(file) as partial:
@@ -509,42 +418,6 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
     _print_table(columns, map(cells, rows))
 
 
-@book_app.command("run")
-def book_run(
-    chapter: str,
-    parameter: Parameter = None,
-    output: Annotated[Path | None, typer.Option(help="Where the executed notebook goes.")] = None,
-) -> None:
-    """Execute one chapter with papermill; a parameter that it does not have is refused.
-
-    Example: regroup book run encoders -p profile=smoke -p 'seeds=[0,1,2]'
-    """
-    from regroup_lib import book
-
-    output = output or Path("_build") / "runs" / f"{chapter}.ipynb"
-    seconds = book.run_chapter(chapter, _assignments(parameter), output=output)
-    console.print(f"{chapter}: {seconds:.0f} s, executed notebook in {output}")
-
-
-@book_app.command("smoke")
-def book_smoke() -> None:
-    """Execute every chapter live on the embedded digits, with a fresh results directory."""
-    from regroup_lib import book
-
-    book.smoke()
-
-
-@book_app.command("build")
-def book_build() -> None:
-    """Render the book from the committed records."""
-    from regroup_lib import book
-
-    book.build()
-
-
-@book_app.command("pdf")
-def book_pdf() -> None:
-    """Print the rendered book to one PDF file, with Chromium."""
-    from regroup_lib import book
-
-    console.print(f"the book as a PDF: {book.pdf()}")
+# The book's sweeps and `regroup book`, where its package is installed.
+for entry in entry_points(group="regroup.commands"):
+    entry.load()

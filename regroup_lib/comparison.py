@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.datasets import load_breast_cancer, load_digits
+from sklearn.metrics import average_precision_score, precision_recall_curve
 
-from regroup_lib import tables
-from regroup_lib.dataset import Dataset
+from regroup_lib import diagnostics, intervals
+from regroup_lib.data.dataset import DataError, Dataset
+from regroup_lib.data.load import load_data
+from regroup_lib.data.own_folders import NO_SPLIT, composed
+from regroup_lib.data.sources import DATASETS
+from regroup_lib.data.tasks import make_task
+from regroup_lib.diagnostics import describe_classes
+from regroup_lib.encoders.features import make_encoder
 from regroup_lib.files import atomic_path, data_directory
-from regroup_lib.specs import OWN, PROFILES, LookSpec, OwnData, Spec, TableSpec, parse_spec
+from regroup_lib.intervals import Interval, interval, starred
+from regroup_lib.metrics import bootstrap_counts, weighted_average_precisions
+from regroup_lib.runs import export, table_methods
+from regroup_lib.runs.differences import (
+    AVERAGE_PRECISION,
+    BALANCED_ACCURACY,
+    N_RESAMPLES,
+    result_on_test,
+    rule_of,
+    validation_precision,
+)
+from regroup_lib.runs.records import Record
+from regroup_lib.runs.specs import OWN, PROFILES, LookSpec, OwnData, Spec, TableSpec, parse_spec
+from regroup_lib.runs.sweeps import sweep
 
 # Title -> the method's identifier for images, and for tables.
 COMPARED = {
@@ -27,7 +55,7 @@ COMPARED = {
     "RG+WCE": ("rg-wce", "rg-weights"),
 }
 REGROUPED = ("RG", "RG+WCE")
-ESTIMATORS = tuple(tables.ESTIMATORS)  # for tables: one bends only with clusters, the others bend by themselves
+ESTIMATORS = tuple(table_methods.ESTIMATORS)  # for tables: one bends only with clusters, the others bend by themselves
 FEWEST = 10  # positives: with fewer, neither a validation split nor folds say anything
 STEPS = 3000  # of the training loop, as far as EPOCHS lets
 EPOCHS = (5, 40)
@@ -210,3 +238,605 @@ def _write_digits(path: Path) -> None:
             Image.fromarray(scan).save(written / str(digit) / f"{number:04}.png")
         if not path.exists():  # another process may have been faster
             shutil.move(written, path)
+
+
+SHOWN_COLUMNS = 15  # of a table, in the map of its clusters
+# Title -> color and line, those of the other chapters where they have the method.
+LOOKS = {
+    "CE": ("#000000", "-"),
+    "WCE": ("#E69F00", ":"),
+    "ROS": ("#009E73", "--"),
+    "RG": ("#0072B2", "-."),
+    "RG+WCE": ("#56B4E9", "-"),
+}
+POOR_ENCODERS = ("raw", "pca")  # of images: they know pixels, not what pictures show
+
+
+def compare(
+    path: str | Path,
+    *,
+    positive: str | None = None,
+    encoder: str | None = None,
+    threshold: float | None = None,
+    label: str | None = None,
+    image_size: int | None = None,
+    allow_missing: bool = False,
+    group: str | None = None,
+    header: bool = True,
+    missing: Sequence[str] = (),
+    decimal: str | None = None,
+    estimators: Sequence[str] = ESTIMATORS,
+    epochs: int | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    profile: str = "cpu",
+    results_dir: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    workers: int | None = None,
+    recompute: bool = False,
+) -> Comparison:
+    """Compare CE, WCE, ROS, RG and RG+WCE on a data set of your own.
+
+    Images train a small network, chosen by their size. Each seed holds a validation split out of the training images,
+    unless the data have one; what is chosen is chosen there, and the test split is measured once. The
+    rows of a table are scored by cross-validation, five folds a seed, by logistic regression, a random forest and
+    gradient boosting, each row by a classifier that was not fitted on it. Nothing is tuned, for no method.
+
+    Parameters
+    ----------
+    path : str or Path
+        An npz file, a folder of images or a table: see `load_data`.
+    positive : str, optional
+        The class that is held against the rest; default: the smallest.
+    encoder : str, optional
+        What is clustered. Of images an encoder of `make_encoder`, default ``"pca"``; of a table ``"pca"``, default the
+        columns themselves, filled in and scaled.
+    threshold : float, optional
+        Classes up to this size stay whole; default: the size of the smaller class, as in the paper.
+    label, image_size, allow_missing, group, header, missing, decimal : optional
+        See `load_data`.
+    estimators : sequence of {"logreg", "forest", "boosting"}
+        Of a table: the classifiers. Boosting takes longest, as a round grows a tree for each cluster.
+    epochs : int, optional
+        Of images; default: as many as their number suggests, 5 to 40.
+    seeds : sequence of int
+        A run of each method a seed. A spread takes two, a recommendation better more than three.
+    profile : {"cpu", "smoke"}
+        Where the records are filed; ``"smoke"`` trains a few epochs only.
+    results_dir, data_dir, workers, recompute : optional
+        See `sweep`. Records go to the results directory, and what has one is looked up.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    ValueError
+        If the data cannot be read (`DataError`), an option is not for such data or has no such value, there is no such
+        class, or one side of the task has fewer than ten samples.
+    SweepError
+        If runs failed.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from regroup_lib.comparison import write_example
+    >>> folder = TemporaryDirectory()
+    >>> table = write_example("breast-cancer", folder.name)
+    >>> comparison = compare(
+    ...     table, positive="malignant", estimators=["logreg"], seeds=[0, 1], results_dir=folder.name
+    ... )
+    >>> comparison.table.index.get_level_values("method").to_list()
+    ['CE', 'WCE', 'ROS', 'RG', 'RG+WCE']
+    """
+    if str(path) in DATASETS:
+        raise DataError(f"{str(path)!r} is a data set of the book (`regroup sweep`); a folder of that name is ./{path}")
+    seeds, estimators = list(dict.fromkeys(seeds)), tuple(dict.fromkeys(estimators))
+    for name, values in (("seeds", seeds), ("estimators", estimators)):
+        if not values:
+            raise ValueError(f"{name} is empty; give at least one")
+    # From a YAML file, say, where 5 is a number.
+    label, group, positive = (None if name is None else composed(str(name)) for name in (label, group, positive))
+    missing = (missing,) if isinstance(missing, str) else tuple(map(str, missing))
+    reading: dict[str, Any] = {"label": label, "allow_missing": allow_missing, "group": group}
+    reading |= {"header": header, "missing": missing, "decimal": decimal}
+    dataset = load_data(path, data_dir=data_dir, image_size=image_size, **reading)
+    positive = _positive(dataset, positive)
+    own = own_data(dataset, positive, path, **reading)
+    common: dict[str, Any] = {"profile": profile, "seeds": seeds, "threshold": threshold}
+    if dataset.is_table:
+        if epochs is not None:
+            raise ValueError(f"epochs is {epochs}, and {dataset.name} is a table; leave it out")
+        encoder = None if encoder == "raw" else encoder
+        specs = table_specs(own, dataset.name, encoder=encoder, estimators=estimators, **common)
+    else:
+        if estimators != ESTIMATORS:
+            raise ValueError(f"estimators are {', '.join(estimators)}, and {dataset.name} holds images; leave them out")
+        encoder = encoder or "pca"
+        if encoder.startswith("onnx:"):
+            make_encoder(encoder, data_dir=data_dir)  # a file that cannot be used is said before anything is trained
+        images = {"encoder": encoder, "epochs": epochs, "image_size": image_size}
+        specs = image_specs(own, dataset, **images, **common)
+        # Whether it can be divided is known now, before anything is trained.
+        make_task(dataset, positive=positive, validation_fraction=specs[-1].validation_fraction)
+    options = {"results_dir": results_dir, "data_dir": data_dir, "recompute": recompute}
+    return Comparison.of(sweep(specs, workers=workers, **options))
+
+
+def _positive(dataset: Dataset, positive: str | None) -> str:
+    """Return the positive class, the smallest by default, with enough samples on both sides of the task."""
+    totals = np.sum([dataset.class_counts(part) for part in dataset.splits], axis=0)
+    counts = dict(zip(dataset.class_names, totals.tolist(), strict=True))
+    if positive is None:
+        positive = min(counts, key=counts.get)
+    elif positive not in counts:
+        close = get_close_matches(positive, counts, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        there = ", ".join(f"{name} ({count})" for name, count in counts.items())
+        raise ValueError(f"positive is {positive!r}, and {dataset.name} has the classes {there}{hint}")
+    for what, count in ((positive, counts[positive]), (f"not {positive}", sum(counts.values()) - counts[positive])):
+        if count < FEWEST:
+            raise ValueError(
+                f"the class {what!r} has {count} samples in all; a comparison needs at least {FEWEST} to divide"
+            )
+    _check_groups(dataset, positive)
+    return positive
+
+
+def _check_groups(dataset: Dataset, positive: str) -> None:
+    """Refuse data of which one side of the task has too few groups to be divided."""
+    columns = [(dataset.metadata or {}).get(part, {}) for part in dataset.splits]
+    if not dataset.is_table or "group" not in columns[0]:
+        return
+    groups = np.concatenate([column["group"] for column in columns])
+    labels = np.concatenate([split.labels for split in dataset.splits.values()])
+    on_side = labels == dataset.class_names.index(positive)
+    for what, chosen in ((positive, on_side), (f"not {positive}", ~on_side)):
+        count = len(np.unique(groups[chosen]))
+        if count < table_methods.N_FOLDS:
+            raise ValueError(
+                f"the class {what!r} has samples of {count} groups alone; {table_methods.N_FOLDS} folds need as many at least"
+            )
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Test scores of a family of methods, each seed and fold by the method that did best elsewhere.
+
+    Attributes
+    ----------
+    labels, folds, scores : list of ndarray [n]
+        One a seed. Images have one fold.
+    picked : Counter
+        Classifier and method, and how often each was chosen.
+    """
+
+    labels: list[np.ndarray]
+    folds: list[np.ndarray]
+    scores: list[np.ndarray]
+    picked: Counter
+
+    @cached_property
+    def precisions(self) -> np.ndarray:
+        """AP of each seed, the mean over folds."""
+        return np.array(
+            [
+                np.mean([average_precision_score(y[f == k] == 1, s[f == k]) for k in np.unique(f)])
+                for y, f, s in zip(self.labels, self.folds, self.scores, strict=True)
+            ]
+        )
+
+    @cached_property
+    def resampled(self) -> np.ndarray:
+        """AP in resamples of the test samples, drawn within their class [seeds, N_RESAMPLES]."""
+        rows = []
+        for y, f, s in zip(self.labels, self.folds, self.scores, strict=True):
+            counts = bootstrap_counts(y, N_RESAMPLES)
+            by_fold = [weighted_average_precisions(y[f == k] == 1, s[f == k], counts[:, f == k]) for k in np.unique(f)]
+            rows.append(np.nanmean(by_fold, axis=0))  # a fold may lose all of its few positives
+        return np.array(rows)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What to do, and the interval that it rests on.
+
+    Attributes
+    ----------
+    word : {"regroup", "leave the labels as they are", "undecided"}
+        Decided only if the interval leaves 0 out, and there are two seeds at least.
+    text : str
+        In words, Markdown.
+    difference : Interval
+        AP of the chosen regrouped method minus that of the chosen other one, in percentage points.
+    """
+
+    word: str
+    text: str
+    difference: Interval
+
+    @property
+    def headline(self) -> str:
+        """The advice in one sentence."""
+        return self.text.split("**")[1]
+
+    def _repr_markdown_(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The records of one comparison, and what they say.
+
+    Attributes
+    ----------
+    look : Record
+        Of the data before anything is trained.
+    records : tuple of Record
+        A record a seed, classifier and method.
+    """
+
+    look: Record
+    records: tuple[Record, ...]
+
+    @classmethod
+    def of(cls, records: Sequence[Record]) -> Comparison:
+        """Make a comparison of the records of `compare`'s specs."""
+        (look,) = (record for record in records if record.spec.kind == "look")
+        return cls(look, tuple(record for record in records if record.spec.kind != "look"))
+
+    # ------------------------------------------------------------ what was compared
+
+    @property
+    def name(self) -> str:
+        """Data set and positive class."""
+        return self.look.spec.task.removeprefix(OWN)
+
+    @property
+    def positive(self) -> str:
+        """The positive class."""
+        return self.look.spec.own.positive
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the data are a table."""
+        return self.look.spec.holds == "rows"
+
+    @cached_property
+    def groups(self) -> dict[tuple[str, str], list[Record]]:
+        """Records of each classifier and method by title, sorted by seed."""
+        titles = {names[self.is_table]: title for title, names in COMPARED.items()}
+        found: dict[tuple[str, str], list[Record]] = {}
+        for record in sorted(self.records, key=lambda r: r.spec.seed):
+            found.setdefault((_classifier(record), titles[record.spec.method]), []).append(record)
+        return found
+
+    @cached_property
+    def classifiers(self) -> list[str]:
+        """Titles of the classifiers, in the order of the records."""
+        return list(dict.fromkeys(_classifier(record) for record in self.records))
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds."""
+        return sorted({record.spec.seed for record in self.records})
+
+    @cached_property
+    def chance(self) -> float:
+        """AP of a random order: the share of positives among the test samples."""
+        return float(self.records[0].arrays()["test_labels"].mean())
+
+    # ------------------------------------------------------------ before training
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out, converted and divided."""
+        notes = self.look.metrics["notes"]
+        if not self.is_table:
+            return notes
+        notes = [note for note in notes if not note.startswith(NO_SPLIT)]
+        whole = ", and no fold divides a group" if self.look.spec.own.grouped else ""
+        return [*notes, f"every row is scored by cross-validation, five folds a seed{whole}"]
+
+    @property
+    def class_table(self) -> pd.DataFrame:
+        """One row a class: samples in each split, the largest class first, the positive one marked."""
+        counts = pd.DataFrame(self.look.metrics["class_counts"])
+        if self.is_table:
+            counts = counts.sum(axis=1).to_frame("rows")
+        counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False, kind="stable").index]
+        counts["role"] = ["positive" if name == self.positive else "" for name in counts.index]
+        return counts.rename_axis("class")
+
+    @property
+    def diagnosis(self) -> pd.DataFrame:
+        """One row a class that is divided; see `diagnose`."""
+        rows = self.look.metrics["diagnosis"]
+        return pd.DataFrame(rows).set_index("class") if rows else pd.DataFrame()
+
+    @property
+    def outlook(self) -> str:
+        """What can be said before training, in words: the clusters, and what they have to do with known classes."""
+        space, diagnosis = self.look.spec.encoder or "the columns", self.diagnosis
+        text = f"What is clustered: {space}. {describe_classes(diagnosis)}"
+        if "nmi" in diagnosis:
+            name, row = diagnosis.index[0], diagnosis.iloc[0]
+            text += (
+                f" Of the classes that make up “{name}” the clusters say: normalized mutual information {row.nmi:.2f} "
+                "(0: nothing, 1: all)."
+            )
+        return text
+
+    def plot_clusters(self) -> Figure:
+        """Draw the largest clusters: the images nearest to each center, or each center's columns."""
+        arrays, parent = self.look.arrays(), self.look.regrouping["parent"]
+        counts, shown = self.look.regrouping["counts"], arrays["shown"]
+        names = [f"{'not ' * (parent[k] == 0)}{self.positive}: {counts[k]:,}" for k in shown]
+        if not self.is_table:
+            return diagnostics.plot_image_rows(arrays["examples"], names, "class: images of the cluster")
+        return plot_centers(arrays["centers"], names, self.look.metrics["columns"])
+
+    # ------------------------------------------------------------ after training
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """One row a classifier and method: BA, AP and the AP's paired difference to CE, in percent.
+
+        Mean ± standard deviation over seeds; the difference with a 95% interval over seeds. Regrouped scores are
+        aggregated by max.
+        """
+        rows, differences = [], []
+        for (classifier, title), group in self.groups.items():
+            row = {"classifier": classifier, "method": title}
+            for column, measure in (("BA", BALANCED_ACCURACY), ("AP", AVERAGE_PRECISION)):
+                row[column] = _percent(_over_seeds(group, measure))
+            rows.append(row)
+            plain = self.groups[classifier, "CE"]
+            differences.append(None if title == "CE" else self._difference(self._scores(group), self._scores(plain)))
+        table = pd.DataFrame(rows).assign(**{"AP − CE": starred(differences)})
+        return table.set_index(["classifier", "method"])
+
+    def _scores(self, group: Sequence[Record]) -> Chosen:
+        """Return the test scores of one method."""
+        arrays = [record.arrays() for record in group]
+        labels = [of["test_labels"] for of in arrays]
+        folds = [of.get("folds", np.zeros(len(y), np.uint8)) for of, y in zip(arrays, labels, strict=True)]
+        scores = [
+            of.get(f"test_scores_{rule_of(record)}", np.full(len(y), np.nan))
+            for of, record, y in zip(arrays, group, labels, strict=True)
+        ]
+        return Chosen(labels, folds, scores, Counter())
+
+    def _difference(self, first: Chosen, second: Chosen) -> Interval:
+        resampled = 100 * (first.resampled - second.resampled)
+        return interval(resampled[:, 0], resampled, n_units=int((first.labels[0] == 1).sum()))
+
+    def chosen(self, titles: Sequence[str]) -> Chosen:
+        """Return the test scores of a family of methods, the method chosen where the scores are not measured.
+
+        For images it is the one with the best AP on the validation split, the mean over seeds; for a table, in each
+        fold, the one with the best mean AP on the other folds of the seed. Methods of which a run diverged are not
+        chosen; of equal ones the first is.
+
+        Raises
+        ------
+        ValueError
+            If all of them diverged.
+        """
+        candidates = {
+            key: group
+            for key, group in self.groups.items()
+            if key[1] in titles and all(r.status == "finished" for r in group)
+        }
+        if not candidates:
+            raise ValueError(f"{self.name}: no run of {', '.join(titles)} finished with every seed")
+        names, picked = list(candidates), Counter()
+        labels, folds, scores = [], [], []
+        chosen = self._best(list(candidates.values()))
+        for best_in, group in zip(chosen, zip(*candidates.values(), strict=True), strict=True):
+            arrays = [record.arrays() for record in group]
+            fold = arrays[0].get("folds", np.zeros(len(arrays[0]["test_labels"]), np.uint8))
+            composed = np.empty(len(fold), np.float32)
+            for number, best in enumerate(best_in):
+                rule = rule_of(group[best])
+                composed[fold == number] = arrays[best][f"test_scores_{rule}"][fold == number]
+                picked[names[best]] += 1
+            labels.append(arrays[0]["test_labels"])
+            folds.append(fold)
+            scores.append(composed)
+        return Chosen(labels, folds, scores, picked)
+
+    def _best(self, groups: Sequence[Sequence[Record]]) -> np.ndarray:
+        """Return the position of the group that is chosen for each seed and fold [seeds, folds]."""
+        if not self.is_table:
+            best = np.argmax([np.mean([validation_precision(record) for record in group]) for group in groups])
+            return np.full((len(self.seeds), 1), best)
+        by_fold = np.array(
+            [[r.metrics[rule_of(r)]["test"]["average_precision_by_fold"] for r in group] for group in groups]
+        )
+        return (by_fold.sum(axis=2, keepdims=True) - by_fold).argmax(axis=0)
+
+    @cached_property
+    def recommendation(self) -> Recommendation:
+        """What to do, computed from the records."""
+        ours, others = self.chosen(REGROUPED), self.chosen([title for title in COMPARED if title not in REGROUPED])
+        difference, word = self._difference(ours, others), "undecided"
+        if len(self.seeds) > 1 and difference.clear:
+            word = "regroup" if difference.low > 0 else "leave the labels as they are"
+        return Recommendation(word, _recommended(self, word, ours, others, difference), difference)
+
+    def plot_precision_recall(self) -> Figure:
+        """Draw precision over recall of each method, the mean over seeds (and folds), one panel a classifier."""
+        n = len(self.classifiers)
+        figure, panels = plt.subplots(1, n, figsize=(max(4.4, 2.6 * n), 3.5), sharey=True, squeeze=False)
+        grid = np.linspace(0, 1, 101)
+        for axes, classifier in zip(panels[0], self.classifiers, strict=True):
+            for title, (color, line) in LOOKS.items():
+                curves = [c for r in self.groups[classifier, title] for c in _precision_curves(r, grid)]
+                if curves:
+                    axes.plot(grid, np.mean(curves, axis=0), color=color, linestyle=line, label=title)
+            axes.axhline(self.chance, color="0.5", linestyle=(0, (1, 3)), linewidth=1.4, label="chance")
+            axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=f"recall of “{self.positive}”", title=classifier)
+        panels[0, 0].set_ylabel("precision")
+        handles, names = panels[0, 0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncol=6 if n > 1 else 3, handlelength=3)
+        return figure
+
+    # ------------------------------------------------------------ out
+
+    @property
+    def provenance(self) -> str:
+        """One sentence: how many records, of what, with which seeds, on which data and machines."""
+        specs = [record.spec for record in self.records]
+        trained = "" if self.is_table else f", {specs[0].epochs} epochs of {specs[0].network}"
+        machines = sorted({f"{r.machine['cores']} cores {r.machine['architecture']}" for r in self.records})
+        return (
+            f"{len(self.records) + 1} records, profile {specs[0].profile}, task {self.look.spec.task}, seeds "
+            f"{', '.join(map(str, self.seeds))}{trained}; data {self.look.data_digest[:12]}; {', '.join(machines)}."
+        )
+
+    def write(self, path: str | Path) -> None:
+        """Write the results to a file.
+
+        Parameters
+        ----------
+        path : str or Path
+            ``.json``: table, recommendation and intervals; ``.csv``: one row a record and aggregation rule.
+
+        Raises
+        ------
+        ValueError
+            If the suffix is another one.
+        """
+        path = Path(path)
+        check_output(path)
+        with atomic_path(path) as partial:
+            if path.suffix == ".csv":
+                export.records_frame(self.records).to_csv(partial, index=False)
+            else:
+                partial.write_text(json.dumps(self._summary(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def _summary(self) -> dict[str, Any]:
+        advice = self.recommendation
+        return {
+            "task": self.name,
+            "positive": self.positive,
+            "data_digest": self.look.data_digest,
+            "class_counts": self.look.metrics["class_counts"],
+            "notes": self.notes,
+            "seeds": self.seeds,
+            "chance": self.chance,
+            "results": [
+                {"classifier": classifier, "method": title}
+                | {name: _over_seeds(g, name).tolist() for name in (BALANCED_ACCURACY, AVERAGE_PRECISION)}
+                for (classifier, title), g in self.groups.items()
+            ],
+            "recommendation": {
+                "word": advice.word,
+                "text": advice.text.replace("**", ""),
+                "difference": [advice.difference.mean, advice.difference.low, advice.difference.high],
+            },
+        }
+
+
+def comparisons(records: Sequence[Record]) -> list[Comparison]:
+    """Return a comparison for each task that the records are about, in their order."""
+    by_task: dict[str, list[Record]] = {}
+    for record in records:
+        by_task.setdefault(record.spec.task, []).append(record)
+    return [Comparison.of(group) for group in by_task.values()]
+
+
+def check_output(path: str | Path) -> None:
+    """Raise a ValueError if results cannot be written to a file of that suffix."""
+    if Path(path).suffix not in (".json", ".csv"):
+        raise ValueError(f"{path} is neither a .json nor a .csv file; results are written to one of these")
+
+
+def plot_centers(centers: np.ndarray, names: Sequence[str], columns: Sequence[str]) -> Figure:
+    """Draw cluster centers [k, m] as a map: each column's distance to its mean, in standard deviations.
+
+    Parameters
+    ----------
+    centers : array [k, m]
+        Means of prepared columns. Of many columns those that tell the centers apart most are shown.
+    names, columns : sequence of str [k], [m]
+    """
+    shown = np.sort(np.argsort(-centers.std(axis=0), kind="stable")[:SHOWN_COLUMNS])
+    centers = centers[:, shown]
+    figure, axes = plt.subplots(figsize=(3 + 0.4 * len(shown), 2.2 + 0.28 * len(names)))
+    picture = axes.imshow(np.clip(centers, -3, 3), cmap="RdBu_r", vmin=-3, vmax=3, aspect="auto")
+    axes.set(yticks=range(len(names)), yticklabels=names, ylabel="class: rows of the cluster")
+    axes.set_xticks(range(len(shown)), [columns[i] for i in shown], rotation=60, ha="right", rotation_mode="anchor")
+    axes.tick_params(length=0)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    for (row, column), value in np.ndenumerate(centers):
+        if abs(value) >= 1:  # the sign, where grey does not tell it
+            color = "white" if abs(value) > 2 else "black"
+            axes.text(column, row, "+" if value > 0 else "−", ha="center", va="center", color=color)
+    figure.colorbar(picture, ax=axes, label="standard deviations", extend="both")
+    return figure
+
+
+def _classifier(record: Record) -> str:
+    spec = record.spec
+    return table_methods.ESTIMATOR_TITLES[spec.estimator] if isinstance(spec, TableSpec) else spec.network
+
+
+def _over_seeds(group: Sequence[Record], measure: str) -> np.ndarray:
+    return np.array([result_on_test(record, measure) for record in group])
+
+
+def _percent(shares: np.ndarray) -> str:
+    return intervals.mean_std(shares) if len(shares) > 1 else f"{100 * shares[0]:.1f}"
+
+
+def _precision_curves(record: Record, grid: np.ndarray) -> list[np.ndarray]:
+    """Return the precision at each recall of `grid`, one curve a fold; the area below is about the AP."""
+    if record.status != "finished":
+        return []
+    arrays = record.arrays()
+    positive, scores = arrays["test_labels"] == 1, arrays[f"test_scores_{rule_of(record)}"]
+    folds = arrays.get("folds", np.zeros(len(positive)))
+    curves = []
+    for fold in np.unique(folds):
+        precision, recall, _ = precision_recall_curve(positive[folds == fold], scores[folds == fold])
+        precision, recall = precision[-2::-1], recall[-2::-1]  # from the highest score on; the last point is made up
+        curves.append(precision[np.minimum(np.searchsorted(recall, grid), len(recall) - 1)])
+    return curves
+
+
+def _picked(chosen: Chosen) -> tuple[str, str]:
+    """Return the method that was chosen most often, and how often."""
+    ((classifier, title), times) = chosen.picked.most_common(1)[0]
+    total = sum(chosen.picked.values())
+    return f"{title} with {classifier}", f"{times} of {total} times" if times < total else "every time"
+
+
+def _recommended(comparison: Comparison, word: str, ours: Chosen, others: Chosen, difference: Interval) -> str:
+    (our_name, our_times), (other_name, other_times) = _picked(ours), _picked(others)
+    where = "on the other folds" if comparison.is_table else "on the validation split"
+    heading = {
+        "regroup": f"Regroup: {our_name}.",
+        "leave the labels as they are": f"Leave the labels as they are: {other_name}.",
+        "undecided": f"Undecided, so take the simpler one: {other_name}.",
+    }[word]
+    positives = int((ours.labels[0] == 1).sum())
+    lines = [
+        f"**{heading}** Average precision with regrouping: {_percent(ours.precisions)} ({our_name}, chosen "
+        f"{our_times}); without: {_percent(others.precisions)} ({other_name}, chosen {other_times}); by chance: "
+        f"{100 * comparison.chance:.1f}.",
+        f"The difference is {difference} points (95% interval).",
+        f"Both sides were chosen {where}. The test samples hold {positives} positives.",
+    ]
+    if len(comparison.seeds) == 1:
+        lines.append("One seed has no spread, so nothing is decided.")
+    elif not difference.clear:
+        lines.append("The interval holds 0; more seeds narrow it, and more positives.")
+    if comparison.look.spec.encoder in POOR_ENCODERS and not comparison.is_table:
+        lines.append(
+            "The clusters were found among pixels; an encoder that knows what pictures show (clip, or an ONNX file) is "
+            "worth a try before regrouping is given up, or relied on."
+        )
+    return " ".join(lines)

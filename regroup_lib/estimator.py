@@ -37,14 +37,7 @@ from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
 from regroup_lib.clusterers import make_clusterer
-from regroup_lib.inputs import (
-    GRIDS,
-    by_class_index,
-    check_fit_params,
-    check_labels,
-    for_pseudo_classes,
-    for_sklearn,
-)
+from regroup_lib.inputs import GRIDS, by_class_index, check_fit_params, check_labels, for_pseudo_classes, for_sklearn
 from regroup_lib.metrics import decide, selection_score
 from regroup_lib.regroup import Regrouping, aggregate, cluster_counts, count_rows_not_finite, merge_small, one_thread
 

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import math
 import os
+import re
 import stat
 import tempfile
 import zipfile
@@ -277,3 +278,16 @@ def changed_environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(key, None)
             else:
                 os.environ[key] = value
+
+
+def parse_parameter(text: str) -> Any:
+    """Read a parameter from the command line as YAML: ``3``, ``[0, 1]``, ``true``, ``null``, or text.
+
+    Examples
+    --------
+    >>> parse_parameter("[0, 1]"), parse_parameter("smoke"), parse_parameter("1e-3")
+    ([0, 1], 'smoke', 0.001)
+    """
+    if re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)e[-+]?[0-9]+", text, re.IGNORECASE):
+        return float(text)
+    return load_yaml(text, repr(text))

@@ -179,3 +179,15 @@ def check_fit_params(y: np.ndarray, fit_params: dict[str, Any]) -> None:
         raise ValueError("sample_weight is zero for all samples")
     if len(left) < 2:
         raise ValueError(f"regrouping needs at least 2 classes; sample_weight is above 0 in {len(left)} class: {left}")
+
+
+def words(text: str) -> list[str]:
+    """Return a sentence's words in lower case; a number is ``0``, a sign stands for itself.
+
+    Examples
+    --------
+    >>> words("Sales rose 3.1 % to EUR1,200m.")
+    ['sales', 'rose', '0', '%', 'to', 'eur', '0', 'm', '.']
+    """
+    found = re.findall(r"[^\W\d_]+|\d[\d.,]*|[^\w\s]", text.lower())
+    return ["0" if word[0].isdigit() else word for word in found]

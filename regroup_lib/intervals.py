@@ -137,3 +137,15 @@ def starred(intervals: Sequence[Interval | None], *, level: float = 0.05) -> lis
     given = [found for found in intervals if found is not None]
     corrected = iter(holm([found.p_value for found in given]))
     return ["" if found is None else f"{found}{' *' if next(corrected) < level else ''}" for found in intervals]
+
+
+def mean_std(values: Sequence[float], scale: float = 100, digits: int = 1) -> str:
+    """Return "mean ± standard deviation" (n - 1 degrees), in percent by default."""
+    values = np.asarray(values, float) * scale
+    deviation = values.std(ddof=1) if len(values) > 1 else float("nan")
+    return minus(f"{values.mean():.{digits}f} ± {deviation:.{digits}f}")
+
+
+def minus(text: str) -> str:
+    """Return a text with a minus sign in the place of each hyphen."""
+    return text.replace("-", "−")

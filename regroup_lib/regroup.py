@@ -20,10 +20,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics.pairwise import euclidean_distances
 from threadpoolctl import ThreadpoolController
 
-from regroup_lib.blocks import Rows
 from regroup_lib.clusterers import make_clusterer
 from regroup_lib.files import read_npz, write_npz
 from regroup_lib.inputs import by_class_index, check_labels, for_sklearn, is_tensor
+from regroup_lib.large import Rows
 
 
 def cluster_counts(

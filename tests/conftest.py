@@ -13,12 +13,12 @@ import torch
 from hypothesis import settings
 from threadpoolctl import threadpool_limits
 
-from regroup_lib import experiments
-from regroup_lib.data import CIFAR10_NAMES, CIFAR100_NAMES
+from regroup_lib.data.sources import CIFAR10_NAMES, CIFAR100_NAMES
 from regroup_lib.files import digest_file, write_npz
 from regroup_lib.metrics import evaluate
-from regroup_lib.records import Record
-from regroup_lib.specs import EncoderSpec, Spec
+from regroup_lib.runs import looks, networks, run
+from regroup_lib.runs.records import Record
+from regroup_lib.runs.specs import EncoderSpec, Spec
 
 # A shared machine makes single examples slow now and then; CI draws the same examples each time.
 settings.register_profile("regroup", deadline=None, max_examples=50, derandomize="CI" in os.environ)
@@ -35,7 +35,7 @@ BROWSER_FLAGS = [
     "--disable-dev-shm-usage",
     "--no-first-run",
 ]
-# What says of a claim that it holds, in another word than the five of `regroup_lib.evidence.WORDS`.
+# What says of a claim that it holds, in another word than the five of `regroup_book.evidence.WORDS`.
 OTHER_VERDICTS = re.compile(
     r"holds? in part|do(es)? not hold\b|partly holds?|\bC\d+\b[^.|<\n]{0,40}\bholds?\b", re.IGNORECASE
 )
@@ -130,7 +130,7 @@ def measured_record(tmp_path):
                 values = values.astype(np.float32)
                 stored |= {f"{part}_labels": labels, f"{part}_scores_{rule}": values}
                 result = evaluate(labels, values, class_names)
-                metrics.setdefault(rule, {})[part] = result | {"summary": experiments.summary(result)}
+                metrics.setdefault(rule, {})[part] = result | {"summary": networks.summary(result)}
         # A number, as tests make several records of one spec.
         path = tmp_path / f"{len(list(tmp_path.glob('*.npz')))}-{spec.key}.json"
         write_npz(path.with_suffix(".npz"), stored)
@@ -182,9 +182,9 @@ def smoke_results(tmp_path_factory):
         EncoderSpec(encoder="autoencoder", seed=0, encoder_epochs=1, **common),
     ]
     with few_threads(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments, "EMBEDDED_POINTS", 100)  # t-SNE of all test digits takes seconds
+        patch.setattr(looks, "EMBEDDED_POINTS", 100)  # t-SNE of all test digits takes seconds
         for spec in specs:
-            experiments.run(spec, results_dir=folder, data_dir=data)
+            run.run(spec, results_dir=folder, data_dir=data)
     return folder
 
 

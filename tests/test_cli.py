@@ -15,11 +15,14 @@ import pytest
 from PIL import Image
 from typer.main import get_command
 
-from regroup_lib import cli, experiments, plans, records, tables
-from regroup_lib.data import load_data
+from regroup_book import plans
+from regroup_lib import cli
+from regroup_lib.data.load import load_data
 from regroup_lib.files import write_npz
-from regroup_lib.records import find_record, load_records
-from regroup_lib.specs import Spec
+from regroup_lib.nn import training
+from regroup_lib.runs import records, table_methods
+from regroup_lib.runs.records import find_record, load_records
+from regroup_lib.runs.specs import Spec
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -59,7 +62,7 @@ def recorded(monkeypatch, smoke_results):
         raise AssertionError("it was trained")
 
     monkeypatch.setenv("REGROUP_RESULTS", str(smoke_results))
-    monkeypatch.setattr(experiments, "train", train)
+    monkeypatch.setattr(training, "train", train)
     return smoke_results
 
 
@@ -229,7 +232,7 @@ def test_fit_compares_recommends_and_writes(regroup, results_directory, patients
     assert (written["positive"], written["seeds"]) == ("ill", [0, 1])
     assert written["recommendation"]["text"].startswith(("Regroup", "Undecided"))
     assert len(load_records(results_directory)) == 11
-    monkeypatch.setattr(tables, "out_of_fold", None)  # records are enough
+    monkeypatch.setattr(table_methods, "out_of_fold", None)  # records are enough
     assert regroup(*arguments)[1] == out
 
 

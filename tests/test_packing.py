@@ -6,11 +6,11 @@ import os
 import numpy as np
 import pytest
 
-from regroup_lib import packing
-from regroup_lib.data import load_data
-from regroup_lib.encoders import encode
+from regroup_lib.data import packing
+from regroup_lib.data.load import load_data
+from regroup_lib.data.packing import pack_data, unpack_data
+from regroup_lib.encoders.features import encode
 from regroup_lib.files import write_npz
-from regroup_lib.packing import pack_data, unpack_data
 
 
 def files_below(folder):
@@ -153,6 +153,6 @@ def test_packed_data_and_features_are_used_where_they_are_unpacked(tmp_path, bla
     pieces = pack_data(tmp_path / "pack", data_dir=here)
     assert max(piece.stat().st_size for piece in pieces) < 60e6
     unpack_data(tmp_path / "pack", data_dir=there)
-    monkeypatch.setattr("regroup_lib.encoders._encoded", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr("regroup_lib.encoders.features._encoded", lambda *_: pytest.fail("encoded again"))
     found = encode(load_data("cifar10", data_dir=there), "pca", data_dir=there).splits
     assert all(np.array_equal(features[name], found[name]) for name in features)

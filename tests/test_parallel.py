@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from regroup_lib import parallel
-from regroup_lib.training import ResidentFeatures, TrainingOptions, train
+from regroup_lib import large
+from regroup_lib.nn.training import ResidentFeatures, TrainingOptions, train
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -145,14 +145,14 @@ def test_an_interrupted_run_of_two_goes_on(tmp_path, straight):
 
 
 def test_one_process_is_left_alone():
-    with parallel.process_group() as rank:
-        assert (rank, parallel.world_size(), parallel.is_parallel()) == (0, 1, False)
+    with large.process_group() as rank:
+        assert (rank, large.world_size(), large.is_parallel()) == (0, 1, False)
         index = torch.arange(7)
-        mine, weight = parallel.share(index)
+        mine, weight = large.share(index)
         assert torch.equal(mine, index)
         assert weight == 1
         network = torch.nn.Linear(2, 2)
-        assert parallel.averaging(network) is network
+        assert large.averaging(network) is network
 
 
 def test_a_deadline_is_refused_in_a_group(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import regroup_lib as rg
-from regroup_lib.methods import METHODS
+from regroup_lib.runs.methods import METHODS
 
 # The names that other people's code relies on.
 SURFACE = (

@@ -17,9 +17,9 @@ from sklearn.mixture import GaussianMixture
 
 import regroup_lib as rg
 from regroup_lib import Regrouping, aggregate, cluster_counts
-from regroup_lib.blocks import BlockKMeans
 from regroup_lib.clusterers import BLIND_CLUSTERERS, CLUSTERERS
 from regroup_lib.files import read_npz, write_npz
+from regroup_lib.large import BlockKMeans
 
 # ---------------------------------------------------------------- how many clusters
 

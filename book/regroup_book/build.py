@@ -1,0 +1,560 @@
+"""The book: execute its notebooks, refuse what they do not know, render the pages."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import multiprocessing
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from regroup_book.publish import repository, write_config, write_launchable, write_pdf
+from regroup_lib.files import changed_environment, checkout
+
+if TYPE_CHECKING:
+    from regroup_lib.runs.records import Record
+
+
+SMOKE_PARAMETERS = {"profile": "smoke", "seeds": [0, 1]}
+BUILD_PARAMETERS = {"profile": "cpu", "seeds": [0, 1, 2]}
+MOST_KERNELS = 4  # at a time; each takes about a gigabyte
+
+
+class BookError(RuntimeError):
+    """A chapter raised, a record is missing, or the pages could not be rendered; the message says which."""
+
+
+def book_root(start: str | Path | None = None) -> Path:
+    """Return the directory that holds ``_config.yml`` and ``notebooks/``.
+
+    Parameters
+    ----------
+    start : str or Path, optional
+        See `files.checkout`.
+
+    Raises
+    ------
+    BookError
+        If there is none.
+    """
+    found = checkout(start)
+    if found is None:
+        place = Path(start or ".").resolve()
+        raise BookError(
+            f"no book (_config.yml, book/_toc.yml, notebooks/) in or above {place}; call it from the checkout"
+        )
+    return found
+
+
+def chapters(root: str | Path | None = None) -> list[str]:
+    """Return the names of the executable chapters, in the order of ``book/_toc.yml``.
+
+    Parameters
+    ----------
+    root : str or Path, optional
+        See `book_root`. Notebooks that the table of contents does not name come last, sorted.
+    """
+    root = Path(root) if root else book_root()
+    names = sorted(path.stem for path in (root / "notebooks").glob("*.ipynb"))
+    order = _pages(root)
+    return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
+
+
+def _pages(root: Path) -> list[str]:
+    """Return the files that ``book/_toc.yml`` names below its root."""
+    toc = root / "book" / "_toc.yml"
+    entries = yaml.safe_load(toc.read_text())["chapters"] if toc.is_file() else []
+    return [entry["file"] for entry in entries]
+
+
+def notebook_parameters(path: str | Path) -> dict[str, Any]:
+    """Return names and defaults of a notebook's parameters.
+
+    Parameters
+    ----------
+    path : str or Path
+        A notebook with one cell tagged ``parameters`` that assigns literals (numbers, text, lists, None).
+
+    Returns
+    -------
+    dict
+        In the order of the cell.
+
+    Raises
+    ------
+    ValueError
+        If there is not exactly one such cell, or it holds anything but assignments of literals.
+    """
+    import nbformat
+
+    notebook = nbformat.read(path, as_version=4)
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise ValueError(f"{path} has {len(cells)} cells tagged 'parameters'; expected one")
+    found: dict[str, Any] = {}
+    for statement in ast.parse(cells[0].source).body:
+        try:
+            if not isinstance(statement, ast.Assign | ast.AnnAssign):
+                raise ValueError
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            value = ast.literal_eval(statement.value)
+            found |= {target.id: value for target in targets}
+        except (AttributeError, TypeError, ValueError):
+            line = ast.unparse(statement)
+            raise ValueError(f"{path}: the cell 'parameters' may only assign literals to names, not {line!r}") from None
+    return found
+
+
+def check_parameters(name: str, parameters: Mapping[str, Any], *, root: str | Path | None = None) -> Path:
+    """Check that a chapter exists and takes these parameters; return its notebook.
+
+    Parameters
+    ----------
+    name : str
+        A chapter's name, see `chapters`.
+    parameters : mapping of str to object
+        What is to be passed to it.
+    root : str or Path, optional
+        See `book_root`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such chapter, it does not have such a parameter, a value is of another kind (text, number,
+        list, truth value) than the default, or the seeds are too few. The message names what is expected.
+    """
+    root = Path(root) if root else book_root()
+    if name not in chapters(root):
+        raise ValueError(f"no chapter is called {name!r}; there are {', '.join(chapters(root)) or 'none'}")
+    path = root / "notebooks" / f"{name}.ipynb"
+    known = notebook_parameters(path)
+    unknown = sorted(set(parameters) - set(known))
+    if unknown:
+        raise ValueError(f"chapter {name} has no parameter {', '.join(unknown)}; it has {', '.join(known)}")
+    for key, value in parameters.items():
+        expected, given = _kind(known[key]), _kind(value)
+        if "nothing" not in (expected, given) and expected != given:
+            raise ValueError(f"chapter {name}: {key} is {value!r}, {given}; expected {expected} like {known[key]!r}")
+    if "seeds" in parameters:
+        check_seeds(parameters["seeds"])
+    return path
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse seeds that no interval can be computed from; every chapter calls this before anything runs.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two, one comes twice, or one is not a whole number from 0 upwards.
+    """
+    whole = isinstance(seeds, list | tuple) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    if not whole or len(set(seeds)) < max(2, len(seeds)):
+        expected = "two or more different whole numbers, like [0, 1], because an interval needs two runs"
+        raise ValueError(f"seeds is {seeds!r}; expected {expected}")
+
+
+def _kind(value: Any) -> str:
+    kinds = {bool: "a truth value", int: "a number", float: "a number", str: "text", list: "a list", tuple: "a list"}
+    return "nothing" if value is None else kinds.get(type(value), type(value).__name__)
+
+
+def run_chapter(
+    name: str,
+    parameters: Mapping[str, Any],
+    *,
+    output: str | Path,
+    root: str | Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> float:
+    """Execute a chapter's notebook with papermill, by this interpreter.
+
+    Parameters
+    ----------
+    name, parameters, root
+        See `check_parameters`; everything is checked before anything runs.
+    output : str or Path
+        Where the executed notebook goes, also when it fails. Its working directory is the caller's.
+    environment : mapping of str to str, optional
+        Environment variables for the notebook.
+
+    Returns
+    -------
+    float
+        Seconds it took.
+
+    Raises
+    ------
+    ValueError
+        If the chapter or a parameter does not exist.
+    BookError
+        If the notebook raises; the message names the chapter, the cell and the exception.
+    """
+    root = Path(root) if root else book_root()
+    path = check_parameters(name, parameters, root=root)
+    from papermill import execute_notebook
+    from papermill.exceptions import PapermillExecutionError
+
+    from regroup_book.kernels import ENVIRONMENT, ForkedKernelManager
+
+    output = Path(output).resolve()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    try:
+        with changed_environment(ENVIRONMENT | dict(environment or {})):
+            execute_notebook(
+                path,
+                output,
+                dict(parameters),
+                kernel_name="python3",
+                progress_bar=sys.stderr.isatty() and multiprocessing.parent_process() is None,
+                kernel_manager_class=ForkedKernelManager,
+            )
+    except PapermillExecutionError as error:
+        what = f"chapter {name}: cell {error.exec_count} raised {error.ename}: {error.evalue}"
+        parts = [what, "\n".join(error.traceback), f"the executed notebook: {output}"]
+        raise BookError(_plain("\n\n".join(parts))) from None
+    except Exception as error:  # a dead kernel, a timeout, a disk that is full
+        raise BookError(f"chapter {name}: {type(error).__name__}: {error}\nthe executed notebook: {output}") from error
+    return time.perf_counter() - start
+
+
+def _plain(text: str) -> str:
+    """Return text without the escape sequences that color it in a terminal."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def smoke(*, root: str | Path | None = None, names: Sequence[str] | None = None) -> dict[str, float]:
+    """Execute chapters live in profile ``smoke``, in an empty results directory.
+
+    Parameters
+    ----------
+    root : str or Path, optional
+        See `book_root`. The executed notebooks go to its ``_build/smoke``.
+    names : sequence of str, optional
+        Chapters; default: all.
+
+    Returns
+    -------
+    dict of str to float
+        Seconds a chapter.
+
+    Raises
+    ------
+    BookError
+        After all chapters have been tried, if one or more failed.
+    """
+    root = Path(root) if root else book_root()
+    target = root / "_build" / "smoke"
+    names = list(names or _all_chapters(root))
+    for name in names:
+        (target / f"{name}.ipynb").unlink(missing_ok=True)
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="regroup-smoke-") as results:
+        runs = {
+            name: {
+                "parameters": SMOKE_PARAMETERS,
+                "output": target / f"{name}.ipynb",
+                "environment": {"REGROUP_RESULTS": results} | _share_of_cores(),
+            }
+            for name in names
+        }
+        seconds = _execute(runs, root)
+    print(f"{len(seconds)} chapters, {time.perf_counter() - begin:.0f} s")
+    return seconds
+
+
+def build(*, root: str | Path | None = None) -> Path:
+    """Execute every chapter on its records and render the book.
+
+    A notebook that ``book/_toc.yml`` does not name is left out: one whose records are still being made, say.
+
+    Parameters
+    ----------
+    root : str or Path, optional
+        See `book_root`. Executed notebooks go to its ``book/``, pages to its ``_build/html``.
+
+    Returns
+    -------
+    Path
+        ``index.html``.
+
+    Raises
+    ------
+    BookError
+        If records are missing, a chapter raises, or the renderer fails or warns.
+    """
+    root = Path(root) if root else book_root()
+    listed = _pages(root)
+    names = [name for name in _all_chapters(root) if name in listed]
+    _require_records(names)
+    shutil.rmtree(root / "_build" / "html", ignore_errors=True)  # a build that fails leaves no old page behind
+    records = _records_behind(names)
+    begin = time.perf_counter()
+    executed, pages = root / "_build" / "executed", root / "book"
+    runs = {name: {"parameters": build_parameters(name), "output": executed / f"{name}.ipynb"} for name in names}
+    _execute(runs, root)
+    start = time.perf_counter()
+    for name in names:
+        _prepare_page(executed / f"{name}.ipynb", pages / f"{name}.ipynb", records.get(name, ()))
+    copied = _write_records_page(records, pages / "records.md")
+    _write_settings(pages / "settings-paper.txt")
+    index = render(root)
+    for record in copied:
+        target = index.parent / "records" / record.path.parent.name / record.path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(record.path, target)
+    print(f"pages, {time.perf_counter() - start:.0f} s; in all {time.perf_counter() - begin:.0f} s")
+    print(f"the book: {index.as_uri()}")
+    return index
+
+
+def _execute(runs: Mapping[str, Mapping[str, Any]], root: Path) -> dict[str, float]:
+    """Execute chapters with the options of `run_chapter`, a few at a time, and return the seconds that each took.
+
+    Each has a kernel of its own. They meet in records at most, where a run that another one makes is waited for.
+
+    Raises
+    ------
+    BookError
+        After all chapters have been tried, if one or more failed.
+    """
+    context = multiprocessing.get_context("spawn")
+    seconds: dict[str, float] = {}
+    failures: list[str] = []
+    with ProcessPoolExecutor(max_workers=_n_kernels(), mp_context=context) as pool:
+        waiting = {pool.submit(run_chapter, name, root=root, **options): name for name, options in runs.items()}
+        try:
+            for future in as_completed(waiting):
+                name, place = waiting[future], f"{len(seconds) + len(failures) + 1}/{len(runs)}"
+                try:
+                    seconds[name] = future.result()
+                    print(f"{place} {name}, {seconds[name]:.0f} s", flush=True)
+                except BookError as error:
+                    failures.append(str(error))
+                    print(f"{place} {name} failed", flush=True)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    if failures:
+        raise BookError("\n\n".join(failures))
+    return {name: seconds[name] for name in runs}
+
+
+def _n_kernels() -> int:
+    return min(os.cpu_count() or 1, MOST_KERNELS)
+
+
+def _share_of_cores() -> dict[str, str]:
+    """Return the environment of a kernel that trains beside others: threads that wait for a core slow all down."""
+    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // _n_kernels()))}
+
+
+def render(root: str | Path) -> Path:
+    """Render ``book/`` to ``_build/html`` with Jupyter Book; a warning is an error.
+
+    In a workflow of GitHub's the pages of chapters have launch buttons, see `publish.repository`.
+
+    Parameters
+    ----------
+    root : str or Path
+        See `book_root`.
+
+    Returns
+    -------
+    Path
+        ``index.html``.
+
+    Raises
+    ------
+    BookError
+        With the renderer's warnings, or the end of its output.
+    """
+    root = Path(root).resolve()
+    address = repository()
+    config = "_config.yml"
+    if address:
+        config = str(write_config(root, address).relative_to(root))
+        write_launchable(root, address)
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+    command += ["build", "book", "--config", config]
+    command += ["--path-output", ".", "--all", "-W", "-n", "--keep-going"]
+    done = subprocess.run(
+        command,
+        cwd=root,
+        env=os.environ | {"NO_COLOR": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    log = root / "_build" / "jupyter-book.log"
+    log.parent.mkdir(exist_ok=True)
+    log.write_text(_plain(done.stdout))
+    lines = log.read_text().splitlines()
+    warnings = [line for line in lines if re.search(r"\b(WARNING|ERROR|CRITICAL|SEVERE):", line)]
+    index = root / "_build" / "html" / "index.html"
+    if done.returncode or warnings or not index.is_file():
+        before_traceback = "\n".join(lines).partition("\nTraceback")[0].splitlines()
+        shown = "\n".join(warnings or before_traceback[-10:])
+        raise BookError(f"Jupyter Book: exit {done.returncode}, {len(warnings)} warnings, all of it in {log}\n{shown}")
+    return index
+
+
+def pdf(*, root: str | Path | None = None) -> Path:
+    """Print the rendered book to one PDF file, without the list of records.
+
+    Parameters
+    ----------
+    root : str or Path, optional
+        See `book_root`. The file is ``_build/html/regrouping.pdf``, beside the pages.
+
+    Raises
+    ------
+    BookError
+        If the book is not rendered, or there is nothing to print it with.
+    """
+    root = Path(root) if root else book_root()
+    html = root / "_build" / "html"
+    toc = yaml.safe_load((root / "book" / "_toc.yml").read_text(encoding="utf-8"))
+    # The list of records leads to files that lie beside the pages, and would be the longest chapter.
+    pages = [name for name in (toc["root"], *_pages(root)) if name != "records"]
+    try:
+        write_pdf(html, pages, html / "regrouping.pdf")
+    except ValueError as error:
+        raise BookError(str(error)) from None
+    return html / "regrouping.pdf"
+
+
+def _all_chapters(root: Path) -> list[str]:
+    names = chapters(root)
+    if not names:
+        raise BookError(f"there is no notebook in {root / 'notebooks'}")
+    return names
+
+
+def build_parameters(name: str, *, results_dir: str | Path | None = None) -> dict[str, Any]:
+    """Return the parameters that a chapter is rendered with.
+
+    A chapter is shown in profile ``paper`` where all its runs are recorded in it, else in profile ``cpu``. The chapter
+    of Table 1 shows those of its tasks whose runs are all recorded, and names the others.
+    """
+    from regroup_book.plans import BINARY_TASKS, recorded_profile, recorded_tasks
+
+    profile = recorded_profile(name, seeds=BUILD_PARAMETERS["seeds"], results_dir=results_dir)
+    parameters = BUILD_PARAMETERS | {"profile": profile}
+    if name != "binary":
+        return parameters
+    recorded = recorded_tasks(**parameters, results_dir=results_dir)
+    whole = len(recorded) == len(BINARY_TASKS[profile])
+    return parameters | ({} if whole or not recorded else {"tasks": recorded})
+
+
+def _require_records(names: Sequence[str]) -> None:
+    """Raise where the book would show a number without a record."""
+    from regroup_book.plans import missing_records
+
+    lines = []
+    for name in names:
+        parameters = build_parameters(name)
+        missing = missing_records(name, **parameters)
+        if missing:
+            profile = parameters["profile"]
+            lines.append(f"{name} lacks {len(missing)} records: regroup sweep {name} --profile {profile}")
+    if lines:
+        raise BookError("\n".join(lines))
+
+
+RECORDS_HEAD = """# Records
+
+**Every number of a chapter comes from the records below.** A key leads to the record itself: specification, metrics,
+curves, seconds, machine, versions and the digest of the data. AP is the test AP in percent; where there are two
+numbers, under max and sum. {doc}`reproduce` says how a record is made.
+"""
+
+
+def _records_behind(names: Sequence[str]) -> dict[str, list[Record]]:
+    """Return the records that each chapter shows, of those chapters that show any."""
+    from regroup_book.paper_scale import COMPARED_CHAPTERS, both_profiles
+    from regroup_book.plans import PLANS, chapter_specs
+    from regroup_lib.runs.records import load_record
+
+    specs = {name: chapter_specs(name, **build_parameters(name)) for name in names if name in PLANS}
+    found = {name: [load_record(spec.path()) for spec in group] for name, group in specs.items() if group}
+    for name in set(found).intersection(COMPARED_CHAPTERS):
+        compared = both_profiles(name, BUILD_PARAMETERS["seeds"]).values()
+        more = [record for both in compared for groups in both for group in groups.values() for record in group]
+        found[name] = list({record.key: record for record in [*found[name], *more]}.values())
+    return found
+
+
+def _write_records_page(records: Mapping[str, Sequence[Record]], page: Path) -> list[Record]:
+    """Write the page that lists the records of each chapter, and return them, each once."""
+    from regroup_lib.runs.export import record_links
+
+    parts: list[str] = [RECORDS_HEAD]
+    listed: dict[str, Record] = {}
+    for name, group in records.items():
+        # The seeds of a setting stand together.
+        ordered = sorted(group, key=lambda r: (r.spec.task, r.spec.label, r.path.name))
+        table = record_links(ordered, known=listed)
+        parts.append(f"(records-{name})=\n## {name}\n\n{len(group)} records.\n\n{table}\n")
+        listed |= {record.key: record for record in group}
+    page.write_text("\n".join(parts), encoding="utf-8")
+    return list(listed.values())
+
+
+def _write_settings(file: Path) -> None:
+    """Write the table of the settings of profile ``paper``, which a page includes."""
+    from regroup_book.show import settings_table
+
+    tasks = ("cifar10-airplane", "cifar100-worm", "ham10000-bcc", "phrasebank-negative")
+    file.write_text(settings_table("paper", tasks), encoding="utf-8")
+
+
+def _prepare_page(executed: Path, page: Path, records: Sequence[Record]) -> None:
+    """Copy an executed notebook to its page; the reader sees the values in use, not the defaults beside them.
+
+    The runs behind the page are listed at its end, and each figure's caption links that list. The picture of a cell
+    tagged ``front-page`` is also written to ``figures/`` beside the page, by its figure's name: a page cannot show a
+    figure that is glued in another one.
+    """
+    import nbformat
+
+    from regroup_lib.runs.export import runs_behind
+
+    notebook = nbformat.read(executed, as_version=4)
+    anchor = f"runs-{page.stem}"
+    for cell in notebook.cells:
+        tags = cell.metadata.setdefault("tags", [])
+        if "parameters" in tags:
+            tags.append("remove-cell")
+        figure = cell.metadata.get("mystnb", {}).get("figure")
+        if "front-page" in tags:
+            picture = next(o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {}))
+            target = page.parent / "figures" / f"{figure['name']}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(base64.b64decode(picture))
+        if figure and records:
+            figure["caption"] += f" {{ref}}`Runs <{anchor}>`."
+    if records:
+        source = f"({anchor})=\n## Runs behind this page\n\n{runs_behind(records)}\n\n"
+        source += f"{{ref}}`The records themselves <records-{page.stem}>`."
+        notebook.cells.append(nbformat.v4.new_markdown_cell(source))
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata.pop("papermill", None)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, page)

@@ -1,0 +1,239 @@
+"""Long tails and self-supervision: the paper's future work, in that field's measures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from sklearn.metrics import recall_score
+
+from regroup_book.method_tables import best_marks, relative_cost
+from regroup_book.show import STYLES, encoder_label, traced
+from regroup_lib.intervals import Interval, interval, mean_std, minus, starred
+from regroup_lib.metrics import bootstrap_counts
+from regroup_lib.runs.differences import N_RESAMPLES, Groups, precision_difference, rule_of, values
+from regroup_lib.runs.records import Record
+
+# Training images of a class in "many", "medium" and "few" shots: more than 100, 20 to 100, fewer than 20.
+SHOTS = {"many": (101, np.inf), "medium": (20, 100), "few": (0, 19)}
+
+
+def training_counts(record: Record) -> np.ndarray:
+    """Return the training images of each class, pseudo-classes added up."""
+    parent, counts = np.asarray(record.regrouping["parent"]), np.asarray(record.regrouping["counts"])
+    return np.bincount(parent, weights=counts).astype(int)
+
+
+def predictions(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    """Return test labels and decisions under the paper's rule, int [n] both."""
+    arrays, rule = record.arrays(), rule_of(record)
+    kept = f"test_predictions_{rule}"
+    decided = arrays[kept] if kept in arrays else arrays[f"test_scores_{rule}"].argmax(axis=1)
+    return arrays["test_labels"].astype(int), decided.astype(int)
+
+
+def shot_accuracies(record: Record) -> dict[str, float]:
+    """Return accuracy over all test images, and mean recall of the classes with many, medium and few shots.
+
+    NaN where no class has so many, or the run diverged. (The test set is balanced, so mean recall is accuracy.)
+
+    References
+    ----------
+    Liu et al. (2019), Large-scale long-tailed recognition in an open world, for the three groups.
+    """
+    if record.status != "finished":
+        return dict.fromkeys(("all", *SHOTS), float("nan"))
+    labels, decided = predictions(record)
+    counts = training_counts(record)
+    recalls = recall_score(labels, decided, labels=range(len(counts)), average=None, zero_division=0)
+    found = {"all": float((labels == decided).mean())}
+    for name, (low, high) in SHOTS.items():
+        chosen = recalls[(counts >= low) & (counts <= high)]
+        found[name] = float(chosen.mean()) if len(chosen) else float("nan")
+    return found
+
+
+def long_tail_table(groups: Groups) -> pd.DataFrame:
+    """Return one row a method: accuracy over all classes and by shots, and mean AP; percent, mean ± std over seeds.
+
+    Images seen are those of the whole training, relative to CE's. Two stars mark the best mean AP, one star those
+    whose mean ± std meets it.
+    """
+    marks = best_marks(groups, "average_precision")
+    rows = []
+    for label, group in groups.items():
+        found = [shot_accuracies(record) for record in group]
+        row: dict[str, Any] = {"method": label, "pseudo-classes": len(group[0].regrouping["parent"])}
+        row["images seen"] = f"{relative_cost(group, groups['CE']):.2f}"
+        for name in ("all", *SHOTS):
+            measured = np.array([f[name] for f in found])
+            row[f"accuracy, {name}"] = "" if np.isnan(measured).all() else mean_std(measured)
+        stars = {"best": " **", "overlap": " *"}.get(marks.get(label, ""), "")
+        row["mean AP"] = mean_std(values(group, "average_precision"), scale=1) + stars
+        rows.append(row)
+    return traced(pd.DataFrame(rows).set_index("method"), groups.values())
+
+
+def chosen_on_validation(groups: Groups) -> str:
+    """Return the method with the best mean accuracy on the validation images, which are balanced as the test set is."""
+
+    def accuracy(label: str) -> float:
+        finished = [r for r in groups[label] if r.status == "finished"]
+        found = [r.metrics[rule_of(r)]["val"]["summary"]["balanced_accuracy"] for r in finished]
+        return float(np.mean(found)) if len(found) == len(groups[label]) else -1.0
+
+    return max(groups, key=accuracy)
+
+
+def contests(groups: Groups) -> dict[str, tuple[str, str]]:
+    """Return the pairs of methods that are held against one another, by what is compared; validation chooses them.
+
+    ``"RG − CE"``: RG at the chosen threshold, and CE. ``"with − without"``: the best method that regroups,
+    and the best that does not. ``"at equal steps"``: the same among those whose epochs have no more images than CE's,
+    which oversampling's have.
+    """
+    regroups = {label: group for label, group in groups.items() if label.startswith("RG")}
+    alone = {label: group for label, group in regroups.items() if label.startswith("RG,")}
+    others = {label: group for label, group in groups.items() if label not in regroups}
+    equal = {label: group for label, group in others.items() if relative_cost(group, groups["CE"]) < 1.05}
+    best = chosen_on_validation(regroups)
+    return {
+        "RG − CE": (chosen_on_validation(alone), "CE"),
+        "with − without": (best, chosen_on_validation(others)),
+        "at equal steps": (best, chosen_on_validation(equal)),
+    }
+
+
+def tail_differences(groups: Groups, first: str, second: str) -> dict[str, Interval]:
+    """Return first minus second in accuracy and in mean AP, percentage points.
+
+    Records of more than 20 classes keep decisions and no scores: the interval of their mean AP is over seeds alone.
+    """
+    by_seed = np.subtract(*([100 * shot_accuracies(r)["all"] for r in groups[name]] for name in (first, second)))
+    correct = [np.stack([np.equal(*predictions(r)) for r in groups[name]]) for name in (first, second)]
+    labels = predictions(groups[first][0])[0]
+    counts = bootstrap_counts(labels, N_RESAMPLES)
+    resampled = 100 * (correct[0].astype(float) - correct[1]) @ counts.T / len(labels)
+    if f"test_scores_{rule_of(groups[first][0])}" in groups[first][0].arrays():
+        precision = precision_difference(groups, first, second)
+    else:
+        precision = interval(np.subtract(*(values(groups[name], "average_precision") for name in (first, second))))
+    return {"accuracy": interval(by_seed, resampled, n_units=len(labels)), "mean AP": precision}
+
+
+def contest_table(tails: Mapping[str, Groups]) -> pd.DataFrame:
+    """Return one row per long-tailed set and contest: who is compared, and by how much they differ, in points."""
+    rows, found, differences = [], [], []
+    for name, groups in tails.items():
+        for contest, (first, second) in contests(groups).items():
+            rows.append({"training set": name, "contest": contest, "compared": f"{first} − {second}"})
+            differences.append(tail_differences(groups, first, second))
+            found.append([*groups[first], *groups[second]])
+    table = pd.DataFrame(rows)
+    for measure in differences[0]:
+        table[measure] = starred([of[measure] for of in differences])
+    return traced(table.set_index("training set"), found)
+
+
+def long_tail_sentences(tails: Mapping[str, Groups]) -> dict[str, str]:
+    """Return, for each contest, on how many sets the first is clearly above and below the second."""
+    titles = {
+        "RG − CE": "RG against CE",
+        "with − without": "The best method that regroups against the best that does not",
+        "at equal steps": "The best that regroups against the best that does not, of those that see as many images",
+    }
+    sentences = {}
+    for contest, compared in titles.items():
+        found = [tail_differences(groups, *contests(groups)[contest]) for groups in tails.values()]
+        tallies = " and ".join(f"{measure} is {_tally([f[measure] for f in found])}" for measure in found[0])
+        means = {measure: interval([f[measure].mean for f in found]) for measure in found[0]} if len(found) > 1 else {}
+        pooled = "".join(f", {mean} points of {measure}" for measure, mean in means.items())
+        over = f" Over the {len(tails)} sets together:{pooled[1:]}." if pooled else ""
+        sentences[contest] = f"{compared}: {tallies}.{over}"
+    return sentences
+
+
+def _tally(differences: Sequence[Interval]) -> str:
+    """Return on how many sets a difference is clear: ``"higher on 2 of 4 sets"``, ``"undecided on all 4 sets"``."""
+    n = len(differences)
+    counted = {"higher": sum(d.low > 0 for d in differences), "lower": sum(d.high < 0 for d in differences)}
+    parts = [f"{word} on {count}" for word, count in counted.items() if count]
+    return f"{' and '.join(parts)} of {n} sets" if parts else f"undecided on all {n} sets"
+
+
+SHOT_LOOKS = {"all": ("#000000", "o"), "many": ("#0072B2", "s"), "medium": ("#E69F00", "^"), "few": ("#D55E00", "v")}
+
+
+def plot_shots(tails: Mapping[str, Groups]) -> Figure:
+    """Draw each method's accuracy over all classes and by shots, a panel a long-tailed set; means over seeds."""
+    n_rows = (len(tails) + 1) // 2
+    figure, panels = plt.subplots(n_rows, 2, figsize=(9, 3.1 * n_rows), squeeze=False)
+    for axes, (name, groups) in zip(panels.flat, tails.items(), strict=False):
+        found = {method: [shot_accuracies(record) for record in group] for method, group in groups.items()}
+        for shots, (color, marker) in SHOT_LOOKS.items():
+            means = [100 * np.mean([f[shots] for f in found[method]]) for method in groups]
+            style = {"color": color, "marker": marker, "linestyle": "none", "markersize": 6 if shots == "all" else 5}
+            axes.plot(means, range(len(groups)), label=shots, markerfacecolor=color if shots == "all" else "w", **style)
+        axes.set_yticks(range(len(groups)), list(groups))
+        axes.set(title=name, ylim=(len(groups) - 0.5, -0.5))
+        axes.grid(axis="y", color="0.9")
+    for axes in panels.flat[len(tails) :]:
+        axes.set_axis_off()
+    for axes in panels[-1]:
+        axes.set_xlabel("test accuracy (%)")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncol=4, title="classes")
+    return figure
+
+
+def describe_tail(groups: Groups) -> str:
+    """Return the size of a long-tailed training set in words."""
+    counts = training_counts(next(iter(groups.values()))[0])
+    return f"{counts.sum():,} training images in {len(counts)} classes, {counts.max():,} to {counts.min():,} a class"
+
+
+# ---------------------------------------------------------------- self-supervision
+
+
+def plot_clustering_over_training(looks: Mapping[int, Sequence[Record]], references: Mapping[str, float]) -> Figure:
+    """Draw the NMI of k-means in the self-supervised space by training epochs, with other encoders as lines."""
+    epochs = list(looks)
+    nmi = np.array([[look.metrics["nmi"] for look in group] for group in looks.values()])
+    figure, axes = plt.subplots(figsize=(5.8, 3.5))
+    look = STYLES["rg-simclr"]
+    own = {"color": look.color, "marker": look.marker, "capsize": 3, "label": "SimCLR"}
+    axes.errorbar(epochs, nmi.mean(axis=1), nmi.std(axis=1, ddof=1), **own)
+    for name, value in references.items():
+        look = STYLES[f"rg-{name}"]
+        axes.axhline(value, linestyle=look.line, color=look.color, linewidth=1.3, label=encoder_label(name))
+    axes.set(xlabel="epochs of self-supervised training", ylabel="NMI of clusters and hidden classes", ylim=(0, None))
+    axes.set_xticks(epochs)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def gain_kept(groups: Groups, name: str, best: str) -> str:
+    """Return in words which share of the best encoder's mean gain over binary labels another encoder keeps."""
+    whole, own = (precision_difference(groups, label, "binary") for label in (best, name))
+    ours, theirs = encoder_label(name), encoder_label(best)
+    if not whole.low > 0:
+        return f"{theirs} has no clear gain over binary labels here, so there is none to keep."
+    kept = f"{100 * own.mean / whole.mean:.0f}%" if own.mean > 0 else "nothing"
+    return (
+        f"{ours} keeps {kept} of the gain of {theirs} over binary labels: {own} points of AP, "
+        f"where {theirs} has {whole}."
+    )
+
+
+def looks_sentence(looks: Mapping[int, Sequence[Record]]) -> str:
+    """Return how NMI moves from the shortest to the longest training, and over the last step."""
+    nmi = {epochs: float(np.mean([look.metrics["nmi"] for look in group])) for epochs, group in looks.items()}
+    lengths = list(nmi)
+    first, before, last = lengths[0], lengths[-2], lengths[-1]
+    return minus(
+        f"From {first} to {last} epochs NMI goes from {nmi[first]:.2f} to {nmi[last]:.2f}; "
+        f"the step from {before} to {last} moves it by {nmi[last] - nmi[before]:+.2f}."
+    )

@@ -1,0 +1,306 @@
+"""What records of text tasks say: whether regrouping helps there, and what the clusters of sentences are about.
+
+A contestant is a method with the space that it clusters, by the name that `plans.text_runs` gives it. Numbers in
+tables are percent; a group's AP is that of the positive class, in a task of three classes the mean over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from regroup_book import plans
+from regroup_book.method_tables import best_marks, draw_interval, settings_of
+from regroup_book.show import encoder_label, fine_class_names, task_name, traced
+from regroup_lib.data.dataset import DataError
+from regroup_lib.data.tasks import make_task
+from regroup_lib.intervals import Interval, mean_std, starred
+from regroup_lib.runs.differences import (
+    Groups,
+    best_on_validation,
+    precision_difference,
+    result_on_test,
+    validation_precision,
+    values,
+)
+from regroup_lib.runs.records import Record, find_record
+from regroup_lib.runs.specs import task_class_names
+
+LANGUAGE_MODEL_METHODS = ("RG", "RG+WCE")
+
+
+def task_title(task: plans.TextTask, *, fine_tuned: bool = False) -> str:
+    """Return how tables and figures name a task: ``"negative news, 30:1"``, ``"news sentiment, fine-tuned"``."""
+    name, imbalance = task
+    thinned = "" if imbalance is None else f", {imbalance:g}:1"
+    return task_name(name) + thinned + (", fine-tuned" if fine_tuned else "")
+
+
+def load_results(
+    profile: str, seeds: Sequence[int], results_dir: str | Path | None = None
+) -> dict[str, dict[str, list[Record]]]:
+    """Return the records of each task by contestant, a record a seed; fine-tuned networks are tasks of their own.
+
+    Raises
+    ------
+    ValueError
+        If a record is missing; the message says how to make it.
+    """
+    wanted = [(task, False) for task in plans.TEXT_TASKS[profile]]
+    wanted += [(task, True) for task in plans.FINE_TUNED_TASKS[profile]]
+    runs = {
+        task_title(task, fine_tuned=tuned): plans.text_runs(task, profile, seeds, results_dir, fine_tuned=tuned)
+        for task, tuned in wanted
+    }
+    return {name: plans.records_of(groups, "text", results_dir) for name, groups in runs.items()}
+
+
+# ---------------------------------------------------------------- tables
+
+
+def task_table(results: Mapping[str, Groups]) -> pd.DataFrame:
+    """Return one row a task: its sentences by class in training and test, its ratio, and AP by chance."""
+    rows = []
+    for task, groups in results.items():
+        record = groups["CE"][0]
+        names, trained = task_class_names(record.spec.task), record.regrouping["counts"]
+        tested = np.bincount(record.arrays()["test_labels"], minlength=len(names))
+        row = {"task": task, "training": _counted(names, trained), "test": _counted(names, tested)}
+        row["largest : smallest"] = f"{max(trained) / min(trained):.1f}"
+        row["AP by chance"] = f"{100 * (tested[1] / tested.sum() if len(names) == 2 else 1 / len(names)):.1f}"
+        rows.append(row | {"network": record.spec.network, "epochs": record.spec.epochs})
+    return pd.DataFrame(rows).set_index("task")
+
+
+def _counted(names: Sequence[str], counts: Sequence[int]) -> str:
+    return ", ".join(f"{count:,} {name}" for count, name in zip(counts, names, strict=True))
+
+
+def text_table(groups: Groups) -> pd.DataFrame:
+    """Return one row a contestant: BA, AP under both rules, calibrated AP, and AP minus CE's with its interval.
+
+    Mean ± standard deviation over seeds. Two stars mark a column's best mean, one star those whose mean ± standard
+    deviation meets it; differences are starred after Holm's correction. A task of more than two
+    classes also has the AP of each.
+    """
+    measures = {"BA": "balanced_accuracy", "AP": "average_precision"}
+    names = task_class_names(groups["CE"][0].spec.task)
+    by_class = {f"AP, {name}": f"average_precision_{name}" for name in names} if len(names) > 2 else {}
+    marks = {column: best_marks(groups, measure) for column, measure in measures.items()}
+    rows = []
+    for contestant, group in groups.items():
+        row: dict[str, Any] = {"method": contestant}
+        for column, measure in (measures | by_class).items():
+            stars = {"best": " **", "overlap": " *"}.get(marks.get(column, {}).get(contestant, ""), "")
+            row[column] = mean_std(values(group, measure), scale=1) + stars
+        row["AP (sum)"] = mean_std([result_on_test(r, "average_precision", "sum") for r in group])
+        row["calibrated AP"] = mean_std(values(group, "calibrated_average_precision"), scale=1)
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    table["AP − CE"] = starred([None if name == "CE" else precision_difference(groups, name, "CE") for name in groups])
+    return traced(table.set_index("method"), groups.values())
+
+
+# What is compared -> the contestants that are subtracted.
+COMPARISONS = {
+    "RG − CE": ("RG", "CE"),
+    "RG − random groups": ("RG", "random groups"),
+    "random groups − CE": ("random groups", "CE"),
+    "true classes − CE": ("true classes", "CE"),
+    "RG on TF-IDF − RG": ("RG, tfidf", "RG"),
+    "RG+WCE − WCE": ("RG+WCE", "WCE"),
+    "encoder+MLP − RG": ("encoder+MLP", "RG"),
+}
+
+
+def comparison_table(results: Mapping[str, Groups]) -> pd.DataFrame:
+    """Return differences in AP that tell what the clusters add, one row a comparison, one column a task."""
+    differences: dict[tuple[str, str], Interval | None] = {}
+    found: dict[str, list[Record]] = {name: [] for name in COMPARISONS}
+    for task, groups in results.items():
+        for name, (first, second) in COMPARISONS.items():
+            there = {first, second} <= set(groups)
+            differences[name, task] = precision_difference(groups, first, second) if there else None
+            found[name] += [*groups[first], *groups[second]] if there else []
+    texts = pd.Series(starred(list(differences.values())), pd.MultiIndex.from_tuples(differences))
+    table = texts.unstack(sort=False).reindex(list(COMPARISONS)).rename_axis("difference in AP, points")
+    return traced(table, found.values())
+
+
+def tuning_table(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> pd.DataFrame:
+    """Return one row a task and way to regroup that was tried: its AP on the validation split, and what was chosen."""
+    rows, found = [], []
+    for task in plans.TEXT_TASKS[profile]:
+        specs = plans.text_grid(task, profile, seeds[0])
+        chosen = plans.select(specs, results_dir)
+        for spec in specs:
+            record = find_record(spec, results_dir)
+            row = {"task": task_title(task), "setting": settings_of(record)}
+            row["validation AP"] = f"{100 * validation_precision(record):.1f}"
+            rows.append(row | {"chosen": "yes" if spec == chosen else ""})
+            found.append([record])
+    return traced(pd.DataFrame(rows).set_index("task"), found)
+
+
+# ---------------------------------------------------------------- clusters
+
+
+def nearest_sentences(record: Record, data_dir: str | Path | None = None) -> list[str] | None:
+    """Return the sentence nearest to each cluster's centre; None where the data set is not at hand.
+
+    Records hold rows and single terms, for its licence may not let sentences be copied.
+    """
+    try:
+        task = make_task(record.spec.task, validation_fraction=0, data_dir=data_dir)
+    except DataError:
+        return None
+    if task.dataset.digest != record.data_digest:
+        return None
+    return task.train.inputs[record.arrays()["example_rows"][:, 0]].tolist()
+
+
+def cluster_table(record: Record, sentences: Sequence[str] | None = None, *, n_terms: int = 6) -> pd.DataFrame:
+    """Return one row a cluster of the large class: its size, its terms, and how its hidden classes are shared.
+
+    Parameters
+    ----------
+    record : Record
+        A look at an encoder, on a task of sentences.
+    sentences : sequence of str, optional
+        The nearest sentence of each pseudo-class, from `nearest_sentences`.
+    n_terms : int
+        Terms that are shown, the strongest first.
+    """
+    names = fine_class_names(record.spec.task)
+    counts, hidden = hidden_counts(record)
+    rows = []
+    for cluster, shares in enumerate(counts):
+        row = {"cluster": cluster + 1, "sentences": int(shares.sum())}
+        row |= {f"{names[c]}, %": f"{100 * shares[c] / shares.sum():.0f}" for c in hidden}
+        row["terms"] = ", ".join(record.regrouping["terms"][cluster][:n_terms])
+        rows.append(row | ({} if sentences is None else {"nearest sentence": sentences[cluster]}))
+    return pd.DataFrame(rows).set_index("cluster")
+
+
+def hidden_counts(record: Record) -> tuple[np.ndarray, list[int]]:
+    """Return sentences by cluster and class [clusters of the large class, classes], and the classes that it hides."""
+    parent, counts = np.asarray(record.regrouping["parent"]), np.asarray(record.regrouping["fine_counts"])
+    inside = counts[parent == 0]
+    return inside, np.flatnonzero(inside.sum(axis=0)).tolist()
+
+
+# Class index -> pattern: the classes differ in grey, too.
+HATCHES = ("", "", "///", "...", "xx", "\\\\", "++", "oo")
+
+
+def plot_cluster_contents(looks: Mapping[str, Sequence[Record]]) -> Figure:
+    """Draw how each cluster's sentences are shared among the hidden classes, one panel an encoder, first seed.
+
+    The dashed line is the share of the first hidden class in all sentences together: clusters that know nothing of
+    the classes all end there.
+    """
+    records = [group[0] for group in looks.values()]
+    n_rows = max(len(hidden_counts(record)[0]) for record in records)
+    figure, panels = plt.subplots(1, len(records), figsize=(4.6 * len(records), 1.2 + 0.36 * n_rows), squeeze=False)
+    names = fine_class_names(records[0].spec.task)
+    for axes, record in zip(panels[0], records, strict=True):
+        counts, hidden = hidden_counts(record)
+        order = np.argsort(-counts[:, hidden[0]] / counts.sum(axis=1), kind="stable")
+        shares, height = counts[order] / counts[order].sum(axis=1, keepdims=True), np.arange(len(counts))[::-1]
+        left = np.zeros(len(counts))
+        for c in hidden:
+            # The colors that `pictures.plot_embeddings` gives the classes.
+            look = {"color": plt.get_cmap("tab10")(c % 10), "hatch": HATCHES[c % len(HATCHES)], "edgecolor": "white"}
+            axes.barh(height, 100 * shares[:, c], left=left, label=names[c], **look)
+            left += 100 * shares[:, c]
+        axes.axvline(100 * counts[:, hidden[0]].sum() / counts.sum(), color="black", linestyle="--", linewidth=1.2)
+        axes.set_yticks(height, [_short_name(record, k) for k in order], fontsize=8)
+        axes.set(xlim=(0, 100), xlabel="share of the cluster's sentences (%)")
+        axes.set_title(encoder_label(record.spec.encoder))
+        axes.grid(False)
+    panels[0, 0].set_ylabel("cluster, by its first terms")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncol=min(4, len(hidden)))
+    return figure
+
+
+def _short_name(record: Record, cluster: int) -> str:
+    """Return a cluster's first terms, one word each, as many as fit."""
+    words = dict.fromkeys(term for term in record.regrouping["terms"][cluster] if " " not in term)
+    return f"{cluster + 1}: {', '.join(list(words)[:3])}"
+
+
+def describe_clusters(looks: Mapping[str, Sequence[Record]]) -> str:
+    """Return how well clusters and neighbors know the classes: NMI, purity and 5-NN accuracy by encoder."""
+    texts = []
+    for encoder, group in looks.items():
+        counts, hidden = hidden_counts(group[0])
+        largest = counts[:, hidden].sum(axis=0).max() / counts.sum()
+        nmi, purity = (np.mean([r.metrics[name] for r in group]) for name in ("nmi", "purity"))
+        tested = np.bincount(group[0].arrays()["embedding_labels"])
+        texts.append(
+            f"{encoder_label(encoder)}: NMI of clusters and hidden classes {nmi:.2f}, purity {purity:.2f} "
+            f"(one cluster alone would have {largest:.2f}), 5-NN accuracy over all classes "
+            f"{group[0].metrics['neighbor_accuracy']:.2f} (always the largest class: {tested.max() / tested.sum():.2f})"
+        )
+    return ". ".join(texts) + "."
+
+
+# ---------------------------------------------------------------- figure of gains and verdict
+
+
+def plot_gains(results: Mapping[str, Groups], baseline: str = "CE") -> Figure:
+    """Draw each contestant's AP minus the baseline's, with its interval, one panel a task."""
+    contestants = [c for c in dict.fromkeys(c for groups in results.values() for c in groups) if c != baseline]
+    height = dict(zip(contestants, range(len(contestants))[::-1], strict=True))
+    figure, panels = plt.subplots(
+        1, len(results), figsize=(2.2 + 2.1 * len(results), 1.2 + 0.3 * len(contestants)), sharey=True, squeeze=False
+    )
+    for axes, (task, groups) in zip(panels[0], results.items(), strict=True):
+        for contestant in (c for c in groups if c != baseline):
+            draw_interval(axes, height[contestant], precision_difference(groups, contestant, baseline))
+        axes.axvline(0, color="0.3", linewidth=1)
+        axes.set_title(task.replace(", ", ",\n"), fontsize=9)
+    panels[0, 0].set(yticks=list(height.values()), yticklabels=contestants)
+    figure.supxlabel(f"AP − AP of {baseline}, percentage points", fontsize=10)
+    return figure
+
+
+def headline(results: Mapping[str, Groups]) -> str:
+    """Return on how many tasks RG ranks better or worse than CE, than the best other method, than encoder+MLP."""
+    found = [precision_difference(groups, "RG", "CE") for groups in results.values()]
+    better, worse = sum(d.low > 0 for d in found), sum(d.high < 0 for d in found)
+    rivals = [_best_difference(groups) for groups in results.values()]
+    direct = [precision_difference(g, "encoder+MLP", "RG") for g in results.values() if "encoder+MLP" in g]
+    return (
+        f"Against CE, RG has the better AP on {better} and the worse on {worse} of {len(found)} tasks; the others are "
+        f"undecided. The better of RG and RG+WCE beats the best method on words that does not regroup on "
+        f"{sum(d.low > 0 for d in rivals)} and is beaten on {sum(d.high < 0 for d in rivals)}. A perceptron on the "
+        f"encoder's features, used at test time, beats RG on {sum(d.low > 0 for d in direct)} of {len(direct)}."
+    )
+
+
+def _best_difference(groups: Groups) -> Interval:
+    """Return the AP of the better of RG and RG+WCE minus that of the best on words that does not regroup.
+
+    Both are picked on validation.
+    """
+    others = [name for name in ("CE", "WCE", "Focal", "LA", "ROS") if name in groups]
+    ours, rival = (best_on_validation(groups, names) for names in (LANGUAGE_MODEL_METHODS, others))
+    return precision_difference(groups, ours, rival)
+
+
+def describe_records(records: Sequence[Record]) -> str:
+    """Return one sentence: how many records, with which seeds, data and machines."""
+    digests = ", ".join(sorted({r.data_digest[:12] for r in records}))
+    machines = sorted({f"{r.machine['cores']} cores {r.machine['architecture']}" for r in records})
+    seeds = ", ".join(map(str, sorted({r.spec.seed for r in records})))
+    return (
+        f"{len(records)} records, profile {records[0].spec.profile}, seeds {seeds}; data {digests}; "
+        f"{', '.join(machines)}."
+    )

@@ -1,0 +1,604 @@
+"""The one verdict rule: claims as contrasts, contrasts as intervals, intervals as words.
+
+`paper/claims.yaml` has the claims and what decides each. A contrast is a weighted sum of one measure over groups of
+records, minus its bound. It is *supported* where its interval lies above 0, and *contradicted* where the interval lies
+below 0 or, for a difference in average precision, wholly within one point of 0; else it is *undecided*. A claim is
+supported or contradicted where all its contrasts are, *mixed* where some are supported and some contradicted, *not
+tested* where no records decide, else undecided.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import yaml
+from scipy.stats import rankdata
+
+from regroup_book import plans
+from regroup_book.chapters import text
+from regroup_book.chapters.synchronous_learning import asynchrony, hidden_pace_gap, pace_gap
+from regroup_book.show import encoder_label, space_accuracy, task_name
+from regroup_lib.intervals import Interval, interval
+from regroup_lib.metrics import bootstrap_counts, decide, rates_above
+from regroup_lib.runs.differences import N_RESAMPLES, Groups, bootstrap_precisions, rule_of, scores_on_test
+from regroup_lib.runs.methods import METHODS
+from regroup_lib.runs.records import Record
+
+WORDS = ("supported", "contradicted", "mixed", "undecided", "not tested")
+NEGLIGIBLE = 1.0  # points of AP or BA: a difference that lies within it is none
+SETS = {
+    "paper": plans.PAPER_METHODS,
+    "no encoder": tuple(m for m in plans.PAPER_METHODS if m not in ("mlp", "rg", "rg-wce")),
+}
+
+
+Runs = dict[str, dict[str, list[Any]]]  # place -> group -> specs, one a seed
+
+# ---------------------------------------------------------------- what is measured
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number of a record that contrasts compare.
+
+    Attributes
+    ----------
+    label : str
+    of : callable
+        (record) -> array [B]: its value on the test set, then on resamples of the test set; one value where the test
+        set has no part in it.
+    digits : int
+    unit : str
+    on_validation : callable, optional
+        (record) -> float, the same on the validation split, where a contrast picks a group by it.
+    of_groups : callable, optional
+        (groups) -> array [seeds, B], for a number of all groups together; `of` is not used then.
+    """
+
+    label: str
+    of: Callable[[Record], np.ndarray]
+    digits: int = 2
+    unit: str = ""
+    on_validation: Callable[[Record], float] | None = None
+    of_groups: Callable[[Groups], np.ndarray] | None = None
+
+    @property
+    def negligible(self) -> float | None:
+        """The size of a difference that counts as none, where there is such a size."""
+        return NEGLIGIBLE if self.unit == "points" else None
+
+
+def _counts(record: Record) -> np.ndarray:
+    return bootstrap_counts(scores_on_test(record)[0], N_RESAMPLES)
+
+
+def _precisions(record: Record, class_name: str | None = None) -> np.ndarray:
+    classes = None if class_name is None else [list(_on(record, "test")["average_precision"]).index(class_name)]
+    return bootstrap_precisions([record], classes)[0]
+
+
+def _on(record: Record, split: str) -> dict[str, Any]:
+    return record.metrics[rule_of(record)][split]
+
+
+def _balanced_accuracies(record: Record) -> np.ndarray:
+    labels, scores = scores_on_test(record)
+    right = (decide(scores) == labels).astype(float)
+    counts = _counts(record)
+    recalls = [counts[:, labels == c] @ right[labels == c] / (labels == c).sum() for c in range(scores.shape[1])]
+    return 100 * np.mean(recalls, axis=0)
+
+
+def _precision_at_half(record: Record) -> np.ndarray:
+    labels, scores = scores_on_test(record)
+    called, counts = scores[:, 1] >= 0.5, _counts(record)
+    hits = counts[:, called & (labels == 1)].sum(axis=1)
+    return 100 * hits / np.maximum(counts[:, called].sum(axis=1), 1)
+
+
+def _rates(record: Record, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    labels, scores = scores_on_test(record)
+    return rates_above(labels == 1, scores[:, 1], thresholds, _counts(record))
+
+
+def _leniency(record: Record, tolerance: float = 0.02) -> np.ndarray:
+    """Return the share of thresholds at which BA is within `tolerance` of its best, percent."""
+    true, false = _rates(record, np.linspace(0.005, 0.995, 199))
+    accuracy = (true + 1 - false) / 2
+    return 100 * (accuracy >= accuracy.max(axis=1, keepdims=True) - tolerance).mean(axis=1)
+
+
+def _separation(record: Record) -> np.ndarray:
+    """Return the largest distance of the two classes' score distributions (Kolmogorov and Smirnov's), percent."""
+    _, scores = scores_on_test(record)
+    true, false = _rates(record, np.unique(np.quantile(scores[:, 1], np.linspace(0, 1, 500))))
+    return 100 * (true - false).max(axis=1)
+
+
+def _threshold_gain(record: Record) -> np.ndarray:
+    """Return what the threshold with the best validation BA adds to the test BA at 0.5."""
+    arrays, thresholds = record.arrays(), np.linspace(0.005, 0.995, 199)
+    positive, scores = arrays["val_labels"] == 1, arrays[f"val_scores_{rule_of(record)}"]
+    true, false = rates_above(positive, scores, thresholds)
+    at_best, at_half = (_rates(record, np.array([at])) for at in (thresholds[(true - false).argmax()], 0.5))
+    return 100 * ((at_best[0] - at_best[1]) - (at_half[0] - at_half[1]))[:, 0] / 2
+
+
+def _one(of: Callable[[Record], float]) -> Callable[[Record], np.ndarray]:
+    return lambda record: np.array([of(record)], float)
+
+
+def _reconstruction(record: Record, name: str) -> np.ndarray:
+    """Return a quality of the autoencoder's reconstructions of all test images, and of resamples of them."""
+    arrays = record.arrays()
+    counts = bootstrap_counts(np.zeros(len(arrays["squared_errors"]), int), N_RESAMPLES)
+    error, around_mean = (counts @ arrays[key] for key in ("squared_errors", "squared_deviations"))
+    n_values = counts.sum(axis=1) * np.prod(arrays["originals"].shape[1:])
+    return 1 - error / around_mean if name == "explained_variance" else -10 * np.log10(error / n_values)
+
+
+def _clustering_share(record: Record) -> float:
+    return record.seconds["regroup"] / (record.seconds["regroup"] + record.seconds["train"])
+
+
+def _average_precision(label: str, class_name: str | None = None) -> Measure:
+    def on_validation(record: Record) -> float:
+        if class_name is None:
+            return _on(record, "val")["summary"]["average_precision"]
+        return _on(record, "val")["average_precision"][class_name]
+
+    return Measure(label, lambda record: _precisions(record, class_name), 1, "points", on_validation)
+
+
+MEASURES = {
+    "average_precision": _average_precision("AP"),
+    "average_precision_df": _average_precision("AP of df", "df"),
+    "average_precision_nv": _average_precision("AP of nv", "nv"),
+    "balanced_accuracy": Measure("BA", _balanced_accuracies, 1, "points"),
+    "precision": Measure("precision at 0.5", _precision_at_half, 1, "percent"),
+    "leniency": Measure("share of thresholds with a BA within 2 points of its best", _leniency, 0, "percent"),
+    "separation": Measure("distance of the score distributions", _separation, 1, "percent"),
+    "threshold_gain": Measure("BA gained by a threshold tuned on validation", _threshold_gain, 1, "points"),
+    "neighbor_accuracy": Measure("5-NN accuracy", _one(lambda record: 100 * space_accuracy(record)), 1, "percent"),
+    "nmi": Measure("NMI", _one(lambda record: record.metrics["nmi"])),
+    "purity": Measure("purity", _one(lambda record: record.metrics["purity"])),
+    "explained_variance": Measure("pixel variance kept", lambda r: _reconstruction(r, "explained_variance"), 3),
+    "psnr": Measure("peak signal-to-noise ratio", lambda r: _reconstruction(r, "psnr"), 1, "dB"),
+    "pace_gap": Measure("mean pace gap", _one(lambda record: pace_gap(record).mean())),
+    "hidden_pace_gap": Measure("mean pace gap by hidden classes", _one(lambda record: hidden_pace_gap(record).mean())),
+    "asynchrony": Measure("asynchrony", _one(asynchrony)),
+    "clustering_share": Measure("clustering's share of a run", _one(_clustering_share)),
+    "encoding_cost": Measure(
+        "encoding, in trainings", _one(lambda record: record.seconds["encode"] / record.seconds["train"])
+    ),
+    "order_correlation": Measure(
+        "rank correlation of BA and AP", _one(lambda _: np.nan), of_groups=lambda groups: _order_correlations(groups)
+    ),
+    "log_error": Measure("ln(1 − AP)", lambda record: np.log(1 - _precisions(record) / 100)),
+}
+
+
+def _order_correlations(groups: Groups) -> np.ndarray:
+    """Return the rank correlation of the paper's methods' BA and AP, [seeds, B]."""
+    methods = [method for method in SETS["paper"] if method in groups]
+    by_measure = [
+        _diverged_last([_matrix(MEASURES[name], groups[method]) for method in methods])
+        for name in ("balanced_accuracy", "average_precision")
+    ]
+    accuracy, precision = (rankdata(values, axis=0) for values in by_measure)
+    accuracy, precision = (ranks - ranks.mean(axis=0) for ranks in (accuracy, precision))
+    return (accuracy * precision).sum(axis=0) / np.sqrt((accuracy**2).sum(axis=0) * (precision**2).sum(axis=0))
+
+
+def _matrix(measure: Measure, group: Sequence[Record]) -> np.ndarray:
+    """Return a measure of a record a seed [seeds, B]; NaN where a run diverged."""
+    rows = [measure.of(record) if record.status == "finished" else np.array([np.nan]) for record in group]
+    width = max(len(row) for row in rows)
+    return np.stack([np.broadcast_to(row, width) if len(row) == 1 else row for row in rows])
+
+
+def difference(name: str, first: Sequence[Record], second: Sequence[Record]) -> Interval:
+    """Return the difference of two groups in one of `MEASURES`; their seeds are in the same order."""
+    matrix = _matrix(MEASURES[name], first) - _matrix(MEASURES[name], second)
+    resampled = matrix if matrix.shape[1] > 1 else None
+    return interval(matrix[:, 0], resampled, n_units=None if resampled is None else _positives(first[0]))
+
+
+# ---------------------------------------------------------------- claims and their contrasts
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One comparison that decides a claim, with what the records say of it.
+
+    Attributes
+    ----------
+    text : str
+        What is subtracted from what: ``"AP of RG − AP of CE, worm against the rest"``.
+    interval : Interval
+        Of the weighted sum, its bound subtracted; above 0 if the claim is true.
+    word : str
+        ``"supported"``, ``"contradicted"`` or ``"undecided"``.
+    digits : int
+    unit : str
+    """
+
+    text: str
+    interval: Interval
+    word: str
+    digits: int
+    unit: str
+
+    def __str__(self) -> str:
+        shown = self.interval.text(self.digits)
+        return f"{self.text}: {shown}{f' {self.unit}' if self.unit else ''}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the records say of a claim: the fields of `claims`, the contrasts, their word and the records behind them.
+
+    `elsewhere` has those contrasts that are recorded at another scale, too.
+    """
+
+    claim: str
+    statement: str
+    where: str
+    paper: str
+    chapters: tuple[str, ...]
+    contrasts: tuple[Contrast, ...]
+    word: str
+    note: str
+    records: tuple[Record, ...]
+    elsewhere: tuple[Contrast, ...] = ()
+
+    @property
+    def measured(self) -> str:
+        """The contrasts as one line, or why there are none."""
+        return "; ".join(map(str, self.contrasts)) or self.note
+
+
+@cache
+def claims(part: str = "claims") -> tuple[dict[str, Any], ...]:
+    """Return the paper's claims, or the book's own ``"questions"``, as `paper/claims.yaml` has them."""
+    source = importlib.resources.files("regroup_book") / "paper_data" / "claims.yaml"
+    return tuple(yaml.safe_load(source.read_text(encoding="utf-8"))[part])
+
+
+def judge(difference: Interval, negligible: float | None = None) -> str:
+    """Return the word of a contrast whose interval should lie above 0.
+
+    Parameters
+    ----------
+    difference : Interval
+    negligible : float, optional
+        An interval wholly within so much of 0 contradicts, because the claim says that there is a difference.
+    """
+    if difference.low > 0:
+        return "supported"
+    small = negligible is not None and max(abs(difference.low), abs(difference.high)) < negligible
+    return "contradicted" if difference.high < 0 or small else "undecided"
+
+
+def combine(words: Sequence[str]) -> str:
+    """Return the word of a claim from those of its contrasts."""
+    if not words:
+        return "not tested"
+    found = set(words)
+    if len(found) == 1:
+        return found.pop()
+    return "mixed" if {"supported", "contradicted"} <= found else "undecided"
+
+
+def verdict(claim: Mapping[str, Any], profile: str, seeds: Sequence[int]) -> Verdict:
+    """Return what the records of a profile say of a claim; where profile ``"paper"`` has some of them, that too.
+
+    Parameters
+    ----------
+    claim : mapping
+        An entry of `claims`.
+    profile : str
+    seeds : sequence of int
+    """
+    contrasts, records, missing = _contrasts(claim, profile, seeds)
+    note = claim.get("not_tested", "" if contrasts else f"profile {profile} has no runs that test it")
+    if missing:
+        sweeps = {_sweep_of(name, claim["chapter"]) for part in claim["contrasts"] for name in part["runs"]}
+        commands = " and ".join(f"regroup sweep {name} --profile {profile}" for name in sorted(sweeps))
+        contrasts, note = [], f"not all runs are recorded ({', '.join(missing)}); {commands} makes them"
+    elsewhere = _contrasts(claim, "paper", seeds)[0] if profile == "cpu" else []
+    return Verdict(
+        claim["claim"],
+        claim["statement"],
+        claim.get("where", ""),
+        claim.get("paper", ""),
+        tuple(claim["chapter"].split(", ")),
+        tuple(contrasts),
+        combine([c.word for c in contrasts]),
+        note,
+        tuple({record.key: record for record in records}.values()),
+        tuple(elsewhere),
+    )
+
+
+def _sweep_of(name: str, chapter: str) -> str:
+    return SWEEPS.get(name) or SWEEPS.get(name.partition(" ")[0]) or chapter.split(", ")[0]
+
+
+def _contrasts(
+    claim: Mapping[str, Any], profile: str, seeds: Sequence[int]
+) -> tuple[list[Contrast], list[Record], list[str]]:
+    """Return a claim's contrasts, the records behind them, and the places where records are missing."""
+    contrasts, records, missing = [], [], {}
+    for part in claim.get("contrasts", ()):
+        needed = None if {"best", "worst", "median"} & set(part) else set(part["terms"])
+        for name in part["runs"]:
+            for place, groups in groups_of(name, profile, seeds, needed).items():
+                if groups is None:
+                    missing[place] = True
+                    continue
+                found, used = contrast(part, groups, place)
+                contrasts.append(found)
+                records += used
+    return contrasts, records, list(missing)
+
+
+def verdicts(chapter: str, profile: str, seeds: Sequence[int]) -> list[Verdict]:
+    """Return the verdicts on the claims, and then the questions, that a chapter tests."""
+    asked = [*claims(), *claims("questions")]
+    return [verdict(claim, profile, seeds) for claim in asked if chapter in claim["chapter"].split(", ")]
+
+
+def contrast(part: Mapping[str, Any], groups: Groups, place: str) -> tuple[Contrast, list[Record]]:
+    """Return one contrast of a claim on one set of runs, and the records that it compares.
+
+    Parameters
+    ----------
+    part : mapping
+        An entry of a claim's ``contrasts``.
+    groups : mapping of str to sequence of Record
+        Records by group, a record a seed, the seeds in the same order in all groups.
+    place : str
+        What the runs are about, for the text.
+    """
+    measure, terms, bound = MEASURES[part["measure"]], dict(part["terms"]), float(part.get("above", 0))
+    picked = _picked(part, groups, measure)
+    members = {name: picked.get(name, [name]) for name in terms}
+    if measure.of_groups is not None:
+        members = {name: list(groups) for name in terms}
+        matrix = sum(weight * measure.of_groups(groups) for weight in terms.values())
+    else:
+        matrix = sum(weight * _middle(measure, [groups[m] for m in members[name]]) for name, weight in terms.items())
+    used = [record for names in members.values() for name in names for record in groups[name]]
+    if part.get("over") == "task":  # each task has a test set of its own, so the spread over tasks has that part, too
+        tasks = np.array([record.spec.task for record in groups[next(iter(members.values()))[0]]])
+        matrix = np.array([[matrix[tasks == task, 0].mean()] for task in dict.fromkeys(tasks)])
+    elif part.get("over") == "fold":
+        matrix = matrix[:, :1]
+    resampled = matrix if matrix.shape[1] > 1 else None
+    found = interval(matrix[:, 0] - bound, resampled, n_units=None if resampled is None else _positives(used[0]))
+    differs = bound == 0 and sum(terms.values()) == 0
+    word = judge(found, measure.negligible if differs else None)
+    names = {name: title_of(of[0]) if len(of) == 1 else f"median of {len(of)} methods" for name, of in members.items()}
+    what = f", {measure.label}"
+    if measure.of_groups is not None:
+        names, what = dict.fromkeys(terms, measure.label), ""
+    text = f"{place}{what}: {_formula(terms, names, bound)}"
+    return Contrast(text, found, word, measure.digits, measure.unit), used
+
+
+def _middle(measure: Measure, groups: Sequence[Sequence[Record]]) -> np.ndarray:
+    """Return the median of some groups' values [seeds, B]; of one group, its own. A run that diverged counts as -1."""
+    matrices = [_matrix(measure, group) for group in groups]
+    return matrices[0] if len(matrices) == 1 else np.median(_diverged_last(matrices), axis=0)
+
+
+def _diverged_last(matrices: Sequence[np.ndarray]) -> np.ndarray:
+    """Return matrices [seeds, B] as one array, -1 where a run diverged; a group that did so throughout has B = 1."""
+    return np.nan_to_num(np.broadcast_arrays(*matrices), nan=-1)
+
+
+def _positives(record: Record) -> int | None:
+    """Return the size of the smallest class of a record's test set, where it has one."""
+    arrays = record.arrays()
+    return int(np.bincount(arrays["test_labels"]).min()) if "test_labels" in arrays else None
+
+
+def _picked(part: Mapping[str, Any], groups: Groups, measure: Measure) -> dict[str, list[str]]:
+    """Return which groups stand behind a name that a contrast makes of others: the picked one, or those of a median."""
+
+    def members(chosen: str | Sequence[str]) -> list[str]:
+        if chosen == "all":
+            return [name for name in groups if name != "natural"]
+        if chosen == "not natural":
+            natural = {record.key for record in groups["natural"]}
+            return [name for name, group in groups.items() if not natural & {record.key for record in group}]
+        return [name for name in (SETS[chosen] if isinstance(chosen, str) else chosen) if name in groups]
+
+    def on_validation(name: str) -> float:
+        return float(np.mean([measure.on_validation(r) if r.status == "finished" else -np.inf for r in groups[name]]))
+
+    picks = {name: members(chosen) for name, chosen in part.get("median", {}).items()}
+    for kind, choose in (("best", max), ("worst", min)):
+        picks |= {name: [choose(members(c), key=on_validation)] for name, c in part.get(kind, {}).items()}
+    return picks
+
+
+def _formula(terms: Mapping[str, float], names: Mapping[str, str], bound: float) -> str:
+    """Return a weighted sum as text, its bound subtracted: ``"RG − 2 × CE"``, ``"0.5 − true classes"``."""
+    parts = [(weight, names[name]) for name, weight in terms.items()]
+    if bound:
+        parts.append((-1 if bound > 0 else 1, f"{abs(bound):.{0 if float(bound).is_integer() else 1}f}"))
+    parts.sort(key=lambda part: part[0] < 0)  # a sum that begins with a minus reads badly
+    text = ""
+    for weight, name in parts:
+        times = "" if abs(weight) == 1 else f"{abs(weight):g} × "
+        sign = ("−" if weight < 0 else "") if not text else " − " if weight < 0 else " + "
+        text += f"{sign}{times}{name}"
+    return text
+
+
+# ---------------------------------------------------------------- where the runs of a contrast are
+
+GROUP_TITLES = {
+    "binary": "binary labels",
+    "true": "true classes",
+    "random": "random groups",
+    "regrouped": "RG",
+    "pre-trained": "pre-trained encoder",
+    "rg-longer": "RG",
+    "ce-longer": "CE",
+    "wce-longer": "WCE",
+}
+
+
+def title_of(group: str) -> str:
+    """Return how text names a group of records; ``"rg-longer last"`` is that of the last of several settings."""
+    name, _, end = group.rpartition(" ")
+    if end in ("first", "last"):
+        return f"{title_of(name)} ({end})"
+    if group in METHODS:
+        return METHODS[group].title
+    return f"K = {group}" if group.isdecimal() else GROUP_TITLES.get(group, encoder_label(group))
+
+
+def groups_of(
+    name: str, profile: str, seeds: Sequence[int], needed: set[str] | None = None
+) -> dict[str, Groups | None]:
+    """Return the records that a contrast calls `name`, by place; None where some of the `needed` groups are missing.
+
+    A profile that has no such runs gives no place.
+    """
+    kind, _, rest = name.partition(" ")
+    if name in (*plans.BINARY_TASKS[profile], *plans.MULTICLASS_TASKS[profile]):
+        return {task_name(name): _recorded(lambda: plans.competitors(name, profile, seeds))}
+    if kind not in RUNS:
+        return {}
+    found = {}
+    for place, runs in RUNS[kind](rest, profile, seeds).items():
+        wanted = {group: specs for group, specs in runs.items() if needed is None or group in needed}
+        complete = needed is None or needed <= set(wanted)
+        found[place] = _recorded(lambda runs=wanted: plans.records_of(runs, kind)) if complete else None
+    return found
+
+
+def _example(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
+    labels = {"binary": "ce", "true": "rg-true", "random": "rg-random"}
+    labels["regrouped"] = f"rg-{plans.ENCODERS[profile][-1]}"
+    specs = plans.headline(profile) if rest == "ten" else plans.motivating_example(profile, seeds)
+    groups = {name: [spec for spec in specs if spec.label == label] for name, label in labels.items()}
+    return {f"{task_name(plans.TASKS[profile])}{', ten seeds' if rest else ''}": groups}
+
+
+def _encoders(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
+    groups: dict[str, list[Any]] = {}
+    for spec in plans.encoders(profile, seeds):
+        groups.setdefault(spec.encoder, []).append(spec)
+    groups["pre-trained"] = groups[plans.ENCODERS[profile][-1]]
+    return {task_name(plans.TASKS[profile]): groups}
+
+
+def _clusters(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
+    if rest not in plans.ABLATION_TASKS[profile]:
+        return {}
+    groups = plans.ablation("clusters", rest, profile, seeds)
+    return {task_name(rest): groups | {"natural": groups[str(plans.NATURAL_K[rest])]}}
+
+
+def _imbalance(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
+    task, found = plans.ABLATION_TASKS[profile][0], {}
+    for label, specs in plans.ablation("imbalance", task, profile, seeds).items():
+        method, ratio = label.rsplit(" ", 1)
+        found.setdefault(ratio, {})[method] = specs
+    if rest == "trend":
+        ends = {"first": found[min(found, key=float)], "last": found[max(found, key=float)]}
+        groups = {f"{method} {end}": specs for end, at in ends.items() for method, specs in at.items()}
+        return {"300:1 against 10:1": groups}
+    return {f"{rest}:1": found[rest]} if rest in found else {}
+
+
+def _text(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
+    wanted = [(task, False) for task in plans.TEXT_TASKS[profile]]
+    wanted += [(task, True) for task in plans.FINE_TUNED_TASKS[profile]]
+    return {
+        text.task_title(task, fine_tuned=tuned): plans.text_runs(task, profile, seeds, fine_tuned=tuned)
+        for task, tuned in wanted
+    }
+
+
+def _self_supervision(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
+    return {task_name(plans.ABLATION_TASKS[profile][0]): plans.self_supervised_runs(profile, seeds)}
+
+
+def _uses(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
+    if rest not in plans.USES_TASKS[profile]:
+        return {}
+    groups = plans.encoder_uses(rest, profile, seeds)
+    whole = all(len(specs) == len(seeds) and specs[0].method == specs[-1].method for specs in groups.values())
+    return {task_name(rest): groups if whole else {"waiting": []}}
+
+
+def _dose(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
+    runs = plans.dose_runs(profile, seeds)
+    follows = ("random", "brightness", "autoencoder")
+    groups = {name: runs[f"{name} {rest}"] for name in follows if f"{name} {rest}" in runs}
+    return {f"{float(rest):.0%} re-assigned": groups} if groups else {}
+
+
+def _length(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
+    names, long = {"binary": "binary", "regrouped": "clusters"}, plans.long_runs(profile, seeds)
+    if not long:
+        return {}
+    longest = max(plans.LONG_EPOCHS[profile])
+    groups = {name: long[f"{label} {longest}"] for name, label in names.items()}
+    if rest == "trend":
+        short = plans.ablation("control", plans.ABLATION_TASKS[profile][0], profile, seeds)
+        groups = {f"{name} last": specs for name, specs in groups.items()}
+        groups |= {f"{name} first": short[label] for name, label in names.items()}
+        return {f"{longest} against 5 epochs": groups}
+    return {f"{longest} epochs": groups}
+
+
+def _ten(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
+    groups = plans.ten_class_runs(profile)
+    return {"ten classes of CIFAR-100": groups} if groups else {}
+
+
+def _folds(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
+    groups = plans.fold_runs(rest, profile)
+    return {f"{task_name(rest)}, five folds": groups} if groups else {}
+
+
+RUNS: dict[str, Callable[[str, str, Sequence[int]], Runs]] = {
+    "example": _example,
+    "encoders": _encoders,
+    "clusters": _clusters,
+    "imbalance": _imbalance,
+    "text": _text,
+    "self-supervision": _self_supervision,
+    "uses": _uses,
+    "dose": _dose,
+    "length": _length,
+    "ten": _ten,
+    "folds": _folds,
+}
+# What `regroup sweep` calls the runs of a place, where that is not the chapter of the claim.
+SWEEPS = {
+    "example ten": "headline",
+    "uses": "encoder-uses",
+    "length": "training-length",
+    "ten": "ten-classes",
+    "folds": "folds",
+}
+
+
+def _recorded(find: Callable[[], Groups]) -> Groups | None:
+    try:
+        return find()
+    except ValueError:  # some runs have no record yet
+        return None

@@ -1,0 +1,65 @@
+"""Kernels that start at once: each is a fork of one process that has imported the packages of the chapters."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from typing import Any
+
+from jupyter_client.manager import AsyncKernelManager
+
+CONTEXT = multiprocessing.get_context("forkserver")
+# The linear algebra of macOS does not survive a fork, and importing NumPy uses it: kernels import for themselves there.
+if sys.platform != "darwin":
+    CONTEXT.set_forkserver_preload(
+        [
+            "ipykernel.kernelapp",
+            "myst_nb",
+            "seaborn",
+            "regroup_book.plans",
+            "regroup_book.show",
+            "regroup_book.pictures",
+        ]
+    )
+# What the packages read while they are imported, which is before the kernel of a notebook could set it.
+ENVIRONMENT = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+
+
+class _Kernel(CONTEXT.Process):
+    """A forked process with the part of `subprocess.Popen` that Jupyter's provisioner calls."""
+
+    stdin = stdout = stderr = None
+
+    def poll(self) -> int | None:
+        return self.exitcode
+
+    def wait(self) -> int | None:
+        self.join()
+        return self.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+
+class ForkedKernelManager(AsyncKernelManager):
+    """Start a kernel of this interpreter as a fork; a new process would import everything again."""
+
+    async def _async_launch_kernel(self, kernel_cmd: list[str], **options: Any) -> None:
+        kernel = _Kernel(target=_serve, args=(self.connection_file, options.get("cwd") or os.getcwd(), options["env"]))
+        kernel.start()
+        self.provisioner.process, self.provisioner.pid, self.provisioner.pgid = kernel, kernel.pid, kernel.pid
+        self._reconcile_connection_info(self.provisioner.connection_info)
+
+
+def _serve(connection_file: str, cwd: str, environment: dict[str, str]) -> None:
+    """Become a kernel, in a session of its own: Ctrl-C is for the process that stops the kernels."""
+    from ipykernel.kernelapp import IPKernelApp
+
+    os.setsid()
+    os.chdir(cwd)
+    os.environ.clear()
+    # A kernel that knows the number of its parent ends when that process is gone.
+    os.environ.update(environment, JPY_PARENT_PID=str(os.getppid()))
+    # Jupyter interrupts a kernel before it shuts it down, and the kernel reports that interrupt as an error.
+    IPKernelApp.launch_instance(argv=["-f", connection_file, "--log-level=CRITICAL"])

@@ -1,0 +1,1 @@
+"""Data sets in memory, checked; tasks made of them; data of a user's own."""

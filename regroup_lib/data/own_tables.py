@@ -1,0 +1,619 @@
+"""A user's own table: its values read as people mean them, columns that name rows left out, copies kept together.
+
+Nothing here guesses in silence: what is assumed, left out or divided stands in ``Dataset.notes``.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from regroup_lib.data.dataset import DataError, Dataset, Split, joined_groups, some_of, split_by_group
+from regroup_lib.data.own_folders import ALLOW, NO_SPLIT, OWN_FRACTIONS, alike_names, composed, digest_of
+
+logger = logging.getLogger(__name__)
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+SEPARATORS = (",", ";", "\t", "|")
+MANY_CLASSES = 100  # beyond that, and beyond a tenth of the rows, a label column is taken for something else
+MANY_TEXTS = 0.5  # share of rows: a text column with more different values names rows, it does not sort them
+MISSING = "(missing)"
+LONGEST_NAME = 200  # characters of a class
+# What people write in the place of a number that is missing, in lower case.
+TOKENS = frozenset(
+    "?|-|--|---|–|—|.|..|*|/|na|n/a|n.a.|n.a|<na>|nan|nd|n.d.|nil|none|null|unknown|unk|missing|void|\\n|#n/a|#na|#value!|"
+    "#ref!|#div/0!|#name?|#num!|#null!|not available|not applicable|not known|no data".split("|")
+)
+FEW_TOKENS, FEW_ROWS = 5, 0.1  # other texts among numbers, and the share of rows that they may have
+COPIES = 0.25  # share of rows: where more repeat another one, only rows with a fine-grained column are copies
+# Words that names of columns consist of where a value stands for a row, or for whom several rows come from.
+ID_WORDS = frozenset("id ids uid pid uuid guid mrn identifier".split())
+UNIT_WORDS = ID_WORDS | frozenset(
+    """index idx nr no number num row rows record records serial key patient patients subject person participant
+    individual user customer client case donor animal mouse household family session lesion specimen sample student
+    employee member account unnamed""".split()
+)
+
+_DIGITS = {".": r"(?:\d{1,3}(?:,\d{3})+|\d+)", ",": r"(?:\d{1,3}(?:\.\d{3})+|\d+)"}
+# Decimal mark -> a number as it is written with it, separators of thousands included.
+NUMBER = {
+    mark: rf"[+-]?(?:(?:{digits}(?:\{mark}\d*)?|\{mark}\d+)(?:[eE][+-]?\d+)?|(?i:inf|infinity))"
+    for mark, digits in _DIGITS.items()
+}
+_TIME = r"(?:[T ]\d{1,2}:\d{2}.*)?"
+YEAR_FIRST = rf"\d{{4}}([-/.])\d{{1,2}}\1\d{{1,2}}{_TIME}"
+YEAR_LAST = rf"\d{{1,2}}(?:([/.])\d{{1,2}}\1(?:\d{{4}}|\d\d)|-\d{{1,2}}-\d{{4}}){_TIME}"
+WITH_MONTH = rf"(?:\d{{1,2}}[ .-]+[A-Za-z]{{3,9}}|[A-Za-z]{{3,9}}[ .]+\d{{1,2}})[ .,-]+\d{{4}}{_TIME}"
+
+
+def load_frame(
+    path: str | Path,
+    *,
+    label: str | None = None,
+    allow_missing: bool = False,
+    header: bool = True,
+    missing: Sequence[str] = (),
+    decimal: str | None = None,
+    group: str | None = None,
+) -> Dataset:
+    """Load a table with a row a sample.
+
+    Parameters
+    ----------
+    path : str or Path
+        A ``.csv`` or ``.tsv`` file (separated by commas, semicolons, tabs or bars; UTF-8), or a ``.parquet`` file, for
+        which pandas needs pyarrow.
+    label : str, optional
+        The column with the classes; default: the last one.
+    allow_missing : bool
+        Leave rows out that have no label, instead of refusing the table.
+    header : bool
+        Whether the first line of a text file has the names of the columns; else they are ``"column 1"`` and so on.
+    missing : sequence of str
+        Values that are missing ones, in all columns, the label's included. Default: only an empty cell is one, and
+        among numbers also what is commonly written there (``?``, ``NA``, ``unknown``).
+    decimal : {".", ","}, optional
+        The decimal mark of a text file, where the file itself leaves it open.
+    group : str, optional
+        A column whose value rows of one patient, say, share: they stay together wherever rows are divided.
+
+    Returns
+    -------
+    Dataset
+        ``inputs`` are frames: columns of numbers as float64, NaN where one is missing (of dates the days since 1970),
+        and columns of text (and of truth values) as str, to be taken as categories; where one is missing,
+        ``"(missing)"``. Columns that name or number the rows, or have no value, are left out. Rows are divided 80/20
+        into training and test, class by class, by a rule that looks at columns only to keep rows with equal values
+        together. ``metadata`` has each row's ``row``, counted from 0, and ``group``, where rows belong together. The
+        same values have the same digest whatever file they come from.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or no table, its first line is not what `header` says, a column of that name is missing
+        or two have one name, the label looks like a number to predict, rows have no label, or numbers are infinite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist or is no file; check the path")
+    if decimal not in (None, ".", ","):
+        raise DataError(f"decimal is {decimal!r}; expected '.' or ','")
+    status = path.stat()
+    state = f"{status.st_mtime_ns} {status.st_size}"
+    missing = (missing,) if isinstance(missing, str) else tuple(missing)
+    return _load_frame_once(path, label, allow_missing, header, missing, decimal, group, state)
+
+
+@lru_cache(maxsize=4)
+def _load_frame_once(
+    path: Path,
+    label: str | None,
+    allow_missing: bool,
+    header: bool,
+    missing: tuple[str, ...],
+    decimal: str | None,
+    group: str | None,
+    state: str,
+) -> Dataset:
+    if path.suffix.lower() == ".parquet":
+        if not header or decimal:
+            raise DataError(f"{path} is no text; leave header and decimal out (--no-header, --decimal)")
+        frame, decimal = _read_parquet(path, missing), "."
+    else:
+        frame, decimal = _read_text(path, header, missing, decimal)
+    frame = _checked_columns(path, frame)
+    # A spreadsheet writes rows that were once filled, with separators alone.
+    n_rows = int(np.flatnonzero(frame.notna().any(axis=1)).max(initial=-1)) + 1
+    n_empty, frame = len(frame) - n_rows, frame.iloc[:n_rows]
+    label_column = frame.columns[-1] if label is None else _named_column(path, frame, label)
+    classes, notes = _classes(path, frame[label_column], decimal, allow_missing)
+    rows = np.flatnonzero(classes != "")
+    group_column = None if group is None else _named_column(path, frame, group)
+    if group_column == label_column:
+        raise DataError(f"{path}: {label_column!r} is the label and cannot be the group too; name one of them")
+    found: dict[str, list[str]] = defaultdict(list)
+    features = frame.drop(columns=[label_column, group_column or label_column]).iloc[rows]
+    features = _features(path, _spread_lists(path, features, found), decimal, found)
+    class_names = tuple(sorted(set(classes[rows].tolist()), key=_numbers_first))
+    labels = np.array([class_names.index(name) for name in classes[rows]], np.int64)
+    named = None if group is None else _text(frame[group_column].iloc[rows]).to_numpy(object)
+    groups, group_notes = _groups(features, labels, group_column, named)
+
+    def divided(by: np.ndarray) -> dict[str, np.ndarray]:
+        part = split_by_group(labels, by, fractions=OWN_FRACTIONS, several_classes=True)
+        return {name: np.flatnonzero(part == name) for name in OWN_FRACTIONS}
+
+    def splits(parts: dict[str, np.ndarray]) -> dict[str, Split]:
+        return {n: Split(features.iloc[p].reset_index(drop=True), labels[p]) for n, p in parts.items()}
+
+    apart = np.arange(len(labels))
+    parts = divided(apart if groups is None else groups)
+    for name, chosen in parts.items():
+        if not len(chosen):
+            raise DataError(f"{path}: {len(rows)} rows are too few for a {name} split; a class needs three")
+    metadata = {name: {"row": rows[p]} | ({} if groups is None else {"group": groups[p]}) for name, p in parts.items()}
+    # The digest says which data these are, not how they are divided.
+    digest = digest_of(class_names, splits(divided(apart)), *([] if group is None else [groups]))
+    notes = [
+        f"label: the column {label_column!r}" + (", the last one" if label is None else ""),
+        *[f"left out: {n_empty} empty rows at the end"] * bool(n_empty),
+        *notes,
+        *_described(found),
+        *group_notes,
+        f"{NO_SPLIT}: rows are divided 80/20, class by class",
+    ]
+    return Dataset(path.stem, splits(parts), class_names, digest, metadata, tuple(notes))
+
+
+# ---------------------------------------------------------------- files
+
+
+def _read_text(path: Path, header: bool, missing: Sequence[str], decimal: str | None) -> tuple[pd.DataFrame, str]:
+    """Return a text file's columns, as numbers where pandas finds no other text in them, and its decimal mark."""
+    options: dict[str, Any] = {
+        "encoding": "utf-8-sig",
+        "skipinitialspace": True,
+        "keep_default_na": False,  # a class may be called None
+        "na_values": ["", *missing],
+        "low_memory": False,
+    }
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            announced = re.fullmatch(r"sep=(.)\s*", stream.readline(10))  # a spreadsheet's own mark
+        options |= {"skiprows": 1 if announced else 0}
+        options |= {"sep": announced[1] if announced else _separator(path, options)}
+        names = pd.read_csv(path, **options | {"header": None, "nrows": 1, "dtype": str, "na_values": []}).iloc[0]
+        names = [str(name).strip() for name in names]
+        frame = pd.read_csv(path, header=0 if header else None, **options)
+        decimal = decimal or _decimal_mark(frame, options["sep"])
+        if decimal == ",":  # also 1.234, which pandas took for a number below 2
+            frame = pd.read_csv(path, header=0 if header else None, dtype=str, **options)
+    except (OSError, ValueError, OverflowError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} is no table of text in UTF-8 ({reason}); save it as one") from error
+    _check_first_line(path, names, frame, header)
+    if header:
+        _check_names(path, names)
+    else:
+        frame.columns = [f"column {number}" for number in range(1, frame.shape[1] + 1)]
+    return frame, decimal
+
+
+def _separator(path: Path, options: dict[str, Any]) -> str:
+    """Return the separator that gives the first rows equally many columns, and most of them."""
+    found = {}
+    for separator in SEPARATORS:
+        try:
+            head = pd.read_csv(path, **options | {"sep": separator, "header": None, "nrows": 20, "dtype": str})
+        except pd.errors.EmptyDataError:
+            raise
+        except pd.errors.ParserError:  # a row with more values than the first
+            continue
+        found[separator] = (head.shape[1] > 1 and head.iloc[:, -1].notna().mean() >= 0.5, head.shape[1])
+    if not any(several for several, _ in found.values()):
+        with path.open(encoding="utf-8-sig") as stream:
+            return max(SEPARATORS, key=stream.readline().count)
+    return max(found, key=found.get)
+
+
+def _decimal_mark(frame: pd.DataFrame, separator: str) -> str:
+    """Return "," where more values can only be read so than with a point; 1,234 alone is decided by the separator."""
+    texts = [frame[name].dropna().drop_duplicates().iloc[:10_000] for name in frame if _is_text(frame[name])]
+    values = pd.concat([_cleaned(_text(text).dropna()) for text in texts]) if texts else pd.Series(dtype=object)
+    values = values[values.map(lambda text: "," in text).astype(bool)]
+    if not len(values):
+        return "."
+    point, comma = (values.str.fullmatch(NUMBER[mark]).astype(bool) for mark in (".", ","))
+    only_point, only_comma = (point & ~comma).sum(), (comma & ~point).sum()
+    if only_point == only_comma == 0 and separator == ";":
+        floats = frame.select_dtypes("float")
+        # Two decimals after a point are no thousands.
+        return (
+            "," if (point & comma).any() and not ((floats % 1 != 0) & (floats * 100 % 1 == 0)).any(axis=None) else "."
+        )
+    return "," if only_comma > only_point else "."
+
+
+def _check_first_line(path: Path, first: Sequence[str], frame: pd.DataFrame, header: bool) -> None:
+    """Refuse a first line of data where names are expected, and the reverse."""
+    below = frame if header else frame.iloc[1:]
+    data = names = words = 0
+    numbers = [int(text) for text in first if text.isascii() and text.isdecimal() and len(text) < 10]
+    counted = len(numbers) > 1 and numbers == sorted(set(numbers))  # years, or pixels: numbers may be names
+    for position, text in enumerate(first[: frame.shape[1]]):
+        if text == "" or text.lower() in TOKENS:
+            continue
+        column = below.iloc[:, position].dropna()
+        values = _text(column.iloc[:1000])
+        numeric = not _is_text(column) or _share_of_numbers(values) >= 0.9
+        if _share_of_numbers(pd.Series([text])):
+            data += not (counted and text.isdecimal())
+        elif numeric and len(column):
+            names += 1
+        elif text in set(values):
+            data += 1
+        elif values.nunique() <= MANY_TEXTS * len(values):
+            words += 1
+    consecutive = len(numbers) == len(first) > 4 and np.array_equal(np.diff(numbers), np.ones(len(first) - 1))
+    if counted and not consecutive and not names and not words:
+        data += len(numbers)
+    if header and not names and data > words:
+        shown = ", ".join(first[:4]) + (", ..." if len(first) > 4 else "")
+        raise DataError(
+            f"{path}: the first line looks like data ({shown}), not like names of columns; add a line of names, or "
+            "read it with header=False (--no-header)"
+        )
+    if not header and names > data:
+        raise DataError(f"{path}: the first line looks like names of columns ({some_of(first)}); leave --no-header out")
+
+
+def _share_of_numbers(values: pd.Series) -> float:
+    texts = _cleaned(values.dropna())
+    if not len(texts):
+        return 0.0
+    return float((texts.str.fullmatch(NUMBER["."]) | texts.str.fullmatch(NUMBER[","])).mean())
+
+
+def _read_parquet(path: Path, missing: Sequence[str]) -> pd.DataFrame:
+    try:
+        frame = pd.read_parquet(path)
+    except ImportError as error:
+        mend = "run `pip install pyarrow`, or save the table as CSV"
+        raise DataError(f"{path}: pandas reads Parquet with pyarrow, which is not installed; {mend}") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is no Parquet table ({' '.join(str(error).split())})") from error
+    frame = frame.reset_index(drop=frame.index.name is None)  # a filtered frame keeps its numbers
+    return frame.mask(frame.map(lambda value: str(value) in missing)) if missing else frame
+
+
+def _check_names(path: Path, names: Sequence[object]) -> None:
+    counts = Counter(composed(str(name)) for name in names)
+    twice = [name for name, count in counts.items() if count > 1 and name]
+    if twice:
+        raise DataError(f"{path}: two columns are called {some_of(map(repr, twice))}; rename one")
+
+
+def _checked_columns(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    _check_names(path, frame.columns)
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise DataError(f"{path}: rows have more values than the header has names; give every column a name")
+    frame = frame.set_axis([composed(str(name)) for name in frame.columns], axis=1)
+    # Separators at the end of each line make a last column that is none.
+    frame = frame.drop(columns=[name for name in frame if name.startswith("Unnamed: ") and frame[name].isna().all()])
+    if frame.shape[1] < 2 or not len(frame):
+        found = f"{frame.shape[1]} columns and {len(frame)} rows"
+        raise DataError(
+            f"{path} has {found}; expected a header, rows, and at least one column beside the label, with commas, "
+            "semicolons, tabs or bars between them"
+        )
+    return frame
+
+
+def _named_column(path: Path, frame: pd.DataFrame, name: str) -> str:
+    names, name = frame.columns.to_list(), composed(name)
+    if name not in names:
+        close = get_close_matches(name, names, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise DataError(f"{path} has no column {name!r}; it has {', '.join(names)}{hint}")
+    return name
+
+
+# ---------------------------------------------------------------- classes
+
+
+def _classes(path: Path, column: pd.Series, decimal: str, allow_missing: bool) -> tuple[np.ndarray, list[str]]:
+    """Return the class of each row as text, empty where it has none, and notes."""
+    if not _is_text(column) and pd.api.types.is_float_dtype(column) and (column.dropna() % 1 == 0).all():
+        column = column.astype("Int64")  # whole numbers that stand beside a missing one
+    found = _text(column)
+    absent = found.isna().to_numpy()
+    notes = []
+    if absent.any():
+        lacking = f"{absent.sum()} of {len(column)} rows have no label"
+        if not allow_missing:
+            raise DataError(f"{path}: {lacking} in {column.name!r}; fill it in, or {ALLOW}")
+        logger.warning("%s: %s; they are left out", path, lacking)
+        notes = [f"left out: {lacking}"]
+    known = found[~absent]
+    n_classes = known.nunique()
+    names = sorted(set(known))
+    numbers, _ = _read_numbers(pd.Series(names, dtype=object), decimal)
+    continuous = numbers.notna().all() and (numbers % 1 != 0).any() and n_classes > 20
+    if n_classes > max(MANY_CLASSES, len(known) / 10) or continuous:
+        raise DataError(
+            f"{path}: the column {column.name!r} has {n_classes} different values in {len(known)} rows, more like a "
+            "number to predict than classes; name the label's column with label= (--label)"
+        )
+    if n_classes < 2:
+        only = f"the class {known.iloc[0]!r} alone" if n_classes else "no class"
+        raise DataError(f"{path}: the column {column.name!r} has {only}, and at least two are needed")
+    longest = max(map(len, names))
+    if longest > LONGEST_NAME:
+        raise DataError(f"{path}: {column.name!r} has values of {longest} characters; classes have short names")
+    unusual = [name for name in names if name.lower() in TOKENS]
+    if unusual:
+        option = "; if they are missing labels, name them with missing= (--missing)"
+        notes.append(f"classes whose names read like a missing value: {some_of(map(repr, unusual))}{option}")
+    notes += alike_names(names)
+    return found.fillna("").to_numpy(object).astype(np.str_), notes
+
+
+def _numbers_first(name: str) -> tuple[bool, float, str]:
+    """Sort 2 before 10, and numbers before words."""
+    return (False, float(name), name) if name.lstrip("-").isdecimal() else (True, 0.0, name)
+
+
+# ---------------------------------------------------------------- columns
+
+
+def _is_text(column: pd.Series) -> bool:
+    """Tell whether a column may hold anything but numbers, truth values and times."""
+    kinds = pd.api.types
+    return not (
+        kinds.is_numeric_dtype(column) or kinds.is_datetime64_any_dtype(column) or kinds.is_timedelta64_dtype(column)
+    )
+
+
+def _text(column: pd.Series) -> pd.Series:
+    """Return values as text in one Unicode form, without spaces around them, and NaN where there is none."""
+    known = column.dropna()
+    values = {value: composed(str(value)) for value in known.unique()}
+    return known.map(values).astype(object).replace("", np.nan).reindex(column.index)
+
+
+def _cleaned(texts: pd.Series) -> pd.Series:
+    """Return texts without what may stand in and around a number: spaces of thousands, currencies, percent."""
+    texts = texts.astype(object).str.replace("\N{MINUS SIGN}", "-", regex=False)
+    texts = texts.str.replace(r"(?<=\d)[\s'’](?=\d{3}(?!\d))", "", regex=True)
+    return texts.str.replace(r"^([+-]?)[$€£¥]\s*|\s*[$€£¥%]$", r"\1", regex=True)
+
+
+def _spread_lists(path: Path, frame: pd.DataFrame, found: dict[str, list[str]]) -> pd.DataFrame:
+    """Return a frame with a column a number in place of each column of lists of numbers, such as embeddings."""
+    columns: list[pd.Series | pd.DataFrame] = []
+    for name in frame:
+        column = frame[name]
+        known = column.dropna() if column.dtype == object else column.iloc[:0]
+        if not any(isinstance(value, list | tuple | dict | set | bytes | np.ndarray) for value in known):
+            columns.append(column)
+            continue
+        try:
+            values = np.array([np.asarray(value, np.float64).ravel() for value in known])
+        except (TypeError, ValueError):
+            raise DataError(
+                f"{path}: the column {name!r} holds something else than lists of equally many numbers; leave it out"
+            ) from None
+        names = [f"{name}[{number}]" for number in range(values.shape[1])]
+        columns.append(pd.DataFrame(values, known.index, names).reindex(frame.index))
+        found["columns of lists, a column each of their numbers"].append(f"{name} ({len(names)})")
+    return pd.concat(columns, axis=1)
+
+
+def _described(found: dict[str, list[str]]) -> list[str]:
+    """Return notes: what was found, with the columns in the place of braces or at the end."""
+    return [(what if "{}" in what else f"{what}: {{}}").replace("{}", some_of(names)) for what, names in found.items()]
+
+
+def _features(path: Path, frame: pd.DataFrame, decimal: str, found: dict[str, list[str]]) -> pd.DataFrame:
+    """Return columns as float64 or str, without those that say nothing, and note what was done in `found`."""
+    kept, text, absent = {}, [], []
+    for name in frame:
+        column = _values(name, frame[name], decimal, found)
+        if column.isna().all():
+            found["left out, columns without a value"].append(name)
+            continue
+        numeric = column.dtype == np.float64
+        if numeric and np.isinf(column).any():
+            raise DataError(f"{path}: the column {name!r} has infinite numbers; mend them, or leave them empty")
+        reason = _names_rows(name, column)
+        if reason:
+            found[reason].append(name)
+        if reason.startswith("left out"):
+            continue
+        if column.isna().any():
+            absent.append(f"{column.isna().sum()} of {len(frame)} in {name}")
+        if numeric:
+            found_sentinel = _sentinel(column)
+            if found_sentinel is not None:
+                what = "warning, numbers that may mean a missing value: {}; if so, name them with missing= (--missing)"
+                found[what].append(f"{found_sentinel:g} in {name}")
+        else:
+            text.append(name)
+        kept[name] = column.to_numpy() if numeric else column.fillna(MISSING).to_numpy(object)
+    for what, names in (("columns of text, taken as categories", text), ("missing values", absent)):
+        if names:
+            found[what] = names
+    if not kept:
+        raise DataError(f"{path}: no column is left beside the label; {'; '.join(_described(found))}")
+    return pd.DataFrame(kept)
+
+
+def _values(name: str, column: pd.Series, decimal: str, found: dict[str, list[str]]) -> pd.Series:
+    """Return a column as float64, or as text where it holds neither numbers nor times."""
+    kinds = pd.api.types
+    if kinds.is_bool_dtype(column):
+        return _text(column)
+    if kinds.is_datetime64_any_dtype(column):
+        found["dates, as days since 1970"].append(name)
+        return _days(column)
+    if kinds.is_timedelta64_dtype(column):
+        return column / pd.Timedelta(days=1)
+    if not _is_text(column):
+        return pd.Series(column.to_numpy(np.float64, na_value=np.nan), column.index)
+    texts = _text(column)
+    counts = texts.value_counts()
+    known = counts.index.to_series().reset_index(drop=True)
+    for read in (_read_numbers, _read_dates):
+        numbers, how = read(known, decimal)
+        failed = numbers.isna().to_numpy()
+        tokens = known[failed].tolist()
+        odd = [token for token in tokens if token.lower() not in TOKENS]
+        n_odd, n_good = counts[odd].sum(), counts.to_numpy()[~failed].sum()
+        if n_good and len(odd) <= FEW_TOKENS and n_odd <= FEW_ROWS * (n_good + n_odd):
+            if tokens:
+                shown = some_of(f"{token[:20]!r} ({counts[token]})" for token in tokens)
+                found["taken as missing because they are no numbers: {}; name others with missing= (--missing)"].append(
+                    f"{shown} in {name}"
+                )
+            if how:
+                found[how].append(f"{name} ({known[~failed].iloc[0]!r} is {numbers[~failed].iloc[0]:.10g})")
+            return texts.map(dict(zip(known, numbers, strict=True))).astype(np.float64)
+        if n_good > n_odd:
+            shown = some_of(repr(token[:20]) for token in odd)
+            found["warning, text although most values are numbers or dates"].append(f"{name} ({shown})")
+    return texts
+
+
+def _read_numbers(texts: pd.Series, decimal: str) -> tuple[pd.Series, str]:
+    """Return the numbers that different texts are, NaN where one is none, and how they are written if not plainly."""
+    cleaned = _cleaned(texts)
+    marks = (decimal, "," if decimal == "." else ".")
+    mark = max(marks, key=lambda mark: cleaned.str.fullmatch(NUMBER[mark]).sum())  # of equal ones the file's
+    good = cleaned.str.fullmatch(NUMBER[mark]).astype(bool)
+    plain = cleaned[good].str.replace("," if mark == "." else ".", "", regex=False).str.replace(mark, ".", regex=False)
+    numbers = plain.astype(np.float64).reindex(texts.index)
+    if mark == ",":
+        comma = "numbers with a decimal comma: {}; change this with decimal= (--decimal)"
+        return numbers, comma if (plain != texts[good]).any() else ""
+    written = "numbers with separators of thousands or signs: {}; change this with decimal= (--decimal)"
+    return numbers, written if (plain != texts[good]).any() else ""
+
+
+def _read_dates(texts: pd.Series, decimal: str) -> tuple[pd.Series, str]:
+    """Return the days since 1970 of different texts, NaN where one is no date, and how they were read."""
+    first, last, month = (texts.str.fullmatch(pattern).astype(bool) for pattern in (YEAR_FIRST, YEAR_LAST, WITH_MONTH))
+    parts = texts[last].str.extract(r"(\d+)(\D)(\d+)")
+    day_first, how = False, "dates, as days since 1970"
+    if len(parts):
+        day_first = parts[0].astype(int).max() > 12
+        if not day_first and parts[2].astype(int).max() <= 12:
+            day_first = bool((parts[1] == ".").all())
+            how += f", read {'day' if day_first else 'month'} first; write YYYY-MM-DD to be sure"
+    dates = pd.to_datetime(
+        texts.where(first | last | month), format="mixed", dayfirst=bool(day_first), errors="coerce", utc=True
+    )
+    return _days(dates), how
+
+
+def _days(dates: pd.Series) -> pd.Series:
+    return (pd.to_datetime(dates, utc=True) - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)
+
+
+def _sentinel(column: pd.Series) -> float | None:
+    """Return a number such as -999 that lies far from all others and occurs several times."""
+    for number in (-9999, -999, -99, 999, 9999, 99999):
+        others = column[column != number]
+        if (column == number).sum() > 1 and others.notna().any():
+            low, high = others.min(), others.max()
+            if not low - 2 * (high - low) <= number <= high + 2 * (high - low):
+                return float(number)
+    return None
+
+
+def _names_rows(name: str, column: pd.Series) -> str:
+    """Return why a column may name rows, or groups of them, instead of describing them; empty: it does not."""
+    values = column.dropna()
+    n, n_different = len(values), values.nunique()
+    text = column.dtype != np.float64
+    whole = not text and (values % 1 == 0).all()
+    if not (whole or text):
+        return ""
+    named = _is_named_like_a_unit(name)
+    if whole and n == len(column) and n > 1:
+        order = np.diff(values.to_numpy()), np.diff(values.index.to_numpy())
+        if np.array_equal(*order):
+            return "left out, columns that number the rows"  # in a file that is sorted by class it tells the class
+    if named and n_different > 0.9 * n:
+        return "left out, columns that name or number the rows: {}; rename one to keep it"
+    if named and n_different >= max(10, n / 50):
+        return (
+            "left out, with a warning: {} looks like a group, whose rows may lie on both sides of a division; keep "
+            "them together with group= (--group), or rename the column to keep it"
+        )
+    if text and n_different > max(20, MANY_TEXTS * n):
+        return "left out, columns whose text is another one in most rows"
+    if text and n_different > 20 and n <= 10 * n_different:
+        return "warning, columns that may name groups of rows: {}; to keep a group together use group= (--group)"
+    if whole and n_different == n > 9 and values.max() - values.min() == n - 1:
+        return "warning, columns that number the rows in another order, which may tell the class"
+    if whole and n_different == n > 19 and (np.diff(values) > 0).all():
+        return "warning, columns that rise from row to row, which may tell the class"
+    return "warning, columns without a name" if name.startswith("Unnamed: ") else ""
+
+
+def _is_named_like_a_unit(name: str) -> bool:
+    """Tell whether a name is that of an identifier ("PatientID", "customer_no", "Unnamed: 0") and of nothing more."""
+    words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
+    ends = [word.removesuffix("id") for word in words if word.endswith("id")]
+    return bool(words) and (
+        all(word in UNIT_WORDS for word in words) or bool(ID_WORDS & {*words}) or bool(UNIT_WORDS & {*ends})
+    )
+
+
+# ---------------------------------------------------------------- groups
+
+
+def _are_copies(features: pd.DataFrame, values: np.ndarray) -> bool:
+    """Tell whether equal rows are copies: a column tells rows apart, and far fewer would be equal by chance."""
+    shares = [features[name].value_counts(normalize=True, dropna=False).to_numpy() for name in features]
+    _, counts = np.unique(values, return_counts=True)
+    by_chance = np.prod([(share**2).sum() for share in shares])
+    fine = max(len(share) for share in shares) >= max(20, len(counts) / 2)
+    return bool(fine and ((counts / len(values)) ** 2).sum() > 10 * by_chance)
+
+
+def _groups(
+    features: pd.DataFrame, labels: np.ndarray, column: str | None, named: np.ndarray | None
+) -> tuple[np.ndarray | None, list[str]]:
+    """Return the group of each row, None where each stands alone, and notes."""
+    values = pd.util.hash_pandas_object(features, index=False).to_numpy()
+    n, n_different = len(values), len(np.unique(values))
+    copies, notes, divisions = n - n_different, [], []
+    if copies:
+        together = copies <= COPIES * n or _are_copies(features, values)
+        note = f"{copies} rows repeat another one"
+        labeled = len(np.unique(np.stack([values.astype(np.int64), labels]), axis=1).T)
+        note += f", {labeled - n_different} of them with another label" if labeled > n_different else ""
+        if together:
+            divisions.append(values)
+            notes.append(f"{note}; copies stay together wherever rows are divided")
+        else:
+            notes.append(
+                f"{note}; columns have so few values that these are no copies, and rows are divided one by one"
+            )
+    if named is not None:
+        absent = pd.isna(named)
+        ids = np.where(absent, np.char.add("\0", np.arange(n).astype(str)).astype(object), named).astype(str)
+        divisions.append(ids)
+        alone = f"; {absent.sum()} rows without one stand alone" if absent.any() else ""
+        notes.append(f"group: the column {column!r}, {len(np.unique(ids))} groups that stay whole{alone}")
+    return (joined_groups(*divisions) if divisions else None), notes

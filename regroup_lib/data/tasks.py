@@ -1,0 +1,331 @@
+"""A data set made into a classification task: who is positive, and what trains, validates and tests.
+
+The test split is the publisher's, or the data set's committed one, and never moves. The seed moves the validation
+split alone, and which positives are left where a task is made more imbalanced. A long-tailed task
+(``"<data set>-lt"``) keeps all classes and thins the training split.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import train_test_split
+
+from regroup_lib.data.dataset import Dataset, split_by_group
+from regroup_lib.data.ham10000 import divided
+from regroup_lib.data.load import load_data
+from regroup_lib.data.own_folders import composed
+from regroup_lib.data.sources import DATASETS, class_names_of
+
+LONG_TAIL = "lt"  # what a long-tailed task's name ends in
+LONG_TAIL_RATIO = 100.0
+LONG_TAIL_RATIOS = {"digits": 10.0}  # where a class has no more than 100 images
+
+
+@dataclass(frozen=True)
+class TaskSplit:
+    """Images, sentences or rows with the task's labels and the finer labels that the task hides.
+
+    Attributes
+    ----------
+    inputs : ndarray of uint8 [n, height, width, channels], ndarray of str [n], or DataFrame [n, d]
+    labels : ndarray of int64 [n]
+        The task's classes; in a binary task 0 is the negative and 1 the positive class.
+    fine_labels : ndarray of int64 [n]
+        The data set's own classes. Only the control with true classes and the diagnostics may look at them.
+    index : ndarray of int64 [n]
+        Rows of the data set's split, so that features of the whole split can be cut to the task.
+    """
+
+    inputs: np.ndarray | pd.DataFrame
+    labels: np.ndarray
+    fine_labels: np.ndarray
+    index: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A classification task with its splits; `val` has no rows when nothing is held out."""
+
+    name: str
+    class_names: tuple[str, ...]
+    fine_class_names: tuple[str, ...]
+    train: TaskSplit
+    val: TaskSplit
+    test: TaskSplit
+    dataset: Dataset
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes of the task."""
+        return len(self.class_names)
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Number of training samples of each class."""
+        return np.bincount(self.train.labels, minlength=self.n_classes).tolist()
+
+
+def parse_task(name: str) -> tuple[str, str | None]:
+    """Split a task's name into data set and positive class: ``"cifar10-airplane"`` or, multiclass, ``"cifar10"``.
+
+    The long-tailed task's ``"lt"`` stands where a class would.
+
+    Raises
+    ------
+    ValueError
+        If the data set does not exist.
+    """
+    for dataset in sorted(DATASETS, key=len, reverse=True):
+        if name == dataset:
+            return dataset, None
+        if name.startswith(f"{dataset}-"):
+            return dataset, name.removeprefix(f"{dataset}-")
+    raise ValueError(f"task {name!r}: no data set of that name; a task is DATASET or DATASET-CLASS with {DATASETS}")
+
+
+def long_tail_counts(largest: int, n_classes: int, ratio: float = LONG_TAIL_RATIO) -> list[int]:
+    """Return how many samples each class of a long-tailed training set keeps, in class order.
+
+    The exponential profile of Cui et al. (2019) and Cao et al. (2019), rounded down as in their published code.
+
+    Parameters
+    ----------
+    largest : int
+        Samples of the first class.
+    n_classes : int
+    ratio : float
+        Largest class by smallest.
+
+    Returns
+    -------
+    list of int
+        ``floor(largest * ratio ** (-j / (C - 1)))`` for class j.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two classes, the ratio is below 1, or a class would be left with no sample.
+
+    References
+    ----------
+    Cui et al. (2019), Class-balanced loss based on effective number of samples, Section 5.1.
+
+    Examples
+    --------
+    >>> long_tail_counts(5000, 10, 100)
+    [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+    """
+    if n_classes < 2 or not 1 <= ratio < np.inf:
+        raise ValueError(f"a long tail needs two classes and a ratio of at least 1; got {n_classes} and {ratio:g}")
+    # 1e-9: the last power is exact on paper, and must not fall below a whole number by rounding.
+    counts = [int(largest * ratio ** (-j / (n_classes - 1)) + 1e-9) for j in range(n_classes)]
+    if min(counts) < 1:
+        raise ValueError(f"a ratio of {ratio:g} leaves no sample of the last class, from {largest}; lower the ratio")
+    return counts
+
+
+def make_task(
+    name: str | Path | Dataset,
+    *,
+    positive: str | None = None,
+    seed: int = 0,
+    validation_fraction: float = 0.1,
+    imbalance: float | None = None,
+    data_dir: str | Path | None = None,
+    image_size: int | None = None,
+    split: str = "published",
+) -> Task:
+    """Build a task from its name, or from a data set of your own.
+
+    Parameters
+    ----------
+    name : str, Path or Dataset
+        ``"<data set>-<class>"`` for that class against the rest, ``"<data set>"`` for all its classes,
+        ``"<data set>-lt"`` for all classes with a long tail: see `long_tail_counts`. Or the path of your own data, or
+        what `load_data` made of it.
+    positive : str, optional
+        Of your own data: the class that is held against the rest. Default: all classes, each for itself.
+    seed : int
+        Moves the validation split, and chooses the positives that are kept for `imbalance`.
+    validation_fraction : float
+        Part of the training split that is held out, stratified by the task's classes; 0 holds out nothing. Samples
+        that belong together in a set of your own stay together.
+        A data set with a validation split of its own (HAM10000, where images of one lesion must stay together)
+        keeps that one whatever the fraction, 0 included; the seed then moves nothing here.
+        In a long-tailed task it is held out before the tail is cut, so all classes have their share of it.
+    imbalance : float, optional
+        Negatives a positive in the training split of a binary task: positives are left out at random until there are
+        ``round(negatives / imbalance)``. With one seed, those kept at a higher ratio are among those kept at a lower
+        one. Validation and test split keep the natural ratio, so that numbers at two ratios are of one test set, and
+        encoders still learn from the data set's whole training split, for they see no labels. In a long-tailed task
+        it is the largest class by the smallest, 100 if it is not given (10 for the digits).
+    data_dir, image_size : optional
+        See `load_data`.
+    split : {"published", "image", "fold-0", ..., "fold-4"}
+        ``"image"`` divides a set whose images come in groups as if they were independent (`split_by_image`), a fold
+        by group (`split_by_fold`).
+
+    Raises
+    ------
+    ValueError
+        If the data set or the class does not exist, a split would lack a class, or there are too few positives for
+        the wanted imbalance.
+
+    Examples
+    --------
+    >>> task = make_task("digits-0")
+    >>> task.class_names, task.class_counts
+    (('not 0', '0'), [1019, 112])
+    """
+    if not 0 <= validation_fraction < 1:
+        raise ValueError(f"validation_fraction is {validation_fraction}; it must be at least 0 and less than 1")
+    name, dataset, positive = _named(name, positive, data_dir, image_size)
+    dataset = divided(dataset, split)
+    long_tail = positive == LONG_TAIL and LONG_TAIL not in dataset.class_names
+    class_names, relabel = _classes(name, None if long_tail else positive, dataset)
+
+    def cut(part: str, rows: np.ndarray) -> TaskSplit:
+        source = dataset.splits[part]
+        # The whole training set stays as it is: CIFAR is held in memory once.
+        kept = source if len(rows) == len(source) else source.take(rows)
+        return TaskSplit(kept.inputs, relabel[kept.labels], kept.labels, rows)
+
+    rows = np.arange(len(dataset.train))
+    if "val" in dataset.splits:
+        val = cut("val", np.arange(len(dataset.splits["val"])))
+    elif validation_fraction == 0:
+        val = cut("train", rows[:0])
+    else:
+        groups = (dataset.metadata or {}).get("train", {}).get("group")
+        rows, held_out = _hold_out(rows, relabel[dataset.train.labels], groups, validation_fraction, seed, name)
+        val = cut("train", held_out)
+    if long_tail:
+        rows = _long_tail(rows, dataset.train.labels, imbalance or LONG_TAIL_RATIOS.get(dataset.name, LONG_TAIL_RATIO))
+    elif imbalance is not None:
+        if positive is None:
+            raise ValueError(f"task {name!r}: imbalance is {imbalance}, and that is for a class against the rest")
+        rows = fewer_positives(rows, relabel[dataset.train.labels[rows]], imbalance, seed, name)
+    test = cut("test", np.arange(len(dataset.test)))
+    task = Task(name, class_names, dataset.class_names, cut("train", rows), val, test, dataset)
+    _check_classes(task)
+    return task
+
+
+def _named(
+    name: str | Path | Dataset, positive: str | None, data_dir: str | Path | None, image_size: int | None
+) -> tuple[str, Dataset, str | None]:
+    """Return a task's name, data set and positive class; a name of the library's goes before a path."""
+    options = {"data_dir": data_dir, "image_size": image_size}
+    if isinstance(name, Dataset):
+        dataset = name
+    elif isinstance(name, str) and (not Path(name).exists() or _is_task(name)):
+        dataset_name, named = parse_task(name)
+        if positive is not None:
+            raise ValueError(f"task {name!r}: positive is {positive!r}, and that is for a path; write DATASET-CLASS")
+        return name, load_data(dataset_name, **options), named
+    else:
+        dataset = load_data(name, **options)
+    if positive is None:
+        return dataset.name, dataset, None
+    positive = composed(str(positive))
+    if positive not in dataset.class_names:
+        close = get_close_matches(positive, dataset.class_names, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        names = ", ".join(dataset.class_names)
+        raise ValueError(f"positive is {positive!r}, and {dataset.name} has the classes {names}{hint}")
+    return f"{dataset.name}-{positive}", dataset, positive
+
+
+def _is_task(name: str) -> bool:
+    """Tell whether a text that may be a path is a task's name all the same."""
+    try:
+        dataset, named = parse_task(name)
+    except ValueError:
+        return False
+    return named in (None, LONG_TAIL, *class_names_of(dataset))
+
+
+def _classes(name: str, positive: str | None, dataset: Dataset) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return a task's class names, and its class for each class of the data set."""
+    everything = np.arange(len(dataset.class_names))
+    if positive is None:
+        return dataset.class_names, everything
+    if positive not in dataset.class_names:
+        raise ValueError(f"task {name!r}: {dataset.name} has no class {positive!r}; it has {dataset.class_names}")
+    return (f"not {positive}", positive), (everything == dataset.class_names.index(positive)).astype(np.int64)
+
+
+def _long_tail(rows: np.ndarray, labels: np.ndarray, ratio: float) -> np.ndarray:
+    """Return the rows that a long-tailed training set keeps; which, no seed moves: they are part of the task."""
+    shuffled = np.random.default_rng(0).permutation(len(labels))
+    shuffled = shuffled[np.isin(shuffled, rows)]
+    counts = np.bincount(labels[rows])
+    wanted = long_tail_counts(int(counts[0]), len(counts), ratio)
+    kept = [shuffled[labels[shuffled] == c][:n] for c, n in enumerate(wanted)]
+    return np.sort(np.concatenate(kept))
+
+
+def _check_classes(task: Task) -> None:
+    for part in ("train", "val", "test"):
+        labels = getattr(task, part).labels
+        missing = set(range(task.n_classes)) - set(np.unique(labels).tolist())
+        if missing and not (part == "val" and len(labels) == 0):
+            names = [task.class_names[c] for c in missing]
+            raise ValueError(f"task {task.name!r}: the {part} split has no sample of {names}")
+
+
+def _hold_out(
+    rows: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, fraction: float, seed: int, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        if groups is None:
+            train, held_out = train_test_split(rows, test_size=fraction, random_state=seed, stratify=labels)
+        else:
+            fractions = {"train": 1 - fraction, "val": fraction}
+            part = split_by_group(labels, groups, fractions=fractions, seed=seed, several_classes=True)
+            train, held_out = rows[part == "train"], rows[part == "val"]
+            if any(len(np.unique(labels[part == p])) < len(np.unique(labels)) for p in fractions):
+                raise ValueError("a class has too few groups of samples that belong together")
+    except ValueError as error:
+        raise ValueError(f"task {name!r}: a validation split of {fraction:g} cannot be cut ({error})") from error
+    return np.sort(train), np.sort(held_out)
+
+
+def fewer_positives(rows: np.ndarray, labels: np.ndarray, imbalance: float, seed: int, name: str) -> np.ndarray:
+    """Return the rows of all negatives and of as many positives as the ratio asks for, in their order.
+
+    With one seed, those kept at a higher ratio are among those kept at a lower one.
+
+    Parameters
+    ----------
+    rows, labels : array [n]
+        Rows of a training set, and 1 for a positive.
+    imbalance : float
+        Negatives a positive.
+    seed : int
+    name : str
+        The task's, for the message.
+
+    Raises
+    ------
+    ValueError
+        If there are too few positives for that, or none would be left.
+    """
+    negatives, positives = rows[labels == 0], rows[labels == 1]
+    n_kept = round(len(negatives) / imbalance) if imbalance > 0 else len(rows)
+    found = f"task {name!r}: imbalance is {imbalance:g}, with {len(negatives)} training negatives"
+    if n_kept > len(positives):
+        natural = len(negatives) / len(positives)
+        raise ValueError(f"{found} and {len(positives)} positives; it must be at least their ratio, {natural:.4g}")
+    if n_kept == 0:
+        raise ValueError(f"{found} no positive would be left; it must be at most {len(negatives)}")
+    kept = np.random.default_rng(seed).permutation(positives)[:n_kept]
+    return np.sort(np.concatenate([negatives, kept]))

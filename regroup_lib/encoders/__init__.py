@@ -1,0 +1,1 @@
+"""Encoders of images and sentences, and the cache of their features."""

@@ -1,0 +1,91 @@
+"""The base class of the encoders, and what several of them do to images and features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from regroup_lib.progress import progress_bar
+
+
+def center_and_normalize(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
+    """Subtract the training mean from every array and scale each row to unit length.
+
+    Features of pre-trained networks share a large common component; k-means clusters them better without it.
+    """
+    center = train.mean(axis=0, dtype=np.float64).astype(np.float32)
+    centered = [features - center for features in (train, *others)]
+    return [rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in centered]
+
+
+def _batches(images: np.ndarray, size: int, label: str) -> Iterator[np.ndarray]:
+    """Yield the images in batches under a progress bar that counts images a second."""
+    with progress_bar(total=len(images), desc=label, unit="image") as bar:
+        for start in range(0, len(images), size):
+            yield images[start : start + size]
+            bar.update(min(size, len(images) - start))
+
+
+def _resized(images: np.ndarray, size: int, mean: Sequence[float], std: Sequence[float], device) -> torch.Tensor:
+    """Return uint8 [n, h, w, c] as normalised float32 [n, 3, size, size], resized bicubically."""
+    batch = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float()
+    batch = batch.expand(-1, 3, -1, -1)
+    if batch.shape[-2:] != (size, size):
+        batch = F.interpolate(batch, size=(size, size), mode="bicubic", antialias=True).clamp_(0, 255)
+    shape = (1, 3, 1, 1)
+    return (batch / 255 - torch.tensor(mean, device=device).view(shape)) / torch.tensor(std, device=device).view(shape)
+
+
+class Encoder:
+    """Base of all encoders.
+
+    Attributes
+    ----------
+    label : str
+        How tables and figures name it.
+    normalize : bool
+        Whether `encode` centres the features and scales them to unit length (pre-trained networks).
+    cached : bool
+        Whether the features are worth a file; flattened pixels are not.
+    image_size : int or None
+        Side of the images that it was made for; None where it takes those of the data set.
+    text : bool
+        Whether it takes sentences, str [n], in the place of images.
+    resumable : bool
+        Whether `fit` takes a checkpoint and a deadline, as `train` does: of encoders that are trained for long.
+    earlier_seconds_ : float
+        Training time before the checkpoint that `fit` went on from.
+    notes : tuple of str
+        What was assumed of its file.
+    """
+
+    label: str
+    normalize = False
+    cached = True
+    image_size: int | None = None
+    text = False
+    resumable = False
+    earlier_seconds_ = 0.0
+    notes: tuple[str, ...] = ()
+
+    def fingerprint(self) -> str:
+        """Return a text that differs whenever the features would: options, and the digest of loaded weights."""
+        raise NotImplementedError
+
+    def fit(self, images: np.ndarray) -> Encoder:
+        """Learn from training images, uint8 [n, h, w, c]; pre-trained encoders have nothing to learn."""
+        return self
+
+    def transform(self, images: np.ndarray) -> np.ndarray:
+        """Return float32 features [n, d] of uint8 images [n, h, w, c]."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return what `fit` learnt, as arrays."""
+        return {}
+
+    def load_state(self, state: dict[str, np.ndarray], image_shape: tuple[int, ...]) -> None:
+        """Take back what `state` returned."""

@@ -1,0 +1,284 @@
+"""Images or sentences to feature vectors, cached on disk under what made them.
+
+Every encoder has ``fit`` (on training inputs, without labels) and ``transform``. `encode` runs one over a data
+set's splits and keeps the result; `make_encoder` builds one from its identifier.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from regroup_lib.data.dataset import Dataset
+from regroup_lib.encoders.base import Encoder, center_and_normalize
+from regroup_lib.encoders.pixels import AutoencoderEncoder, PCAEncoder, RawEncoder
+from regroup_lib.encoders.pretrained import ClipEncoder, OnnxEncoder, _onnx_options
+from regroup_lib.encoders.text import MiniLMEncoder, TfidfEncoder
+from regroup_lib.files import atomic_path, data_directory, digest_arrays, read_npz, write_npz
+from regroup_lib.large import NpyRows, open_rows
+from regroup_lib.progress import progress_bar, silence
+
+logger = logging.getLogger(__name__)
+
+
+ENCODERS = ("raw", "pca", "autoencoder", "simclr", "clip", "onnx:<file stem>")
+TEXT_ENCODERS: dict[str, Callable[[], Encoder]] = {"tfidf": TfidfEncoder, "minilm": MiniLMEncoder}
+
+
+def check_encoder_name(name: str) -> None:
+    """Raise a ValueError if no encoder is called so; whether its file or weights are there is not looked at."""
+    kind, _, rest = name.partition(":")
+    known = ("raw", "pca", "autoencoder", "simclr", "clip", *TEXT_ENCODERS)
+    if name not in known and not (kind in ("clip", "onnx") and rest):
+        raise ValueError(f"no encoder is called {name!r}; there are {', '.join((*ENCODERS, *TEXT_ENCODERS))}")
+
+
+def check_encoder_takes(name: str, *, text: bool, data: str) -> None:
+    """Raise a ValueError if an encoder is one of images and the data are text, or the reverse."""
+    if (name in TEXT_ENCODERS) != text:
+        given, fitting = ("text", TEXT_ENCODERS) if text else ("images", ENCODERS)
+        raise ValueError(f"encoder {name!r} does not take {given}, which {data} holds; there are {', '.join(fitting)}")
+
+
+def make_encoder(name: str, *, data_dir: str | Path | None = None, epochs: int | None = None) -> Encoder:
+    """Build an encoder from its identifier.
+
+    Parameters
+    ----------
+    name : str
+        ``"raw"``, ``"pca"``, ``"autoencoder"``, ``"simclr"``, ``"clip"`` (or ``"clip:MODEL:TAG_OR_FILE"``),
+        ``"onnx:STEM"`` for ``encoders/STEM.onnx`` in the data directory (or ``"onnx:PATH.onnx"``), both with options of
+        `OnnxEncoder` if need be, ``"onnx:STEM?size=224&output=NAME"``; for text ``"tfidf"`` and ``"minilm"``.
+    data_dir : str or Path, optional
+        See `load_data`.
+    epochs : int, optional
+        Training length, for encoders that are trained here.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        If there is no such encoder, or its file is missing or damaged.
+    """
+    check_encoder_name(name)
+    if name in TEXT_ENCODERS:
+        return TEXT_ENCODERS[name]()
+    kind, _, rest = name.partition(":")
+    if name == "raw":
+        return RawEncoder()
+    if name == "pca":
+        return PCAEncoder()
+    if name == "autoencoder":
+        return AutoencoderEncoder() if epochs is None else AutoencoderEncoder(epochs=epochs)
+    if name == "simclr":
+        from regroup_lib.encoders.simclr import SimCLREncoder  # it builds on this module
+
+        return SimCLREncoder() if epochs is None else SimCLREncoder(epochs=epochs)
+    if kind == "clip":
+        model, _, pretrained = rest.partition(":")
+        return ClipEncoder(model or "ViT-B-32-quickgelu", pretrained or "openai")
+    rest, _, query = rest.partition("?")
+    path = Path(rest) if rest.endswith(".onnx") else data_directory(data_dir) / "encoders" / f"{rest}.onnx"
+    return OnnxEncoder(path, **_onnx_options(query))
+
+
+@dataclass(frozen=True)
+class Features:
+    """What an encoder makes of a data set.
+
+    Attributes
+    ----------
+    splits : dict of str to ndarray of float32 [n, d]
+        Features of each split, in the data set's order.
+    seconds : float
+        Time it took to fit and encode, when it was done.
+    encoder : Encoder
+        The fitted encoder.
+    """
+
+    splits: dict[str, np.ndarray]
+    seconds: float
+    encoder: Encoder
+
+
+def encode(
+    dataset: Dataset,
+    encoder: str | Encoder,
+    *,
+    data_dir: str | Path | None = None,
+    epochs: int | None = None,
+    checkpoint_dir: str | Path | None = None,
+    deadline: float | None = None,
+    wait: bool = True,
+) -> Features:
+    """Fit an encoder on a data set's training inputs, encode every split, and keep the result on disk.
+
+    The cache lies in ``features/`` of the data directory, under a key of encoder, weights and data digest. A
+    cache file that is damaged is reported and made again. All features are in memory: `encode_rows` is for those that
+    do not fit.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    encoder : str or Encoder
+        An identifier of `make_encoder`, or an encoder of your own.
+    data_dir, epochs
+        See `make_encoder`.
+    checkpoint_dir : path, optional
+        Where the training of a resumable encoder (SimCLR) leaves its last epoch. What it has learnt stays there, so
+        that features which are lost, or left behind on another machine, can be made again without training.
+    deadline : float, optional
+        A `time.monotonic` after which no epoch of such an encoder is to end.
+    wait : bool
+        When another process computes the same features: wait for them (True) or raise.
+
+    Returns
+    -------
+    Features
+
+    Raises
+    ------
+    OutOfTime
+        If the training of the encoder stopped at its deadline.
+    ValueError
+        If an encoder of images is asked for text, or the reverse, or the data set is a table.
+    TimeoutError
+        If another process computes them and `wait` is False.
+    """
+    if dataset.is_table:
+        raise ValueError(
+            f"{dataset.name} is a table, and encoders take images or text; cluster its columns as they are"
+        )
+    if isinstance(encoder, str):
+        check_encoder_name(encoder)
+        check_encoder_takes(encoder, text=dataset.is_text, data=dataset.name)
+        encoder = make_encoder(encoder, data_dir=data_dir, epochs=epochs)
+    if encoder.text != dataset.is_text:
+        taken, held = ("text", "images") if encoder.text else ("images", "text")
+        raise ValueError(f"encoder {encoder.label} takes {taken}, and {dataset.name} holds {held}")
+    if not encoder.cached:
+        kept = _encoded(dataset, encoder)
+    else:
+        fingerprint = f"{encoder.fingerprint()} normalize={encoder.normalize} {dataset.digest}"
+        key = hashlib.sha256(fingerprint.encode()).hexdigest()[:20]
+        root = data_directory(data_dir)
+        path = root / "features" / f"{dataset.name}-{type(encoder).__name__}-{key}.npz"
+        (root / ".locks").mkdir(parents=True, exist_ok=True)
+        # Minutes of work that two processes shall not both do.
+        with FileLock(root / ".locks" / f"{key}.lock", timeout=-1 if wait else 0):
+            kept = _read_cache(path, dataset)
+            if kept is None:
+                checkpoint = None if checkpoint_dir is None else Path(checkpoint_dir) / f"encoder-{key}.pt"
+                kept = _encoded(dataset, encoder, checkpoint, deadline)
+                arrays = kept | {f"state_{name}": value for name, value in encoder.state().items()}
+                write_npz(path, arrays | {"digest": np.array(_digest_of(arrays))})
+            else:
+                state = {name.removeprefix("state_"): kept[name] for name in kept if name.startswith("state_")}
+                encoder.load_state(state, dataset.train.inputs.shape[1:])
+    splits = {name.removeprefix("split_"): value for name, value in kept.items() if name.startswith("split_")}
+    return Features(splits, float(kept["seconds"]), encoder)
+
+
+def _encoded(
+    dataset: Dataset, encoder: Encoder, checkpoint: Path | None = None, deadline: float | None = None
+) -> dict[str, np.ndarray]:
+    """Fit an encoder and encode every split: ``split_<name>``, and ``seconds``."""
+    start = time.perf_counter()
+    encoder.fit(dataset.train.inputs, **({"checkpoint": checkpoint, "deadline": deadline} if encoder.resumable else {}))
+    names = ["train", *(name for name in dataset.splits if name != "train")]
+    arrays = [encoder.transform(dataset.splits[name].inputs) for name in names]
+    if encoder.normalize:
+        arrays = center_and_normalize(*arrays)
+    return {f"split_{name}": array for name, array in zip(names, arrays, strict=True)} | {
+        "seconds": np.array(time.perf_counter() - start + encoder.earlier_seconds_)
+    }
+
+
+def _digest_of(arrays: dict[str, np.ndarray]) -> str:
+    return digest_arrays(*(arrays[name] for name in sorted(arrays)), np.array(sorted(arrays)))
+
+
+def _read_cache(path: Path, dataset: Dataset) -> dict[str, np.ndarray] | None:
+    """Return a cache file's arrays, or None where there is none or it is damaged."""
+    try:
+        kept = read_npz(path)
+        digest = kept.pop("digest", None)  # older files have none
+        if digest is not None and str(digest) != _digest_of(kept):
+            raise ValueError("it is not what was written: its digest differs")
+        for name, split in dataset.splits.items():
+            if len(kept[f"split_{name}"]) != len(split):
+                raise ValueError(f"{path} has {len(kept[f'split_{name}'])} {name} rows, expected {len(split)}")
+        float(kept["seconds"])
+        return kept
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        logger.warning("the feature cache %s is damaged and is made again (%s)", path, error)
+        return None
+
+
+def encode_rows(
+    images: Any,
+    encoder: Encoder,
+    path: str | Path,
+    *,
+    center: np.ndarray | None = None,
+    block_rows: int = 4096,
+) -> np.ndarray | None:
+    """Encode images that do not fit in memory, and write their features to an ``.npy`` file by blocks.
+
+    `encode` holds all features of a data set in memory; here it is one block of images and of features.
+
+    Parameters
+    ----------
+    images : path, memory map, or what `blocks.open_rows` takes
+        uint8 [n, h, w, c], or sentences.
+    encoder : Encoder
+        A pre-trained one, or one that was fitted on as many images as fit in memory.
+    path : path
+        The file, float32 [n, d]; there when it is whole.
+    center : ndarray of float32 [d], optional
+        What is subtracted from features that are normalised; default: their mean. For a test split: what the call for
+        the training split returned.
+    block_rows : int
+        Images at a time.
+
+    Returns
+    -------
+    ndarray of float32 [d] or None
+        What was subtracted; None where `encoder` does not normalise.
+    """
+    images = open_rows(images)
+    n, total = images.shape[0], np.zeros(())
+    if n == 0:
+        raise ValueError("there are no images to encode")
+    with atomic_path(path) as partial, progress_bar(total=n, desc=encoder.label, unit="image") as bar:
+        with partial.open("wb") as stream:
+            for start in range(0, n, block_rows):
+                block = np.asarray(images[start : min(start + block_rows, n)])
+                with silence():
+                    features = np.ascontiguousarray(encoder.transform(block), np.float32)
+                if start == 0:
+                    header = {"descr": features.dtype.str, "fortran_order": False, "shape": (n, features.shape[1])}
+                    np.lib.format.write_array_header_1_0(stream, header)
+                stream.write(features.data)
+                total = total + features.sum(axis=0, dtype=np.float64)
+                bar.update(len(block))
+        if not encoder.normalize:
+            return None
+        center = (total / n).astype(np.float32) if center is None else center
+        rows = NpyRows.open(partial)
+        with partial.open("r+b") as stream:
+            stream.seek(rows.offset)
+            for start in range(0, n, block_rows):
+                centered = rows[start : start + block_rows] - center
+                centered /= np.maximum(np.linalg.norm(centered, axis=1, keepdims=True), 1e-12)
+                stream.write(centered.data)
+    return center

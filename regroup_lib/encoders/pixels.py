@@ -1,0 +1,129 @@
+"""Encoders without outside knowledge: raw pixels, their principal components, a convolutional autoencoder."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import torch
+from sklearn.decomposition import PCA
+from torch.nn import functional as F
+
+from regroup_lib.encoders.base import Encoder, _batches
+from regroup_lib.nn.models import ConvAutoencoder, default_device
+
+
+class RawEncoder(Encoder):
+    """Flattened pixels in [0, 1]."""
+
+    label = "raw pixels"
+    cached = False
+
+    def fingerprint(self) -> str:
+        return "raw"
+
+    def transform(self, images: np.ndarray) -> np.ndarray:
+        return images.reshape(len(images), -1).astype(np.float32) / 255
+
+
+class PCAEncoder(Encoder):
+    """Principal components of the flattened pixels (scikit-learn's randomised solver)."""
+
+    label = "PCA"
+
+    def __init__(self, n_components: int = 128):
+        self.n_components = n_components
+
+    def fingerprint(self) -> str:
+        return f"pca {self.n_components}"
+
+    def fit(self, images: np.ndarray) -> PCAEncoder:
+        pixels = RawEncoder().transform(images)
+        n_components = min(self.n_components, *pixels.shape)
+        pca = PCA(n_components, svd_solver="randomized", random_state=0).fit(pixels)
+        self.mean_, self.components_ = pca.mean_, pca.components_
+        return self
+
+    def transform(self, images: np.ndarray) -> np.ndarray:
+        return ((RawEncoder().transform(images) - self.mean_) @ self.components_.T).astype(np.float32)
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {"mean": self.mean_, "components": self.components_}
+
+    def load_state(self, state: dict[str, np.ndarray], image_shape: tuple[int, ...]) -> None:
+        self.mean_, self.components_ = state["mean"], state["components"]
+
+
+class AutoencoderEncoder(Encoder):
+    """The code of a convolutional autoencoder, trained here on the training images with squared error.
+
+    Parameters
+    ----------
+    epochs, code_size, width, batch_size, seed : int
+        Training length, dimension of the code, channels of the first layer, images a step, initialisation.
+    """
+
+    label = "autoencoder"
+
+    def __init__(
+        self, *, epochs: int = 12, code_size: int = 128, width: int = 48, batch_size: int = 256, seed: int = 0
+    ):
+        self.options = {"epochs": epochs, "code_size": code_size, "width": width, "batch_size": batch_size}
+        self.seed = seed
+
+    def fingerprint(self) -> str:
+        return f"autoencoder {json.dumps(self.options)} seed {self.seed}"
+
+    def _network(self, image_shape: tuple[int, ...]) -> ConvAutoencoder:
+        if image_shape[0] % 4 or image_shape[1] % 4:
+            raise ValueError(f"the autoencoder needs height and width divisible by 4, not {image_shape[:2]}")
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            network = ConvAutoencoder(image_shape, self.options["code_size"], self.options["width"])
+        return network.to(default_device(), memory_format=torch.channels_last)
+
+    def fit(self, images: np.ndarray) -> AutoencoderEncoder:
+        self.network_ = network = self._network(images.shape[1:])
+        device, size, epochs = default_device(), self.options["batch_size"], self.options["epochs"]
+        optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+        steps = -(-len(images) // size) * epochs
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
+        rng = np.random.default_rng(self.seed)
+        network.train()
+        for epoch in range(epochs):
+            shuffled = images[rng.permutation(len(images))]
+            for batch in _batches(shuffled, size, f"autoencoder {epoch + 1}/{epochs}"):
+                target = _unit_range(batch, device)
+                with torch.autocast(device.type, torch.bfloat16):
+                    output = network(target)
+                loss = F.mse_loss(output.float(), target)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+        network.eval()
+        return self
+
+    @torch.no_grad()
+    def transform(self, images: np.ndarray) -> np.ndarray:
+        device = default_device()
+        parts = [self.network_.encoder(_unit_range(b, device)).cpu() for b in _batches(images, 1000, self.label)]
+        return torch.cat(parts).numpy()
+
+    @torch.no_grad()
+    def reconstruct(self, images: np.ndarray) -> np.ndarray:
+        """Return the decoder's images of the encoder's codes, uint8 as the input."""
+        output = self.network_(_unit_range(images, default_device())).clamp(0, 1)
+        return (output * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {name: value.cpu().numpy() for name, value in self.network_.state_dict().items()}
+
+    def load_state(self, state: dict[str, np.ndarray], image_shape: tuple[int, ...]) -> None:
+        self.network_ = self._network(image_shape)
+        self.network_.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
+        self.network_.eval()
+
+
+def _unit_range(images: np.ndarray, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255

@@ -1,0 +1,1 @@
+"""Networks: models, losses, samplers, the training loop, and regrouping around a network of your own."""

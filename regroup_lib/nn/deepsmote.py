@@ -1,0 +1,222 @@
+"""DeepSMOTE: synthetic images of the small classes, by SMOTE in the code space of an autoencoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+from imblearn.over_sampling import SMOTE
+from torch.nn import functional as F
+
+from regroup_lib.nn.models import ConvAutoencoder, default_device
+from regroup_lib.nn.samplers import StratifiedBatches
+from regroup_lib.progress import progress_bar
+
+BATCH = 64  # images a step of the reconstruction; half as many of one class for the penalty
+PEAK_LR = 5e-3  # Adam, one cycle; on CIFAR-100 in 4 epochs better than 2e-3 and 1e-2
+
+
+def deep_smote(
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    seed: int,
+    epochs: int = 4,
+    code_size: int = 128,
+    width: int = 32,
+    n_neighbors: int = 5,
+    max_images: int = 10_000,
+    penalty: Literal["aligned", "permuted"] = "aligned",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Make the images that bring every class to the size of the largest (Dablain et al. 2022).
+
+    An autoencoder is trained on the images; `imbalanced-learn`'s SMOTE interpolates between the codes of neighbours
+    in one class; the decoder turns the new codes into images. They are to join the training set, so only
+    training images may be passed in.
+
+    Parameters
+    ----------
+    images : ndarray of uint8 [n, h, w, c]
+        Training images; h and w divisible by 4.
+    labels : ndarray of int64 [n]
+        Class of each image.
+    seed : int
+        Seed of initialisation, batches and SMOTE: the same images again on the same machine.
+    epochs : int
+        Passes over at most `max_images` images.
+    code_size, width : int
+        Dimension of the code and channels of the first layer, see `ConvAutoencoder`.
+    n_neighbors : int
+        SMOTE's neighbours; a class of m images has at most m - 1. A class of one image has none: its new images
+        all are its one reconstruction.
+    max_images : int
+        The random batches (see Notes) come from at most so many images, drawn once, with the classes' shares;
+        this bounds the cost. The batches of one class draw from all its images.
+    penalty : {"aligned", "permuted"}
+        See Notes.
+
+    Returns
+    -------
+    images : ndarray of uint8 [m, h, w, c]
+        The synthetic images alone, class by class; m = 0 if all classes are equally large.
+    labels : ndarray of int64 [m]
+
+    Raises
+    ------
+    ValueError
+        If shapes, types or lengths are not as said, or an option is out of range.
+
+    Notes
+    -----
+    Each step adds two mean squared errors: the reconstruction of a random batch, and a penalty on a batch of one
+    class, which is drawn uniformly among the classes. In the paper (Algorithm 1) the codes of that batch are permuted,
+    decoded, and compared with the images in their old order: ``penalty="permuted"``. Whatever the code, the best
+    answer to that is the mean image of the class, and as a class of 1% is rare in the random batches, the penalty
+    wins: synthetic worms of CIFAR-100 have 7% of the real ones' variance between images (defaults, one seed).
+
+    The authors' published code permutes the codes and the images alike. That is the reconstruction of a batch of one
+    class, with the same weight for a small class as for a large one: ``penalty="aligned"``. It is the default: it is
+    what the authors give as their implementation, and the synthetic worms have 79% of the variance.
+
+    Two things differ here. Both batches go through the network together, so that batch normalisation sees one
+    distribution. The penalty's gradient reaches the encoder, where the published code stops it at the decoder: the
+    squared error of the worms is 0.008 with it and 0.012 without.
+
+    References
+    ----------
+    Dablain, Krawczyk & Chawla (2022), DeepSMOTE: fusing deep learning and SMOTE for imbalanced data.
+    """
+    images, labels = np.asarray(images), np.asarray(labels)
+    _check(images, labels)
+    _check_options(epochs=epochs, code_size=code_size, width=width, n_neighbors=n_neighbors, max_images=max_images)
+    if penalty not in ("aligned", "permuted"):
+        raise ValueError(f"penalty is {penalty!r}; expected 'aligned' or 'permuted'")
+    classes, counts = np.unique(labels, return_counts=True)
+    missing = counts.max() - counts
+    synthetic = np.empty((missing.sum(), *images.shape[1:]), np.uint8)
+    if len(synthetic) == 0:
+        return synthetic, np.empty(0, np.int64)
+    network = _new_network(images.shape[1:], code_size, width, seed)
+    _train(network, images, labels, epochs=epochs, max_images=max_images, penalty=penalty, seed=seed)
+    start = 0
+    with progress_bar(total=len(synthetic), desc="DeepSMOTE images", unit="image") as bar:
+        for label, n_wanted in zip(classes, missing, strict=True):
+            if n_wanted:
+                codes = _encode(network, images, np.flatnonzero(labels == label))
+                codes = _interpolate(codes, n_wanted, n_neighbors, seed)
+                _decode(network, codes, synthetic[start : start + n_wanted], bar.update)
+                start += n_wanted
+    return synthetic, np.repeat(classes, missing).astype(np.int64)
+
+
+def _check(images: np.ndarray, labels: np.ndarray) -> None:
+    if images.ndim != 4 or images.dtype != np.uint8:
+        raise ValueError(f"images are {images.dtype} of shape {images.shape}; expected uint8 [n, h, w, c]")
+    if images.shape[1] % 4 or images.shape[2] % 4:
+        raise ValueError(f"images are {images.shape[1]} x {images.shape[2]} pixels; expected sizes divisible by 4")
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ValueError(f"labels are {labels.dtype} of shape {labels.shape}; expected one class index an image")
+    if len(labels) != len(images):
+        raise ValueError(f"labels have {len(labels)} rows and images {len(images)}; expected as many")
+    if len(images) == 0:
+        raise ValueError("images have no rows; expected at least one")
+
+
+def _check_options(**options: int) -> None:
+    for name, value in options.items():
+        if value < 1 or value % 1:
+            raise ValueError(f"{name} is {value}; expected a whole number of at least 1")
+
+
+def _new_network(image_shape: tuple[int, ...], code_size: int, width: int, seed: int) -> ConvAutoencoder:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = ConvAutoencoder(image_shape, code_size, width)
+    return network.to(default_device(), memory_format=torch.channels_last)
+
+
+def _train(
+    network: ConvAutoencoder,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    epochs: int,
+    max_images: int,
+    penalty: str,
+    seed: int,
+) -> None:
+    # The first of the stratified batches is a stratified draw.
+    drawn = StratifiedBatches(labels, max_images).order(torch.Generator().manual_seed(seed)).numpy()[:max_images]
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    rng = np.random.default_rng(seed)
+    steps = -(-len(drawn) // BATCH) * epochs
+    optimizer = torch.optim.Adam(network.parameters(), lr=PEAK_LR)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=PEAK_LR, total_steps=steps)
+    network.train()
+    with progress_bar(total=steps, desc="DeepSMOTE autoencoder", unit="batch") as bar:
+        for _ in range(epochs):
+            order = rng.permutation(drawn)
+            for start in range(0, len(order), BATCH):
+                batch = order[start : start + BATCH]
+                own = members[rng.integers(len(members))]
+                of_one_class = rng.choice(own, min(BATCH // 2, len(own)), replace=False)
+                loss = _loss(network, images, batch, of_one_class, penalty)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                bar.update()
+    network.eval()
+
+
+def _loss(network: ConvAutoencoder, images: np.ndarray, batch: np.ndarray, of_one_class: np.ndarray, penalty: str):
+    """Return the reconstruction error of one batch plus that of the other, its codes permuted or not."""
+    device, n = default_device(), len(batch)
+    target = _unit_range(images[np.concatenate([batch, of_one_class])], device)
+    with torch.autocast(device.type, torch.bfloat16):
+        codes = network.encoder(target)
+        if penalty == "permuted":
+            # They are in random order already; shifted by one, no code keeps its place.
+            codes = torch.cat([codes[:n], codes[n:].roll(1, dims=0)])
+        output = network.decoder(codes)
+    output = output.float()
+    return F.mse_loss(output[:n], target[:n]) + F.mse_loss(output[n:], target[n:])
+
+
+def _unit_range(images: np.ndarray, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
+
+
+@torch.no_grad()
+def _encode(network: ConvAutoencoder, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    parts = [images[rows[start : start + 1000]] for start in range(0, len(rows), 1000)]
+    return np.concatenate([network.encoder(_unit_range(part, default_device())).cpu().numpy() for part in parts])
+
+
+def _interpolate(codes: np.ndarray, n_wanted: int, n_neighbors: int, seed: int) -> np.ndarray:
+    """Return `n_wanted` codes between neighbours."""
+    if len(codes) == 1:
+        return np.repeat(codes, n_wanted, axis=0)
+    # SMOTE looks at the class that it enlarges alone, but insists on a second one: a row of zeros.
+    smote = SMOTE(
+        sampling_strategy={1: len(codes) + n_wanted},
+        k_neighbors=min(n_neighbors, len(codes) - 1),
+        random_state=seed,
+    )
+    both = np.concatenate([np.zeros_like(codes[:1]), codes])
+    return smote.fit_resample(both, [0] + [1] * len(codes))[0][len(both) :]
+
+
+@torch.no_grad()
+def _decode(network: ConvAutoencoder, codes: np.ndarray, out: np.ndarray, on_batch: Callable[[int], None]) -> None:
+    """Write the images of the codes into `out`, uint8 [n, h, w, c]; never more than a batch is held as float."""
+    device = default_device()
+    for start in range(0, len(codes), 1000):
+        batch = torch.from_numpy(codes[start : start + 1000]).to(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            pixels = network.decoder(batch)
+        pixels = pixels.float().clamp_(0, 1).mul_(255).round_().byte()
+        out[start : start + len(batch)] = pixels.permute(0, 2, 3, 1).cpu().numpy()
+        on_batch(len(batch))

@@ -1,0 +1,382 @@
+"""The networks. Each has `embed` (images, features or tokens to penultimate features) and a `head` (to logits)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from regroup_lib.nn import tokenizers
+from regroup_lib.nn.tokenizers import PADDING, Tokenizer, WordTokenizer
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut (He et al. 2016, the basic block)."""
+
+    def __init__(self, width_in: int, width: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(width_in, width, 3, stride=stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.shortcut = nn.Identity()
+        if stride != 1 or width_in != width:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(width_in, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width)
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+class CosineHead(nn.Module):
+    """Cosines between features and one direction a class: the normalized last layer that LDAM needs.
+
+    Parameters
+    ----------
+    width, n_classes : int
+
+    References
+    ----------
+    Cao et al. (2019), Learning imbalanced datasets with label-distribution-aware margin loss, Section 3.2.
+    """
+
+    def __init__(self, width: int, n_classes: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_classes, width))
+        nn.init.xavier_uniform_(self.weight)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return cosines [n, n_classes] of features [n, width]."""
+        # float32 also under autocast: three digits of a cosine are too few to rank by.
+        with torch.autocast(features.device.type, enabled=False):
+            return F.linear(F.normalize(features.float(), dim=1), F.normalize(self.weight, dim=1))
+
+
+HEADS: dict[str, Callable[[int, int], nn.Module]] = {"linear": nn.Linear, "cosine": CosineHead}
+
+
+class ResNet(nn.Module):
+    """A residual network for small images.
+
+    Parameters
+    ----------
+    in_channels, n_classes : int
+    widths : tuple of int
+        Channels of each stage; every stage after the first halves the image.
+    blocks : tuple of int
+        Blocks of each stage.
+    stem_stride : int
+        Stride of the first convolution. Its kernel is 3 wide, or wide enough to overlap its neighbour.
+    head : str
+        A key of `HEADS`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        n_classes: int,
+        *,
+        widths: tuple[int, ...],
+        blocks: tuple[int, ...],
+        stem_stride: int,
+        head: str = "linear",
+    ):
+        super().__init__()
+        kernel = max(3, 2 * stem_stride - 1)
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_channels, widths[0], kernel, stride=stem_stride, padding=kernel // 2, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.ReLU(),
+        )
+        layers, width = [], widths[0]
+        for stage, (stage_width, depth) in enumerate(zip(widths, blocks, strict=True)):
+            for block in range(depth):
+                stride = 2 if stage > 0 and block == 0 else 1
+                layers.append(ResidualBlock(width, stage_width, stride))
+                width = stage_width
+        self.stages = nn.Sequential(*layers)
+        self.head = HEADS[head](width, n_classes)
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Return penultimate features [n, d] of normalised images [n, c, h, w]."""
+        return self.stages(self.stem(images)).mean(dim=(2, 3))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits [n, n_classes]."""
+        return self.head(self.embed(images))
+
+
+class MLP(nn.Module):
+    """A perceptron with one hidden layer on an encoder's features (the paper's CLIP+MLP, Section 4.2).
+
+    Parameters
+    ----------
+    in_features, n_classes : int
+    width : int
+        Hidden units.
+    head : str
+        A key of `HEADS`.
+    """
+
+    def __init__(self, in_features: int, n_classes: int, *, width: int, head: str = "linear"):
+        super().__init__()
+        self.hidden = nn.Sequential(nn.Linear(in_features, width), nn.BatchNorm1d(width), nn.ReLU())
+        self.head = HEADS[head](width, n_classes)
+
+    def embed(self, features: torch.Tensor) -> torch.Tensor:
+        """Return hidden activations [n, width] of features [n, in_features]."""
+        return self.hidden(features)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return logits [n, n_classes]."""
+        return self.head(self.embed(features))
+
+
+class TextCNN(nn.Module):
+    """Convolutions of several widths over word vectors, each channel's maximum over the sentence, dropout.
+
+    How far a sentence is filled up with padding has no influence on its features.
+
+    Parameters
+    ----------
+    n_tokens, n_classes : int
+    embedding : int
+        Dimension of the word vectors, which are learnt from scratch.
+    width : int
+        Channels of each convolution.
+    kernels : tuple of int
+        Words that each convolution sees; odd.
+    dropout : float
+        Part of the word vectors' numbers and of the features that is dropped in training.
+    head : str
+        A key of `HEADS`.
+
+    References
+    ----------
+    Kim (2014), Convolutional neural networks for sentence classification.
+    """
+
+    def __init__(
+        self,
+        n_tokens: int,
+        n_classes: int,
+        *,
+        embedding: int,
+        width: int,
+        kernels: tuple[int, ...] = (1, 3, 5),
+        dropout: float = 0.5,
+        head: str = "linear",
+    ):
+        super().__init__()
+        self.words = nn.Embedding(n_tokens, embedding, padding_idx=PADDING)
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(embedding, width, kernel, padding=kernel // 2) for kernel in kernels
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.head = HEADS[head](width * len(kernels), n_classes)
+
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return features [n, channels of all convolutions] of token numbers [n, length]."""
+        vectors = self.dropout(self.words(tokens)).transpose(1, 2)
+        # Zero is below every activation, so a masked place is no maximum.
+        inside = (tokens != PADDING)[:, None]
+        maxima = [(F.relu(convolution(vectors)) * inside).amax(dim=2) for convolution in self.convolutions]
+        return self.dropout(torch.cat(maxima, dim=1))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return logits [n, n_classes]."""
+        return self.head(self.embed(tokens))
+
+
+class LargeResNet(nn.Module):
+    """torchvision's ResNet34, for images of about 224 pixels: a 7x7 stem that divides their side by four.
+
+    Parameters
+    ----------
+    in_channels, n_classes : int
+    head : str
+        A key of `HEADS`.
+    """
+
+    def __init__(self, in_channels: int, n_classes: int, *, head: str = "linear"):
+        super().__init__()
+        import torchvision  # heavy, and only needed here
+
+        self.body = torchvision.models.resnet34()
+        if in_channels != 3:
+            self.body.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
+        width = self.body.fc.in_features
+        self.body.fc = nn.Identity()
+        self.head = HEADS[head](width, n_classes)
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Return penultimate features [n, 512] of normalised images [n, c, h, w]."""
+        return self.body(images)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits [n, n_classes]."""
+        return self.head(self.embed(images))
+
+
+LENGTH_GROUPS = 4  # of a batch of sentences
+
+
+def _by_length(embed: Callable[[torch.Tensor], torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
+    """Apply `embed` to sentences of like length together, for padding costs a transformer as much as words do.
+
+    A batch is as wide as its longest sentence, about twice the mean; in four groups a step takes two thirds of the
+    time. Rows come back in their order.
+    """
+    lengths = (tokens != PADDING).sum(dim=1)
+    order = lengths.argsort()
+    groups = [rows for rows in order.tensor_split(LENGTH_GROUPS) if len(rows)]
+    features = torch.cat([embed(tokens[rows, : max(1, int(lengths[rows[-1]]))]) for rows in groups])
+    return features[order.argsort()]
+
+
+class MiniLM(nn.Module):
+    """The transformer of all-MiniLM-L6-v2, to be fine-tuned: its last layer averaged over the tokens, and a head.
+
+    Parameters
+    ----------
+    n_tokens, n_classes : int
+        `n_tokens` is the tokenizer's, and must be the transformer's.
+    head : str
+        A key of `HEADS`.
+    folder : path, optional
+        Another sentence-transformers model; default: `minilm.find_model`.
+    """
+
+    def __init__(self, n_tokens: int, n_classes: int, *, head: str = "linear", folder: str | Path | None = None):
+        super().__init__()
+        self.transformer = tokenizers.load_model(tokenizers.find_model() if folder is None else folder)[0].auto_model
+        config = self.transformer.config
+        if n_tokens != config.vocab_size:
+            raise ValueError(f"the tokenizer has {n_tokens} tokens and the transformer {config.vocab_size}")
+        self.head = HEADS[head](config.hidden_size, n_classes)
+
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return mean token features [n, width] of token numbers [n, length]."""
+        return _by_length(self._means, tokens)
+
+    def _means(self, tokens: torch.Tensor) -> torch.Tensor:
+        inside = (tokens != PADDING).long()
+        hidden = self.transformer(input_ids=tokens, attention_mask=inside).last_hidden_state
+        return (hidden * inside[..., None]).sum(dim=1) / inside.sum(dim=1, keepdim=True).clamp(min=1)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return logits [n, n_classes]."""
+        return self.head(self.embed(tokens))
+
+
+def _resnet(widths: tuple[int, ...], blocks: tuple[int, ...], stem_stride: int) -> Callable[..., nn.Module]:
+    return partial(ResNet, widths=widths, blocks=blocks, stem_stride=stem_stride)
+
+
+# A name -> a function of channels (or features, or tokens), classes and `head`.
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    # 20,000 weights, for 8 x 8 scans.
+    "tiny-resnet": _resnet((16, 32), (1, 1), 1),
+    # 1.2 million weights; a CIFAR epoch takes about 26 seconds on 2 cores with AMX.
+    "small-resnet": _resnet((64, 128, 256), (1, 1, 1), 2),
+    # 310,000 weights, a third of the time an image: where many epochs beat a wide network within one budget.
+    "slim-resnet": _resnet((32, 64, 128), (1, 1, 1), 2),
+    # The same for 64 x 64: the stem alone brings the image to 16 x 16, so an image costs what a CIFAR image costs.
+    "slim-resnet-64": _resnet((32, 64, 128), (1, 1, 1), 4),
+    # ResNet34 with the CIFAR stem (3x3, stride 1, no pooling): the paper's network at 32 x 32.
+    "resnet34": _resnet((64, 128, 256, 512), (3, 4, 6, 3), 1),
+    # The same with torchvision's own stem, for 224 x 224.
+    "resnet34-224": LargeResNet,
+    # On features, not on images.
+    "mlp": partial(MLP, width=512),
+    # On tokens: 15,000 weights beside the word vectors, for a few hundred sentences, ...
+    "tiny-text-cnn": partial(TextCNN, embedding=32, width=48, dropout=0.2),
+    # ... 115,000, for a few thousand, ...
+    "text-cnn": partial(TextCNN, embedding=100, width=128),
+    # ... and 22 million, pre-trained.
+    "minilm": MiniLM,
+}
+# What a network reads that reads text; the others read images or features.
+TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {
+    "tiny-text-cnn": WordTokenizer,
+    "text-cnn": WordTokenizer,
+    "minilm": tokenizers.WordPieces,
+}
+
+
+def build_network(
+    name: str,
+    *,
+    in_channels: int,
+    n_classes: int,
+    seed: int,
+    head: str = "linear",
+) -> nn.Module:
+    """Build a network with weights drawn from `seed`; the global random state is left alone.
+
+    Parameters
+    ----------
+    name : str
+        A key of `NETWORKS`.
+    in_channels : int
+        Channels of the images, or the number of features, or of tokens.
+    n_classes, seed : int
+    head : str
+        A key of `HEADS`.
+
+    Raises
+    ------
+    ValueError
+        If there is no network or head of that name.
+    """
+    for kind, given, known in (("network", name, NETWORKS), ("head", head, HEADS)):
+        if given not in known:
+            raise ValueError(f"no {kind} is called {given!r}; there are {', '.join(known)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return NETWORKS[name](in_channels, n_classes, head=head)
+
+
+def default_device() -> torch.device:
+    """Return the GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class ConvAutoencoder(nn.Module):
+    """Two strided convolutions, a linear code, and their mirror image; height and width divisible by 4."""
+
+    def __init__(self, image_shape: tuple[int, ...], code_size: int, width: int):
+        super().__init__()
+        height, side, channels = image_shape
+        inner = (2 * width, height // 4, side // 4)
+        flat = int(np.prod(inner))
+        self.encoder = nn.Sequential(
+            nn.Conv2d(channels, width, 4, stride=2, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+            nn.BatchNorm2d(2 * width),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(flat, code_size),
+        )
+        self.decoder = nn.Sequential(
+            nn.Linear(code_size, flat),
+            nn.Unflatten(1, inner),
+            nn.BatchNorm2d(2 * width),
+            nn.ReLU(),
+            nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1),
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.decoder(self.encoder(images))

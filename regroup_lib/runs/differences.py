@@ -1,0 +1,137 @@
+"""Numbers of groups of records: values by seed, scores on the test set, and differences with the one interval.
+
+A group is one method with its chosen settings, a record per seed. Numbers are percent, differences are in points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+
+import numpy as np
+from sklearn.metrics import f1_score
+
+from regroup_lib.intervals import Interval, interval
+from regroup_lib.metrics import bootstrap_counts, weighted_average_precisions
+from regroup_lib.runs.records import Record
+
+Groups = Mapping[str, Sequence[Record]]
+
+AVERAGE_PRECISION = "average_precision"
+BALANCED_ACCURACY = "balanced_accuracy"
+PAPER_RULE = "max"  # Section 4.1 of the paper: max aggregation
+N_RESAMPLES = 250  # enough for a variance: its relative error is 9%
+
+
+def rule_of(record: Record, rule: str = PAPER_RULE) -> str:
+    """Return the aggregation rule to read: `rule`, or ``"none"`` where nothing was aggregated."""
+    return "none" if "none" in record.metrics else rule
+
+
+def result_on_test(record: Record, measure: str, rule: str = PAPER_RULE) -> float:
+    """Return one number of a record's test set; NaN where the run diverged."""
+    if record.status != "finished":
+        return float("nan")
+    return record.metrics[rule_of(record, rule)]["test"]["summary"][measure]
+
+
+def trace(record: Record, measure: str, *, split: str = "test", rule: str = PAPER_RULE) -> np.ndarray:
+    """Return a measure after each epoch."""
+    return np.array([epoch[f"{split}_{rule_of(record, rule)}_{measure}"] for epoch in record.traces])
+
+
+def values(group: Sequence[Record], measure: str) -> np.ndarray:
+    """Return one number a seed, percent, under the paper's rule; NaN where a run diverged.
+
+    Parameters
+    ----------
+    group : sequence of Record
+    measure : str
+        ``"balanced_accuracy"``, ``"average_precision"`` (positive class; in a multiclass task the mean over classes),
+        ``"calibrated_average_precision"``, ``"average_precision_negative"``, ``"average_precision_<class>"``, or
+        ``"macro_f1"``.
+    """
+    return 100 * np.array([_value(r, measure) if r.status == "finished" else np.nan for r in group], float)
+
+
+def _value(record: Record, measure: str) -> float:
+    if measure == "macro_f1":
+        labels, scores = scores_on_test(record)
+        return float(f1_score(labels, scores.argmax(axis=1), average="macro", zero_division=0))
+    by_class = record.metrics[rule_of(record)]["test"]["average_precision"]
+    if measure == "average_precision_negative":
+        return next(iter(by_class.values()))
+    name = measure.removeprefix("average_precision_")
+    return by_class[name] if name != measure else result_on_test(record, measure)
+
+
+def scores_on_test(record: Record, rule: str = PAPER_RULE) -> tuple[np.ndarray, np.ndarray]:
+    """Return a record's test labels [n] and class scores under a rule [n, C]."""
+    arrays = record.arrays()
+    scores = arrays[f"test_scores_{rule_of(record, rule)}"]
+    return arrays["test_labels"], np.stack([1 - scores, scores], axis=1) if scores.ndim == 1 else scores
+
+
+def validation_precision(record: Record, rule: str = PAPER_RULE) -> float:
+    """Return a record's average precision on the validation split; minus infinity where the run diverged."""
+    if record.status != "finished":
+        return -math.inf
+    return record.metrics[rule_of(record, rule)]["val"]["summary"]["average_precision"]
+
+
+def best_on_validation(groups: Groups, names: Iterable[str]) -> str:
+    """Return the group with the highest mean average precision on the validation split, the first of equals."""
+    return max(names, key=lambda name: np.mean([validation_precision(record) for record in groups[name]]))
+
+
+@cache  # several tables of a chapter ask for the same
+def _resampled(labels: bytes, label: int, scores: bytes) -> np.ndarray:
+    """Return one class's AP in each resample; labels are uint8 and scores float32."""
+    classes = np.frombuffer(labels, np.uint8)
+    counts = bootstrap_counts(classes, N_RESAMPLES)
+    return weighted_average_precisions(classes == label, np.frombuffer(scores, np.float32), counts)
+
+
+def bootstrap_precisions(
+    group: Sequence[Record], classes: Sequence[int] | None = None, rule: str = PAPER_RULE
+) -> np.ndarray:
+    """Return AP, percent, in resamples of the test set: [seeds, N_RESAMPLES].
+
+    All methods of a task see the same resamples, so their differences are paired.
+
+    Parameters
+    ----------
+    group : sequence of Record
+    classes : sequence of int, optional
+        Those whose mean AP is meant; default: the positive class, in a multiclass task all.
+    rule : {"max", "sum"}
+    """
+    precisions = []
+    for record in group:
+        if record.status != "finished":
+            precisions.append(np.full(N_RESAMPLES, np.nan))
+            continue
+        labels, scores = scores_on_test(record, rule)
+        chosen = classes if classes is not None else range(scores.shape[1]) if scores.shape[1] > 2 else (1,)
+        by_class = [_resampled(labels.tobytes(), c, scores[:, c].tobytes()) for c in chosen]
+        precisions.append(np.mean(by_class, axis=0))
+    return 100 * np.array(precisions)
+
+
+def precision_difference(
+    groups: Groups, first: str, second: str, classes: Sequence[int] | None = None, *, rule: str = PAPER_RULE
+) -> Interval:
+    """Return the difference of two methods' AP, in points; of the mean over classes in a multiclass task.
+
+    Parameters
+    ----------
+    groups : mapping of str to records
+    first, second : str
+        Methods whose records have the same seeds in the same order.
+    classes, rule
+        See `bootstrap_precisions`.
+    """
+    resampled = bootstrap_precisions(groups[first], classes, rule) - bootstrap_precisions(groups[second], classes, rule)
+    labels = groups[second][0].arrays()["test_labels"]
+    return interval(resampled[:, 0], resampled, n_units=int(np.bincount(labels).min()))

@@ -1,0 +1,299 @@
+"""What a run leaves: a record on disk, numbers in JSON and arrays beside them, and where it lies.
+
+Reading one runs no code and checks its digest; writing puts both files in place at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+import regroup_lib
+from regroup_lib.data.load import load_data
+from regroup_lib.data.sources import SOURCES
+from regroup_lib.data.tasks import parse_task
+from regroup_lib.files import (
+    atomic_path,
+    check_regular,
+    digest_file,
+    read_npz,
+    record_paths,
+    results_directory,
+    room_for,
+    save_arrays,
+)
+from regroup_lib.nn.checkpoints import remove_checkpoint
+from regroup_lib.nn.training import cpu_multiplies_bf16
+from regroup_lib.runs.specs import AnySpec, EncoderSpec, LookSpec, Spec, TableSpec, describe_defects, parse_spec
+
+RECORD_FORMAT = 1
+# Bytes of its two files that no record comes near: today the largest have 0.1 and 1.5 million.
+MAX_RECORD, MAX_ARRAYS = 2 * 10**7, 10**9
+
+
+def _code_version() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(regroup_lib.__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return f"{importlib.metadata.version('regroup_lib')}+{digest.hexdigest()[:12]}"
+
+
+# The package's version and a digest of its source as imported, which every record carries.
+CODE_VERSION = _code_version()
+
+
+@dataclass
+class Record:
+    """What a run leaves: numbers in JSON, arrays in an npz file beside it.
+
+    Attributes
+    ----------
+    spec : Spec, EncoderSpec, TableSpec or LookSpec
+    status : {"finished", "diverged", "not applicable"}
+    metrics : dict
+        Training: ``metrics[rule][split]`` is what `evaluate` returns, with the rules ``"max"`` and ``"sum"``, or
+        ``"none"`` where nothing is aggregated. Table: the same of `tables.measure_folds`, with the out-of-fold
+        scores as split ``"test"``. Encoder: clustering quality. Look: ``class_counts`` by split, ``notes``, and the
+        ``diagnosis`` of the large class (see `diagnose`), empty where nothing is divided.
+    traces : list of dict
+        One an epoch.
+    regrouping : dict
+        Class of each pseudo-class and its size. Table: see `tables.OutOfFold`.
+    seconds : dict
+        Time of each step.
+    machine, versions, data_digest, code, created
+        Provenance.
+    arrays_digest : str
+        SHA-256 of the npz file.
+    reason : str
+        Why a method is not applicable.
+    """
+
+    spec: Spec | EncoderSpec | TableSpec | LookSpec
+    status: str
+    metrics: dict[str, Any]
+    seconds: dict[str, float]
+    data_digest: str
+    traces: list[dict[str, Any]] = field(default_factory=list)
+    regrouping: dict[str, Any] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    code: str = ""
+    created: str = ""
+    arrays_digest: str = ""
+    reason: str = ""
+    path: Path | None = None
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    @property
+    def key(self) -> str:
+        """The spec's key."""
+        return self.spec.key
+
+    @property
+    def rules(self) -> list[str]:
+        """The aggregation rules that were measured."""
+        return list(self.metrics)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays of the npz file beside the record; they are read once and cannot be written to.
+
+        Raises
+        ------
+        ValueError
+            If it is missing or is not the one that the record was written with.
+        """
+        path = self.path.with_suffix(".npz")
+        try:
+            status = path.stat()
+            return dict(_verified_arrays(path, self.arrays_digest, (status.st_mtime_ns, status.st_size)))
+        except (ValueError, OSError) as error:
+            what = f"{path} is missing or damaged ({error}); delete {self.path} and run its spec again"
+            raise ValueError(what) from error
+
+
+@lru_cache(maxsize=128)
+def _verified_arrays(path: Path, digest: str, written: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Read arrays; time and size at which the file was `written` make a replaced one a new one."""
+    check_regular(path, at_most=MAX_ARRAYS)
+    if digest_file(path) != digest:
+        raise ValueError("its digest is not the one in the record")
+    arrays = read_npz(path)
+    for array in arrays.values():
+        array.flags.writeable = False
+    return arrays
+
+
+_RECORD = TypeAdapter(Record)
+
+
+def load_record(path: str | Path) -> Record:
+    """Read a record.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, is no record, or its spec does not have the key in its name.
+    """
+    path = Path(path)
+    try:
+        values = _record_values(path)
+        key, spec = values.pop("key"), parse_spec(values.pop("spec"))
+        if key != spec.key or not path.stem.endswith(f"-{key}"):
+            raise ValueError(f"its spec has key {spec.key}, not the one it is filed under")
+        return _RECORD.validate_python(values | {"spec": spec, "path": path})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        what = describe_defects(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"the record {path} is damaged ({what}); delete it and run its spec again") from error
+
+
+def _record_values(path: Path) -> dict[str, Any]:
+    """Read a record's fields; their digest, which older records do not have, is verified and left out."""
+    check_regular(path, at_most=MAX_RECORD)
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict) or values.pop("format", None) != RECORD_FORMAT:
+        raise ValueError(f"its format is not {RECORD_FORMAT}")
+    digest = values.pop("digest", None)
+    if digest is not None and digest != _digest_of_values(values):
+        raise ValueError("it is not what was written: its digest differs")
+    return values
+
+
+def _digest_of_values(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def load_records(results_dir: str | Path | None = None, *, profile: str | None = None) -> list[Record]:
+    """Read every record of a results directory, or of one profile in it, in order of their files."""
+    return [load_record(path) for path in record_paths(results_dir, profile=profile)]
+
+
+def find_record(spec: AnySpec, results_dir: str | Path | None = None) -> Record | None:
+    """Return the record of a spec, or None where there is none."""
+    path = spec.path(results_dir)
+    return load_record(path) if path.exists() else None
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether there is a record with its own arrays, not with those of one that was about to replace it."""
+    arrays = path.with_suffix(".npz")
+    return path.exists() and arrays.exists() and digest_file(arrays) == load_record(path).arrays_digest
+
+
+def checkpoint_path(spec: AnySpec, results_dir: str | Path | None = None) -> Path:
+    """Return where the training of a spec leaves its last epoch, until the record is written."""
+    return results_directory(results_dir) / ".checkpoints" / f"{spec.key}.pt"
+
+
+def remove_leftovers(path: Path, checkpoint: Path) -> None:
+    """Remove the checkpoint of a record that is written, and what a process that was killed left half written."""
+    for file in (path, path.with_suffix(".npz")):
+        for partial in file.parent.glob(f".{file.name}.*"):
+            partial.unlink(missing_ok=True)
+    remove_checkpoint(checkpoint)
+
+
+def write_record(record: Record, arrays: dict[str, np.ndarray], path: Path) -> None:
+    """Write arrays and the JSON file, and only then put the two in the place of older ones, the JSON file last."""
+    record.machine, record.versions, record.code = _machine(), _versions(record.spec), CODE_VERSION
+    record.created = datetime.now(UTC).isoformat(timespec="seconds")
+    with atomic_path(path) as partial, atomic_path(path.with_suffix(".npz")) as partial_arrays:
+        save_arrays(partial_arrays, arrays, compress=True)
+        record.arrays_digest = digest_file(partial_arrays)
+        with room_for(path):
+            partial.write_text(_record_text(record), encoding="utf-8")
+    record.path = path
+
+
+def _record_text(record: Record) -> str:
+    values = asdict(record)
+    del values["path"]
+    values["spec"] = record.spec.model_dump(mode="json")
+    # As they come back from the file: pairs as lists, keys as text.
+    values = json.loads(json.dumps({"key": record.key} | values))
+    return json.dumps({"format": RECORD_FORMAT} | values | {"digest": _digest_of_values(values)}, indent=1) + "\n"
+
+
+def _machine() -> dict[str, Any]:
+    """Return the class of machine, nothing that identifies one."""
+    machine: dict[str, Any] = {
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "native_bf16": cpu_multiplies_bf16(),
+    }
+    if torch.cuda.is_available():
+        machine["gpu"] = torch.cuda.get_device_name()
+    return machine
+
+
+def _versions(spec: AnySpec) -> dict[str, str]:
+    names = ["torch", "scikit-learn", "imbalanced-learn", "numpy", "onnxruntime"]
+    if "minilm" in (spec.encoder, getattr(spec, "network", None)):
+        names += ["sentence-transformers", "transformers"]  # what the extra `text` brings
+    found = {"python": platform.python_version()}
+    for name in names:
+        with suppress(importlib.metadata.PackageNotFoundError):  # an extra that this run does without
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def estimate_seconds(spec: AnySpec, records: Sequence[Record]) -> float | None:
+    """Return how long a run will take, from the recorded runs most like it; None where no record is like it.
+
+    Like it are runs of the same profile and network: of the same task and method if there are any, else of the same
+    task, else of all tasks, a training image and epoch taking as long in one as in the other.
+    """
+    alike = [
+        r
+        for r in records
+        if (r.spec.kind, r.spec.profile, r.spec.own is None, getattr(r.spec, "network", None))
+        == (spec.kind, spec.profile, spec.own is None, getattr(spec, "network", None))
+    ]
+    same_task = [r for r in alike if r.spec.task == spec.task]
+    same_method = [r for r in same_task if r.spec.label == spec.label]
+    chosen = same_method or same_task or alike
+    if not chosen:
+        return None
+    return float(np.median([_seconds_a_unit(r) for r in chosen])) * _units(spec)
+
+
+def _units(spec: AnySpec) -> float:
+    """Return training images times epochs; runs that have no epochs are all alike, and so are images of own sets."""
+    if spec.kind != "training":
+        return 1.0
+    if spec.own is not None:
+        return float(spec.epochs)
+    dataset, _ = parse_task(spec.task)
+    if dataset not in SOURCES:
+        return float(len(load_data(dataset).train) * spec.epochs)
+    counts = SOURCES[dataset].class_counts
+    n_images = sum(counts["train"]) if "train" in counts else 0.7 * sum(counts["all"])  # split 70/10/20 here
+    return n_images * spec.epochs
+
+
+def _seconds_a_unit(record: Record) -> float:
+    return sum(value for step, value in record.seconds.items() if step != "encode") / _units(record.spec)
+
+
+def machine_class(record: Record) -> str:
+    """Return the kind of machine that made a record: ``"2 cores x86_64"``, and the GPU where there was one."""
+    machine = record.machine
+    return f"{machine['cores']} cores {machine['architecture']}" + (f", {machine['gpu']}" if "gpu" in machine else "")

@@ -1,0 +1,354 @@
+"""Many runs: in this process, in worker processes of this machine, or on a Dask cluster.
+
+A run reaches a worker as its spec, some hundred bytes; data are read there, by path. A cluster sends back the record's
+two files. So a worker needs this package and a data directory, and no more. Where it also sees the results directory
+of the sweep, a run whose worker dies goes on at its last epoch on another one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, nullcontext
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from joblib.externals.loky import ProcessPoolExecutor
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from regroup_lib.files import atomic_path, results_directory
+from regroup_lib.nn.checkpoints import OutOfTime
+from regroup_lib.progress import progress_bar, silence
+from regroup_lib.runs.prepare import Busy
+from regroup_lib.runs.records import CODE_VERSION, Record, checkpoint_path, load_record
+from regroup_lib.runs.run import run
+from regroup_lib.runs.specs import AnySpec
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+logger = logging.getLogger(__name__)
+
+TRIES = 3  # workers that a run may end without finishing an epoch
+BUSY_WAIT = 0.5  # seconds before another look at a run that another process computes
+STOPS_AT = 0.97  # share of its minutes after which a sweep stops: the rest is for stopping
+CLOSING = 2.0  # seconds that a process has to stop by itself before it is ended
+# Training frees its activations at every step. Without these settings glibc returns that memory to the system and takes
+# it back as page faults: an epoch of HAM10000 then takes 4.0 s instead of 2.7 s. They keep up to 1 GB, in pieces up to
+# 32 MB, in the main thread's arena.
+KEEPING_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+}
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+LOST = (
+    f"{TRIES} workers ended while they ran it, and no epoch was finished between: "
+    "they crashed, were killed, or ran out of memory"
+)
+
+
+class SweepError(RuntimeError):
+    """Some runs of a sweep failed; the others are recorded."""
+
+
+class Unfinished(RuntimeError):
+    """The minutes of a sweep are over; the same call continues where it stopped."""
+
+
+class LostWorkers(RuntimeError):
+    """A run ended its worker again and again."""
+
+
+def sweep(
+    specs: Iterable[AnySpec],
+    *,
+    client: Client | None = None,
+    workers: int | None = None,
+    results_dir: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    recompute: bool = False,
+    minutes: float | None = None,
+    resources: Mapping[str, float] | None = None,
+) -> list[Record]:
+    """Run many specs and return their records in the order given.
+
+    Parameters
+    ----------
+    specs : iterable of Spec, EncoderSpec, TableSpec or LookSpec
+    client : distributed.Client, optional
+        Run on the workers of its scheduler (extra ``cluster``), one run a thread. They have this version of this
+        package, and data of their own (``REGROUP_DATA`` there, where `data_dir` is not given).
+    workers : int, optional
+        Run in this many processes on this machine, the cores divided among them; default: in this process.
+    results_dir, data_dir, recompute
+        See `run`. On workers of a cluster that do not see `results_dir`, the path is one of their own, and records
+        come back over the network.
+    minutes : float, optional
+        Stop within this many minutes; the same call continues at the last epoch. All that it needs for that lies in
+        `results_dir`, hidden folders included, in files below 16 MB, and may be copied to another machine in between.
+        The runs are then in one process of their own, if no `workers` are given.
+    resources : mapping of str to float, optional
+        What a run takes of a worker's resources, with a client. With workers started as
+        ``dask worker ADDRESS --nthreads 1 --resources GPU=1``, ``{"GPU": 1}`` is one run a GPU.
+
+    Raises
+    ------
+    SweepError
+        At the end, if runs failed; the message names each with its error. All others are recorded.
+    Unfinished
+        If the minutes were too few for all runs; the message says how many are recorded.
+
+    Notes
+    -----
+    A spec that is named twice is run once. Several sweeps may share a results directory: a spec that another process
+    runs, or whose features it computes, is put last, and waited for.
+
+    A run whose worker dies (killed, crashed, out of memory) continues at its last epoch on another one; other runs do
+    not notice. It is given up after three starts that ended its worker before the next epoch was finished. A sweep
+    that is interrupted (Ctrl-C) ends its processes, or takes back what a cluster has not started; the same call
+    continues.
+    """
+    named = list(specs)
+    once = list(dict.fromkeys(named))
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers is {workers}; expected at least 1")
+    if client is not None and workers is not None:
+        raise ValueError("both a client and workers are given; name one of them")
+    if client is None and resources:
+        raise ValueError("resources are those of a client's workers; name a client")
+    if minutes is not None and not minutes > 0:
+        raise ValueError(f"minutes is {minutes}; expected more than 0")
+    if minutes is not None and client is not None:
+        raise ValueError("minutes are for runs on this machine; leave them out, or name a number of workers")
+    if minutes is not None and recompute:
+        raise ValueError("recompute would begin again with every call; leave it out, or leave the minutes out")
+    # The same paths for all workers, whatever directory they were started in.
+    results, data = results_directory(results_dir).absolute(), data_dir and Path(data_dir).absolute()
+    options = {"results_dir": results, "data_dir": data, "recompute": recompute}
+    deadline = None if minutes is None else time.monotonic() + 60 * STOPS_AT * minutes
+    if client is not None:
+        place = _on_cluster(client, resources or {})
+    elif workers is None and minutes is None:
+        place = nullcontext((_submit_here, 1))
+    else:
+        place = _in_processes(workers or 1, deadline)
+        options["deadline"] = deadline and deadline - CLOSING
+    records: dict[AnySpec, Record] = {}
+    failures: dict[AnySpec, _Failure] = {}
+    with place as (submit, n_slots), progress_bar(total=len(once), desc="sweep", unit="run") as bar, silence():
+        for spec, outcome in _outcomes(once, submit, n_slots, options):
+            if isinstance(outcome, _Failure):
+                failures[spec] = outcome
+            elif outcome is not _Open.STOPPED:
+                records[spec] = _received(spec.path(results), outcome)
+            bar.update()
+    _raise_failures(once, records, failures)
+    return [records[spec] for spec in named]
+
+
+class _Open(Enum):
+    """In the place of a record: another process runs the spec, or the time is over."""
+
+    BUSY = "busy"
+    STOPPED = "stopped"
+
+
+class _Failure(NamedTuple):
+    """Why a run failed, in words: an exception itself may not survive the way back from a worker."""
+
+    what: str
+    traceback: str  # empty where the message says what to mend
+
+    @classmethod
+    def of(cls, error: Exception) -> _Failure:
+        explained = isinstance(error, ValueError | OSError | LostWorkers)
+        text = "" if explained else "".join(traceback.format_exception(error))
+        return cls(f"{type(error).__name__}: {error}", text)
+
+
+class _Files(NamedTuple):
+    """A record's files, as they come back from a cluster."""
+
+    record: bytes
+    arrays: bytes
+
+
+def _outcomes(
+    specs: Sequence[AnySpec], submit: Callable[..., Future], n_slots: int, options: dict[str, Any]
+) -> Iterator[tuple[AnySpec, Any]]:
+    """Run specs, so many at a time, and yield each with what `_attempt` says of it in the end."""
+    waiting, lost = deque(specs), Counter()
+    running: dict[Future, tuple[AnySpec, int]] = {}
+    while waiting or running:
+        while waiting and len(running) < n_slots:
+            spec = waiting.popleft()
+            epoch = _last_epoch(spec, options)
+            recorded = spec.path(options["results_dir"]).exists() and not epoch and not options["recompute"]
+            running[(_submit_here if recorded else submit)(spec, options)] = spec, epoch
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            spec, epoch = running.pop(future)
+            try:
+                outcome = future.result()
+            except Exception as error:  # the worker is lost
+                lost[spec] = lost[spec] + 1 if _last_epoch(spec, options) == epoch else 1
+                if lost[spec] < TRIES:
+                    waiting.appendleft(spec)
+                    continue
+                outcome = _Failure.of(error)
+            if outcome is _Open.BUSY:
+                waiting.append(spec)
+            else:
+                yield spec, outcome
+
+
+def _last_epoch(spec: AnySpec, options: dict[str, Any]) -> int:
+    """Return a number that changes when a run writes its checkpoint."""
+    checkpoint = checkpoint_path(spec, options["results_dir"])
+    return checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+
+
+def _attempt(spec: AnySpec, options: dict[str, Any]) -> Path | _Failure | _Open:
+    """Run a spec in this process and return its record's path, or why there is none."""
+    try:
+        with silence():
+            return run(spec, **options, wait=False).path
+    except OutOfTime:
+        return _Open.STOPPED
+    except Busy:
+        time.sleep(BUSY_WAIT)
+        return _Open.BUSY
+    except Exception as error:  # one bad run must not cost the others
+        return _Failure.of(error)
+
+
+def _submit_here(spec: AnySpec, options: dict[str, Any]) -> Future:
+    """Run a spec, or look it up, before this returns."""
+    future: Future = Future()
+    future.set_result(_attempt(spec, options))
+    return future
+
+
+def _received(path: Path, outcome: Path | _Files) -> Record:
+    """Return a record, whose files are written first where they came over the network."""
+    if isinstance(outcome, _Files) and not (path.exists() and path.read_bytes() == outcome.record):
+        for target, content in ((path.with_suffix(".npz"), outcome.arrays), (path, outcome.record)):
+            with atomic_path(target) as written:
+                written.write_bytes(content)
+    return load_record(path)
+
+
+def _raise_failures(specs: Sequence[Any], records: dict[Any, Record], failures: dict[Any, _Failure]) -> None:
+    left = len(specs) - len(records) - len(failures)
+    if left and not failures:
+        raise Unfinished(f"{len(records)} of {len(specs)} runs are recorded; the same call goes on with the others")
+    lines = [f"{len(failures)} of {len(specs)} runs failed, the others are recorded:"]
+    lines += [f"{spec.task} {spec.label} seed {spec.seed}: {failure.what}" for spec, failure in failures.items()]
+    # One traceback for all runs that failed at one place.
+    shown = {failure.traceback: spec for spec, failure in failures.items() if failure.traceback}
+    lines += [f"\n{spec.task} {spec.label} seed {spec.seed}:\n{text}" for text, spec in shown.items()]
+    if left:
+        raise Unfinished("\n".join([*lines, f"{left} runs are left"]))
+    if failures:
+        raise SweepError("\n".join(lines))
+
+
+# The function that starts a run somewhere, and how many runs are started at a time.
+_Place = tuple[Callable[..., Future], int]
+
+
+@contextmanager
+def _in_processes(workers: int, deadline: float | None) -> Iterator[_Place]:
+    """Run in processes of this machine, each a pool of one, so that one that dies takes no other run with it."""
+    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    environment = KEEPING_MEMORY | dict.fromkeys(THREADS, threads)
+    pools: list[ProcessPoolExecutor] = []
+    own = threading.local()
+
+    def supervise(*arguments: Any) -> Any:
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= CLOSING:
+            return _Open.STOPPED
+        if getattr(own, "pool", None) is None:
+            own.pool = ProcessPoolExecutor(1, env=environment, initializer=_end_with, initargs=(os.getpid(),))
+            pools.append(own.pool)
+        try:
+            return own.pool.submit(_attempt, *arguments).result(left)
+        except TimeoutError:  # training stops by itself before; encoding, clustering and measuring do not
+            own.pool.shutdown(kill_workers=True)
+            return _Open.STOPPED
+        except TerminatedWorkerError:
+            own.pool = None
+            raise LostWorkers(LOST) from None
+
+    # A terminal's Ctrl-C goes to all processes. Children inherit that it is blocked; this process ends them.
+    block = (signal.SIG_BLOCK, {signal.SIGINT})
+    supervisors, interrupted = ThreadPoolExecutor(workers, "sweep", signal.pthread_sigmask, block), True
+    try:
+        yield partial(supervisors.submit, supervise), workers
+        interrupted = False
+    finally:
+        for pool in pools:
+            pool.shutdown(kill_workers=interrupted)
+        supervisors.shutdown()
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent, whatever it is doing: a sweep that is killed takes its runs along."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _on_cluster(client: Client, resources: Mapping[str, float]) -> Iterator[_Place]:
+    """Run on the workers of a scheduler: all runs are handed to it at once, so that it can ask for more workers."""
+    known = client.scheduler_info(n_workers=-1)["workers"].values()
+    if not any(all(worker["resources"].get(name, 0) >= n for name, n in resources.items()) for worker in known):
+        wanted = "".join(f" with {name}={n:g}" for name, n in resources.items())
+        logger.warning("the runs wait for a worker%s; the scheduler has none yet", wanted)
+    executor = client.get_executor(pure=False, resources=dict(resources) or None)
+    try:
+        yield partial(executor.submit, _attempt_on_cluster, CODE_VERSION, f"sweep-{uuid.uuid4().hex}"), sys.maxsize
+    finally:
+        executor.shutdown(wait=False)  # takes back what has not started
+
+
+def _attempt_on_cluster(code: str, topic: str, spec: AnySpec, options: dict[str, Any]) -> _Files | _Failure | _Open:
+    """Run a spec on a worker and return its record's files, or why there are none.
+
+    The scheduler does not know which of the runs that it gave to a worker ended it. So each start is noted there, and a
+    run that was started again and again without an epoch between gives itself up.
+    """
+    from distributed import get_client
+
+    if code != CODE_VERSION:
+        what = f"the worker has regroup_lib {CODE_VERSION}, the sweep {code}; install one on both"
+        return _Failure.of(ValueError(what))
+    start = [spec.key, _last_epoch(spec, options)]
+    events = [list(event) for _, event in get_client().get_events(topic) if event[0] == spec.key]
+    if events[-TRIES:] == TRIES * [start]:
+        return _Failure.of(LostWorkers(LOST))
+    get_client().log_event(topic, start)
+    outcome = _attempt(spec, options)
+    if outcome is _Open.BUSY:
+        get_client().log_event(topic, [spec.key, outcome.value])
+    if isinstance(outcome, Path):
+        return _Files(outcome.read_bytes(), outcome.with_suffix(".npz").read_bytes())
+    return outcome

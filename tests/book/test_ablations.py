@@ -1,0 +1,304 @@
+"""Ablations: the plan's sections, and tables and figures from made records."""
+
+import json
+
+import numpy as np
+import pytest
+
+from regroup_book import plans
+from regroup_book.chapters import ablations
+from regroup_lib.runs.differences import precision_difference, values
+from regroup_lib.runs.specs import Spec
+
+
+@pytest.fixture
+def make(measured_record):
+    """Return a function that makes the records of a group: two seeds, positives scoring `lift` higher."""
+
+    def one(spec, lift, nmi):
+        rng = np.random.default_rng([spec.seed, int(100 * lift)])
+        labels = (np.arange(400) < 40).astype(np.uint8)
+        scores = 1 / (1 + np.exp(-(rng.normal(size=400) + lift * labels - 2)))
+        regrouping = {"parent": [0, 1], "counts": [360, 40]}
+        if spec.method.startswith("rg"):
+            regrouping = {"parent": [0, 0, 0, 1], "counts": [200, 100, 60, 40]}
+            regrouping |= {"purity": (nmi or 0) / 2 + 0.2, "nmi": nmi or 0.0}
+        return measured_record(
+            spec,
+            labels,
+            {rule: {"test": scores, "val": scores} for rule in (("max", "sum") if "nmi" in regrouping else ("none",))},
+            ("not 0", "0"),
+            traces=[{"train_loss": 0.1}],
+            seconds={"regroup": 3.0, "train": 9.0},
+            regrouping=regrouping,
+        )
+
+    def group(spec, lift, *, nmi=None):
+        return [one(spec.model_copy(update={"seed": seed}), lift, nmi) for seed in (0, 1)]
+
+    return group
+
+
+def spec(method, **fields):
+    encoder = "pca" if method in ("rg", "rg-shuffled") else None
+    return Spec(profile="smoke", task="digits-0", method=method, encoder=encoder, **fields)
+
+
+@pytest.fixture
+def clusterers(make):
+    quality = {"kmeans": (3.0, 0.6), "spectral": (5.5, 0.7), "random": (1.0, 0.0)}
+    return {name: make(spec("rg", clusterer=name), lift, nmi=nmi) for name, (lift, nmi) in quality.items()}
+
+
+@pytest.fixture
+def controls(make):
+    lifts = {"binary": 2.0, "true": 4.5, "clusters": 4.0, "clusters' sizes": 1.5, "equal clusters": 4.0}
+    specs = {"binary": spec("ce"), "true": spec("rg-true"), "clusters' sizes": spec("rg-shuffled")}
+    made = {label: make(specs.get(label, spec("rg")), lift, nmi=0.5) for label, lift in lifts.items()}
+    return made | {"random, equal": make(spec("rg-random", clusterer="random-equal"), 1.5)}
+
+
+# ---------------------------------------------------------------- the plan
+
+
+@pytest.mark.parametrize("profile", ["smoke", "cpu", "paper"])
+@pytest.mark.parametrize("name", plans.ABLATION_SECTIONS)
+def test_a_section_changes_one_part_and_has_every_seed(profile, name):
+    task = plans.ABLATION_TASKS[profile][0]
+    groups = plans.ablation(name, task, profile, [0, 1, 2])
+    assert groups
+    varied = {
+        "clusterer": {"clusterer"},
+        "encoder": {"encoder", "encoder_epochs"},
+        "loss": {"method"},
+        "clusters": {"n_clusters"},
+        "imbalance": {"method", "encoder", "imbalance", "epochs"},
+        "control": {"method", "encoder", "clusterer", "n_clusters"},
+        "length": {"method", "encoder", "clusterer", "epochs"},
+    }[name]
+    dumped = []
+    for specs in groups.values():
+        assert [s.seed for s in specs] == [0, 1, 2]
+        dumped.append(specs[0].model_dump())
+    for field in dumped[0]:
+        if field not in varied:
+            assert len({str(d[field]) for d in dumped}) == 1, field
+
+
+def test_sections_share_the_run_that_is_their_reference():
+    task, seeds = "cifar10-airplane", [0]
+    reference = plans.ablation("clusterer", task, "cpu", seeds)["kmeans"]
+    for name, label in (("loss", "rg"), ("clusters", "9"), ("control", "clusters"), ("encoder", plans.INCEPTION)):
+        assert plans.ablation(name, task, "cpu", seeds)[label] == reference
+    specs = plans.chapter_specs("ablations", seeds=seeds)
+    assert len(specs) == len({s.key for s in specs})
+
+
+def test_the_numbers_of_clusters_span_what_was_asked():
+    numbers = [int(k) for k in plans.ablation("clusters", "cifar10-airplane", "cpu", [0])]
+    assert numbers[0] == 2
+    assert 9 in numbers
+    assert numbers[-1] == 36
+    assert numbers == sorted(numbers)
+
+
+def test_the_shortest_training_is_that_of_the_controls():
+    groups = plans.ablation("length", "cifar10-airplane", "cpu", [0, 1])
+    controls = plans.ablation("control", "cifar10-airplane", "cpu", [0, 1])
+    for label in ("binary", "random, equal", "clusters", "true"):
+        assert groups[f"{label} 5"] == controls[label]
+    assert {specs[0].epochs for specs in groups.values()} == {5, 10, 20}
+    assert plans.ablation("length", "cifar100-worm", "cpu", [0]) == {}
+
+
+def test_an_unknown_section_is_refused():
+    with pytest.raises(ValueError, match="no section is called 'optimizer'"):
+        plans.ablation("optimizer", "digits-0", "smoke", [0])
+
+
+def test_missing_records_say_how_to_make_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("REGROUP_RESULTS", str(tmp_path))
+    with pytest.raises(ValueError, match=r"records of rg.* are missing; run `regroup sweep ablations --profile smoke`"):
+        ablations.section("loss", "digits-0", "smoke", [0])
+
+
+# ---------------------------------------------------------------- tables and figures
+
+
+def test_the_table_compares_with_the_reference(clusterers):
+    table = ablations.ablation_table(clusterers, "kmeans", heading="clusterer")
+    assert table.loc["kmeans", "AP − kmeans"] == ""
+    assert table.loc["random", "AP − kmeans"].startswith("−")
+    assert table.loc["random", "AP − kmeans"].endswith("*")
+    assert table.loc["spectral", "NMI"] == "0.70"
+    assert table.loc["spectral", "largest : smallest"] == f"{200 / 60:.1f}"
+    assert table.loc["kmeans", "AP (max)"] == table.loc["kmeans", "AP (sum)"]  # made so
+    assert table.loc["kmeans", "clustering, s"] == "3"
+
+
+def test_the_span_is_from_the_lowest_to_the_highest_difference(clusterers):
+    low, high = (precision_difference(clusterers, name, "kmeans").mean for name in ("random", "spectral"))
+    assert ablations.span_over(clusterers, "kmeans") == f"−{-low:.1f} to +{high:.1f}"
+
+
+def test_quality_points_are_one_a_record_and_correlate(clusterers, controls):
+    points = ablations.quality_points(clusterers, controls)
+    assert set(points["label"]) >= {"kmeans", "true", "random"}
+    assert "binary" not in set(points["label"])
+    assert len(points[points.label == "kmeans"]) == 2
+    sentence = ablations.quality_sentence(ablations.quality_points(clusterers))
+    assert sentence.startswith("Over 3 settings the rank correlation of AP is +1.00 with NMI")
+
+
+def test_the_two_rules_are_compared_over_settings(make, clusterers):
+    """Made records have the same scores under both rules; one setting's are set apart."""
+    apart = make(spec("rg", n_clusters=5), 3.0, nmi=0.5)
+    for record in apart:
+        by_rule = {rule: record.metrics[rule]["test"]["summary"] for rule in ("max", "sum")}
+        by_rule["sum"]["average_precision"] = by_rule["max"]["average_precision"] + 0.02
+    text = ablations.rules_sentence(clusterers, {"5": apart}, clusterers)
+    assert text == ("AP under sum is above AP under max in 1 of 4 settings, by +0.0 to +2.0 points, +0.5 in the mean.")
+
+
+def test_figures_name_their_axes(clusterers, controls, make):
+    points = ablations.quality_points(clusterers)
+    numbers = {str(k): make(spec("rg", n_clusters=k), lift, nmi=0.3) for k, lift in ((2, 2.0), (9, 4.0))}
+    figures = (
+        ablations.plot_quality(points, 50.0),
+        ablations.plot_clusters_curve(numbers, controls["binary"], natural=9, task="digits-0"),
+        ablations.plot_controls(controls, "digits-0"),
+    )
+    for figure in figures:
+        assert all(axes.get_xlabel() for axes in figure.axes)
+    assert figures[0].axes[0].get_ylabel() == figures[1].axes[0].get_ylabel() == "test AP (%)"
+
+
+METHODS = {"ce": (3.0, 1.0), "wce": (2.9, 1.5), "ros": (4.0, 2.5), "rg": (3.1, 5.0)}
+METHODS |= {"ce-longer": (3.0, 1.2), "wce-longer": (2.9, 1.4), "rg-longer": (1.0, 5.0)}
+
+
+@pytest.fixture
+def imbalance(make):
+    return {
+        f"{method} {ratio:g}": make(
+            spec(method.removesuffix("-longer"), imbalance=ratio, epochs=6 if "longer" in method else 3), lift
+        )
+        for method, lifts in METHODS.items()
+        for ratio, lift in zip((10.0, 100.0), lifts, strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    ("table", "suffix"), [(ablations.imbalance_table, ""), (ablations.equal_steps_table, "-longer")]
+)
+def test_each_ratio_has_a_row_with_the_differences_to_ce_and_to_the_best_on_validation(imbalance, table, suffix):
+    found = table(imbalance)
+    assert list(found.index) == ["10:1", "100:1"]
+    expected = values(imbalance[f"rg{suffix} 10"], "average_precision").mean()
+    assert found.loc["10:1", "RG"].startswith(f"{expected:.1f} ±")
+    assert found.loc["100:1", "best other on validation"] == "ROS"
+    for column, other in (("RG − CE", f"ce{suffix}"), ("RG − best other", "ros")):
+        for ratio in ("10", "100"):
+            pair = {"ours": imbalance[f"rg{suffix} {ratio}"], "theirs": imbalance[f"{other} {ratio}"]}
+            difference = precision_difference(pair, "ours", "theirs")
+            assert found.loc[f"{ratio}:1", column].removesuffix(" *") == str(difference)
+    assert found.loc["100:1", "RG − CE"].endswith("*")
+    shares = np.array([360, 40]) / 400
+    learned = 100 * (1 - 0.1 / -(shares * np.log(shares)).sum())
+    assert found.loc["10:1", "learned by CE"] == f"{learned:.0f} ± 0"
+
+
+def test_where_it_pays_is_said_at_equal_epochs_and_at_equal_steps(imbalance):
+    gains = [
+        precision_difference({"a": imbalance[f"rg{longer} {ratio}"], "b": imbalance[f"ce{longer} {ratio}"]}, "a", "b")
+        for longer in ("", "-longer")
+        for ratio in (10, 100)
+    ]
+    first, second = ablations.pays_between(imbalance).split(". With ")
+    assert first.startswith(f"At equal epochs RG adds {gains[0]} points to CE at 10:1 and {gains[1]} at 100:1")
+    assert second.startswith(f"as many steps as ROS, RG adds {gains[2]} points to CE at 10:1 and {gains[3]} at 100:1")
+
+
+def test_the_figure_of_ratios_has_a_panel_at_equal_epochs_and_one_at_equal_steps(imbalance):
+    figure = ablations.plot_imbalance(imbalance)
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["10:1", "100:1"]
+    assert [len(axes.containers) for axes in figure.axes] == [4, 4]
+    drawn = [container[0].get_ydata() for container in figure.axes[1].containers]
+    for label, curve in zip(("ce-longer", "wce-longer", "ros", "rg-longer"), drawn, strict=True):
+        expected = [values(imbalance[f"{label} {ratio}"], "average_precision").mean() for ratio in (10, 100)]
+        np.testing.assert_allclose(curve, expected)
+
+
+def test_an_epoch_of_ros_has_the_steps_of_two_epochs_of_the_others():
+    groups = plans.ablation("imbalance", "cifar10-airplane", "cpu", [0, 1, 2])
+    for ratio in plans.IMBALANCES:
+        for method in ("ce", "wce", "rg"):
+            longer, once = groups[f"{method}-longer {ratio:g}"], groups[f"{method} {ratio:g}"]
+            assert longer == [s.model_copy(update={"epochs": 2 * s.epochs}) for s in once]
+
+
+@pytest.fixture
+def lengths(make):
+    lifts = {3: (1.0, 1.2, 4.0, 5.0), 6: (3.0, 3.0, 4.2, 5.0)}
+    specs = {"binary": spec("ce"), "random, equal": spec("rg-random"), "clusters": spec("rg"), "true": spec("rg-true")}
+    return {
+        f"{label} {epochs}": make(one.model_copy(update={"epochs": epochs}), lift)
+        for epochs, at in lifts.items()
+        for (label, one), lift in zip(specs.items(), at, strict=True)
+        if (label, epochs) != ("true", 6)
+    }
+
+
+def test_the_table_of_lengths_compares_at_equal_lengths(lengths):
+    table = ablations.length_table(lengths)
+    assert list(table.index) == ["3", "6"]
+    groups = {"binary": lengths["binary 6"], "clusters": lengths["clusters 6"]}
+    gain = precision_difference(groups, "clusters", "binary")
+    assert table.loc["6", "clusters − binary"].startswith(str(gain))
+    assert table.loc["3", "clusters − binary"].endswith("*")
+    assert table.loc["6", "binary"].startswith(f"{values(groups['binary'], 'average_precision').mean():.1f}")
+    errors = {label: 100 - values(lengths[f"{label} 6"], "average_precision").mean() for label in groups}
+    ratio = f"{errors['clusters'] / errors['binary']:.2f}"
+    assert table.loc["6", "error left by clusters"] == ratio
+    assert f"; 6 epochs {gain}. " in ablations.length_sentence(lengths)
+    assert ablations.length_sentence(lengths).endswith(f", {ratio} of that of binary labels.")
+    assert table.loc["3", "true − binary"].endswith("*")
+    assert table.loc["6", "true"] == table.loc["6", "true − binary"] == ""  # not trained so long
+    axes = ablations.plot_length(lengths, "digits").axes[0]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["3", "6"]
+    assert len(axes.containers) == 4
+
+
+def test_parts_of_the_gain_are_differences_of_label_sets(controls):
+    table = ablations.parts_of_the_gain(controls)
+    expected = precision_difference(controls, "clusters", "binary")
+    assert table.loc["all: clusters", "AP, points"].startswith(str(expected))
+    assert table.loc["meaning, given the sizes", "AP, points"].endswith("*")
+    assert set(controls) <= set(ablations.CONTROL_PARTS)
+    meaning = precision_difference(controls, "clusters", "clusters' sizes")
+    text = ablations.parts_sentence(controls)
+    assert text.startswith(f"Clusters change AP by {expected} points against binary labels")
+    assert text.endswith(f"their meaning adds: {meaning}.")
+
+
+def test_what_ba_says_is_beside_what_is_called_positive(controls):
+    table = ablations.balanced_accuracy_table(controls)
+    arrays = [record.arrays() for record in controls["random, equal"]]
+    called = [100 * np.mean(found["test_scores_max"] >= 0.5) for found in arrays]
+    assert table.loc["random, equal", "called positive"].startswith(f"{np.mean(called):.1f} ±")
+    assert table.loc["binary", "BA (max)"] == table.loc["binary", "BA (sum)"]
+    text = ablations.balanced_accuracy_sentence(controls)
+    assert f"differs by {precision_difference(controls, 'random, equal', 'clusters')} points" in text
+    assert f"call {np.mean(called):.0f}% of the test images positive" in text
+    ba = values(controls["random, equal"], "balanced_accuracy").mean()
+    assert text.startswith(f"Random groups of equal sizes have a BA of {ba:.1f} under max and {ba:.1f} under sum")
+
+
+def test_measured_costs_are_shown_where_there_are_any(tmp_path):
+    assert ablations.clusterer_costs(tmp_path) is None
+    (tmp_path / "benchmarks").mkdir()
+    rows = [{"clusterer": "kmeans", "n_clusters": 9, "seconds": 12.3, "mb": 250.7, "sizes": [1, 2]}]
+    (tmp_path / "benchmarks" / "clusterers.json").write_text(json.dumps({"text": "blobs", "rows": rows}))
+    costs = ablations.clusterer_costs(tmp_path)
+    assert costs.attrs["text"] == "blobs"
+    assert [int(value) for value in costs.loc["kmeans"]] == [9, 12, 251]

@@ -1,0 +1,51 @@
+"""Dose and response: the least purity that helps, the table, and the curve, from made-up records."""
+
+import numpy as np
+import pytest
+
+from regroup_book.chapters import dose
+from regroup_lib.runs.specs import Spec
+
+LIFTS = {"binary": 2.0, "true": 4.0, "random 0.25": 3.5, "random 0.5": 3.2}
+LIFTS |= {"brightness 0.25": 2.0, "brightness 0.5": 3.5}
+PURITY = {"true": 1.0, "0.25": 0.78, "0.5": 0.55}
+
+
+@pytest.fixture
+def groups(measured_record):
+    """Make two seeds of each set of groups; those that follow brightness help at the lower purity alone."""
+
+    def make(name, seed):
+        rng = np.random.default_rng(seed)
+        labels = (np.arange(600) < 100).astype(np.uint8)
+        scores = 1 / (1 + np.exp(-rng.normal(size=600) - LIFTS[name] * labels))
+        plain = name == "binary"
+        spec = Spec(profile="smoke", task="digits-0", method="ce" if plain else "rg-true", seed=seed)
+        regrouping = {"parent": [0, 1] if plain else [0, 0, 1], "counts": [500, 100] if plain else [250, 250, 100]}
+        regrouping |= {} if plain else {"purity": PURITY[name.split()[-1]]}
+        traces = [{"train_loss": 0.1, "images": 600}]
+        rule = "none" if plain else "max"
+        options = {"regrouping": regrouping, "traces": traces, "seconds": {}}
+        return measured_record(spec, labels, {rule: {"test": scores}}, ("not 0", "0"), **options)
+
+    return {name: [make(name, seed) for seed in (0, 1)] for name in LIFTS}
+
+
+def test_the_least_purity_is_the_end_of_an_unbroken_run_of_gains(groups):
+    purity, gain = dose.least_purity(groups, "random")
+    assert purity == 0.55
+    assert gain.low > 0
+    # The gain at 0.55 does not count, because the purer groups at 0.78 gain nothing.
+    assert dose.least_purity(groups, "brightness")[0] == 1.0
+    groups["true"] = groups["binary"]
+    for record in groups["true"]:
+        record.regrouping["purity"] = 1.0
+    assert dose.least_purity(groups, "random") is None
+
+
+def test_the_table_and_the_figure_show_every_set_of_groups(groups):
+    table = dose.dose_table(groups)
+    assert len(table) == len(groups) - 1
+    assert table["AP − binary labels"].str.contains(r"\*").any()
+    figure = dose.plot_dose(groups, {"raw": groups["brightness 0.5"]})
+    assert [text.get_text() for text in figure.axes[0].texts] == ["raw pixels"]

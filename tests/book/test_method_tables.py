@@ -1,0 +1,269 @@
+"""Tables and figures that compare methods: made records, the paper's files, the definitions written out."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score
+
+from regroup_book import method_tables, paper, plans
+from regroup_book.chapters import binary
+from regroup_lib.metrics import bootstrap_counts
+from regroup_lib.runs import records
+from regroup_lib.runs.differences import N_RESAMPLES, bootstrap_precisions, precision_difference, values
+from regroup_lib.runs.specs import Spec
+
+ENCODER = "pca"
+
+
+@pytest.fixture
+def make_record(measured_record):
+    """Return a function that makes a binary record whose positives score `lift` higher."""
+
+    def make(method, seed=0, *, lift=2.0, bias=0.0, n=400, positives=40, status="finished", task="digits-0"):
+        uses_encoder = method in ("rusc", "mlp") or method.startswith("rg")
+        spec = Spec(profile="smoke", task=task, method=method, seed=seed, encoder=ENCODER if uses_encoder else None)
+        rng = np.random.default_rng([seed, len(method), int(10 * lift)])
+        labels = (np.arange(n) < positives).astype(np.uint8)
+        logits = {part: rng.normal(size=n) + lift * labels + bias for part in ("val", "test")}
+        scores = {part: 1 / (1 + np.exp(-values)) for part, values in logits.items()}
+        rule = "max" if method.startswith("rg") else "none"
+        parent = [0, 0, 1] if rule == "max" else [0, 1]
+        counts = [n - positives - 10, 10, positives] if rule == "max" else [n - positives, positives]
+        return measured_record(
+            spec,
+            labels,
+            {rule: scores},
+            ("not 0", "0"),
+            status=status,
+            **({} if status == "finished" else {"metrics": {}}),
+            seconds={"regroup": 1.0, "resample": 0.0, "train": 9.0},
+            traces=[{"images": 2 * n if method == "ros" else n}] * 2,
+            regrouping={"parent": parent, "counts": counts},
+        )
+
+    return make
+
+
+@pytest.fixture
+def groups(make_record):
+    """Make two seeds of every method: RG the best, RUSC with a shifted threshold, LDAM with two very different runs."""
+    lifts = {"rg": 4.0, "rusc": 1.0, "mlp": 1.2}
+    made = {}
+    for method in plans.TABLE_METHODS["cpu"]:
+        lift = lifts.get(method, 2.0)
+        bias = 2.0 if method == "rusc" else -3.0
+        made[method] = [make_record(method, seed, lift=lift, bias=bias) for seed in (0, 1)]
+    made["ldam"] = [make_record("ldam", 0, lift=0.1), make_record("ldam", 1, lift=5.0)]
+    return made
+
+
+@pytest.mark.parametrize(
+    ("task", "method", "measure", "expected"),
+    [
+        ("cifar100-worm", "rg", "average_precision_positive", (73.8, 1.1)),
+        ("cifar100-worm", "rusc", "balanced_accuracy", (84.9, 0.9)),
+        ("ham10000-bcc", "mlp", "average_precision_positive", (0.7, 0.0)),
+        ("ham10000-akiec", "mlp", "average_precision_positive", (0.7, 0.0)),
+        ("ham10000", "rg", "average_precision_df", (54.5, 4.1)),
+        ("cifar100-worm", "soap", "average_precision_positive", None),
+        ("digits-0", "rg", "average_precision_positive", None),
+    ],
+)
+def test_the_papers_numbers(task, method, measure, expected):
+    assert paper.paper_number(task, method, measure) == expected
+
+
+def test_the_papers_tables_are_complete_and_use_known_methods():
+    first, second = paper.paper_numbers(1), paper.paper_numbers(2)
+    assert len(first) == 11 * 6
+    assert len(second) == 11 * 8
+    assert set(first.method) == set(second.method) == set(plans.PAPER_METHODS)
+    assert first["mean"].between(0, 100).all()
+
+
+def test_paper_difference_is_that_of_the_means():
+    assert paper.paper_difference("cifar100-worm", "rg", "ros") == pytest.approx(5.3)
+    assert paper.paper_difference("cifar100-worm", "rg", "soap") is None
+
+
+def test_competition_table_has_a_row_a_method_and_marks_the_best(groups):
+    table = method_tables.competition_table(groups, "cifar100-worm")
+    assert list(table.index) == [method_tables.title(m) for m in groups]
+    assert table.loc["RG", "AP, positive"].endswith(" **")
+    assert sum(cell.endswith(" **") for cell in table["AP, positive"]) == 1
+    assert table.loc["RG", "AP, positive (paper)"] == "73.8 ± 1.1"
+    assert table.loc["SOAP", "AP, positive (paper)"] == ""
+    mean = np.mean([100 * r.metrics["none"]["test"]["average_precision"]["0"] for r in groups["ce"]])
+    assert table.loc["CE", "AP, positive"].startswith(f"{mean:.1f} ± ")
+
+
+def test_methods_whose_spread_meets_the_best_ones_are_marked(make_record):
+    near = {m: [make_record(m, s, lift=3.0) for s in (0, 1)] for m in ("rg", "ce")}
+    near["wce"] = [make_record("wce", s, lift=0.0) for s in (0, 1)]
+    marks = method_tables.best_marks(near, "average_precision")
+    assert sorted(marks.values()) in (["best"], ["best", "overlap"])
+    assert "wce" not in marks
+
+
+def test_a_diverged_run_leaves_a_gap_and_no_error(groups, make_record):
+    groups["soap"] = [make_record("soap", 0), make_record("soap", 1, status="diverged")]
+    table = method_tables.competition_table(groups, "digits-0")
+    assert table.loc["SOAP", "AP, positive"].startswith("nan")
+    assert "SOAP" in method_tables.order_table(groups).index
+
+
+def test_bootstrap_precisions_are_those_of_the_resampled_test_set(groups):
+    record = groups["rg"][0]
+    arrays = record.arrays()
+    counts = bootstrap_counts(arrays["test_labels"], N_RESAMPLES)
+    precisions = bootstrap_precisions(groups["rg"])
+    assert precisions.shape == (2, N_RESAMPLES)
+    for i in (0, 7, 200):
+        expected = average_precision_score(arrays["test_labels"], arrays["test_scores_max"], sample_weight=counts[i])
+        assert precisions[0, i] == pytest.approx(100 * expected)
+
+
+def test_differences_are_of_one_test_set_for_all(groups):
+    same = precision_difference(groups, "ce", "ce")
+    assert (same.mean, same.low, same.high) == (0, 0, 0)
+    better, reverse = (precision_difference(groups, *pair) for pair in (("rg", "rusc"), ("rusc", "rg")))
+    assert better.low > 0
+    assert (reverse.low, reverse.high) == pytest.approx((-better.high, -better.low))
+    plain = (values(groups[m], "average_precision").mean() for m in ("rg", "rusc"))
+    assert better.mean == pytest.approx(np.subtract(*plain))  # the one that a table of AP shows
+
+
+def test_difference_table_compares_with_both_baselines(groups):
+    table = method_tables.difference_table(groups)
+    assert table.loc["CE", "AP − CE"] == ""
+    assert table.loc["RG", "AP − RG"] == ""
+    for method, baseline in (("rg", "ce"), ("rusc", "rg"), ("ce", "rg")):
+        cell = table.loc[method_tables.title(method), f"AP − {method_tables.title(baseline)}"]
+        assert cell.removesuffix(" *") == str(precision_difference(groups, method, baseline))
+
+
+def test_order_table_ranks_by_mean_and_counts_wins(groups):
+    table = method_tables.order_table(groups)
+    assert table.index[0] == "RG"
+    assert table.loc["RG", "rank"] == 1
+    assert list(table["rank"]) == sorted(table["rank"])
+    wins = sum(float(cell.rstrip("%")) for cell in table["first in"])
+    assert 95 <= wins <= 110  # rounded, and ties count twice
+
+
+def test_costs_are_relative_to_ce(groups):
+    table = method_tables.cost_table(groups, tried={"focal": 3})
+    assert table.loc["CE", "images seen"] == "1.00"
+    assert table.loc["ROS", "images seen"] == "2.00"
+    assert table.loc["RG", "of that preparing"] == "10%"
+    assert table.loc["Focal", "settings tried"] == 3
+    assert table.loc["CE", "settings tried"] == 1
+
+
+def test_costs_are_those_of_the_fastest_seed(groups):
+    slow = replace(groups["ce"][0], seconds={"train": 1e6})
+    fast = replace(groups["ce"][0], seconds={"regroup": 1.0, "train": 1.0})
+    table = method_tables.cost_table({"ce": [slow, fast], "ros": [replace(fast, seconds={"train": 3.0}), slow]})
+    assert list(table["seconds"]) == ["1.00", "1.50"]
+    assert table.loc["CE", "of that preparing"] == "50%"
+
+
+def test_confusion_by_hand(groups):
+    record = groups["rusc"][0]
+    arrays = record.arrays()
+    labels, called = arrays["test_labels"], arrays["test_scores_none"] >= 0.5
+    matrix = binary.confusion(record)
+    assert matrix.sum() == len(labels)
+    assert matrix[1, 1] == (called & (labels == 1)).sum()
+    assert matrix[0, 1] == (called & (labels == 0)).sum()
+    assert binary.precision_of(matrix) == pytest.approx(labels[called].mean())
+    assert binary.balanced_accuracy_of(matrix) == pytest.approx(record.metrics["none"]["test"]["balanced_accuracy"])
+    assert np.isnan(binary.precision_of(np.array([[5, 0], [2, 0]])))
+
+
+def test_threshold_curves_at_half_are_the_decision(groups):
+    record = groups["rg"][0]
+    curves = binary.threshold_curves(record, np.array([0.5, 1.1]))
+    matrix = binary.confusion(record)
+    assert curves["balanced accuracy"][0] == pytest.approx(binary.balanced_accuracy_of(matrix))
+    assert curves["precision"][0] == pytest.approx(binary.precision_of(matrix))
+    assert curves["balanced accuracy"][1] == pytest.approx(0.5)
+    assert np.isnan(curves["precision"][1])
+
+
+def test_how_often_a_resample_of_the_validation_split_chooses_another_setting(make_record, monkeypatch):
+    """Three seeds stand in for three settings of one grid."""
+    shelf = {record.spec: record for record in (make_record("rg", seed, lift=1.5) for seed in (0, 1, 2))}
+    monkeypatch.setattr(plans, "regrouping_grids", lambda profile, seed: {"digits-0": list(shelf)})
+    monkeypatch.setattr(records, "find_record", lambda spec, results_dir=None: shelf[spec])
+    table = method_tables.selection_table("smoke", [0])
+    arrays = [record.arrays() for record in shelf.values()]
+    counts = bootstrap_counts(arrays[0]["val_labels"], N_RESAMPLES)
+    precisions = np.array(
+        [
+            [average_precision_score(a["val_labels"], a["val_scores_max"], sample_weight=w) for w in counts]
+            for a in arrays
+        ]
+    )
+    another = np.mean(precisions.argmax(axis=0) != precisions[:, 0].argmax())
+    assert 0.1 < another < 0.9
+    row = table.loc["digit 0"]
+    assert row["another one chosen in"] == f"{another:.0%} of resamples"
+    assert row["smallest class on validation"] == 40
+    assert method_tables.selection_sentence(table).endswith("in 1 of 1 tasks.")  # all three have one number of clusters
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"method": "focal"}, "γ = 2"),
+        ({"method": "focal", "gamma": 5.0}, "γ = 5"),
+        ({"method": "ldam", "deferred": True}, "margin = 0.5, DRW = yes"),
+        ({"method": "la", "tau": 0.5}, "τ = 0.5"),
+        ({"method": "ce"}, ""),
+    ],
+)
+def test_settings_are_named_with_the_fields_signs(make_record, fields, expected):
+    record = make_record("ce")
+    record.spec = Spec(profile="smoke", task="digits-0", **fields)
+    assert method_tables.settings_of(record) == expected
+
+
+def test_figures_have_named_axes_and_a_legend(groups):
+    for figure in (
+        binary.plot_prevalence(groups["rusc"][0]),
+        binary.plot_thresholds(groups),
+        binary.plot_score_distributions(groups),
+    ):
+        assert all(axes.get_xlabel() for axes in figure.axes)
+        assert figure.axes[0].get_ylabel()
+        assert figure.legends or figure.axes[0].get_legend()
+    assert "precision" in binary.plot_confusion(groups["rusc"][0]).axes[0].get_title()
+
+
+def test_sortable_tables_carry_the_class_that_the_script_looks_for():
+    html = method_tables.sortable(pd.DataFrame({"a": [1]}, index=pd.Index(["x"], name="method"))).data
+    assert 'class="dataframe sortable"' in html
+    assert "method" in html
+
+
+def test_a_sentence_in_a_table_of_numbers_is_broken_into_lines():
+    sentence = "a < b and " * 7
+    frame = pd.DataFrame({"says": ["short", sentence]}, index=pd.Index(["x", "y"], name="cluster"))
+    table = method_tables.sortable(frame).data
+    assert "<td>short</td>" in table
+    assert f'<td><span class="long">{sentence.replace("<", "&lt;")}</span></td>' in table
+    assert "long" not in method_tables.sortable(frame, wrapped=True).data
+
+
+def test_sortable_links_the_records_of_each_row_and_escapes_the_others_cells():
+    frame = pd.DataFrame({"method": ["<b>", "RG"], "AP": ["1.0", "2.0"]}).set_index("method")
+    assert "records" not in method_tables.sortable(frame).data
+    frame.attrs["records"] = [["a", "b"], ["c"]]
+    table = method_tables.sortable(frame).data
+    assert "<td>&lt;b&gt;</td>" in table
+    assert '<a href="records.html#a" data-records="a b">2</a>' in table
+    assert '<a href="records.html#c" data-records="c">1</a>' in table
+    assert 'class="dataframe sortable results"' in table

@@ -1,0 +1,430 @@
+"""Several classes: Table 2 from made records, clusters and splits from real runs, long tails by their profile."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score, recall_score
+
+from regroup_book import method_tables, plans
+from regroup_book.chapters import multiclass
+from regroup_lib.data.dataset import DataError, Dataset, Split
+from regroup_lib.data.ham10000 import divided, split_by_image
+from regroup_lib.data.load import load_data
+from regroup_lib.data.tasks import long_tail_counts, make_task
+from regroup_lib.diagnostics import cluster_contents, explained_share, image_statistics
+from regroup_lib.runs.differences import bootstrap_precisions, scores_on_test, values
+from regroup_lib.runs.run import run
+from regroup_lib.runs.specs import EncoderSpec, Spec, parse_spec
+
+NAMES = ("nv", "mel", "bkl", "bcc", "akiec", "vasc", "df")
+COUNTS = (60, 12, 11, 9, 8, 7, 6)
+
+
+@pytest.fixture
+def make_record(measured_record):
+    """Return a function that makes a seven-class record whose true classes score `lift` higher."""
+
+    def make(method, seed=0, *, lift=2.0, lifts=None, status="finished", images=1.0, regroup=0.1, **fields):
+        uses_encoder = method in ("rusc", "mlp") or method.startswith("rg")
+        spec = Spec(task="ham10000", method=method, seed=seed, encoder="pca" if uses_encoder else None, **fields)
+        rng = np.random.default_rng([seed, len(method), int(10 * lift)])
+        labels = np.repeat(np.arange(7), COUNTS).astype(np.uint8)
+        logits = rng.normal(size=(len(labels), 7))
+        logits[np.arange(len(labels)), labels] += np.asarray(lifts or [lift] * 7)[labels]
+        scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        rule = "max" if method.startswith("rg") else "none"
+        parent = [0, 0, 0, 1, 2, 3, 4, 5, 6] if rule == "max" else list(range(7))
+        seen = {"test_in_training": np.arange(len(labels)) % 2 == 0} if spec.split == "image" else {}
+        return measured_record(
+            spec,
+            labels,
+            {rule: {"test": scores, "val": scores}},
+            NAMES,
+            arrays=seen,
+            status=status,
+            **({} if status == "finished" else {"metrics": {}}),
+            seconds={"encode": 5.0, "regroup": regroup, "resample": 0.0, "train": 9.9},
+            traces=[{"images": int(1000 * images)}] * 2,
+            regrouping={"parent": parent, "counts": [30, 20, 10, *COUNTS[1:]] if rule == "max" else list(COUNTS)},
+        )
+
+    return make
+
+
+@pytest.fixture
+def groups(make_record):
+    """Make two seeds of each method; RG is good and ROS better, at 4.7 times the images."""
+    lifts = {"rg": 3.5, "ros": 5.0, "mlp": 0.5}
+    return {
+        m: [make_record(m, s, lift=lifts.get(m, 2.0), images=4.7 if m == "ros" else 1.0) for s in (0, 1)]
+        for m in plans.TABLE_METHODS["cpu"]
+    }
+
+
+# ---------------------------------------------------------------- tables and figures
+
+
+def test_the_class_table_has_ours_over_the_papers_number(groups):
+    table = multiclass.class_table(groups, "ham10000")
+    assert list(table.columns) == ["BA", *NAMES]
+    assert list(table.index) == [method_tables.title(m) for m in groups]
+    ours = np.mean([100 * r.metrics["none"]["test"]["average_precision"]["df"] for r in groups["ros"]])
+    assert table.loc["ROS", "df"].startswith(f"{ours:.1f} ± ")
+    assert '<span class="paper">47.0 ± 2.7</span>' in table.loc["ROS", "df"]
+    assert "paper" not in table.loc["SOAP", "df"]
+    assert sum("**" in cell for cell in table["mel"]) == 1
+
+
+def test_class_tables_keep_their_markup_and_other_tables_escape_it(groups):
+    assert "<br><span" in method_tables.sortable(multiclass.class_table(groups, "ham10000"), html_cells=True).data
+    assert "&lt;b&gt;" in method_tables.sortable(pd.DataFrame({"a": ["<b>"]})).data
+
+
+def test_macro_f1_is_scikit_learns(groups):
+    labels, scores = scores_on_test(groups["ce"][0])
+    expected = f1_score(labels, scores.argmax(axis=1), average="macro")
+    assert values(groups["ce"], "macro_f1")[0] == pytest.approx(100 * expected)
+
+
+def test_the_bootstrap_of_several_classes_averages_them(groups):
+    by_class = [bootstrap_precisions(groups["ce"], [c]) for c in range(7)]
+    np.testing.assert_allclose(bootstrap_precisions(groups["ce"]), np.mean(by_class, axis=0))
+
+
+def test_averages_rank_the_methods(groups):
+    table = multiclass.average_table(groups)
+    assert table.loc["ROS", "rank, mean AP"] == 1
+    assert sorted(table["rank, BA"])[0] == 1
+    assert table["rank, mean AP"].max() <= len(groups)
+
+
+def test_class_counts_add_up_the_pseudo_classes(make_record):
+    whole, parts = multiclass.class_counts(make_record("rg"))
+    assert whole.tolist() == list(COUNTS)
+    assert parts[0].tolist() == [30, 20, 10]
+    assert [len(part) for part in parts] == [3, 1, 1, 1, 1, 1, 1]
+
+
+def test_the_sensitivity_table_has_a_row_a_threshold(make_record):
+    by_threshold = {t: [make_record("rg", s, threshold=t) for s in (0, 1)] for t in (81.0, 162.0)}
+    table = multiclass.sensitivity_table(by_threshold)
+    assert list(table.index) == ["81", "162"]
+    assert (table["pseudo-classes"] == 9).all()
+
+
+def test_figures_have_named_axes(groups, make_record):
+    by_threshold = {t: [make_record("rg", s, threshold=t) for s in (0, 1)] for t in (81.0, 162.0)}
+    for figure in (
+        multiclass.plot_class_counts(groups["rg"][0]),
+        multiclass.plot_sensitivity(by_threshold, groups["ce"]),
+        multiclass.plot_confusions(groups),
+        multiclass.plot_calibrated_classes(groups),
+    ):
+        assert all(axes.get_xlabel() for axes in figure.axes)
+        assert figure.axes[0].get_ylabel()
+
+
+def test_the_confusion_matrix_title_is_the_balanced_accuracy(make_record):
+    record = make_record("ce")
+    labels, scores = scores_on_test(record)
+    accuracy = 100 * recall_score(labels, scores.argmax(axis=1), average="macro")
+    title = multiclass.plot_confusions({"ce": [record]}).axes[0].get_title()
+    assert title == f"CE: BA {accuracy:.1f}"
+
+
+# ---------------------------------------------------------------- leakage and budget
+
+
+def test_recall_by_exposure_is_that_of_the_two_halves(make_record):
+    record = make_record("ce", split="image")
+    labels, scores = scores_on_test(record)
+    seen = record.arrays()["test_in_training"]
+    predicted = scores.argmax(axis=1)
+    expected = [np.mean([(predicted[h & (labels == c)] == c).mean() for c in range(7)]) for h in (seen, ~seen)]
+    np.testing.assert_allclose(multiclass.recall_by_exposure(record), expected)
+
+
+def test_the_leakage_table_subtracts_the_honest_split(groups, make_record):
+    leaking = {"ce": [make_record("ce", s, lift=4.0, split="image") for s in (0, 1)]}
+    table = multiclass.leakage_table(groups, leaking)
+    honest, naive = (values(g, "average_precision").mean() for g in (groups["ce"], leaking["ce"]))
+    assert table.loc["CE", "mean AP, inflated by"] == f"{naive - honest:+.1f}"
+    assert "50%" in multiclass.leakage_sentence(leaking)
+    assert "no groups" in multiclass.leakage_sentence({})
+
+
+def test_the_budget_table_has_images_relative_to_ce(groups, make_record):
+    table = multiclass.budget_table(groups, [make_record("ros", s, epochs=9) for s in (0, 1)])
+    assert table["images seen"].tolist() == ["1.00", "4.70", "1.00"]
+    assert table["epochs"].tolist() == [30, 30, 9]
+
+
+# ---------------------------------------------------------------- the headline
+
+
+def test_the_headline_says_who_is_first_and_where_rg_stands(groups, make_record):
+    ap = {m: values(g, "average_precision").mean() for m, g in groups.items()}
+    place = 1 + sum(value > ap["rg"] for value in ap.values())
+    first = method_tables.title(max(ap, key=ap.get))
+    text = multiclass.headline(groups)
+    assert text.startswith(f"By mean AP, RG is number {place} of {len(groups)} methods, {first} number 1; it adds +")
+    on_df = {m: values(g, "average_precision_df").mean() for m, g in groups.items()}
+    assert f"{method_tables.title(max(on_df, key=on_df.get))} is first with {max(on_df.values()):.1f} ±" in text
+    assert f"RG has {on_df['rg']:.1f} ±" in text
+    best = {"ce": groups["ce"], "rg": [make_record("rg", s, lift=9.0) for s in (0, 1)]}
+    assert multiclass.headline(best).startswith("By mean AP, RG is number 1 of 2 methods; it adds +")
+
+
+# ---------------------------------------------------------------- plans
+
+
+def test_the_smallest_class_of_the_plan_is_that_of_the_task():
+    assert min(make_task("digits-lt").class_counts) == plans.SMALLEST_CLASS["digits-lt"]
+    counts = make_task("digits-lt").class_counts
+    assert plans.OVERSAMPLED["digits-lt"] == pytest.approx(10 * max(counts) / sum(counts))
+
+
+def test_thresholds_share_the_grids_runs(tmp_path):
+    by_threshold = plans.threshold_runs("ham10000", "cpu", [0, 1, 2])
+    assert next(iter(by_threshold)) == 81
+    assert len(by_threshold) >= 5
+    first_seed = [runs[0] for runs in by_threshold.values()]
+    assert first_seed == plans.tuning_specs("cpu", "ham10000", "rg", 0)
+    specs = plans.chapter_specs("multiclass", results_dir=tmp_path)
+    assert len(specs) == len({s.key for s in specs})
+    assert {run for runs in by_threshold.values() for run in runs} <= set(specs)
+
+
+def test_oversampling_at_equal_budget_sees_about_as_many_images_as_ce():
+    for run_ in plans.equal_budget_runs("ham10000", "cpu", [0]):
+        assert 30 <= run_.epochs * plans.OVERSAMPLED["ham10000"] < 30 + plans.OVERSAMPLED["ham10000"]
+
+
+def test_missing_records_say_how_to_make_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("REGROUP_RESULTS", str(tmp_path))
+    with pytest.raises(ValueError, match="regroup sweep multiclass --profile cpu"):
+        plans.records_of(plans.threshold_runs("ham10000", "cpu", [0]), "multiclass")
+
+
+# ---------------------------------------------------------------- tasks and splits
+
+
+@pytest.mark.parametrize(
+    ("largest", "n_classes", "ratio", "total"),
+    [(5000, 10, 100, 12406), (5000, 10, 10, 20431), (500, 100, 100, 10847), (500, 100, 10, 19573)],
+)
+def test_long_tails_have_the_published_counts(largest, n_classes, ratio, total):
+    counts = long_tail_counts(largest, n_classes, ratio)
+    assert sum(counts) == total
+    assert counts[0] == largest
+    assert counts[-1] == largest // ratio
+
+
+@given(st.integers(2, 50), st.floats(1, 100), st.integers(100, 5000))
+def test_a_long_tail_never_grows_and_keeps_its_ratio(n_classes, ratio, largest):
+    counts = long_tail_counts(largest, n_classes, ratio)
+    assert counts == sorted(counts, reverse=True)
+    assert counts[-1] == int(largest / ratio + 1e-9)
+
+
+@pytest.mark.parametrize(("largest", "n", "ratio"), [(10, 1, 10), (10, 5, 0.5), (10, 5, float("nan")), (10, 5, 100)])
+def test_a_long_tail_that_cannot_be_is_refused(largest, n, ratio):
+    with pytest.raises(ValueError, match=r"long tail|leaves no sample"):
+        long_tail_counts(largest, n, ratio)
+
+
+def test_a_long_tailed_task_thins_the_training_split_alone():
+    task, whole = make_task("digits-lt"), make_task("digits")
+    assert task.class_counts == long_tail_counts(whole.class_counts[0], 10, 10)
+    np.testing.assert_array_equal(task.val.index, whole.val.index)
+    np.testing.assert_array_equal(task.test.labels, whole.test.labels)
+    assert set(task.train.index) <= set(whole.train.index)
+    assert not set(task.train.index) & set(task.val.index)
+
+
+def grouped_dataset(n=200):
+    rng = np.random.default_rng(0)
+    lesions = np.sort(rng.integers(0, n // 2, n))
+    labels = lesions % 2
+    part = np.array(["train", "val", "test"])[np.digitize(lesions / (n // 2), [0.7, 0.8])]
+    images = rng.integers(0, 256, (n, 4, 4, 3)).astype(np.uint8)
+    rows = {s: np.flatnonzero(part == s) for s in ("train", "val", "test")}
+    metadata = {
+        s: {"lesion_id": lesions[r].astype(str), "image_id": np.array([f"i{i:04d}" for i in r])}
+        for s, r in rows.items()
+    }
+    splits = {s: Split(images[r], labels[r].astype(np.int64)) for s, r in rows.items()}
+    return Dataset("ham10000", splits, ("a", "b"), "digest", metadata)
+
+
+def test_a_split_by_image_keeps_all_images_and_tears_lesions_apart():
+    honest = grouped_dataset()
+    naive = split_by_image(honest)
+    ids = lambda d: sorted(np.concatenate([d.metadata[s]["image_id"] for s in d.splits]))  # noqa: E731
+    assert ids(naive) == ids(honest)
+    shared = lambda d: set(d.metadata["train"]["lesion_id"]) & set(d.metadata["test"]["lesion_id"])  # noqa: E731
+    assert not shared(honest)
+    assert shared(naive)
+    assert naive.digest != honest.digest
+    fractions = [len(naive.splits[s]) / 200 for s in ("train", "val", "test")]
+    np.testing.assert_allclose(fractions, [0.7, 0.1, 0.2], atol=0.02)
+    # Each image keeps its label and its lesion.
+    by_id = {
+        i: (x.tobytes(), y)
+        for s in honest.splits
+        for i, x, y in zip(
+            honest.metadata[s]["image_id"], honest.splits[s].inputs, honest.splits[s].labels, strict=True
+        )
+    }
+    for s in naive.splits:
+        for i, x, y in zip(naive.metadata[s]["image_id"], naive.splits[s].inputs, naive.splits[s].labels, strict=True):
+            assert by_id[i] == (x.tobytes(), y)
+
+
+def test_in_five_folds_every_image_tests_once_and_no_lesion_is_in_two_splits():
+    honest, tested = grouped_dataset(), []
+    for fold in range(5):
+        dataset = divided(honest, f"fold-{fold}")
+        lesions = [set(dataset.metadata[s]["lesion_id"]) for s in ("train", "val", "test")]
+        assert sum(map(len, lesions)) == len(set.union(*lesions))
+        assert dataset.digest != honest.digest
+        tested += dataset.metadata["test"]["image_id"].tolist()
+    assert sorted(tested) == sorted(np.concatenate([honest.metadata[s]["image_id"] for s in honest.splits]))
+
+
+def test_a_split_by_image_needs_groups():
+    with pytest.raises(DataError, match="digits has no groups of images"):
+        split_by_image(load_data("digits"))
+    with pytest.raises(DataError, match="no groups"):
+        make_task("digits-0", split="image")
+
+
+# ---------------------------------------------------------------- specs
+
+
+@pytest.mark.parametrize("given_as", [{"nv": 4, "mel": 2}, [["nv", 4], ["mel", 2]], (("mel", 2), ("nv", 4))])
+def test_clusters_by_class_name_are_one_spec_however_they_are_given(given_as):
+    spec = parse_spec({"task": "ham10000", "method": "rg", "encoder": "raw", "n_clusters": given_as})
+    assert spec == Spec(task="ham10000", method="rg", encoder="raw", n_clusters={"mel": 2, "nv": 4})
+    assert parse_spec(spec.model_dump(mode="json")).key == spec.key
+    assert hash(spec)
+
+
+@pytest.mark.parametrize(
+    ("method", "wrong", "message"),
+    [
+        ("rg", {"n_clusters": {"naevus": 4}}, "n_clusters names .'naevus'.; the classes are nv, mel"),
+        ("rg", {"n_clusters": {"nv": 0}}, "whole number of at least 1, or one for each"),
+        ("rg", {"n_clusters": ["nv"]}, "whole number of at least 1"),
+        ("rusc", {"n_clusters": {"nv": 4}}, "method 'rusc' takes one number as n_clusters"),
+        ("rusc", {"threshold": 10}, "has no option threshold"),
+        ("rg", {"threshold": 0}, "greater than 0"),
+        ("rg", {"split": "random"}, "split"),
+    ],
+)
+def test_a_wrong_regrouping_is_refused_when_the_spec_is_made(method, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        parse_spec({"task": "ham10000", "method": method, "encoder": "raw"} | wrong)
+
+
+def test_a_threshold_above_the_largest_class_is_refused(tmp_path, one_thread):
+    spec = Spec(profile="smoke", task="digits-lt", method="rg", encoder="raw", threshold=1000, epochs=1)
+    with pytest.raises(
+        ValueError, match=r"threshold is 1000\.0; it must be above 0 and at most the largest class, 112"
+    ):
+        run(spec, results_dir=tmp_path)
+
+
+def test_clusters_by_class_name_reach_the_regrouping(tmp_path, one_thread):
+    common = {"profile": "smoke", "task": "digits-lt", "method": "rg", "encoder": "raw", "epochs": 1}
+    record = run(Spec(n_clusters={"0": 3, "2": 2}, threshold=112, **common), results_dir=tmp_path)
+    assert np.bincount(record.regrouping["parent"]).tolist() == [3, 1, 2, 1, 1, 1, 1, 1, 1, 1]
+    assert "purity" not in record.regrouping  # a class of the data set is never mixed here
+
+
+def test_a_look_at_several_classes_keeps_the_largest_clusters(tmp_path, one_thread):
+    record = run(EncoderSpec(profile="smoke", task="digits-lt", encoder="raw", threshold=8), results_dir=tmp_path)
+    arrays, counts = record.arrays(), np.asarray(record.regrouping["counts"])
+    shown = arrays["example_clusters"]
+    assert arrays["examples"].shape == (12, 8, 8, 8, 1)
+    assert (np.asarray(record.regrouping["parent"])[shown] == 0).all()
+    assert counts[shown].tolist() == sorted(counts[shown], reverse=True)
+    contents = record.metrics["contents"]
+    assert set(contents["explained"]) == {"brightness", "contrast", "dark corners"}
+    assert contents["n"] == load_data("digits").class_counts()[0]
+    table = multiclass.cluster_table(record)
+    assert table["images"].tolist() == counts[shown].tolist()
+    assert multiclass.plot_cluster_images(record).axes[0].get_ylabel()
+    assert multiclass.same_lesion_sentence([record]) == ""
+    assert len(multiclass.explained_table([record, record])) == 3
+
+
+# ---------------------------------------------------------------- what clusters hold
+
+
+def test_explained_share_by_hand():
+    # Two clusters with means 1 and 3 around 2: between 4, within 4, total 8; adjusted: 1 - (4/8)(3/2).
+    assert explained_share([0, 0, 1, 1], [0.0, 2.0, 2.0, 4.0]) == pytest.approx(1 - 0.5 * 3 / 2)
+    assert explained_share([0, 0, 1, 1], ["a", "a", "b", "b"]) == 1
+    assert np.isnan(explained_share([0, 1, 2], ["a", "a", "a"]))
+    assert np.isnan(explained_share([0, 1, 2], [1, 2, 3]))  # as many clusters as values
+    assert np.isnan(explained_share([0, 1], ["unknown", ""]))
+
+
+@given(st.integers(0, 10_000), st.integers(2, 8))
+def test_explained_share_of_random_clusters_is_near_zero(seed, k):
+    rng = np.random.default_rng(seed)
+    clusters = rng.integers(k, size=2000)
+    for known in (rng.normal(size=2000), rng.choice(["a", "b", "c"], 2000)):
+        assert abs(explained_share(clusters, known)) < 0.02
+
+
+def test_explained_share_leaves_out_what_is_unknown():
+    known = explained_share([0, 0, 1, 1, 1], [1.0, 2.0, 5.0, 6.0, 7.0])
+    assert explained_share([0, 0, 1, 1, 1, 0, 1], [1.0, 2.0, 5.0, 6.0, 7.0, np.nan, np.nan]) == pytest.approx(known)
+    words = explained_share([0, 0, 1, 1, 1], ["a", "a", "b", "b", "a"])
+    assert explained_share([0, 0, 1, 1, 1, 0], ["a", "a", "b", "b", "a", "unknown"]) == pytest.approx(words)
+
+
+def test_categories_are_numbers_when_there_are_two():
+    rng = np.random.default_rng(0)
+    clusters, coin = rng.integers(3, size=50), rng.integers(2, size=50)
+    assert explained_share(clusters, coin) == pytest.approx(explained_share(clusters, np.array(["x", "y"])[coin]))
+
+
+def test_image_statistics_see_what_they_name():
+    images = np.full((3, 16, 16, 3), 128, np.uint8)
+    images[1, ..., 0] = 255
+    images[2, :2, :2] = images[2, :2, -2:] = images[2, -2:, :2] = images[2, -2:, -2:] = 0
+    found = image_statistics(images)
+    assert found["redness"].argmax() == 1
+    assert found["dark corners"].argmax() == 2
+    assert found["contrast"][0] == pytest.approx(0, abs=1e-6)
+    assert found["brightness"][0] == pytest.approx(128 / 255)
+    assert "redness" not in image_statistics(images[..., :1])
+
+
+def test_contents_count_a_lesion_once_and_its_pairs_together():
+    clusters = np.array([0, 0, 1, 1, 1])
+    columns = {
+        "lesion_id": np.array(["a", "a", "b", "b", "c"]),
+        "image_id": np.array(list("12345")),
+        "sex": np.array(["male", "male", "female", "unknown", "male"]),
+    }
+    images = np.zeros((5, 4, 4, 3), np.uint8)
+    contents = cluster_contents(clusters, images, columns)
+    assert contents["n"] == 3
+    assert contents["same_lesion"] == {"pairs": 2, "together": 1.0, "chance": pytest.approx(4 / 10)}
+    assert contents["clusters"][0] == {
+        "cluster": 0,
+        "size": 2,
+        "sex": ["male", 1.0],
+        "brightness": 0.0,
+        "contrast": 0.0,
+        "dark corners": 0.0,
+        "redness": 0.0,
+    }
+    assert contents["clusters"][1]["sex"][1] == 0.5
+    assert "image_id" not in contents["explained"]

@@ -1,0 +1,187 @@
+"""The scorecard: every claim once, its word where all runs are recorded, what is missing where not, and the gains."""
+
+import pytest
+
+from regroup_book import plans, scorecard
+from regroup_book.chapters import binary
+from regroup_book.evidence import WORDS, Contrast, Verdict, claims
+from regroup_lib.intervals import Interval
+from regroup_lib.runs.differences import values
+from regroup_lib.runs.records import find_record
+from regroup_lib.runs.sweeps import sweep
+
+SEEDS = [0, 1]
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """Record the smoke runs of two chapters, and leave the others unrecorded."""
+    folder = tmp_path_factory.mktemp("results")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REGROUP_RESULTS", str(folder))
+        for chapter in ("encoders", "motivating-example"):
+            sweep(plans.chapter_specs(chapter, profile="smoke", seeds=SEEDS))
+    return folder
+
+
+@pytest.fixture
+def entries(recorded, monkeypatch):
+    monkeypatch.setenv("REGROUP_RESULTS", str(recorded))
+    return scorecard.scorecard("smoke", SEEDS)
+
+
+def made(word="supported", *, contrasts=(), elsewhere=()):
+    """Return a verdict with a statement and words that HTML would misread."""
+    return Verdict("C0", "a < b", "Fig. 0", "<b>", ("binary",), contrasts, word, "a & b", (), elsewhere)
+
+
+def contrast(word, text="RG − CE"):
+    sign = {"supported": 1, "contradicted": -1}.get(word, 0)
+    return Contrast(text, Interval(2 * sign, 2 * sign - 1, 2 * sign + 1, 0.5, 9), word, 1, "points")
+
+
+# ---------------------------------------------------------------- verdicts
+
+
+def test_claims_with_records_have_a_word_and_the_others_say_what_is_missing(entries):
+    by_claim = {entry.claim: entry for entry in entries}
+    assert list(by_claim) == [claim["claim"] for claim in claims()]
+    tested = {claim for claim, entry in by_claim.items() if entry.word != "not tested"}
+    assert tested == {f"C{i}" for i in range(2, 10)}  # synchronous-learning has the motivating example's runs
+    for entry in entries:
+        assert entry.word in WORDS
+        assert entry.measured
+    for claim in tested:
+        assert {r.spec.seed for r in by_claim[claim].records} == set(SEEDS)
+
+
+def test_the_tally_counts_the_words(entries):
+    counts = scorecard.tally(entries)
+    assert list(counts) == list(WORDS)
+    assert sum(counts.values()) == 27
+    assert counts["not tested"] == 19
+    sentence = scorecard.tally_sentence([made("supported"), made("undecided"), made("supported"), made("mixed")])
+    assert sentence == "Of the paper's 4 claims, 2 are supported, 1 mixed and 1 undecided"
+    assert scorecard.tally_sentence([made("mixed")]) == "Of the paper's 1 claims, 1 is mixed"
+    figure = scorecard.plot_tally([made("supported")] * 3 + [made("mixed")])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["3", "1"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["supported", "mixed"]
+
+
+def test_the_table_links_records_and_shows_scale_beside_each_word(entries):
+    table = scorecard.verdict_table(entries)
+    assert table.loc["C5", "what was run"].startswith('<a href="motivating-example.html">motivating-example</a>: tiny-')
+    for part in (
+        "epochs",
+        "% of the labels learned",
+        "2 seeds",
+        "4 records",
+        "records.html#records-motivating-example",
+    ):
+        assert part in table.loc["C5", "what was run"]
+    assert "records" not in table.loc["C20", "what was run"]
+    assert table.loc["C20", "verdict"] == '<b class="verdict not-tested">not tested</b>'
+
+
+def test_cells_and_boxes_escape_what_they_show():
+    verdicts = [made(contrasts=(contrast("supported", "<i>"),)), made("not tested")]
+    row, empty = (row for _, row in scorecard.verdict_table(verdicts).iterrows())
+    assert row["claim"] == "a &lt; b"
+    assert row["the paper"] == "Fig. 0: &lt;b&gt;"
+    assert "&lt;i&gt;: +2.0 [+1.0, +3.0] points <i>(supported)</i>" in row["measured here"]
+    assert "a &amp; b" in empty["measured here"]
+    assert "C0 a &lt; b: <b>supported</b>" in scorecard.summary_box(verdicts).data
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "said"),
+    [
+        ("supported", "contradicted", True),
+        ("contradicted", "supported", True),
+        ("supported", "supported", False),
+        ("undecided", "contradicted", False),
+    ],
+)
+def test_another_scale_that_says_the_opposite_is_named(here, there, said):
+    verdict = made(here, contrasts=(contrast(here),), elsewhere=(contrast(there),))
+    assert ("the ResNet34 runs say the opposite" in scorecard.summary_box([verdict]).data) == said
+    assert (
+        f"With ResNet34 after 10 epochs:<br>{contrast(there)}"
+        in scorecard.verdict_table([verdict])["measured here"].iloc[0]
+    )
+
+
+# ---------------------------------------------------------------- where regrouping gains
+
+
+def test_gains_are_those_of_the_records(recorded, monkeypatch):
+    monkeypatch.setenv("REGROUP_RESULTS", str(recorded))
+    found = scorecard.gains("smoke", SEEDS)
+    assert [gain.space for gain in found] == ["pre-trained", *["poor"] * (len(plans.ENCODERS["smoke"]) - 1), "none"]
+    runs = plans.motivating_example("smoke", SEEDS)
+    mean = {
+        label: values([find_record(s) for s in runs if s.label == label], "average_precision").mean()
+        for label in ("ce", "rg-random")
+    }
+    assert found[-1].difference.mean == pytest.approx(mean["rg-random"] - mean["ce"])
+
+
+def test_the_gain_of_a_self_supervised_encoder_waits_for_its_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("REGROUP_RESULTS", str(tmp_path))
+    runs = plans.self_supervised_runs("smoke", SEEDS)
+    sweep(runs["binary"])
+    assert scorecard.gains("smoke", SEEDS) == []
+    sweep(runs["simclr"])
+    (found,) = scorecard.gains("smoke", SEEDS)
+    ours, plain = (values([find_record(s) for s in runs[name]], "average_precision") for name in ("simclr", "binary"))
+    assert found.space == "own"
+    assert found.difference.mean == pytest.approx((ours - plain).mean())
+
+
+def test_the_figure_has_a_row_a_setting_and_survives_no_record():
+    found = [
+        scorecard.Gain("one", "pre-trained", Interval(3, 1, 5, 1, 9)),
+        *(scorecard.Gain("tables", "columns", Interval(d, d - 1, d + 1, 1, 9)) for d in (-5, 0, 30)),
+    ]
+    axes = scorecard.plot_gains(found).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["one", "tables"]
+    drawn = {float(x) for line in axes.get_lines()[1:] for x in line.get_xdata()}
+    assert drawn == {3, -5, 0, 30}
+    assert scorecard.plot_gains([]).axes[0].get_yticklabels()[0].get_text() == "no run is recorded yet"
+
+
+@pytest.mark.parametrize(
+    ("means", "text"),
+    [
+        ((3, 2), "On 2 of 2 tasks with a pre-trained encoder, regrouping ranks better than plain training: t0 and t1."),
+        ((3, 0), "On 1 of 2 tasks with a pre-trained encoder, regrouping ranks better than plain training: t0."),
+        ((-3, 0), "On 0 of 2 tasks with a pre-trained encoder, regrouping ranks better than plain training."),
+    ],
+)
+def test_the_sentence_names_the_tasks_with_a_gain(means, text):
+    group = [scorecard.Gain(f"t{i}", "pre-trained", Interval(m, m - 1, m + 1, 1, 9)) for i, m in enumerate(means)]
+    other = scorecard.Gain("tables", "columns", Interval(9, 8, 10, 1, 9))
+    assert scorecard.gains_sentence([*group, other]).startswith(text)
+
+
+# ---------------------------------------------------------------- the tasks of Table 1
+
+
+def test_the_chapter_of_table_1_takes_some_of_its_tasks_and_no_others():
+    specs = plans.chapter_specs("binary", seeds=[0], tasks=["ham10000-bcc"])
+    assert {spec.task for spec in specs} == {"ham10000-bcc"}
+    with pytest.raises(ValueError, match="expected some of cifar100-worm"):
+        plans.chapter_specs("binary", tasks=["cifar10-cat"])
+    with pytest.raises(ValueError, match="no choice of tasks"):
+        plans.chapter_specs("tables", tasks=["ham10000-bcc"])
+    assert binary.left_out(["digits-0"], "smoke") == ""
+    assert "cifar100-worm" in binary.left_out(["ham10000-bcc", "ham10000-akiec"], "cpu")
+
+
+def test_a_task_counts_as_recorded_when_its_last_run_is(tmp_path):
+    assert plans.recorded_tasks("smoke", SEEDS, tmp_path) == []
+    plans.run_chapter_specs("binary", profile="smoke", seeds=SEEDS, results_dir=tmp_path)
+    assert plans.recorded_tasks("smoke", SEEDS, tmp_path) == ["digits-0"]
+    chosen = plans.chapter_specs("binary", profile="smoke", seeds=SEEDS, results_dir=tmp_path)[-1]
+    chosen.path(tmp_path).unlink()
+    assert plans.recorded_tasks("smoke", SEEDS, tmp_path) == []

@@ -1,0 +1,554 @@
+"""Tables and figures from records: numbers against hand calculation and scipy, and what a figure shows."""
+
+import copy
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from regroup_book import pictures, show
+from regroup_book.chapters import synchronous_learning
+from regroup_book.chapters.synchronous_learning import asynchrony, asynchrony_table, pace_gap
+from regroup_book.show import by_method, comparison_table, encoder_table, provenance, style_of
+from regroup_lib.intervals import mean_std
+from regroup_lib.runs import export, records
+from regroup_lib.runs.differences import precision_difference, result_on_test, rule_of, trace
+from regroup_lib.runs.export import compared_frame, records_frame
+from regroup_lib.runs.records import Record, find_record, load_records
+from regroup_lib.runs.specs import EncoderSpec, Spec
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+COMMITTED = Path(__file__).resolve().parents[2] / "results"
+MEASURES = ("balanced_accuracy", "average_precision", "calibrated_average_precision")
+
+
+@pytest.fixture(scope="module")
+def trained(smoke_results):
+    """Training records of three methods and two seeds."""
+    return [record for record in load_records(smoke_results) if record.spec.kind == "training"]
+
+
+@pytest.fixture(scope="module")
+def encoded(smoke_results):
+    """Return the records of encoders, by name."""
+    return {r.spec.encoder: r for r in load_records(smoke_results) if r.spec.kind == "encoder"}
+
+
+@pytest.fixture(scope="module")
+def committed():
+    """Return the committed records of the motivating example: six label sets, three seeds."""
+    label_sets = [("ce", None), ("rg-true", None), ("rg-random", None)]
+    label_sets += [("rg", encoder) for encoder in ("raw", "autoencoder", "onnx:inception_v3_mixed_8")]
+    options = {"validation_fraction": 0, "variation_samples": 10_000, "embedding": True}
+    specs = [
+        Spec(task="cifar10-airplane", method=method, encoder=encoder, seed=seed, **options)
+        for seed in range(3)
+        for method, encoder in label_sets
+    ]
+    return [find_record(spec, COMMITTED) for spec in specs]
+
+
+def fake(method="ce", seed=0, *, encoder=None, ap=0.5, ba=0.5, status="finished", variation=None, **rest):
+    """Return a record with the numbers given; `ap` and `ba` are one number, or one for max and one for sum."""
+    spec = Spec(profile="smoke", task="digits-0", method=method, encoder=encoder, seed=seed)
+    rules = ("none",) if method == "ce" else ("max", "sum")
+    metrics = {}
+    for i, rule in enumerate(rules):
+        ap_i, ba_i = (values[i] if isinstance(values, tuple) else values for values in (ap, ba))
+        summary = dict(zip(MEASURES, (ba_i, ap_i, ap_i / 2), strict=True))
+        metrics[rule] = {"test": {"summary": summary, "average_precision": {"not 0": 0.99, "0": ap_i}}}
+    traces = [
+        {"epoch": i + 1, "variation": list(values), "variation_fine": [values[-1], *[values[0]] * 9]}
+        for i, values in enumerate(variation or [])
+    ]
+    values = {
+        "status": status,
+        "metrics": metrics if status == "finished" else {},
+        "regrouping": {"parent": [0, 1], "counts": [9, 1]},
+        "seconds": {"train": 10.0, "evaluate": 2.5, "encode": 1000.0},
+        "data_digest": "abcdef0123456789",
+        "machine": {"cores": 2, "architecture": "x86_64"},
+        "traces": traces,
+    }
+    return Record(spec=spec, **values | rest)
+
+
+def row_of(frame, label):
+    """Return a table's row by the name of its method or encoder."""
+    frame = frame.reset_index()
+    return frame[frame.iloc[:, 0] == label].iloc[0]
+
+
+def difference_in(row):
+    """Return the cell of a row that says the difference to binary labels."""
+    (name,) = [name for name in row.index if str(name).endswith("− binary")]
+    return row[name]
+
+
+def numbers(cell):
+    """Return the numbers in a table's cell, whatever stands between them."""
+    return [float(text) for text in re.findall(r"[-+]?(?:\d+(?:\.\d+)?|nan)", str(cell).replace("−", "-"))]
+
+
+def rounded(*values, digits=1):
+    """Return what numbers that were rounded for a table are equal to."""
+    return pytest.approx(values, abs=0.51 * 10**-digits, nan_ok=True)
+
+
+# ---------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "expected"),
+    [
+        ([0.5, 0.7], {}, "60.0 ± 14.1"),
+        ([0.1, 0.2, 0.3], {}, "20.0 ± 10.0"),
+        ([0.1, 0.2, 0.3], {"scale": 1, "digits": 3}, "0.200 ± 0.100"),
+        ([0.8234], {}, "82.3 ± nan"),  # one seed has no spread
+        ([0.5, float("nan")], {}, "nan ± nan"),  # a diverged run is not left out in silence
+        ([0.25, 0.25], {"digits": 2}, "25.00 ± 0.00"),
+    ],
+)
+def test_mean_std(values, options, expected):
+    assert mean_std(values, **options) == expected
+
+
+# ---------------------------------------------------------------- records by method
+
+
+def test_methods_come_in_order_of_appearance_and_seeds_sorted():
+    records = [fake("rg", 1, encoder="raw"), fake("ce", 2), fake("rg", 2, encoder="raw"), fake("ce", 1)]
+    records += [fake("rg", seed, encoder="pca") for seed in (1, 2)]  # another encoder is another method
+    groups = by_method(records)
+    assert list(groups) == ["rg-raw", "ce", "rg-pca"]
+    assert [[r.spec.seed for r in group] for group in groups.values()] == [[1, 2]] * 3
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        by_method,
+        comparison_table,
+        asynchrony_table,
+        show.plot_curves,
+        synchronous_learning.plot_variation,
+        synchronous_learning.plot_pace_gap,
+    ],
+)
+def test_methods_of_different_seeds_are_refused(function):
+    """Their differences would not be paired."""
+    records = [fake("ce", seed) for seed in (0, 1)] + [fake("rg-true", seed) for seed in (0, 2)]
+    with pytest.raises(ValueError, match=r"the methods have different seeds: .*ce.*\[0, 1\].*rg-true.*\[0, 2\]"):
+        function(records)
+    with pytest.raises(ValueError, match="the methods have different seeds"):
+        function(records[:3])
+
+
+def test_the_rule_that_is_read():
+    assert rule_of(fake("ce")) == rule_of(fake("ce"), "sum") == "none"
+    assert (rule_of(fake("rg-true")), rule_of(fake("rg-true"), "sum")) == ("max", "sum")
+    record = fake("rg-true", ap=(0.25, 0.75))
+    assert result_on_test(record, "average_precision") == 0.25
+    assert result_on_test(record, "average_precision", "sum") == 0.75
+    assert np.isnan(result_on_test(fake(status="diverged"), "average_precision"))
+
+
+def test_traces_are_read_by_split_rule_and_measure(trained):
+    for record in trained:
+        rule = "none" if record.spec.method == "ce" else "max"
+        expected = [epoch[f"test_{rule}_average_precision"] for epoch in record.traces]
+        np.testing.assert_array_equal(trace(record, "average_precision"), expected)
+        rule = "none" if record.spec.method == "ce" else "sum"
+        expected = [epoch[f"val_{rule}_balanced_accuracy"] for epoch in record.traces]
+        np.testing.assert_array_equal(trace(record, "balanced_accuracy", split="val", rule="sum"), expected)
+
+
+# ---------------------------------------------------------------- tables
+
+
+def test_comparison_table_by_hand():
+    records = [fake("ce", seed, ap=0.5 + 0.1 * seed, ba=0.8) for seed in (0, 1, 2)]
+    records += [fake("rg-true", seed, ap=(0.6 + 0.15 * seed, 0.7), ba=(0.9, 0.7 + 0.1 * seed)) for seed in (0, 1, 2)]
+    table = comparison_table(records, baseline="none of these")
+    binary, true = row_of(table, "binary labels"), row_of(table, "true classes")
+    assert (binary["BA (max)"], binary["BA (sum)"]) == ("80.0 ± 0.0", "80.0 ± 0.0")
+    assert (binary["AP (max)"], binary["AP (sum)"]) == ("60.0 ± 10.0", "60.0 ± 10.0")
+    assert (true["BA (max)"], true["BA (sum)"]) == ("90.0 ± 0.0", "80.0 ± 10.0")
+    assert (true["AP (max)"], true["AP (sum)"]) == ("75.0 ± 15.0", "70.0 ± 0.0")
+    assert table.shape == (2, 4)  # and no difference to what is not there
+
+
+def test_comparison_table_of_committed_records(committed):
+    """Every mean again, from the files; the difference has the one interval, which here has a star or none."""
+    table, groups = comparison_table(committed), by_method(committed)
+    assert len(table) == 6
+    found = {}
+    for record in committed:
+        metrics = json.loads(record.path.read_text())["metrics"]
+        for rule in ("max", "sum"):
+            result = metrics["none" if "none" in metrics else rule]["test"]
+            found.setdefault((record.spec.label, "BA", rule), []).append(result["balanced_accuracy"])
+            found.setdefault((record.spec.label, "AP", rule), []).append(result["average_precision"]["airplane"])
+    for label in dict.fromkeys(record.spec.label for record in committed):
+        row = row_of(table, show.STYLES[label].label)
+        for measure in ("BA", "AP"):
+            for rule in ("max", "sum"):
+                values = 100 * np.array(found[label, measure, rule])
+                assert numbers(row[f"{measure} ({rule})"]) == rounded(values.mean(), values.std(ddof=1))
+        if label != "ce":
+            mean = 100 * np.mean(np.subtract(found[label, "AP", "max"], found["ce", "AP", "max"]))
+            assert numbers(difference_in(row))[:1] == rounded(mean)
+            assert difference_in(row).startswith(str(precision_difference(groups, label, "ce")))
+
+
+def test_comparison_table_of_runs_on_digits(trained):
+    table = comparison_table(trained)
+    for label, group in by_method(trained).items():
+        row = row_of(table, style_of(group[0].spec).label)
+        assert row["AP (sum)"] == mean_std([result_on_test(r, "average_precision", "sum") for r in group])
+        assert (difference_in(row) == "") == (label == "ce")
+
+
+def test_encoder_table_by_hand():
+    def look(encoder, seed, purity, seconds):
+        return Record(
+            spec=EncoderSpec(profile="smoke", task="digits-0", encoder=encoder, seed=seed),
+            status="finished",
+            metrics={"purity": purity, "nmi": purity / 2, "ari": 0.25, "neighbor_accuracy": 0.875},
+            regrouping={"dimension": 64},
+            seconds={"encode": 12.0, "regroup": seconds},
+            data_digest="",
+        )
+
+    table = encoder_table([look("raw", 0, 0.5, 1.0), look("raw", 1, 0.7, 3.0), look("pca", 0, 1.0, 5.0)])
+    raw, pca = row_of(table, "raw pixels"), row_of(table, "PCA")
+    assert len(table) == 2
+    assert numbers(raw["purity"]) == rounded(0.6, 0.1414, digits=2)
+    assert numbers(raw["NMI"]) == rounded(0.3, 0.0707, digits=2)
+    assert numbers(raw["ARI"]) == rounded(0.25, 0, digits=2)
+    rest = [number for name in raw.index if name not in ("purity", "NMI", "ARI") for number in numbers(raw[name])]
+    for expected in (64, 0.875, 12, 2):  # dimension, neighbours, seconds to encode, the median of k-means
+        assert any(abs(number - expected) < 0.0051 for number in rest)
+    assert numbers(pca["purity"]) == rounded(1, float("nan"), digits=2)
+
+
+def test_encoder_table_of_runs_on_digits(encoded):
+    table = encoder_table(list(encoded.values()))
+    for name, label in (("raw", "raw pixels"), ("autoencoder", "autoencoder")):
+        row, record = row_of(table, label), encoded[name]
+        for measure, column in (("purity", "purity"), ("nmi", "NMI"), ("ari", "ARI")):
+            assert numbers(row[column])[0] == pytest.approx(record.metrics[measure], abs=0.0051)
+        assert record.regrouping["dimension"] in row.tolist()
+
+
+def test_pace_gap_and_asynchrony_by_hand():
+    """Minority 4 against a mean of 2: one doubling behind; then 0.5 against 2: two ahead; then in step."""
+    record = fake("rg-true", variation=[(1, 3, 4), (2, 2, 0.5), (5, 1, 3)])
+    record.regrouping = {"parent": [0, 0, 1]}
+    np.testing.assert_allclose(pace_gap(record), [1, -2, 0], atol=1e-12)
+    assert asynchrony(record) == pytest.approx(1)
+    binary = fake("ce", variation=[(2, 1), (1, 1)])
+    np.testing.assert_allclose(pace_gap(binary), [-1, 0], atol=1e-12)
+    assert asynchrony(binary) == pytest.approx(0.5)
+
+
+def test_asynchrony_table_by_hand():
+    records = [fake("ce", seed, variation=[(1, 4), (1, 2**seed)]) for seed in (0, 1)]  # |2|, |seed|: 1 and 1.5
+    records += [fake("rg-true", seed, variation=[(1, 2), (1, 1)]) for seed in (0, 1)]  # 0.5
+    table = asynchrony_table(records)
+    binary, true = row_of(table, "binary labels"), row_of(table, "true classes")
+    assert len(table) == 2
+    assert numbers(binary.iloc[1]) == rounded(1.25, 0.3536, digits=2)
+    assert numbers(true.iloc[1]) == rounded(0.5, 0, digits=2)
+
+
+def test_asynchrony_of_committed_records_is_that_of_their_traces(committed):
+    for record in committed[:6]:
+        variation = np.array([epoch["variation"] for epoch in record.traces])
+        gap = np.log2(variation[:, -1] / variation[:, :-1].mean(axis=1))
+        np.testing.assert_allclose(pace_gap(record), gap)
+        assert asynchrony(record) == pytest.approx(np.abs(gap).mean())
+    assert len(asynchrony_table(committed)) == 6
+
+
+def test_records_frame_has_a_row_a_record_and_rule():
+    rg = fake("rg", 3, encoder="raw", ap=(0.25, 0.75), ba=(0.5, 0.625))
+    rg.regrouping = {"parent": [0, 0, 0, 1]}
+    frame = records_frame([fake("ce", 1, ap=0.5), rg, fake("rg-true", status="diverged")])
+    assert list(frame.columns) == [
+        *["key", "profile", "task", "method", "encoder", "clusterer", "aggregation", "n_clusters", "seed", "epochs"],
+        *["balanced_accuracy", "average_precision", "calibrated_average_precision", "seconds", "status"],
+        *["average_precision_not 0", "average_precision_0"],
+    ]
+    assert frame["method"].tolist() == ["ce", "rg", "rg", "rg-true"]
+    assert frame["aggregation"].tolist() == ["", "max", "sum", ""]
+    assert frame["encoder"].tolist() == ["", "raw", "raw", ""]
+    assert frame["clusterer"].tolist() == ["", "kmeans", "kmeans", ""]
+    assert frame["n_clusters"].tolist() == [1, 3, 3, 1]  # of the majority
+    assert frame["seed"].tolist() == [1, 3, 3, 0]
+    assert frame["average_precision"].tolist()[:3] == [0.5, 0.25, 0.75]
+    assert frame["average_precision_0"].tolist()[:3] == [0.5, 0.25, 0.75]
+    assert frame["balanced_accuracy"].tolist()[:3] == [0.5, 0.5, 0.625]
+    assert frame["calibrated_average_precision"].tolist()[:3] == [0.25, 0.125, 0.375]
+    assert frame["seconds"].tolist() == [12.5] * 4  # encoding is done once for all
+    assert frame["status"].tolist() == ["finished"] * 3 + ["diverged"]
+    assert frame.iloc[3][list(MEASURES)].isna().all()
+    assert frame["key"].tolist() == [fake("ce", 1).key, rg.key, rg.key, fake("rg-true").key]
+
+
+def test_records_frame_of_nothing_has_its_columns(encoded):
+    """Encoder records have no row."""
+    for records in ([], list(encoded.values())):
+        frame = records_frame(records)
+        assert len(frame) == 0
+        assert {"key", "average_precision", "status"} <= set(frame.columns)
+
+
+def test_records_frame_of_a_multiclass_task_counts_all_pseudo_classes():
+    record = fake("ce")
+    record.regrouping = {"parent": [0, 0, 1, 2]}
+    assert records_frame([record])["n_clusters"].tolist() == [4]
+
+
+def test_provenance_says_how_many_runs_of_what_on_what(trained, encoded):
+    text = provenance(trained)
+    for part in ("6 records", "profile smoke", "task digits-0", "seeds 0, 1", "2 epochs of tiny-resnet"):
+        assert part in text
+    assert trained[0].data_digest[:12] in text
+    assert f"{trained[0].machine['cores']} cores" in text
+    assert "1 records, profile smoke, task digits-0, seeds 0" in provenance([encoded["raw"]])
+    assert "epochs" not in provenance([encoded["raw"]])
+    other = replace(trained[0], spec=trained[0].spec.model_copy(update={"task": "digits-1", "epochs": 9}))
+    text = provenance([*trained, other])
+    assert "task digits-0, digits-1, " in text
+    assert f"{trained[0].spec.epochs} epochs of tiny-resnet, 9 epochs of tiny-resnet; " in text
+
+
+def test_runs_behind_a_page_have_a_line_a_task_and_profile(trained, encoded):
+    other, large = copy.copy(trained[0]), copy.copy(trained[0])
+    other.spec = Spec(profile="smoke", task="digits-3", method="ce", epochs=4)
+    large.spec = Spec(profile="paper", task="digits-3", method="ce", epochs=9)
+    first, second, third = export.runs_behind([*trained, encoded["raw"], other, large]).splitlines()
+    assert third.startswith("- digits-3: 1 records; profile paper; seeds 0; epochs 9; data ")
+    assert first.startswith("- digits-0: 7 records; profile smoke; seeds 0, 1; epochs 2; data ")
+    assert trained[0].data_digest[:12] in first
+    assert first.endswith(records.machine_class(trained[0]))
+    assert second.startswith("- digits-3: 1 records; profile smoke; seeds 0; epochs 4; data ")
+
+
+def test_machine_class_names_the_gpu_where_there_was_one(trained):
+    record = replace(trained[0], machine={"cores": 8, "architecture": "arm64", "gpu": "Some GPU"})
+    assert records.machine_class(record) == "8 cores arm64, Some GPU"
+
+
+def test_record_links_are_anchors_once_on_a_page(trained):
+    first, *others = trained
+    table = export.record_links(trained, known={first.key})
+    assert f'id="{first.key}"' not in table
+    for record in others:
+        assert table.count(f'id="{record.key}"') == 1
+        assert f"records/digits-0/{record.path.name}" in table
+
+
+def test_tables_say_which_records_their_rows_come_from(trained, encoded):
+    keys = show.comparison_table(trained).attrs["records"]
+    assert keys == [[record.key for record in group] for group in show.by_method(trained).values()]
+    assert show.encoder_table([encoded["raw"]]).attrs["records"] == [[encoded["raw"].key]]
+
+
+# ---------------------------------------------------------------- figures
+
+
+def drawn(figure):
+    """Render a figure and return its visible panels."""
+    figure.canvas.draw()
+    return [axes for axes in figure.axes if axes.get_visible()]
+
+
+def legend_texts(figure):
+    legends = figure.legends + [axes.get_legend() for axes in figure.axes if axes.get_legend()]
+    assert legends, "no legend"
+    return [text.get_text() for legend in legends for text in legend.get_texts()]
+
+
+def lines_by_label(axes):
+    return {line.get_label(): line for line in axes.get_lines() if not line.get_label().startswith("_")}
+
+
+def test_every_method_has_a_style_of_its_own():
+    styles = list(show.STYLES.values())
+    assert len({style.label for style in styles}) == len(styles)
+    assert len({(style.color, str(style.line)) for style in styles}) == len(styles)
+    assert style_of(fake("rg", encoder="pca").spec) == show.STYLES["rg-pca"]
+    unknown = style_of(fake("rg", encoder="onnx:mine").spec)
+    assert unknown.label == "rg-onnx:mine"
+
+
+@pytest.mark.parametrize("rule", ["max", "sum"])
+def test_curves_are_means_over_seeds_with_the_range_as_a_band(trained, rule):
+    figure = show.plot_curves(trained, measure="balanced_accuracy", label="test BA", rule=rule)
+    (axes,) = drawn(figure)
+    assert axes.get_xlabel() == "epoch"
+    assert axes.get_ylabel() == "test BA"
+    groups = by_method(trained)
+    assert sorted(legend_texts(figure)) == sorted(style_of(group[0].spec).label for group in groups.values())
+    lines = lines_by_label(axes)
+    bands = {tuple(band.get_facecolor()[0][:3]): band for band in axes.collections}
+    for group in groups.values():
+        curves = np.array([trace(record, "balanced_accuracy", rule=rule) for record in group])
+        line = lines[style_of(group[0].spec).label]
+        np.testing.assert_array_equal(line.get_xdata(), [1, 2])
+        np.testing.assert_allclose(line.get_ydata(), curves.mean(axis=0))
+        corners = bands[plt.matplotlib.colors.to_rgb(line.get_color())].get_paths()[0].vertices
+        for epoch in (1, 2):
+            edge = corners[corners[:, 0] == epoch, 1]
+            assert edge.min() == pytest.approx(curves[:, epoch - 1].min())
+            assert edge.max() == pytest.approx(curves[:, epoch - 1].max())
+
+
+def test_diverged_runs_have_no_curve(trained):
+    diverged = [fake("rg-random", seed, status="diverged") for seed in (0, 1)]
+    figure = show.plot_curves([*trained, *diverged])
+    assert len(legend_texts(figure)) == len(by_method(trained))
+    assert figure.axes[0].get_xlabel() == "epoch\nrandom groups (2 of 2 seeds diverged)"
+
+
+def test_a_method_that_diverged_keeps_its_row(trained):
+    diverged = [fake("rg-random", seed, status="diverged") for seed in (0, 1)]
+    trained = copy.deepcopy(trained)
+    for record in trained:
+        for by_split in record.metrics.values():
+            by_split["test"]["neighbor_accuracy"] = 0.5
+    half = [replace(record, status="diverged") if record.spec.seed == 1 else record for record in trained]
+    rows = show.label_set_table([*trained, *diverged])
+    assert rows.index[-1] == "random groups (2 of 2 seeds diverged)"
+    assert rows["learned"].iloc[-1] == ""
+    assert "diverged" not in " ".join(rows.index[:-1])
+    assert all(title.endswith("(1 of 2 seeds diverged)") for title in show.label_set_table(half).index)
+
+
+@pytest.mark.parametrize("seed", [None, 1])
+def test_variation_has_a_panel_a_method_and_a_line_a_training_class(trained, seed):
+    figure = synchronous_learning.plot_variation(trained, seed=seed)
+    panels = {axes.get_title(): axes for axes in drawn(figure)}
+    groups = by_method(trained)
+    assert list(panels) == [style_of(group[0].spec).label for group in groups.values()]
+    assert len(legend_texts(figure)) == 2
+    assert all("minority" in legend_texts(figure)[0] or "majority" in text for text in legend_texts(figure))
+    for group in groups.values():
+        record = group[seed or 0]
+        variation = np.array([epoch["variation"] for epoch in record.traces])
+        curves = [line for line in panels[style_of(record.spec).label].get_lines() if len(line.get_xdata())]
+        assert len(curves) == variation.shape[1]
+        found = {tuple(np.asarray(line.get_ydata(), float)) for line in curves}
+        assert found == {tuple(values) for values in variation.T}
+        thickest = max(curves, key=lambda line: line.get_linewidth())
+        np.testing.assert_array_equal(thickest.get_ydata(), variation[:, -1])  # the minority stands out
+    assert any(axes.get_xlabel() == "epoch" for axes in panels.values())
+    assert any("variation" in axes.get_ylabel() for axes in panels.values())
+
+
+def test_pace_gaps_are_drawn_by_method(trained):
+    figure = synchronous_learning.plot_pace_gap(trained)
+    (axes,) = drawn(figure)
+    assert axes.get_xlabel() == "epoch"
+    assert "gap" in axes.get_ylabel()
+    lines = lines_by_label(axes)
+    assert sorted(legend_texts(figure)) == sorted(lines)
+    for group in by_method(trained).values():
+        mean = np.mean([pace_gap(record) for record in group], axis=0)
+        np.testing.assert_allclose(lines[style_of(group[0].spec).label].get_ydata(), mean)
+
+
+def points_of(axes):
+    return np.concatenate([collection.get_offsets() for collection in axes.collections])
+
+
+def test_embeddings_show_every_point_by_class(encoded):
+    records = list(encoded.values())
+    figure = pictures.plot_embeddings(records)
+    panels = drawn(figure)
+    assert {axes.get_title() for axes in panels} == {"raw pixels", "autoencoder"}
+    assert sorted(legend_texts(figure)) == list("0123456789")
+    for axes, record in zip(panels, records, strict=True):
+        found, expected = points_of(axes), record.arrays()["embedding"]
+        np.testing.assert_allclose(found[np.lexsort(found.T)], expected[np.lexsort(expected.T)], rtol=1e-6)
+        assert len(axes.collections) == 10
+
+
+def test_embeddings_of_committed_networks_take_titles(committed):
+    figure = pictures.plot_embeddings(committed[:2], title=lambda record: f"<{record.spec.label}>")
+    panels = drawn(figure)
+    assert [axes.get_title() for axes in panels] == ["<ce>", "<rg-true>"]
+    assert {"airplane", "truck"} <= set(legend_texts(figure))
+    assert len(points_of(panels[0])) == len(committed[0].arrays()["embedding"])
+
+
+def test_reconstructions_are_shown_under_their_originals(encoded):
+    figure = pictures.plot_reconstructions(encoded["autoencoder"])
+    panels = drawn(figure)
+    arrays = encoded["autoencoder"].arrays()
+    shown = [axes.images[0].get_array() for axes in panels]
+    for image, expected in zip(shown, [*arrays["originals"], *arrays["reconstructions"]], strict=True):
+        np.testing.assert_array_equal(image, expected.squeeze())
+    assert {axes.get_ylabel() for axes in panels} == {"original", "decoded", ""}
+
+
+def test_reconstruction_error_is_the_root_mean_square_in_pixel_range(encoded):
+    arrays = encoded["autoencoder"].arrays()
+    difference = (arrays["originals"].astype(float) - arrays["reconstructions"].astype(float)) / 255
+    expected = np.sqrt(np.mean(difference**2))
+    assert pictures.reconstruction_error(encoded["autoencoder"]) == pytest.approx(expected)
+    assert 0.01 < expected < 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_pipeline_shows_the_clusters_of_a_record(encoded):
+    record = encoded["raw"]
+    figure = pictures.plot_pipeline(record)
+    (axes,) = drawn(figure)
+    text = " ".join(text.get_text() for text in axes.texts)
+    k = len(record.regrouping["parent"]) - 1
+    assert "raw pixels" in text
+    assert f"K = {k}" in text
+    assert "not 0" in text
+    assert all(step in text for step in ("Encode", "Regroup", "Aggregate"))
+    examples = {image.squeeze().tobytes() for images in record.arrays()["examples"] for image in images}
+    assert len(axes.images) > k
+    assert all(np.asarray(image.get_array(), np.uint8).tobytes() in examples for image in axes.images)
+
+
+def test_the_books_style_is_set(monkeypatch):
+    with plt.rc_context():
+        show.use_style()
+        assert plt.rcParams["axes.grid"]
+        assert not plt.rcParams["legend.frameon"]
+
+
+def test_tables_are_frames_that_export(trained, encoded, tmp_path):
+    for table in (comparison_table(trained), asynchrony_table(trained), encoder_table(list(encoded.values()))):
+        table.to_csv(tmp_path / "table.csv")
+        back = pd.read_csv(tmp_path / "table.csv", index_col=0, keep_default_na=False)
+        assert list(back.columns) == list(table.columns)
+        assert list(back.index) == list(table.index)
+
+
+def test_settings_of_one_method_are_never_averaged_together():
+    """Three settings with seed 0, of which one has seed 1, too: pairs by seed alone would mix them."""
+    records = [fake("focal", seed, ap=ap) for seed, ap in ((0, 0.2), (0, 0.4), (0, 0.6), (1, 0.5))]
+    for record, gamma in zip(records, (2.0, 1.0, 5.0, 1.0), strict=True):
+        record.spec = record.spec.model_copy(update={"gamma": gamma})
+        record.metrics = {"none": record.metrics["max"]}
+    frame = compared_frame([*records, fake("ce", status="diverged")])
+    found = dict(zip(frame["settings"], frame["AP"], strict=True))
+    assert found["gamma=1.0"] == "45.0 ± 7.1"
+    assert found["gamma=5.0"] == "60.0"
+    assert frame["seeds"].tolist() == [1, 2, 1, 0]  # the best first: 60, 45, 20, none
+    assert frame["diverged"].tolist() == [0, 0, 0, 1]
+    assert compared_frame([]).empty

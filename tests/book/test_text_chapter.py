@@ -1,0 +1,285 @@
+"""The chapter on text: its runs, its tables and its headline, from real runs on scikit-learn's descriptions."""
+
+import numpy as np
+import pytest
+from conftest import few_threads
+
+from regroup_book import plans
+from regroup_book.chapters import text
+from regroup_book.plans import chapter_specs, text_grid, text_runs, undecided
+from regroup_lib.data.tasks import make_task
+from regroup_lib.intervals import Interval
+from regroup_lib.runs import differences, looks, records
+from regroup_lib.runs.differences import precision_difference, validation_precision
+from regroup_lib.runs.run import run
+from regroup_lib.runs.specs import Spec
+
+SEEDS = [0, 1]
+PROFILES = ["smoke", "cpu", "paper"]
+TASK = ("descriptions-breast_cancer", None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("text")
+
+
+@pytest.fixture(scope="module")
+def groups(folder):
+    """Run the first smoke task with one epoch: its contestants, two seeds each."""
+    with few_threads():
+        return {
+            name: [run(s.model_copy(update={"epochs": 1}), results_dir=folder, data_dir=folder) for s in specs]
+            for name, specs in text_runs(TASK, "smoke", SEEDS, folder).items()
+        }
+
+
+@pytest.fixture(scope="module")
+def look(folder):
+    with few_threads(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(looks, "EMBEDDED_POINTS", 40)
+        return run(plans.text_looks("smoke", [0])["tfidf"][0], results_dir=folder, data_dir=folder)
+
+
+# ---------------------------------------------------------------- the plan
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_task_has_the_methods_of_the_comparison_once_a_seed(profile, tmp_path):
+    for task in plans.TEXT_TASKS[profile]:
+        runs = text_runs(task, profile, [0, 1, 2], tmp_path, choose=lambda specs, _: specs[0])
+        assert {"CE", "WCE", "Focal", "LA", "ROS", "encoder+MLP", "RG", "RG+WCE"} <= set(runs)
+        for specs in runs.values():
+            assert [spec.seed for spec in specs] == [0, 1, 2]
+            assert {(spec.task, spec.imbalance) for spec in specs} == {task}
+    for task in plans.FINE_TUNED_TASKS[profile]:
+        runs = text_runs(task, profile, [0], tmp_path, fine_tuned=True, choose=lambda specs, _: specs[0])
+        assert list(runs) == ["CE", "WCE", "RG", "RG+WCE"]
+        assert {spec.network for specs in runs.values() for spec in specs} == {"minilm"}
+
+
+def test_the_full_plan_has_three_tasks_two_encoders_and_the_controls(tmp_path):
+    assert list(plans.TEXT_TASKS["cpu"]) == [
+        ("phrasebank-negative", None),
+        ("phrasebank-negative", 30.0),
+        ("phrasebank", None),
+    ]
+    first, second = (
+        text_runs(task, "cpu", [0], tmp_path, choose=lambda specs, _: specs[0])
+        for task in list(plans.TEXT_TASKS["cpu"])[:2]
+    )
+    assert set(first) - set(second) == {"random groups", "true classes"}
+    assert [first[name][0].encoder for name in ("RG", "RG, tfidf")] == ["minilm", "tfidf"]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_nothing_looks_at_the_test_set_before_the_end(profile, tmp_path):
+    specs = plans.text(profile, [0, 1], tmp_path, choose=lambda specs, _: specs[0])
+    assert not any(spec.trace_test for spec in specs if spec.kind == "training")
+
+
+def test_the_clusters_are_chosen_on_the_validation_split_and_the_others_follow(tmp_path, monkeypatch):
+    """The chapter names what regroups once the grid of its task is recorded, with the choice in every such run."""
+    shelf, options = {}, {"profile": "cpu", "seeds": [3, 4], "results_dir": tmp_path}
+    monkeypatch.setattr(records, "find_record", lambda spec, results_dir=None: shelf.get(spec))
+    # The record of a spec is its validation AP here; the last way to regroup is the best.
+    monkeypatch.setattr(differences, "validation_precision", lambda record: record)
+    before = chapter_specs("text", **options)
+    assert not any(spec.label.startswith("rg-wce") for spec in before)
+    waiting = undecided("text", **options)
+    assert waiting > 0
+    for task in plans.TEXT_TASKS["cpu"]:
+        shelf |= {spec: 0.1 * place for place, spec in enumerate(text_grid(task, "cpu", 3), start=1)}
+    after = chapter_specs("text", **options)
+    assert set(before) <= set(after)
+    assert len(after) - len(before) == waiting
+    assert undecided("text", **options) == 0
+    trained = [spec for spec in after if spec.kind == "training"]
+    weighted = [spec for spec in trained if spec.method == "rg-wce"]
+    assert {spec.n_clusters for spec in weighted if spec.imbalance == 30} == {8}
+    assert {spec.threshold for spec in weighted if spec.task == "phrasebank"} == {1692.0}
+    assert {spec.n_clusters for spec in trained if spec.network == "minilm" and spec.method == "rg"} == {2}
+
+
+@pytest.mark.parametrize("profile", ["cpu", "paper"])
+def test_the_grids_begin_with_the_natural_number_and_halve_it(profile):
+    for task, ways in plans.TEXT_TASKS[profile].items():
+        grid = text_grid(task, profile, 0)
+        assert len(grid) == len(set(grid)) == len(ways) == 3
+        assert grid[0].n_clusters is None
+        assert grid[0].threshold is None
+    assert [way["n_clusters"] for way in plans.TEXT_TASKS[profile][("phrasebank-negative", 30.0)][1:]] == [15, 8]
+
+
+def test_without_the_language_model_a_run_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr("regroup_lib.nn.tokenizers.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"make text"):
+        run(EXTRA_SPEC, results_dir=tmp_path, data_dir=tmp_path)
+
+
+EXTRA_SPEC = Spec(profile="smoke", task=TASK[0], method="ce", network="minilm", epochs=1)
+
+
+# ---------------------------------------------------------------- tables
+
+
+def test_results_that_lack_records_say_how_to_make_them(tmp_path):
+    with pytest.raises(ValueError, match=r"records of CE, WCE.* are missing; run `regroup sweep text --profile smoke`"):
+        text.load_results("smoke", SEEDS, tmp_path)
+    with pytest.raises(ValueError, match=r"records of CE.* are missing; run `regroup sweep text --profile cpu`"):
+        text.load_results("cpu", SEEDS, tmp_path)
+
+
+def test_results_come_by_task_and_contestant(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "find_record", lambda spec, results_dir=None: spec)
+    results = text.load_results("smoke", SEEDS, tmp_path)
+    assert list(results) == ["descriptions-breast_cancer", "descriptions"]
+    assert [spec.seed for spec in results["descriptions"]["RG"]] == SEEDS
+
+
+@pytest.mark.parametrize(
+    ("task", "fine_tuned", "title"),
+    [
+        (("a-b", None), False, "a-b"),
+        (("phrasebank", 30.0), False, "news sentiment, 30:1"),
+        (("a", None), True, "a, fine-tuned"),
+    ],
+)
+def test_titles_of_tasks(task, fine_tuned, title):
+    assert text.task_title(task, fine_tuned=fine_tuned) == title
+
+
+def test_the_task_table_counts_training_and_test_sentences(groups):
+    task = make_task(TASK[0])
+    row = text.task_table({"a task": groups}).loc["a task"]
+    negatives, positives = task.class_counts
+    assert row["training"] == f"{negatives} not breast_cancer, {positives} breast_cancer"
+    assert float(row["AP by chance"]) == pytest.approx(100 * task.test.labels.mean(), abs=0.05)
+    assert float(row["largest : smallest"]) == pytest.approx(negatives / positives, abs=0.05)
+
+
+def test_the_table_has_the_records_numbers_and_differences(groups):
+    table = text.text_table(groups)
+    assert list(table.index) == list(groups)
+    assert table.loc["CE", "AP − CE"] == ""
+    for name, group in groups.items():
+        for column, rule in (("AP", "max"), ("AP (sum)", "sum")):
+            found = [
+                100 * r.metrics[rule if rule in r.metrics else "none"]["test"]["summary"]["average_precision"]
+                for r in group
+            ]
+            assert table.loc[name, column].startswith(f"{np.mean(found):.1f} ± {np.std(found, ddof=1):.1f}")
+    assert sum(cell.endswith("**") for cell in table["AP"]) == 1
+    assert not any("AP, " in column for column in table.columns)
+
+
+def test_a_task_of_several_classes_has_the_precision_of_each(folder):
+    with few_threads():
+        runs = text_runs(("descriptions", None), "smoke", SEEDS, folder)
+        groups = {
+            name: [run(s.model_copy(update={"epochs": 1}), results_dir=folder, data_dir=folder) for s in runs[name]]
+            for name in ("CE", "RG")
+        }
+    table = text.text_table(groups)
+    found = [100 * r.metrics["none"]["test"]["average_precision"]["iris"] for r in groups["CE"]]
+    assert table.loc["CE", "AP, iris"].startswith(f"{np.mean(found):.1f} ±")
+
+
+def test_comparisons_are_empty_where_a_task_has_no_such_contestant(groups):
+    short = {name: groups[name] for name in ("CE", "RG")}
+    table = text.comparison_table({"all": groups, "short": short})
+    assert table.loc["true classes − CE", "all"]
+    assert table.loc["true classes − CE", "short"] == ""
+    assert table.loc["RG − CE", "short"] == table.loc["RG − CE", "all"]
+    assert table.loc["RG − CE", "all"].startswith(str(precision_difference(groups, "RG", "CE")))
+    assert text.text_table(groups).loc["RG", "AP − CE"].startswith(str(precision_difference(groups, "RG", "CE")))
+
+
+def test_the_tuning_table_marks_the_choice(groups, monkeypatch):
+    """Two ways to regroup are tried; the records of two seeds stand in for them."""
+    monkeypatch.setitem(plans.TEXT_TASKS, "cpu", {TASK: [{}, {"n_clusters": 4}]})
+    natural, halved = groups["RG"]
+    shelf = dict(zip(text_grid(TASK, "cpu", 0), (natural, halved), strict=True))
+    for module in (plans, text_report):
+        monkeypatch.setattr(module, "find_record", lambda spec, results_dir=None: shelf[spec])
+    table = text.tuning_table("cpu", [0])
+    precisions = [100 * validation_precision(record) for record in (natural, halved)]
+    assert table["validation AP"].tolist() == [f"{value:.1f}" for value in precisions]
+    assert table["chosen"].tolist() == (["yes", ""] if precisions[0] >= precisions[1] else ["", "yes"])
+    assert table["setting"].tolist() == ["K = 8"] * 2
+
+
+# ---------------------------------------------------------------- clusters
+
+
+def test_hidden_classes_are_counted_within_the_large_class(look):
+    counts, hidden = text.hidden_counts(look)
+    task = make_task(TASK[0], validation_fraction=0)
+    assert counts.sum() == task.class_counts[0]
+    assert counts.sum(axis=1).tolist() == look.regrouping["counts"][: len(counts)]
+    assert [task.fine_class_names[c] for c in hidden] == [n for n in task.fine_class_names if n != "breast_cancer"]
+    np.testing.assert_array_equal(
+        counts.sum(axis=0), np.bincount(task.train.fine_labels[task.train.labels == 0], minlength=8)
+    )
+
+
+def test_the_cluster_table_has_shares_terms_and_the_nearest_sentence(look):
+    sentences = text.nearest_sentences(look)
+    assert set(sentences) <= set(make_task(TASK[0], validation_fraction=0).train.inputs)
+    table = text.cluster_table(look, sentences, n_terms=2)
+    shares = table[[c for c in table.columns if c.endswith(", %")]].astype(float)
+    assert (shares.sum(axis=1) - 100).abs().max() <= 4  # rounded
+    assert table["nearest sentence"].tolist() == sentences[: len(table)]
+    assert table.loc[1, "terms"] == ", ".join(look.regrouping["terms"][0][:2])
+    assert "nearest sentence" not in text.cluster_table(look)
+
+
+def test_sentences_of_other_data_are_not_shown(look, monkeypatch, tmp_path):
+    monkeypatch.setattr(look, "data_digest", "another")
+    assert text.nearest_sentences(look) is None
+    monkeypatch.setattr(look, "spec", look.spec.model_copy(update={"task": "phrasebank-negative"}))
+    assert text.nearest_sentences(look, tmp_path) is None  # no such data there
+
+
+def test_the_description_of_clusters_has_the_records_numbers(look):
+    text = text.describe_clusters({"tfidf": [look]})
+    assert f"NMI of clusters and hidden classes {look.metrics['nmi']:.2f}" in text
+    assert f"5-NN accuracy over all classes {look.metrics['neighbor_accuracy']:.2f}" in text
+    counts, _ = text.hidden_counts(look)
+    assert f"one cluster alone would have {counts.sum(axis=0).max() / counts.sum():.2f}" in text
+
+
+def test_figures_have_named_axes_and_a_row_for_each_contestant_and_cluster(groups, look):
+    figure = text.plot_gains({"first": groups, "second, 30:1": {n: groups[n] for n in ("CE", "RG")}})
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [n for n in groups if n != "CE"]
+    figure = text.plot_cluster_contents({"tfidf": [look]})
+    assert figure.axes[0].get_xlabel()
+    assert figure.axes[0].get_ylabel()
+    assert len(figure.axes[0].get_yticks()) == len(text.hidden_counts(look)[0])
+
+
+# ---------------------------------------------------------------- the headline
+
+
+@pytest.mark.parametrize(
+    ("signs", "counted"),
+    [([1, 1], "better AP on 2 and the worse on 0 of 2"), ([0, -1], "better AP on 0 and the worse on 1 of 2")],
+)
+def test_the_headline_counts_differences_that_leave_0_out(monkeypatch, groups, signs, counted):
+    results = {f"task {i}": dict(groups) for i in range(len(signs))}
+
+    def difference(compared, first, second):
+        sign = signs[[compared is group for group in results.values()].index(True)]
+        return Interval(2 * sign, 2 * sign - 1, 2 * sign + 1, 0.5, 9)
+
+    monkeypatch.setattr(differences, "precision_difference", difference)
+    headline = text.headline(results)
+    assert counted in headline
+    assert f"features, used at test time, beats RG on {signs.count(1)} of {len(signs)}." in headline
+
+
+def test_the_provenance_names_seeds_and_data(groups):
+    records = [record for group in groups.values() for record in group]
+    text = text.describe_records(records)
+    assert f"{len(records)} records, profile smoke, seeds 0, 1" in text
+    assert records[0].data_digest[:12] in text

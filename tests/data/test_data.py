@@ -1,0 +1,675 @@
+"""Data sets: what loads, what is refused and how the refusal helps; files that are never half written."""
+
+import hashlib
+import http.server
+import io
+import pickle
+import tarfile
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torchvision
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn.datasets import load_digits
+
+from regroup_lib.data.dataset import DataError
+from regroup_lib.data.load import fetch_data, load_data
+from regroup_lib.data.sources import CIFAR10_NAMES, CIFAR100_NAMES
+from regroup_lib.files import (
+    atomic_path,
+    data_directory,
+    digest_arrays,
+    digest_file,
+    read_npz,
+    results_directory,
+    write_npz,
+)
+from regroup_lib.runs.run import run
+from regroup_lib.runs.specs import Spec
+
+# ---------------------------------------------------------------- digits
+
+
+def test_digits_are_scikit_learns_scans_scaled_to_uint8():
+    digits = load_data("digits")
+    scans, labels = load_digits(return_X_y=True)
+    ours = np.concatenate([digits.train.inputs, digits.test.inputs])
+    assert ours.shape == (1797, 8, 8, 1)
+    assert ours.dtype == np.uint8
+    # The same scans with the same labels, in another order: 0..16 became 0..255.
+    theirs = {(tuple(scan), label) for scan, label in zip(scans, labels, strict=True)}
+    back = np.rint(ours.reshape(-1, 64) / 255 * 16)
+    ours_labels = np.concatenate([digits.train.labels, digits.test.labels])
+    assert {(tuple(scan), label) for scan, label in zip(back, ours_labels, strict=True)} == theirs
+
+
+def test_digits_split_is_fixed_and_stratified():
+    digits, again = load_data("digits"), load_data("digits")
+    np.testing.assert_array_equal(digits.test.inputs, again.test.inputs)
+    assert digits.digest == again.digest
+    assert digits.class_names == tuple("0123456789")
+    train, test = np.array(digits.class_counts()), np.array(digits.class_counts("test"))
+    assert (len(digits.train), len(digits.test)) == (1257, 540)
+    np.testing.assert_allclose(test / (train + test), 0.3, atol=0.01)
+
+
+def test_take_keeps_images_and_labels_together():
+    train = load_data("digits").train
+    rows = np.array([7, 3, 3])
+    taken = train.take(rows)
+    assert len(taken) == 3
+    np.testing.assert_array_equal(taken.inputs, train.inputs[rows])
+    np.testing.assert_array_equal(taken.labels, train.labels[rows])
+
+
+# ---------------------------------------------------------------- a user's npz file
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("channels", [None, 1, 3])
+def test_medmnist_file_round_trip(tmp_path, small_arrays, channels, compress):
+    arrays = small_arrays(channels=channels)
+    write_npz(tmp_path / "mine.npz", arrays, compress=compress)
+    dataset = load_data(tmp_path / "mine.npz")
+    assert dataset.name == "mine"
+    assert list(dataset.splits) == ["train", "val", "test"]
+    assert dataset.class_names == ("0", "1", "2")
+    for name, split in dataset.splits.items():
+        images = arrays[f"{name}_images"]
+        np.testing.assert_array_equal(split.inputs, images.reshape(len(images), 8, 8, channels or 1))
+        np.testing.assert_array_equal(split.labels, arrays[f"{name}_labels"].ravel())
+        assert split.labels.dtype == np.int64
+    assert dataset.class_counts("val") == [2, 2, 2]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "int64", "uint64"])
+def test_flat_labels_of_any_integer_type_without_val_and_with_names(tmp_path, small_arrays, dtype):
+    arrays = small_arrays() | {"class_names": np.array(["ab", "c", "a class that no label has"])}
+    arrays = {name: array for name, array in arrays.items() if not name.startswith("val")}
+    for split in ("train", "test"):
+        arrays[f"{split}_labels"] = np.zeros(len(arrays[f"{split}_labels"]), dtype)
+        arrays[f"{split}_labels"][::2] = 1
+    write_npz(tmp_path / "mine.npz", arrays)
+    dataset = load_data(str(tmp_path / "mine.npz"))
+    assert list(dataset.splits) == ["train", "test"]
+    assert dataset.class_names == ("ab", "c", "a class that no label has")
+    assert dataset.class_counts() == [6, 6, 0]
+
+
+def test_other_arrays_in_the_file_are_of_no_matter(tmp_path, small_arrays):
+    write_npz(tmp_path / "a.npz", small_arrays())
+    write_npz(tmp_path / "b.npz", small_arrays() | {"notes": np.array("drawn by hand")})
+    assert load_data(tmp_path / "a.npz").digest == load_data(tmp_path / "b.npz").digest
+
+
+def test_digest_tells_content_and_nothing_else(tmp_path, small_arrays):
+    arrays = small_arrays()
+    wide = {name: a.astype(np.int32).ravel() if "labels" in name else a for name, a in arrays.items()}
+    pixel = arrays | {"test_images": arrays["test_images"] ^ (np.arange(9 * 64).reshape(9, 8, 8) == 100)}
+    label = arrays | {"train_labels": np.roll(arrays["train_labels"], 1)}
+    digests = []
+    for number, (content, compress) in enumerate([(arrays, False), (wide, True), (pixel, False), (label, False)]):
+        write_npz(tmp_path / f"{number}.npz", content, compress=compress)
+        digests.append(load_data(tmp_path / f"{number}.npz").digest)
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+
+
+def test_a_file_that_changed_is_read_again(tmp_path, small_arrays):
+    write_npz(tmp_path / "mine.npz", small_arrays(seed=0))
+    before = load_data(tmp_path / "mine.npz")
+    write_npz(tmp_path / "mine.npz", small_arrays(seed=1))
+    after = load_data(tmp_path / "mine.npz")
+    assert before.digest != after.digest
+    np.testing.assert_array_equal(after.train.inputs[..., 0], small_arrays(seed=1)["train_images"])
+
+
+def change(name, function):
+    """Return a defect: `function` of array `name` (None: without the array)."""
+
+    def defect(arrays):
+        arrays = dict(arrays)
+        array = arrays.pop(name, None)
+        if function is not None:
+            arrays[name] = function(array)
+        return arrays
+
+    defect.__name__ = name
+    return defect
+
+
+def with_first(value):
+    """Return a function that puts `value` in the first place of an int64 copy."""
+
+    def put(array):
+        array = array.astype(np.int64)
+        array[0] = value
+        return array
+
+    return put
+
+
+NAMED = "class_names"
+DEFECTS = [
+    (change("train_images", None), "array train_images is missing, expected it beside"),
+    (change("test_labels", None), "array test_labels is missing"),
+    (change("val_labels", None), "array val_labels is missing"),
+    (change("val_images", None), "array val_images is missing"),
+    (change("train_images", lambda a: a.astype(np.float32)), "train_images is float32, expected uint8"),
+    (change("test_images", lambda a: a.reshape(9, -1)), r"test_images has shape \(9, 64\), expected \[n, height"),
+    (change("test_images", lambda a: a[:, :4, :4]), r"test images are \(4, 4, 1\), expected \(8, 8, 1\) as in train"),
+    (change("train_images", lambda a: np.stack([a] * 2, -1)), "train_images has 2 channels, expected 1 or 3"),
+    (change("train_images", lambda a: a.reshape(12, 1, 8, 8)), "train_images has 8 channels, expected 1 or 3"),
+    (change("train_labels", lambda a: a / 2), "train_labels is float64, expected integers"),
+    (change("train_labels", lambda a: a.astype("U1")), "train_labels is <U1, expected integers"),
+    (change("train_labels", lambda a: np.hstack([a, a])), r"train_labels has shape \(12, 2\), expected \[n\]"),
+    (change("train_labels", lambda a: np.array(1)), r"train_labels has shape \(\), expected \[n\]"),
+    (change("train_labels", lambda a: a[:-1]), "12 train images but 11 labels, expected as many"),
+    (change("val_labels", lambda a: a[:-1]), "6 val images but 5 labels, expected as many"),
+    (change("train_labels", with_first(-1)), "labels run from -1 to 2, expected 0 to 2"),
+    (change("test_labels", with_first(2**40)), "labels run from 0 to 1099511627776, expected 0 to 2"),
+    (change(NAMED, lambda _: np.array(["a", "b"])), "labels run from 0 to 2, expected 0 to 1"),
+    (change(NAMED, lambda _: np.array("a")), r"class_names has shape \(\), expected \[C\]"),
+    (change(NAMED, lambda _: np.array(["a", "b", "a"])), "a class name occurs twice, expected different names"),
+]
+
+
+@pytest.mark.parametrize(("defect", "message"), DEFECTS, ids=lambda value: getattr(value, "__name__", None))
+def test_a_defect_is_named_with_its_file_the_expectation_and_the_remedy(tmp_path, small_arrays, defect, message):
+    path = tmp_path / "mine.npz"
+    write_npz(path, defect({NAMED: np.array(["a", "b", "c"])} | small_arrays()))
+    with pytest.raises(DataError, match=message) as raised:
+        load_data(path)
+    assert str(raised.value).startswith(f"{path}: ")
+    assert str(raised.value).endswith("; check the path, or write the file again")
+
+
+def test_labels_beyond_a_byte_are_no_class_without_names(tmp_path, small_arrays):
+    # Without class_names the labels themselves say how many classes there are.
+    arrays = change("train_labels", with_first(5))(small_arrays())
+    write_npz(tmp_path / "mine.npz", arrays)
+    assert load_data(tmp_path / "mine.npz").class_names == tuple("012345")
+
+
+def test_an_empty_split_is_refused(tmp_path, small_arrays):
+    write_npz(tmp_path / "mine.npz", small_arrays(counts=(12, 6, 0)))
+    with pytest.raises(DataError, match="the test split is empty, expected at least one image"):
+        load_data(tmp_path / "mine.npz")
+
+
+class Trap:
+    """Unpickled, it leaves a file behind."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_pickled_class_names_are_refused_and_never_unpickled(tmp_path, small_arrays):
+    path, sprung = tmp_path / "mine.npz", tmp_path / "sprung"
+    names = np.array([Trap(sprung), "b", "c"], dtype=object)
+    np.savez(path, allow_pickle=True, **small_arrays(), class_names=names)
+    with pytest.raises(DataError, match=r"mine.npz is damaged or is not an npz file of plain arrays"):
+        load_data(path)
+    assert not sprung.exists()
+    with np.load(path, allow_pickle=True) as archive:  # the trap does work
+        archive["class_names"]
+    assert sprung.exists()
+
+
+# ---------------------------------------------------------------- damaged files
+
+
+@pytest.fixture(scope="module")
+def sound_bytes(tmp_path_factory, small_arrays):
+    """Return the bytes of a sound, uncompressed cifar10-like file."""
+    path = tmp_path_factory.mktemp("sound") / "sound.npz"
+    write_npz(path, small_arrays())
+    return path.read_bytes()
+
+
+DAMAGES = {
+    "empty": lambda content: b"",
+    "one byte": lambda content: b"P",
+    "half": lambda content: content[: len(content) // 2],
+    "last byte lost": lambda content: content[:-1],
+    "no zip at all": lambda content: b"<html>404 Not Found</html>" * 100,
+    "pickle": lambda content: pickle.dumps({"train_images": 1}),
+    "one array": lambda content: content[content.index(b"\x93NUMPY") :][:400],
+    "flipped in the middle": lambda content: flip(content, len(content) // 2),
+    "flipped in the first image": lambda content: flip(content, 300),
+}
+
+
+def flip(content, position, mask=0xFF):
+    """Return the bytes with those bits of one byte turned over."""
+    content = bytearray(content)
+    content[position] ^= mask
+    return bytes(content)
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_damaged_files_are_refused_with_name_and_remedy(tmp_path, sound_bytes, damage):
+    mine, published = tmp_path / "mine.npz", tmp_path / "cifar10.npz"
+    for path in (mine, published):
+        path.write_bytes(damage(sound_bytes))
+    with pytest.raises(DataError, match="is damaged or is not an npz file of plain arrays") as raised:
+        load_data(mine)
+    assert str(mine) in str(raised.value)
+    with pytest.raises(DataError, match=r"is damaged.*; run `regroup data fetch cifar10`") as raised:
+        load_data("cifar10", data_dir=tmp_path)
+    assert str(published) in str(raised.value)
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_every_damaged_byte_is_noticed_or_harmless(tmp_path, compress):
+    """The zip format has bytes that nobody reads (times, permissions); all others must raise ValueError."""
+    arrays = {"x": np.arange(60, dtype=np.uint8).reshape(20, 3), "names": np.array(["ab", "c"]), "s": np.array(1.5)}
+    path = tmp_path / "x.npz"
+    write_npz(path, arrays, compress=compress)
+    content, refused = path.read_bytes(), 0
+    for position in range(len(content)):
+        for mask in (1 << position % 8, 0xFF):
+            path.write_bytes(flip(content, position, mask))
+            try:
+                found = read_npz(path)
+            except ValueError:
+                refused += 1
+                continue
+            assert found.keys() == arrays.keys()
+            for name, array in arrays.items():
+                np.testing.assert_array_equal(found[name], array, strict=True)
+    assert refused > len(content)
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_every_truncation_is_noticed(tmp_path, compress):
+    path = tmp_path / "x.npz"
+    write_npz(path, {"x": np.arange(60), "y": np.ones(3)}, compress=compress)
+    content = path.read_bytes()
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"x\.npz is damaged"):
+            read_npz(path)
+
+
+def test_a_damaged_shape_is_noticed_though_the_array_reads(tmp_path):
+    """Fewer rows than were written: zipfile compares no checksum unless the member is read to its end."""
+    path = tmp_path / "x.npz"
+    write_npz(path, {"x": np.zeros((50000, 8), np.uint8)})
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"(50000, 8)", b"(40000, 8)"))
+    with pytest.raises(ValueError, match=r"x\.npz is damaged"):
+        read_npz(path)
+
+
+# ---------------------------------------------------------------- names and paths
+
+
+def test_missing_files_say_what_mends_them(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match=r"cifar100\.npz does not exist; run `regroup data fetch cifar100`") as raised:
+        load_data("cifar100", data_dir=tmp_path)
+    assert str(tmp_path) in str(raised.value)
+    assert "REGROUP_DATA" in str(raised.value)
+    monkeypatch.setenv("REGROUP_DATA", str(tmp_path / "elsewhere"))
+    with pytest.raises(DataError, match=r"elsewhere.cifar10\.npz does not exist"):
+        load_data("cifar10")
+    with pytest.raises(DataError, match=r"nothing\.npz does not exist; check the path"):
+        load_data(tmp_path / "nothing.npz")
+
+
+@pytest.mark.parametrize("name", ["cifar", "CIFAR10", "", "digits-0", "photos.zip"])
+def test_unknown_sets_are_refused_with_those_that_exist(name):
+    with pytest.raises(DataError, match=r"no data set is called .* there are digits, descriptions, cifar10, cifar100"):
+        load_data(name)
+
+
+def test_a_folder_in_place_of_the_file_is_refused(tmp_path):
+    (tmp_path / "cifar10.npz").mkdir()
+    with pytest.raises(DataError, match=r"cifar10\.npz is damaged"):
+        load_data("cifar10", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("function", "variable", "default"),
+    [(data_directory, "REGROUP_DATA", "regroup"), (results_directory, "REGROUP_RESULTS", "results")],
+)
+def test_argument_before_environment_before_default(monkeypatch, tmp_path, function, variable, default):
+    monkeypatch.delenv(variable, raising=False)
+    assert function().name == default
+    monkeypatch.setenv(variable, str(tmp_path / "environment"))
+    assert function() == tmp_path / "environment"
+    assert function(tmp_path / "argument") == tmp_path / "argument"
+    monkeypatch.setenv(variable, "")
+    assert function().name == default
+
+
+def test_records_are_those_of_the_checkout_from_any_directory(monkeypatch, tmp_path):
+    monkeypatch.delenv("REGROUP_RESULTS", raising=False)
+    here = Path(__file__).resolve().parents[2]
+    for directory in (here, here / "notebooks", tmp_path):
+        monkeypatch.chdir(directory)
+        assert results_directory() == here / "results"
+
+
+def test_a_results_directory_that_cannot_be_written_is_named_with_what_to_set():
+    spec = Spec(profile="smoke", task="digits-0", method="ce", epochs=1)
+    with pytest.raises(PermissionError, match=r"/sys/regroup cannot be written \(.*\); set REGROUP_RESULTS"):
+        run(spec, results_dir="/sys/regroup")
+
+
+# ---------------------------------------------------------------- CIFAR
+
+
+@pytest.mark.parametrize(("name", "n_classes"), [("cifar10", 10), ("cifar100", 100)])
+def test_cifar_is_complete(cifar_directory, name, n_classes):
+    dataset = load_data(name, data_dir=cifar_directory(name))
+    assert dataset.name == name
+    assert dataset.train.inputs.shape == (50000, 32, 32, 3)
+    assert dataset.test.inputs.shape == (10000, 32, 32, 3)
+    assert dataset.train.inputs.dtype == np.uint8
+    assert dataset.class_counts() == [50000 // n_classes] * n_classes
+    assert dataset.class_counts("test") == [10000 // n_classes] * n_classes
+    assert dataset.class_names == {10: CIFAR10_NAMES, 100: CIFAR100_NAMES}[n_classes]
+    # The digest is a function of the arrays, computed here once more.
+    parts = [array for split in ("train", "test") for array in vars(dataset.splits[split]).values()]
+    assert dataset.digest == digest_arrays(*parts)
+
+
+def test_cifar10_in_memory_is_held_once(cifar_directory):
+    first = load_data("cifar10", data_dir=cifar_directory("cifar10"))
+    again = load_data("cifar10", data_dir=cifar_directory("cifar10"))
+    assert np.shares_memory(first.train.inputs, again.train.inputs)
+
+
+def test_cifar_class_names_are_the_publishers():
+    assert len(CIFAR100_NAMES) == len(set(CIFAR100_NAMES)) == 100
+    assert list(CIFAR100_NAMES) == sorted(CIFAR100_NAMES)
+    assert CIFAR100_NAMES[99] == "worm"
+    assert CIFAR10_NAMES[0] == "airplane"
+    assert list(CIFAR10_NAMES) == sorted(CIFAR10_NAMES)
+
+
+def test_cifar100_from_folders_gets_the_publishers_names(tmp_path, blank_cifar):
+    """Copies sorted into folders say "oak" for "oak_tree"; the set is the same."""
+    arrays = blank_cifar("cifar100")
+    short = [name.removesuffix("_tree") for name in CIFAR100_NAMES]
+    assert short != list(CIFAR100_NAMES)
+    write_npz(tmp_path / "cifar100.npz", arrays | {"class_names": np.array(short)}, compress=True)
+    assert load_data("cifar100", data_dir=tmp_path).class_names == CIFAR100_NAMES
+
+
+def test_one_mislabelled_image_is_noticed(tmp_path, blank_cifar):
+    arrays = blank_cifar("cifar10")
+    assert arrays["train_labels"][12] == 2
+    arrays["train_labels"][12] = 5
+    write_npz(tmp_path / "cifar10.npz", arrays, compress=True)
+    message = "2 classes of the train split have a wrong count, the first 'bird' with 4999, expected 5000; run `regroup"
+    with pytest.raises(DataError, match=message) as raised:
+        load_data("cifar10", data_dir=tmp_path)
+    assert str(tmp_path / "cifar10.npz") in str(raised.value)
+
+
+CIFAR_DEFECTS = [
+    ({}, r"have a wrong count, the first 'airplane' with 1, expected 5000"),
+    ({"class_names": np.array(CIFAR10_NAMES[::-1])}, r"class names \('truck',.*expected \('airplane', 'automobile'"),
+    ({"train_labels": np.arange(1, 11)}, "labels run from 0 to 10, expected 0 to 9"),
+    ({"train_images": np.zeros((10, 32, 32), np.uint8)}, r"test images are \(32, 32, 3\), expected \(32, 32, 1\)"),
+    (
+        {f"{split}_images": np.zeros((10, 28, 28, 3), np.uint8) for split in ("train", "test")},
+        r"train images are \(28, 28, 3\), expected \(32, 32, 3\)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), CIFAR_DEFECTS)
+def test_a_published_set_of_another_kind_is_refused(tmp_path, wrong, message):
+    arrays = {"class_names": np.array(CIFAR10_NAMES)}
+    for split in ("train", "test"):
+        arrays[f"{split}_images"] = np.zeros((10, 32, 32, 3), np.uint8)
+        arrays[f"{split}_labels"] = np.arange(10)
+    write_npz(tmp_path / "cifar10.npz", arrays | wrong)
+    with pytest.raises(DataError, match=message + ".*; run `regroup data fetch cifar10`"):
+        load_data("cifar10", data_dir=tmp_path)
+
+
+# ---------------------------------------------------------------- fetching
+
+
+def cifar10_members(images_a_batch=10000, spoil=False):
+    """Return the official archive's files: six pickled batches of black images, and the names."""
+    members = {"batches.meta": {"label_names": list(CIFAR10_NAMES), "num_vis": 3072}}
+    for name in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"):
+        labels = [number % 10 for number in range(images_a_batch)]
+        if spoil and name == "data_batch_3":
+            labels[0] = 9
+        members[name] = {"data": np.zeros((images_a_batch, 3072), np.uint8), "labels": labels}
+        members[name]["data"][:, 1024:2048] = np.array(labels)[:, None]  # green, as the planes lie in the archive
+    return {name: pickle.dumps(content, protocol=2) for name, content in members.items()}
+
+
+def archive_of(members):
+    """Return a tar.gz in CIFAR-10's layout."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def publisher(monkeypatch, tmp_path):
+    """Serve an archive over HTTP in place of Toronto's; return a function that says what, and under which MD5."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=folder)
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    reader = torchvision.datasets.CIFAR10
+    monkeypatch.setattr(reader, "url", f"http://127.0.0.1:{server.server_port}/{reader.filename}")
+
+    def publish(members, md5=None):
+        def digest(content):
+            return hashlib.md5(content).hexdigest()
+
+        content = archive_of(members)
+        (folder / reader.filename).write_bytes(content)
+        monkeypatch.setattr(reader, "tgz_md5", md5 or digest(content))
+        for attribute in ("train_list", "test_list"):
+            pairs = [[name, digest(members[name])] for name, _ in getattr(reader, attribute)]
+            monkeypatch.setattr(reader, attribute, pairs)
+        monkeypatch.setattr(reader, "meta", reader.meta | {"md5": digest(members["batches.meta"])})
+
+    yield publish
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_fetch_writes_the_publishers_arrays_as_one_sound_file(tmp_path, publisher):
+    publisher(cifar10_members())
+    place = tmp_path / "new" / "place"
+    dataset = load_data("cifar10", data_dir=place, download=True)
+    assert [path.name for path in place.iterdir()] == ["cifar10.npz"]
+    np.testing.assert_array_equal(dataset.train.labels, np.tile(np.arange(10), 5000))
+    green = np.zeros((10, 32, 32, 3), np.uint8)
+    green[..., 1] = np.arange(10)[:, None, None]
+    np.testing.assert_array_equal(dataset.test.inputs[:10], green)
+    assert load_data("cifar10", data_dir=place).digest == dataset.digest
+    (place / "cifar10.npz").unlink()  # 180 MB that pytest would keep
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"md5": "0" * 32}, "cifar10 could not be fetched from its publisher, http.*corrupted.*nothing was written"),
+        ({"spoil": True, "images_a_batch": 100}, r"wrong count.*the publisher's archive is not what was expected"),
+    ],
+    ids=["checksum", "content"],
+)
+def test_a_bad_archive_leaves_nothing_behind(tmp_path, publisher, options, message):
+    md5 = options.pop("md5", None)
+    publisher(cifar10_members(**{"images_a_batch": 10} | options), md5=md5)
+    place = tmp_path / "place"
+    with pytest.raises(DataError, match=message):
+        fetch_data("cifar10", data_dir=place)
+    assert list(place.iterdir()) == []
+
+
+def test_a_failed_fetch_keeps_the_old_file(tmp_path, publisher):
+    publisher(cifar10_members(images_a_batch=10), md5="0" * 32)
+    (tmp_path / "cifar10.npz").write_bytes(b"old")
+    with pytest.raises(DataError, match="could not be fetched"):
+        fetch_data("cifar10", data_dir=tmp_path)
+    assert (tmp_path / "cifar10.npz").read_bytes() == b"old"
+
+
+def test_no_network_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
+    with pytest.raises(DataError, match=r"cifar10 could not be fetched.*127\.0\.0\.1:9.*regroup data fetch cifar10"):
+        load_data("cifar10", data_dir=tmp_path, download=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "reason"), [("digits", "is embedded"), ("imagenet", "is not known")])
+def test_sets_that_cannot_be_fetched(name, reason):
+    with pytest.raises(DataError, match=f"{name}.*{reason}.*cifar10, cifar100"):
+        fetch_data(name)
+
+
+# ---------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_interrupted_write_leaves_the_old_file_alone(tmp_path, error):
+    path = tmp_path / "deep" / "file.txt"
+    with atomic_path(path) as partial:
+        partial.write_text("old")
+    with pytest.raises(error), atomic_path(path) as partial:  # noqa: PT012
+        partial.write_text("half of the ne")
+        raise error
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_new_file_appears_when_it_is_complete(tmp_path):
+    path = tmp_path / "file.txt"
+    with atomic_path(path) as partial:
+        partial.write_text("new")
+        assert not path.exists()
+        assert partial.parent == path.parent  # the rename stays on one file system
+    assert path.read_text() == "new"
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_whoever_has_the_old_file_open_reads_it_to_its_end(tmp_path):
+    path = tmp_path / "x.npz"
+    write_npz(path, {"x": np.zeros(1000)})
+    old = path.read_bytes()
+    with path.open("rb") as reader:
+        start = reader.read(100)
+        write_npz(path, {"x": np.ones(1000)})
+        assert start + reader.read() == old
+    assert read_npz(path)["x"].sum() == 1000
+
+
+def test_write_npz_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x.npz"
+    write_npz(path, {"x": np.arange(3)})
+    with pytest.raises(ValueError, match="Object arrays"):
+        write_npz(path, {"x": np.zeros(1000), "y": np.array([{}, None], dtype=object)})
+    np.testing.assert_array_equal(read_npz(path)["x"], np.arange(3))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_readers_never_see_part_of_a_file(tmp_path):
+    path, writers_left, failures = tmp_path / "x.npz", threading.Semaphore(0), []
+    write_npz(path, {"x": np.zeros(20_000)})
+
+    def write(value):
+        for _ in range(15):
+            write_npz(path, {"x": np.full(20_000, value)})
+        writers_left.release()
+
+    def read():
+        while not done.is_set():
+            try:
+                assert len(np.unique(read_npz(path)["x"])) == 1
+            except Exception as error:  # an error in a thread would fail no test
+                failures.append(error)
+
+    done = threading.Event()
+    threads = [threading.Thread(target=write, args=[value]) for value in (1, 2, 3)]
+    reader = threading.Thread(target=read)
+    for thread in (*threads, reader):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done.set()
+    reader.join()
+    assert not failures
+    assert writers_left.acquire(blocking=False)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_read_npz_of_nothing_is_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_npz(tmp_path / "no.npz")
+
+
+@given(
+    hnp.arrays(
+        dtype=st.sampled_from(["u1", "<i8", ">i4", "<f4", "?", "<U3"]),
+        shape=hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
+    ),
+    st.booleans(),
+)
+def test_npz_round_trip(tmp_path_factory, array, compress):
+    path = tmp_path_factory.mktemp("round") / "x.npz"
+    write_npz(path, {"x": array, "transposed": array.T}, compress=compress)
+    found = read_npz(path)
+    np.testing.assert_array_equal(found["x"], array, strict=True)
+    np.testing.assert_array_equal(found["transposed"], array.T, strict=True)
+    assert digest_arrays(found["transposed"].T) == digest_arrays(array)
+
+
+def test_digest_arrays_tells_types_shapes_values_and_order_apart():
+    x = np.arange(6, dtype=np.int32)
+    groups = [
+        [x],
+        [x.reshape(2, 3)],
+        [x.reshape(3, 2)],
+        [x.astype(np.int64)],
+        [x.view(np.uint32)],
+        [x + 1],
+        [x, x],
+        [x[:3], x[3:]],
+        [x[3:], x[:3]],
+        [np.array(["a", "b"])],
+        [np.array(["a", "c"])],
+    ]
+    digests = [digest_arrays(*group) for group in groups]
+    assert len(set(digests)) == len(groups)
+    assert digest_arrays(np.repeat(x, 2)[::2]) == digests[0]  # memory layout is of no matter
+
+
+def test_digest_file_is_sha256(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc" * 100_000)
+    assert digest_file(tmp_path / "x") == hashlib.sha256(b"abc" * 100_000).hexdigest()

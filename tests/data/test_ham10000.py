@@ -1,0 +1,925 @@
+"""HAM10000: a table and a folder of pictures become a data set; what is refused; the split by lesion; the download.
+
+Most tests read a made-up folder of 40 tiny pictures. Those that take `ham10000` read the real set where
+REGROUP_DATA has it, and the made-up one elsewhere.
+"""
+
+import dataclasses
+import hashlib
+import http.server
+import io
+import itertools
+import json
+import logging
+import re
+import shutil
+import threading
+import warnings
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import pandas as pd
+import pooch
+import pytest
+from conftest import REAL_DATA, has_real
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from typer.testing import CliRunner
+
+from regroup_lib.cli import app
+from regroup_lib.data import ham10000, images, sources
+from regroup_lib.data.dataset import DataError, split_by_group
+from regroup_lib.data.ham10000 import HAM10000_FRACTIONS, ham10000_split
+from regroup_lib.data.load import fetch_data, load_data
+from regroup_lib.data.sources import HAM10000_NAMES, SOURCES
+from regroup_lib.data.tasks import make_task
+from regroup_lib.files import digest_arrays, read_npz, write_npz
+
+COUNTS = (14, 6, 6, 5, 3, 3, 3)  # of the made-up set, in the order of HAM10000_NAMES
+REMEDY = "away and run `regroup data fetch ham10000`"
+LEAVE_OUT = f"{REMEDY}, or load with allow_missing=True to leave them out"
+
+
+def color(image_id):
+    """Return the color that a picture of the made-up set is painted with."""
+    number = int(image_id.removeprefix("ISIC_"))
+    return np.array([20 + 5 * number, 230 - 4 * number, 60 + 30 * (number % 5)])
+
+
+def save(picture, path):
+    picture.save(path, quality=95, subsampling=0)
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory):
+    """Make 40 pictures of 20 x 15 pixels in two folders, their table, and a split with each class in each part."""
+    home = tmp_path_factory.mktemp("ham")
+    rows, lesions = [], {}
+    for name, count in zip(HAM10000_NAMES, COUNTS, strict=True):
+        n_lesions = max(3, count // 2)
+        for index in range(count):
+            lesion = f"HAM_{name}_{index % n_lesions}"
+            lesions[lesion] = ("train", "test", "val")[index % n_lesions % 3]
+            rows.append([lesion, "", name, "histo", f"{30 + index}.0" if index else "", "female", "back"])
+    # Image names in an order that neither classes nor lesions follow.
+    for number, row in zip(np.random.default_rng(0).permutation(len(rows)), rows, strict=True):
+        row[1] = f"ISIC_{number:07}"
+        path = home / "ham10000" / f"part_{number % 2}" / f"{row[1]}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(Image.new("RGB", (20, 15), tuple(color(row[1]).tolist())), path)
+    columns = ["lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization"]
+    pd.DataFrame(rows, columns=columns).to_csv(home / "ham10000" / "HAM10000_metadata.csv", index=False)
+    (home / "ham10000" / "README.txt").write_text("of no matter")
+    split = pd.DataFrame(sorted(lesions.items()), columns=["lesion_id", "split"])
+    split.to_csv(home / "split.csv", index=False)
+    return home
+
+
+def describe(home):
+    """Return the source of the made-up set."""
+    return dataclasses.replace(SOURCES["ham10000"], class_counts={"all": COUNTS}, split_file=home / "split.csv")
+
+
+@pytest.fixture
+def made_up(template, tmp_path, monkeypatch):
+    """Return a copy of the made-up set that a test may spoil, with `load` and `table` to read it."""
+    home = tmp_path / "data"
+    shutil.copytree(template, home)
+    monkeypatch.setitem(SOURCES, "ham10000", describe(home))
+    folder, file = home / "ham10000", home / "ham10000" / "HAM10000_metadata.csv"
+
+    def picture(number):
+        return folder / f"part_{number % 2}" / f"ISIC_{number:07}.jpg"
+
+    return SimpleNamespace(
+        home=home,
+        folder=folder,
+        file=file,
+        picture=picture,
+        load=lambda **options: load_data("ham10000", data_dir=home, **options),
+        table=lambda: pd.read_csv(file, dtype=str, keep_default_na=False),
+        write=lambda frame: frame.to_csv(file, index=False),
+        caches=lambda: sorted((home / "cache").glob("*")),
+    )
+
+
+@pytest.fixture(scope="module")
+def ham10000(template):
+    """Return the data directory of the real set where there is one, else of the made-up one, split like the real."""
+    if has_real("ham10000"):
+        yield REAL_DATA
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        source = dataclasses.replace(describe(template), split_file=template / "generated.csv")
+        table = pd.read_csv(template / "ham10000" / "HAM10000_metadata.csv")
+        ham10000_split(table).to_csv(source.split_file, index=False)
+        patch.setitem(SOURCES, "ham10000", source)
+        yield template
+
+
+# ---------------------------------------------------------------- what is loaded
+
+
+def test_pictures_keep_their_labels_metadata_and_order(made_up):
+    dataset, table = made_up.load(image_size=8), made_up.table().set_index("image_id")
+    split = dict(pd.read_csv(made_up.home / "split.csv").itertuples(index=False))
+    assert dataset.name == "ham10000"
+    assert dataset.class_names == ("nv", "mel", "bkl", "bcc", "akiec", "vasc", "df")
+    assert list(dataset.splits) == ["train", "val", "test"]
+    for name, part in dataset.splits.items():
+        columns = dataset.metadata[name]
+        ids = columns["image_id"].tolist()
+        assert ids == sorted(image for image, row in table.iterrows() if split[row.lesion_id] == name)
+        rows = table.loc[ids]
+        assert part.inputs.shape == (len(ids), 8, 8, 3)
+        assert part.inputs.dtype == np.uint8
+        np.testing.assert_allclose(part.inputs.mean((1, 2)), [color(image) for image in ids], atol=4)
+        assert part.labels.dtype == np.int64
+        assert [dataset.class_names[label] for label in part.labels] == rows.dx.tolist()
+        for column in ("lesion_id", "dx_type", "sex", "localization"):
+            assert columns[column].tolist() == rows[column].tolist()
+        np.testing.assert_array_equal(columns["age"], pd.to_numeric(rows.age).astype(np.float32))
+        assert all(column.dtype.kind in "Uf" for column in columns.values())
+    total = np.sum([dataset.class_counts(name) for name in dataset.splits], axis=0)
+    assert tuple(total) == COUNTS
+    parts = [array for part in dataset.splits.values() for array in (part.inputs, part.labels)]
+    assert dataset.digest == digest_arrays(*parts)
+
+
+def test_an_unknown_age_is_nan(made_up):
+    table = made_up.table()
+    train = made_up.load(image_size=2).metadata["train"]
+    unknown = set(table.image_id[table.age == ""])
+    assert unknown
+    assert set(train["image_id"][np.isnan(train["age"])]) <= unknown
+
+
+def test_the_whole_picture_is_squashed_into_a_square(made_up):
+    pixels = np.zeros((10, 40, 3), np.uint8)
+    pixels[:, :20, 0] = pixels[:, 20:, 2] = 255
+    save(Image.fromarray(pixels), made_up.picture(7))
+    dataset = made_up.load(image_size=8)
+    (found,) = [
+        part.inputs[list(dataset.metadata[name]["image_id"]).index("ISIC_0000007")]
+        for name, part in dataset.splits.items()
+        if "ISIC_0000007" in dataset.metadata[name]["image_id"]
+    ]
+    np.testing.assert_allclose(found[:, :3], [[[255, 0, 0]] * 3] * 8, atol=12)
+    np.testing.assert_allclose(found[:, 5:], [[[0, 0, 255]] * 3] * 8, atol=12)
+
+
+def test_shrinking_averages_and_does_not_pick(made_up):
+    """Without antialiasing a fine checkerboard would come out black or white."""
+    board = (np.indices((120, 160)).sum(0) % 2 * 255).astype(np.uint8)
+    for number in range(40):
+        save(Image.fromarray(np.stack([board] * 3, -1)), made_up.picture(number))
+    np.testing.assert_allclose(made_up.load(image_size=8).train.inputs, 127.5, atol=8)
+
+
+def test_a_gray_picture_becomes_rgb(made_up):
+    for number in range(40):
+        save(Image.new("L", (9, 7), 77), made_up.picture(number))
+    assert np.unique(made_up.load(image_size=4).train.inputs).tolist() == [77]
+
+
+@pytest.mark.parametrize(("image_size", "expected"), [(None, 64), (1, 1), (8, 8), (np.int64(224), 224)])
+def test_image_size_is_height_and_width(made_up, image_size, expected):
+    assert made_up.load(image_size=image_size).test.inputs.shape[1:] == (expected, expected, 3)
+
+
+@pytest.mark.parametrize("image_size", [0, -64, 1025, 64.0, "64"])
+def test_image_size_out_of_range(made_up, image_size):
+    with pytest.raises(DataError, match=r"image_size is .*; it must be a whole number of pixels from 1 to 1024"):
+        made_up.load(image_size=image_size)
+
+
+@pytest.mark.parametrize("options", [{"image_size": 64}, {"allow_missing": True}])
+@pytest.mark.parametrize("name", ["digits", "cifar10", "cifar100", "mine.npz"])
+def test_options_for_image_files_are_refused_elsewhere(tmp_path, name, options):
+    (option,) = options
+    with pytest.raises(DataError, match=f"{option} is .*{name}' is not decoded from image files; .*ham10000"):
+        load_data(name, data_dir=tmp_path, **options)
+
+
+def test_a_name_that_does_not_exist_is_the_first_complaint():
+    with pytest.raises(DataError, match=r"no data set is called 'ham1000'; there are .*ham10000"):
+        load_data("ham1000", image_size=64)
+
+
+@pytest.mark.parametrize("name", ["HAM10000_metadata.tab", "HAM10000_metadata"])
+def test_the_repositorys_tab_separated_table_is_read_too(made_up, name):
+    """It has quotes, a byte order mark and a column more."""
+    before = made_up.load(image_size=4)
+    table = made_up.table().assign(dataset="vidir_modern")
+    made_up.file.unlink()
+    table.to_csv(made_up.folder / name, sep="\t", index=False, quoting=1, encoding="utf-8-sig")
+    after = made_up.load(image_size=4)
+    assert after.digest == before.digest
+    np.testing.assert_array_equal(after.metadata["val"]["lesion_id"], before.metadata["val"]["lesion_id"])
+
+
+def test_the_order_of_rows_and_the_folders_are_of_no_influence(made_up):
+    before = made_up.load(image_size=4)
+    made_up.write(made_up.table().iloc[::-1])
+    (made_up.folder / "part_0").rename(made_up.folder / "elsewhere")
+    shutil.copytree(made_up.folder / "part_1", made_up.folder / "PART_1")  # each file of it twice
+    assert made_up.load(image_size=4).digest == before.digest
+
+
+def test_the_set_in_memory_is_held_once_and_read_again_when_a_file_changes(made_up):
+    first, again = made_up.load(image_size=4), made_up.load(image_size=4)
+    assert first is again
+    save(Image.new("RGB", (9, 9), (1, 2, 3)), made_up.picture(3))
+    assert made_up.load(image_size=4).digest != first.digest
+
+
+# ---------------------------------------------------------------- the cache of decoded images
+
+
+@pytest.fixture
+def no_decoding(monkeypatch):
+    """Return a function after which nothing may be decoded."""
+
+    def forbid():
+        def refuse(*args, **options):
+            raise AssertionError("an image file was opened")
+
+        monkeypatch.setattr(Image, "open", refuse)
+
+    return forbid
+
+
+def test_pictures_are_decoded_once(made_up, no_decoding):
+    before = made_up.load(image_size=4)
+    (cache,) = made_up.caches()
+    assert cache.name.startswith("ham10000-4-")
+    no_decoding()
+    for path in made_up.folder.rglob("*.*"):
+        path.touch()  # so that the set in memory counts as old
+    after = made_up.load(image_size=4)
+    assert after is not before
+    assert after.digest == before.digest
+    assert made_up.caches() == [cache]
+    with pytest.raises(DataError, match=r"unreadable images: 40 of 40 .*an image file was opened"):
+        made_up.load(image_size=5)
+
+
+@pytest.mark.parametrize("what", ["image", "name", "metadata", "size"])
+def test_the_cache_has_a_key_of_all_that_matters(made_up, what):
+    made_up.load(image_size=4)
+    table = made_up.table()
+    if what == "image":
+        made_up.picture(0).write_bytes(made_up.picture(1).read_bytes())
+    elif what == "name":
+        made_up.picture(0).rename(made_up.picture(100))
+        made_up.write(table.replace("ISIC_0000000", "ISIC_0000100"))
+    elif what == "metadata":
+        made_up.write(table.replace("female", "male"))
+    made_up.load(image_size=5 if what == "size" else 4)
+    assert len(made_up.caches()) == 2
+
+
+def without(name):
+    def spoil(path):
+        arrays = read_npz(path)
+        del arrays[name]
+        write_npz(path, arrays)
+
+    return spoil
+
+
+def with_other(name, function):
+    def spoil(path):
+        arrays = read_npz(path)
+        write_npz(path, arrays | {name: function(arrays[name])})
+
+    return spoil
+
+
+def pickled(path):
+    arrays = read_npz(path)
+    np.savez(path, allow_pickle=True, **arrays | {"readable": np.array([None] * 40, dtype=object)})
+
+
+CACHE_DAMAGES = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "empty": lambda path: path.write_bytes(b""),
+    "a byte of an image": lambda path: path.write_bytes(path.read_bytes()[:600] + b"?" + path.read_bytes()[601:]),
+    "no images": without("images"),
+    "no word on what is readable": without("readable"),
+    "too few": with_other("images", lambda a: a[1:]),
+    "another size": with_other("images", lambda a: a[:, 1:]),
+    "another type": with_other("images", lambda a: a.astype(np.float32)),
+    "numbers for yes and no": with_other("readable", lambda a: np.ones(len(a))),
+    "pickle": pickled,
+}
+
+
+@pytest.mark.parametrize("damage", CACHE_DAMAGES.values(), ids=CACHE_DAMAGES)
+def test_a_damaged_cache_is_reported_and_made_again(made_up, caplog, damage):
+    before = made_up.load(image_size=4)
+    (cache,) = made_up.caches()
+    sound = cache.read_bytes()
+    damage(cache)
+    assert cache.read_bytes() != sound
+    made_up.file.touch()
+    after = made_up.load(image_size=4)
+    assert after.digest == before.digest
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert f"the image cache {cache} is damaged and is made again" in record.getMessage()
+    assert read_npz(cache).keys() == {"images", "readable"}
+    made_up.file.touch()
+    made_up.load(image_size=4)
+    assert len(caplog.records) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(made_up, caplog):
+    (made_up.home / "cache").write_text("a file where the folder would be")
+    assert made_up.load(image_size=4).class_counts("test")
+    assert "the decoded images are not kept" in caplog.text
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def change(column, value, rows=0):
+    """Return a defect: another value in a column."""
+
+    def defect(made):
+        table = made.table()
+        table.loc[rows, column] = value
+        made.write(table)
+
+    return defect
+
+
+def drop(*columns):
+    return lambda made: made.write(made.table().drop(columns=list(columns)))
+
+
+def other_counts(made):
+    table = made.table()
+    lesion = table.lesion_id[table.dx == "mel"].iloc[0]
+    table.loc[table.lesion_id == lesion, "dx"] = "nv"
+    made.write(table)
+
+
+def second_row(made):
+    table = made.table()
+    made.write(pd.concat([table, table.iloc[[4]]]))
+
+
+def shorter_split(made):
+    path = made.home / "split.csv"
+    pd.read_csv(path).iloc[2:].to_csv(path, index=False)
+
+
+def strange_split(made):
+    path = made.home / "split.csv"
+    pd.read_csv(path).replace("val", "holdout").to_csv(path, index=False)
+
+
+def another_picture(made):
+    other = made.folder / "copies" / made.picture(0).name
+    other.parent.mkdir()
+    other.write_bytes(made.picture(1).read_bytes())
+
+
+def broken_links(made):
+    """Put a link to nothing and a folder where images would be."""
+    for number in (6, 7):
+        made.picture(number).unlink()
+    made.picture(6).symlink_to("nothing.jpg")
+    made.picture(7).mkdir()
+
+
+DEFECTS = [
+    (lambda made: made.file.unlink(), "the file does not exist, expected the metadata"),
+    (lambda made: made.file.write_bytes(b""), "is damaged or is not a table"),
+    (lambda made: made.file.write_bytes(b"\xff\xfe\x00\x81" * 50), "is damaged or is not a table .*utf-8"),
+    (lambda made: made.file.write_text('lesion_id,image_id\n"a,b\nc'), "is damaged or is not a table"),
+    (lambda made: made.file.write_text("<html>404</html>\n"), "lesion_id, image_id, .* are missing, expected them"),
+    (drop("dx", "age"), "the columns dx, age are missing, expected them beside lesion_id, image_id, dx_type, sex"),
+    (change("dx", "scc"), "unknown diagnoses: 'scc', expected nv, mel, bkl, bcc, akiec, vasc, df"),
+    (change("dx", ""), "unknown diagnoses: '', expected"),
+    (change("dx", "NV "), "unknown diagnoses: 'NV ', expected"),
+    (change("dx", "df"), "lesions with two diagnoses: HAM_nv_0, expected one diagnosis a lesion"),
+    (second_row, r"images with two rows: ISIC_\d+, expected one row an image"),
+    (other_counts, "2 classes have a wrong count, the first 'nv' with 16, expected 14"),
+    (
+        shorter_split,
+        r"lesions without a split in .*split\.csv: 'HAM_akiec_0', 'HAM_akiec_1', expected one of train, val, test",
+    ),
+    (
+        strange_split,
+        r"lesions without a split in .*: 'HAM_\w+', 'HAM_\w+', 'HAM_\w+' and \d more, expected one of train",
+    ),
+    (change("lesion_id", ""), r"lesions without a split in .*split\.csv: '', expected one of train, val, test"),
+    (another_picture, r"part_0.ISIC_0000000\.jpg and .*ISIC_0000000\.jpg differ|copies.*differ"),
+]
+MISSING = [
+    (
+        lambda made: [made.picture(number).unlink() for number in (5, 8, 9, 13)],
+        r"rows without an image: 4 of 40 \(ISIC_0000005, ISIC_0000008, ISIC_0000009 and 1 more\), "
+        r"images without a row: 0 of 36 \(none\), expected a row for each image and an image for each row",
+    ),
+    (
+        lambda made: made.write(made.table().query("image_id != 'ISIC_0000004'")),
+        r"rows without an image: 0 of 39 \(none\), images without a row: 1 of 40 \(ISIC_0000004\)",
+    ),
+    (
+        lambda made: made.picture(0).rename(made.picture(100)),
+        r"rows without an image: 1 of 40 \(ISIC_0000000\), images without a row: 1 of 40 \(ISIC_0000100\)",
+    ),
+    (lambda made: shutil.rmtree(made.folder / "part_0"), "rows without an image: 20 of 40"),
+    (broken_links, r"rows without an image: 2 of 40 \(ISIC_0000006, ISIC_0000007\)"),
+]
+
+
+@pytest.mark.parametrize("allow_missing", [False, True])
+@pytest.mark.parametrize(("defect", "message"), DEFECTS)
+def test_a_defect_is_named_with_its_file_and_the_remedy_before_anything_is_decoded(
+    made_up, no_decoding, defect, message, allow_missing
+):
+    defect(made_up)
+    no_decoding()
+    with pytest.raises(DataError, match=message) as raised:
+        made_up.load(allow_missing=allow_missing)
+    assert str(raised.value).startswith(str(made_up.file))
+    assert str(raised.value).endswith(f"; move {made_up.folder} {REMEDY}")
+    assert made_up.caches() == []
+
+
+@pytest.mark.parametrize(("defect", "message"), MISSING)
+def test_missing_images_and_rows_are_refused_before_anything_is_decoded(made_up, no_decoding, defect, message):
+    defect(made_up)
+    no_decoding()
+    with pytest.raises(DataError, match=message) as raised:
+        made_up.load()
+    assert str(raised.value).startswith(str(made_up.file))
+    assert str(raised.value).endswith(f"; move {made_up.folder} {LEAVE_OUT}")
+
+
+@pytest.mark.parametrize(("defect", "message"), MISSING)
+def test_missing_images_and_rows_can_be_left_out(made_up, caplog, defect, message):
+    defect(made_up)
+    dataset = made_up.load(image_size=4, allow_missing=True)
+    files = {path.stem for path in made_up.folder.rglob("*.jpg") if path.is_file()}
+    loaded = [image for columns in dataset.metadata.values() for image in columns["image_id"]]
+    assert sorted(loaded) == sorted(files & set(made_up.table().image_id))
+    assert sum(len(part) for part in dataset.splits.values()) == len(loaded)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage().endswith("; they are left out")
+    assert re.search(message.partition(", expected")[0], record.getMessage())
+
+
+def oversized(content, width, height):
+    """Return a JPEG file whose header claims another size."""
+    start = content.index(b"\xff\xc0") + 5
+    return content[:start] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + content[start + 4 :]
+
+
+def png(content):
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(content)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+UNREADABLE = {
+    "empty": (lambda content: b"", "cannot identify image file"),
+    "truncated": (lambda content: content[:-10], "truncated"),
+    "not an image": (lambda content: b"<html>404 Not Found</html>" * 30, "cannot identify image file"),
+    "another format": (png, "cannot identify image file"),
+    "large": (lambda content: oversized(content, 6000, 5000), "it has 6000 x 5000 pixels, more than 25,000,000"),
+    "bomb": (lambda content: oversized(content, 65500, 65500), "decompression bomb"),
+}
+
+
+@pytest.mark.parametrize(("damage", "reason"), UNREADABLE.values(), ids=UNREADABLE)
+def test_unreadable_pictures_are_refused_or_left_out(made_up, caplog, damage, reason):
+    sound = made_up.load(image_size=4)
+    for number in (2, 31):
+        made_up.picture(number).write_bytes(damage(made_up.picture(number).read_bytes()))
+    message = rf"unreadable images: 2 of 40 \(ISIC_0000002\.jpg, ISIC_0000031\.jpg; the first: .*{reason}.*\)"
+    for _ in range(2):  # decoded, and from the cache
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with pytest.raises(DataError, match=message + ", expected sound JPEG files") as raised:
+                made_up.load(image_size=4)
+        assert str(raised.value).startswith(f"{made_up.folder}: ")
+        assert str(raised.value).endswith(f"; move {made_up.folder} {LEAVE_OUT}")
+    with caplog.at_level(logging.WARNING):
+        dataset = made_up.load(image_size=4, allow_missing=True)
+    assert "unreadable images: 2 of 40" in caplog.text
+    for name, part in dataset.splits.items():
+        ids = sound.metadata[name]["image_id"]
+        kept = ~np.isin(ids, ["ISIC_0000002", "ISIC_0000031"])
+        np.testing.assert_array_equal(part.inputs, sound.splits[name].inputs[kept])
+        np.testing.assert_array_equal(part.labels, sound.splits[name].labels[kept])
+        np.testing.assert_array_equal(dataset.metadata[name]["image_id"], ids[kept])
+
+
+def test_a_picture_that_could_not_be_read_once_is_tried_again(made_up, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "MAX_PIXELS", 299)
+        with pytest.raises(DataError, match="unreadable images: 40 of 40"):
+            made_up.load(image_size=4)
+    (cache,) = made_up.caches()
+    after = made_up.load(image_size=4)
+    cache.unlink()
+    made_up.file.touch()
+    assert made_up.load(image_size=4).digest == after.digest
+
+
+def test_nothing_left_is_an_error_even_where_images_may_be_missing(made_up):
+    for path in made_up.folder.rglob("*.jpg"):
+        path.unlink()
+    with pytest.raises(DataError, match="the train split is empty, expected at least one image"):
+        made_up.load(allow_missing=True)
+
+
+def test_a_missing_folder_says_what_mends_it(tmp_path):
+    with pytest.raises(DataError, match="ham10000 does not exist; run `regroup data fetch ham10000`") as raised:
+        load_data("ham10000", data_dir=tmp_path)
+    assert "REGROUP_DATA" in str(raised.value)
+
+
+# ---------------------------------------------------------------- the split
+
+classes_and_groups = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 8)), min_size=1, max_size=60)
+weights = st.lists(st.integers(0, 5), min_size=1, max_size=4).filter(any)
+
+
+@given(classes_and_groups, weights, st.integers(0, 2**32 - 1))
+def test_no_group_is_divided_and_each_class_has_its_shares(samples, weights, seed):
+    labels = np.array([label for label, _ in samples])
+    groups = np.array([f"{label} {group}" for label, group in samples])
+    fractions = {f"part {n}": weight / sum(weights) for n, weight in enumerate(weights)}
+    split = split_by_group(labels, groups, fractions=fractions, seed=seed)
+    assert split.shape == labels.shape
+    assert set(split) <= set(fractions)
+    for group in np.unique(groups):
+        assert len(set(split[groups == group])) == 1
+    for label in np.unique(labels):
+        largest = np.unique(groups[labels == label], return_counts=True)[1].max()
+        found = np.array([np.sum((labels == label) & (split == name)) for name in fractions])
+        target = np.array(list(fractions.values())) * np.sum(labels == label)
+        assert (abs(found - target) <= largest + 1e-9).all()
+        assert (abs(np.cumsum(found - target)) <= largest / 2 + 1e-9).all()
+
+
+@given(classes_and_groups, st.randoms(use_true_random=False))
+def test_the_split_is_the_same_in_any_order_and_by_any_name_of_the_classes(samples, random):
+    labels = np.array([label for label, _ in samples])
+    groups = np.array([f"{label} {group}" for label, group in samples])
+    split = split_by_group(labels, groups, fractions=HAM10000_FRACTIONS, seed=3)
+    order = list(range(len(labels)))
+    random.shuffle(order)
+    names = np.array(["z", "a", "m"])[labels]
+    again = split_by_group(names[order], groups[order], fractions=HAM10000_FRACTIONS, seed=3)
+    np.testing.assert_array_equal(again, split[order])
+
+
+def test_the_seed_moves_the_split():
+    labels, groups = np.zeros(100, int), np.arange(100)
+    splits = {tuple(split_by_group(labels, groups, fractions=HAM10000_FRACTIONS, seed=seed)) for seed in (0, 0, 1)}
+    assert len(splits) == 2
+    for split in splits:
+        assert [split.count(name) for name in HAM10000_FRACTIONS] == [70, 10, 20]
+
+
+@pytest.mark.parametrize(
+    ("labels", "groups", "fractions", "message"),
+    [
+        ([0, 1], [5, 5], {"a": 1}, "group 5 has the classes 0 and 1; a group must have one"),
+        ([0, 1], [5], {"a": 1}, r"labels have shape \(2,\) and groups \(1,\); both must be \[n\]"),
+        ([[0, 1]], [[5, 6]], {"a": 1}, r"both must be \[n\]"),
+        ([0, 1], [5, 6], {"a": 0.5, "b": 0.6}, "they must be at least 0 and sum to 1"),
+        ([0, 1], [5, 6], {"a": 1.5, "b": -0.5}, "they must be at least 0 and sum to 1"),
+        ([0, 1], [5, 6], {"a": float("nan")}, "they must be at least 0 and sum to 1"),
+        ([0, 1], [5, 6], {}, "they must be at least 0 and sum to 1"),
+    ],
+)
+def test_split_by_group_refuses(labels, groups, fractions, message):
+    with pytest.raises(ValueError, match=message):
+        split_by_group(labels, groups, fractions=fractions)
+
+
+def test_the_committed_split_has_every_lesion_once():
+    table = pd.read_csv(Path(sources.__file__).with_name("ham10000_split.csv"))
+    assert list(table) == ["lesion_id", "split"]
+    assert len(table) == 7470
+    assert table.lesion_id.is_monotonic_increasing
+    assert table.lesion_id.is_unique
+    assert table.lesion_id.str.fullmatch(r"HAM_\d{7}").all()
+    assert table.split.value_counts().to_dict() == {"train": 5242, "test": 1495, "val": 733}
+
+
+def test_the_set_is_split_as_its_function_splits_it(ham10000):
+    """On the real set: the committed file is what `ham10000_split` makes of the published metadata."""
+    table = pd.read_csv(ham10000 / "ham10000" / "HAM10000_metadata.csv")
+    split = ham10000_split(table)
+    pd.testing.assert_frame_equal(split, pd.read_csv(SOURCES["ham10000"].split_file), check_dtype=False)
+    dataset = load_data("ham10000", data_dir=ham10000)
+    expected = dict(split.itertuples(index=False))
+    for name, columns in dataset.metadata.items():
+        assert {expected[lesion] for lesion in columns["lesion_id"]} == {name}
+    largest = table.groupby("lesion_id").size().max()
+    total = np.array(SOURCES["ham10000"].class_counts["all"])
+    for name, fraction in HAM10000_FRACTIONS.items():
+        assert (np.abs(dataset.class_counts(name) - fraction * total) <= largest).all()
+
+
+# Images of each diagnosis in the real set's splits, as the book states them.
+REAL_SIZES = {
+    "train": [4693, 780, 769, 359, 228, 99, 81],
+    "val": [671, 111, 111, 53, 33, 15, 10],
+    "test": [1341, 222, 219, 102, 66, 28, 24],
+}
+
+
+def test_the_splits_have_their_sizes(ham10000):
+    dataset = load_data("ham10000", data_dir=ham10000)
+    table = pd.read_csv(ham10000 / "ham10000" / "HAM10000_metadata.csv")
+    table = table.merge(pd.read_csv(SOURCES["ham10000"].split_file), on="lesion_id")
+    expected = pd.crosstab(table.split, table.dx)[list(HAM10000_NAMES)]
+    sizes = {name: dataset.class_counts(name) for name in dataset.splits}
+    assert sizes == {name: expected.loc[name].tolist() for name in dataset.splits}
+    assert dataset.train.inputs.shape == (sum(sizes["train"]), 64, 64, 3)
+    if has_real("ham10000"):
+        assert sizes == REAL_SIZES
+
+
+def test_no_lesion_and_no_picture_is_in_two_splits(ham10000):
+    dataset = load_data("ham10000", data_dir=ham10000)
+    pictures = {name: {row.tobytes() for row in part.inputs} for name, part in dataset.splits.items()}
+    for one, other in itertools.combinations(dataset.splits, 2):
+        assert not set(dataset.metadata[one]["lesion_id"]) & set(dataset.metadata[other]["lesion_id"])
+        assert not pictures[one] & pictures[other]
+    n_images = sum(len(part) for part in dataset.splits.values())
+    assert n_images == sum(SOURCES["ham10000"].class_counts["all"])
+    n_copies = 2 if has_real("ham10000") else 0  # the pairs that load_data's notes name
+    assert sum(len(rows) for rows in pictures.values()) == n_images - n_copies
+
+
+# ---------------------------------------------------------------- tasks
+
+
+@pytest.mark.parametrize("name", HAM10000_NAMES)
+def test_each_diagnosis_is_a_task(made_up, name):
+    task = make_task(f"ham10000-{name}", data_dir=made_up.home, image_size=4)
+    assert task.class_names == (f"not {name}", name)
+    assert task.fine_class_names == HAM10000_NAMES
+    label = HAM10000_NAMES.index(name)
+    for part, split in ((task.train, "train"), (task.val, "val"), (task.test, "test")):
+        assert part.inputs.shape[1:] == (4, 4, 3)
+        np.testing.assert_array_equal(part.labels, part.fine_labels == label)
+        assert part.labels.sum() == task.dataset.class_counts(split)[label]
+
+
+@pytest.mark.parametrize("fraction", [0, 0.1, 0.5])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_sets_own_validation_split_stays(made_up, fraction, seed):
+    task = make_task("ham10000", data_dir=made_up.home, image_size=4, validation_fraction=fraction, seed=seed)
+    assert task.class_names == HAM10000_NAMES
+    for name in ("train", "val", "test"):
+        np.testing.assert_array_equal(getattr(task, name).inputs, task.dataset.splits[name].inputs)
+        np.testing.assert_array_equal(getattr(task, name).labels, task.dataset.splits[name].labels)
+
+
+def test_image_size_is_refused_for_a_task_of_another_set():
+    with pytest.raises(DataError, match="image_size is 64, and 'digits' is not decoded from image files"):
+        make_task("digits-0", image_size=64)
+
+
+# ---------------------------------------------------------------- fetching
+
+
+@pytest.fixture
+def dataverse(monkeypatch):
+    """Serve a Dataverse repository on this machine; return a function that says which files it has.
+
+    A table `*.tab` is served converted, and as it was uploaded with ``?format=original``, as Dataverse does.
+    """
+    answers = {}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            url = urlsplit(self.path)
+            query = {key: values[0] for key, values in parse_qs(url.query).items()}
+            status, content = answers.get((url.path, query.get("format")), (404, b"not found"))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    address = f"http://127.0.0.1:{server.server_port}/dataset.xhtml"
+    monkeypatch.setattr(pooch.downloaders, "doi_to_url", lambda doi, **options: f"{address}?persistentId=doi:{doi}")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(pooch.core.time, "sleep", lambda seconds: None)  # between one try and the next
+
+    def publish(files, *, spoil=(), status=None):
+        catalog = []
+        for number, (name, content) in enumerate(files.items()):
+            md5 = hashlib.md5(content).hexdigest()
+            catalog.append({"dataFile": {"id": number, "filename": name, "md5": md5}})
+            served = content[:-1] + b"?" if name in spoil else content
+            path, answer = f"/api/access/datafile/{number}", (status or 200, served)
+            if name.endswith(".tab"):
+                answers[path, "original"] = answer
+                answer = (200, content.replace(b",", b"\t"))
+            answers[path, None] = answer
+        answer = json.dumps({"data": {"latestVersion": {"files": catalog}}}).encode()
+        answers["/api/datasets/:persistentId", None] = (200, answer)
+        return answers
+
+    yield publish
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def zip_of(members, compression=zipfile.ZIP_STORED):
+    """Return a zip archive of {name or ZipInfo: content}."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as bundle, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a name that occurs twice
+        for name, content in members if isinstance(members, list) else members.items():
+            bundle.writestr(name, content)
+    return buffer.getvalue()
+
+
+TABLE, PART_1, PART_2 = "HAM10000_metadata.tab", "HAM10000_images_part_1.zip", "HAM10000_images_part_2.zip"
+
+
+@pytest.fixture
+def publication(made_up):
+    """Return the made-up set as its publisher would offer it, with files that nobody needs."""
+    parts = [
+        {f"part/{path.name}": path.read_bytes() for path in (made_up.folder / f"part_{n}").iterdir()} for n in (0, 1)
+    ]
+    parts[0] |= {"part/": b"", "part/.DS_Store": b"x", "__MACOSX/part/._ISIC_0000000.jpg": b"x"}
+    parts[1] = {name.removeprefix("part/"): content for name, content in parts[1].items()}
+    return {
+        "HAM10000_segmentations.zip": b"of no matter",
+        PART_1: zip_of(parts[0]),
+        PART_2: zip_of(parts[1], zipfile.ZIP_DEFLATED),
+        TABLE: made_up.file.read_bytes(),
+    }
+
+
+def test_fetch_makes_the_folder_that_load_reads(made_up, publication, dataverse, tmp_path):
+    dataverse(publication)
+    place = tmp_path / "new" / "place"
+    dataset = load_data("ham10000", data_dir=place, download=True, image_size=4)
+    assert dataset.digest == made_up.load(image_size=4).digest
+    assert sorted(path.name for path in place.iterdir()) == ["cache", "ham10000"]
+    assert sorted(path.name for path in (place / "ham10000").iterdir()) == ["HAM10000_metadata.csv", "images"]
+    assert len(list((place / "ham10000" / "images").iterdir())) == 40
+
+
+@pytest.mark.parametrize("name", ["HAM10000_metadata.csv", "HAM10000_metadata"])
+def test_fetch_finds_the_table_under_its_other_names(publication, dataverse, tmp_path, name):
+    dataverse({name if file == TABLE else file: content for file, content in publication.items()})
+    folder = fetch_data("ham10000", data_dir=tmp_path / "place")
+    assert (folder / "HAM10000_metadata.csv").read_bytes() == publication[TABLE]
+
+
+def test_fetch_fills_an_empty_folder_and_leaves_a_full_one_alone(publication, dataverse, tmp_path):
+    dataverse(publication)
+    folder = tmp_path / "place" / "ham10000"
+    folder.mkdir(parents=True)
+    assert fetch_data("ham10000", data_dir=folder.parent) == folder
+    (folder / "my notes.txt").write_text("a month of work")
+    message = "ham10000 exists and is left alone; move it away, then run `regroup data fetch ham10000` again"
+    with pytest.raises(DataError, match=message):
+        fetch_data("ham10000", data_dir=folder.parent)
+    assert (folder / "my notes.txt").read_text() == "a month of work"
+    assert [path.name for path in folder.parent.iterdir()] == ["ham10000"]
+
+
+def link(target):
+    info = zipfile.ZipInfo("ISIC_0000000.jpg")
+    info.create_system, info.external_attr = 3, 0o120777 << 16
+    return [(info, target)]
+
+
+def lying(content):
+    """Return an archive with one member whose checksum is wrong."""
+    archive = zip_of({"ISIC_0000000.jpg": content})
+    return archive.replace(content, content[:-1] + b"?", 1)
+
+
+FETCH_FAILURES = {
+    "the catalog is gone": (None, "doi:10.7910/DVN/DBW86T .*Invalid data repository"),
+    "a file is not in it": ({PART_2: None}, f"File '{PART_2}' not found in data archive"),
+    "no zip archive": ({PART_1: b"<html>maintenance</html>"}, f"{PART_1} is damaged or is not a zip archive"),
+    "a truncated archive": ({PART_1: zip_of({"ISIC_0000000.jpg": b"x" * 99})[:-30]}, f"{PART_1} is damaged"),
+    "a wrong member": ({PART_1: lying(b"0123456789" * 9)}, f"{PART_1} is damaged or is not .*CRC"),
+    "a path upwards": ({PART_1: zip_of({"../ISIC_0000000.jpg": b"x"})}, r"outside its folder, '\.\./ISIC_0000000"),
+    "a path upwards, deep": ({PART_1: zip_of({"a/../../x.jpg": b"x"})}, r"outside its folder, 'a/\.\./\.\./x\.jpg'"),
+    "a path from the root": ({PART_2: zip_of({"/tmp/ISIC_1.jpg": b"x"})}, f"{PART_2} has a file outside its folder"),
+    "a path of Windows": ({PART_1: zip_of({"C:\\ISIC_1.jpg": b"x"})}, "has a file outside its folder"),
+    "a link": ({PART_1: zip_of(link("/etc/passwd"))}, f"{PART_1} has a link, 'ISIC_0000000.jpg'"),
+    "a bomb": (
+        {PART_1: zip_of({"ISIC_0000000.jpg": b"\0" * 20_000_001}, zipfile.ZIP_DEFLATED)},
+        f"{PART_1}: 'ISIC_0000000.jpg' has 20,000,001 bytes unpacked",
+    ),
+    "a name that occurs twice": (
+        {PART_1: zip_of([("a/ISIC_0000000.jpg", b"x"), ("b/ISIC_0000000.jpg", b"y")])},
+        "File exists.*ISIC_0000000.jpg",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), FETCH_FAILURES.values(), ids=FETCH_FAILURES)
+def test_a_failed_fetch_is_one_clear_error_and_leaves_nothing_behind(
+    publication, dataverse, tmp_path, changes, message
+):
+    files = {name: content for name, content in (publication | (changes or {})).items() if content is not None}
+    answers = dataverse(files)
+    if changes is None:
+        answers.clear()
+    place = tmp_path / "place"
+    with pytest.raises(DataError, match=message) as raised:
+        fetch_data("ham10000", data_dir=place)
+    assert str(raised.value).startswith("ham10000 could not be fetched from its publisher, doi:10.7910/DVN/DBW86T (")
+    assert str(raised.value).endswith("; nothing was written, run `regroup data fetch ham10000` again")
+    assert list(place.iterdir()) == []
+    assert not list(tmp_path.rglob("ISIC_1.jpg"))
+
+
+@pytest.mark.parametrize("name", [TABLE, PART_2])
+def test_a_wrong_checksum_is_refused(publication, dataverse, tmp_path, name):
+    dataverse(publication, spoil=[name])
+    with pytest.raises(DataError, match=rf"ham10000 could not be fetched.*hash.*{name}.*nothing was written"):
+        fetch_data("ham10000", data_dir=tmp_path / "place")
+    assert list((tmp_path / "place").iterdir()) == []
+
+
+def test_a_server_that_fails_is_one_clear_error(publication, dataverse, tmp_path):
+    dataverse(publication, status=503)
+    with pytest.raises(DataError, match=r"ham10000 could not be fetched.*503.*nothing was written"):
+        fetch_data("ham10000", data_dir=tmp_path / "place")
+    assert list((tmp_path / "place").iterdir()) == []
+
+
+def test_an_archive_of_too_many_bytes_is_refused(publication, dataverse, tmp_path, monkeypatch):
+    monkeypatch.setattr(ham10000, "MAX_ARCHIVE_BYTES", 1000)
+    dataverse(publication)
+    with pytest.raises(DataError, match=f"{PART_1} has more than 1,000 bytes unpacked"):
+        fetch_data("ham10000", data_dir=tmp_path / "place")
+
+
+def test_a_publication_of_another_content_is_refused(publication, dataverse, tmp_path):
+    with zipfile.ZipFile(io.BytesIO(publication[PART_2])) as bundle:
+        names = bundle.namelist()
+        fewer = zip_of({name: bundle.read(name) for name in names[1:]})
+    dataverse(publication | {PART_2: fewer})
+    message = rf"rows without an image: 1 of 40 \({names[0][:-4]}\)"
+    with pytest.raises(DataError, match=message):
+        fetch_data("ham10000", data_dir=tmp_path / "place")
+    assert list((tmp_path / "place").iterdir()) == []
+
+
+def test_no_network_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(pooch.downloaders, "doi_to_url", lambda doi, **options: "http://127.0.0.1:9/dataset.xhtml")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with pytest.raises(DataError, match=r"ham10000 could not be fetched.*127\.0\.0\.1.*nothing was written"):
+        load_data("ham10000", data_dir=tmp_path, download=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- command line
+
+
+def regroup(*arguments):
+    result = CliRunner().invoke(app, list(arguments))
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.output
+
+
+def test_the_command_lists_checks_and_fetches_it(made_up, publication, dataverse, tmp_path, monkeypatch):
+    dataverse(publication)
+    monkeypatch.setenv("REGROUP_DATA", str(tmp_path / "place"))
+    monkeypatch.setenv("COLUMNS", "300")
+    assert "missing: regroup data fetch ham10000" in regroup("data", "list")
+    assert "wrote" in regroup("data", "fetch", "ham10000")
+    assert "fetch ham10000" not in regroup("data", "list")
+    output = regroup("data", "check")
+    counts = made_up.load().class_counts("val")
+    assert f"ham10000 val: {sum(counts)} x 64 x 64 x 3, 7 classes of {min(counts)} to {max(counts)} images" in output
+    assert f"ham10000 digest: {made_up.load().digest}" in output

@@ -1,0 +1,823 @@
+"""A user's own data: folders of images and tables, read as they are, refused where they are wrong, never in silence."""
+
+import logging
+import os
+import shutil
+import struct
+import zlib
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from regroup_lib.data import images, own_folders
+from regroup_lib.data.dataset import DataError
+from regroup_lib.data.load import load_data
+from regroup_lib.data.tasks import make_task
+from regroup_lib.encoders.features import encode
+
+
+def pixels(number, *, size=(6, 5), channels=3):
+    """Return an image that no other number has."""
+    shape = size if channels == 1 else (*size, channels)
+    return np.random.default_rng(number).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Return a function that writes PNG files: {"a/1.png": array or Image, ...}."""
+
+    def write(files, name="photos"):
+        for file, picture in files.items():
+            path = tmp_path / name / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(picture, bytes):
+                path.write_bytes(picture)
+            else:
+                (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(path)
+        return tmp_path / name
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Keep decoded images beside the test's files."""
+    monkeypatch.setenv("REGROUP_DATA", str(tmp_path / "data"))
+
+
+def plain(n=10, **options):
+    """Return files of two classes without a split."""
+    return {f"{c}/{i}.png": pixels(i + 100 * (c == "b"), **options) for c in "ab" for i in range(n)}
+
+
+def divided(**options):
+    """Return files of two classes with a training and a test split."""
+    return {
+        f"{s}/{c}/{i}.png": pixels(ord(s[1]) + 7 * ord(c) + i, **options)
+        for s in ("train", "test")
+        for c in "ab"
+        for i in range(3)
+    }
+
+
+def image_of(dataset, file):
+    """Return the image that came from a file."""
+    for part, columns in dataset.metadata.items():
+        if file in columns["file"]:
+            return dataset.splits[part].inputs[columns["file"].tolist().index(file)]
+    raise AssertionError(f"{file} is in no split")
+
+
+# ---------------------------------------------------------------- folders: what is read
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_come_pixel_by_pixel_with_their_classes_and_splits(folder, channels):
+    files = divided(channels=channels) | {
+        "val/a/9.png": pixels(9, channels=channels),
+        "val/b/8.png": pixels(8, channels=channels),
+    }
+    dataset = load_data(folder(files))
+    assert dataset.name == "photos"
+    assert dataset.class_names == ("a", "b")
+    assert {part: dataset.class_counts(part) for part in dataset.splits} == {
+        "train": [3, 3],
+        "val": [1, 1],
+        "test": [3, 3],
+    }
+    assert dataset.notes == ()
+    for file, picture in files.items():
+        np.testing.assert_array_equal(image_of(dataset, file), picture.reshape(6, 5, channels))
+        assert dataset.class_names[dataset.splits[file.split("/")[0]].labels[0]] in "ab"
+
+
+def test_images_lie_anywhere_below_their_class_and_hidden_files_are_none(folder):
+    files = plain() | {"a/deep/er/x.png": pixels(55)}
+    debris = [
+        ".DS_Store",
+        "Thumbs.db",
+        "a/._1.png",
+        "a/@eaDir/1.png/THUMB.png",
+        "__MACOSX/a/._1.png",
+        ".thumbnails/1.png",
+    ]
+    home = folder(files | dict.fromkeys(debris, b"none of the user's"))
+    (home / "b" / "readme.txt").write_text("what it is")
+    dataset = load_data(home)
+    assert dataset.class_names == ("a", "b")
+    assert sum(map(len, dataset.splits.values())) == len(files)
+    np.testing.assert_array_equal(image_of(dataset, "a/deep/er/x.png"), pixels(55))
+    assert "left out: 1 files that are no images (readme.txt)" in dataset.notes
+    (note,) = (note for note in dataset.notes if "of a system or a program" in note)
+    assert note.startswith("left out: 6 files and folders")
+
+
+def test_links_are_followed_once_and_links_to_nothing_are_not_overlooked(folder):
+    home, elsewhere = folder(plain()), folder(plain(3, channels=1), name="elsewhere")
+    (home / "a" / "more").symlink_to(elsewhere / "a")
+    (home / "b" / "around").symlink_to(home / "b")
+    (home / "c").symlink_to(elsewhere / "b")
+    dataset = load_data(home)
+    assert np.add(dataset.class_counts("train"), dataset.class_counts("test")).tolist() == [13, 10, 3]
+    (home / "a" / "gone.png").symlink_to(home / "nowhere.png")
+    os.mkfifo(home / "a" / "pipe.png")
+    with pytest.raises(
+        DataError, match=r"2 of 28 images cannot be read \(a/gone.png, a/pipe.png; .* a link to nothing"
+    ):
+        load_data(home)
+    (home / "d").symlink_to(home / "nowhere")
+    with pytest.raises(DataError, match="d is a link to nothing; mend or remove it"):
+        load_data(home)
+
+
+def test_a_picture_of_another_format_is_not_overlooked(folder):
+    with pytest.raises(DataError, match=r"1 of 21 images cannot be read \(a/scan.dcm"):
+        load_data(folder(plain() | {"a/scan.dcm": b"DICM"}))
+
+
+def test_masks_and_names_made_of_other_names_are_warned_about(folder):
+    masks = {f"b/{i}_mask.png": np.full((6, 5), i, np.uint8) for i in range(5)}
+    (warning,) = (note for note in load_data(folder(plain() | masks)).notes if note.startswith("warning"))
+    assert "5 files ending in _mask are in the class b only (b/0_mask.png" in warning
+    altered = {
+        f"{c}/3{how}.png": pixels(300 + i + 10 * ord(c))
+        for c in "ab"
+        for i, how in enumerate(["_flip", "-rot90", " (1)"])
+    }
+    home = folder(plain() | altered, name="altered")
+    (warning,) = (note for note in load_data(home).notes if note.startswith("warning"))
+    assert "6 files have the name of another one with something added" in warning
+    assert "--group PATTERN" in warning
+    dataset = load_data(home, group=r"(./\d+)")
+    assert not any(note.startswith("warning") for note in dataset.notes)
+    sides = {file: part for part, columns in dataset.metadata.items() for file in columns["file"]}
+    for c in "ab":
+        assert len({side for file, side in sides.items() if file.startswith(f"{c}/3")}) == 1
+
+
+def test_grey_among_color_becomes_color_and_is_said(folder):
+    dataset = load_data(folder(divided() | {"train/a/grey.png": pixels(3, channels=1)}))
+    np.testing.assert_array_equal(
+        image_of(dataset, "train/a/grey.png"), np.repeat(pixels(3, channels=1)[..., None], 3, axis=2)
+    )
+    assert dataset.notes == ("1 of 13 images grey, and made RGB as the others are",)
+
+
+def test_what_is_transparent_becomes_white_and_is_said(folder):
+    picture = np.concatenate([pixels(3), np.full((6, 5, 1), 255, np.uint8)], axis=2)
+    picture[0, :, 3] = 0
+    dataset = load_data(folder(divided() | {"train/a/alpha.png": Image.fromarray(picture)}))
+    found = image_of(dataset, "train/a/alpha.png")
+    assert (found[0] == 255).all()
+    np.testing.assert_array_equal(found[1:], picture[1:, :, :3])
+    assert dataset.notes == ("1 of 13 images with transparency, put on white",)
+
+
+@pytest.mark.parametrize(("suffix", "scale"), [("png", 4), ("png", 16), ("tif", 257)])
+def test_grey_values_beyond_8_bits_are_scaled_by_the_range_of_the_set(folder, suffix, scale):
+    deep = {f"{c}/{i}.{suffix}": pixels(i + 9 * (c == "b"), channels=1) for c in "ab" for i in range(5)}
+    deep["a/0." + suffix][0, :2] = 0, 255  # the range; the others have parts of it
+    deep["b/1." + suffix] //= 4
+    home = folder({file: Image.fromarray(picture.astype(np.uint16) * scale) for file, picture in deep.items()})
+    dataset = load_data(home)
+    for file, picture in deep.items():
+        np.testing.assert_array_equal(image_of(dataset, file)[..., 0], picture)
+    scaled = f"scaled from 0 to {255 * scale}, the range of all, to 0 to 255"
+    assert any(note == f"10 of 10 images of more than 8 bits a pixel, {scaled}" for note in dataset.notes)
+
+
+def png_of_16_bits(colors):
+    """Return a PNG file of 16 bits a color, which Pillow does not write."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    height, width, _ = colors.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colors)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_colors_of_16_bits_keep_the_upper_8_where_these_say_something(folder):
+    colors = pixels(3).astype(int) * 257
+    dataset = load_data(folder(divided() | {"train/a/deep.png": png_of_16_bits(colors)}))
+    assert dataset.notes == ("1 of 13 images of 16 bits a color, of which the upper 8 are kept",)
+    np.testing.assert_array_equal(image_of(dataset, "train/a/deep.png"), colors // 257)
+    with pytest.raises(DataError, match=r"a/dark.png; the first: its 16 bits a color hold 12 or fewer"):
+        load_data(folder(divided() | {"train/a/dark.png": png_of_16_bits(colors // 17)}, name="dark"))
+
+
+def test_a_picture_is_turned_as_its_camera_noted(folder):
+    upright, exif = Image.fromarray(pixels(4)), Image.Exif()
+    exif[0x0112] = 6  # stored lying on its side
+    home = folder(divided())
+    upright.transpose(Image.Transpose.ROTATE_90).save(home / "train" / "a" / "turned.png", exif=exif)
+    sideways = upright.transpose(Image.Transpose.ROTATE_90)
+    sideways.save(home / "train" / "a" / "turned.tif", tiffinfo={0x0112: 6})  # whose size Pillow turns by itself
+    for number, exif[0x0112] in enumerate((0, 9, 1)):  # no orientation, or none that there is
+        Image.fromarray(pixels(60 + number)).save(home / "train" / "b" / f"odd{number}.png", exif=exif)
+    Image.fromarray(pixels(70)).save(home / "train" / "b" / "damaged.webp", lossless=True, exif=b"Exif\0\0?")
+    dataset = load_data(home)
+    for file in ("turned.png", "turned.tif"):
+        np.testing.assert_array_equal(image_of(dataset, f"train/a/{file}"), pixels(4))
+    np.testing.assert_array_equal(image_of(dataset, "train/b/odd1.png"), pixels(61))
+    np.testing.assert_array_equal(image_of(dataset, "train/b/damaged.webp"), pixels(70))
+    assert dataset.notes == ("2 of 18 images turned upright as their camera noted",)
+
+
+def test_of_several_frames_the_first_is_read_and_said(folder):
+    home = folder(divided())
+    first, second = (Image.fromarray(pixels(number)) for number in (5, 6))
+    first.save(home / "train" / "a" / "frames.tif", save_all=True, append_images=[second])
+    dataset = load_data(home)
+    np.testing.assert_array_equal(image_of(dataset, "train/a/frames.tif"), pixels(5))
+    assert dataset.notes == ("1 of 13 images of several frames, of which the first is read",)
+
+
+def test_a_large_picture_is_read(folder, monkeypatch):
+    rows, columns = np.indices((80, 160))
+    large = np.stack([rows * 3, columns, 255 - columns], axis=-1).astype(np.uint8)
+    home = folder(divided())
+    Image.fromarray(large).save(home / "train" / "a" / "large.jpg", quality=95)
+    monkeypatch.setattr(images, "LARGE", 1000)
+    found = image_of(load_data(home, image_size=8), "train/a/large.jpg")
+    expected = np.asarray(Image.fromarray(large).resize((8, 8), Image.Resampling.BICUBIC))
+    assert np.abs(found.astype(int) - expected).max() < 12
+    assert images.MAX_PIXELS > 100_000_000
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "JPEG", "bmp", "tif", "webp"])
+def test_formats(folder, suffix):
+    colors = {f"{c}/{i}.png": np.full((6, 5, 3), 60 * i + ord(c), np.uint8) for c in "ab" for i in range(3)}
+    home = folder(colors)
+    for path in list(home.rglob("*.png")):
+        Image.open(path).save(path.with_suffix(f".{suffix}"), **({"lossless": True} if suffix == "webp" else {}))
+        if suffix != "png":
+            path.unlink()
+    dataset = load_data(home)
+    for file, color in colors.items():
+        found = image_of(dataset, file.replace("png", suffix)).astype(int)
+        assert np.abs(found - color).max() <= (3 if suffix in ("jpg", "JPEG") else 0)
+
+
+# ---------------------------------------------------------------- folders: sizes
+
+
+def test_several_sizes_need_a_size_and_the_message_says_how(folder):
+    home = folder(plain() | {"a/large.png": pixels(1, size=(30, 40))})
+    with pytest.raises(
+        DataError, match=r"images have 2 sizes, from 5 x 6 to 40 x 30 pixels; choose one .*--image-size"
+    ):
+        load_data(home)
+    dataset = load_data(home, image_size=12)
+    assert dataset.train.inputs.shape[1:] == (12, 12, 3)
+    assert "21 of 21 images resized to 12 x 12 pixels, whatever their proportions" in dataset.notes
+    expected = Image.fromarray(pixels(1, size=(30, 40))).resize((12, 12), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(image_of(dataset, "a/large.png"), np.asarray(expected))
+
+
+def test_large_images_need_a_size_too(folder):
+    home = folder(plain(3, size=(8, 129)))
+    with pytest.raises(DataError, match="images have 129 x 8 pixels, more than 128 a side; choose one"):
+        load_data(home)
+
+
+@pytest.mark.parametrize("image_size", [0, 5000, 6.5, True])
+def test_a_size_that_is_none_is_refused(folder, image_size):
+    with pytest.raises(DataError, match="it must be a whole number of pixels from 1 to 1024"):
+        load_data(folder(plain(3)), image_size=image_size)
+
+
+# ---------------------------------------------------------------- folders: defects
+
+
+def broken(home, *files):
+    for file in files:
+        path = home / file
+        path.write_bytes(path.read_bytes()[:60])
+
+
+def test_unreadable_files_are_named_counted_and_left_out_on_demand(folder, caplog):
+    home = folder(plain())
+    broken(home, "a/3.png", "b/5.png")
+    (home / "b" / "text.jpg").write_text("no picture")
+    found = r"3 of 21 images cannot be read \(a/3.png, b/5.png, b/text.jpg; the first: .+\)"
+    with pytest.raises(DataError, match=found + r"; mend or remove them, or load with allow_missing=True \(--allow"):
+        load_data(home)
+    with caplog.at_level(logging.WARNING):
+        dataset = load_data(home, allow_missing=True)
+    assert "they are left out" in caplog.text
+    assert np.add(dataset.class_counts("train"), dataset.class_counts("test")).tolist() == [9, 9]
+    assert any(note.startswith("left out: 3 of 21 images") for note in dataset.notes)
+
+
+def test_a_picture_too_large_to_open_is_one_that_cannot_be_read(folder, monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 50)
+    home = folder(plain() | {"a/bomb.png": pixels(1, size=(8, 8))})
+    with pytest.raises(DataError, match=r"1 of 21 .*a/bomb.png; the first: it has 8 x 8 pixels, more than 50"):
+        load_data(home)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "does not exist or is no folder|no data set is called"),
+        ({"a/1.png": pixels(1)}, "has the class 'a' alone, and at least two are needed; expected train/<class>/"),
+        ({"1.png": pixels(1), "a/1.png": pixels(1)}, r"1 images outside of a class's folder \(1.png\)"),
+        (divided() | {"extra/a/1.png": pixels(1)}, "extra beside train/; expected train/<class>/ with val/ and test/"),
+        (divided() | {"test/c/1.png": pixels(1)}, "test/ has classes that train/ has not: c"),
+        (plain() | {"c/notes.txt": b"text"}, r"c has no image \(\.png, .*\); remove it, or fill it"),
+    ],
+)
+def test_another_layout_is_refused_with_those_there_are(folder, files, message):
+    with pytest.raises(DataError, match=message):
+        load_data(folder(files))
+
+
+def test_a_folder_of_unreadable_files_alone(folder):
+    home = folder(plain(2))
+    broken(home, "a/0.png", "a/1.png", "b/0.png", "b/1.png")
+    with pytest.raises(DataError, match="none of 4 images can be read"):
+        load_data(home, allow_missing=True)
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("Train", "Val", "Test"),
+        ("training_set", "validation", "TEST"),
+        ("Training Set", "valid", "test_images"),
+        ("train2017", "val2017", "images_test"),
+        ("TrainData", "dev", "testing"),
+    ],
+)
+def test_splits_are_known_under_their_usual_names(folder, train, val, test):
+    names = {"train": train, "val": val, "test": test}
+    counts = {"train": 4, "val": 2, "test": 3}
+    number = iter(range(100))
+    files = {f"{names[s]}/{c}/{i}.png": pixels(next(number)) for s in names for c in "ab" for i in range(counts[s])}
+    dataset = load_data(folder(files))
+    assert dataset.class_names == ("a", "b")
+    assert {part: dataset.class_counts(part) for part in dataset.splits} == {s: [n, n] for s, n in counts.items()}
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (["Train", "Test"], "Test, Train: these look like splits, not like classes"),  # and no classes
+        (["val/a", "val/b", "test/a", "test/b"], "test, val: these look like splits"),
+        (["cat/train", "cat/test", "dog/train", "dog/test"], "cat/test, cat/train, .* these look like splits"),
+        (["a", "b", "test/a", "test/b"], "test: these look like splits"),
+        (["train/a", "train/b", "Training/a", "Training/b"], "Training and train look like one split, train"),
+        (["Train/a", "Train/b", "holdout/a"], "holdout beside train/"),
+        (["Train/Scratch", "Train/b", "Test/scratch", "Test/b"], r"not: scratch \(.*'Scratch' and 'scratch'"),
+    ],
+)
+def test_what_looks_like_splits_is_never_taken_for_classes(folder, folders, message):
+    files = {f"{name}/{i}.png": pixels(i + 10 * n) for n, name in enumerate(folders) for i in range(4)}
+    with pytest.raises(DataError, match=message):
+        load_data(folder(files))
+
+
+def test_names_of_classes_have_one_unicode_form_and_nearly_equal_ones_are_said(folder):
+    files = {
+        f"{c}/{i}.png": pixels(i + 10 * n) for n, c in enumerate(["train/cafe\u0301", "train/x"]) for i in range(3)
+    }
+    files |= {
+        f"{c}/{i}.png": pixels(i + 10 * n) for n, c in enumerate(["test/caf\u00e9", "test/x"], 5) for i in range(3)
+    }
+    assert load_data(folder(files)).class_names == ("caf\u00e9", "x")
+    alike = {f"{c}/{i}.png": pixels(i + 10 * n) for n, c in enumerate(["Crack", "crack"]) for i in range(9)}
+    notes = load_data(folder(alike, name="alike")).notes
+    assert "warning, classes whose names differ in case or spaces alone: 'Crack' and 'crack'" in notes
+
+
+def test_a_class_may_be_called_train(folder):
+    dataset = load_data(folder({f"{c}/{i}.png": pixels(i + ord(c[0])) for c in ("train", "plane") for i in range(5)}))
+    assert dataset.class_names == ("plane", "train")
+
+
+# ---------------------------------------------------------------- folders: the split
+
+
+def test_without_a_split_a_fifth_of_each_class_is_tested(folder):
+    home = folder({f"{c}/{i}.png": pixels(i + 1000 * ord(c)) for c, n in (("a", 50), ("b", 10)) for i in range(n)})
+    dataset = load_data(home)
+    assert (dataset.class_counts("train"), dataset.class_counts("test")) == ([40, 8], [10, 2])
+    assert "no test split: the training images are divided 80/20, class by class" in dataset.notes
+
+
+def test_the_split_hangs_on_the_images_alone(folder):
+    first = load_data(folder(plain(20)))
+    renamed = {f"{file.split('/')[0]}/x{97 - i}.png": picture for i, (file, picture) in enumerate(plain(20).items())}
+    second = load_data(folder(renamed, name="others"))
+
+    def tested(dataset):
+        return {image.tobytes() for image in dataset.test.inputs}
+
+    assert tested(first) == tested(second)
+
+
+def test_copies_stay_on_one_side_and_copies_across_a_given_split_are_counted(folder):
+    copies = plain(20) | {f"a/copy{i}.png": pixels(i) for i in range(20)}
+    dataset = load_data(folder(copies))
+    tested = {image.tobytes() for image in dataset.test.inputs}
+    assert not tested & {image.tobytes() for image in dataset.train.inputs}
+    leaking = load_data(folder(divided() | {"test/a/again.png": divided()["train/a/0.png"]}, name="leaking"))
+    assert leaking.notes == ("1 images of the test split are also in the training split, byte for byte",)
+
+
+@pytest.mark.parametrize(
+    ("group", "named"), [("1", lambda file: file.split("/")[1]), (r"p(\d+)", lambda file: file.split("/")[1])]
+)
+def test_groups_stay_whole_in_the_test_and_the_validation_split(folder, group, named):
+    # Patients 3 to 5 have images in both classes.
+    patients = {"a": range(6), "b": range(3, 12)}
+    files = {
+        f"{c}/p{p}/{i}.png": pixels(1000 * (c == "b") + 10 * p + i) for c in "ab" for p in patients[c] for i in range(4)
+    }
+    home = folder(files)
+    dataset = load_data(home, group=group)
+    assert "group: 12 groups of images, which stay whole" in dataset.notes
+    assert all(min(dataset.class_counts(part)) for part in dataset.splits)
+    task = make_task(dataset, positive="b", validation_fraction=0.25, seed=3)
+    assert set(np.unique(task.val.labels)) == {0, 1}
+    files = {part: columns["file"] for part, columns in dataset.metadata.items()}
+    of = {"train": files["train"][task.train.index], "val": files["train"][task.val.index], "test": files["test"]}
+    sides = {}
+    for part, names in of.items():
+        for name in names:
+            sides.setdefault(named(name), set()).add(part)
+    assert all(len(parts) == 1 for parts in sides.values())
+    without = load_data(home)
+    assert dataset.digest != without.digest
+    assert "images lie in 15 folders below their class's" in without.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [("2", "80 images have no folder on level 2"), ("(", "no regular expression"), ("q\\d", "no match of")],
+)
+def test_a_group_that_images_do_not_have_is_refused(folder, group, message):
+    home = folder(
+        {f"{c}/p{p}/{i}.png": pixels(100 * ord(c) + 10 * p + i) for c in "ab" for p in range(8) for i in range(5)}
+    )
+    with pytest.raises(DataError, match=message):
+        load_data(home, group=group)
+
+
+def test_a_picture_in_two_classes_is_said_and_stays_on_one_side(folder):
+    files = plain(20) | {f"b/copy{i}.png": pixels(i) for i in range(20)}
+    dataset = load_data(folder(files))
+    assert any("20 images lie in several classes, byte for byte" in note for note in dataset.notes)
+    tested = {image.tobytes() for image in dataset.test.inputs}
+    assert not tested & {image.tobytes() for image in dataset.train.inputs}
+
+
+def test_a_validation_split_stays_when_a_test_split_is_made(folder):
+    files = {f"train/{c}/{i}.png": pixels(i + ord(c)) for c in "ab" for i in range(10)}
+    dataset = load_data(folder(files | {"val/a/v.png": pixels(500), "val/b/v.png": pixels(501)}))
+    assert {part: len(split) for part, split in dataset.splits.items()} == {"train": 16, "val": 2, "test": 4}
+
+
+# ---------------------------------------------------------------- folders: the cache
+
+
+def test_images_are_decoded_once(folder, monkeypatch, tmp_path):
+    home = folder(plain())
+    before = load_data(home)
+    (kept,) = (tmp_path / "data" / "cache").iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "decode_images", None)
+        for path in home.rglob("*.png"):
+            path.touch()  # so that the set in memory counts as old
+        after = load_data(home)
+        assert after is not before
+        assert after.digest == before.digest
+    kept.write_bytes(b"damaged")
+    for path in home.rglob("*.png"):
+        path.touch()
+    assert load_data(home).digest == before.digest
+
+
+def test_a_changed_picture_and_another_name_are_another_data_set(folder):
+    home = folder(plain())
+    digests = {load_data(home).digest}
+    Image.fromarray(pixels(4321)).save(home / "a" / "0.png")
+    digests.add(load_data(home).digest)
+    shutil.move(home / "a", home / "A")
+    digests.add(load_data(home).digest)
+    assert len(digests) == 3
+
+
+# ---------------------------------------------------------------- tables
+
+ROWS = 40
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Return a function that writes a table of 30 "well" and 10 "ill", changed as wanted, and returns its path."""
+
+    def write(change=None, *, name="patients.csv", **options):
+        rng = np.random.default_rng(0)
+        frame = pd.DataFrame(
+            {
+                "age": rng.uniform(20, 90, ROWS),
+                "site": rng.choice(["arm", "leg"], ROWS),
+                "smoker": rng.integers(2, size=ROWS) == 1,
+                "outcome": np.where(np.arange(ROWS) % 4 == 0, "ill", "well"),
+            }
+        )
+        frame = frame if change is None else change(frame)
+        frame.to_csv(tmp_path / name, index=False, **options)
+        return tmp_path / name
+
+    return write
+
+
+def put(column, values, rows=None):
+    """Return a change: a column gets values, or some of its rows do."""
+
+    def change(frame):
+        if rows is None:
+            return frame.assign(**{column: values})
+        frame[column] = frame[column].astype(object)
+        frame.loc[rows, column] = values
+        return frame
+
+    return change
+
+
+def whole(dataset):
+    """Return all rows in the order of the file, and their classes."""
+    rows = np.concatenate([dataset.metadata[part]["row"] for part in dataset.splits])
+    features = pd.concat([split.inputs for split in dataset.splits.values()]).set_index(rows).sort_index()
+    labels = np.concatenate([split.labels for split in dataset.splits.values()])[np.argsort(rows)]
+    return features, np.array(dataset.class_names)[labels]
+
+
+def test_a_table_comes_with_its_columns_classes_and_notes(table):
+    path = table()
+    dataset = load_data(path)
+    assert (dataset.name, dataset.holds, dataset.is_table, dataset.is_text) == ("patients", "rows", True, False)
+    assert dataset.class_names == ("ill", "well")
+    assert (dataset.class_counts("train"), dataset.class_counts("test")) == ([8, 24], [2, 6])
+    features, classes = whole(dataset)
+    written = pd.read_csv(path)
+    assert features["age"].tolist() == written["age"].tolist()
+    assert features["site"].tolist() == written["site"].tolist()
+    assert features["smoker"].tolist() == written["smoker"].astype(str).tolist()
+    assert classes.tolist() == written["outcome"].tolist()
+    assert dataset.notes == (
+        "label: the column 'outcome', the last one",
+        "columns of text, taken as categories: site, smoker",
+        "no test split: rows are divided 80/20, class by class",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.csv", {"sep": ";"}),
+        ("a.tsv", {"sep": "\t"}),
+        ("a.csv", {"sep": "|", "encoding": "utf-8-sig"}),
+        ("A.CSV", {}),
+    ],
+)
+def test_one_table_has_one_digest_however_it_is_written(table, name, options):
+    assert load_data(table(name=name, **options)).digest == load_data(table(name="plain.csv")).digest
+
+
+def test_parquet_is_the_same_table(table, tmp_path, monkeypatch):
+    frame = pd.read_csv(table())
+    (tmp_path / "patients.parquet").touch()
+    monkeypatch.setattr(pd, "read_parquet", lambda path: frame.sample(frac=1, random_state=0).sort_index())
+    assert load_data(tmp_path / "patients.parquet").digest == load_data(tmp_path / "patients.csv").digest
+
+
+def test_parquet_without_its_reader_says_what_to_install(tmp_path, monkeypatch):
+    def read(path):
+        raise ImportError("no engine")
+
+    monkeypatch.setattr(pd, "read_parquet", read)
+    (tmp_path / "t.parquet").touch()
+    with pytest.raises(
+        DataError, match="pandas reads Parquet with pyarrow, which is not installed; run `pip install pyarrow`"
+    ):
+        load_data(tmp_path / "t.parquet")
+
+
+def test_a_name_or_a_value_that_changes_changes_the_digest(table):
+    paths = [
+        table(name="0.csv"),
+        table(put("age", 5.0, rows=3), name="1.csv"),
+        table(lambda frame: frame.rename(columns={"age": "years"}), name="2.csv"),
+        table(lambda frame: frame.replace("ill", "sick"), name="3.csv"),
+    ]
+    assert len({load_data(path).digest for path in paths}) == 4
+
+
+def test_the_label_is_a_column_by_name(table):
+    dataset = load_data(table(), label="site")
+    assert dataset.class_names == ("arm", "leg")
+    assert list(dataset.train.inputs) == ["age", "smoker", "outcome"]
+    assert dataset.notes[0] == "label: the column 'site'"
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (np.arange(ROWS) % 11, tuple(map(str, range(11)))),
+        (np.where(np.arange(ROWS) % 4 == 0, 1.0, -1.0), ("-1", "1")),
+        (np.arange(ROWS) % 4 == 0, ("False", "True")),
+    ],
+)
+def test_class_names_are_text_and_numbers_stand_in_their_order(table, values, names):
+    assert load_data(table(put("outcome", values))).class_names == names
+
+
+def test_missing_values_are_kept_and_counted(table):
+    path = table(lambda frame: put("site", None, rows=[1, 2])(put("age", None, rows=[0, 5, 7])(frame)))
+    dataset = load_data(path)
+    features, _ = whole(dataset)
+    assert features.index[features["age"].isna()].tolist() == [0, 5, 7]
+    assert features["site"][[1, 2]].tolist() == ["(missing)", "(missing)"]
+    assert "missing values: 3 of 40 in age, 2 of 40 in site" in dataset.notes
+
+
+def test_columns_that_say_nothing_are_left_out_and_named(table):
+    def change(frame):
+        frame.insert(0, "name", [f"patient {i}" for i in range(len(frame))])
+        frame.insert(0, "nothing", np.nan)
+        return frame
+
+    dataset = load_data(table(change))
+    assert list(dataset.train.inputs) == ["age", "site", "smoker"]
+    assert "left out, columns without a value: nothing" in dataset.notes
+    assert "left out, columns whose text is another one in most rows: name" in dataset.notes
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_column_that_numbers_the_rows_is_left_out_as_it_may_tell_the_class(table, first):
+    def change(frame):
+        frame = put("outcome", None, rows=[4])(frame)
+        frame.insert(0, "Unnamed: 0", np.arange(ROWS) + first)
+        frame.insert(1, "rank", np.arange(ROWS)[::-1])
+        return frame
+
+    dataset = load_data(table(change), allow_missing=True)
+    assert list(dataset.train.inputs) == ["rank", "age", "site", "smoker"]
+    assert "left out, columns that number the rows: Unnamed: 0" in dataset.notes
+
+
+def test_parquet_columns_of_one_name_are_refused_too(tmp_path, monkeypatch):
+    (tmp_path / "t.parquet").touch()
+    frame = pd.DataFrame(np.zeros((5, 3)), columns=["a", "a ", "label"])
+    monkeypatch.setattr(pd, "read_parquet", lambda path: frame)
+    with pytest.raises(DataError, match="two columns are called 'a'; rename one"):
+        load_data(tmp_path / "t.parquet")
+
+
+def test_repeated_rows_are_counted(table):
+    dataset = load_data(table(lambda frame: pd.concat([frame, frame.iloc[:3]])))
+    assert "3 rows repeat another one; copies stay together wherever rows are divided" in dataset.notes
+
+
+def test_rows_without_a_label_are_refused_or_left_out(table, caplog):
+    path = table(put("outcome", None, rows=[4, 9]))
+    with pytest.raises(
+        DataError, match="2 of 40 rows have no label in 'outcome'; fill it in, or load with allow_missing"
+    ):
+        load_data(path)
+    with caplog.at_level(logging.WARNING):
+        dataset = load_data(path, allow_missing=True)
+    assert "2 of 40 rows have no label; they are left out" in caplog.text
+    features, _ = whole(dataset)
+    assert set(range(ROWS)) - set(features.index) == {4, 9}
+    assert "left out: 2 of 40 rows have no label" in dataset.notes
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (
+            None,
+            {"label": "outcom"},
+            "has no column 'outcom'; it has age, site, smoker, outcome; did you mean 'outcome'?",
+        ),
+        (put("outcome", np.arange(ROWS) / 7), {}, "has 40 different values in 40 rows, more like a number to predict"),
+        (put("outcome", "well"), {}, "the column 'outcome' has the class 'well' alone, and at least two are needed"),
+        (put("age", np.inf, rows=3), {}, "the column 'age' has infinite numbers"),
+        (lambda frame: frame[["outcome"]], {}, "has 1 columns and 40 rows; expected a header"),
+        (lambda frame: frame.iloc[:0], {}, "has 4 columns and 0 rows"),
+        (lambda frame: frame.set_axis(["age", "site", "age", "outcome"], axis=1), {}, "two columns are called 'age'"),
+        (lambda frame: frame.iloc[:2], {}, "2 rows are too few for a test split"),
+    ],
+)
+def test_a_table_that_is_wrong_is_refused_with_what_is_wrong(table, change, options, message):
+    path = table(change)
+    with pytest.raises(DataError, match=message.replace("?", r"\?")) as raised:
+        load_data(path, **options)
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00\x01", b'a,b\n1,2\n3,4,5,6\n"'])
+def test_what_is_no_table_is_refused(tmp_path, content):
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(DataError, match=r"t\.csv"):
+        load_data(tmp_path / "t.csv")
+
+
+def test_more_values_than_names_is_no_shifted_table(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b\n" + "1,2,x\n3,4,y\n" * 10)
+    with pytest.raises(DataError, match="rows have more values than the header has names"):
+        load_data(tmp_path / "t.csv")
+
+
+@given(counts=st.lists(st.integers(3, 40), min_size=2, max_size=4))
+def test_every_row_is_in_one_split_and_every_class_in_both(tmp_path_factory, counts):
+    path = tmp_path_factory.mktemp("rows") / "t.csv"
+    labels = np.repeat([f"c{i}" for i in range(len(counts))], counts)
+    pd.DataFrame({"x": np.sin(np.arange(len(labels))), "label": labels}).to_csv(path, index=False)
+    dataset = load_data(path)
+    rows = np.concatenate([dataset.metadata[part]["row"] for part in ("train", "test")])
+    assert sorted(rows) == list(range(len(labels)))
+    for n, trained, tested in zip(counts, dataset.class_counts("train"), dataset.class_counts("test"), strict=True):
+        assert trained + tested == n
+        assert abs(tested - 0.2 * n) <= 1
+
+
+# ---------------------------------------------------------------- paths, tasks
+
+
+def test_a_path_that_is_nothing_says_what_a_path_may_be(tmp_path):
+    with pytest.raises(
+        DataError, match=r"an \.npz file, a folder of images or a table \(\.csv, .*nothing lies at that path"
+    ):
+        load_data(tmp_path / "photos")
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(DataError, match="no data set is called"):
+        load_data(tmp_path / "notes.txt")
+
+
+@pytest.mark.parametrize(("option", "value"), [("image_size", 8), ("label", "x")])
+def test_options_of_other_kinds_of_data_are_refused(table, folder, option, value):
+    path = table() if option == "image_size" else folder(plain(3))
+    with pytest.raises(DataError, match=f"{option} is {value}, and .* is not .*; leave it out, it is for"):
+        load_data(path, **{option: value})
+
+
+def test_a_name_goes_before_a_folder_of_that_name(folder, monkeypatch):
+    home = folder(plain(3), name="digits")
+    monkeypatch.chdir(home.parent)
+    assert load_data("digits").class_names == tuple("0123456789")
+    assert load_data("./digits").class_names == ("a", "b")
+    assert make_task("digits-0").class_names == ("not 0", "0")
+
+
+def test_a_path_makes_a_task_of_a_class_against_the_rest(folder):
+    home = folder({f"{c}/{i}.png": pixels(i + 50 * ord(c)) for c in "abc" for i in range(20)})
+    for source in (home, str(home), load_data(home)):
+        task = make_task(source, positive="b", seed=1)
+        assert (task.name, task.class_names, task.fine_class_names) == ("photos-b", ("not b", "b"), ("a", "b", "c"))
+        assert (task.train.labels == (task.train.fine_labels == 1)).all()
+        assert len(task.train) + len(task.val) == 48
+        np.testing.assert_array_equal(task.train.inputs, task.dataset.train.inputs[task.train.index])
+    assert make_task(home).class_names == ("a", "b", "c")
+
+
+def test_a_table_makes_a_task_of_rows(table):
+    task = make_task(table(), positive="ill", validation_fraction=0.25)
+    assert (len(task.train), len(task.val), len(task.test)) == (24, 8, 8)
+    assert list(task.val.inputs) == ["age", "site", "smoker"]
+    held_out = task.dataset.train.inputs.iloc[task.val.index]
+    pd.testing.assert_frame_equal(task.val.inputs, held_out)
+
+
+def test_a_positive_class_must_exist_and_is_for_paths(table):
+    with pytest.raises(
+        ValueError, match="positive is 'il', and patients has the classes ill, well; did you mean 'ill'"
+    ):
+        make_task(table(), positive="il")
+    with pytest.raises(ValueError, match="positive is '0', and that is for a path"):
+        make_task("digits-0", positive="0")
+
+
+def test_a_class_called_lt_is_a_class(table):
+    assert make_task(table(lambda frame: frame.replace("ill", "lt")), positive="lt").class_names == ("not lt", "lt")
+
+
+def test_encoders_say_that_they_do_not_take_tables(table):
+    with pytest.raises(ValueError, match="patients is a table, and encoders take images or text"):
+        encode(load_data(table()), "pca")
+
+
+def test_the_formats_are_those_that_pillow_reads():
+    Image.init()
+    assert set(own_folders.FORMATS) <= set(Image.OPEN)

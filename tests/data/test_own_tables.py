@@ -1,0 +1,423 @@
+"""A user's own table: values read as people mean them, or refused, or said; rows that belong together stay together."""
+
+import datetime
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regroup_lib.data import bundled_tables
+from regroup_lib.data.dataset import DataError, joined_groups, split_by_group
+from regroup_lib.data.load import load_data
+from regroup_lib.data.tasks import make_task
+from regroup_lib.runs import table_methods
+
+ROWS = 60
+LABELS = np.where(np.arange(ROWS) % 5 == 0, "ill", "well")
+X = np.random.default_rng(0).normal(size=ROWS).round(2)
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Return a function that writes columns of text as a file, cell by cell, and returns its path."""
+
+    def write(columns, *, separator=",", header=True, name="t.csv", encoding="utf-8"):
+        columns = {"x": X, **columns} | ({} if "label" in columns else {"label": LABELS})
+        rows = [list(map(str, row)) for row in zip(*columns.values(), strict=True)]
+        lines = ([list(columns)] if header else []) + rows
+        quoted = [[f'"{cell}"' if separator in cell else cell for cell in line] for line in lines]
+        path = tmp_path / name
+        path.write_text("".join(separator.join(line) + "\n" for line in quoted), encoding=encoding)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def parquet(tmp_path, monkeypatch):
+    """Return a function that stands for a Parquet file of a frame, and returns its path."""
+
+    def write(frame):
+        monkeypatch.setattr(pd, "read_parquet", lambda path: frame)
+        (tmp_path / "t.parquet").touch()
+        return tmp_path / "t.parquet"
+
+    return write
+
+
+def column(dataset, name):
+    """Return a column in the order of the file."""
+    rows = np.concatenate([dataset.metadata[part]["row"] for part in dataset.splits])
+    return pd.concat([split.inputs[name] for split in dataset.splits.values()]).to_numpy()[np.argsort(rows)]
+
+
+def note(dataset, start):
+    """Return the one note that begins so."""
+    (found,) = (text for text in dataset.notes if text.startswith(start))
+    return found
+
+
+def cycled(values):
+    return [values[i % len(values)] for i in range(ROWS)]
+
+
+# ---------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize(
+    ("separator", "cells", "numbers"),
+    [
+        (",", ["1,234", "12,000", "7"], [1234, 12000, 7]),
+        (",", ["1,234.5", "12.25", "1,000,000"], [1234.5, 12.25, 1e6]),
+        (";", ["0,5", "-3,25", "7"], [0.5, -3.25, 7]),
+        (";", ["1.234,5", "12.000", "1,5e3"], [1234.5, 12000, 1500]),
+        (";", ["1,100", "2,250", "7"], [1.1, 2.25, 7]),  # a comma in a file with semicolons is a decimal one
+        ("\t", ["0,5", "1.234,75", "7"], [0.5, 1234.75, 7]),
+        (",", ["12 500", "1'000", "7\u00a0250"], [12500, 1000, 7250]),
+        (",", ["$1,200", "$15.50", "-$3"], [1200, 15.5, -3]),
+        (",", ["45%", "7.5 %", "\u22123%"], [45, 7.5, -3]),
+    ],
+)
+def test_numbers_of_other_countries_are_numbers_and_said(write, separator, cells, numbers):
+    path = write(
+        {"x": X if separator == "," else [f"{v}".replace(".", ",") for v in X], "z": cycled(cells)}, separator=separator
+    )
+    dataset = load_data(path)
+    np.testing.assert_allclose(column(dataset, "z"), cycled(numbers))
+    np.testing.assert_allclose(column(dataset, "x"), X)
+    assert f"z ({cells[0]!r} is {numbers[0]:.10g})" in note(dataset, "numbers with")
+
+
+def test_the_decimal_mark_can_be_given(write):
+    path = write({"z": cycled(["1,100", "2,250"])})
+    for mark, number in ((None, 1100), (".", 1100), (",", 1.1)):
+        assert column(load_data(path, decimal=mark), "z")[0] == number
+    with pytest.raises(DataError, match="decimal is 'x'"):
+        load_data(path, decimal="x")
+
+
+@pytest.mark.parametrize("token", ["?", "-", "--", "unknown", "na", "N/A", "n/a", "NULL", "#DIV/0!", "None"])
+def test_a_token_among_numbers_is_a_missing_one_and_named(write, token):
+    cells = [token if i % 3 == 0 else i / 4 for i in range(ROWS)]
+    dataset = load_data(write({"z": cells}))
+    np.testing.assert_array_equal(column(dataset, "z"), [np.nan if i % 3 == 0 else i / 4 for i in range(ROWS)])
+    assert note(dataset, "taken as missing").startswith(
+        f"taken as missing because they are no numbers: {token!r} (20) in z"
+    )
+
+
+def test_few_strays_among_numbers_are_missing_and_many_make_categories_with_a_warning(write):
+    few = [{7: "abc", 8: "<5", 9: ">90"}.get(i, i % 11) for i in range(ROWS)]
+    many = [f"<{i % 3}" if i % 4 == 0 else i % 11 for i in range(ROWS)]
+    dataset = load_data(write({"few": few, "many": many}))
+    assert np.flatnonzero(np.isnan(column(dataset, "few"))).tolist() == [7, 8, 9]
+    assert column(dataset, "many").tolist() == list(map(str, many))
+    assert "many ('<0', '<1', '<2')" in note(dataset, "warning, text although most values are numbers")
+
+
+def test_missing_values_can_be_named_and_suspicious_ones_are(write):
+    path = write({"z": [-999 if i % 6 == 0 else i % 7 for i in range(ROWS)]})
+    assert note(load_data(path), "warning, numbers that may mean a missing value").count("-999 in z") == 1
+    assert np.isnan(column(load_data(path, missing=["-999"]), "z")).sum() == 10
+    labels = cycled(["?", "ill", "well", "well"])
+    with pytest.raises(DataError, match="15 of 60 rows have no label"):
+        load_data(write({"label": labels}), missing="?")
+
+
+def test_text_is_no_number_because_a_few_values_are(write):
+    grades = cycled(["A1", "B2", "3", "none"])
+    dataset = load_data(write({"grade": grades}))
+    assert column(dataset, "grade").tolist() == grades
+
+
+@pytest.mark.parametrize(
+    ("cells", "first", "said"),
+    [
+        (["2024-03-01", "2023-12-31"], "2024-03-01", "dates, as days since 1970: when"),
+        (["2024-03-01T06:00", "2023-12-31 18:00"], "2024-03-01T06:00", "dates"),
+        (["31.12.2023", "1.3.2024"], "2023-12-31", "dates"),
+        (["02.03.2024", "05.06.2024"], "2024-03-02", "dates, as days since 1970, read day first"),
+        (["02/03/2024", "05/06/2024"], "2024-02-03", "dates, as days since 1970, read month first"),
+        (["02/03/2024", "25/06/2024", "unknown"], "2024-03-02", "dates, as days since 1970: when"),
+        (["1 Mar 2024", "12 Oct 2023"], "2024-03-01", "dates"),
+    ],
+)
+def test_dates_are_days(write, cells, first, said):
+    dataset = load_data(write({"when": cycled(cells)}))
+    expected = (np.datetime64(first) - np.datetime64("1970-01-01")) / np.timedelta64(1, "D")
+    assert column(dataset, "when")[0] == expected
+    assert any(text.startswith(said) for text in dataset.notes)
+
+
+# ---------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"-0.43": X, "0": np.arange(ROWS) % 5 // 4},
+        {"39": np.arange(ROWS) % 40, "State-gov": cycled(["State-gov", "Private"]), "<=50K": cycled(["<=50K", ">50K"])},
+        {"x": cycled("xyz"), "s": cycled("st"), "p": cycled("ep")},
+        {"?": np.arange(ROWS) % 4, "17": np.arange(ROWS) % 20, "1": cycled([0, 1])},
+    ],
+)
+def test_a_first_line_of_data_is_refused_and_read_on_demand(write, columns):
+    columns = {"0.01" if name == "x" and "x" not in columns else name: v for name, v in ({"x": X} | columns).items()}
+    columns = {name: [name, *map(str, values)] for name, values in columns.items()}
+    path = write({}, header=False)
+    path.write_text("\n".join(",".join(row) for row in zip(*columns.values(), strict=True)))
+    with pytest.raises(DataError, match=r"the first line looks like data \(.*header=False \(--no-header\)"):
+        load_data(path)
+    dataset = load_data(path, header=False)
+    assert sum(map(len, dataset.splits.values())) == ROWS + 1
+    assert dataset.notes[0] == f"label: the column 'column {len(columns)}', the last one"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["0", "1", "2", "3", "4", "5"],  # as a frame without names is written
+        ["2019", "2020", "2021", "2022", "2023", "outcome"],
+        ["a", "b", "c", "d", "e", "f"],
+    ],
+)
+def test_numbers_may_be_names(write, names):
+    path = write(dict(zip(names, [*(np.roll(X, i) for i in range(5)), LABELS], strict=True)) | {})
+    text = path.read_text().splitlines()
+    path.write_text("\n".join(line.split(",", 1)[1].rsplit(",", 1)[0] for line in text))
+    dataset = load_data(path)
+    assert list(dataset.train.inputs) == names[:-1]
+    if names[0] == "a":
+        with pytest.raises(DataError, match=r"the first line looks like names of columns .* leave --no-header out"):
+            load_data(path, header=False)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_separators_in_quoted_names_are_none(write, separator):
+    names = ["weight, kg", "a;b", "c|d"]
+    dataset = load_data(write({name: np.roll(X, i + 1) for i, name in enumerate(names)}, separator=separator))
+    assert list(dataset.train.inputs) == ["x", *names]
+
+
+def test_the_mark_of_a_spreadsheet_and_the_separator_at_the_end_of_lines_are_no_columns(write):
+    path = write({"z": np.roll(X, 1)}, separator=";")
+    before = load_data(path).digest
+    path.write_text("sep=;\n" + path.read_text().replace("\n", ";;\n") + ";;;;\n" * 3)
+    dataset = load_data(path)
+    assert dataset.digest == before
+    assert "left out: 3 empty rows at the end" in dataset.notes
+
+
+def test_what_is_separated_by_spaces_or_written_otherwise_is_refused(write, tmp_path):
+    with pytest.raises(DataError, match="with commas, semicolons, tabs or bars between them"):
+        load_data(write({"z": np.roll(X, 1)}, separator=" "))
+    with pytest.raises(DataError, match=r"no table of text in UTF-8 .*; save it as one"):
+        load_data(write({"größe": np.roll(X, 1)}, encoding="latin-1"))
+
+
+def test_long_cells_and_long_numbers(write):
+    dataset = load_data(write({"z": ["w" * 200_000 if i == 5 else "v" for i in range(ROWS)]}))
+    assert len(column(dataset, "z")[5]) == 200_000
+    with pytest.raises(DataError, match="the column 'z' has infinite numbers"):
+        load_data(write({"z": ["1" * 5000 if i == 5 else i for i in range(ROWS)]}))
+    with pytest.raises(DataError, match="'label' has values of 5000 characters; classes have short names"):
+        load_data(write({"label": cycled(["1" * 5000, "2"])}))
+
+
+# ---------------------------------------------------------------- classes
+
+
+def test_only_an_empty_cell_has_no_label(write):
+    labels = cycled(["None", "NA", "null", "nan", "", "x"])
+    dataset = load_data(write({"label": labels}), allow_missing=True)
+    assert dataset.class_names == ("NA", "None", "nan", "null", "x")
+    assert "left out: 10 of 60 rows have no label" in dataset.notes
+    assert note(dataset, "classes whose names read like a missing value").count("--missing") == 1
+
+
+def test_classes_have_one_unicode_form_and_nearly_equal_ones_are_said(write):
+    dataset = load_data(
+        write({"label": cycled(["caf\u00e9", " cafe\u0301", "Sick", "sick ", "very  sick", "very sick"])})
+    )
+    assert dataset.class_names == ("Sick", "caf\u00e9", "sick", "very  sick", "very sick")
+    alike = "'Sick' and 'sick', 'very  sick' and 'very sick'"
+    assert f"warning, classes whose names differ in case or spaces alone: {alike}" in dataset.notes
+    assert make_task(dataset, positive="cafe\u0301").class_names[1] == "caf\u00e9"
+    assert load_data(write({"gro\u00df\u0308e": X % 3, "label": LABELS}), label="label").class_names == ("ill", "well")
+
+
+# ---------------------------------------------------------------- columns that name rows
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("", np.random.default_rng(1).permutation(ROWS)),  # a frame's index, shuffled with it
+        ("n", np.arange(ROWS) + 17),
+        ("patient_id", np.random.default_rng(1).permutation(ROWS) * 7 + 1000),
+        ("CustomerID", [f"C{i}" for i in range(ROWS)]),
+        ("record number", np.random.default_rng(1).permutation(ROWS) * 3),
+        ("patientid", np.arange(ROWS) // 2),
+    ],
+)
+def test_names_and_numbers_of_rows_are_left_out_by_name(write, name, values):
+    dataset = load_data(write({name: values}))
+    assert list(dataset.train.inputs) == ["x"]
+    assert (name or "Unnamed: 1") in note(dataset, "left out")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "warning"),
+    [
+        ("rank", np.random.default_rng(1).permutation(ROWS), "columns that number the rows in another order"),
+        ("ticket", np.arange(ROWS) * 3 + np.arange(ROWS) % 2, "columns that rise from row to row"),
+        ("city", [f"city {i % 25}" for i in range(ROWS)], "columns that may name groups of rows"),
+        ("", np.arange(ROWS) % 3, "columns without a name"),
+    ],
+)
+def test_what_may_name_rows_is_kept_with_a_warning(write, name, values, warning):
+    dataset = load_data(write({name: values}))
+    name = name or "Unnamed: 1"
+    assert list(dataset.train.inputs) == ["x", name]
+    assert name in note(dataset, f"warning, {warning}")
+
+
+@pytest.mark.parametrize("name", ["patient age", "body mass index", "user_rating", "acid", "zip", "year"])
+def test_measures_are_not_taken_for_names(write, name):
+    dataset = load_data(write({name: np.random.default_rng(2).integers(20, 60, ROWS)}))
+    assert not any(text.startswith(("left out", "warning")) for text in dataset.notes)
+
+
+# ---------------------------------------------------------------- rows that belong together
+
+
+def patients(n=40):
+    """Return a table of three nearly equal rows a patient, of whom some have both classes."""
+    rng = np.random.default_rng(0)
+    who = np.repeat(np.arange(n), 3)
+    ill = (who % 5 == 0) & ((np.arange(3 * n) % 3 < 2) | (who % 2 == 0))
+    values = (rng.normal(size=n)[who] + rng.normal(scale=0.01, size=3 * n)).round(4)
+    return pd.DataFrame({"patient": [f"P{p:03d}" for p in who], "x": values, "ill": ill.astype(int)})
+
+
+def test_what_looks_like_a_group_is_warned_about_and_a_named_group_stays_whole(tmp_path):
+    patients().to_csv(tmp_path / "t.csv", index=False)
+    without = load_data(tmp_path / "t.csv")
+    assert "patient looks like a group" in note(without, "left out, with a warning")
+    dataset = load_data(tmp_path / "t.csv", group="patient")
+    assert "group: the column 'patient', 40 groups that stay whole" in dataset.notes
+    assert list(dataset.train.inputs) == ["x"]
+    assert dataset.digest != without.digest
+    who = patients()["patient"].to_numpy()
+    assert not set(who[dataset.metadata["train"]["row"]]) & set(who[dataset.metadata["test"]["row"]])
+    task = make_task(dataset, positive="1", validation_fraction=0.25)
+    rows = dataset.metadata["train"]["row"]
+    assert not set(who[rows[task.train.index]]) & set(who[rows[task.val.index]])
+    table = bundled_tables.table_of(dataset, "1")
+    for seed in (0, 1):
+        folds = table_methods.out_of_fold(table, method="plain", estimator="logreg", seed=seed).folds
+        assert pd.Series(folds).groupby(who).nunique().max() == 1
+        assert np.bincount(folds).max() - np.bincount(folds).min() <= 6
+        assert np.bincount(folds[table.labels == 1]).min() >= 2
+
+
+def test_copies_of_rows_stay_together_whatever_their_label(write):
+    path = write({"x": [*X[:30], *X[:30]], "z": np.tile(np.roll(X, 1)[:30], 2), "label": ["ill"] * 20 + ["well"] * 40})
+    dataset = load_data(path)
+    assert "30 rows repeat another one, 20 of them with another label; copies stay together" in note(dataset, "30 rows")
+    trained, tested = (set(map(tuple, dataset.splits[part].inputs.to_numpy())) for part in ("train", "test"))
+    assert not trained & tested
+    folds = table_methods.out_of_fold(bundled_tables.table_of(dataset, "ill"), method="plain", estimator="logreg").folds
+    np.testing.assert_array_equal(folds[:30], folds[30:])
+
+
+def test_rows_that_are_equal_for_lack_of_values_are_no_copies(write):
+    dataset = load_data(write({"x": np.arange(ROWS) % 4, "sex": cycled("mfff")}))
+    assert "no copies, and rows are divided one by one" in note(dataset, "56 rows repeat another one")
+    assert "group" not in dataset.metadata["train"]
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [("label", "is the label and cannot be the group too"), ("patien", "no column 'patien'.*did you mean 'patient'")],
+)
+def test_a_group_must_be_a_column_beside_the_label(write, group, message):
+    with pytest.raises(DataError, match=message):
+        load_data(write({"patient": np.arange(ROWS) // 3}), group=group)
+
+
+def test_rows_without_a_group_stand_alone(write):
+    cells = ["" if i % 10 == 0 else f"p{i // 3}" for i in range(ROWS)]
+    dataset = load_data(write({"who": cells}), group="who")
+    assert "26 groups that stay whole; 6 rows without one stand alone" in note(dataset, "group: the column 'who'")
+
+
+@given(
+    labels=st.lists(st.integers(0, 2), min_size=30, max_size=120),
+    seed=st.integers(0, 99),
+    n_folds=st.integers(2, 6),
+)
+def test_groups_of_several_classes_are_divided_class_by_class(labels, seed, n_folds):
+    labels = np.array(labels)
+    groups = np.random.default_rng(seed).integers(0, 15, len(labels))
+    folds = dict.fromkeys(range(n_folds), 1 / n_folds)
+    found = split_by_group(labels, groups, fractions=folds, seed=seed, several_classes=True)
+    assert pd.Series(found).groupby(groups).nunique().max() == 1
+    renamed = split_by_group(labels, groups + 100, fractions=folds, seed=seed, several_classes=True)
+    np.testing.assert_array_equal(found, renamed)
+    joined = joined_groups(groups, np.arange(len(labels)) // 2)
+    assert pd.Series(joined).groupby(groups).nunique().max() == 1
+    assert pd.Series(joined).groupby(np.arange(len(labels)) // 2).nunique().max() == 1
+
+
+# ---------------------------------------------------------------- Parquet, and many categories
+
+
+def test_lists_dates_and_exact_numbers_of_parquet_become_columns_of_numbers(parquet):
+    rng = np.random.default_rng(0)
+    embedding = rng.normal(size=(ROWS, 3))
+    frame = pd.DataFrame(
+        {
+            "embedding": list(embedding),
+            "day": [datetime.date(1970, 1, 1 + i % 28) for i in range(ROWS)],
+            "moment": pd.to_datetime(rng.permutation(ROWS) * 12 // 7, unit="h"),
+            "stay": pd.to_timedelta(np.arange(ROWS) % 9, unit="h"),
+            "price": [Decimal(i % 9) / 4 for i in range(ROWS)],
+            "site": pd.Categorical(cycled(["arm", "leg"])),
+            "label": pd.array([None if i == 3 else i % 2 for i in range(ROWS)], dtype="Int64"),
+        }
+    )
+    dataset = load_data(parquet(frame), allow_missing=True)
+    assert dataset.class_names == ("0", "1")
+    kept = np.delete(np.arange(ROWS), 3)
+    for i in range(3):
+        np.testing.assert_allclose(column(dataset, f"embedding[{i}]"), embedding[kept, i])
+    np.testing.assert_allclose(column(dataset, "day"), kept % 28)
+    np.testing.assert_allclose(column(dataset, "stay"), kept % 9 / 24)
+    np.testing.assert_allclose(column(dataset, "price"), kept % 9 / 4)
+    assert set(column(dataset, "site")) == {"arm", "leg"}
+    assert "columns of lists, a column each of their numbers: embedding (3)" in dataset.notes
+
+
+@pytest.mark.parametrize("values", [[[1.0], [1.0, 2.0]], [{"a": 1}], [b"abc"], [["a", "b"]]])
+def test_what_is_no_list_of_numbers_is_refused(parquet, values):
+    frame = pd.DataFrame({"x": X, "z": pd.Series(cycled(values), dtype=object), "label": LABELS})
+    with pytest.raises(DataError, match="the column 'z' holds something else than lists of equally many numbers"):
+        load_data(parquet(frame))
+
+
+@pytest.mark.parametrize("options", [{"header": False}, {"decimal": ","}])
+def test_options_of_text_are_refused_for_parquet(parquet, options):
+    with pytest.raises(DataError, match=r"is no text; leave header and decimal out"):
+        load_data(parquet(pd.DataFrame({"x": X, "label": LABELS})), **options)
+
+
+def test_the_rarest_of_many_categories_share_an_indicator():
+    frame = pd.DataFrame({"city": [f"city {i // 2 if i < 100 else 50 + i}" for i in range(3000)]})
+    columns, names = table_methods.prepared(frame)
+    assert columns.shape == (3000, table_methods.MAX_CATEGORIES)
+    assert columns[-1].argmax() == columns[-2].argmax()
+    assert names[-1].endswith("infrequent_sklearn")

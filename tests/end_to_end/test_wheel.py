@@ -1,0 +1,122 @@
+"""The source distribution, and the wheel in an environment of its own: what a user gets from ``pip install``."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+UV = str(Path(sys.executable).with_name("uv"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+USE = """
+import json
+import regroup_lib as rg
+from regroup_lib.data import SOURCES
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+X, digit = load_digits(return_X_y=True)
+model = rg.RegroupClassifier(LogisticRegression(max_iter=200), random_state=0).fit(X, digit == 8)
+print(json.dumps({
+    "where": rg.__file__,
+    "pseudo-classes": len(model.regrouping_.parent_),
+    "splits": [source.split_file.is_file() for source in SOURCES.values() if source.split_file],
+}))
+"""
+
+
+def _run(*command, cwd, **environment):
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=cwd, env=kept | environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def _build(source, folder, *options):
+    isolated = ["--offline", "--no-build-isolation", "--python", sys.executable]
+    _run(UV, "build", "--quiet", *isolated, *options, "--out-dir", str(folder), str(source), cwd=source)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Copy what the distributions are built from, so that nothing is left in the source tree."""
+    folder = tmp_path_factory.mktemp("source")
+    for name in ("regroup_lib", "pyproject.toml", "README.md", "LICENSE"):
+        _run("cp", "-r", str(ROOT / name), str(folder), cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory):
+    """Build the source distribution, and the wheel from that."""
+    return next(_build(source, tmp_path_factory.mktemp("dist")).glob("*.whl"))
+
+
+def test_the_source_distribution_builds_the_same_wheel(source, wheel, tmp_path):
+    direct = next(_build(source, tmp_path, "--wheel").glob("*.whl"))
+    assert direct.name == wheel.name
+    assert contents(direct) == contents(wheel)
+
+
+def contents(path):
+    """Return the files of a wheel and what is in them."""
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.fixture(scope="module")
+def environment(wheel, tmp_path_factory):
+    """Return the binaries' folder of a fresh environment: the wheel, and the dependencies of this one by a path."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False)
+    python = folder / "bin" / "python"
+    install = ["pip", "--python", str(python), "install", "--no-deps", "--no-index", "-q", str(wheel)]
+    _run(sys.executable, "-m", *install, cwd=folder)
+    site = next(folder.glob("lib/python*/site-packages"))
+    here = next(path for path in map(Path, sys.path) if path.name == "site-packages")
+    # A path in a .pth file is searched last, and its own .pth files (an editable install) are not read.
+    (site / "dependencies.pth").write_text(f"{here}\n")
+    return folder / "bin"
+
+
+def test_the_wheel_regroups_in_an_environment_of_its_own(environment, tmp_path):
+    found = json.loads(_run(str(environment / "python"), "-c", USE, cwd=tmp_path))
+    assert Path(found["where"]).is_relative_to(environment.parent)
+    assert found["pseudo-classes"] == 1 + -(-1623 // 174)
+    assert found["splits"] == [True, True]
+
+
+def test_the_wheel_brings_the_command(environment, tmp_path):
+    settings = {"REGROUP_RESULTS": str(tmp_path / "results"), "REGROUP_DATA": str(tmp_path / "data")}
+    fields = ("task=digits-0", "method=rg", "encoder=pca", "profile=smoke", "epochs=1")
+    options = [part for field in fields for part in ("--set", field)]
+    output = _run(str(environment / "regroup"), "run", *options, cwd=tmp_path, **settings)
+    assert "digits-0" in output
+    assert len(list((tmp_path / "results").rglob("*.json"))) == 1
+
+
+def test_the_citation_file_names_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == PROJECT["version"]
+    assert citation["license"] == PROJECT["license"]
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\n## {PROJECT['version']} - {citation['date-released']}\n" in changelog
+
+
+@pytest.mark.slow
+def test_the_wheel_installs_with_its_dependencies_from_the_registry(wheel, tmp_path):
+    python = tmp_path / "fresh" / "bin" / "python"
+    _run(UV, "venv", "--python", sys.executable, str(tmp_path / "fresh"), cwd=tmp_path)
+    _run(UV, "pip", "install", "--quiet", "--python", str(python), f"{wheel}[runs]", cwd=tmp_path)
+    _run(UV, "pip", "check", "--python", str(python), cwd=tmp_path)
+    assert json.loads(_run(str(python), "-c", USE, cwd=tmp_path))["splits"] == [True, True]

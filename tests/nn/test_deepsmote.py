@@ -1,0 +1,256 @@
+"""DeepSMOTE: synthetic images that balance the classes, look like their class, and are the same every time."""
+
+import io
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from regroup_lib.data.load import load_data
+from regroup_lib.data.tasks import make_task
+from regroup_lib.nn import deepsmote
+from regroup_lib.nn.deepsmote import deep_smote
+
+SMALL = {"epochs": 12, "code_size": 64, "width": 16, "seed": 0}
+QUICK = SMALL | {"epochs": 1}
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def zeros():
+    """Return the images and labels of digits-0: 1,019 others and 112 zeros."""
+    train = make_task("digits-0").train
+    return train.inputs, train.labels
+
+
+@pytest.fixture(scope="module")
+def made(zeros):
+    return deep_smote(*zeros, **SMALL)
+
+
+def tail(counts):
+    """Return `counts[c]` digits of each class c, shuffled."""
+    train = load_data("digits").train
+    rows = np.concatenate([np.flatnonzero(train.labels == c)[:count] for c, count in counts.items()])
+    rows = np.random.default_rng(0).permutation(rows)
+    return train.inputs[rows], train.labels[rows]
+
+
+def spread(images):
+    """Return the variance between images."""
+    return images.astype(float).var(axis=0).mean()
+
+
+# ---------------------------------------------------------------- what comes out
+
+
+def test_the_small_class_is_brought_to_the_size_of_the_large_one(zeros, made):
+    images, labels = made
+    assert images.shape == (1019 - 112, 8, 8, 1)
+    assert images.dtype == np.uint8
+    assert labels.dtype == np.int64
+    assert labels.tolist() == [1] * (1019 - 112)
+    assert (images.min(), images.max()) == (0, 255)  # the whole range of pixels, and none beyond it turned round
+    assert np.abs(images.mean(axis=0) - zeros[0][zeros[1] == 1].mean(axis=0)).max() < 40
+
+
+def test_synthetic_images_look_like_their_class(zeros, made):
+    images, labels = zeros
+    synthetic = made[0].astype(float)
+    to_own, to_others = (((synthetic - images[labels == c].mean(axis=0)) ** 2).mean() for c in (1, 0))
+    assert to_own < 0.5 * to_others
+
+
+def test_synthetic_images_are_neither_copies_nor_all_alike(zeros, made):
+    images, labels = zeros
+    real = {image.tobytes() for image in images}
+    synthetic = [image.tobytes() for image in made[0]]
+    assert not real & set(synthetic)
+    assert len(set(synthetic)) > 0.99 * len(synthetic)
+    assert spread(made[0]) > 0.3 * spread(images[labels == 1])
+
+
+def test_many_classes_class_by_class():
+    images, labels = tail({7: 50, 2: 90, 4: 20, 0: 90})
+    synthetic, made_labels = deep_smote(images, labels, **SMALL | {"epochs": 60})
+    assert made_labels.tolist() == [4] * 70 + [7] * 40
+    means = {c: images[labels == c].mean(axis=0) for c in (0, 2, 4, 7)}
+    for c in (4, 7):
+        distances = {k: ((synthetic[made_labels == c] - mean) ** 2).mean() for k, mean in means.items()}
+        assert min(distances, key=distances.get) == c
+
+
+def test_colour_and_oblong_images():
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 12, 3), dtype=np.uint8)
+    synthetic, labels = deep_smote(images, np.arange(40) // 30, **QUICK)
+    assert synthetic.shape == (20, 8, 12, 3)
+    assert labels.tolist() == [1] * 20
+
+
+def test_balanced_classes_need_no_images():
+    images, labels = tail({3: 20, 5: 20})
+    synthetic, made_labels = deep_smote(images, labels, **QUICK)
+    assert synthetic.shape == (0, 8, 8, 1)
+    assert synthetic.dtype == np.uint8
+    assert made_labels.shape == (0,)
+    assert made_labels.dtype == np.int64
+
+
+def test_one_class_is_the_largest():
+    assert len(deep_smote(*tail({3: 20}), **QUICK)[0]) == 0
+
+
+def test_a_class_of_one_image_is_repeated():
+    synthetic, labels = deep_smote(*tail({3: 20, 5: 1}), **QUICK)
+    assert labels.tolist() == [5] * 19
+    assert (synthetic == synthetic[0]).all()
+
+
+def test_a_class_of_two_images_has_one_neighbour():
+    synthetic, labels = deep_smote(*tail({3: 20, 5: 2}), **SMALL | {"epochs": 30})
+    assert labels.tolist() == [5] * 18
+    assert len({image.tobytes() for image in synthetic}) > 1
+
+
+def test_the_same_seed_makes_the_same_images_and_the_random_state_is_left_alone():
+    images, labels = tail({3: 60, 5: 9})
+    before = images.copy(), labels.copy()
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    undisturbed = torch.rand(3), np.random.random(3)  # noqa: NPY002
+    found = []
+    for global_seed, seed in ((5, 0), (6, 0), (5, 1)):
+        torch.manual_seed(global_seed)
+        np.random.seed(global_seed)  # noqa: NPY002
+        found.append(deep_smote(images, labels, **QUICK | {"seed": seed})[0])
+        if global_seed == 5:
+            torch.testing.assert_close(torch.rand(3), undisturbed[0], rtol=0, atol=0)
+            np.testing.assert_array_equal(np.random.random(3), undisturbed[1])  # noqa: NPY002
+    np.testing.assert_array_equal(found[0], found[1])
+    assert (found[0] != found[2]).any()
+    np.testing.assert_array_equal(images, before[0])
+    np.testing.assert_array_equal(labels, before[1])
+
+
+# ---------------------------------------------------------------- how it is trained
+
+
+def test_the_papers_penalty_draws_a_small_class_to_its_mean(zeros, made):
+    """Why it is not the default."""
+    permuted, _ = deep_smote(*zeros, **SMALL, penalty="permuted")
+    assert spread(permuted) < 0.3 * spread(made[0])
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Return the list that every training step adds its two batches of rows to."""
+    seen, loss = [], deepsmote._loss
+
+    def spy(network, images, batch, of_one_class, penalty):
+        seen.append((batch, of_one_class))
+        return loss(network, images, batch, of_one_class, penalty)
+
+    monkeypatch.setattr(deepsmote, "_loss", spy)
+    return seen
+
+
+def test_an_epoch_is_a_pass_over_a_stratified_draw(zeros, steps):
+    images, labels = zeros
+    deep_smote(images, labels, **SMALL | {"epochs": 2}, max_images=200)
+    first, second = (np.concatenate([batch for batch, _ in part]) for part in (steps[:4], steps[4:]))
+    assert len(set(first)) == len(first) == 200
+    assert set(first) == set(second)
+    assert first.tolist() != second.tolist()
+    assert labels[first].sum() in (19, 20)  # 200 · 112 / 1131 = 19.8
+
+
+def test_every_image_is_used_where_there_are_few(steps):
+    images, labels = tail({3: 60, 5: 9})
+    deep_smote(images, labels, **QUICK)
+    assert sorted(np.concatenate([batch for batch, _ in steps])) == list(range(69))
+
+
+def test_the_penalty_is_on_one_class_whatever_its_size(zeros, steps):
+    images, labels = zeros
+    deep_smote(images, labels, **SMALL | {"epochs": 10}, max_images=300)
+    visits = []
+    for _, rows in steps:
+        assert len(set(labels[rows])) == 1
+        assert len(set(rows)) == len(rows) == 32
+        visits.append(labels[rows[0]])
+    assert 0.25 < np.mean(visits) < 0.75
+    drawn = set(np.concatenate([batch for batch, _ in steps]))
+    assert not set(np.concatenate([rows for _, rows in steps])) <= drawn  # from all images of the class
+
+
+def test_the_two_penalties_are_what_they_are_said_to_be():
+    """With a decoder that is the identity, the losses can be written down."""
+
+    class Pixels(torch.nn.Module):
+        encoder = staticmethod(lambda images: images)
+        decoder = staticmethod(lambda codes: codes)
+
+    images = np.random.default_rng(0).integers(0, 256, (7, 4, 4, 1), dtype=np.uint8)
+    batch, of_one_class = np.array([0, 1, 2, 3]), np.array([4, 5, 6])
+    assert deepsmote._loss(Pixels(), images, batch, of_one_class, "aligned") == 0
+    others = images[[6, 4, 5]].astype(float) - images[[4, 5, 6]]
+    found = deepsmote._loss(Pixels(), images, batch, of_one_class, "permuted")
+    assert float(found) == pytest.approx(((others / 255) ** 2).mean(), rel=1e-2)
+
+
+def test_new_codes_lie_between_neighbours():
+    rng = np.random.default_rng(0)
+    codes = np.concatenate([rng.normal(size=(6, 3)), 100 + rng.normal(size=(6, 3))]).astype(np.float32)
+    new = deepsmote._interpolate(codes, 50, 5, 0)
+    assert new.shape == (50, 3)
+    assert new.dtype == np.float32
+    groups = codes[:6], codes[6:]
+    for code in new:
+        group = groups[int(code[0] > 50)]
+        assert (code >= group.min(axis=0) - 1e-5).all()
+        assert (code <= group.max(axis=0) + 1e-5).all()
+    far = deepsmote._interpolate(codes, 200, 99, 0)  # cut to 11: every other code is a neighbour
+    assert ((far[:, 0] > 20) & (far[:, 0] < 80)).any()
+
+
+def test_progress_tells_what_is_going_on(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    deep_smote(*tail({3: 40, 5: 10}), **QUICK)
+    assert "DeepSMOTE autoencoder" in sys.stderr.getvalue()
+    assert "30/30" in sys.stderr.getvalue()
+
+
+# ---------------------------------------------------------------- what it refuses
+
+IMAGES = np.zeros((6, 8, 8, 1), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"images": np.zeros((6, 10, 8, 1), np.uint8)}, "images are 10 x 8 pixels; expected sizes divisible by 4"),
+        ({"images": np.zeros((6, 8, 8), np.uint8)}, r"images are uint8 of shape \(6, 8, 8\); expected uint8 \[n, h"),
+        ({"images": IMAGES / 255}, r"images are float64 of shape .*; expected uint8 \[n, h, w, c\]"),
+        ({"images": IMAGES[:0], "labels": []}, r"labels are float64 of shape \(0,\)"),
+        ({"images": IMAGES[:0], "labels": np.zeros(0, int)}, "images have no rows; expected at least one"),
+        ({"labels": [0, 0, 1]}, "labels have 3 rows and images 6; expected as many"),
+        ({"labels": [[0]] * 6}, r"labels are int64 of shape \(6, 1\); expected one class index an image"),
+        ({"labels": [0.0] * 6}, r"labels are float64 of shape \(6,\); expected one class index"),
+        ({"epochs": 0}, "epochs is 0; expected a whole number of at least 1"),
+        ({"code_size": 0}, "code_size is 0; expected a whole number of at least 1"),
+        ({"width": -1}, "width is -1; expected a whole number of at least 1"),
+        ({"n_neighbors": 0}, "n_neighbors is 0; expected a whole number of at least 1"),
+        ({"max_images": 2.5}, "max_images is 2.5; expected a whole number of at least 1"),
+        ({"penalty": "none"}, "penalty is 'none'; expected 'aligned' or 'permuted'"),
+    ],
+)
+def test_errors(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        deep_smote(**{"images": IMAGES, "labels": [0, 0, 0, 0, 1, 1], "seed": 0} | wrong)

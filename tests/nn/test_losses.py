@@ -1,0 +1,879 @@
+"""Losses against written-out loops in float64, against each other in their limits, and what they promise to train."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
+from torch.nn import functional as F
+
+from regroup_lib.nn.losses import (
+    APLoss,
+    AuxiliaryLoss,
+    FocalLoss,
+    LDAMLoss,
+    LogitAdjustedLoss,
+    SOAPLoss,
+    class_weights,
+    weighted_cross_entropy,
+)
+
+COUNTS = [900, 70, 23, 5, 2]  # the first C of them are a training set of C classes
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+# Every loss for a number of classes; the last two rank.
+CLASSIFYING = {
+    "wce": lambda c: weighted_cross_entropy(COUNTS[:c]),
+    "focal": lambda c: FocalLoss(),
+    "focal, gamma below 1": lambda c: FocalLoss(gamma=0.5),
+    "ldam": lambda c: LDAMLoss(COUNTS[:c]),
+    "ldam, reweighted": lambda c: LDAMLoss(COUNTS[:c], deferred=0.0),
+    "logit-adjusted": lambda c: LogitAdjustedLoss(COUNTS[:c]),
+}
+RANKING = {"ap": lambda c: APLoss(), "soap": lambda c: SOAPLoss(100)}
+LOSSES = CLASSIFYING | RANKING
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def all_losses(kinds=None):
+    kinds = LOSSES if kinds is None else kinds
+    return pytest.mark.parametrize("make", kinds.values(), ids=kinds.keys())
+
+
+def random_batch(seed, n, n_classes, spread=2.0):
+    """Return logits float64 [n, C] and targets in which each class occurs if there is room."""
+    rng = np.random.default_rng(seed)
+    targets = rng.permutation(np.concatenate([np.arange(n_classes), rng.integers(n_classes, size=n)])[:n])
+    return rng.normal(scale=spread, size=(n, n_classes)), targets
+
+
+@st.composite
+def batches(draw, min_size=1):
+    """Draw a batch of 2 to 5 classes; small ones miss classes."""
+    n_classes, n = draw(st.integers(2, 5)), draw(st.integers(min_size, 12))
+    return random_batch(draw(st.integers(0, 2**32 - 1)), n, n_classes, draw(st.sampled_from([0.3, 2.0, 20.0])))
+
+
+def value_and_gradient(loss, logits, targets, dtype=torch.float64, **more):
+    """Return a loss and its gradient by the logits, as a number and an array."""
+    logits = torch.tensor(np.asarray(logits), dtype=dtype, requires_grad=True)
+    value = loss(logits, torch.as_tensor(targets), **more)
+    assert value.ndim == 0
+    value.backward()
+    return value.item(), logits.grad.double().numpy()
+
+
+def differentiable(loss, logits, targets, **tolerances):
+    """Tell whether the gradient is the loss's derivative, by finite differences."""
+    logits = torch.tensor(logits, requires_grad=True)
+    return torch.autograd.gradcheck(lambda z: loss(z, torch.as_tensor(targets)), (logits,), **tolerances)
+
+
+# ---------------------------------------------------------------- the written-out definitions
+
+
+def softmax(row):
+    return np.exp(row - row.max()) / np.exp(row - row.max()).sum()
+
+
+def log_p(row, target):
+    return row[target] - row.max() - math.log(np.exp(row - row.max()).sum())
+
+
+def slow_cross_entropy(logits, targets, weights=None):
+    total, mass = 0.0, 0.0
+    for row, target in zip(logits, targets, strict=True):
+        weight = 1.0 if weights is None else weights[target]
+        total, mass = total - weight * log_p(row, target), mass + weight
+    return total / mass
+
+
+def slow_focal(logits, targets, gamma):
+    terms = [(1 - math.exp(log_p(row, t))) ** gamma * -log_p(row, t) for row, t in zip(logits, targets, strict=True)]
+    return sum(terms) / len(terms)
+
+
+def slow_ldam(logits, targets, counts, max_margin, scale, weights=None):
+    largest = min(counts) ** -0.25
+    moved = logits.copy()
+    for i, target in enumerate(targets):
+        moved[i, target] -= max_margin * counts[target] ** -0.25 / largest
+    return slow_cross_entropy(scale * moved, targets, weights)
+
+
+def slow_effective_weights(counts, beta=0.9999):
+    raw = [(1 - beta) / (1 - beta**count) for count in counts]
+    return [len(counts) * weight / sum(raw) for weight in raw]
+
+
+def usable_classes(targets, n_classes):
+    """Return the classes of which a batch has positives and negatives; in a binary task the positive one."""
+    candidates = [1] if n_classes == 2 else range(n_classes)
+    return [c for c in candidates if 0 < (targets == c).sum() < len(targets)]
+
+
+def step(x, delta):
+    if x < -delta:
+        return 0.0
+    return 1.0 if x > delta else x / (2 * delta) + 0.5
+
+
+def slow_ap(scores, targets, delta):
+    """Return AP-loss and the error-driven gradient of scores [n, C]."""
+    n, n_classes = scores.shape
+    value, gradient = 0.0, np.zeros_like(scores)
+    classes = usable_classes(targets, n_classes)
+    for c in classes:
+        positives = [i for i in range(n) if targets[i] == c]
+        for i in positives:
+            rank = 1.0
+            for k in range(n):
+                if k != i:
+                    rank += step(scores[k, c] - scores[i, c], delta)
+            for j in range(n):
+                if targets[j] != c:
+                    error = step(scores[j, c] - scores[i, c], delta) / rank / len(positives) / len(classes)
+                    value += error
+                    gradient[i, c] -= error
+                    gradient[j, c] += error
+    return value, gradient
+
+
+def slow_log_odds(logits):
+    """Return each class's log-odds against the rest, and the derivative [n, class, logit]."""
+    n, n_classes = logits.shape
+    scores, slopes = np.zeros((n, n_classes)), np.zeros((n, n_classes, n_classes))
+    for i in range(n):
+        for c in range(n_classes):
+            others = [k for k in range(n_classes) if k != c]
+            rest = logits[i, others]
+            scores[i, c] = logits[i, c] - rest.max() - math.log(np.exp(rest - rest.max()).sum())
+            slopes[i, c, c], slopes[i, c, others] = 1.0, -softmax(rest)
+    return scores, slopes
+
+
+def slow_soap(logits, targets, margin=1.0, gamma=0.9, index=None, averages=None):
+    """Return SOAP's loss and gradient by the logits; `averages` (a dict: row -> (all, positives)) is updated."""
+    n, n_classes = logits.shape
+    scores = np.array([softmax(row) for row in logits])
+    value, gradient = 0.0, np.zeros_like(scores)
+    classes = usable_classes(targets, n_classes)
+    before = dict(averages or {})
+    for c in classes:
+        positives = [i for i in range(n) if targets[i] == c]
+        hinge = {i: [max(0.0, margin - (scores[i, c] - scores[j, c])) for j in range(n)] for i in positives}
+        means = {}
+        for i in positives:
+            u_all = sum(h**2 for h in hinge[i]) / n
+            u_pos = sum(hinge[i][j] ** 2 for j in positives) / n
+            means[i] = np.array([u_all, u_pos])
+        for i in positives:
+            u = means[i]
+            if index is not None:
+                u = np.mean([means[copy] for copy in positives if index[copy] == index[i]], axis=0)
+                if index[i] in before:
+                    u = (1 - gamma) * before[index[i]] + gamma * u
+                averages[index[i]] = u
+            value += (1 - u[1] / u[0]) / len(positives) / len(classes)
+            for j in range(n):
+                p = (u[1] - u[0] * (targets[j] == c)) / u[0] ** 2
+                slope = p * 2 * hinge[i][j] / n / len(positives) / len(classes)
+                gradient[j, c] += slope
+                gradient[i, c] -= slope
+    chained = [s * (g - (g * s).sum()) for s, g in zip(scores, gradient, strict=True)]
+    return value, np.array(chained)
+
+
+# ---------------------------------------------------------------- weighted cross-entropy
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [([900, 100], [1, 9]), ([5, 5, 5], [1, 1, 1]), ([7], [1]), ([1, 4, 2], [4, 1, 2]), (np.array([10, 4]), [1, 2.5])],
+)
+def test_class_weights_by_example(counts, expected):
+    weights = class_weights(counts)
+    assert weights.dtype == torch.float32
+    assert weights.tolist() == expected
+
+
+@given(batches())
+def test_weighted_cross_entropy_is_a_weighted_mean(batch):
+    logits, targets = batch
+    counts = COUNTS[: logits.shape[1]]
+    expected = slow_cross_entropy(logits, targets, [900 / count for count in counts])
+    loss = weighted_cross_entropy(counts)
+    assert isinstance(loss, torch.nn.CrossEntropyLoss)
+    assert loss.double()(torch.tensor(logits), torch.tensor(targets)).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_in_a_batch_of_one_class_the_weight_cancels():
+    logits = torch.randn(6, 2)
+    for target in (0, 1):
+        targets = torch.full((6,), target)
+        assert weighted_cross_entropy([900, 10])(logits, targets).item() == pytest.approx(
+            F.cross_entropy(logits, targets).item()
+        )
+
+
+# ---------------------------------------------------------------- focal
+
+
+@given(batches(), st.sampled_from([0.0, 0.5, 1.0, 2.0, 5.0]))
+def test_focal_is_the_definition(batch, gamma):
+    value, _ = value_and_gradient(FocalLoss(gamma), *batch)
+    assert value == pytest.approx(slow_focal(*batch, gamma), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_focal_gradient(gamma, n_classes):
+    assert differentiable(FocalLoss(gamma), *random_batch(0, 8, n_classes))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gamma", [0.01, 0.5, 0.99, 1.0, 2.0])
+@pytest.mark.parametrize("lead", [1, 10, 17, 20, 50, 1000])
+def test_focal_has_a_gradient_where_the_target_is_certain(gamma, lead, dtype):
+    value, gradient = value_and_gradient(FocalLoss(gamma), [[lead, 0.0]], [0], dtype)
+    # CE = log1p(e^-lead) and 1 - p = e^-lead / (1 + e^-lead): both exact for any lead.
+    others, ce = math.exp(-lead) / (1 + math.exp(-lead)), math.log1p(math.exp(-lead))
+    assert value == pytest.approx(others**gamma * ce, rel=1e-3, abs=1e-7)
+    assert np.isfinite(gradient).all()
+    assert abs(gradient).max() <= others**gamma * (others + gamma * ce) * 1.001 + 1e-6
+
+
+# ---------------------------------------------------------------- LDAM
+
+
+@given(batches(), st.sampled_from([0.0, 0.5, 2.0]), st.sampled_from([1.0, 30.0]))
+def test_ldam_is_the_definition(batch, max_margin, scale):
+    counts = COUNTS[: batch[0].shape[1]]
+    value, _ = value_and_gradient(LDAMLoss(counts, max_margin, scale), *batch)
+    assert value == pytest.approx(slow_ldam(*batch, counts, max_margin, scale), rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("deferred", [None, 0.0])
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_ldam_gradient(deferred, n_classes):
+    logits, targets = random_batch(1, 8, n_classes, spread=0.3)
+    assert differentiable(LDAMLoss(COUNTS[:n_classes], deferred=deferred), logits, targets, atol=1e-4)
+
+
+def test_ldam_margins():
+    loss = LDAMLoss([1600, 100, 1])
+    assert loss.margins.tolist() == pytest.approx([0.5 / 1600**0.25, 0.5 / 100**0.25, 0.5])
+    assert loss.scale == 30
+    assert LDAMLoss([5, 5], max_margin=0.2).margins.tolist() == pytest.approx([0.2, 0.2])
+
+
+@given(batches())
+def test_deferred_weights_are_those_of_the_effective_number(batch):
+    counts = COUNTS[: batch[0].shape[1]]
+    loss = LDAMLoss(counts, deferred=0.5)
+    assert value_and_gradient(loss, *batch)[0] == pytest.approx(slow_ldam(*batch, counts, 0.5, 30), rel=1e-6, abs=1e-6)
+    loss.begin_epoch(0.5)
+    weights = slow_effective_weights(counts)
+    assert loss.effective_weights.tolist() == pytest.approx(weights, rel=1e-5)
+    expected = slow_ldam(*batch, counts, 0.5, 30, weights)
+    assert value_and_gradient(loss, *batch)[0] == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def test_effective_weights_of_small_and_of_huge_classes():
+    """Small classes count one by one; beyond 1 / (1 - beta) samples a class does not get any larger."""
+    small, huge = LDAMLoss([2, 1]).effective_weights, LDAMLoss([10**9, 10**7]).effective_weights
+    assert (small[1] / small[0]).item() == pytest.approx(2, rel=1e-3)
+    assert huge.tolist() == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize(
+    ("deferred", "epochs", "expected"),
+    [
+        (0.8, 10, [8, 9]),
+        (0.8, 200, list(range(160, 200))),  # the paper's
+        (0.75, 4, [3]),
+        (0.7, 20, [14, 15, 16, 17, 18, 19]),
+        (0.5, 3, [2]),
+        (0.0, 3, [0, 1, 2]),
+        (0.99, 8, []),
+        (None, 8, []),
+    ],
+)
+def test_deferred_reweighting_switches_at_its_epoch(deferred, epochs, expected):
+    loss = LDAMLoss([90, 10], deferred=deferred)
+    found = []
+    for epoch in range(epochs):
+        loss.begin_epoch(epoch / epochs)
+        found += [epoch] if loss.reweighted else []
+    assert found == expected
+
+
+def test_deferred_reweighting_can_be_switched_back_by_a_new_run():
+    loss = LDAMLoss([90, 10], deferred=0.5)
+    loss.begin_epoch(0.9)
+    loss.begin_epoch(0.0)
+    assert not loss.reweighted
+
+
+@pytest.mark.parametrize("progress", [-0.1, 1, 1.5, math.nan])
+def test_progress_out_of_range(progress):
+    with pytest.raises(ValueError, match=r"progress is .*; it must be at least 0 and below 1"):
+        LDAMLoss([90, 10]).begin_epoch(progress)
+
+
+# ---------------------------------------------------------------- logit adjustment
+
+
+@given(batches(), st.sampled_from([0.0, 0.5, 1.0, 2.0]))
+def test_logit_adjustment_is_the_definition(batch, tau):
+    logits, targets = batch
+    counts = np.array(COUNTS[: logits.shape[1]])
+    expected = slow_cross_entropy(logits + tau * np.log(counts / counts.sum()), targets)
+    value, _ = value_and_gradient(LogitAdjustedLoss(counts, tau), logits, targets)
+    assert value == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+@given(batches())
+def test_at_tau_1_logit_adjustment_is_balanced_softmax(batch):
+    """Ren et al.: p(y) = n_y e^z_y / sum of n_c e^z_c."""
+    logits, targets = batch
+    counts = np.array(COUNTS[: logits.shape[1]], dtype=float)
+    terms = []
+    for row, target in zip(logits, targets, strict=True):
+        masses = counts * np.exp(row - row.max())
+        terms.append(-math.log(masses[target] / masses.sum()))
+    assert value_and_gradient(LogitAdjustedLoss(counts), *batch)[0] == pytest.approx(np.mean(terms), rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_logit_adjustment_gradient(n_classes):
+    assert differentiable(LogitAdjustedLoss(COUNTS[:n_classes]), *random_batch(2, 8, n_classes))
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.1, 2), st.integers(1, 99))
+def test_adjustment_after_training_cannot_change_a_binary_average_precision(seed, tau, n_positives):
+    logits, targets = random_batch(seed, 50, 2)
+    adjusted = logits - tau * LogitAdjustedLoss([100 - n_positives, n_positives]).adjustment.double().numpy()
+    for scores in (lambda z: z[:, 1] - z[:, 0], lambda z: np.array([softmax(row)[1] for row in z])):
+        assert average_precision_score(targets, scores(adjusted)) == average_precision_score(targets, scores(logits))
+
+
+def test_the_loss_can_change_a_binary_average_precision():
+    """Trained with the loss, unlike adjusted afterwards, a network that is not flexible enough ranks differently."""
+    rng = np.random.default_rng(0)
+    x = torch.tensor(rng.normal(size=(400, 2)))
+    targets = torch.tensor((rng.random(400) < 1 / (1 + np.exp(4 - 3 * x[:, 0].numpy() ** 2 - x[:, 1].numpy()))) * 1)
+    found = []
+    for loss in (torch.nn.CrossEntropyLoss(), LogitAdjustedLoss(torch.bincount(targets))):
+        weights = torch.zeros(2, 2, dtype=torch.float64, requires_grad=True)  # no bias: the loss moves the slope
+        optimizer = torch.optim.SGD([weights], lr=0.3)
+        for _ in range(100):
+            optimizer.zero_grad()
+            loss(x @ weights, targets).backward()
+            optimizer.step()
+        scores = (x @ weights).detach()
+        found.append(average_precision_score(targets, scores[:, 1] - scores[:, 0]))
+    assert abs(found[0] - found[1]) > 1e-3
+
+
+# ---------------------------------------------------------------- limits in which a loss is cross-entropy
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda c: FocalLoss(gamma=0),
+        lambda c: LDAMLoss(COUNTS[:c], max_margin=0, scale=1),
+        lambda c: LDAMLoss([50] * c, max_margin=0, scale=1, deferred=0),
+        lambda c: LogitAdjustedLoss(COUNTS[:c], tau=0),
+        lambda c: LogitAdjustedLoss([50] * c),
+        lambda c: weighted_cross_entropy([50] * c).double(),
+    ],
+    ids=["focal", "ldam", "ldam, reweighted and balanced", "tau 0", "logit-adjusted, balanced", "wce, balanced"],
+)
+@given(batch=batches())
+def test_the_limit_is_cross_entropy(make, batch):
+    value, gradient = value_and_gradient(make(batch[0].shape[1]), *batch)
+    expected, expected_gradient = value_and_gradient(F.cross_entropy, *batch)
+    assert value == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    assert gradient == pytest.approx(expected_gradient, rel=1e-5, abs=1e-9)
+
+
+# ---------------------------------------------------------------- AP-Loss
+
+
+@given(batches(), st.sampled_from([0.1, 1.0, 4.0]))
+def test_ap_loss_and_its_error_driven_gradient_are_the_definition(batch, delta):
+    logits, targets = batch
+    scores, slopes = slow_log_odds(logits)
+    expected, by_score = slow_ap(scores, targets, delta)
+    value, gradient = value_and_gradient(APLoss(delta), logits, targets)
+    assert value == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert gradient == pytest.approx(np.einsum("ic,ick->ik", by_score, slopes), rel=1e-7, abs=1e-9)
+    assert 0 <= value < 1
+
+
+@given(batches(min_size=3))
+def test_with_a_steep_step_ap_loss_is_one_minus_average_precision(batch):
+    logits, targets = batch
+    scores, _ = slow_log_odds(logits)
+    classes = usable_classes(targets, logits.shape[1])
+    expected = np.mean([1 - average_precision_score(targets == c, scores[:, c]) for c in classes]) if classes else 0.0
+    assert value_and_gradient(APLoss(1e-9), logits, targets)[0] == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_perfect_ranking_by_more_than_delta_has_no_loss():
+    scores = torch.tensor([3.0, 2.5, 1.4, 1.0, -5.0])
+    logits = torch.stack([torch.zeros(5), scores], dim=1)
+    targets = torch.tensor([1, 1, 0, 0, 0])
+    value, gradient = value_and_gradient(APLoss(delta=1), logits, targets)
+    assert value == 0
+    assert not gradient.any()
+    value, gradient = value_and_gradient(APLoss(delta=1.2), logits, targets)
+    assert value > 0
+    assert gradient[1, 1] < 0 < gradient[2, 1]
+
+
+def test_ap_loss_by_hand():
+    # Scores 0, 0.5 (positive), 3: H = 0.25 and 1; rank 2.25.
+    value, gradient = value_and_gradient(APLoss(), [[0, 0], [0, 0.5], [0, 3]], [0, 1, 0])
+    assert value == pytest.approx(1.25 / 2.25)
+    assert gradient[:, 1] == pytest.approx([0.25 / 2.25, -1.25 / 2.25, 1 / 2.25])
+    assert gradient[:, 0] == pytest.approx(-gradient[:, 1])
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_descending_ap_loss_raises_average_precision(n_classes):
+    logits, targets = random_batch(3, 60, n_classes, spread=1.0)
+    free = torch.tensor(logits, requires_grad=True)
+
+    def average_precision():
+        scores, _ = slow_log_odds(free.detach().numpy())
+        return np.mean(
+            [average_precision_score(targets == c, scores[:, c]) for c in usable_classes(targets, n_classes)]
+        )
+
+    before, first = average_precision(), None
+    for _ in range(60):
+        loss = APLoss()(free, torch.tensor(targets))
+        first = loss.item() if first is None else first
+        (gradient,) = torch.autograd.grad(loss, free)
+        free.data -= 10 * gradient
+    assert before < 0.7
+    assert average_precision() > 0.99
+    assert loss.item() < 0.1 * first
+
+
+def test_confident_scores_stay_apart_where_their_probabilities_are_equal():
+    logits = [[60.0, 0, 0], [50.0, 0, 0], [0, 0, 50.0], [0, 9.0, 0]]  # in float32 the first two are both certain
+    kept, _ = value_and_gradient(APLoss(), logits, [0, 0, 1, 1], torch.float32)
+    exact, _ = slow_ap(slow_log_odds(np.array(logits))[0], np.array([0, 0, 1, 1]), 1.0)
+    assert kept == pytest.approx(exact, rel=1e-5)
+    right, _ = value_and_gradient(APLoss(), logits[:2] + logits[3:], [0, 1, 2], torch.float32)
+    wrong, _ = value_and_gradient(APLoss(), logits[:2] + logits[3:], [1, 0, 2], torch.float32)
+    assert right < wrong
+
+
+# ---------------------------------------------------------------- SOAP
+
+
+@given(batches(), st.sampled_from([0.3, 1.0, 2.0]))
+def test_soap_without_index_is_the_definition(batch, margin):
+    loss = SOAPLoss(5, margin=margin)
+    value, gradient = value_and_gradient(loss, *batch)
+    expected, expected_gradient = slow_soap(*batch, margin)
+    assert value == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert gradient == pytest.approx(expected_gradient, rel=1e-7, abs=1e-9)
+    assert not loss.u_all.any()
+    assert not loss.u_pos.any()
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_soap_of_one_batch_has_its_derivative_as_gradient(n_classes):
+    assert differentiable(SOAPLoss(1), *random_batch(4, 10, n_classes))
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("gamma", [0.1, 0.9, 1.0])
+@pytest.mark.parametrize("replacement", [False, True], ids=["distinct rows", "repeated rows"])
+def test_soap_with_index_follows_the_moving_averages(n_classes, gamma, replacement):
+    rng = np.random.default_rng(5)
+    all_logits, all_targets = random_batch(5, 20, n_classes)
+    loss, averages = SOAPLoss(20, gamma=gamma).double(), {}
+    for _ in range(6):
+        index = rng.choice(20, size=12, replace=replacement)
+        logits, targets = all_logits[index] + rng.normal(size=(12, n_classes)), all_targets[index]
+        value, gradient = value_and_gradient(loss, logits, targets, index=torch.tensor(index))
+        expected, expected_gradient = slow_soap(logits, targets, gamma=gamma, index=index, averages=averages)
+        assert value == pytest.approx(expected, rel=1e-9)
+        assert gradient == pytest.approx(expected_gradient, rel=1e-7, abs=1e-10)
+        stored = np.zeros((20, 2))
+        for row, pair in averages.items():
+            stored[row] = pair
+        assert loss.u_all.numpy() == pytest.approx(stored[:, 0])
+        assert loss.u_pos.numpy() == pytest.approx(stored[:, 1])
+    assert 2 <= (loss.u_all > 0).sum() < 20 or n_classes > 2
+
+
+def test_the_second_visit_uses_the_moving_average():
+    loss = SOAPLoss(10, gamma=0.25)
+    targets, index = torch.tensor([1, 0]), torch.tensor([7, 3])
+    first, second = torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.0, 2.0]])
+    assert loss(first, targets, index).item() == pytest.approx(0.5)  # l = 1 for both samples
+    l_second = (1 + torch.sigmoid(torch.tensor(2.0)).item() - 0.5) ** 2
+    u_all, u_pos = 0.75 * 1 + 0.25 * (1 + l_second) / 2, 0.75 * 0.5 + 0.25 * 0.5
+    assert loss(second, targets, index).item() == pytest.approx(1 - u_pos / u_all)
+    assert loss.u_all[7].item() == pytest.approx(u_all)
+    assert loss.u_pos[7].item() == pytest.approx(u_pos)
+    assert loss.u_all.count_nonzero() == 1
+    assert loss(second, targets).item() == pytest.approx(1 - 1 / (1 + l_second))  # without an index: the batch alone
+
+
+def toy_problem(n=600, share=0.08):
+    rng = np.random.default_rng(6)
+    targets = (rng.random(n) < share).astype(np.int64)
+    x = rng.normal(size=(n, 5)) + 2.0 * targets[:, None] * np.array([1, 1, 0, 0, 0])
+    return torch.tensor(x, dtype=torch.float32), torch.tensor(targets)
+
+
+def soap_steps(model, loss, optimizer, x, targets, order):
+    for index in order.split(60):
+        optimizer.zero_grad()
+        loss(model(x[index]), targets[index], index).backward()
+        optimizer.step()
+
+
+def linear(seed=0):
+    torch.manual_seed(seed)
+    model = torch.nn.Linear(5, 2)
+    return model, torch.optim.SGD(model.parameters(), lr=0.5)
+
+
+def test_soap_ascends_average_precision():
+    x, targets = toy_problem()
+    model, optimizer = linear()
+    loss = SOAPLoss(len(x))
+
+    def average_precision():
+        with torch.no_grad():
+            return average_precision_score(targets, model(x).softmax(1)[:, 1])
+
+    before = average_precision()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(15):
+        soap_steps(model, loss, optimizer, x, targets, torch.randperm(len(x), generator=generator))
+    assert before < 0.3
+    assert average_precision() > 0.7
+    assert (loss.u_all > 0).tolist() == (targets == 1).tolist()
+
+
+def test_soap_goes_on_from_its_state():
+    x, targets = toy_problem()
+    orders = [torch.randperm(len(x), generator=torch.Generator().manual_seed(epoch)) for epoch in range(4)]
+    (model, optimizer), loss = linear(), SOAPLoss(len(x))
+    for epoch, order in enumerate(orders):
+        if epoch == 2:
+            file = io.BytesIO()
+            torch.save([part.state_dict() for part in (model, optimizer, loss)], file)
+        soap_steps(model, loss, optimizer, x, targets, order)
+    file.seek(0)
+    (resumed, resumed_optimizer), resumed_loss = linear(seed=1), SOAPLoss(len(x))
+    states = torch.load(file, weights_only=True)
+    for part, state in zip((resumed, resumed_optimizer, resumed_loss), states, strict=True):
+        part.load_state_dict(state)
+    for order in orders[2:]:
+        soap_steps(resumed, resumed_loss, resumed_optimizer, x, targets, order)
+    assert torch.equal(resumed.weight, model.weight)
+    assert torch.equal(resumed_loss.u_all, loss.u_all)
+    assert torch.equal(resumed_loss.u_pos, loss.u_pos)
+
+
+def test_only_soap_asks_for_the_index():
+    assert SOAPLoss.takes_index is True
+    others = (APLoss, FocalLoss, LDAMLoss, LogitAdjustedLoss, torch.nn.CrossEntropyLoss)
+    assert not any(getattr(other, "takes_index", False) for other in others)
+
+
+# ---------------------------------------------------------------- limits of a batch
+
+
+@all_losses(RANKING)
+@pytest.mark.parametrize(
+    ("n_classes", "targets"),
+    [(2, [0, 0, 0]), (2, [1, 1, 1]), (2, [0]), (2, [1]), (3, [2, 2, 2]), (3, [1]), (2, [])],
+)
+def test_a_batch_without_a_pair_has_no_signal(make, n_classes, targets):
+    logits = torch.randn(len(targets), n_classes, requires_grad=True)
+    loss = make(n_classes)
+    more = {"index": torch.arange(len(targets))} if getattr(loss, "takes_index", False) else {}
+    value = loss(logits, torch.tensor(targets, dtype=torch.int64), **more)
+    value.backward()
+    assert value.item() == 0
+    assert not logits.grad.any()
+    assert not any(buffer.any() for buffer in loss.buffers())
+
+
+@all_losses(RANKING)
+def test_a_class_that_is_absent_does_not_count(make):
+    """Three classes of which two occur: the mean over these two, each against the rest."""
+    logits, targets = random_batch(7, 8, 3)
+    targets = np.where(targets == 1, 0, targets)
+    loss = make(3)
+    value, gradient = value_and_gradient(loss, logits, targets)
+    if isinstance(loss, APLoss):
+        scores, slopes = slow_log_odds(logits)
+        expected, by_score = slow_ap(scores, targets, 1.0)
+        assert not by_score[:, 1].any()
+        expected_gradient = np.einsum("ic,ick->ik", by_score, slopes)
+    else:
+        expected, expected_gradient = slow_soap(logits, targets)
+    assert value == pytest.approx(expected)
+    assert gradient == pytest.approx(expected_gradient)
+
+
+@all_losses()
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_extreme_logits_have_a_finite_loss_and_gradient(make, n_classes, dtype):
+    loss = make(n_classes)
+    if dtype == torch.bfloat16 and isinstance(loss, torch.nn.CrossEntropyLoss):
+        loss = loss.to(dtype)  # PyTorch's own wants weights of the logits' type
+    sizes = [-1e4, 0.0, 1e4]
+    logits = [[a, b] + [0.0] * (n_classes - 2) for a in sizes for b in sizes for _ in range(n_classes)]
+    targets = list(range(n_classes)) * 9
+    for rows in (slice(None), slice(0, 1)):
+        value, gradient = value_and_gradient(loss, logits[rows], targets[rows], dtype)
+        assert math.isfinite(value)
+        assert np.isfinite(gradient).all()
+
+
+@all_losses({name: make for name, make in LOSSES.items() if name != "wce"})
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_half_precision_logits_are_computed_with_in_float32(make, dtype, n_classes):
+    logits, targets = random_batch(8, 30, n_classes)
+    half = torch.tensor(logits).to(dtype).requires_grad_()
+    full = half.detach().float().requires_grad_()
+    value, expected = make(n_classes)(half, torch.tensor(targets)), make(n_classes)(full, torch.tensor(targets))
+    assert value.dtype == torch.float32
+    assert torch.equal(value, expected)
+    value.backward()
+    expected.backward()
+    assert half.grad.dtype == dtype
+    assert torch.equal(half.grad, full.grad.to(dtype))
+
+
+@all_losses()
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_single_precision_is_close_to_double(make, n_classes):
+    logits, targets = random_batch(9, 64, n_classes)
+    value, gradient = value_and_gradient(make(n_classes), logits, targets, torch.float32)
+    expected, expected_gradient = value_and_gradient(make(n_classes).double(), logits, targets)
+    assert value == pytest.approx(expected, rel=1e-4)
+    assert gradient == pytest.approx(expected_gradient, rel=1e-3, abs=1e-5)
+
+
+@all_losses(RANKING)
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_autocast_does_not_round_a_ranking(make, n_classes):
+    logits, targets = random_batch(10, 40, n_classes)
+    expected = value_and_gradient(make(n_classes), logits, targets, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        value, gradient = value_and_gradient(make(n_classes), logits, targets, torch.float32)
+    assert value == expected[0]
+    assert np.array_equal(gradient, expected[1])
+
+
+@all_losses(RANKING)
+def test_a_ranking_gradient_repeats_bit_for_bit_and_scales(make):
+    torch.set_num_threads(2)
+    logits, targets = random_batch(11, 400, 10)
+    _, first = value_and_gradient(make(10), logits, targets, torch.float32)
+    _, second = value_and_gradient(make(10), logits, targets, torch.float32)
+    torch.set_num_threads(1)
+    assert np.array_equal(first, second)
+    loss = make(10)
+    _, scaled = value_and_gradient(lambda z, y: 4 * loss(z, y), logits, targets, torch.float32)
+    assert scaled == pytest.approx(4 * first, rel=1e-6)
+
+
+@all_losses(RANKING)
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_a_ranking_does_not_feel_a_shift_of_a_samples_logits(make, n_classes):
+    logits, targets = random_batch(12, 20, n_classes)
+    value, gradient = value_and_gradient(make(n_classes), logits, targets)
+    shifted, _ = value_and_gradient(make(n_classes), logits + np.arange(20)[:, None], targets)
+    assert shifted == pytest.approx(value)
+    assert gradient.sum(axis=1) == pytest.approx(np.zeros(20), abs=1e-12)
+
+
+@all_losses()
+def test_logits_that_are_not_a_number_show_in_the_loss(make):
+    logits = torch.tensor([[math.nan, math.nan], [0.0, 1.0], [0.0, 2.0]])
+    assert math.isnan(make(2)(logits, torch.tensor([1, 0, 1])).item())
+
+
+@all_losses()
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_loss_moves_to_a_device(make, device):
+    logits, targets = random_batch(13, 20, 3)
+    expected, expected_gradient = value_and_gradient(make(3), logits, targets, torch.float32)
+    loss = make(3).to(device)
+    assert all(buffer.device.type == device for buffer in loss.buffers())
+    moved = torch.tensor(logits, dtype=torch.float32, device=device, requires_grad=True)
+    more = {"index": torch.arange(20, device=device)} if getattr(loss, "takes_index", False) else {}
+    value = loss(moved, torch.tensor(targets, device=device), **more)
+    value.backward()
+    assert value.device.type == device
+    assert value.item() == pytest.approx(expected, rel=1e-5)
+    assert moved.grad.cpu().numpy() == pytest.approx(expected_gradient, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (lambda c: weighted_cross_entropy(COUNTS[:c]), {"weight"}),
+        (lambda c: FocalLoss(), set()),
+        (lambda c: LDAMLoss(COUNTS[:c], deferred=0.5), {"margins", "effective_weights"}),
+        (lambda c: LogitAdjustedLoss(COUNTS[:c]), {"adjustment"}),
+        (lambda c: APLoss(), set()),
+        (lambda c: SOAPLoss(c), {"u_all", "u_pos"}),
+    ],
+)
+def test_statistics_are_buffers(make, names):
+    loss = make(3)
+    assert set(loss.state_dict()) == names == {name for name, _ in loss.named_buffers()}
+    assert all(buffer.dtype == torch.float32 for buffer in loss.buffers())
+    assert not list(loss.parameters())
+    make(3).load_state_dict(loss.state_dict())
+
+
+# ---------------------------------------------------------------- errors
+
+COUNT_ERRORS = [
+    ([], r"class_counts is \[\]; expected a whole number of at least 1 for every class"),
+    ([5, 0], r"class_counts is \[5\.0, 0\.0\]"),
+    ([5, -1], "class_counts"),
+    ([5, 2.5], "class_counts"),
+    ([5, math.nan], "class_counts"),
+    ([5, math.inf], "class_counts"),
+]
+
+
+@pytest.mark.parametrize("make", [class_weights, weighted_cross_entropy, LDAMLoss, LogitAdjustedLoss])
+@pytest.mark.parametrize(("counts", "message"), COUNT_ERRORS)
+def test_count_errors(make, counts, message):
+    with pytest.raises(ValueError, match=message):
+        make(counts)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: FocalLoss(-0.1), r"gamma is -0\.1; it must be finite and at least 0"),
+        (lambda: FocalLoss(math.nan), "gamma is nan"),
+        (lambda: FocalLoss(math.inf), "gamma is inf"),
+        (lambda: LDAMLoss([9, 1], -0.5), r"max_margin is -0\.5; it must be finite and at least 0"),
+        (lambda: LDAMLoss([9, 1], math.nan), "max_margin is nan"),
+        (lambda: LDAMLoss([9, 1], math.inf), "max_margin is inf"),
+        (lambda: LDAMLoss([9, 1], scale=0), "scale is 0; it must be finite and above 0"),
+        (lambda: LDAMLoss([9, 1], scale=-30), "scale is -30"),
+        (lambda: LDAMLoss([9, 1], scale=math.nan), "scale is nan"),
+        (lambda: LDAMLoss([9, 1], deferred=1), "deferred is 1; it must be None or at least 0 and below 1"),
+        (lambda: LDAMLoss([9, 1], deferred=-0.1), r"deferred is -0\.1"),
+        (lambda: LDAMLoss([9, 1], deferred=math.nan), "deferred is nan"),
+        (lambda: LogitAdjustedLoss([9, 1], -1), "tau is -1; it must be finite and at least 0"),
+        (lambda: LogitAdjustedLoss([9, 1], math.nan), "tau is nan"),
+        (lambda: LogitAdjustedLoss([9, 1], math.inf), "tau is inf"),
+        (lambda: APLoss(0), "delta is 0; it must be finite and above 0"),
+        (lambda: APLoss(-1), "delta is -1"),
+        (lambda: APLoss(math.nan), "delta is nan"),
+        (lambda: APLoss(math.inf), "delta is inf"),
+        (lambda: SOAPLoss(0), "n_samples is 0; it must be a whole number of at least 1"),
+        (lambda: SOAPLoss(-3), "n_samples is -3"),
+        (lambda: SOAPLoss(2.5), r"n_samples is 2\.5"),
+        (lambda: SOAPLoss(math.inf), "n_samples is inf"),
+        (lambda: SOAPLoss(math.nan), "n_samples is nan"),
+        (lambda: SOAPLoss(5, margin=0), "margin is 0; it must be finite and above 0"),
+        (lambda: SOAPLoss(5, margin=math.nan), "margin is nan"),
+        (lambda: SOAPLoss(5, margin=math.inf), "margin is inf"),
+        (lambda: SOAPLoss(5, gamma=0), "gamma is 0; it must be above 0 and at most 1"),
+        (lambda: SOAPLoss(5, gamma=1.1), r"gamma is 1\.1"),
+        (lambda: SOAPLoss(5, gamma=math.nan), "gamma is nan"),
+    ],
+)
+def test_argument_errors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@all_losses({name: make for name, make in LOSSES.items() if name != "wce"})
+@pytest.mark.parametrize(("logits", "targets"), [((4, 2), (3,)), ((4,), (4,)), ((4, 2), (4, 1)), ((4, 2, 1), (4,))])
+def test_shapes_that_disagree(make, logits, targets):
+    expected = rf"logits have shape \[{', '.join(map(str, logits))}\] and targets .*; expected \[n, [C2]\] and \[n\]"
+    with pytest.raises(ValueError, match=expected):
+        make(2)(torch.zeros(logits), torch.zeros(targets, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("make", [LDAMLoss, LogitAdjustedLoss])
+@pytest.mark.parametrize("columns", [1, 2, 4])
+def test_columns_that_are_not_the_classes(make, columns):
+    with pytest.raises(ValueError, match=rf"logits have shape \[5, {columns}\] .*; expected \[n, 3\] and \[n\]"):
+        make([9, 4, 1])(torch.zeros(5, columns), torch.zeros(5, dtype=torch.int64))
+
+
+@all_losses(RANKING)
+def test_what_cannot_be_ranked(make):
+    with pytest.raises(ValueError, match="a ranking loss needs two classes or more"):
+        make(1)(torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(ValueError, match="targets go up to 2; 2 columns of logits have 0 to 1"):
+        make(2)(torch.zeros(3, 2), torch.tensor([0, 1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (torch.tensor([0, 1]), r"index is int64 of shape \[2\]; expected int64 of shape \[3\]"),
+        (torch.tensor([[0], [1], [2]]), r"index is int64 of shape \[3, 1\]"),
+        (torch.tensor([0.0, 1.0, 2.0]), "index is float32 of shape"),
+        (torch.tensor([True, False, True]), "index is bool"),
+        (torch.tensor([0, 1, 5]), "index has rows 0 to 5; n_samples is 5"),
+        (torch.tensor([-1, 1, 4]), "index has rows -1 to 4; n_samples is 5"),
+    ],
+)
+def test_index_errors(index, message):
+    loss = SOAPLoss(5)
+    with pytest.raises(ValueError, match=message):
+        loss(torch.randn(3, 2), torch.tensor([0, 1, 1]), index)
+    assert not loss.u_all.any()
+
+
+# ---------------------------------------------------------------- a second head
+
+
+@pytest.mark.parametrize("weight", [0.3, 1.0, 3.0])
+@pytest.mark.parametrize("kind", ["clusters", "features"])
+def test_a_second_head_adds_its_weighted_loss_over_columns_of_its_own(kind, weight):
+    """Two classes; behind their columns those of 4 clusters, or of 3 features, of the training rows of the batch."""
+    rng, rows = np.random.default_rng(0), np.array([7, 0, 3])
+    of_all = rng.integers(4, size=9) if kind == "clusters" else rng.normal(size=(9, 3)).astype(np.float32)
+    logits, targets = rng.normal(size=(3, 2 + (4 if kind == "clusters" else 3))), np.array([0, 1, 1])
+    loss = AuxiliaryLoss(2, of_all, weight)
+    found, gradient = value_and_gradient(loss, logits, targets, index=torch.as_tensor(rows))
+    wanted, second = of_all[rows], logits[:, 2:]
+    if kind == "clusters":
+        added = slow_cross_entropy(second, wanted)
+    else:
+        cosines = [a @ b / np.sqrt((a @ a) * (b @ b)) for a, b in zip(second, wanted, strict=True)]
+        added = 1 - np.mean(cosines)
+    assert found == pytest.approx(slow_cross_entropy(logits[:, :2], targets) + weight * added, rel=1e-6)
+    _, alone = value_and_gradient(F.cross_entropy, logits[:, :2], targets)
+    np.testing.assert_allclose(
+        gradient[:, :2], alone, atol=1e-12
+    )  # the second head leaves the first one's outputs alone

@@ -1,0 +1,1002 @@
+"""The training loop and its networks: what a seed decides, what augmentation does, and runs that were interrupted."""
+
+import contextlib
+import hashlib
+import io
+import os
+import pickle
+import shutil
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from sklearn.metrics import average_precision_score
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from regroup_lib.data.tasks import make_task
+from regroup_lib.nn import checkpoints
+from regroup_lib.nn.checkpoints import History, OutOfTime
+from regroup_lib.nn.models import NETWORKS, build_network
+from regroup_lib.nn.samplers import BlockShuffledRows
+from regroup_lib.nn.training import (
+    DiskImages,
+    ResidentImages,
+    TrainingOptions,
+    autocast,
+    cpu_multiplies_bf16,
+    predict,
+    softmax,
+    train,
+)
+from regroup_lib.runs.methods import make_loss
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+EPOCHS = 3
+OPTIONS = TrainingOptions(epochs=EPOCHS, batch_size=20, peak_lr=0.1, flip=False, shift=1, precision="fp32")
+
+
+def small_network(n_classes=3, *, seed=0):
+    return build_network("tiny-resnet", in_channels=1, n_classes=n_classes, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Fifty noisy grey images of three kinds, so that the last batch of 20 is a half one."""
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, 256, (3, 8, 8, 1))
+    noise = rng.integers(-40, 41, (50, 8, 8, 1))
+    return np.clip(kinds[np.arange(50) % 3] + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def labels():
+    return np.arange(50) % 3
+
+
+def trained(images, labels, *, network_seed=0, seed=1, options=OPTIONS, **rest):
+    """Train a fresh small network; return its weights (buffers too) and the history."""
+    network = small_network(int(labels.max()) + 1, seed=network_seed)
+    history = train(network, ResidentImages(images), labels, options=options, seed=seed, **rest)
+    return {name: value.clone() for name, value in network.state_dict().items()}, history
+
+
+def same(first, second):
+    return all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def without_seconds(history):
+    return [{k: v for k, v in trace.items() if k != "seconds"} for trace in history.traces]
+
+
+# ---------------------------------------------------------------- networks
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "width"),
+    [("tiny-resnet", 8, 32), ("small-resnet", 32, 256), ("resnet34", 32, 512), ("resnet34-224", 64, 512)],
+)
+@pytest.mark.parametrize(("channels", "n_classes"), [(1, 2), (3, 10)])
+def test_networks_make_features_and_logits_of_images(name, side, width, channels, n_classes):
+    network = build_network(name, in_channels=channels, n_classes=n_classes, seed=0).eval()
+    batch = torch.rand(2, channels, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        embedded, logits = network.embed(batch), network(batch)
+        assert embedded.shape == (2, width)
+        assert logits.shape == (2, n_classes)
+        torch.testing.assert_close(network.head(embedded), logits)
+    assert not torch.equal(embedded[0], embedded[1])
+
+
+def test_resnet34_is_torchvisions_with_a_stem_for_small_images():
+    ours = build_network("resnet34", in_channels=3, n_classes=5, seed=0).eval()
+    theirs = torchvision.models.resnet34(num_classes=5).eval()
+    theirs.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    theirs.maxpool = torch.nn.Identity()
+    pairs = zip(theirs.state_dict(), ours.state_dict().values(), strict=True)
+    theirs.load_state_dict(dict(pairs))
+    batch = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(batch), theirs(batch), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    """Return a network of torchvision with weights of its own, as a file with ImageNet's would have them."""
+    torch.manual_seed(77)
+    network = torchvision.models.resnet34().eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
+    return network
+
+
+def write_weights(network, data_dir, suffix=".pth"):
+    """Write weights under a name that begins their digest, as torchvision does; return the file."""
+    folder = data_dir / "weights"
+    folder.mkdir(parents=True)
+    if suffix == ".pth":
+        torch.save(network.state_dict(), folder / "new")
+    else:
+        save_file(network.state_dict(), folder / "new")
+    digest = hashlib.sha256((folder / "new").read_bytes()).hexdigest()
+    return (folder / "new").rename(folder / f"resnet34-{digest[:8]}{suffix}")
+
+
+def test_a_networks_weights_are_its_seeds():
+    first, again, other = (small_network(seed=seed).state_dict() for seed in (3, 3, 4))
+    assert same(first, again)
+    assert not same(first, other)
+
+
+def test_an_unknown_network_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match="no network is called 'resnet99'") as raised:
+        build_network("resnet99", in_channels=3, n_classes=2, seed=0)
+    assert all(name in str(raised.value) for name in NETWORKS)
+
+
+def test_the_global_random_states_are_left_alone(images, labels):
+    torch.manual_seed(5)
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    trained(images, labels)
+    assert torch.equal(before, torch.get_rng_state())
+    np.testing.assert_array_equal(numpy_before, np.random.get_state()[1])  # noqa: NPY002
+
+
+# ---------------------------------------------------------------- images
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_are_normalised_as_numpy_would(channels):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 6, 5, channels), dtype=np.uint8)
+    pixels[..., 0] //= 4  # channels of different scale
+    resident = ResidentImages(pixels)
+    assert len(resident) == 40
+    batch = resident.batch(slice(None))
+    assert batch.dtype == torch.float32
+    assert batch.shape == (40, channels, 6, 5)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    flat = pixels.reshape(-1, channels).astype(np.float64)
+    expected = (pixels - flat.mean(axis=0)) / flat.std(axis=0)
+    np.testing.assert_allclose(batch.permute(0, 2, 3, 1).numpy(), expected, atol=1e-4)
+    chosen = torch.tensor([7, 3, 7])
+    torch.testing.assert_close(resident.batch(chosen), batch[chosen])
+
+
+def test_test_images_take_the_training_images_statistics():
+    rng = np.random.default_rng(0)
+    train_pixels, test_pixels = (
+        rng.integers(0, 100, (9, 4, 4, 1), np.uint8),
+        rng.integers(50, 256, (5, 4, 4, 1), np.uint8),
+    )
+    resident = ResidentImages(test_pixels, statistics=ResidentImages(train_pixels))
+    expected = (test_pixels - train_pixels.mean()) / train_pixels.std()
+    np.testing.assert_allclose(resident.batch(slice(None)).numpy()[:, 0], expected[..., 0], atol=1e-4)
+
+
+def test_images_of_one_colour_are_normalised_to_zero():
+    batch = ResidentImages(np.full((3, 4, 4, 1), 200, np.uint8)).batch(slice(None))
+    assert torch.equal(batch, torch.zeros(3, 1, 4, 4))
+
+
+def reflected(position, size):
+    """Return where a position outside the image looks, one step at a time: the border pixel is the mirror."""
+    while not 0 <= position < size:
+        position = -position if position < 0 else 2 * (size - 1) - position
+    return position
+
+
+def moved(image, down, right, mirror):
+    """Return an image mirrored, then shifted, pixel by pixel."""
+    height, width = image.shape[:2]
+    out = np.empty_like(image)
+    for row in range(height):
+        for column in range(width):
+            source_row, source_column = reflected(row + down, height), reflected(column + right, width)
+            out[row, column] = image[source_row, width - 1 - source_column if mirror else source_column]
+    return out
+
+
+@pytest.mark.parametrize(("flip", "shift"), [(False, 0), (True, 0), (False, 1), (True, 2)])
+def test_augmentation_is_a_mirror_and_a_reflecting_shift(flip, shift):
+    """Every image is one of those that a slow reference makes, all of them occur, and all about equally often."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 6, 3), dtype=np.uint8)
+    steps = range(-shift, shift + 1)
+    known = {}
+    for number, image in enumerate(pixels):
+        for move in [
+            (down, right, mirror) for down in steps for right in steps for mirror in (False, True)[: flip + 1]
+        ]:
+            known[moved(image, *move).tobytes()] = (number, *move)
+    moves = (2 * shift + 1) ** 2 * (1 + flip)
+    assert len(known) == 2 * moves  # no two look alike
+    drawn = 2 * moves * 60
+    index = torch.arange(drawn) % 2
+    resident = ResidentImages(pixels)
+    resident.mean, resident.scale = torch.zeros(3), torch.ones(3)
+    batch = resident.augmented(index, torch.Generator().manual_seed(0), flip=flip, shift=shift)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    found = [known[image.tobytes()] for image in batch.permute(0, 2, 3, 1).byte().numpy()]
+    assert [number for number, *_ in found] == index.tolist()  # an image stays in its place
+    counts = Counter(found)
+    assert len(counts) == 2 * moves
+    assert all(25 < count < 110 for count in counts.values())
+
+
+def test_augmented_images_are_normalised_and_decided_by_the_generator(images):
+    resident, index = ResidentImages(images), torch.arange(50)
+
+    def draw(seed, **options):
+        return resident.augmented(index, torch.Generator().manual_seed(seed), **options)
+
+    torch.testing.assert_close(draw(0, flip=False, shift=0), resident.batch(index))
+    assert torch.equal(draw(0, flip=True, shift=2), draw(0, flip=True, shift=2))
+    assert not torch.equal(draw(0, flip=True, shift=2), draw(1, flip=True, shift=2))
+
+
+# ---------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_same_seed_ends_in_the_same_weights_bit_for_bit(images, labels, threads):
+    torch.set_num_threads(threads)
+    try:
+        options = TrainingOptions(epochs=1, batch_size=20, peak_lr=0.1)
+        runs = [trained(images[:40], labels[:40], options=options) for _ in range(2)]
+    finally:
+        torch.set_num_threads(1)
+    (first, history), (again, history_again) = runs
+    assert same(first, again)
+    assert without_seconds(history) == without_seconds(history_again)
+
+
+@pytest.mark.parametrize("other", [{"seed": 2}, {"network_seed": 1}])
+def test_another_seed_ends_in_other_weights(images, labels, other):
+    assert not same(trained(images, labels)[0], trained(images, labels, **other)[0])
+
+
+def test_training_learns(images, labels):
+    network = small_network()
+    resident = ResidentImages(images)
+    history = train(network, resident, labels, options=TrainingOptions(epochs=8, batch_size=10, peak_lr=0.1), seed=0)
+    assert history.status == "finished"
+    assert history.traces[-1]["train_loss"] < 0.5 * history.traces[0]["train_loss"]
+    assert (predict(network, resident)[0].argmax(axis=1) == labels).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "expected"),
+    [(50, 25, [25, 25]), (50, 24, [24, 26]), (50, 16, [16, 16, 16, 2]), (49, 16, [16, 16, 17]), (3, 40, [3])],
+)
+def test_a_last_batch_of_a_few_images_joins_the_one_before(images, labels, n, batch_size, expected):
+    """Alone it would move the weights by its noise, and batch norm's statistics with them."""
+    sizes = []
+
+    def loss(logits, targets):
+        sizes.append(len(targets))
+        return F.cross_entropy(logits, targets)
+
+    options = replace(OPTIONS, batch_size=batch_size)
+    trained(images[:n], labels[:n], options=options, loss=loss)
+    assert sizes == expected * EPOCHS
+
+
+def test_every_epoch_sees_every_image_once_in_an_order_of_its_own(images):
+    seen = []
+
+    def loss(logits, targets):
+        assert logits.dtype == torch.float32
+        assert logits.shape == (len(targets), 50)
+        seen.append(targets.tolist())
+        return targets.float().mean() + 0 * logits.sum()
+
+    _, history = trained(images, np.arange(50), loss=loss)
+    assert [len(batch) for batch in seen] == [20, 20, 10] * EPOCHS
+    drawn = [target for batch in seen for target in batch]
+    epochs = [drawn[start : start + 50] for start in range(0, len(drawn), 50)]
+    assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == EPOCHS
+    # The epoch's loss is the mean over images: a half batch counts half.
+    assert [trace["train_loss"] for trace in history.traces] == pytest.approx([24.5] * EPOCHS)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_the_default_loss_is_cross_entropy_with_label_smoothing(images, labels, smoothing):
+    options = TrainingOptions(epochs=1, batch_size=50, flip=False, shift=0, precision="fp32", label_smoothing=smoothing)
+    _, history = trained(images, labels, options=options)
+    network = small_network().train()
+    with torch.no_grad():
+        log_p = F.log_softmax(network(ResidentImages(images).batch(slice(None))).double(), dim=1).numpy()
+    target = np.full((50, 3), smoothing / 3)
+    target[np.arange(50), labels] += 1 - smoothing
+    assert history.traces[0]["train_loss"] == pytest.approx(-(target * log_p).sum(axis=1).mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "momentum", "factor"), [("sgd", 0.9, 1.9), ("sgd", 0.0, 1.0), ("adam", 0.9, None)]
+)
+def test_the_first_step_by_hand(images, labels, optimizer, momentum, factor):
+    """One-cycle starts at 1/25 of the peak; Nesterov's first step is 1 + momentum gradients, Adam's its sign."""
+    common = {"epochs": 8, "batch_size": 50, "flip": False, "shift": 0, "precision": "fp32"}
+    options = TrainingOptions(peak_lr=0.5, momentum=momentum, weight_decay=0.01, optimizer=optimizer, **common)
+    heads = []
+
+    def on_epoch(network, epoch):
+        heads.append(network.head.weight.detach().clone())
+        return {}
+
+    trained(images, labels, options=options, on_epoch=on_epoch)
+    network = small_network().train()
+    F.cross_entropy(network(ResidentImages(images).batch(slice(None))), torch.from_numpy(labels)).backward()
+    before, gradient = network.head.weight.detach(), network.head.weight.grad
+    rate, decay = 0.5 / 25, 0.01
+    if optimizer == "sgd":
+        expected = before - rate * factor * (gradient + decay * before)
+    else:
+        expected = before * (1 - rate * decay) - rate * gradient.sign()
+    torch.testing.assert_close(heads[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_on_epoch_returns_joins_the_trace(images, labels):
+    calls = []
+
+    def on_epoch(network, epoch):
+        assert not network.training
+        calls.append(epoch)
+        return {"square": epoch**2, "list": [1.5, None], "text": "x"}
+
+    _, history = trained(images, labels, on_epoch=on_epoch)
+    assert calls == [1, 2, 3]
+    assert [trace["epoch"] for trace in history.traces] == [1, 2, 3]
+    assert history.traces[2] | {"square": 9, "list": [1.5, None], "text": "x"} == history.traces[2]
+    assert history.seconds == sum(trace["seconds"] for trace in history.traces) > 0
+
+
+def test_looking_at_the_network_changes_nothing(images, labels):
+    """The network is back in training mode afterwards: batch statistics go on."""
+    resident = ResidentImages(images)
+    looked, _ = trained(images, labels, on_epoch=lambda network, epoch: {"n": len(predict(network, resident)[0])})
+    assert same(looked, trained(images, labels)[0])
+
+
+def not_finite_at(epoch, value=float("nan")):
+    """Return a loss that is not finite in one batch of an epoch."""
+    calls = []
+
+    def loss(logits, targets):
+        calls.append(1)
+        return F.cross_entropy(logits, targets) * (value if len(calls) == 3 * epoch - 1 else 1.0)
+
+    return loss
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_diverging_run_ends_and_says_so(images, labels, tmp_path, value):
+    looked_at = []
+
+    def on_epoch(network, epoch):
+        looked_at.append(epoch)
+        return {}
+
+    options = {"on_epoch": on_epoch, "checkpoint": tmp_path / "a.pt"}
+    _, history = trained(images, labels, loss=not_finite_at(2, value), **options)
+    assert history.status == "diverged"
+    assert len(history.traces) == 2
+    assert not np.isfinite(history.traces[1]["train_loss"])
+    assert looked_at == [1]  # there is nothing to see in the epoch that diverged
+    # Where it diverged it stays: a resumed run trains no further.
+    _, again = trained(images, labels, loss=not_finite_at(EPOCHS + 1), **options)
+    assert again.status == "diverged"
+    assert [trace["epoch"] for trace in again.traces] == [1, 2]
+    assert looked_at == [1]
+
+
+def test_too_large_a_learning_rate_diverges(images, labels):
+    _, history = trained(images, labels, options=TrainingOptions(epochs=3, batch_size=10, peak_lr=1e30))
+    assert history.status == "diverged"
+
+
+def test_a_run_that_ends_well_is_finished(images, labels):
+    assert History().status == "finished"
+    _, history = trained(images, labels)
+    assert history.status == "finished"
+    assert len(history.traces) == EPOCHS
+
+
+@pytest.mark.parametrize("n", [49, 51, 0])
+def test_as_many_labels_as_images(images, n):
+    with pytest.raises(ValueError, match=f"50 images but {n} labels"):
+        train(small_network(), ResidentImages(images), np.zeros(n, np.int64), options=OPTIONS, seed=0)
+
+
+# ---------------------------------------------------------------- prediction
+
+
+def test_predict_is_a_plain_forward_pass(images, labels):
+    network = small_network()
+    resident = ResidentImages(images)
+    train(network, resident, labels, options=OPTIONS, seed=0)  # leaves it in training mode
+    logits, features = predict(network, resident, precision="fp32", batch_size=16)
+    assert logits.dtype == features.dtype == np.float32
+    network.eval()
+    with torch.no_grad():
+        batch = resident.batch(slice(None))
+        np.testing.assert_allclose(logits, network(batch).numpy(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(features, network.embed(batch).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_predict_in_bf16_keeps_the_head_in_float32(images):
+    network = small_network()
+    resident = ResidentImages(images)
+    logits, features = predict(network, resident, precision="bf16")
+    exact, exact_features = predict(network, resident, precision="fp32")
+    np.testing.assert_allclose(logits, exact, atol=0.05)
+    assert not np.array_equal(features, exact_features)  # it was bf16 indeed
+    with torch.no_grad():
+        np.testing.assert_allclose(logits, network.head(torch.from_numpy(features)).numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_auto_precision_is_bf16_where_the_processor_has_it(images):
+    cpu = torch.device("cpu")
+    expected = {"auto": torch.bfloat16 if cpu_multiplies_bf16() else torch.float32}
+    for precision, dtype in (expected | {"bf16": torch.bfloat16, "fp32": torch.float32}).items():
+        with autocast(precision, cpu):
+            assert F.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype == dtype
+
+
+def test_softmax_is_exact_to_double_precision():
+    logits = np.array([[0.0, 1.0, -30.0], [1000.0, 1000.0, 0.0]], np.float32)
+    expected = np.exp(logits[0].astype(float)) / np.exp(logits[0].astype(float)).sum()
+    found = softmax(logits)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found[0], expected, rtol=1e-14)
+    np.testing.assert_allclose(found[1], [0.5, 0.5, 0.0], rtol=1e-14)
+
+
+# ---------------------------------------------------------------- interrupted runs
+
+
+def epoch_number(network, epoch):
+    return {"looked_at": epoch}
+
+
+def interrupted_in(epoch):
+    """Return an `on_epoch` that is interrupted once the epoch is trained, before its checkpoint is written."""
+
+    def on_epoch(network, finished):
+        if finished == epoch:
+            raise KeyboardInterrupt
+        return epoch_number(network, finished)
+
+    return on_epoch
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(images, labels):
+    """Weights and history of a run that nothing interrupted."""
+    return trained(images, labels, on_epoch=epoch_number)
+
+
+@pytest.fixture(scope="module")
+def after_one_epoch(images, labels, tmp_path_factory):
+    """Return the bytes of the checkpoint of a run that was interrupted in its second epoch."""
+    path = tmp_path_factory.mktemp("checkpoint") / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        trained(images, labels, on_epoch=interrupted_in(2), checkpoint=path)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def resumed(images, labels, tmp_path):
+    """Return a function that resumes from bytes and returns weights, history and the number of batches trained."""
+
+    def resume(content, **options):
+        path = tmp_path / "run.pt"
+        path.write_bytes(content)
+        batches = []
+
+        def loss(logits, targets):
+            batches.append(1)
+            return F.cross_entropy(logits, targets)
+
+        weights, history = trained(images, labels, on_epoch=epoch_number, checkpoint=path, loss=loss, **options)
+        return weights, history, len(batches)
+
+    return resume
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_a_resumed_run_ends_like_one_that_was_never_interrupted(images, labels, tmp_path, uninterrupted, epoch):
+    path = tmp_path / "deep" / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        trained(images, labels, on_epoch=interrupted_in(epoch), checkpoint=path)
+    assert path.exists() == (epoch > 1)
+    # The network that goes on starts from other weights: all that counts is in the checkpoint.
+    weights, history = trained(
+        images, labels, on_epoch=epoch_number, checkpoint=path, network_seed=0 if epoch == 1 else 9
+    )
+    assert same(uninterrupted[0], weights)
+    assert without_seconds(history) == without_seconds(uninterrupted[1])
+    assert history.status == "finished"
+
+
+def test_a_resumed_run_trains_only_what_is_left(resumed, after_one_epoch, uninterrupted):
+    weights, history, batches = resumed(after_one_epoch)
+    assert batches == 3 * (EPOCHS - 1)
+    assert same(uninterrupted[0], weights)
+    assert without_seconds(history) == without_seconds(uninterrupted[1])
+
+
+def test_a_finished_run_is_not_trained_again(images, labels, tmp_path, resumed, uninterrupted):
+    trained(images, labels, on_epoch=epoch_number, checkpoint=tmp_path / "done.pt")
+    weights, history, batches = resumed((tmp_path / "done.pt").read_bytes())
+    assert batches == 0
+    assert same(uninterrupted[0], weights)
+    assert without_seconds(history) == without_seconds(uninterrupted[1])
+
+
+def check_started_again(resumed, content, uninterrupted, caplog):
+    caplog.clear()
+    weights, history, batches = resumed(content)
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(messages) == 1
+    assert "run.pt is damaged; the run starts again" in messages[0]
+    assert batches == 3 * EPOCHS
+    assert same(uninterrupted[0], weights)
+    assert without_seconds(history) == without_seconds(uninterrupted[1])
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3, 100, 0.5, 0.9, -1])
+def test_a_truncated_checkpoint_is_reported_and_the_run_starts_again(
+    resumed, after_one_epoch, uninterrupted, caplog, kept
+):
+    end = int(kept * len(after_one_epoch)) if isinstance(kept, float) else kept
+    check_started_again(resumed, after_one_epoch[:end], uninterrupted, caplog)
+
+
+@pytest.mark.parametrize("part", ["network", "optimizer", "traces", "schedule"])
+def test_a_flipped_bit_in_a_checkpoint_is_reported_and_the_run_starts_again(
+    resumed, after_one_epoch, uninterrupted, caplog, part
+):
+    state = torch.load(io.BytesIO(after_one_epoch), weights_only=True)
+    needle = {
+        "network": state["network"]["head.weight"].numpy().tobytes(),
+        "optimizer": state["optimizer"]["state"][0]["momentum_buffer"].numpy().tobytes(),
+        "traces": b"train_loss",
+        "schedule": b"total_steps",
+    }[part]
+    position = after_one_epoch.index(needle) + 3
+    content = bytearray(after_one_epoch)
+    content[position] ^= 0x10
+    check_started_again(resumed, bytes(content), uninterrupted, caplog)
+
+
+@settings(max_examples=15)
+@given(data=st.data())
+def test_no_flipped_bit_changes_the_result(images, labels, tmp_path_factory, after_one_epoch, uninterrupted, data):
+    content = bytearray(after_one_epoch)
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path = tmp_path_factory.mktemp("flipped") / "run.pt"
+    path.write_bytes(content)
+    weights, history = trained(images, labels, on_epoch=epoch_number, checkpoint=path)
+    assert same(uninterrupted[0], weights)
+    assert without_seconds(history) == without_seconds(uninterrupted[1])
+
+
+def saved(content):
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")  # PyTorch, of the tensor
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: 3,
+        lambda state: "text",
+        lambda state: [state],
+        lambda state: torch.zeros(3),
+        lambda state: {},
+        lambda state: state | {"network": small_network(4).state_dict()},  # another number of classes
+        lambda state: state | {"network": None},
+        lambda state: state | {"optimizer": None},
+        lambda state: state | {"optimizer": {}},
+        lambda state: {name: part for name, part in state.items() if name != "schedule"},
+        lambda state: {name: part for name, part in state.items() if name != "traces"},
+        lambda state: {name: part for name, part in state.items() if name != "status"},
+    ],
+    ids="number text list tensor empty classes no-network no-optimizer empty-optimizer schedule traces status".split(),
+)
+def test_a_checkpoint_of_something_else_is_reported_and_the_run_starts_again(
+    resumed, after_one_epoch, uninterrupted, caplog, change
+):
+    state = torch.load(io.BytesIO(after_one_epoch), weights_only=True)
+    check_started_again(resumed, saved(change(state)), uninterrupted, caplog)
+
+
+class Payload:
+    """Touches a file when it is unpickled without care."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("save", [saved, pickle.dumps], ids=["torch", "pickle"])
+def test_a_checkpoint_never_runs_code(resumed, after_one_epoch, uninterrupted, caplog, tmp_path, save):
+    state = torch.load(io.BytesIO(after_one_epoch), weights_only=True)
+    content = save(state | {"traces": Payload(tmp_path / "ran")})
+    pickle.loads(pickle.dumps(Payload(tmp_path / "proof")))
+    assert (tmp_path / "proof").exists()  # the payload works
+    check_started_again(resumed, content, uninterrupted, caplog)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_is_replaced_in_one_step(images, labels, tmp_path, monkeypatch):
+    """Whatever interrupts the writing, the last whole checkpoint is there."""
+    path = tmp_path / "run.pt"
+    whole = []
+
+    def interrupted_write(file, content):
+        if path.exists():
+            whole.append(path.read_bytes())
+            write(file, content[: len(content) // 2])
+            raise KeyboardInterrupt
+        return write(file, content)
+
+    write = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", interrupted_write)
+    with pytest.raises(KeyboardInterrupt):
+        trained(images, labels, checkpoint=path)
+    assert [path.read_bytes()] == whole
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# ---------------------------------------------------------------- large checkpoints, and little time
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Cut checkpoints into pieces of 40,000 bytes: that of the small network has several."""
+    monkeypatch.setattr(checkpoints, "PIECE_BYTES", 40_000)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_SHARE", 1e9)  # after every epoch all the same
+
+
+def test_a_large_checkpoint_is_cut_into_pieces_and_goes_on_as_a_small_one_does(
+    images, labels, tmp_path, uninterrupted, small_pieces
+):
+    path = tmp_path / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        trained(images, labels, on_epoch=interrupted_in(3), checkpoint=path)
+    sizes = [file.stat().st_size for file in tmp_path.iterdir()]
+    assert len(sizes) >= 4
+    assert max(sizes) <= 40_000
+    copy = tmp_path / "elsewhere"  # a folder that can be carried to another machine
+    shutil.copytree(tmp_path, copy)
+    weights, history = trained(images, labels, on_epoch=epoch_number, checkpoint=copy / "run.pt", network_seed=9)
+    assert same(uninterrupted[0], weights)
+    assert without_seconds(history) == without_seconds(uninterrupted[1])
+    checkpoints.remove_checkpoint(copy / "run.pt")
+    assert list(copy.iterdir()) == []
+
+
+def test_the_checkpoint_of_the_papers_network_is_in_files_below_16_mb(tmp_path):
+    network = build_network("resnet34", in_channels=3, n_classes=100, seed=0)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    for weight in network.parameters():
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+    size = checkpoints.save_checkpoint(tmp_path / "run.pt", state)
+    files = [file.stat().st_size for file in tmp_path.iterdir()]
+    assert size > 160e6
+    assert max(files) < 16e6
+    assert sum(files) == pytest.approx(size, rel=1e-3)
+    found = checkpoints.load_checkpoint(tmp_path / "run.pt", torch.device("cpu"))
+    assert same(state["network"], found["network"])
+    momenta = [part["state"][0]["momentum_buffer"] for part in (state["optimizer"], found["optimizer"])]
+    assert torch.equal(*momenta)
+
+
+@pytest.mark.parametrize("damage", ["missing", "shorter", "other"])
+def test_a_piece_that_is_damaged_is_reported_and_the_run_starts_again(
+    images, labels, tmp_path, uninterrupted, small_pieces, caplog, damage
+):
+    path = tmp_path / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        trained(images, labels, on_epoch=interrupted_in(2), checkpoint=path)
+    piece = sorted(tmp_path.glob("run.pt.*"))[1]
+    content = bytearray(piece.read_bytes())
+    content[20_000] ^= 1
+    piece.write_bytes(content if damage == "other" else content[:-1])
+    if damage == "missing":
+        piece.unlink()
+    weights, _ = trained(images, labels, on_epoch=epoch_number, checkpoint=path)
+    assert "run.pt is damaged; the run starts again" in caplog.text
+    assert same(uninterrupted[0], weights)
+    assert len(list(tmp_path.glob("run.pt.*"))) == len({p.name[-3:] for p in tmp_path.glob("run.pt.*")})  # one set
+
+
+def test_wherever_the_writing_of_pieces_stops_one_of_two_checkpoints_is_whole(tmp_path, small_pieces, monkeypatch):
+    """After a kill at any file operation the old state or the new one is read, never parts of both."""
+    states = [{"weights": torch.full((30_000,), float(number)), "epoch": number} for number in (1, 2)]
+    cpu, replace = torch.device("cpu"), os.replace
+    found = []
+    for allowed in range(6):
+        path = tmp_path / str(allowed) / "run.pt"
+        checkpoints.save_checkpoint(path, states[0])
+        left = iter(range(allowed))
+
+        def killed(source, target, left=left):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            replace(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", killed)
+            with contextlib.suppress(KeyboardInterrupt):
+                checkpoints.save_checkpoint(path, states[1])
+        state = checkpoints.load_checkpoint(path, cpu)
+        assert torch.equal(state["weights"], states[state["epoch"] - 1]["weights"])
+        found.append(state["epoch"])
+    assert found == sorted(found)
+    assert set(found) == {1, 2}
+
+
+def test_a_large_checkpoint_is_not_written_after_every_epoch_but_after_the_last(
+    images, labels, tmp_path, small_pieces, monkeypatch
+):
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_SHARE", 1e-9)
+    saved, save = [], checkpoints.save_checkpoint
+
+    def noted(path, state):
+        saved.append(len(state["traces"]))
+        return save(path, state)
+
+    monkeypatch.setattr(checkpoints, "save_checkpoint", noted)
+    trained(images, labels, options=replace(OPTIONS, epochs=5), checkpoint=tmp_path / "run.pt")
+    assert saved == [1, 5]
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_run_stops_at_its_deadline_and_goes_on_where_it_was(images, labels, tmp_path, uninterrupted, epochs):
+    path = tmp_path / "run.pt"
+
+    def slow(network, epoch):
+        time.sleep(2 if epoch == epochs else 0)  # no other epoch fits after that one
+        return epoch_number(network, epoch)
+
+    with pytest.raises(OutOfTime):
+        trained(images, labels, on_epoch=slow, checkpoint=path, deadline=time.monotonic() + 2)
+    assert len(checkpoints.load_checkpoint(path, torch.device("cpu"))["traces"]) == epochs
+    weights, history = trained(images, labels, on_epoch=epoch_number, checkpoint=path, network_seed=9)
+    assert same(uninterrupted[0], weights)
+    assert without_seconds(history) == without_seconds(uninterrupted[1])
+
+
+def test_an_epoch_that_cannot_end_in_time_is_not_begun(images, labels, tmp_path):
+    """A run that goes on knows from its checkpoint how long an epoch takes."""
+    path = tmp_path / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        trained(images, labels, on_epoch=interrupted_in(2), checkpoint=path)
+    state = checkpoints.load_checkpoint(path, torch.device("cpu"))
+    state["traces"][0] |= {"seconds": 20.0, "evaluate_seconds": 20.0}
+    checkpoints.save_checkpoint(path, state)
+    for seconds, begun in ((30, False), (50, True)):
+        batches = []
+
+        def loss(logits, targets, batches=batches):
+            batches.append(1)
+            return F.cross_entropy(logits, targets)
+
+        with contextlib.nullcontext() if begun else pytest.raises(OutOfTime):
+            trained(images, labels, loss=loss, checkpoint=path, deadline=time.monotonic() + seconds)
+        assert bool(batches) == begun
+
+
+def test_a_run_that_stops_between_two_checkpoints_writes_one(images, labels, tmp_path, small_pieces, monkeypatch):
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_SHARE", 1e-9)
+    path = tmp_path / "run.pt"
+
+    def endless(network, epoch):
+        if epoch == 3:
+            time.sleep(1)  # and the next one may take as long
+        return {}
+
+    with pytest.raises(OutOfTime):
+        trained(
+            images,
+            labels,
+            options=replace(OPTIONS, epochs=50),
+            on_epoch=endless,
+            checkpoint=path,
+            deadline=time.monotonic() + 1.5,
+        )
+    assert len(checkpoints.load_checkpoint(path, torch.device("cpu"))["traces"]) == 3
+
+
+def test_a_network_is_compiled_where_that_is_asked_for_and_its_weights_are_the_same(images, labels, monkeypatch):
+    compiled, compile_ = [], torch.compile
+
+    def noted(network, **options):
+        compiled.append(network)
+        return compile_(network, backend="eager", **options)  # the default backend needs a C++ compiler
+
+    monkeypatch.setattr(torch, "compile", noted)
+    weights, history = trained(images, labels, options=replace(OPTIONS, compile=True))
+    assert len(compiled) == 1
+    plain, plain_history = trained(images, labels, options=replace(OPTIONS, compile=False))
+    assert len(compiled) == 1
+    assert list(weights) == list(plain)  # checkpoints and records name them as ever
+    for name, value in weights.items():
+        torch.testing.assert_close(value, plain[name])
+    assert history.traces[-1]["train_loss"] == pytest.approx(plain_history.traces[-1]["train_loss"], rel=1e-4)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_nothing_is_compiled_by_itself_on_a_cpu(images, labels, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiled"))
+    trained(images, labels, options=replace(OPTIONS, epochs=40))
+
+
+class CountsReads(TorchDispatchMode):
+    """Counts how often a number is taken from a tensor, for which the host waits for the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.n = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.n += function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("loss", ["ce", "wce", "focal", "la"])
+def test_the_host_waits_for_the_device_once_an_epoch_however_many_batches_it_has(images, labels, loss):
+    """LDAM is left out: its one-hot targets are checked by value on a CPU, and not on a GPU."""
+    reads = []
+    for batch_size in (25, 5):
+        made = make_loss(loss, np.bincount(labels))
+        options = replace(OPTIONS, batch_size=batch_size, peak_lr=1e-3)
+        with CountsReads() as counted:
+            trained(images, labels, options=options, loss=made)
+        reads.append(counted.n)
+    assert reads[0] == reads[1] >= EPOCHS
+
+
+# ---------------------------------------------------------------- from disk
+
+
+@pytest.fixture
+def on_disk(images, tmp_path):
+    np.save(tmp_path / "images.npy", images)
+    return tmp_path / "images.npy"
+
+
+def test_images_on_disk_are_those_in_memory(images, on_disk):
+    resident, disk = ResidentImages(images), DiskImages(on_disk, block_rows=7, window=2)
+    assert len(disk) == 50
+    assert torch.allclose(disk.mean, resident.mean)
+    assert torch.allclose(disk.scale, resident.scale)
+    index = torch.tensor([49, 3, 3, 0, 21])
+    disk.mean, disk.scale = resident.mean, resident.scale
+    assert torch.equal(disk.batch(index), resident.batch(index))
+    assert torch.equal(disk.batch(slice(45, 60)), resident.batch(slice(45, 60)))
+    assert disk.batch(index).is_contiguous(memory_format=torch.channels_last)
+    test = DiskImages(images[:5], statistics=resident)
+    assert torch.equal(test.batch(slice(None)), resident.batch(slice(5)))
+
+
+def test_training_from_disk_is_training_from_memory_in_the_same_order(images, labels, on_disk):
+    """Augmentation included, to the bit."""
+    resident, disk = ResidentImages(images), DiskImages(on_disk, block_rows=7, window=2)
+    disk.mean, disk.scale = resident.mean, resident.scale
+    options = TrainingOptions(epochs=2, batch_size=20, peak_lr=0.1, flip=True, shift=2, precision="fp32")
+    weights = []
+    for source, sampler in ((resident, disk.sampler), (disk, None)):
+        network = small_network()
+        train(network, source, labels, options=options, seed=1, sampler=sampler)
+        weights.append(network.state_dict())
+    assert same(*weights)
+
+
+class CountingRows:
+    """Slices of an array, and which were asked for."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype, self.asked = array, array.shape, array.dtype, []
+
+    def __getitem__(self, rows):
+        self.asked.append((rows.start, rows.stop))
+        return self.array[rows]
+
+
+def test_an_epoch_reads_every_block_once_and_keeps_few(images, labels):
+    rows = CountingRows(images)
+    disk = DiskImages(rows, block_rows=5, window=2)
+    blocks = [(start, start + 5) for start in range(0, 50, 5)]
+    assert rows.asked == blocks  # for mean and deviation
+    rows.asked.clear()
+    train(small_network(), disk, labels, options=TrainingOptions(epochs=1, batch_size=4, peak_lr=0.1), seed=0)
+    assert sorted(rows.asked) == blocks
+    assert rows.asked != blocks
+    assert len(disk.kept) <= 4
+
+
+@given(n=st.integers(1, 90), block_rows=st.integers(1, 20), window=st.integers(1, 6), seed=st.integers(0, 2**20))
+def test_blocks_are_shuffled_and_every_row_is_seen_once(n, block_rows, window, seed):
+    sampler = BlockShuffledRows(n, block_rows=block_rows, window=window)
+
+    def order(seed):
+        return sampler.order(torch.Generator().manual_seed(seed))
+
+    first = order(seed)
+    assert first.dtype == torch.int64
+    assert len(first) == len(sampler) == n
+    assert sorted(first.tolist()) == list(range(n))
+    assert torch.equal(first, order(seed))
+    # Rows of a block are no farther apart than the window is wide.
+    places = first.argsort()
+    for start in range(0, n, block_rows):
+        spread = places[start : start + block_rows]
+        assert spread.max() - spread.min() < window * block_rows
+    if n > 30:
+        assert not torch.equal(first, order(seed + 1))
+
+
+def test_rows_within_a_window_are_mixed():
+    order = BlockShuffledRows(4000, block_rows=100, window=10).order(torch.Generator().manual_seed(0))
+    for part in order.split(1000):
+        numbers = part // 100
+        assert len(numbers.unique()) == 10
+        assert len(numbers[:100].unique()) >= 9  # a batch has rows of all of them
+        assert not torch.equal(part, part.sort().values)
+
+
+def test_average_precision_from_disk_is_that_from_memory(tmp_path):
+    """On the digits, five seeds each: the means differ by less than the spread over seeds."""
+    task = make_task("digits-8", validation_fraction=0)
+    shuffled = np.random.default_rng(0).permutation(len(task.train))
+    inputs, labels = task.train.inputs[shuffled], task.train.labels[shuffled]
+    np.save(tmp_path / "digits.npy", inputs)
+    test = ResidentImages(task.test.inputs, statistics=ResidentImages(inputs))
+    options = TrainingOptions(epochs=4, batch_size=64, peak_lr=0.1, flip=False, shift=1, precision="fp32")
+
+    def average_precisions(source):
+        found = []
+        for seed in range(5):
+            network = small_network(2, seed=seed)
+            train(network, source, labels, options=options, seed=seed)
+            logits, _ = predict(network, test)
+            found.append(average_precision_score(task.test.labels, logits[:, 1] - logits[:, 0]))
+        return np.array(found)
+
+    resident = average_precisions(ResidentImages(inputs))
+    disk = average_precisions(DiskImages(tmp_path / "digits.npy", block_rows=32, window=8))
+    assert resident.mean() > 0.7
+    assert abs(disk.mean() - resident.mean()) < max(resident.std(ddof=1), disk.std(ddof=1))
+
+
+@pytest.mark.parametrize("array", [np.zeros((3, 4, 4, 1), np.float32), np.zeros((3, 4, 4), np.uint8)])
+def test_what_is_no_array_of_images_is_refused(array):
+    with pytest.raises(ValueError, match=r"images are .*; expected uint8 \[n, h, w, c\]"):
+        DiskImages(array)
+
+
+@pytest.mark.parametrize("option", ["n_rows", "block_rows", "window"])
+def test_block_shuffling_needs_sizes_of_at_least_one(option):
+    options = {"n_rows": 5, "block_rows": 2, "window": 1} | {option: 0}
+    with pytest.raises(ValueError, match=f"{option} is 0; expected a whole number of at least 1"):
+        BlockShuffledRows(options.pop("n_rows"), **options)

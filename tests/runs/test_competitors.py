@@ -1,0 +1,230 @@
+"""Every method from its parts to its record, and the tuning that chooses its settings."""
+
+import math
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from regroup_book import plans
+from regroup_lib.nn.losses import APLoss, FocalLoss, LDAMLoss, LogitAdjustedLoss, SOAPLoss
+from regroup_lib.nn.models import build_network
+from regroup_lib.nn.samplers import ShuffledRows, StratifiedBatches
+from regroup_lib.nn.training import ResidentFeatures, TrainingOptions, predict, train
+from regroup_lib.runs import networks
+from regroup_lib.runs.methods import METHODS, make_loss, make_sampler
+from regroup_lib.runs.run import run
+from regroup_lib.runs.specs import Spec, parse_spec
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def smoke_spec(method, **fields):
+    encoder = {"encoder": "pca"} if METHODS[method].needs_encoder else {}
+    encoder |= {"mixed_share": 0.5} if METHODS[method].mixed_by else {}
+    return Spec(**{"profile": "smoke", "task": "digits-0", "method": method, "epochs": 1, **encoder, **fields})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_to_a_record(method, tmp_path):
+    record = run(smoke_spec(method), results_dir=tmp_path)
+    assert record.status == "finished"
+    regrouped = METHODS[method].labels != "task"
+    assert record.rules == (["max", "sum"] if regrouped else ["none"])
+    for rule in record.rules:
+        assert 0.05 < record.metrics[rule]["test"]["summary"]["average_precision"] <= 1
+        assert len(record.arrays()[f"test_scores_{rule}"]) == 540
+    images = record.traces[0]["images"]
+    if method in ("ros", "dsmt"):
+        assert images == 2 * 1019  # both classes as large as the majority
+    elif method == "rg-ros":
+        assert images == max(record.regrouping["counts"]) * len(record.regrouping["counts"])
+    else:
+        assert images == 1131
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("focal", FocalLoss), ("ldam", LDAMLoss), ("la", LogitAdjustedLoss), ("ap", APLoss), ("soap", SOAPLoss)],
+)
+def test_losses_by_name(name, kind):
+    assert isinstance(make_loss(name, [90, 10]), kind)
+
+
+def test_settings_reach_the_loss():
+    assert make_loss("ce", [9, 1]) is None
+    assert make_loss("wce", [90, 10]).weight.tolist() == [1, 9]
+    assert make_loss("focal", [9, 1], gamma=0.0).gamma == 0
+    assert make_loss("la", [9, 1], tau=0.5).tau == 0.5
+    assert make_loss("ldam", [9, 1], max_margin=0.25).margins.max() == 0.25
+    assert make_loss("ldam", [9, 1]).deferred is None
+    assert make_loss("ldam", [9, 1], deferred=True).deferred == 0.8
+    with pytest.raises(ValueError, match="no loss is called 'hinge'; there are ce, wce"):
+        make_loss("hinge", [9, 1])
+
+
+LABELS = np.array([0] * 90 + [1] * 10)
+
+
+def drawn(name, **options):
+    sampler = make_sampler(name, LABELS, batch_size=20, seed=0, **options)
+    return sampler, LABELS[sampler.order(torch.Generator().manual_seed(0)).numpy()]
+
+
+def test_samplers_by_name():
+    assert np.bincount(drawn("shuffled")[1]).tolist() == [90, 10]
+    assert np.bincount(drawn("ros")[1]).tolist() == [90, 90]
+    sampler, labels = drawn("rus")
+    assert len(labels) == 100  # as many images as the full set
+    assert len(set(sampler.rows.tolist())) == 20
+    assert abs(np.bincount(labels) - 50).max() == 0
+    sampler, labels = drawn("stratified")
+    assert isinstance(sampler, StratifiedBatches)
+    assert labels.reshape(5, 20).sum(axis=1).tolist() == [2] * 5
+
+
+def test_rusc_keeps_the_minority_and_clusters_features():
+    features = np.random.default_rng(0).normal(size=(100, 3))
+    sampler, _ = drawn("rusc", features=features, n_clusters=4)
+    assert set(np.flatnonzero(LABELS)) <= set(sampler.rows.tolist())
+    assert len(sampler.rows) == 20
+    with pytest.raises(ValueError, match="RUSC clusters features; none were given"):
+        drawn("rusc")
+    with pytest.raises(ValueError, match="no sampler is called 'smote'; there are shuffled"):
+        drawn("smote")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"method": "ce", "gamma": 1.0}, "method 'ce' has no option gamma; it has none"),
+        ({"method": "focal", "gamma": -1.0}, "gamma: Input should be greater than or equal to 0"),
+        ({"method": "focal", "gamma": math.nan}, "gamma: "),
+        ({"method": "focal", "tau": 1.0}, "method 'focal' has no option tau; it has gamma"),
+        ({"method": "ldam", "max_margin": 0.0}, "max_margin: Input should be greater than 0"),
+        ({"method": "wce", "deferred": True}, "method 'wce' has no option deferred"),
+        ({"method": "ce", "n_clusters": 3}, "method 'ce' has no option n_clusters"),
+        ({"method": "rusc"}, "method 'rusc' needs an encoder"),
+        ({"method": "mlp", "encoder": "pca", "network": "tiny-resnet"}, "does not go with network 'tiny-resnet'"),
+        ({"method": "ce", "network": "mlp"}, "method 'ce' does not go with network 'mlp'"),
+        ({"method": "rg", "encoder": "resnet"}, "no encoder is called 'resnet'; there are raw, pca"),
+        ({"method": "smote"}, "no method is called 'smote'; there are ce, wce"),
+    ],
+)
+def test_settings_that_a_method_does_not_have_are_refused_before_anything_runs(fields, message):
+    with pytest.raises(ValueError, match=message):
+        parse_spec({"profile": "smoke", "task": "digits-0", **fields})
+
+
+def test_settings_change_the_key_and_defaults_do_not():
+    assert smoke_spec("focal", gamma=1.0).key != smoke_spec("focal").key
+    assert smoke_spec("focal", gamma=None).key == smoke_spec("focal").key
+    assert smoke_spec("ce", trace_test=True).key == smoke_spec("ce").key
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"task": "cifar100-worm", "method": "ce"}, ("slim-resnet", 12, None)),
+        ({"task": "cifar10-airplane", "method": "ce"}, ("small-resnet", 8, None)),
+        ({"task": "ham10000-bcc", "method": "ce"}, ("slim-resnet-64", 30, 64)),
+        ({"task": "ham10000-bcc", "method": "ce", "profile": "paper"}, ("resnet34-224", 100, 224)),
+        ({"task": "ham10000-bcc", "method": "mlp", "encoder": "raw"}, ("mlp", 20, 64)),
+        ({"task": "cifar100-worm", "method": "ce", "epochs": 2}, ("slim-resnet", 2, None)),
+    ],
+)
+def test_data_set_and_method_refine_the_profile(fields, expected):
+    spec = Spec(**fields)
+    assert (spec.network, spec.epochs, spec.image_size) == expected
+
+
+@pytest.mark.parametrize("method", ["soap", "ldam"])
+def test_a_run_with_a_stateful_loss_resumes_to_the_same_weights(method, tmp_path, monkeypatch):
+    fields = {"epochs": 4} | ({"deferred": True} if method == "ldam" else {})
+    spec = smoke_spec(method, **fields)
+    whole = run(spec, results_dir=tmp_path / "whole")
+
+    def stop(trainer, network, epoch, trace=networks._Trainer.trace):
+        if epoch == 4:
+            raise KeyboardInterrupt
+        return trace(trainer, network, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(networks._Trainer, "trace", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(spec, results_dir=tmp_path / "cut")
+    resumed = run(spec, results_dir=tmp_path / "cut")
+    np.testing.assert_array_equal(resumed.arrays()["test_scores_none"], whole.arrays()["test_scores_none"])
+    assert [t["train_loss"] for t in resumed.traces] == [t["train_loss"] for t in whole.traces]
+
+
+def test_the_test_set_is_not_traced_when_told_so(tmp_path):
+    record = run(smoke_spec("ce", trace_test=False), results_dir=tmp_path)
+    assert not [name for name in record.traces[0] if name.startswith("test_")]
+    assert "val_none_average_precision" in record.traces[0]
+    assert "test" in record.metrics["none"]
+
+
+def test_cosine_head_is_bounded_and_blind_to_length():
+    network = build_network("tiny-resnet", in_channels=1, n_classes=3, seed=0, head="cosine")
+    features = torch.randn(5, 32)
+    logits = network.head(features)
+    assert logits.abs().max() <= 1 + 1e-6
+    torch.testing.assert_close(network.head(7 * features), logits)
+    directions = torch.nn.functional.normalize(network.head.weight, dim=1)
+    torch.testing.assert_close(logits, torch.nn.functional.normalize(features, dim=1) @ directions.T)
+    with pytest.raises(ValueError, match="no head is called 'square'; there are linear, cosine"):
+        build_network("tiny-resnet", in_channels=1, n_classes=3, seed=0, head="square")
+
+
+def test_a_perceptron_learns_features_that_separate():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 400)
+    features = (rng.normal(size=(400, 6)) + 3 * labels[:, None]).astype(np.float32)
+    resident = ResidentFeatures(features)
+    network = build_network("mlp", in_channels=6, n_classes=2, seed=0)
+    options = TrainingOptions(epochs=5, batch_size=50, optimizer="adam", peak_lr=1e-2)
+    train(network, resident, labels, options=options, seed=0)
+    logits, hidden = predict(network, resident)
+    assert (logits.argmax(1) == labels).mean() > 0.98
+    assert hidden.shape == (400, 512)
+
+
+def test_an_epoch_is_as_long_as_its_sampler():
+    rows = ShuffledRows([0, 1, 2], n_drawn=10)
+    resident = ResidentFeatures(np.eye(4, dtype=np.float32))
+    network = build_network("mlp", in_channels=4, n_classes=2, seed=0)
+    options = TrainingOptions(epochs=2, batch_size=5, optimizer="adam", peak_lr=1e-3)
+    history = train(network, resident, np.array([0, 1, 0, 1]), options=options, seed=0, sampler=rows)
+    assert [trace["images"] for trace in history.traces] == [10, 10]
+
+
+def test_undersampling_meets_only_the_rows_it_keeps():
+    class Watching(ResidentFeatures):
+        seen: ClassVar[set] = set()
+
+        def augmented(self, index, generator, **options):
+            self.seen.update(index.tolist())
+            return super().augmented(index, generator, **options)
+
+    resident = Watching(np.zeros((100, 4), np.float32))
+    sampler, _ = drawn("rus")
+    network = build_network("mlp", in_channels=4, n_classes=2, seed=0)
+    options = TrainingOptions(epochs=1, batch_size=20, optimizer="adam", peak_lr=1e-3)
+    train(network, resident, LABELS, options=options, seed=0, sampler=sampler)
+    assert resident.seen == set(sampler.rows.tolist())
+
+
+def test_a_missing_competitor_is_named_with_the_command_that_makes_it(tmp_path):
+    with pytest.raises(ValueError, match="cifar100-worm: ce lacks records; run `regroup sweep binary --profile cpu`"):
+        plans.competitors("cifar100-worm", "cpu", [0, 1, 2], tmp_path)
+
+
+def test_natural_numbers_of_clusters_are_those_of_the_training_splits():
+    from regroup_lib.data.sources import SOURCES
+
+    assert plans.NATURAL_K["cifar100-worm"] == math.ceil(99 * 450 / 450)
+    assert SOURCES["ham10000"].class_names[3:5] == ("bcc", "akiec")
+    assert plans.NATURAL_K["ham10000-bcc"] == math.ceil((7009 - 359) / 359)
+    assert plans.NATURAL_K["ham10000-akiec"] == math.ceil((7009 - 228) / 228)

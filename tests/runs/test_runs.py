@@ -1,0 +1,1060 @@
+"""Specs and their keys, records on disk, runs that are killed, and sweeps that share a results directory."""
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, balanced_accuracy_score
+from threadpoolctl import threadpool_limits
+
+from regroup_lib import files
+from regroup_lib.data.load import load_data
+from regroup_lib.data.tasks import make_task
+from regroup_lib.encoders.pixels import PCAEncoder
+from regroup_lib.files import digest_file, read_npz
+from regroup_lib.metrics import calibrated_average_precision
+from regroup_lib.nn import training
+from regroup_lib.nn.training import ResidentImages
+from regroup_lib.runs import looks, networks
+from regroup_lib.runs.prepare import Busy
+from regroup_lib.runs.records import CODE_VERSION, Record, estimate_seconds, find_record, load_record, load_records
+from regroup_lib.runs.run import run
+from regroup_lib.runs.specs import PROFILES, EncoderSpec, Spec, parse_spec
+from regroup_lib.runs.sweeps import SweepError, sweep
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+COMMITTED = Path(__file__).resolve().parents[2] / "results"
+BATCHES = 18  # an epoch of 1131 digits in batches of 64
+
+# Processes that start from one server that has imported the library already, and what an optimizer imports late.
+PROCESSES = get_context("forkserver")
+PROCESSES.set_forkserver_preload(["regroup_lib.runs.networks", "torch._dynamo"])
+
+
+def smoke(method="ce", encoder=None, **options):
+    """Return a spec that trains in a fraction of a second."""
+    common = {"profile": "smoke", "task": "digits-0", "epochs": 2}
+    return Spec(**common | {"method": method, "encoder": encoder} | options)
+
+
+@pytest.fixture
+def results(smoke_results, tmp_path):
+    """Return a copy of the directory of smoke records, to damage."""
+    return shutil.copytree(smoke_results, tmp_path / "results")
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """Fail when something trains."""
+
+    def train(*args, **options):
+        raise AssertionError("it was trained")
+
+    monkeypatch.setattr(training, "train", train)
+
+
+def seed_spec(seed=0, method="ce", encoder=None):
+    """Return the spec of a record in `smoke_results`."""
+    return smoke(method, encoder, seed=seed, variation_samples=200)
+
+
+def files_below(folder):
+    """Return the names of all files but locks."""
+    paths = [p for p in folder.rglob("*") if p.is_file() and p.suffix != ".lock"]
+    return sorted(str(p.relative_to(folder)) for p in paths)
+
+
+# ---------------------------------------------------------------- specs
+
+BINARY = {"profile": "smoke", "task": "digits-0", "method": "ce"}
+
+
+@pytest.mark.parametrize("profile", list(PROFILES))
+def test_a_spec_takes_the_settings_of_its_profile_and_keeps_those_it_is_given(profile):
+    spec = Spec(profile=profile, task="digits-0", method="rg", encoder="autoencoder")
+    said = spec.model_dump()
+    assert {name: said[name] for name in PROFILES[profile]} == PROFILES[profile]
+    changed = Spec(profile=profile, task="digits-0", method="rg", encoder="autoencoder", epochs=3, shift=0)
+    assert changed.model_dump() == said | {"epochs": 3, "shift": 0}
+
+
+def test_the_default_profile_is_cpu():
+    assert Spec(task="digits-0", method="ce") == Spec(profile="cpu", task="digits-0", method="ce")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "expected"), [("autoencoder", PROFILES["smoke"]["encoder_epochs"]), ("raw", None), ("pca", None)]
+)
+def test_only_encoders_that_are_trained_here_have_epochs(encoder, expected):
+    assert smoke("rg", encoder).encoder_epochs == expected
+    assert EncoderSpec(profile="smoke", task="digits-0", encoder=encoder).encoder_epochs == expected
+
+
+REFUSED = [
+    ({"epoch": 3}, r"epoch: Extra inputs are not permitted"),
+    ({"method": "no-such-method"}, r"no method is called 'no-such-method'; there are .*ce.*rg"),
+    ({"network": "resnet99"}, r"no network is called 'resnet99'; there are .*tiny-resnet"),
+    ({"clusterer": "nope", "method": "rg", "encoder": "raw"}, r"no clusterer is called 'nope'; there are .*kmeans"),
+    ({"method": "rg"}, r"method 'rg' needs an encoder"),
+    ({"encoder": "raw"}, r"method 'ce' uses no encoder; leave it out"),
+    ({"task": "digits-ten"}, r"task 'digits-ten': digits has no class 'ten'; it has 0, 1"),
+    ({"task": "cifar10-worm"}, r"cifar10 has no class 'worm'; it has airplane"),
+    ({"task": "imagenet-dog"}, r"task 'imagenet-dog': no data set of that name"),
+    ({"profile": "huge"}, r"profile: Input should be 'smoke', 'cpu' or 'paper'"),
+    ({"seed": -1}, r"seed: Input should be greater than or equal to 0"),
+    ({"seed": 2**31}, r"seed: Input should be less than"),
+    ({"seed": "many"}, r"seed: Input should be a valid integer"),
+    ({"epochs": 0}, r"epochs: Input should be greater than or equal to 1"),
+    ({"peak_lr": 0}, r"peak_lr: Input should be greater than 0"),
+    ({"validation_fraction": 1}, r"validation_fraction: Input should be less than 1"),
+    ({"n_clusters": 0}, r"n_clusters: expected a whole number of at least 1"),
+    ({"threshold": 0}, r"threshold: Input should be greater than 0"),
+    ({"label_smoothing": 0.1}, r"label_smoothing: Extra inputs are not permitted"),
+    ({"kind": "photograph"}, r"(?s)kind.*'training', 'encoder'|'training', 'encoder'"),
+    ({"kind": "encoder", "encoder": "raw"}, r"method: Extra inputs are not permitted"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), REFUSED)
+def test_a_wrong_spec_is_refused_when_it_is_made(wrong, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        parse_spec(BINARY | wrong)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"), [({"method": "nope"}, "no method"), ({"epoch": 3}, "epoch"), ({"task": "digits-x"}, "class")]
+)
+def test_the_class_refuses_what_parse_spec_refuses(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Spec(**BINARY | wrong)
+
+
+def test_every_defect_of_a_spec_is_named_and_what_is_missing_too():
+    with pytest.raises(ValueError, match=r"task: Field required; .*epochs: Input should be greater"):
+        parse_spec({"method": "ce", "epochs": 0})
+
+
+def test_a_spec_does_not_change_after_it_was_made():
+    with pytest.raises(ValueError, match="frozen"):
+        smoke().seed = 3
+
+
+# ---------------------------------------------------------------- keys
+
+MOTIVATING = {"task": "cifar10-airplane", "validation_fraction": 0, "variation_samples": 10_000, "embedding": True}
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        (MOTIVATING | {"method": "ce"}, "81150d6dfc5826ec"),
+        (MOTIVATING | {"method": "rg", "encoder": "onnx:inception_v3_mixed_8", "seed": 2}, "c3365d2551dd9397"),
+        ({"kind": "encoder", "task": "cifar10-airplane", "encoder": "raw"}, "2f1ed4cb681d16d7"),
+        # With fields that specs had once.
+        (MOTIVATING | {"method": "ce", "precision": "auto", "initialization": "random"}, "81150d6dfc5826ec"),
+        ({"kind": "encoder", "task": "cifar10-airplane", "encoder": "raw", "clusterer": "kmeans"}, "2f1ed4cb681d16d7"),
+    ],
+)
+def test_keys_are_those_of_the_committed_records(values, key):
+    """A change here makes every committed record unfindable."""
+    assert parse_spec(values).key == key
+
+
+@pytest.mark.parametrize("name", [name for name, field in Spec.model_fields.items() if not field.is_required()])
+def test_a_field_at_its_default_does_not_enter_the_key(name):
+    """So a field that a later version adds leaves the old records alone."""
+    default = Spec.model_fields[name].default
+    values = {"task": "digits-0", "method": "ce"}
+    assert Spec(**values | {name: default}).key == Spec(**values).key
+
+
+CHANGES = [
+    {"profile": "cpu"},
+    {"task": "digits-1"},
+    {"task": "digits"},
+    {"seed": 1},
+    {"method": "rg-true"},
+    {"validation_fraction": 0.2},
+    {"epochs": 7},
+    {"batch_size": 65},
+    {"peak_lr": 0.11},
+    {"weight_decay": 0.0},
+    {"network": "small-resnet"},
+    {"flip": True},
+    {"shift": 0},
+    {"variation_samples": 5},
+    {"embedding": True},
+    {"method": "rg", "encoder": "raw"},
+    {"method": "rg", "encoder": "pca"},
+    {"method": "rg", "encoder": "raw", "clusterer": "random"},
+    {"method": "rg", "encoder": "raw", "n_clusters": 4},
+    {"method": "rg", "encoder": "raw", "threshold": 300},
+    {"method": "rg", "encoder": "autoencoder"},
+    {"method": "rg", "encoder": "autoencoder", "encoder_epochs": 11},
+]
+
+
+def test_whatever_decides_a_number_changes_the_key():
+    keys = [parse_spec(BINARY | change).key for change in [{}, *CHANGES]]
+    keys.append(EncoderSpec(profile="smoke", task="digits-0", encoder="raw").key)
+    assert len(set(keys)) == len(keys)
+    assert all(len(key) == 16 and int(key, 16) >= 0 for key in keys)
+
+
+@given(
+    change=st.sampled_from(CHANGES),
+    seed=st.integers(0, 2**31 - 1),
+    peak_lr=st.floats(1e-6, 10),
+    order=st.randoms(use_true_random=False),
+)
+def test_a_spec_comes_back_from_json_with_its_key(change, seed, peak_lr, order):
+    spec = parse_spec(BINARY | change | {"seed": seed, "peak_lr": peak_lr})
+    values = list(json.loads(json.dumps(spec.model_dump(mode="json"))).items())
+    order.shuffle(values)
+    back = parse_spec(dict(values))
+    assert back == spec
+    assert back.key == spec.key
+
+
+def test_a_records_path_names_profile_task_method_encoder_seed_and_key(tmp_path):
+    spec = smoke("rg", "onnx:some/where", seed=3)
+    assert spec.path(tmp_path) == tmp_path / "smoke" / "digits-0" / f"rg-onnx_some_where-s3-{spec.key}.json"
+    spec = EncoderSpec(profile="smoke", task="digits-0", encoder="pca")
+    assert spec.path(tmp_path) == tmp_path / "smoke" / "digits-0" / f"encoder-pca-s0-{spec.key}.json"
+
+
+# ---------------------------------------------------------------- what a run leaves
+
+
+def test_a_record_comes_back_from_disk_as_it_was_and_nothing_else_is_left(tmp_path):
+    spec = smoke("rg", "raw", variation_samples=100)
+    assert find_record(spec, tmp_path) is None
+    record = run(spec, results_dir=tmp_path)
+    assert record == load_record(record.path) == find_record(spec, tmp_path)
+    assert load_records(tmp_path) == [record]
+    assert record.path == spec.path(tmp_path)
+    assert files_below(tmp_path) == sorted(
+        str(record.path.relative_to(tmp_path).with_suffix(s)) for s in (".json", ".npz")
+    )
+
+
+def test_a_record_says_where_it_comes_from(smoke_results):
+    record = find_record(seed_spec(1), smoke_results)
+    assert record.status == "finished"
+    assert record.key == seed_spec(1).key
+    assert record.data_digest == load_data("digits").digest
+    assert record.code == CODE_VERSION
+    assert {"regroup", "train", "evaluate"} <= set(record.seconds)
+    assert all(value >= 0 for value in record.seconds.values())
+    assert {"python", "torch", "scikit-learn", "numpy"} <= set(record.versions)
+    assert record.versions["torch"] == torch.__version__.split("+")[0]
+    assert record.machine["cores"] == os.cpu_count()
+    assert record.machine["threads"] == 1
+    assert os.uname().nodename not in json.dumps(record.machine)  # nothing that identifies one
+    assert record.created.startswith("20")
+    assert record.created.endswith("+00:00")
+
+
+def check_scores(record):
+    """Check that the stored scores, or with many classes the stored decisions, reproduce the stored metrics."""
+    arrays = record.arrays()
+    for rule in record.rules:
+        for split, result in record.metrics[rule].items():
+            if len(result["average_precision"]) > networks.MANY_CLASSES:
+                decided, labels = arrays[f"{split}_predictions_{rule}"], arrays[f"{split}_labels"]
+                accuracy = balanced_accuracy_score(labels, decided)
+                assert result["balanced_accuracy"] == pytest.approx(accuracy, abs=1e-6)
+                assert result["summary"]["balanced_accuracy"] == pytest.approx(accuracy, abs=1e-6)
+                continue
+            scores, labels = arrays[f"{split}_scores_{rule}"].astype(float), arrays[f"{split}_labels"]
+            columns = np.stack([1 - scores, scores], axis=1) if scores.ndim == 1 else scores
+            predicted = (scores >= 0.5) if scores.ndim == 1 else scores.argmax(axis=1)
+            accuracy = balanced_accuracy_score(labels, predicted)
+            precision, calibrated = [], []
+            for c, name in enumerate(result["average_precision"]):
+                precision.append(average_precision_score(labels == c, columns[:, c]))
+                calibrated.append(calibrated_average_precision(labels == c, columns[:, c]))
+                assert result["average_precision"][name] == pytest.approx(precision[-1], abs=1e-6)
+                assert result["calibrated_average_precision"][name] == pytest.approx(calibrated[-1], abs=1e-6)
+                assert result["prevalence"][name] == pytest.approx((labels == c).mean(), abs=1e-6)
+            assert result["balanced_accuracy"] == pytest.approx(accuracy, abs=1e-6)
+            binary = scores.ndim == 1
+            expected = {
+                "balanced_accuracy": accuracy,
+                "average_precision": precision[1] if binary else np.mean(precision),
+                "calibrated_average_precision": calibrated[1] if binary else np.mean(calibrated),
+            }
+            assert result["summary"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("task", ["digits-0", "digits"])
+def test_stored_scores_reproduce_the_metrics(tmp_path, task):
+    record = run(smoke("ce", task=task, epochs=1), results_dir=tmp_path)
+    assert set(record.metrics["none"]) == {"val", "test"}
+    assert len(record.arrays()["test_labels"]) == 540
+    check_scores(record)
+
+
+def test_stored_scores_of_regrouped_methods_reproduce_the_metrics_of_both_rules(smoke_results):
+    for method, encoder in (("rg", "raw"), ("rg-true", None)):
+        record = find_record(seed_spec(0, method, encoder), smoke_results)
+        assert set(record.rules) == {"max", "sum"}
+        arrays = record.arrays()
+        assert not np.array_equal(arrays["test_scores_max"], arrays["test_scores_sum"])
+        check_scores(record)
+
+
+def test_training_on_digits_finds_the_zeros(smoke_results):
+    for spec in (seed_spec(0), seed_spec(0, "rg", "raw")):
+        record = find_record(spec, smoke_results)
+        assert all(result["test"]["summary"]["average_precision"] > 0.9 for result in record.metrics.values())
+
+
+def test_pseudo_class_scores_are_aggregated_under_max_and_sum(tmp_path, monkeypatch):
+    """The rules of the paper, from the logits of the last look at the test images."""
+    outputs = []
+
+    def predict(network, images, **options):
+        outputs.append((len(images), experiments_predict(network, images, **options)[0]))
+        return experiments_predict(network, images, **options)
+
+    experiments_predict = training.predict
+    monkeypatch.setattr(training, "predict", predict)
+    record = run(smoke("rg", "raw", epochs=1), results_dir=tmp_path)
+    logits = [values for n, values in outputs if n == 540][-1].astype(float)
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    negative, positive = p[:, :-1], p[:, -1]
+    assert record.regrouping["parent"] == [0] * negative.shape[1] + [1]
+    arrays = record.arrays()
+    np.testing.assert_allclose(arrays["test_scores_sum"], positive, atol=1e-6)
+    strongest = negative.max(axis=1)
+    np.testing.assert_allclose(arrays["test_scores_max"], positive / (positive + strongest), atol=1e-6)
+
+
+@pytest.mark.parametrize(("method", "encoder", "n_labels"), [("ce", None, 2), ("rg", "raw", 11), ("rg-true", None, 10)])
+def test_traces_hold_every_measure_after_every_epoch(smoke_results, method, encoder, n_labels):
+    record = find_record(seed_spec(0, method, encoder), smoke_results)
+    assert [trace["epoch"] for trace in record.traces] == [1, 2]
+    for trace in record.traces:
+        assert {"train_loss", "seconds", "evaluate_seconds"} <= set(trace)
+        for rule, split in itertools.product(record.rules, ("val", "test")):
+            assert 0 <= trace[f"{split}_{rule}_average_precision"] <= 1
+        assert len(trace["variation"]) == n_labels
+        assert len(trace["variation_fine"]) == 10
+        assert all(0 <= value < 5 for value in trace["variation"] + trace["variation_fine"])
+    for rule, split in itertools.product(record.rules, ("val", "test")):
+        for measure, value in record.metrics[rule][split]["summary"].items():
+            assert record.traces[-1][f"{split}_{rule}_{measure}"] == pytest.approx(value, abs=1e-6)
+
+
+def test_variation_by_training_class_is_that_by_true_class_where_those_are_trained_on(smoke_results):
+    record = find_record(seed_spec(0, "rg-true"), smoke_results)
+    for trace in record.traces:
+        zero, *others = trace["variation_fine"]
+        assert trace["variation"] == pytest.approx([*others, zero])
+    # Binary labels: the positive class is a true class, the negative one is spread more widely than its parts.
+    for trace in find_record(seed_spec(0), smoke_results).traces:
+        zero, *others = trace["variation_fine"]
+        assert trace["variation"][1] == pytest.approx(zero)
+        assert trace["variation"][0] > np.mean(others)
+
+
+@pytest.mark.parametrize("samples", [0, 10**6])
+def test_variation_is_traced_on_request_and_on_no_more_images_than_there_are(tmp_path, samples):
+    record = run(smoke(epochs=1, variation_samples=samples), results_dir=tmp_path)
+    assert ("variation" in record.traces[0]) == (samples > 0)
+
+
+def test_regrouping_is_described(smoke_results):
+    counts = make_task("digits-0").class_counts
+    described = find_record(seed_spec(0, "rg", "raw"), smoke_results).regrouping
+    assert described["parent"] == [0] * 10 + [1]
+    assert sum(described["counts"][:-1]) == counts[0]
+    assert described["counts"][-1] == counts[1]
+    assert 0.5 < described["purity"] < 1  # of the majority's clusters alone
+    true = find_record(seed_spec(0, "rg-true"), smoke_results).regrouping
+    assert (true["purity"], true["nmi"], true["ari"]) == pytest.approx((1, 1, 1))
+    assert find_record(seed_spec(0), smoke_results).regrouping == {"parent": [0, 1], "counts": counts}
+
+
+def test_nothing_is_held_out_on_request(tmp_path):
+    record = run(smoke(epochs=1, validation_fraction=0), results_dir=tmp_path)
+    assert set(record.metrics["none"]) == {"test"}
+    assert sum(record.regrouping["counts"]) == 1257
+    assert "val_labels" not in record.arrays()
+
+
+def test_embedding_is_kept_on_request(tmp_path, monkeypatch):
+    monkeypatch.setattr(looks, "EMBEDDED_POINTS", 100)
+    record = run(smoke(epochs=1, embedding=True), results_dir=tmp_path)
+    arrays = record.arrays()
+    assert arrays["embedding"].shape == (100, 2)
+    assert np.bincount(arrays["embedding_labels"]).tolist() == [10] * 10  # stratified
+    assert record.metrics["none"]["test"]["neighbor_accuracy"] > 0.5
+
+
+def test_a_run_that_diverges_is_a_record_of_that(tmp_path, monkeypatch):
+    spec = smoke(peak_lr=1e30)
+    record = run(spec, results_dir=tmp_path)
+    assert record.status == "diverged"
+    assert record.metrics == {}
+    assert len(record.traces) == 1
+    assert not np.isfinite(record.traces[0]["train_loss"])
+    monkeypatch.setattr(training, "train", None)
+    assert run(spec, results_dir=tmp_path).status == "diverged"
+    assert set(record.arrays()) == {"test_labels"}
+
+
+def test_an_encoder_record_holds_what_its_space_is_like(smoke_results):
+    record = find_record(EncoderSpec(profile="smoke", task="digits-0", encoder="raw"), smoke_results)
+    assert set(record.metrics) == {"purity", "nmi", "ari", "neighbor_accuracy"}
+    assert 0.6 < record.metrics["purity"] < 1
+    assert 0.9 < record.metrics["neighbor_accuracy"] <= 1
+    assert record.regrouping["dimension"] == 64
+    assert record.regrouping["label"] == "raw pixels"
+    arrays = record.arrays()
+    k = len(record.regrouping["parent"])
+    assert arrays["embedding"].shape == (100, 2)
+    assert arrays["examples"].shape == (k, 6, 8, 8, 1)
+    digits = load_data("digits").train
+    known = {image.tobytes(): label for image, label in zip(digits.inputs, digits.labels, strict=True)}
+    kinds = [[known[image.tobytes()] for image in images] for images in arrays["examples"]]
+    assert kinds[-1] == [0] * 6  # the minority
+    assert np.mean([Counter(kind).most_common(1)[0][1] for kind in kinds[:-1]]) > 5  # near the centre they agree
+
+
+def test_an_autoencoders_record_shows_its_reconstructions(smoke_results):
+    (record,) = [r for r in load_records(smoke_results) if getattr(r.spec, "encoder", None) == "autoencoder"]
+    arrays = record.arrays()
+    assert arrays["originals"].shape == arrays["reconstructions"].shape == (10, 8, 8, 1)
+    assert arrays["originals"].dtype == arrays["reconstructions"].dtype == np.uint8
+    test = {image.tobytes() for image in load_data("digits").test.inputs}
+    assert all(image.tobytes() in test for image in arrays["originals"])
+    assert not np.array_equal(arrays["originals"], arrays["reconstructions"])
+
+
+# ---------------------------------------------------------------- looking up instead of running
+
+
+def test_a_spec_that_has_a_record_is_not_run_again(results, no_training):
+    for spec in (seed_spec(0), seed_spec(1, "rg", "raw")):
+        before = spec.path(results).stat().st_mtime_ns
+        assert run(spec, results_dir=results) == load_record(spec.path(results))
+        assert spec.path(results).stat().st_mtime_ns == before
+
+
+def test_recompute_runs_again_and_replaces_the_record(results):
+    spec = seed_spec(0)
+    path = spec.path(results)
+    old = path.read_text()
+    values = json.loads(old)
+    del values["digest"]  # as in a record of a version that kept none
+    path.write_text(json.dumps(values | {"code": "0.0.0+old"}))
+    assert run(spec, results_dir=results).code == "0.0.0+old"
+    record = run(spec, results_dir=results, recompute=True)
+    assert record.code == CODE_VERSION
+    assert numbers(path) == numbers_of(old)  # the same seed, the same numbers
+    check_scores(load_record(path))
+
+
+def test_recompute_does_not_go_on_from_a_checkpoint(results, monkeypatch):
+    """A checkpoint may be what has to be made again."""
+    spec = seed_spec(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(ResidentImages, "augmented", interrupt_at(BATCHES + 1))
+        with pytest.raises(KeyboardInterrupt):
+            run(spec, results_dir=results, recompute=True)
+    assert files_below(results / ".checkpoints") == [f"{spec.key}.pt"]
+    batches = count_batches(monkeypatch)
+    run(spec, results_dir=results, recompute=True)
+    assert len(batches) == 2 * BATCHES
+    assert files_below(results / ".checkpoints") == []
+
+
+def test_a_run_that_fails_leaves_no_record(tmp_path):
+    spec = smoke(task="cifar10-airplane")
+    with pytest.raises(ValueError, match=r"cifar10\.npz does not exist"):
+        run(spec, results_dir=tmp_path / "results", data_dir=tmp_path)
+    assert files_below(tmp_path) == []
+
+
+def test_the_environment_says_where_records_go(smoke_results, monkeypatch, no_training):
+    monkeypatch.setenv("REGROUP_RESULTS", str(smoke_results))
+    assert run(seed_spec(0)).path == seed_spec(0).path(smoke_results)
+    assert len(load_records()) == 8
+    assert len(load_records(profile="smoke")) == 8
+    assert load_records(profile="cpu") == []
+
+
+# ---------------------------------------------------------------- damaged records
+
+
+def edited(change):
+    """Return a damage: `change` of the record's values."""
+
+    def damage(path):
+        values = json.loads(path.read_text())
+        change(values)
+        path.write_text(json.dumps(values))
+        return path
+
+    return damage
+
+
+def renamed(path):
+    return path.rename(path.with_name(path.name.replace(path.stem[-16:], "0123456789abcdef")))
+
+
+DAMAGES = {
+    "empty": lambda path: path.write_text("") * 0 or path,
+    "truncated": lambda path: path.write_text(path.read_text()[:-100]) * 0 or path,
+    "binary": lambda path: path.write_bytes(b"\xff\xfe\x00") * 0 or path,
+    "a-list": lambda path: path.write_text("[1, 2]") * 0 or path,
+    "format": edited(lambda values: values.update(format=99)),
+    "no-format": edited(lambda values: values.pop("format")),
+    "no-status": edited(lambda values: values.pop("status")),
+    "unknown-field": edited(lambda values: values.update(colour="red")),
+    "another-key": edited(lambda values: values.update(key="0123456789abcdef")),
+    "another-seed": edited(lambda values: values["spec"].update(seed=7)),
+    "another-method": edited(lambda values: values["spec"].update(method="rg-true")),
+    "unknown-method": edited(lambda values: values["spec"].update(method="sorcery")),
+    "no-spec": edited(lambda values: values.pop("spec")),
+    "spec-is-text": edited(lambda values: values.update(spec="ce")),
+    "renamed": renamed,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_record_is_noticed_and_named(results, no_training, damage):
+    path = damage(seed_spec(0).path(results))
+    message = f"{path} is damaged .*delete it and run its spec again"
+    with pytest.raises(ValueError, match=message):
+        load_record(path)
+    with pytest.raises(ValueError, match=message):
+        load_records(results)
+    if path == seed_spec(0).path(results):
+        with pytest.raises(ValueError, match=message):  # never trained again in silence
+            run(seed_spec(0), results_dir=results)
+
+
+def test_another_specs_record_in_its_place_is_noticed(results):
+    path = seed_spec(0).path(results)
+    shutil.copy(seed_spec(1).path(results), path)
+    with pytest.raises(ValueError, match=f"{path} is damaged .*not the one it is filed under"):
+        run(seed_spec(0), results_dir=results)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def flip_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def exchange(path):
+    shutil.copy(next(other for other in path.parent.glob("*.npz") if other != path), path)
+
+
+@pytest.mark.parametrize("damage", [cut, flip_bit, exchange, Path.unlink], ids=["cut", "bit", "exchanged", "missing"])
+def test_damaged_arrays_are_noticed_and_named(results, damage):
+    path = seed_spec(0).path(results)
+    damage(path.with_suffix(".npz"))
+    record = load_record(path)
+    with pytest.raises(ValueError, match=f"{path.with_suffix('.npz')} is missing or damaged .*; delete {path} and run"):
+        record.arrays()
+
+
+def test_recompute_mends_a_damaged_record(results):
+    path = seed_spec(0).path(results)
+    path.write_text("{")
+    path.with_suffix(".npz").unlink()
+    run(seed_spec(0), results_dir=results, recompute=True)
+    check_scores(load_record(path))
+
+
+def test_a_record_that_is_being_written_is_not_read(results):
+    """Its unfinished file lies hidden beside the others."""
+    path = seed_spec(0).path(results)
+    path.with_name(f".{path.name}.abc.json").write_text("{")
+    assert len(load_records(results)) == 8
+
+
+# ---------------------------------------------------------------- runs that are killed
+
+
+def numbers_of(text):
+    """Return a record's values without times, and without the digest of the values with them."""
+    times = ("seconds", "evaluate_seconds", "created", "digest")
+
+    def timeless(value):
+        if isinstance(value, dict):
+            return {k: timeless(v) for k, v in value.items() if k not in times}
+        return [timeless(v) for v in value] if isinstance(value, list) else value
+
+    return timeless(json.loads(text))
+
+
+def numbers(path):
+    return numbers_of(path.read_text())
+
+
+def count_batches(patch):
+    """Count the batches that are trained from now on in the list that is returned."""
+    batches, augmented = [], ResidentImages.augmented
+
+    def counted(self, *args, **options):
+        batches.append(1)
+        return augmented(self, *args, **options)
+
+    patch.setattr(ResidentImages, "augmented", counted)
+    return batches
+
+
+def interrupt_at(batch, error=KeyboardInterrupt):
+    """Return an `augmented` that raises at a batch."""
+    calls, augmented = itertools.count(1), ResidentImages.augmented
+
+    def interrupted(self, *args, **options):
+        if next(calls) == batch:
+            raise error
+        return augmented(self, *args, **options)
+
+    return interrupted
+
+
+def limit_threads():
+    torch.set_num_threads(1)
+    threadpool_limits(1)
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_and_die(spec, results_dir, event, number, recompute=False):
+    """Run a spec in this process and end it with signal 9 at an event."""
+    limit_threads()
+    calls, augmented, replace = itertools.count(1), ResidentImages.augmented, os.replace
+
+    def dying_augmented(self, *args, **options):
+        if event == "batch" and next(calls) == number:
+            die()
+        return augmented(self, *args, **options)
+
+    def dying_replace(source, target):
+        here = event != "batch" and next(calls) == number
+        if here and event == "before file":
+            die()
+        replace(source, target)
+        if here:
+            die()
+
+    ResidentImages.augmented, os.replace = dying_augmented, dying_replace
+    run(spec, results_dir=results_dir, recompute=recompute)
+
+
+def launch(target, *arguments):
+    """Start a process that ends with this one at the latest."""
+    process = PROCESSES.Process(target=target, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
+def ended(process):
+    """Wait for a process and return its exit code."""
+    process.join(600)
+    assert process.exitcode is not None, "it does not end"
+    return process.exitcode
+
+
+@pytest.fixture(scope="module")
+def killed_spec():
+    return smoke("rg", "raw", variation_samples=100)
+
+
+@pytest.fixture(scope="module")
+def unkilled(killed_spec, tmp_path_factory, one_thread):
+    """Return the record's numbers of a run that nothing killed."""
+    return numbers(run(killed_spec, results_dir=tmp_path_factory.mktemp("unkilled")).path)
+
+
+# Two epochs leave four files: two checkpoints, the arrays, the record.
+@pytest.mark.parametrize(
+    ("event", "number", "left"),
+    [
+        ("batch", 1, 2 * BATCHES),
+        ("before file", 1, 2 * BATCHES),
+        ("after file", 1, BATCHES),
+        ("batch", BATCHES + 7, BATCHES),
+        ("before file", 2, BATCHES),
+        ("before file", 3, 0),
+        ("after file", 3, 0),
+        ("before file", 4, 0),
+    ],
+)
+def test_a_killed_run_goes_on_and_ends_in_the_same_record(
+    tmp_path, monkeypatch, killed_spec, unkilled, event, number, left
+):
+    process = launch(run_and_die, killed_spec, tmp_path, event, number)
+    assert ended(process) == -signal.SIGKILL
+    assert find_record(killed_spec, tmp_path) is None
+    assert load_records(tmp_path) == []
+    batches = count_batches(monkeypatch)
+    record = run(killed_spec, results_dir=tmp_path)
+    assert len(batches) == left
+    assert numbers(record.path) == unkilled
+    check_scores(record)
+    assert files_below(tmp_path) == sorted(
+        str(record.path.relative_to(tmp_path).with_suffix(s)) for s in (".json", ".npz")
+    )
+
+
+def test_a_run_that_is_killed_once_its_record_is_there_is_done(tmp_path, no_training, killed_spec, unkilled):
+    process = launch(run_and_die, killed_spec, tmp_path, "after file", 4)
+    assert ended(process) == -signal.SIGKILL
+    record = run(killed_spec, results_dir=tmp_path)
+    assert numbers(record.path) == unkilled
+    check_scores(record)
+    assert [p for p in files_below(tmp_path) if not p.startswith("smoke")] == []  # its checkpoint is no longer needed
+
+
+def test_a_run_again_that_is_killed_between_its_two_files_is_finished_by_the_next(tmp_path, killed_spec, unkilled):
+    """The arrays are new, the record is the old one: neither goes with the other."""
+    path = run(killed_spec, results_dir=tmp_path).path
+    values = json.loads(path.read_text())
+    del values["digest"]
+    path.write_text(json.dumps(values | {"arrays_digest": "0" * 64}))  # as if it had had other arrays
+    assert ended(launch(run_and_die, killed_spec, tmp_path, "after file", 3, True)) == -signal.SIGKILL
+    assert load_record(path).arrays_digest == "0" * 64
+    check_scores(run(killed_spec, results_dir=tmp_path))
+    assert numbers(path) == unkilled
+    assert len(files_below(tmp_path)) == 2
+
+
+def run_quietly(spec, results_dir):
+    limit_threads()
+    run(spec, results_dir=results_dir)
+
+
+def test_a_run_that_is_killed_from_outside_ends_in_the_same_record(tmp_path, killed_spec, unkilled):
+    """Whatever it is doing after its first checkpoint, and more than once."""
+    checkpoint = tmp_path / ".checkpoints" / f"{killed_spec.key}.pt"
+    for delay in (0.0, 0.05):
+        process = launch(run_quietly, killed_spec, tmp_path)
+        while not checkpoint.exists() and process.is_alive():
+            time.sleep(0.005)
+        process.join(delay)
+        process.kill()
+        ended(process)
+    record = run(killed_spec, results_dir=tmp_path)
+    assert numbers(record.path) == unkilled
+    check_scores(record)
+
+
+# ---------------------------------------------------------------- two processes, one results directory
+
+
+def run_held(spec, results_dir, started, release):
+    """Run a spec; training starts when it is released."""
+    limit_threads()
+    train = training.train
+
+    def held(*args, **options):
+        started.set()
+        assert release.wait(600)
+        return train(*args, **options)
+
+    training.train = held
+    run(spec, results_dir=results_dir)
+
+
+def test_a_spec_that_another_process_runs_is_busy_or_waited_for(tmp_path, no_training):
+    spec, started, release = smoke(), PROCESSES.Event(), PROCESSES.Event()
+    process = launch(run_held, spec, tmp_path, started, release)
+    assert started.wait(600)
+    with pytest.raises(Busy, match=r"ce \(seed 0\) of digits-0 is run by another process"):
+        run(spec, results_dir=tmp_path, wait=False)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(run, spec, results_dir=tmp_path)
+        release.set()
+        record = waiting.result()  # this process does not train
+    assert ended(process) == 0
+    check_scores(record)
+    assert run(spec, results_dir=tmp_path, wait=False) == record
+
+
+def test_a_run_whose_features_another_process_computes_is_busy(tmp_path, monkeypatch):
+    started, release = Event(), Event()
+    fit = PCAEncoder.fit
+
+    def held(encoder, images):
+        started.set()
+        assert release.wait(600)
+        return fit(encoder, images)
+
+    monkeypatch.setattr(PCAEncoder, "fit", held)
+    options = {"results_dir": tmp_path / "results", "data_dir": tmp_path}
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(run, smoke("rg", "pca", epochs=1), **options)
+        try:
+            assert started.wait(600)
+            with pytest.raises(Busy, match=r"the features of digits by pca are computed by another process"):
+                run(smoke("rg", "pca", epochs=1, seed=1), wait=False, **options)
+        finally:
+            release.set()
+        check_scores(first.result())
+    check_scores(run(smoke("rg", "pca", epochs=1, seed=1), wait=False, **options))
+
+
+def sweep_logged(specs, results_dir, log, together):
+    """Sweep, start training in step with the others, and log every spec that is trained."""
+    limit_threads()
+    train = training.train
+
+    def logged(*args, **options):
+        with log.open("a") as stream:
+            stream.write(f"{options['checkpoint'].stem}\n")
+        return train(*args, **options)
+
+    training.train = logged
+    together.wait(600)
+    records = sweep(specs, results_dir=results_dir)
+    assert [record.spec for record in records] == specs
+
+
+def test_two_sweeps_at_once_run_every_spec_once(tmp_path):
+    specs = [smoke(method, seed=seed) for seed in (0, 1) for method in ("ce", "rg-true", "rg-random")]
+    log, together = tmp_path / "log", PROCESSES.Barrier(2)
+    processes = [launch(sweep_logged, specs, tmp_path / "results", log, together) for _ in range(2)]
+    assert [ended(process) for process in processes] == [0, 0]
+    assert sorted(log.read_text().split()) == sorted(spec.key for spec in specs)
+    records = load_records(tmp_path / "results")
+    assert {record.key for record in records} == {spec.key for spec in specs}
+    for record in records:
+        check_scores(record)
+    assert len(files_below(tmp_path / "results")) == 2 * len(specs)
+
+
+def test_a_records_arrays_are_read_once_unless_they_are_replaced(results, monkeypatch):
+    record = load_records(results)[0]
+    reads = []
+    monkeypatch.setattr(files, "read_npz", lambda path: reads.append(path) or read_npz(path))
+    for _ in range(3):
+        arrays = record.arrays()
+    assert len(reads) == 1
+    with pytest.raises(ValueError, match="read-only"):
+        next(iter(arrays.values()))[:] = 0
+    path = record.path.with_suffix(".npz")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(0, 0))
+    with pytest.raises(ValueError, match=r"is missing or damaged \(its digest is not the one in the record"):
+        record.arrays()
+
+
+# ---------------------------------------------------------------- sweeps
+
+
+def test_a_sweep_returns_records_in_the_order_of_its_specs(results, no_training):
+    specs = [seed_spec(1, "rg-true"), seed_spec(0), seed_spec(0, "rg", "raw")]
+    assert [record.spec for record in sweep(specs, results_dir=results)] == specs
+    assert [record.spec for record in sweep(iter(specs), results_dir=results)] == specs
+    assert sweep([], results_dir=results) == []
+
+
+def test_a_failing_spec_costs_only_itself(tmp_path):
+    bad = [smoke(task="cifar10-airplane"), smoke("rg", "onnx:no-such-file", seed=3)]
+    good = [smoke(epochs=1), smoke("rg-true", epochs=1)]
+    with pytest.raises(SweepError, match="2 of 4 runs failed, the others are recorded") as raised:
+        sweep([bad[0], good[0], bad[1], good[1]], results_dir=tmp_path / "results", data_dir=tmp_path)
+    message = str(raised.value)
+    assert "cifar10-airplane ce seed 0: DataError" in message
+    assert "digits-0 rg-onnx:no-such-file seed 3: FileNotFoundError" in message
+    assert "seed 0: DataError" in message
+    assert {record.key for record in load_records(tmp_path / "results")} == {spec.key for spec in good}
+
+
+def test_a_sweep_in_worker_processes_records_all_but_what_fails(tmp_path):
+    good = [smoke(seed=seed, epochs=1) for seed in (0, 1, 2)]
+    bad = smoke(task="cifar10-airplane")
+    with pytest.raises(SweepError, match=r"1 of 4 runs failed.*\n.*cifar10-airplane ce seed 0: DataError"):
+        sweep([good[0], bad, *good[1:]], workers=2, results_dir=tmp_path / "results", data_dir=tmp_path)
+    records = load_records(tmp_path / "results")
+    assert {record.key for record in records} == {spec.key for spec in good}
+    for record in records:
+        check_scores(record)
+        assert record.machine["threads"] == max(1, os.cpu_count() // 2)  # the cores are divided
+
+
+def test_a_killed_sweep_takes_its_workers_along(tmp_path):
+    program = (
+        "from regroup_lib.runs.specs import Spec\nfrom regroup_lib.runs.sweeps import sweep\n"
+        "if __name__ == '__main__':\n"
+        "    spec = Spec(profile='smoke', task='digits-0', method='ce', epochs=10_000)\n"
+        f"    sweep([spec], workers=1, results_dir={str(tmp_path / 'results')!r})\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+    parent = subprocess.Popen([sys.executable, tmp_path / "program.py"])
+    try:
+        checkpoint = tmp_path / "results" / ".checkpoints" / f"{smoke(epochs=10_000).key}.pt"
+        wait_for(checkpoint.exists)
+        workers = psutil.Process(parent.pid).children(recursive=True)
+    finally:
+        parent.kill()
+        parent.wait()
+    assert workers
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert alive == []
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_fewer_than_one_worker_is_refused(tmp_path, workers):
+    with pytest.raises(ValueError, match=f"workers is {workers}; expected at least 1"):
+        sweep([smoke()], workers=workers, results_dir=tmp_path)
+
+
+def test_a_sweep_runs_on_a_dask_client(tmp_path):
+    from distributed import Client  # heavy, and only needed here
+
+    specs = [smoke(epochs=1), smoke("rg-true", epochs=1)]
+    with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
+        records = sweep(specs, client=client, results_dir=tmp_path / "results")
+        assert [record.spec for record in records] == specs
+        with pytest.raises(SweepError, match="1 of 1 runs failed"):
+            sweep([smoke(task="cifar10-airplane")], client=client, results_dir=tmp_path, data_dir=tmp_path)
+    assert load_records(tmp_path / "results") == sorted(records, key=lambda record: record.path)
+
+
+def test_recompute_reaches_every_run_of_a_sweep(results, monkeypatch):
+    batches = count_batches(monkeypatch)
+    assert [r.key for r in sweep([seed_spec(0), seed_spec(0)], results_dir=results)] == 2 * [seed_spec(0).key]
+    assert batches == []
+    sweep([seed_spec(0), seed_spec(0)], results_dir=results, recompute=True)
+    assert len(batches) == 2 * BATCHES  # a spec that is named twice is run once
+
+
+# ---------------------------------------------------------------- estimates
+
+
+def timed(spec, **seconds):
+    return Record(spec=spec, status="finished", metrics={}, seconds=seconds, data_digest="")
+
+
+def test_an_estimate_is_the_median_of_the_runs_most_alike_scaled_by_epochs():
+    records = [
+        timed(smoke(epochs=2), train=20.0, evaluate=4.0, encode=1000.0),  # 12 an epoch; encoding is done once
+        timed(smoke(epochs=1, seed=5), train=100.0),
+        timed(smoke(epochs=3, peak_lr=0.2), train=42.0),  # 14 an epoch
+        timed(smoke("rg", "raw", epochs=4), train=40.0),  # 10 an epoch
+        timed(smoke(task="digits-1"), train=80.0),  # 40 an epoch
+        timed(smoke(network="small-resnet"), train=1e6),
+        timed(Spec(task="digits-0", method="ce", network="tiny-resnet"), train=1e6),  # profile cpu
+        timed(EncoderSpec(profile="smoke", task="digits-0", encoder="raw"), encode=9.0, regroup=3.0),
+    ]
+    assert estimate_seconds(smoke(epochs=5), records) == pytest.approx(5 * 14)
+    assert estimate_seconds(smoke("rg", "raw", epochs=3), records) == pytest.approx(3 * 10)
+    # Without a run of that method those of all methods count, without one of that task those of all tasks.
+    assert estimate_seconds(smoke("rg-true", epochs=2), records) == pytest.approx(2 * 13)
+    assert estimate_seconds(smoke(task="digits-2", epochs=1), records) == pytest.approx(14)
+    assert estimate_seconds(EncoderSpec(profile="smoke", task="digits-0", encoder="pca"), records) == pytest.approx(3)
+
+
+def test_there_is_no_estimate_without_a_run_of_the_profile_and_network():
+    records = [timed(smoke(), train=1.0)]
+    assert estimate_seconds(smoke(), []) is None
+    assert estimate_seconds(smoke(network="small-resnet"), records) is None
+    assert estimate_seconds(Spec(task="digits-0", method="ce", network="tiny-resnet"), records) is None
+    assert estimate_seconds(EncoderSpec(profile="smoke", task="digits-0", encoder="pca"), records) is None
+
+
+# ---------------------------------------------------------------- the committed records
+
+
+def test_committed_records_load_and_their_arrays_are_whole():
+    records = load_records(COMMITTED, profile="cpu")
+    assert len(records) >= 18
+    for record in records:
+        assert record.spec.profile == "cpu"
+        assert record.path == record.spec.path(COMMITTED)
+        assert digest_file(record.path.with_suffix(".npz")) == record.arrays_digest
+    motivating = [MOTIVATING | {"method": method, "seed": seed} for method in ("ce", "rg-true") for seed in range(3)]
+    assert all(find_record(Spec(**values), COMMITTED) for values in motivating)
+
+
+def test_stored_scores_of_committed_records_reproduce_their_metrics():
+    records = [
+        r for r in load_records(COMMITTED, profile="cpu") if r.spec.kind == "training" and r.status == "finished"
+    ]
+    for record in records[:: max(1, len(records) // 8)]:
+        check_scores(record)
+
+
+# ---------------------------------------------------------------- other uses of an encoder
+
+
+@pytest.mark.parametrize("method", ["aux-clusters", "distill"])
+def test_a_second_head_is_trained_and_only_the_tasks_columns_are_scored(tmp_path, method):
+    record = run(smoke(method, "raw", auxiliary_weight=0.5, epochs=4), results_dir=tmp_path)
+    arrays = record.arrays()
+    assert list(record.metrics) == ["none"]
+    assert record.regrouping["parent"] == [0, 1]
+    assert arrays["test_scores_none"].shape == arrays["test_labels"].shape
+    assert record.metrics["none"]["test"]["summary"]["average_precision"] > 0.8
+    plain = run(smoke(epochs=4), results_dir=tmp_path)
+    # The same batches; the loss of the second head comes on top.
+    assert record.traces[-1]["train_loss"] > plain.traces[-1]["train_loss"]
+    other = run(smoke(method, "raw", auxiliary_weight=3.0, epochs=4), results_dir=tmp_path)
+    assert not np.array_equal(other.arrays()["test_scores_none"], arrays["test_scores_none"])
+
+
+@pytest.mark.parametrize("method", ["probe", "knn"])
+def test_classifiers_on_frozen_features_are_chosen_by_their_validation_precision(tmp_path, method):
+    spec = Spec(profile="smoke", task="digits-0", method=method, encoder="pca")
+    record = run(spec, results_dir=tmp_path)
+    task, arrays = make_task("digits-0"), record.arrays()
+    dataset = load_data("digits")
+    encoder = PCAEncoder().fit(dataset.train.inputs)
+    features = {name: encoder.transform(getattr(task, name).inputs) for name in ("train", "val", "test")}
+    found = []
+    for candidate in networks.FROZEN_ESTIMATORS[spec.network]:
+        fitted = candidate.fit(features["train"], task.train.labels)
+        scores = {name: fitted.predict_proba(features[name])[:, 1] for name in ("val", "test")}
+        found.append((average_precision_score(task.val.labels, scores["val"]), scores["test"]))
+    best = max(found, key=lambda pair: pair[0])
+    assert record.metrics["none"]["val"]["summary"]["average_precision"] == pytest.approx(best[0], abs=1e-6)
+    np.testing.assert_allclose(arrays["test_scores_none"], best[1], atol=1e-4)
+    unselected = run(spec.model_copy(update={"validation_fraction": 0.0}), results_dir=tmp_path)
+    assert set(unselected.metrics["none"]) == {"test"}  # then the first candidate, which no test set has chosen
+    whole = make_task("digits-0", validation_fraction=0)
+    first = networks.FROZEN_ESTIMATORS[spec.network][0].fit(encoder.transform(whole.train.inputs), whole.train.labels)
+    expected = first.predict_proba(features["test"])[:, 1]
+    np.testing.assert_allclose(unselected.arrays()["test_scores_none"], expected, atol=1e-4)

@@ -1,0 +1,715 @@
+"""Tables: what reaches a classifier, records that come back, ranks against published numbers, refusals."""
+
+import re
+import warnings
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import friedmanchisquare
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.metrics import average_precision_score
+
+from regroup_book import method_tables, plans
+from regroup_book.chapters import tables
+from regroup_book.chapters.tables import CONTESTANTS, TableResults
+from regroup_book.show import use_style
+from regroup_lib import metrics
+from regroup_lib.data import bundled_tables
+from regroup_lib.data.bundled_tables import load_table
+from regroup_lib.files import digest_file, write_npz
+from regroup_lib.runs import differences, table_methods
+from regroup_lib.runs.export import records_frame
+from regroup_lib.runs.records import Record, find_record
+from regroup_lib.runs.run import run
+from regroup_lib.runs.specs import TableSpec, parse_spec
+from regroup_lib.runs.sweeps import sweep
+from regroup_lib.runs.table_methods import METHODS, NotApplicable, measure_folds, out_of_fold, resample
+
+COMMITTED = Path(__file__).resolve().parents[2] / "results"
+
+
+def spec(method="plain", estimator="logreg", **options):
+    return TableSpec(**{"profile": "smoke", "task": "iris-versicolor"} | options, method=method, estimator=estimator)
+
+
+# ---------------------------------------------------------------- tables
+
+
+@pytest.mark.parametrize(
+    ("task", "shape", "positives"),
+    [
+        ("breast-cancer-malignant", (569, 30), 212),
+        ("wine-1", (178, 13), 71),
+        ("iris-virginica", (150, 4), 50),
+        ("digits-3", (1797, 64), 183),
+        ("diabetes-high", (442, 10), 47),
+    ],
+)
+def test_tables_come_with_scikit_learn(task, shape, positives):
+    table = load_table(task)
+    assert (table.features.shape, int(table.labels.sum())) == (shape, positives)
+    assert table.source == task.rpartition("-")[0]
+    assert table.digest == load_table(task).digest
+
+
+def test_a_digest_knows_the_positive_class():
+    assert load_table("iris-versicolor").digest != load_table("iris-virginica").digest
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("abalone-7", "no table of that name; a task is SOURCE-CLASS with breast-cancer, wine"),
+        ("iris-rose", "iris has no class 'rose'; it has setosa, versicolor, virginica"),
+        ("iris", "no table of that name"),
+    ],
+)
+def test_what_is_no_table_is_refused(task, message):
+    with pytest.raises(ValueError, match=message):
+        load_table(task)
+    with pytest.raises(ValueError, match=message):
+        spec(task=task)
+
+
+HAM = """lesion_id,image_id,dx,dx_type,age,sex,localization
+L1,I2,nv,histo,50.0,male,back
+L1,I1,nv,follow_up,45.0,male,back
+L2,I3,bcc,histo,,female,face
+L3,I4,nv,consensus,30.0,unknown,back
+"""
+
+
+def test_ham10000_metadata_are_a_row_a_lesion_without_the_way_of_diagnosis(tmp_path):
+    (tmp_path / "ham10000").mkdir()
+    (tmp_path / "ham10000" / "HAM10000_metadata.csv").write_text(HAM)
+    table = load_table("ham10000-metadata-bcc", data_dir=tmp_path)
+    assert list(table.features) == ["age", "sex", "localization"]
+    assert table.features["age"].tolist()[0] == 45  # the lesion's first image
+    assert np.isnan(table.features["age"][1])
+    assert table.labels.tolist() == [0, 1, 0]
+    prepared = table_methods.make_preparation().fit_transform(table.features)
+    assert np.isfinite(prepared).all()
+    assert prepared.shape == (3, 1 + 3 + 2)
+
+
+def test_missing_files_are_named_with_what_brings_them(tmp_path):
+    with pytest.raises(ValueError, match=r"HAM10000_metadata.csv does not exist; run `regroup data fetch ham10000`"):
+        load_table("ham10000-metadata-bcc", data_dir=tmp_path)
+
+
+# ---------------------------------------------------------------- nothing learns from the rows held out
+
+
+class Sentinel(TransformerMixin, BaseEstimator):
+    """Notes the rows that it is fitted on, by their number in the first column, and passes hundredths on."""
+
+    fitted: list = []  # noqa: RUF012 - shared by clones on purpose
+
+    def fit(self, X, y=None):
+        self.fitted.append(np.asarray(X)[:, 0].astype(int))
+        return self
+
+    def transform(self, X):
+        return np.asarray(X, float) / 100
+
+
+def numbers(prepared):
+    """Return the rows' numbers from what `Sentinel` passed on."""
+    return np.rint(100 * prepared[:, 0]).astype(int)
+
+
+@pytest.fixture
+def numbered():
+    """Return a table of 100 rows, 20 of them positive, whose first column is the row's number."""
+    rng = np.random.default_rng(0)
+    labels = (np.arange(100) % 5 == 0).astype(np.int64)
+    features = pd.DataFrame(
+        {"row": np.arange(100.0), "a": rng.normal(size=100) + 2 * labels, "b": rng.normal(size=100)}
+    )
+    return bundled_tables.Table("numbered-1", "numbered", features, labels, "")
+
+
+@pytest.mark.parametrize(
+    ("method", "imbalance"),
+    [("plain", None), ("smote", None), ("cluster-centroids", 8), ("rg", None), ("rg", 8), ("rg-auto", 8)],
+)
+def test_no_row_held_out_reaches_anything_that_is_fitted(numbered, monkeypatch, method, imbalance):
+    """Not the preparation, not the resampler, not the classifier, which clusters and chooses K."""
+    seen_by_resampler, seen_by_model = [], []
+    real_resample, real_model = table_methods.resample, table_methods.make_model
+
+    def watched_resample(name, X, y, seed):
+        seen_by_resampler.append(numbers(X))
+        return real_resample(name, X, y, seed)
+
+    def watched_model(*args, **options):
+        model = real_model(*args, **options)
+        fit = model.fit
+        model.fit = lambda X, y: (seen_by_model.append(X), fit(X, y))[1]
+        return model
+
+    monkeypatch.setattr(Sentinel, "fitted", [])
+    monkeypatch.setattr(table_methods, "make_preparation", Sentinel)
+    monkeypatch.setattr(table_methods, "resample", watched_resample)
+    monkeypatch.setattr(table_methods, "make_model", watched_model)
+    result = out_of_fold(numbered, method=method, estimator="logreg", imbalance=imbalance)
+    assert len(Sentinel.fitted) == len(seen_by_model) == 5
+    for fold, rows in enumerate(Sentinel.fitted):
+        held_out = set(np.flatnonzero(result.folds == fold))
+        assert not held_out & set(rows)
+        positives = int(numbered.labels[rows].sum())
+        assert positives == (16 if imbalance is None else 8)
+        assert (numbered.labels[rows] == 0).sum() == 64
+        if seen_by_resampler:
+            assert set(seen_by_resampler[fold]) == set(rows)
+        if METHODS[method].sampler is None:
+            assert numbers(seen_by_model[fold]).tolist() == rows.tolist()
+
+
+def test_folds_are_stratified_and_the_same_for_all_methods_with_one_seed(numbered):
+    results = [
+        out_of_fold(numbered, method=m, estimator="logreg", seed=s) for m, s in (("plain", 3), ("ros", 3), ("ros", 4))
+    ]
+    assert (results[0].folds == results[1].folds).all()
+    assert (results[1].folds != results[2].folds).any()
+    for fold in range(5):
+        held_out = numbered.labels[results[0].folds == fold]
+        assert (len(held_out), held_out.sum()) == (20, 4)
+
+
+def test_a_score_is_written_to_the_row_that_it_belongs_to(numbered):
+    """The labels are in the features here, so a right order separates and a wrong one does not."""
+    numbered.features["label"] = numbered.labels * 10.0
+    for rule, scores in out_of_fold(numbered, method="rg", estimator="forest").scores.items():
+        assert scores.dtype == np.float32
+        assert average_precision_score(numbered.labels, scores) == 1, rule
+
+
+# ---------------------------------------------------------------- methods
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("ros", [80, 80]), ("smote", [80, 80]), ("cluster-centroids", [20, 20])]
+)
+def test_class_counts_after_resampling(numbered, name, expected):
+    X, y = resample(name, numbered.features.to_numpy(), numbered.labels, seed=0)
+    assert np.bincount(y).tolist() == expected
+    assert len(X) == len(y)
+
+
+def test_oversampling_keeps_all_rows_and_smote_takes_as_many_neighbors_as_there_are(numbered):
+    rows = np.r_[np.flatnonzero(numbered.labels == 0), np.flatnonzero(numbered.labels)[:3]]
+    X = numbered.features.to_numpy()[rows]
+    for name in ("ros", "smote"):
+        made, y = resample(name, X, numbered.labels[rows], seed=0)
+        assert (made[: len(X)] == X).all()
+        assert np.bincount(y).tolist() == [80, 80]
+
+
+def counts_of(method, estimator="logreg", **options):
+    table = load_table("iris-versicolor")
+    return out_of_fold(table, method=method, estimator=estimator, imbalance=8, n_folds=2, **options).regrouping
+
+
+def test_the_majority_is_divided_by_the_ratio_of_the_training_folds():
+    described = counts_of("rg")
+    assert described["n_clusters"] == [9, 9]  # 50 negatives by 6 positives
+    assert described["parent"] == [0] * 9 + [1]
+    assert (sum(described["counts"][:-1]), described["counts"][-1]) == (50, 6)
+    assert set(described["before"]) == set(tables.FORESEEN)
+
+
+def test_the_control_has_equal_groups_and_the_options_of_a_spec_arrive():
+    groups = counts_of("rg-random")["counts"]
+    assert set(groups[:-1]) == {5, 6}
+    assert groups != counts_of("rg")["counts"]
+    assert counts_of("rg", threshold=13)["n_clusters"] == [4, 4]
+
+
+def test_the_automatic_choice_is_one_of_the_ladder():
+    assert set(counts_of("rg-auto")["n_clusters"]) <= {1, 2, 3, 5, 9, 17, 18}
+
+
+@pytest.mark.parametrize("estimator", table_methods.ESTIMATORS)
+def test_weights_and_seeds_reach_the_classifier(estimator):
+    weighted = table_methods.make_model("weights", estimator, seed=5)
+    assert weighted.class_weight == "balanced"
+    assert table_methods.make_model("plain", estimator, seed=5).class_weight is None
+    assert table_methods.make_model("rg-weights", estimator, seed=5).estimator.class_weight == "balanced"
+    if estimator != "logreg":
+        assert weighted.random_state == 5
+
+
+def test_a_balanced_forest_draws_as_many_of_both_classes(numbered):
+    model = table_methods.make_model("balanced-forest", "forest", seed=0).fit(numbered.features, numbered.labels)
+    assert type(model).__name__ == "BalancedRandomForestClassifier"
+    assert set(model.samplers_[0].sampling_strategy_.values()) == {20}
+
+
+def test_a_refusal_becomes_a_reason(numbered):
+    with pytest.raises(NotApplicable, match=r"^No clusters found with sufficient samples of class 1$"):
+        resample("kmeans-smote", numbered.features.to_numpy(), numbered.labels, seed=0)
+    result = out_of_fold(numbered, method="kmeans-smote", estimator="logreg")
+    assert result.scores == {}
+    assert result.reason.startswith("fold 1 of 5: No clusters found")
+
+
+# ---------------------------------------------------------------- measures
+
+
+def test_average_precision_is_the_mean_over_folds_and_balanced_accuracy_is_pooled():
+    labels = np.array([0, 0, 1, 0, 1, 0, 0, 1])
+    folds = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    scores = np.array([0.1, 0.2, 0.3, 0.4, 0.9, 0.6, 0.8, 0.7], np.float32)
+    found = measure_folds(labels, folds, scores)
+    by_fold = [average_precision_score(labels[folds == f], scores[folds == f]) for f in (0, 1)]
+    assert by_fold == pytest.approx([1 / 2, (1 + 2 / 3) / 2])
+    assert found["average_precision_by_fold"] == pytest.approx(by_fold)
+    assert found["summary"]["average_precision"] == pytest.approx(np.mean(by_fold))
+    assert found["pooled_average_precision"] == pytest.approx(average_precision_score(labels, scores))
+    assert found["balanced_accuracy"] == pytest.approx((2 / 3 + 3 / 5) / 2)
+
+
+def test_a_fold_whose_scores_are_shifted_costs_nothing_but_in_the_pooled_number():
+    labels, folds = np.tile([0, 0, 1], 4), np.repeat([0, 1], 6)
+    scores = np.tile([0.1, 0.2, 0.3], 4) + folds * 0.5
+    found = measure_folds(labels, folds, scores)
+    assert found["summary"]["average_precision"] == 1
+    assert found["pooled_average_precision"] < 1
+
+
+# ---------------------------------------------------------------- records
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({}, "868400ea6df31dc0"),
+        ({"method": "rg", "imbalance": 10, "seed": 2}, "4bb6aee2aa087469"),
+        ({"n_folds": 5, "clusterer": None, "n_clusters": None}, "868400ea6df31dc0"),  # fields that specs had once
+    ],
+)
+def test_keys_are_those_of_the_committed_records(options, key):
+    """A change here makes every committed record unfindable."""
+    values = {"kind": "table", "task": "iris-versicolor", "method": "plain", "estimator": "logreg"} | options
+    assert parse_spec(values).key == key
+
+
+def test_a_field_at_its_default_does_not_enter_the_key():
+    for name, field in TableSpec.model_fields.items():
+        if not field.is_required() and name not in ("profile", "kind"):
+            assert spec(**{name: field.default}).key == spec().key
+
+
+CHANGES = [
+    {"task": "iris-virginica"},
+    {"seed": 1},
+    {"imbalance": 10},
+    {"estimator": "forest"},
+    {"method": "rg"},
+    {"method": "rg", "threshold": 20},
+    {"profile": "cpu"},
+]
+
+
+def test_whatever_decides_a_number_changes_the_key():
+    keys = [spec(**change).key for change in [{}, *CHANGES]]
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "magic"}, "no method is called 'magic'; there are plain, weights"),
+        ({"estimator": "svm"}, "no estimator is called 'svm'; there are logreg, forest, boosting"),
+        ({"method": "balanced-forest"}, "method 'balanced-forest' goes with forest"),
+        ({"threshold": 20}, "method 'plain' does not regroup"),
+        ({"n_folds": 4}, "n_folds: Extra inputs are not permitted"),
+        ({"imbalance": 0}, "imbalance"),
+        ({"encoder": "raw"}, "encoder"),
+    ],
+)
+def test_a_wrong_spec_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        parse_spec({"kind": "table", "task": "iris-versicolor", "method": "plain", "estimator": "logreg"} | options)
+
+
+def test_an_imbalance_below_the_tables_own_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"imbalance is 1\.5.* it must be at least their ratio, 2"):
+        run(spec(imbalance=1.5), results_dir=tmp_path)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_record_comes_back_whole_and_is_not_run_again(tmp_path, monkeypatch):
+    wanted = spec("rg", imbalance=10)
+    record = run(wanted, results_dir=tmp_path)
+    assert record.path.name == f"table-logreg-rg-1to10-s0-{wanted.key}.json"
+    assert find_record(wanted, tmp_path) == record
+    arrays = record.arrays()
+    assert set(arrays) == {"test_labels", "folds", "test_scores_max", "test_scores_sum"}
+    for rule in ("max", "sum"):
+        scores = arrays[f"test_scores_{rule}"]
+        assert scores.dtype == np.float32
+        assert measure_folds(arrays["test_labels"], arrays["folds"], scores) == record.metrics[rule]["test"]
+    assert record.data_digest == load_table("iris-versicolor").digest
+    assert set(record.seconds) == {"prepare", "resample", "train"}
+    assert {"imbalanced-learn", "scikit-learn"} <= set(record.versions)
+
+    def must_not_run(*args, **options):
+        raise AssertionError("it was run again")
+
+    monkeypatch.setattr(table_methods, "out_of_fold", must_not_run)
+    assert sweep([wanted], results_dir=tmp_path) == [record]
+
+
+def test_a_run_gives_the_same_numbers_again(tmp_path):
+    first = run(spec("rg-random", "logreg"), results_dir=tmp_path)
+    again = run(spec("rg-random", "logreg"), results_dir=tmp_path, recompute=True)
+    assert first.metrics == again.metrics
+
+
+def test_a_method_that_cannot_be_used_leaves_a_record_that_says_why(tmp_path):
+    record = run(spec("kmeans-smote", task="wine-1", imbalance=10), results_dir=tmp_path)
+    assert (record.status, record.metrics) == ("not applicable", {})
+    assert re.match(r"fold \d of 5: No clusters found", record.reason)
+    assert find_record(record.spec, tmp_path).reason == record.reason
+    assert set(record.arrays()) == {"test_labels", "folds"}
+    (row,) = records_frame([record]).to_dict("records")
+    assert (row["status"], row["method"], row["estimator"]) == ("not applicable", "kmeans-smote", "logreg")
+    assert np.isnan(row["average_precision"])
+
+
+def test_records_of_tables_are_exported_beside_the_others(tmp_path):
+    record = run(spec("rg", imbalance=10), results_dir=tmp_path)
+    rows = records_frame([record]).to_dict("records")
+    assert [row["aggregation"] for row in rows] == ["max", "sum"]
+    assert {row["n_clusters"] for row in rows} == {10}
+    assert rows[0]["clusterer"] == "kmeans"
+    assert rows[0]["imbalance"] == 10
+    assert rows[1]["average_precision"] == record.metrics["sum"]["test"]["summary"]["average_precision"]
+
+
+# ---------------------------------------------------------------- ranks
+
+# Demšar (2006), Table 5 (a): critical values of the Nemenyi test for 2 to 10 classifiers.
+NEMENYI = {
+    0.05: (1.960, 2.343, 2.569, 2.728, 2.850, 2.949, 3.031, 3.102, 3.164),
+    0.10: (1.645, 2.052, 2.291, 2.459, 2.589, 2.693, 2.780, 2.855, 2.920),
+}
+
+
+@pytest.mark.parametrize("alpha", NEMENYI)
+@pytest.mark.parametrize("k", range(2, 11))
+def test_critical_values_are_those_of_demsars_table(k, alpha):
+    n = 20
+    expected = NEMENYI[alpha][k - 2] * np.sqrt(k * (k + 1) / (6 * n))
+    assert tables.critical_difference(k, n, alpha) == pytest.approx(expected, rel=1e-3)
+
+
+def test_friedman_and_critical_difference_of_demsars_example():
+    """Four variants of C4.5 on 14 data sets: χ² = 9.28, F = 3.69, CD = 1.25 at 0.05 and 1.12 at 0.10."""
+    found = tables.friedman([3.143, 2.000, 2.893, 1.964], 14)
+    assert found.chi_square == pytest.approx(9.28, abs=0.01)
+    assert found.f_statistic == pytest.approx(3.69, abs=0.01)
+    assert found.p_f < 0.05  # the critical value of F(3, 39) is 2.85
+    assert tables.critical_difference(4, 14) == pytest.approx(1.25, abs=0.005)
+    assert tables.critical_difference(4, 14, 0.1) == pytest.approx(1.12, abs=0.005)
+
+
+def test_friedman_is_scipys_where_nothing_ties():
+    values = pd.DataFrame(np.random.default_rng(0).normal(size=(9, 5)))
+    expected = friedmanchisquare(*values.to_numpy().T)
+    found = tables.friedman(tables.rank_methods(values).mean().to_list(), 9)
+    assert (found.chi_square, found.p_chi_square) == pytest.approx((expected.statistic, expected.pvalue))
+
+
+def test_methods_that_always_rank_alike_differ_for_certain():
+    found = tables.friedman([1, 2, 3], 5)
+    assert found.f_statistic == np.inf
+    assert found.p_f == 0
+
+
+@given(st.permutations(range(5)), st.permutations(range(6)))
+def test_ranks_do_not_depend_on_the_order_of_methods_or_tasks(columns, rows):
+    values = pd.DataFrame(np.random.default_rng(1).integers(0, 4, size=(6, 5)) / 4, columns=list("abcde"))
+    values.iloc[2, 3] = np.nan
+    expected = tables.rank_methods(values)
+    found = tables.rank_methods(values.iloc[list(rows), list(columns)])
+    pd.testing.assert_frame_equal(found.loc[expected.index, expected.columns], expected)
+    assert (expected.sum(axis=1) == 15).all()
+    assert expected.iloc[2, 3] == 5
+
+
+def test_a_source_counts_once_however_many_tasks_it_has():
+    values = pd.DataFrame({"a": [0.9, 0.9, 0.9, 0.1], "b": [0.5] * 4}, index=list("wxyz"))
+    by_source = tables.ranks_by_source(tables.rank_methods(values), ["one", "one", "one", "two"])
+    assert by_source.mean().tolist() == [1.5, 1.5]
+    assert tables.rank_methods(values).mean().tolist() == [1.25, 1.75]
+
+
+@pytest.mark.parametrize(
+    ("mean_ranks", "difference", "expected"),
+    [
+        ([1.0, 2.0, 3.0], 0.5, []),
+        ([1.0, 2.0, 3.0], 1.0, [(0, 1), (1, 2)]),
+        ([1.0, 2.0, 3.0], 5.0, [(0, 2)]),
+        ([1.0, 1.0, 4.0], 1.0, [(0, 1)]),
+    ],
+)
+def test_cliques_are_the_largest_runs_within_the_difference(mean_ranks, difference, expected):
+    assert tables.cliques(mean_ranks, difference) == expected
+
+
+# ---------------------------------------------------------------- what the records say
+
+LIFTS = {"plain": 1.0, "rg": 3.0, "rg-random": 1.0, "weights": 1.0, "cluster-centroids": 0.0}
+MADE_TASKS = (("iris-versicolor", None), ("iris-versicolor", 10), ("wine-1", None), ("digits-8", None))
+
+
+def write_record(folder, made, lift, *, n=200, positives=40):
+    """Write a record whose positives score `lift` higher, and return it."""
+    method = METHODS[made.method]
+    rng = np.random.default_rng([made.seed, len(made.task), int(made.imbalance or 0)])
+    labels, folds = (np.arange(n) % (n // positives) == 0).astype(np.uint8), (np.arange(n) // 5 % 5).astype(np.uint8)
+    scores = {
+        rule: (1 / (1 + np.exp(-(rng.normal(size=n) + lift * labels)))).astype(np.float32) for rule in method.rules
+    }
+    if made.method == "kmeans-smote":
+        scores = {}
+    path = made.path(folder)
+    write_npz(
+        path.with_suffix(".npz"),
+        {"test_labels": labels, "folds": folds} | {f"test_scores_{rule}": s for rule, s in scores.items()},
+    )
+    before = {"silhouette": lift / 10, "stability": 0.5, "minority neighbors": 0.1 * len(made.task)}
+    return Record(
+        spec=made,
+        status="finished" if scores else "not applicable",
+        reason="" if scores else "fold 1 of 5: no cluster holds enough",
+        metrics={rule: {"test": measure_folds(labels, folds, s)} for rule, s in scores.items()},
+        seconds={},
+        data_digest="",
+        regrouping={"parent": [0, 0, 1], "counts": [80, 80, 40], "before": before},
+        machine={"cores": 2, "architecture": "x"},
+        path=path,
+        arrays_digest=digest_file(path.with_suffix(".npz")),
+    )
+
+
+def make_results(folder, lifts=LIFTS, estimators=("logreg", "forest"), made_tasks=MADE_TASKS, seeds=(0, 1)):
+    """Make records of every method; regrouping lifts a logistic regression alone."""
+    records = []
+    for seed in seeds:
+        for task, imbalance in made_tasks:
+            for estimator in estimators:
+                for method in METHODS:
+                    if estimator not in METHODS[method].estimators:
+                        continue
+                    lift = lifts.get(method, 1.0) if estimator == "logreg" else 1.0
+                    made = spec(method, estimator, task=task, imbalance=imbalance, seed=seed)
+                    records.append(write_record(folder, made, lift))
+    return TableResults(records)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return make_results(tmp_path_factory.mktemp("made"))
+
+
+def test_results_know_their_tasks_sources_and_contestants(results):
+    assert results.estimators == ["logreg", "forest"]
+    assert results.tasks == ["iris-versicolor", "iris-versicolor, 10:1", "wine-1", "digits-8"]
+    assert results.sources == ["iris", "iris", "wine", "digits"]
+    assert "balanced-forest" not in results.contestants("logreg")
+    assert results.contestants("forest") == list(CONTESTANTS)
+
+
+def test_records_with_unlike_seeds_do_not_compare(results):
+    with pytest.raises(ValueError, match="different seeds"):
+        TableResults(results.records[:-1])
+
+
+def test_a_method_that_cannot_be_used_ranks_last_and_is_shown(results):
+    found = results.ranks("logreg")
+    assert (found["kmeans-smote"] == found.shape[1]).all()
+    assert (tables.precision_table(results, "logreg")["KMeansSMOTE"] == "n. a.").all()
+    assert tables.rank_table(results, "logreg").loc["KMeansSMOTE", "could not be used"] == 4
+    (row,) = tables.reasons_table(results).itertuples()
+    assert row.Index == "KMeansSMOTE"
+    assert row.tasks == "; ".join(results.tasks)
+    assert np.isnan(results.difference("logreg", "wine-1", "kmeans-smote").mean)
+
+
+def test_resampled_precision_is_the_mean_over_folds_of_the_resampled_folds(results):
+    record = results.group("logreg", "wine-1", "rg")[0]
+    arrays = record.arrays()
+    counts = metrics.bootstrap_counts(arrays["test_labels"], differences.N_RESAMPLES)
+    found = tables.resampled_precisions(record, "max")
+    for i in (0, 17):
+        expected = [
+            average_precision_score(
+                arrays["test_labels"][rows], arrays["test_scores_max"][rows], sample_weight=counts[i][rows]
+            )
+            for rows in (np.flatnonzero(arrays["folds"] == f) for f in range(5))
+        ]
+        assert found[i] == pytest.approx(np.mean(expected))
+
+
+def test_differences_are_counted_by_their_intervals(results):
+    counted = tables.tally(results.differences("logreg", "rg"))
+    assert (len(counted.better), len(counted.worse)) == (3, 0)
+    assert counted.word == "helps"
+    same = tables.tally(results.differences("logreg", "plain"))
+    assert str(same) == "better on 0, worse on 0, undecided on 4 of 4"
+    worse = tables.tally(results.differences("logreg", "cluster-centroids"))
+    assert worse.better == ()
+    assert len(worse.worse) >= 2
+    means = [interval.mean for interval in results.differences("logreg", "cluster-centroids").values()]
+    smallest, largest = method_tables.span(results.differences("logreg", "cluster-centroids")).split(" to ")
+    assert float(smallest.replace("−", "-")) == pytest.approx(min(means), abs=0.05)
+    assert float(largest.replace("−", "-")) == pytest.approx(max(means), abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "word"),
+    [
+        (0, 0, "changes little"),
+        (2, 0, "helps on a few tables"),
+        (3, 0, "helps"),
+        (0, 3, "hurts"),
+        (0, 1, "hurts on a few tables"),
+        (5, 1, "helps and hurts"),
+    ],
+)
+def test_a_tally_in_a_word(better, worse, word):
+    assert tables.Tally(("t",) * better, ("t",) * worse, 6).word == word
+
+
+def test_sentences_follow_the_records(results, tmp_path):
+    text = tables.summary(results)
+    assert "**Logistic regression: regrouping helps.** RG against plain: better on 3, worse on 0" in text
+    assert "With K chosen by cross-validation: better on 0" in text
+    assert "**Random forest: regrouping helps" not in text
+    assert "With the best classifier of each" in text
+    worse = make_results(tmp_path, {"rg": 0.0, "plain": 3.0}, ("logreg",), MADE_TASKS[2:], (0,))
+    assert "**Logistic regression: regrouping hurts.**" in tables.summary(worse)
+    assert tables.foresight_answer(worse).startswith("None of the three")  # two tasks have no correlation
+    assert "With the best classifier" not in tables.summary(worse)
+    assert "Logistic regression: helps (better on 3, worse on 0" in tables.headline(results)
+    assert "wine-1 (2 of 3 sources)." in text
+    assert re.search(r"are alike: p (= 0\.\d{3}|< 0\.001) over 4 tasks", tables.describe_ranks(results, "logreg"))
+
+
+def test_a_gain_that_random_groups_have_too_is_not_put_down_to_the_clusters(results, tmp_path):
+    blunt = "So nothing says that it is the clusters that help."
+    assert blunt not in tables.verdict_on(results, "logreg")
+    alike = make_results(tmp_path, LIFTS | {"rg-random": 3.0}, ("logreg",), MADE_TASKS[3:], (0,))
+    assert blunt in tables.verdict_on(alike, "logreg")
+
+
+def test_easy_tasks_and_refusals_are_counted(results):
+    assert tables.headroom(results).startswith("On 0 of 4 tasks")
+    assert tables.headroom(results, enough=0.0).startswith("On 4 of 4 tasks")
+    text = tables.describe_records(results)
+    refused = 2 * 2 * 4  # classifiers, seeds, tasks
+    assert text.endswith(f"profile smoke, seeds 0, 1; {refused} of methods that could not be used; 2 cores x.")
+
+
+def test_tables_have_a_row_a_task_or_contestant(results):
+    described = tables.task_table(results)
+    assert list(described.index) == results.tasks
+    assert described.loc["wine-1", "training"] == "160 : 40"
+    assert described.loc["wine-1", "chance"] == "20.0"
+    ranked = tables.rank_table(results, "logreg")
+    assert set(ranked.index) == {tables.STYLES[name].label for name in results.contestants("logreg")}
+    assert ranked.index[0] == "RG"
+    assert list(ranked["mean rank"].astype(float)) == sorted(ranked["mean rank"].astype(float))
+    assert ranked.loc["RG", "better than plain"] == 3
+    chosen = tables.choice_table(results)
+    assert set(chosen["best, regrouped"]) == {"logistic regression"}
+
+
+def test_the_free_choice_compares_the_best_classifiers(results):
+    for plain, regrouped, difference in tables.best_of(results).values():
+        assert plain in results.estimators
+        assert regrouped == "logreg"
+        assert difference.mean > 0
+
+
+def test_figures_are_drawn_with_a_label_for_everything(results):
+    panels = {e: (results.ranks(e).mean(), len(results.tasks)) for e in results.estimators}
+    figure = tables.plot_ranks(panels, tables.STYLES)
+    shown = " ".join(text.get_text() for text in figure.axes[0].texts)
+    for name in results.contestants("logreg"):
+        assert tables.STYLES[name].label in shown
+    gains = tables.plot_gains(results)
+    assert [label.get_text() for label in gains.axes[0].get_yticklabels()] == results.tasks
+    foresight = tables.plot_foresight(results)
+    assert len(foresight.axes) == 6
+    table = tables.foresight_table(results)
+    assert table.shape == (2, 3)
+
+
+def test_what_goes_with_the_gain_is_named_if_it_does_so_for_all_classifiers(results, monkeypatch):
+    """Three numbers: one that rises with the gain for both classifiers, one for one of them, one that never moves."""
+
+    def made(results, estimator):
+        flipped = -1 if estimator == "forest" else 1
+        columns = {"silhouette": np.arange(4.0) * flipped, "stability": np.arange(4.0), "minority neighbors": 1.0}
+        return pd.DataFrame(columns | {"gain": [1.0, 2.0, 4.0, 3.0]}, index=results.tasks)
+
+    monkeypatch.setattr(tables, "foreseen", made)
+    text = tables.foresight_answer(results)
+    assert "most evenly is **stability**: rank correlations +0.80 (logistic regression), +0.80 (random forest)." in text
+    monkeypatch.setattr(tables, "FORESEEN", {"silhouette": "", "minority neighbors": ""})
+    assert tables.foresight_answer(results).startswith("None of the three")
+
+
+def test_three_estimators_with_all_contestants_fit_their_names(tmp_path):
+    results = make_results(tmp_path, estimators=tuple(table_methods.ESTIMATORS), made_tasks=MADE_TASKS[:1], seeds=(0,))
+    panels = {e: (results.ranks(e).mean(), 12) for e in results.estimators}
+    with plt.rc_context(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        use_style()
+        figure = tables.plot_ranks(panels, tables.STYLES)
+        figure.canvas.draw()
+    for axes in figure.axes:
+        heights = [text.get_window_extent() for text in axes.texts]
+        assert not any(a.overlaps(b) for i, a in enumerate(heights) for b in heights[:i])
+
+
+# ---------------------------------------------------------------- the plan
+
+
+@pytest.mark.parametrize("profile", ["smoke", "cpu", "paper"])
+def test_the_plan_has_every_method_with_every_classifier_that_it_goes_with(profile):
+    specs = plans.tabular(profile, [0, 1, 2])
+    assert len(specs) == len({s.key for s in specs})
+    for estimator in plans.TABULAR_ESTIMATORS[profile]:
+        methods = {m for m in plans.TABULAR_METHODS[profile] if estimator in METHODS[m].estimators}
+        for task, imbalance in plans.TABULAR_TASKS[profile]:
+            chosen = [s for s in specs if (s.estimator, s.task, s.imbalance) == (estimator, task, imbalance)]
+            assert {s.method for s in chosen} == methods
+            assert len(chosen) == 3 * len(methods)
+    assert {"plain", "rg", "rg-random"} <= set(plans.TABULAR_METHODS[profile])  # what the sentences compare
+
+
+# ---------------------------------------------------------------- the committed records
+
+
+def test_the_chapter_has_all_its_records():
+    assert plans.missing_records("tables", profile="cpu", results_dir=COMMITTED) == []
+
+
+def test_stored_scores_of_committed_records_reproduce_their_metrics():
+    specs = plans.tabular("cpu", [0, 1, 2])
+    for record in (find_record(wanted, COMMITTED) for wanted in specs[::90]):
+        arrays = record.arrays()
+        for rule, result in record.metrics.items():
+            found = measure_folds(arrays["test_labels"], arrays["folds"], arrays[f"test_scores_{rule}"])
+            assert found["summary"] == pytest.approx(result["test"]["summary"])

@@ -1,0 +1,396 @@
+"""`regroup results check`: sound records pass, and whatever is done to one is found, by file and by what is wrong."""
+
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from regroup_lib import cli
+from regroup_lib.data.bundled_tables import load_table
+from regroup_lib.data.load import load_data
+from regroup_lib.files import digest_file, read_npz, write_npz
+from regroup_lib.runs.records import load_records
+from regroup_lib.runs.run import run
+from regroup_lib.runs.specs import EncoderSpec, Spec, TableSpec
+from regroup_lib.runs.verify import DATA_DIGESTS, TABLE_DIGESTS, check_results, data_variant
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+COMMITTED = Path(__file__).resolve().parents[2] / "results"
+# A committed record of each kind; numbers of the first three are of scores, decisions and tables.
+REAL = {
+    "rg": "cpu/cifar10-airplane/rg-autoencoder-s0-*.json",
+    "ce": "cpu/ham10000-bcc/ce-s0-*.json",
+    "table": "cpu/iris-versicolor/table-logreg-rg-s0-*.json",
+    "encoder": "cpu/cifar10-airplane/encoder-autoencoder-s0-*.json",
+    "look": "cpu/own-page-blocks-5/look-columns-s0-*.json",
+    "refused": "cpu/diabetes-high/table-*-kmeans-smote*-s0-*.json",
+}
+
+
+@pytest.fixture
+def real(tmp_path):
+    """Return a directory with copies of real records, and the path of each by its name in `REAL`."""
+    paths = {}
+    for name, pattern in REAL.items():
+        source = sorted(COMMITTED.glob(pattern))[0]
+        paths[name] = tmp_path / source.relative_to(COMMITTED)
+        paths[name].parent.mkdir(parents=True, exist_ok=True)
+        for suffix in (".json", ".npz"):
+            shutil.copy(source.with_suffix(suffix), paths[name].with_suffix(suffix))
+    assert check_results(tmp_path).defects == []
+    return tmp_path, paths
+
+
+def edit(path, change):
+    """Change a record's values, without the digest that would tell of any change."""
+    values = json.loads(path.read_text())
+    values.pop("digest", None)
+    change(values)
+    path.write_text(json.dumps(values, indent=1))
+
+
+def edit_arrays(path, change):
+    """Change a record's arrays, and its digest of them."""
+    arrays = read_npz(path.with_suffix(".npz"))
+    change(arrays)
+    write_npz(path.with_suffix(".npz"), arrays, compress=True)
+    edit(path, lambda values: values.update(arrays_digest=digest_file(path.with_suffix(".npz"))))
+
+
+def assign(*keys_and_value):
+    """Return a change that assigns a value below keys."""
+    *keys, last, value = keys_and_value
+
+    def change(values):
+        for key in keys:
+            values = values[key]
+        values[last] = value
+
+    return change
+
+
+def drop(*keys):
+    def change(values):
+        for key in keys[:-1]:
+            values = values[key]
+        del values[keys[-1]]
+
+    return change
+
+
+def put(name, index, value):
+    return lambda arrays: arrays[name].__setitem__(index, value)
+
+
+def as_type(name, dtype):
+    return lambda arrays: arrays.__setitem__(name, arrays[name].astype(dtype))
+
+
+def shorter(name):
+    return lambda arrays: arrays.__setitem__(name, arrays[name][:-1])
+
+
+METRICS = ("metrics", "max", "test")
+IN_THE_FILE = [
+    ("rg", assign("key", "0" * 16), "its spec has key"),
+    ("rg", assign("spec", "seed", 7), "its spec has key"),
+    ("rg", assign("spec", "method", "sorcery"), "no method is called 'sorcery'"),
+    ("rg", drop("spec", "task"), "task: Field required"),
+    ("rg", assign("format", 2), "its format is not 1"),
+    ("rg", drop("format"), "its format is not 1"),
+    ("rg", drop("status"), "status: Field required"),
+    ("rg", assign("metrics", [1, 2]), "metrics: Input should be a valid dictionary"),
+    ("rg", assign("seconds", "train", "long"), "seconds.train: Input should be a valid number"),
+    ("rg", assign("surprise", 1), "surprise: Unexpected keyword argument"),
+    ("rg", assign("data_digest", "0" * 64), "data_digest '000000000000' is not that of cifar10"),
+    ("table", assign("data_digest", "1" * 64), "is not that of iris-versicolor"),
+    ("rg", assign("seconds", "train", -1.0), "seconds.train is -1.0"),
+    ("rg", assign("seconds", "train", float("nan")), "seconds.train is nan"),
+    ("rg", assign("seconds", {}), "it has no seconds"),
+    ("rg", assign("code", "yesterday's"), 'code is "yesterday'),
+    ("rg", assign("created", "2026-11-24"), "created is '2026-11-24', not a time with its zone"),
+    ("rg", assign("machine", {}), "machine lacks cores, threads"),
+    ("rg", drop("versions", "torch"), "versions lacks torch"),
+    ("rg", assign("status", "fine"), "status is 'fine'; of training it is finished or diverged"),
+    ("rg", assign("status", "diverged"), "status is 'diverged', with 2 metrics"),
+    ("encoder", assign("status", "not applicable"), "of encoder it is finished"),
+    ("rg", assign("metrics", {}), "status is 'finished', with 0 metrics"),
+    ("rg", assign("reason", "none"), "with the reason 'none'"),
+    ("refused", assign("reason", ""), "with the reason ''"),
+    ("rg", lambda values: values["traces"].pop(), "it is finished, with 7 traces of 8 epochs"),
+    ("rg", lambda values: values["traces"].pop(2), "its traces are of epochs"),
+    ("rg", lambda values: values["traces"].append(values["traces"][-1]), "its traces are of epochs"),
+    ("rg", assign("traces", 3, "train_loss", float("inf")), "train_loss is"),
+    ("rg", assign("traces", 3, "seconds", -2.0), "epoch 4 has seconds = -2.0"),
+    ("rg", assign("traces", 0, "test_max_average_precision", 1.5), "has test_max_average_precision = 1.5"),
+    ("rg", assign("traces", 0, "variation", [-1.0]), "has variation"),
+    ("rg", assign("traces", -1, "test_max_average_precision", 0.5), "its last trace has test_max_average_precision"),
+    ("rg", drop("traces", -1, "test_sum_balanced_accuracy"), "test_sum_balanced_accuracy = None"),
+    ("rg", assign("regrouping", "parent", [0, 2]), "regrouping.parent is"),
+    ("rg", assign("regrouping", "parent", "many"), "regrouping.parent is many"),
+    ("rg", assign("regrouping", {}), "regrouping.parent is None"),
+    ("rg", assign("regrouping", "counts", [1, 2]), "regrouping.counts is"),
+    ("rg", assign("regrouping", "counts", -1, -5), "regrouping.counts is"),
+    ("rg", assign("regrouping", "nmi", 1.2), "regrouping.nmi is 1.2"),
+    (
+        "rg",
+        assign(*METRICS, "balanced_accuracy", 0.9),
+        r"max.test.balanced_accuracy is 0.9, and the stored scores give",
+    ),
+    ("rg", assign(*METRICS, "average_precision", "airplane", 0.99), "average_precision.airplane is 0.99, and"),
+    ("rg", assign(*METRICS, "average_precision", "airplane", float("nan")), "average_precision.airplane is nan, and"),
+    ("rg", assign(*METRICS, "average_precision", "airplane", "high"), "average_precision.airplane is high, and"),
+    ("rg", assign(*METRICS, "average_precision", {"plane": 0.9}), "average_precision.airplane is missing"),
+    ("rg", assign(*METRICS, "summary", "average_precision", 0.99), "summary.average_precision is 0.99"),
+    ("rg", drop(*METRICS, "summary"), "summary is None; expected a mapping"),
+    ("rg", assign(*METRICS, "prevalence", "airplane", 0.2), "prevalence.airplane is 0.2"),
+    ("rg", assign(*METRICS, "intervals", "balanced_accuracy", [0.1]), "balanced_accuracy is .*; expected 2 numbers"),
+    ("rg", assign(*METRICS, "neighbor_accuracy", 38.0), "max.test.neighbor_accuracy is 38.0"),
+    ("rg", assign(*METRICS, "luck", 0.5), "max.test.luck is 0.5, which does not belong here"),
+    ("rg", drop("metrics", "sum"), "metrics.sum is missing"),
+    ("rg", drop(*METRICS), "metrics.max.test is missing"),
+    ("rg", assign("metrics", "none", {"test": {}}), "metrics.none is .*, which does not belong here"),
+    ("ce", drop("metrics", "none", "val"), "metrics.none.val is missing"),
+    ("table", assign(*METRICS, "pooled_average_precision", 0.5), "pooled_average_precision is 0.5"),
+    ("table", assign(*METRICS, "average_precision_by_fold", 2, 0.5), "average_precision_by_fold.2 is 0.5"),
+    ("look", assign("data_digest", "0" * 64), "data_digest '000000000000' is not that of own-page-blocks-5"),
+    ("look", assign("regrouping", "counts", 0, 7), "regrouping.counts add up to"),
+    ("look", assign("regrouping", "parent", 0, 2), "regrouping.parent is"),
+    ("look", assign("metrics", "diagnosis", 0, "stability", 1.5), "a stability of 1.5"),
+    ("encoder", assign("metrics", "nmi", -0.1), "metrics.nmi is -0.1"),
+    ("encoder", assign("metrics", "neighbor_accuracy", None), "metrics.neighbor_accuracy is None"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "message"), IN_THE_FILE, ids=[message for _, _, message in IN_THE_FILE])
+def test_whatever_is_changed_in_a_record_is_found(real, name, change, message):
+    root, paths = real
+    edit(paths[name], change)
+    report = check_results(root)
+    assert {defect.path for defect in report.defects} == {paths[name]}
+    assert any(re.search(message, defect.what) for defect in report.defects), report.defects
+    assert all("\n" not in str(defect) for defect in report.defects)
+
+
+IN_THE_ARRAYS = [
+    ("look", put("shown", 0, 5000), "shown names cluster 5000"),
+    ("look", shorter("centers"), "centers is"),
+    ("rg", drop("test_scores_sum"), "array test_scores_sum is missing"),
+    ("rg", lambda arrays: arrays.update(more=np.zeros(3)), "array more does not belong here"),
+    ("rg", put("test_scores_max", 5, np.nan), "array test_scores_max has 1 values that are NaN or infinite"),
+    ("rg", put("test_scores_max", 5, 1.5), "array test_scores_max holds no probabilities"),
+    ("rg", put("test_scores_max", slice(0, 50), 0.5), "and the stored scores give"),
+    ("rg", as_type("test_scores_max", np.int64), "array test_scores_max is int64"),
+    ("rg", shorter("test_scores_max"), r"test_scores_max is float32 of shape \(9999,\); expected 10000"),
+    ("rg", shorter("test_labels"), r"array test_scores_max is float32 of shape \(10000,\); expected 9999"),
+    ("rg", put("embedding", (3, 1), np.inf), "array embedding has 1 values"),
+    ("rg", shorter("embedding"), r"array embedding is float32 of shape \(2499, 2\)"),
+    ("ce", drop("val_labels"), "array val_labels is missing"),
+    ("ce", put("test_labels", slice(0, 2), 1), "and the stored scores give"),
+    ("ce", as_type("test_labels", np.float32), "array test_labels is float32"),
+    ("table", put("folds", slice(None), 0), "array folds has 1 folds, and a run 5"),
+    ("table", put("test_labels", 0, 1), "and the stored scores give"),
+    ("encoder", drop("examples"), "array examples is missing"),
+    ("encoder", shorter("examples"), "array examples is uint8"),
+    ("encoder", drop("reconstructions"), "array reconstructions is missing"),
+    ("refused", lambda arrays: arrays.update(test_scores_none=np.zeros(3)), "test_scores_none does not belong here"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "message"), IN_THE_ARRAYS, ids=[message for _, _, message in IN_THE_ARRAYS])
+def test_whatever_is_changed_in_arrays_is_found_though_their_digest_fits(real, name, change, message):
+    root, paths = real
+    edit_arrays(paths[name], change)
+    report = check_results(root)
+    assert {defect.path for defect in report.defects} == {paths[name]}
+    assert any(re.search(message, defect.what) for defect in report.defects), report.defects
+
+
+def damaged(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+ON_DISK = [
+    (lambda path: path.write_text(path.read_text()[:-40]), "is damaged"),
+    (lambda path: path.write_text(""), "is damaged"),
+    (lambda path: path.write_text("[1]"), "is damaged .*its format is not 1"),
+    (lambda path: path.write_bytes(b"\xff\xfe" * 20), "is damaged"),
+    (lambda path: path.write_text("[" * 100_000), "is damaged"),
+    (lambda path: path.with_suffix(".npz").unlink(), r"\.npz is missing or damaged"),
+    (lambda path: damaged(path.with_suffix(".npz")), r"\.npz is missing or damaged"),
+    (lambda path: os.truncate(path.with_suffix(".npz"), 1000), r"\.npz is missing or damaged"),
+    (lambda path: path.with_suffix(".npz").write_bytes(b""), r"\.npz is missing or damaged"),
+]
+
+
+@pytest.mark.parametrize(("harm", "message"), ON_DISK)
+def test_damaged_files_are_found(real, harm, message):
+    root, paths = real
+    harm(paths["rg"])
+    (defect,) = check_results(root).defects
+    assert defect.path == paths["rg"]
+    assert re.search(message, defect.what)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".npz"])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_a_file_that_never_ends_is_a_defect(real, suffix, make):
+    root, paths = real
+    path = paths["ce"].with_suffix(suffix)
+    path.unlink()
+    make(path)
+    (defect,) = check_results(root).defects
+    assert f"{path} is not a regular file; remove it" in str(defect)
+
+
+def test_a_file_larger_than_any_record_is_a_defect(real):
+    root, paths = real
+    os.truncate(paths["ce"], 10**8)
+    (defect,) = check_results(root).defects
+    assert "has 100,000,000 bytes; expected at most 20,000,000" in defect.what
+
+
+def test_a_record_that_is_not_where_it_belongs_and_arrays_without_one_are_found(real):
+    root, paths = real
+    moved = root / "cpu" / "cifar10-cat" / paths["rg"].name
+    moved.parent.mkdir()
+    for suffix in (".json", ".npz"):
+        paths["rg"].with_suffix(suffix).rename(moved.with_suffix(suffix))
+    paths["table"].unlink()
+    assert [str(defect) for defect in check_results(root).defects] == [
+        f"{moved}: its spec belongs in {paths['rg'].relative_to(root)}",
+        f"{paths['table'].with_suffix('.npz')}: arrays without a record",
+    ]
+
+
+@pytest.fixture
+def recorded(tmp_path, monkeypatch):
+    """Return a directory of small records: of scores, of decisions (many classes), of a table."""
+    common = {"profile": "smoke", "epochs": 1}
+    run(Spec(task="digits-0", method="rg", encoder="raw", **common), results_dir=tmp_path)
+    for module in (experiments, checks):
+        monkeypatch.setattr(module, "MANY_CLASSES", 9)
+    run(Spec(task="digits", method="ce", **common), results_dir=tmp_path)
+    for seed in (0, 1):
+        table = {"task": "iris-versicolor", "estimator": "logreg", "method": "rg", "seed": seed}
+        run(TableSpec(profile="smoke", **table), results_dir=tmp_path)
+    return tmp_path
+
+
+def numbers_below(value, keys=()):
+    """Yield the keys of each number."""
+    if isinstance(value, float):
+        yield keys
+    for key, part in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from numbers_below(part, (*keys, key))
+
+
+def nudge(path, keys):
+    def change(values):
+        part = values
+        for key in keys[:-1]:
+            part = part[key]
+        part[keys[-1]] += -1e-7 if part[keys[-1]] > 0.5 else 1e-7
+
+    edit(path, change)
+
+
+def test_every_metric_is_computed_again_but_those_that_are_said_not_to_be(recorded):
+    """Each number is moved by 1e-7 alone; of many classes the average precisions are kept, with nothing to compare."""
+    assert check_results(recorded).defects == []
+    found, missed = 0, set()
+    for record in load_records(recorded):
+        before = record.path.read_bytes()
+        for keys in numbers_below(record.metrics):
+            nudge(record.path, ("metrics", *keys))
+            if check_results(recorded).defects:
+                found += 1
+            else:
+                missed.add((record.spec.task, *keys[2:-1]))
+            record.path.write_bytes(before)
+    assert found > 100
+    assert missed == {("digits", "intervals", "average_precision", str(c)) for c in range(10)}
+
+
+def test_a_record_says_when_it_is_not_what_was_written(recorded):
+    (path,) = recorded.glob("smoke/digits-0/*.json")
+    text = path.read_text()
+    path.write_text(text.replace('"cores": ', '"cores": 1'))
+    with pytest.raises(ValueError, match=r"is damaged .*not what was written: its digest differs"):
+        load_records(recorded)
+    assert ["its digest differs" in defect.what for defect in check_results(recorded).defects] == [True]
+
+
+def test_labels_and_folds_that_are_not_those_of_the_others_are_found(real):
+    """Two samples of one class change places: no metric of one record moves."""
+    root, paths = real
+    for source in sorted(COMMITTED.glob("cpu/iris-versicolor/table-forest-*-s0-*.json"))[:3]:
+        for suffix in (".json", ".npz"):
+            shutil.copy(source.with_suffix(suffix), paths["table"].parent)
+    assert check_results(root).defects == []
+
+    def swap(arrays):
+        one, other = (np.flatnonzero(arrays["test_labels"] == c)[0] for c in (0, 1))
+        for array in arrays.values():
+            array[[one, other]] = array[[other, one]]
+
+    edit_arrays(paths["table"], swap)
+    report = check_results(root)
+    assert {defect.path for defect in report.defects} == {paths["table"]}
+    assert "its test labels are not those of most records of iris-versicolor" in str(report.defects)
+
+
+def test_the_digests_are_those_of_the_data_that_are_at_hand():
+    assert DATA_DIGESTS["digits"] == load_data("digits").digest
+    assert DATA_DIGESTS["descriptions"] == load_data("descriptions").digest
+    for task in ("iris-versicolor", "wine-1", "digits-8", "breast-cancer-malignant", "diabetes-high"):
+        assert TABLE_DIGESTS[task] == load_table(task).digest
+
+
+@pytest.mark.parametrize(
+    ("spec", "variant"),
+    [
+        (Spec(task="ham10000-bcc", method="ce"), "ham10000 64 px"),
+        (Spec(task="ham10000", method="ce", split="image"), "ham10000 64 px, split by image"),
+        (Spec(task="ham10000", method="ce", profile="paper"), "ham10000 224 px"),
+        (Spec(task="cifar10-lt", method="ce"), "cifar10"),
+        (EncoderSpec(task="ham10000-bcc", encoder="raw"), "ham10000 64 px"),
+    ],
+)
+def test_a_spec_names_its_data(spec, variant):
+    assert data_variant(spec) == variant
+    assert variant in DATA_DIGESTS
+
+
+def test_the_command_prints_a_line_a_kind_and_a_line_a_defect(real, monkeypatch, capsys):
+    root, paths = real
+    monkeypatch.setenv("REGROUP_RESULTS", str(root))
+    monkeypatch.setattr(sys, "argv", ["regroup", "results", "check"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code in (0, None)
+    *summary, last = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in summary] == ["encoder", "look", "table", "training"]
+    assert "4 that no stored array gives back" in summary[0]
+    assert re.search(r"2 finished; \d+ numbers computed again", summary[3])
+    assert last == "6 records read, 0 defects"
+    edit(paths["rg"], assign("status", "[bold]"))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{paths['rg']}: status is '[bold]'; of training it is finished or diverged" in lines
+
+
+def test_the_committed_records_have_no_defect():
+    report = check_results(COMMITTED)
+    assert [str(defect) for defect in report.defects] == []
+    assert report.recomputed.total() > 20_000

@@ -1,0 +1,568 @@
+"""Comparisons on a user's own data: what is run, what is chosen where, what is advised, and that records are enough."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import onnx
+import pandas as pd
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.metrics import average_precision_score
+from sklearn.model_selection import StratifiedKFold
+
+import regroup_lib as rg
+from regroup_book import build, plans
+from regroup_lib import comparison, estimator, intervals
+from regroup_lib.data import bundled_tables
+from regroup_lib.data.dataset import DataError
+from regroup_lib.data.load import load_data
+from regroup_lib.encoders import features
+from regroup_lib.intervals import Interval
+from regroup_lib.runs import table_methods
+from regroup_lib.runs.differences import result_on_test, validation_precision
+from regroup_lib.runs.records import find_record, load_record
+from regroup_lib.runs.specs import LookSpec, OwnData, Spec, TableSpec, parse_spec
+
+ROOT = Path(__file__).resolve().parents[1]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def surrounded(n=60, *, seed=0):
+    """Return a table whose minority lies between four heaps of the majority: no line parts them, heaps do."""
+    rng = np.random.default_rng(seed)
+    heaps = np.concatenate([rng.normal(center, 0.4, (n, 2)) for center in ((3, 0), (-3, 0), (0, 3), (0, -3))])
+    minority = rng.normal(0, 0.4, (n, 2))
+    kinds = [*np.repeat(["east", "west", "north", "south"], n), *["middle"] * n]
+    return pd.DataFrame(np.concatenate([heaps, minority]), columns=["x", "y"]).assign(kind=kinds)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Return a directory with a table on which regrouping helps a linear classifier, and its comparison."""
+    folder = tmp_path_factory.mktemp("own")
+    surrounded().to_csv(folder / "heaps.csv", index=False)
+    found = rg.compare(
+        folder / "heaps.csv", positive="middle", estimators=["logreg"], seeds=[0, 1, 2], results_dir=folder / "results"
+    )
+    return SimpleNamespace(folder=folder, table=folder / "heaps.csv", results=folder / "results", comparison=found)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Return a directory with scans of three digits as a folder, and a comparison of two seeds and one epoch."""
+    folder = tmp_path_factory.mktemp("pictures")
+    scans, digits = load_digits(return_X_y=True)
+    counts = {1: 100, 8: 30, 7: 70}
+    for digit, count in counts.items():
+        (folder / "scans" / f"digit {digit}").mkdir(parents=True)
+        for number, scan in enumerate(scans[digits == digit][:count]):
+            image = Image.fromarray((scan * 15).astype(np.uint8).reshape(8, 8))
+            image.save(folder / "scans" / f"digit {digit}" / f"{number}.png")
+    options = {"seeds": [0, 1], "epochs": 1, "results_dir": folder / "results", "data_dir": folder / "data"}
+    found = rg.compare(folder / "scans", positive="digit 8", encoder="raw", **options)
+    return SimpleNamespace(folder=folder, comparison=found, options=options)
+
+
+# ---------------------------------------------------------------- specs
+
+
+def own(**changes):
+    values = {"digest": "0" * 64, "classes": ("a", "b", "c"), "positive": "b", "path": "/somewhere/x.csv"}
+    return OwnData(**values | changes)
+
+
+def spec(**changes):
+    values = {"task": "own-x-b", "own": own(), "method": "rg", "estimator": "logreg"}
+    return TableSpec(**values | changes)
+
+
+def test_the_key_says_which_data_and_not_where_they_lie():
+    assert spec().key == spec(own=own(path=None)).key == spec(own=own(path="/elsewhere", label="b")).key
+    reading = {"group": "c", "header": False, "missing": ("?",), "decimal": ","}  # the digest says what these changed
+    assert spec().key == spec(own=own(**reading)).key
+    others = [own(digest="1" * 64), own(classes=("a", "b", "d")), own(positive="c"), own(grouped=True)]
+    assert len({spec().key, *(spec(own=other).key for other in others)}) == 5
+    assert spec(threshold=5.0).key != spec().key != spec(encoder="pca").key
+
+
+def test_a_spec_without_own_data_keeps_the_key_it_had():
+    assert TableSpec(profile="smoke", task="iris-versicolor", method="rg", estimator="logreg").key == "acdb045f73f67912"
+
+
+def test_no_path_enters_what_is_written():
+    written = json.dumps(spec().model_dump(mode="json"))
+    assert "somewhere" not in written
+    assert parse_spec(json.loads(written)) == spec(own=own(path=None))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: spec(task="wine-1"), "a task on own data is called own-"),
+        (lambda: spec(own=None), "a task on own data is called own-"),
+        (lambda: own(positive="z"), "there is no class 'z'; there are a, b, c"),
+        (lambda: spec(encoder="clip"), "no encoder is called 'clip'; there are pca"),
+        (lambda: spec(method="ros", encoder="pca"), "method 'ros' does not regroup; leave encoder out"),
+        (lambda: spec(method="plain", threshold=3), "method 'plain' does not regroup; leave threshold out"),
+        (lambda: LookSpec(task="own-x-b", own=own(), holds="images"), "a look at images needs an encoder"),
+        (lambda: LookSpec(task="own-x-b", own=own(), holds="rows", encoder="clip"), "no encoder of tables is called"),
+        (lambda: LookSpec(task="own-x-b", own=own(), holds="images", encoder="tfidf"), "does not take images"),
+    ],
+)
+def test_a_spec_that_makes_no_sense_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_file_named_like_a_data_set_gets_none_of_its_settings():
+    common = {"own": own(), "method": "ce", "profile": "cpu"}
+    named = Spec(task="own-ham10000-b", **common)
+    assert (named.image_size, named.network) == (None, "small-resnet")
+
+
+def test_the_threshold_and_the_encoder_reach_the_clustering(home):
+    table = bundled_tables.table_of(load_data(home.table), "middle")
+    for options in ({"threshold": 120.0}, {"encoder": "pca"}):
+        ours = table_methods.out_of_fold(table, method="rg", estimator="logreg", seed=0, n_folds=2, **options)
+        rows = np.arange(len(table.labels))
+        train, test = rows[ours.folds == 1], rows[ours.folds == 0]
+        preparation = table_methods.make_preparation().fit(table.features.iloc[train])
+        X_train, X_test = (preparation.transform(table.features.iloc[part]) for part in (train, test))
+        features = table_methods.ENCODERS["pca"]().fit_transform(X_train) if "encoder" in options else X_train
+        regrouping = rg.Regrouping(threshold=options.get("threshold"), random_state=0)
+        regrouping.fit(features, table.labels[train])
+        model = table_methods.ESTIMATORS["logreg"](0).fit(X_train, regrouping.pseudo_labels_)
+        scores = rg.aggregate(model.predict_proba(X_test), regrouping.parent_, rule="max")
+        np.testing.assert_allclose(ours.scores["max"][test], scores[:, 1], atol=1e-6)
+
+
+def test_a_table_goes_in_whole_and_in_the_order_of_the_file(home):
+    table = bundled_tables.table_of(load_data(home.table), "north")
+    written = surrounded()
+    np.testing.assert_allclose(table.features.to_numpy(), written[["x", "y"]].to_numpy())
+    assert table.labels.tolist() == (written["kind"] == "north").astype(int).tolist()
+
+
+# ---------------------------------------------------------------- records are enough
+
+
+def test_a_comparison_is_looked_up_and_not_run_again(home, monkeypatch):
+    monkeypatch.setattr(table_methods, "out_of_fold", None)
+    again = rg.compare(home.table, positive="middle", estimators=["logreg"], seeds=[0, 1, 2], results_dir=home.results)
+    assert again.table.equals(home.comparison.table)
+
+
+def test_records_are_found_and_read_without_the_data(home, tmp_path):
+    moved = tmp_path / "results"
+    moved.symlink_to(home.results)
+    dataset = load_data(home.table)
+    nowhere = comparison.own_data(dataset, "middle", home.table).model_copy(update={"path": None})
+    specs = comparison.table_specs(nowhere, "heaps", profile="cpu", seeds=[0, 1, 2], estimators=["logreg"])
+    (found,) = comparison.comparisons([find_record(s, moved) for s in specs])
+    assert found.recommendation.text == home.comparison.recommendation.text
+    assert found.class_table.equals(home.comparison.class_table)
+    found.plot_clusters()
+    found.plot_precision_recall()
+
+
+def test_without_a_record_the_missing_path_is_the_complaint(tmp_path):
+    with pytest.raises(DataError, match="the data set with digest 000000000000 has no path here"):
+        rg.run(spec(own=own(path=None)), results_dir=tmp_path)
+
+
+def test_data_that_changed_are_refused(tmp_path):
+    surrounded().to_csv(tmp_path / "t.csv", index=False)
+    before = comparison.own_data(load_data(tmp_path / "t.csv"), "middle", tmp_path / "t.csv")
+    surrounded(seed=1).to_csv(tmp_path / "t.csv", index=False)
+    (look, *_) = comparison.table_specs(before, "t", profile="cpu", seeds=[0])
+    with pytest.raises(DataError, match=r"has digest .*, expected .*; it has changed"):
+        rg.run(look, results_dir=tmp_path / "results")
+
+
+def test_rows_stay_together_in_new_records_and_fell_as_they_did_in_the_first(tmp_path):
+    frame = surrounded(20)
+    pd.concat([frame, frame.iloc[::2]]).to_csv(tmp_path / "t.csv", index=False)
+    dataset = load_data(tmp_path / "t.csv")
+    now = comparison.own_data(dataset, "middle", tmp_path / "t.csv")
+    first = now.model_copy(update={"grouped": False})
+    assert now.grouped
+    assert dataset.digest == now.verified().digest == first.verified().digest
+    folds = {}
+    for own_data in (now, first):
+        (_, run) = comparison.table_specs(own_data, "t", profile="cpu", seeds=[0], estimators=["logreg"])[:2]
+        folds[own_data.grouped] = rg.run(run, results_dir=tmp_path / "results").arrays()["folds"]
+    assert (folds[True][:100:2] == folds[True][100:]).all()
+    labels = bundled_tables.table_of(first.verified(), "middle").labels
+    for fold, (_, rows) in enumerate(StratifiedKFold(5, shuffle=True, random_state=0).split(labels, labels)):
+        assert (folds[False][rows] == fold).all()
+
+
+def test_too_few_groups_are_refused_before_anything_is_run(tmp_path):
+    surrounded(20).assign(who=np.repeat([*range(16), *[99] * 4], 5)).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(ValueError, match="the class 'middle' has samples of 1 groups alone; 5 folds need as many"):
+        rg.compare(tmp_path / "t.csv", label="kind", positive="middle", group="who", results_dir=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_automatic_choice_of_clusters_gets_the_groups(monkeypatch):
+    given = []
+
+    class Recorded(estimator.RegroupClassifier):
+        def fit(self, X, y, **fit_params):
+            given.append(fit_params.pop("groups", None))
+            return super().fit(X, y, **fit_params)
+
+    monkeypatch.setattr(estimator, "RegroupClassifier", Recorded)
+    frame, groups = surrounded(20), np.arange(100) // 2
+    labels = (frame["kind"] == "middle").to_numpy().astype(np.int64)
+    table = bundled_tables.Table("t", "t", frame[["x", "y"]], labels, "", groups)
+    found = table_methods.out_of_fold(table, method="rg-auto", estimator="logreg", n_folds=2)
+    for fold, those in enumerate(given):
+        np.testing.assert_array_equal(those, groups[found.folds != fold])
+    table_methods.out_of_fold(table, method="rg", estimator="logreg", n_folds=2)
+    assert [those is None for those in given] == [False, False, True, True]
+
+
+# ---------------------------------------------------------------- what a comparison says
+
+
+def test_regrouping_is_advised_where_it_helps(home):
+    advice = home.comparison.recommendation
+    assert advice.word == "regroup"
+    assert advice.headline.startswith("Regroup: RG")
+    assert advice.difference.low > 20
+    assert f"The difference is {advice.difference} points (95% interval)." in advice.text
+    assert "The test samples hold 60 positives." in advice.text
+    table = home.comparison.table
+    assert table.index.get_level_values("method").tolist() == ["CE", "WCE", "ROS", "RG", "RG+WCE"]
+    assert home.comparison.chance == pytest.approx(0.2)
+
+
+def test_the_numbers_are_those_of_cross_validation(home):
+    table = bundled_tables.table_of(load_data(home.table), "middle")
+    for title, method in (("CE", "plain"), ("RG", "rg")):
+        precisions = []
+        for seed in (0, 1, 2):
+            result = table_methods.out_of_fold(table, method=method, estimator="logreg", seed=seed)
+            scores = next(iter(result.scores.values()))  # max, where there are two rules
+            precisions.append(
+                np.mean(
+                    [
+                        average_precision_score(table.labels[result.folds == f], scores[result.folds == f])
+                        for f in range(5)
+                    ]
+                )
+            )
+        shown = home.comparison.table.loc[("logistic regression", title), "AP"]
+        assert shown == intervals.mean_std(precisions)
+
+
+def test_the_method_of_a_fold_is_chosen_on_the_other_folds(home):
+    found = home.comparison.chosen(("CE", "WCE", "ROS"))
+    groups = [home.comparison.groups["logistic regression", title] for title in ("CE", "WCE", "ROS")]
+    for seed in range(3):
+        arrays = [group[seed].arrays() for group in groups]
+        y, folds = arrays[0]["test_labels"], arrays[0]["folds"]
+        values = []
+        for fold in range(5):
+            elsewhere = [
+                np.mean(
+                    [
+                        average_precision_score(y[folds == f], a["test_scores_none"][folds == f])
+                        for f in range(5)
+                        if f != fold
+                    ]
+                )
+                for a in arrays
+            ]
+            best = arrays[int(np.argmax(elsewhere))]
+            values.append(average_precision_score(y[folds == fold], best["test_scores_none"][folds == fold]))
+        assert found.precisions[seed] == pytest.approx(np.mean(values))
+    assert sum(found.picked.values()) == 15
+
+
+def test_the_method_for_images_is_chosen_on_the_validation_split(pictures):
+    found = pictures.comparison.chosen(("CE", "WCE", "ROS"))
+    groups = {title: pictures.comparison.groups["tiny-resnet", title] for title in ("CE", "WCE", "ROS")}
+    means = {title: np.mean([validation_precision(r) for r in group]) for title, group in groups.items()}
+    best = max(means, key=means.get)
+    assert dict(found.picked) == {("tiny-resnet", best): 2}
+    expected = [result_on_test(record, "average_precision") for record in groups[best]]
+    np.testing.assert_allclose(found.precisions, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [
+        (0.5, 3.0, "regroup"),
+        (-0.5, 3.0, "undecided"),
+        (-3.0, 0.5, "undecided"),
+        (-3.0, -0.5, "leave the labels as they are"),
+    ],
+)
+def test_advice_follows_the_interval(home, monkeypatch, low, high, word):
+    fresh = comparison.Comparison(home.comparison.look, home.comparison.records)
+    monkeypatch.setattr(intervals, "interval", lambda *_, **__: Interval((low + high) / 2, low, high, 1, 9))
+    assert fresh.recommendation.word == word
+    named = {"regroup": "Regroup: RG", "undecided": "Undecided, so take the simpler one: "}
+    assert fresh.recommendation.headline.startswith(named.get(word, "Leave the labels as they are: "))
+
+
+def test_one_seed_decides_nothing(home):
+    one = comparison.Comparison(home.comparison.look, tuple(r for r in home.comparison.records if r.spec.seed == 0))
+    assert one.recommendation.word == "undecided"
+    assert one.recommendation.difference.low > 0  # for this seed alone
+    assert "One seed has no spread" in one.recommendation.text
+    assert "nan" not in one.table.to_string()
+
+
+def test_the_outlook_knows_the_classes_that_the_majority_hides(home):
+    assert home.comparison.diagnosis.loc["not middle", ["clusters", "samples"]].tolist() == [4, 240]
+    assert "4 clusters of 60 to 60 samples; another seed finds the same clusters" in home.comparison.outlook
+    assert "normalized mutual information 1.00" in home.comparison.outlook
+    assert home.comparison.class_table.loc["middle"].tolist() == [60, "positive"]
+    assert home.comparison.notes[-1] == "every row is scored by cross-validation, five folds a seed"
+    assert not any("80/20" in note for note in home.comparison.notes)
+
+
+def test_centers_are_those_of_the_prepared_columns(home):
+    arrays = home.comparison.look.arrays()
+    assert home.comparison.look.metrics["columns"] == ["x", "y"]
+    written = surrounded()
+    scaled = (written[["x", "y"]] - written[["x", "y"]].mean()) / written[["x", "y"]].std(ddof=0)
+    expected = scaled.groupby(written["kind"]).mean()
+    for center in expected.drop(index="middle").to_numpy():
+        assert np.abs(arrays["centers"][:4] - center).sum(axis=1).min() < 1e-5
+    np.testing.assert_allclose(arrays["centers"][4], expected.loc["middle"], atol=1e-5)
+    axes = home.comparison.plot_clusters().axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["not middle: 60"] * 4 + ["middle: 60"]
+
+
+def test_the_map_of_centers_shows_the_columns_that_differ_most():
+    rng = np.random.default_rng(0)
+    centers = rng.normal(0, 0.1, (4, 40))
+    centers[:, 33] = (2, -2, 2, -2)
+    figure = comparison.plot_centers(centers, list("abcd"), [f"c{i}" for i in range(40)])
+    names = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert len(names) == comparison.SHOWN_COLUMNS
+    assert "c33" in names
+    assert [text.get_text() for text in figure.axes[0].texts] == ["+", "−", "+", "−"]
+    plt.close(figure)
+
+
+def test_the_area_under_a_curve_is_its_average_precision(home):
+    figure = home.comparison.plot_precision_recall()
+    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    for title in comparison.COMPARED:
+        group = home.comparison.groups["logistic regression", title]
+        expected = np.mean([result_on_test(record, "average_precision") for record in group])
+        assert lines[title].get_ydata().mean() == pytest.approx(expected, abs=0.03)
+        assert lines[title].get_color() == comparison.LOOKS[title][0]
+    plt.close(figure)
+
+
+def test_results_are_written(home, tmp_path):
+    home.comparison.write(tmp_path / "r.json")
+    written = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert written["recommendation"]["word"] == "regroup"
+    assert written["chance"] == pytest.approx(0.2)
+    precision = {row["method"]: row["average_precision"] for row in written["results"]}
+    assert min(precision["RG"]) > max(precision["CE"])
+    home.comparison.write(tmp_path / "r.csv")
+    frame = pd.read_csv(tmp_path / "r.csv")
+    assert len(frame) == 3 * (3 + 2 * 2)
+    assert set(frame["task"]) == {"own-heaps-middle"}
+    with pytest.raises(ValueError, match=r"r.xlsx is neither a \.json nor a \.csv file"):
+        home.comparison.write(tmp_path / "r.xlsx")
+
+
+# ---------------------------------------------------------------- images
+
+
+def test_images_are_compared_with_one_schedule_and_their_clusters_shown(pictures):
+    found = pictures.comparison
+    specs = {record.spec.method: record.spec for record in found.records}
+    assert list(specs) == ["ce", "wce", "ros", "rg", "rg-wce"]
+    assert (
+        len({(s.network, s.epochs, s.batch_size, s.peak_lr, s.shift, s.validation_fraction) for s in specs.values()})
+        == 1
+    )
+    assert (specs["rg"].encoder, specs["ce"].encoder) == ("raw", None)
+    assert found.class_table.loc["digit 8"].tolist() == [24, 6, "positive"]
+    assert found.chance == pytest.approx(6 / 40)
+    examples = found.look.arrays()["examples"]
+    scans = {image.tobytes() for image in load_data(pictures.folder / "scans").train.inputs}
+    assert examples.shape == (7, 8, 8, 8, 1)  # ceil(136 / 24) clusters and the positive class
+    assert all(image.tobytes() in scans for image in examples.reshape(-1, 8, 8, 1))
+    assert "worth a try before regrouping is given up" in found.recommendation.text
+    assert "1 epochs of tiny-resnet" in found.provenance
+    labels = [text.get_text() for text in found.plot_clusters().axes[0].get_yticklabels()]
+    assert labels[-1] == "digit 8: 24"
+
+
+def test_a_pretrained_encoder_sees_files_at_its_own_size(tmp_path, monkeypatch):
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Flatten", ["images"], ["features"])],
+            "flat",
+            [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, "h", "w"])],
+            [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", "d"])],
+        ),
+        opset_imports=[helper.make_opsetid("", 13)],
+        ir_version=8,
+    )
+    helper.set_model_props(model, {"image_size": "16"})
+    (tmp_path / "encoders").mkdir()
+    onnx.save(model, tmp_path / "encoders" / "flat.onnx")
+    for number in range(40):
+        folder = tmp_path / "x" / "ab"[number % 4 == 0]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    dataset, seen = load_data(tmp_path / "x", image_size=8, data_dir=tmp_path), []
+    encode = features.encode
+
+    def watched(data, *arguments, **options):
+        seen.append(data.train.inputs.shape)
+        return encode(data, *arguments, **options)
+
+    monkeypatch.setattr(features, "encode", watched)
+    own_data = comparison.own_data(dataset, "b", tmp_path / "x")
+    options = {"profile": "cpu", "seeds": [0], "encoder": "onnx:flat", "image_size": 8}
+    (look, *_) = comparison.image_specs(own_data, dataset, **options)
+    record = rg.run(look, results_dir=tmp_path / "results", data_dir=tmp_path)
+    assert "encoder flat: it does not say its mean and std" in record.metrics["notes"][-1]
+    assert seen == [(32, 16, 16, 3)]
+    assert record.arrays()["examples"].shape[2:] == (8, 8, 3)
+
+
+@pytest.mark.parametrize(("side", "network"), [(8, "tiny-resnet"), (28, "slim-resnet"), (64, "slim-resnet-64")])
+def test_the_network_is_chosen_by_the_images(side, network):
+    splits = {"train": rg_split(200, side), "test": rg_split(50, side)}
+    dataset = rg.Dataset("x", splits, ("a", "b"), "0" * 64)
+    settings = comparison.image_settings(dataset, "b", "cpu")
+    assert settings["network"] == network
+    assert settings["epochs"] == 40
+    assert not settings["flip"]
+
+
+def rg_split(n, side):
+    from regroup_lib.data.dataset import Split
+
+    return Split(np.zeros((n, side, side, 1), np.uint8), np.arange(n) % 2)
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"positive": "midle"}, r"positive is 'midle', and heaps has .*middle \(60\).*; did you mean 'middle'\?"),
+        ({"seeds": []}, "seeds is empty"),
+        ({"estimators": []}, "estimators is empty"),
+        ({"epochs": 3}, "epochs is 3, and heaps is a table"),
+        ({"estimators": ["svm"]}, "no estimator is called 'svm'; there are logreg, forest, boosting"),
+        ({"encoder": "clip"}, "no encoder is called 'clip'; there are pca"),
+        ({"threshold": -1}, "threshold: Input should be greater than 0"),
+        ({"label": "colour"}, "has no column 'colour'"),
+        ({"image_size": 8}, "image_size is 8"),
+        ({"profile": "gpu"}, "profile: Input should be"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_run(home, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        rg.compare(home.table, **{"results_dir": tmp_path / "none"} | options)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "none").exists()
+
+
+def test_options_of_tables_are_refused_for_images(pictures):
+    with pytest.raises(ValueError, match="estimators are logreg, and scans holds images"):
+        rg.compare(pictures.folder / "scans", estimators=["logreg"], **pictures.options)
+
+
+def test_images_that_cannot_be_divided_are_refused_before_anything_is_trained(tmp_path):
+    for name, counts in (("a", (40, 9)), ("b", (1, 9))):  # one positive cannot train and validate
+        for part, count in zip(("train", "test"), counts, strict=True):
+            (tmp_path / "x" / part / name).mkdir(parents=True)
+            for number in range(count):
+                image = np.full((8, 8), 2 * number + ord(name), np.uint8)
+                Image.fromarray(image).save(tmp_path / "x" / part / name / f"{number}.png")
+    with pytest.raises(ValueError, match=r"task 'x-b': a validation split of 0\.2 cannot be cut") as raised:
+        rg.compare(tmp_path / "x", positive="b", results_dir=tmp_path / "none", data_dir=tmp_path / "data")
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "none").exists()
+
+
+def test_too_few_samples_and_names_of_the_books_sets_are_refused(tmp_path):
+    surrounded(9).to_csv(tmp_path / "few.csv", index=False)
+    with pytest.raises(ValueError, match="the class 'east' has 9 samples in all; a comparison needs at least 10"):
+        rg.compare(tmp_path / "few.csv", results_dir=tmp_path)
+    with pytest.raises(DataError, match="'digits' is a data set of the book"):
+        rg.compare("digits")
+
+
+def test_a_class_that_is_a_number_is_found_and_nothing_is_counted_twice(tmp_path):
+    surrounded(12).replace({"kind": {"middle": "5"}}).to_csv(tmp_path / "t.csv", index=False)
+    options = {"estimators": ["logreg", "logreg"], "seeds": [0, 0], "results_dir": tmp_path / "results"}
+    found = rg.compare(tmp_path / "t.csv", positive=5, **options)
+    assert found.positive == "5"
+    assert [len(group) for group in found.groups.values()] == [1] * 5
+
+
+def test_the_smallest_class_is_positive_if_none_is_named(tmp_path):
+    frame = pd.concat([surrounded(20), surrounded(12).query("kind == 'north'")])
+    frame[frame["kind"] != "south"].to_csv(tmp_path / "t.csv", index=False)
+    found = rg.compare(tmp_path / "t.csv", estimators=["logreg"], seeds=[0], results_dir=tmp_path / "results")
+    assert found.positive == "east"
+
+
+# ---------------------------------------------------------------- the chapter
+
+
+def test_the_chapter_takes_a_users_path(home, tmp_path):
+    parameters = {"path": str(home.table), "positive": "north", "threshold": 100, "seeds": [0, 1], "profile": "smoke"}
+    executed = tmp_path / "executed.ipynb"
+    environment = {"REGROUP_RESULTS": str(tmp_path / "results")}
+    build.run_chapter("your-data", parameters, output=executed, root=ROOT, environment=environment)
+    text = executed.read_text(encoding="utf-8")
+    assert "heaps-north" in text
+    assert text.count('"image/png"') == 2
+    specs = [record.spec for record in rg.load_records(tmp_path / "results")]
+    assert {s.threshold for s in specs} == {None, 100.0}
+
+
+# ---------------------------------------------------------------- examples
+
+
+def test_examples_are_what_scikit_learn_has(tmp_path):
+    scans, digits = load_digits(return_X_y=True)
+    dataset = load_data(comparison.write_example("digit-scans", tmp_path), data_dir=tmp_path)
+    assert dataset.class_names == tuple("0123456789")
+    assert np.add(dataset.class_counts("train"), dataset.class_counts("test")).tolist() == np.bincount(digits).tolist()
+    files = dataset.metadata["test"]["file"]
+    for row in (0, len(files) - 1):
+        number = int(files[row].split("/")[1].removesuffix(".png"))
+        np.testing.assert_array_equal(dataset.test.inputs[row].ravel(), np.rint(scans[number] * 255 / 16))
+    table = load_data(comparison.write_example("breast-cancer", tmp_path))
+    assert np.add(table.class_counts("train"), table.class_counts("test")).tolist() == [357, 212]
+    with pytest.raises(ValueError, match="no example is called 'x'"):
+        comparison.write_example("x", tmp_path)
+
+
+def test_the_recorded_example_is_there_without_its_data(monkeypatch, tmp_path):
+    monkeypatch.setenv("REGROUP_DATA", str(tmp_path))
+    committed = ROOT / "results"
+    assert plans.missing_records("your-data", profile="cpu", seeds=[0, 1, 2], results_dir=committed) == []
+    specs = plans.chapter_specs("your-data", profile="cpu", seeds=[0, 1, 2])
+    (found,) = comparison.comparisons([load_record(s.path(committed)) for s in specs])
+    assert found.name == "page-blocks-5"
+    assert found.class_table["rows"].tolist() == [4913, 329, 115, 87, 28]  # as KEEL has them
+    assert found.look.data_digest == plans.PAGE_BLOCKS.digest
