@@ -112,6 +112,7 @@ def _options(
 
 
 def seed_numbers(text: str) -> list[int]:
+    """Return [0, 1] for "0,1"."""
     try:
         return [int(part) for part in text.split(",") if part.strip()]
     except ValueError as error:

@@ -150,8 +150,8 @@ def gains(profile: str, seeds: Sequence[int]) -> list[Gain]:
             continue
         found.append(Gain(task_name(table), "pre-trained", precision_difference(groups, "rg", "ce")))
     if not plans.missing_records("text", profile=profile, seeds=seeds):
-        for text, groups in text.load_results(profile, seeds).items():
-            found.append(Gain(text, "pre-trained", precision_difference(groups, "RG", "CE")))
+        for name, groups in text.load_results(profile, seeds).items():
+            found.append(Gain(name, "pre-trained", precision_difference(groups, "RG", "CE")))
     own = plans.self_supervised_runs(profile, seeds)
     found += _gain(own, f"{task_name(task)}, SimCLR", "own", "simclr", "binary")
     for encoder in plans.ENCODERS[profile][:-1]:

@@ -304,8 +304,8 @@ def test_records_frame_has_a_row_a_record_and_rule():
 
 def test_records_frame_of_nothing_has_its_columns(encoded):
     """Encoder records have no row."""
-    for records in ([], list(encoded.values())):
-        frame = records_frame(records)
+    for found in ([], list(encoded.values())):
+        frame = records_frame(found)
         assert len(frame) == 0
         assert {"key", "average_precision", "status"} <= set(frame.columns)
 

@@ -200,7 +200,7 @@ def test_the_tuning_table_marks_the_choice(groups, monkeypatch):
     monkeypatch.setitem(plans.TEXT_TASKS, "cpu", {TASK: [{}, {"n_clusters": 4}]})
     natural, halved = groups["RG"]
     shelf = dict(zip(text_grid(TASK, "cpu", 0), (natural, halved), strict=True))
-    for module in (plans, text_report):
+    for module in (plans, text):
         monkeypatch.setattr(module, "find_record", lambda spec, results_dir=None: shelf[spec])
     table = text.tuning_table("cpu", [0])
     precisions = [100 * validation_precision(record) for record in (natural, halved)]
@@ -242,11 +242,11 @@ def test_sentences_of_other_data_are_not_shown(look, monkeypatch, tmp_path):
 
 
 def test_the_description_of_clusters_has_the_records_numbers(look):
-    text = text.describe_clusters({"tfidf": [look]})
-    assert f"NMI of clusters and hidden classes {look.metrics['nmi']:.2f}" in text
-    assert f"5-NN accuracy over all classes {look.metrics['neighbor_accuracy']:.2f}" in text
+    said = text.describe_clusters({"tfidf": [look]})
+    assert f"NMI of clusters and hidden classes {look.metrics['nmi']:.2f}" in said
+    assert f"5-NN accuracy over all classes {look.metrics['neighbor_accuracy']:.2f}" in said
     counts, _ = text.hidden_counts(look)
-    assert f"one cluster alone would have {counts.sum(axis=0).max() / counts.sum():.2f}" in text
+    assert f"one cluster alone would have {counts.sum(axis=0).max() / counts.sum():.2f}" in said
 
 
 def test_figures_have_named_axes_and_a_row_for_each_contestant_and_cluster(groups, look):
@@ -272,7 +272,7 @@ def test_the_headline_counts_differences_that_leave_0_out(monkeypatch, groups, s
         sign = signs[[compared is group for group in results.values()].index(True)]
         return Interval(2 * sign, 2 * sign - 1, 2 * sign + 1, 0.5, 9)
 
-    monkeypatch.setattr(differences, "precision_difference", difference)
+    monkeypatch.setattr(text, "precision_difference", difference)
     headline = text.headline(results)
     assert counted in headline
     assert f"features, used at test time, beats RG on {signs.count(1)} of {len(signs)}." in headline
@@ -280,6 +280,6 @@ def test_the_headline_counts_differences_that_leave_0_out(monkeypatch, groups, s
 
 def test_the_provenance_names_seeds_and_data(groups):
     records = [record for group in groups.values() for record in group]
-    text = text.describe_records(records)
-    assert f"{len(records)} records, profile smoke, seeds 0, 1" in text
-    assert records[0].data_digest[:12] in text
+    said = text.describe_records(records)
+    assert f"{len(records)} records, profile smoke, seeds 0, 1" in said
+    assert records[0].data_digest[:12] in said

@@ -31,7 +31,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from regroup_lib.cli import app
-from regroup_lib.data import ham10000, images, sources
+from regroup_lib.data import ham10000 as reading
+from regroup_lib.data import images, sources
 from regroup_lib.data.dataset import DataError, split_by_group
 from regroup_lib.data.ham10000 import HAM10000_FRACTIONS, ham10000_split
 from regroup_lib.data.load import fetch_data, load_data
@@ -877,7 +878,7 @@ def test_a_server_that_fails_is_one_clear_error(publication, dataverse, tmp_path
 
 
 def test_an_archive_of_too_many_bytes_is_refused(publication, dataverse, tmp_path, monkeypatch):
-    monkeypatch.setattr(ham10000, "MAX_ARCHIVE_BYTES", 1000)
+    monkeypatch.setattr(reading, "MAX_ARCHIVE_BYTES", 1000)
     dataverse(publication)
     with pytest.raises(DataError, match=f"{PART_1} has more than 1,000 bytes unpacked"):
         fetch_data("ham10000", data_dir=tmp_path / "place")

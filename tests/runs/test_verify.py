@@ -14,6 +14,7 @@ from regroup_lib import cli
 from regroup_lib.data.bundled_tables import load_table
 from regroup_lib.data.load import load_data
 from regroup_lib.files import digest_file, read_npz, write_npz
+from regroup_lib.runs import networks, verify
 from regroup_lib.runs.records import load_records
 from regroup_lib.runs.run import run
 from regroup_lib.runs.specs import EncoderSpec, Spec, TableSpec
@@ -276,7 +277,7 @@ def recorded(tmp_path, monkeypatch):
     """Return a directory of small records: of scores, of decisions (many classes), of a table."""
     common = {"profile": "smoke", "epochs": 1}
     run(Spec(task="digits-0", method="rg", encoder="raw", **common), results_dir=tmp_path)
-    for module in (experiments, checks):
+    for module in (networks, verify):
         monkeypatch.setattr(module, "MANY_CLASSES", 9)
     run(Spec(task="digits", method="ce", **common), results_dir=tmp_path)
     for seed in (0, 1):
