@@ -40,7 +40,7 @@ def __getattr__(name: str):
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = import_extra(f"{__name__}.{_WHERE[name]}")
-    value = module if name == _WHERE[name].rpartition(".")[2] else getattr(module, name)
+    value = getattr(module, name, module)  # `losses` is a module itself
     globals()[name] = value
     return value
 

@@ -395,7 +395,7 @@ def _check_groups(dataset: Dataset, positive: str) -> None:
         count = len(np.unique(groups[chosen]))
         if count < table_methods.N_FOLDS:
             raise ValueError(
-                f"the class {what!r} has samples of {count} groups alone; {table_methods.N_FOLDS} folds need as many at least"
+                f"the class {what!r} has samples of only {count} groups; {table_methods.N_FOLDS} folds need as many"
             )
 
 
