@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 from filelock import FileLock
-from test_experiments import numbers, smoke, wait_for
+from test_runs import numbers, smoke, wait_for
 
 from regroup_book import plans
 from regroup_lib import cli
