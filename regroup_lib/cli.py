@@ -189,35 +189,6 @@ def data_check(
         console.print(f"{name} digest: {dataset.digest}")
 
 
-@data_app.command("pack")
-def data_pack(
-    target: Annotated[Path, typer.Argument(help="The folder that the pieces go to.")],
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(help="Data sets, or what lies in the data directory; default: data sets, encoders, features."),
-    ] = None,
-) -> None:
-    """Pack data, encoders and cached features into pieces below 60 MB, for the way to another machine.
-
-    Examples: regroup data pack packed; regroup data pack packed cifar100 'features/cifar100-*'
-    """
-    from regroup_lib.data.packing import pack_data
-
-    pieces = pack_data(target, names or ())
-    console.print(f"wrote {len(pieces)} pieces to {target}, {sum(p.stat().st_size for p in pieces) / 1e6:.0f} MB")
-
-
-@data_app.command("unpack")
-def data_unpack(source: Annotated[Path, typer.Argument(help="A folder that `regroup data pack` has written.")]) -> None:
-    """Verify a pack and put its files into the data directory.
-
-    Example: regroup data unpack packed
-    """
-    from regroup_lib.data.packing import unpack_data
-
-    console.print(f"wrote {len(unpack_data(source))} files to the data directory")
-
-
 @app.command()
 def run(
     spec: Annotated[Path | None, typer.Argument(help="A YAML file with the spec's fields.")] = None,

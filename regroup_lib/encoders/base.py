@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from regroup_lib.progress import progress_bar
@@ -89,3 +90,17 @@ class Encoder:
 
     def load_state(self, state: dict[str, np.ndarray], image_shape: tuple[int, ...]) -> None:
         """Take back what `state` returned."""
+
+
+class TrainedEncoder(Encoder):
+    """Base of the encoders that train a network here, ``network_``, made by ``_network(image_shape)``."""
+
+    network_: nn.Module
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {name: value.cpu().numpy() for name, value in self.network_.state_dict().items()}
+
+    def load_state(self, state: dict[str, np.ndarray], image_shape: tuple[int, ...]) -> None:
+        self.network_ = self._network(image_shape)
+        self.network_.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
+        self.network_.eval()

@@ -9,8 +9,9 @@ import torch
 from sklearn.decomposition import PCA
 from torch.nn import functional as F
 
-from regroup_lib.encoders.base import Encoder, _batches
-from regroup_lib.nn.models import ConvAutoencoder, default_device
+from regroup_lib.encoders.base import Encoder, TrainedEncoder, _batches
+from regroup_lib.nn.models import ConvAutoencoder, default_device, unit_range
+from regroup_lib.nn.training import take_step
 
 
 class RawEncoder(Encoder):
@@ -54,7 +55,7 @@ class PCAEncoder(Encoder):
         self.mean_, self.components_ = state["mean"], state["components"]
 
 
-class AutoencoderEncoder(Encoder):
+class AutoencoderEncoder(TrainedEncoder):
     """The code of a convolutional autoencoder, trained here on the training images with squared error.
 
     Parameters
@@ -93,37 +94,22 @@ class AutoencoderEncoder(Encoder):
         for epoch in range(epochs):
             shuffled = images[rng.permutation(len(images))]
             for batch in _batches(shuffled, size, f"autoencoder {epoch + 1}/{epochs}"):
-                target = _unit_range(batch, device)
+                target = unit_range(batch, device)
                 with torch.autocast(device.type, torch.bfloat16):
                     output = network(target)
                 loss = F.mse_loss(output.float(), target)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                schedule.step()
+                take_step(loss, optimizer, schedule)
         network.eval()
         return self
 
     @torch.no_grad()
     def transform(self, images: np.ndarray) -> np.ndarray:
         device = default_device()
-        parts = [self.network_.encoder(_unit_range(b, device)).cpu() for b in _batches(images, 1000, self.label)]
+        parts = [self.network_.encoder(unit_range(b, device)).cpu() for b in _batches(images, 1000, self.label)]
         return torch.cat(parts).numpy()
 
     @torch.no_grad()
     def reconstruct(self, images: np.ndarray) -> np.ndarray:
         """Return the decoder's images of the encoder's codes, uint8 as the input."""
-        output = self.network_(_unit_range(images, default_device())).clamp(0, 1)
+        output = self.network_(unit_range(images, default_device())).clamp(0, 1)
         return (output * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-
-    def state(self) -> dict[str, np.ndarray]:
-        return {name: value.cpu().numpy() for name, value in self.network_.state_dict().items()}
-
-    def load_state(self, state: dict[str, np.ndarray], image_shape: tuple[int, ...]) -> None:
-        self.network_ = self._network(image_shape)
-        self.network_.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
-        self.network_.eval()
-
-
-def _unit_range(images: np.ndarray, device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from regroup_lib.encoders.base import Encoder
+from regroup_lib.encoders.base import TrainedEncoder
 from regroup_lib.nn.checkpoints import History, Progress
-from regroup_lib.nn.models import build_network, default_device
+from regroup_lib.nn.models import build_network, default_device, unit_range
+from regroup_lib.nn.training import take_step
 from regroup_lib.progress import progress_bar
 
 
@@ -100,7 +101,7 @@ class _GeneratorState:
         self.generator.set_state(state["state"].cpu())
 
 
-class SimCLREncoder(Encoder):
+class SimCLREncoder(TrainedEncoder):
     """Penultimate features of a small residual network that was trained by SimCLR on the training images.
 
     Parameters
@@ -150,7 +151,8 @@ class SimCLREncoder(Encoder):
     def fingerprint(self) -> str:
         return f"simclr {json.dumps(self.options)} seed {self.seed}"
 
-    def _network(self, channels: int) -> nn.Module:
+    def _network(self, image_shape: tuple[int, ...]) -> nn.Module:
+        channels = image_shape[-1]
         name = "tiny-resnet" if channels == 1 else self.options["network"]
         network = build_network(name, in_channels=channels, n_classes=64, seed=self.seed)
         width = network.head.in_features
@@ -167,7 +169,7 @@ class SimCLREncoder(Encoder):
         `checkpoint` and `deadline` are those of `train`; a run that goes on ends in the same weights.
         """
         device, options = default_device(), self.options
-        self.network_ = network = self._network(images.shape[-1])
+        self.network_ = network = self._network(images.shape[1:])
         pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
         size, generator = options["batch_size"], torch.Generator(device).manual_seed(self.seed)
         steps = max(1, len(pixels) // size)
@@ -183,7 +185,7 @@ class SimCLREncoder(Encoder):
         left = range(len(history.traces), options["epochs"])
         network.train()
         with progress_bar(total=steps * len(left), desc=self.label, unit="batch") as bar:
-            for epoch in left:
+            for _ in left:
                 progress.begin_epoch()
                 start = time.perf_counter()
                 order = torch.randperm(len(pixels), generator=generator, device=device)
@@ -191,14 +193,11 @@ class SimCLREncoder(Encoder):
                 for step in range(steps):
                     batch = pixels[order[step * size : (step + 1) * size]].permute(0, 3, 1, 2).float() / 255
                     loss = self._step(batch, generator)
-                    optimizer.zero_grad(set_to_none=True)
-                    loss.backward()
-                    optimizer.step()
-                    schedule.step()
+                    take_step(loss, optimizer, schedule)
                     total += loss.detach()
                     bar.update()
                 history.traces.append({"train_loss": float(total) / steps, "seconds": time.perf_counter() - start})
-                progress.end_epoch(last=epoch + 1 == options["epochs"])
+                progress.end_epoch()
         self.losses_ = [trace["train_loss"] for trace in history.traces]
         network.eval()
         return self
@@ -214,16 +213,8 @@ class SimCLREncoder(Encoder):
     def transform(self, images: np.ndarray) -> np.ndarray:
         device, parts = default_device(), []
         for start in range(0, len(images), 1000):
-            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + 1000])).to(device)
+            batch = unit_range(images[start : start + 1000], device)
             with torch.autocast(device.type, torch.bfloat16):
-                embedded = self.network_.embed((batch.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.25)
+                embedded = self.network_.embed((batch - 0.5) / 0.25)
             parts.append(embedded.float().cpu())
         return torch.cat(parts).numpy()
-
-    def state(self) -> dict[str, np.ndarray]:
-        return {name: value.cpu().numpy() for name, value in self.network_.state_dict().items()}
-
-    def load_state(self, state: dict[str, np.ndarray], image_shape: tuple[int, ...]) -> None:
-        self.network_ = self._network(image_shape[-1])
-        self.network_.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
-        self.network_.eval()

@@ -344,6 +344,11 @@ def build_network(
         return NETWORKS[name](in_channels, n_classes, head=head)
 
 
+def unit_range(images: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Return uint8 images [n, h, w, c] as float32 [n, c, h, w] in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
+
+
 def default_device() -> torch.device:
     """Return the GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

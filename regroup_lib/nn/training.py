@@ -1,8 +1,7 @@
 """The one training loop: data resident or on disk, augmentation on batches, mixed precision, traces, checkpoints.
 
 On two cores it trains `small-resnet` 2.5 times as fast as a DataLoader of PIL images in float32, and reaches that
-loop's AP 4.8 times as fast (`benchmarks/README.md`). With a GPU the same code keeps the data there. Inside
-`parallel.process_group` several processes share every batch.
+loop's AP 4.8 times as fast (`benchmarks/README.md`). With a GPU the same code keeps the data there.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from regroup_lib import large
 from regroup_lib.large import open_rows
 from regroup_lib.nn.checkpoints import History, Progress
 from regroup_lib.nn.models import default_device
@@ -332,8 +330,7 @@ def train(
         Called with the network (in evaluation mode) and the number of finished epochs; what it returns (plain
         numbers, strings, lists) joins the trace, and a true ``"stop"`` in it ends the training.
     checkpoint : path, optional
-        Written after each epoch, a large one less often; where it exists the run goes on from it and ends in the
-        same weights.
+        Written after each epoch; where it exists the run goes on from it and ends in the same weights.
     deadline : float, optional
         A `time.monotonic`: when the next epoch would end after it, the checkpoint is written and the run stops.
     description : str
@@ -353,17 +350,9 @@ def train(
     -----
     Within an epoch nothing waits for the device, whose work is queued: the loss is added up there, and looked at once
     an epoch. Sentences and the ranking losses are the exception, as the shapes of their tensors depend on values.
-
-    Inside `parallel.process_group` each process takes its share of every batch, and all end with the same weights:
-    those of one process, up to three things. Batch norm sees a share at a time, and its running statistics are those
-    of rank 0's shares. A loss that is no mean over samples (one that weights by batch, AP-Loss, SOAP) is that
-    of the share. Augmentation and dropout draw for each process by itself. `on_epoch` is called, and the checkpoint
-    written, by rank 0; all must see the checkpoint.
     """
     if len(images) != len(labels):
         raise ValueError(f"{len(images)} images but {len(labels)} labels")
-    if deadline is not None and large.is_parallel():
-        raise ValueError("a deadline is for a run in one process; leave it out under torchrun")
     device = images.device
     volumes = any(values.ndim == 5 for values in (*network.parameters(), *network.buffers()))  # have no such order
     network.to(device, memory_format=None if volumes else torch.channels_last)
@@ -379,35 +368,41 @@ def train(
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
     if isinstance(loss, nn.Module):
         parts["loss"] = loss.to(device)
-    leads = large.rank() == 0
-    progress = Progress(None if checkpoint is None else Path(checkpoint), deadline, parts, history, writes=leads)
+    progress = Progress(None if checkpoint is None else Path(checkpoint), deadline, parts, history)
     progress.resume(device)
-    if checkpoint is not None:
-        large.check_agreement(
-            len(history.traces), f"the processes see different epochs in {checkpoint}; put it where all see it"
-        )
-    forward = large.averaging(_compiled(network) if _compiles(options, images) else network)
+    forward = _compiled(network) if _compiles(options, images) else network
+    takes_index = getattr(loss, "takes_index", False)
+
+    def step(index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        batch = images.augmented(index, generator, flip=options.flip, shift=options.shift)
+        with autocast(options.precision, device):
+            logits = forward(batch)
+        value = loss(logits.float(), targets[index], *([index] if takes_index else []))
+        take_step(value, optimizer, schedule)
+        return value.detach()
+
     left = range(len(history.traces), options.epochs) if history.status == "finished" else ()
     with progress_bar(total=steps * len(left), desc=description, unit="batch") as bar:
         for epoch in left:
             progress.begin_epoch()
             start = time.perf_counter()
+            forward.train()
             if hasattr(loss, "begin_epoch"):
                 loss.begin_epoch(epoch / options.epochs)
-            with _own_random_state(_epoch_seed(seed, epoch, large.rank()), device):
-                mean_loss = _train_epoch(
-                    forward, images, targets, options, seed, epoch, loss, sampler, optimizer, schedule, bar
-                )
+            # Both generators depend on seed and epoch alone: a resumed run draws what an uninterrupted one would have.
+            generator = torch.Generator(device).manual_seed(_epoch_seed(seed, epoch))
+            with _own_random_state(_epoch_seed(seed, epoch), device):
+                order = sampler.order(generator)
+                mean_loss = _train_epoch(step, order, options.batch_size, generator, bar)
             trace = {"epoch": epoch + 1, "train_loss": mean_loss, "images": len(sampler)}
             trace["seconds"] = time.perf_counter() - start
-            large.share_buffers(network)
-            if np.isfinite(mean_loss) and on_epoch is not None and leads:
+            if np.isfinite(mean_loss) and on_epoch is not None:
                 network.eval()
                 trace |= on_epoch(network, epoch + 1)
             history.traces.append(trace)
             if not np.isfinite(mean_loss):
                 history.status = "diverged"
-            progress.end_epoch(last=epoch + 1 == options.epochs or history.status == "diverged")
+            progress.end_epoch()
             if history.status == "diverged" or trace.get("stop"):
                 break
     return history
@@ -469,33 +464,27 @@ def _own_random_state(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _train_epoch(forward, images, targets, options, seed, epoch, loss, sampler, optimizer, schedule, bar) -> float:
-    """Run one epoch and return its mean loss.
+def take_step(loss: torch.Tensor, optimizer: torch.optim.Optimizer, schedule: Any) -> None:
+    """Move the weights down the gradient of a loss, and the learning rate along its schedule."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    schedule.step()
 
-    The generator depends on seed and epoch alone, so a resumed run draws what an uninterrupted one would have drawn.
-    """
-    device = images.device
-    generator = torch.Generator(device).manual_seed(_epoch_seed(seed, epoch))
-    order = sampler.order(generator)  # on all processes the same; what follows is each one's own
-    if large.rank():
-        generator.manual_seed(_epoch_seed(seed, epoch, large.rank()))
-    takes_index = getattr(loss, "takes_index", False)
-    forward.train()
-    total = torch.zeros((), device=device)
-    for start, stop in pairwise(_batch_bounds(len(order), options.batch_size)):
-        whole = order[start:stop]
-        index, weight = large.share(whole)
-        batch = images.augmented(index, generator, flip=options.flip, shift=options.shift)
-        with autocast(options.precision, device):
-            logits = forward(batch)
-        value = weight * loss(logits.float(), targets[index], *([index] if takes_index else []))
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        optimizer.step()
-        schedule.step()
-        total += value.detach() * len(whole)
+
+def _train_epoch(
+    step: Callable[[torch.Tensor, torch.Generator], torch.Tensor],
+    order: torch.Tensor,
+    batch_size: int,
+    generator: torch.Generator,
+    bar: Any,
+) -> float:
+    """Take one step for each batch of rows, and return the mean loss of the samples."""
+    total = torch.zeros((), device=order.device)
+    for start, stop in pairwise(_batch_bounds(len(order), batch_size)):
+        total += step(order[start:stop], generator) * (stop - start)
         bar.update()
-    return float(large.mean_over_processes(total)) / len(order)
+    return float(total) / len(order)
 
 
 def _batch_bounds(n: int, size: int) -> list[int]:
@@ -510,8 +499,8 @@ def _batch_bounds(n: int, size: int) -> list[int]:
     return bounds
 
 
-def _epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
-    return seed * 100_003 + epoch + (rank << 40)
+def _epoch_seed(seed: int, epoch: int) -> int:
+    return seed * 100_003 + epoch
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -103,14 +103,14 @@ def _run_look(spec: LookSpec, means: _Means) -> tuple[Record, dict[str, np.ndarr
         features, names = _features_of(task, encoded)["train"], []
         notes += encoded.encoder.notes
         fine = task.train.fine_labels
-    labels, diagnosis = _diagnosed(spec, features, fine)
+    labels, diagnosis = _diagnosed(spec, features, fine, task.dataset.class_names)
     shown = [*_largest_clusters(labels, 0), *_largest_clusters(labels, 1)]
     if task.dataset.is_table:
         arrays = {"centers": np.stack([columns[labels.labels == k].mean(axis=0) for k in shown]).astype(np.float32)}
     else:
         arrays = {"examples": _examples(task, labels, features, shown, n=8)}
     dataset = task.dataset
-    counts = {part: dict(zip(spec.own.classes, dataset.class_counts(part), strict=True)) for part in dataset.splits}
+    counts = {part: dict(zip(dataset.class_names, dataset.class_counts(part), strict=True)) for part in dataset.splits}
     record = Record(
         spec=spec,
         status="finished",
@@ -123,15 +123,15 @@ def _run_look(spec: LookSpec, means: _Means) -> tuple[Record, dict[str, np.ndarr
 
 
 def _diagnosed(
-    spec: LookSpec, features: np.ndarray, fine_labels: np.ndarray
+    spec: LookSpec, features: np.ndarray, fine_labels: np.ndarray, fine_names: Sequence[str]
 ) -> tuple[TrainingLabels, list[dict[str, Any]]]:
     """Return the pseudo-classes of a look, and what `diagnose` says of each class that is divided."""
-    labels = (fine_labels == spec.own.classes.index(spec.own.positive)).astype(np.int64)
+    labels = (fine_labels == list(fine_names).index(spec.class_names[1])).astype(np.int64)
     diagnosis = diagnose(
         features,
         np.array(spec.class_names)[labels],
         regrouping=Regrouping(threshold=spec.threshold),
-        sub_labels=fine_labels if len(spec.own.classes) > 2 else None,
+        sub_labels=fine_labels if len(fine_names) > 2 else None,
         seed=spec.seed,
     )
     regrouping = diagnosis.regrouping  # its classes are in the order of their names, the task's are not

@@ -417,10 +417,9 @@ class TableSpec(_BaseSpec):
 
 
 class LookSpec(_BaseSpec):
-    """One look at a user's own data before anything is trained: its classes, and the clusters of the large one."""
+    """One look at a task before anything is trained: its classes, and the clusters of the large one."""
 
     kind: Literal["look"] = "look"
-    own: OwnData
     holds: Literal["images", "rows"]
     encoder: str | None = None  # of a table None: its columns
     threshold: float | None = Field(None, gt=0)

@@ -138,20 +138,14 @@ def test_the_same_seed_makes_the_same_images_and_the_random_state_is_left_alone(
 # ---------------------------------------------------------------- how it is trained
 
 
-def test_the_papers_penalty_draws_a_small_class_to_its_mean(zeros, made):
-    """Why it is not the default."""
-    permuted, _ = deep_smote(*zeros, **SMALL, penalty="permuted")
-    assert spread(permuted) < 0.3 * spread(made[0])
-
-
 @pytest.fixture
 def steps(monkeypatch):
     """Return the list that every training step adds its two batches of rows to."""
     seen, loss = [], deepsmote._loss
 
-    def spy(network, images, batch, of_one_class, penalty):
+    def spy(network, images, batch, of_one_class):
         seen.append((batch, of_one_class))
-        return loss(network, images, batch, of_one_class, penalty)
+        return loss(network, images, batch, of_one_class)
 
     monkeypatch.setattr(deepsmote, "_loss", spy)
     return seen
@@ -184,21 +178,6 @@ def test_the_penalty_is_on_one_class_whatever_its_size(zeros, steps):
     assert 0.25 < np.mean(visits) < 0.75
     drawn = set(np.concatenate([batch for batch, _ in steps]))
     assert not set(np.concatenate([rows for _, rows in steps])) <= drawn  # from all images of the class
-
-
-def test_the_two_penalties_are_what_they_are_said_to_be():
-    """With a decoder that is the identity, the losses can be written down."""
-
-    class Pixels(torch.nn.Module):
-        encoder = staticmethod(lambda images: images)
-        decoder = staticmethod(lambda codes: codes)
-
-    images = np.random.default_rng(0).integers(0, 256, (7, 4, 4, 1), dtype=np.uint8)
-    batch, of_one_class = np.array([0, 1, 2, 3]), np.array([4, 5, 6])
-    assert deepsmote._loss(Pixels(), images, batch, of_one_class, "aligned") == 0
-    others = images[[6, 4, 5]].astype(float) - images[[4, 5, 6]]
-    found = deepsmote._loss(Pixels(), images, batch, of_one_class, "permuted")
-    assert float(found) == pytest.approx(((others / 255) ** 2).mean(), rel=1e-2)
 
 
 def test_new_codes_lie_between_neighbours():
@@ -248,7 +227,6 @@ IMAGES = np.zeros((6, 8, 8, 1), np.uint8)
         ({"width": -1}, "width is -1; expected a whole number of at least 1"),
         ({"n_neighbors": 0}, "n_neighbors is 0; expected a whole number of at least 1"),
         ({"max_images": 2.5}, "max_images is 2.5; expected a whole number of at least 1"),
-        ({"penalty": "none"}, "penalty is 'none'; expected 'aligned' or 'permuted'"),
     ],
 )
 def test_errors(wrong, message):

@@ -3,9 +3,7 @@
 import contextlib
 import hashlib
 import io
-import os
 import pickle
-import shutil
 import time
 from collections import Counter
 from dataclasses import replace
@@ -664,110 +662,7 @@ def test_a_checkpoint_is_replaced_in_one_step(images, labels, tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == [path]
 
 
-# ---------------------------------------------------------------- large checkpoints, and little time
-
-
-@pytest.fixture
-def small_pieces(monkeypatch):
-    """Cut checkpoints into pieces of 40,000 bytes: that of the small network has several."""
-    monkeypatch.setattr(checkpoints, "PIECE_BYTES", 40_000)
-    monkeypatch.setattr(checkpoints, "CHECKPOINT_SHARE", 1e9)  # after every epoch all the same
-
-
-def test_a_large_checkpoint_is_cut_into_pieces_and_goes_on_as_a_small_one_does(
-    images, labels, tmp_path, uninterrupted, small_pieces
-):
-    path = tmp_path / "run.pt"
-    with pytest.raises(KeyboardInterrupt):
-        trained(images, labels, on_epoch=interrupted_in(3), checkpoint=path)
-    sizes = [file.stat().st_size for file in tmp_path.iterdir()]
-    assert len(sizes) >= 4
-    assert max(sizes) <= 40_000
-    copy = tmp_path / "elsewhere"  # a folder that can be carried to another machine
-    shutil.copytree(tmp_path, copy)
-    weights, history = trained(images, labels, on_epoch=epoch_number, checkpoint=copy / "run.pt", network_seed=9)
-    assert same(uninterrupted[0], weights)
-    assert without_seconds(history) == without_seconds(uninterrupted[1])
-    checkpoints.remove_checkpoint(copy / "run.pt")
-    assert list(copy.iterdir()) == []
-
-
-def test_the_checkpoint_of_the_papers_network_is_in_files_below_16_mb(tmp_path):
-    network = build_network("resnet34", in_channels=3, n_classes=100, seed=0)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-    for weight in network.parameters():
-        weight.grad = torch.ones_like(weight)
-    optimizer.step()
-    state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-    size = checkpoints.save_checkpoint(tmp_path / "run.pt", state)
-    files = [file.stat().st_size for file in tmp_path.iterdir()]
-    assert size > 160e6
-    assert max(files) < 16e6
-    assert sum(files) == pytest.approx(size, rel=1e-3)
-    found = checkpoints.load_checkpoint(tmp_path / "run.pt", torch.device("cpu"))
-    assert same(state["network"], found["network"])
-    momenta = [part["state"][0]["momentum_buffer"] for part in (state["optimizer"], found["optimizer"])]
-    assert torch.equal(*momenta)
-
-
-@pytest.mark.parametrize("damage", ["missing", "shorter", "other"])
-def test_a_piece_that_is_damaged_is_reported_and_the_run_starts_again(
-    images, labels, tmp_path, uninterrupted, small_pieces, caplog, damage
-):
-    path = tmp_path / "run.pt"
-    with pytest.raises(KeyboardInterrupt):
-        trained(images, labels, on_epoch=interrupted_in(2), checkpoint=path)
-    piece = sorted(tmp_path.glob("run.pt.*"))[1]
-    content = bytearray(piece.read_bytes())
-    content[20_000] ^= 1
-    piece.write_bytes(content if damage == "other" else content[:-1])
-    if damage == "missing":
-        piece.unlink()
-    weights, _ = trained(images, labels, on_epoch=epoch_number, checkpoint=path)
-    assert "run.pt is damaged; the run starts again" in caplog.text
-    assert same(uninterrupted[0], weights)
-    assert len(list(tmp_path.glob("run.pt.*"))) == len({p.name[-3:] for p in tmp_path.glob("run.pt.*")})  # one set
-
-
-def test_wherever_the_writing_of_pieces_stops_one_of_two_checkpoints_is_whole(tmp_path, small_pieces, monkeypatch):
-    """After a kill at any file operation the old state or the new one is read, never parts of both."""
-    states = [{"weights": torch.full((30_000,), float(number)), "epoch": number} for number in (1, 2)]
-    cpu, replace = torch.device("cpu"), os.replace
-    found = []
-    for allowed in range(6):
-        path = tmp_path / str(allowed) / "run.pt"
-        checkpoints.save_checkpoint(path, states[0])
-        left = iter(range(allowed))
-
-        def killed(source, target, left=left):
-            if next(left, None) is None:
-                raise KeyboardInterrupt
-            replace(source, target)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "replace", killed)
-            with contextlib.suppress(KeyboardInterrupt):
-                checkpoints.save_checkpoint(path, states[1])
-        state = checkpoints.load_checkpoint(path, cpu)
-        assert torch.equal(state["weights"], states[state["epoch"] - 1]["weights"])
-        found.append(state["epoch"])
-    assert found == sorted(found)
-    assert set(found) == {1, 2}
-
-
-def test_a_large_checkpoint_is_not_written_after_every_epoch_but_after_the_last(
-    images, labels, tmp_path, small_pieces, monkeypatch
-):
-    monkeypatch.setattr(checkpoints, "CHECKPOINT_SHARE", 1e-9)
-    saved, save = [], checkpoints.save_checkpoint
-
-    def noted(path, state):
-        saved.append(len(state["traces"]))
-        return save(path, state)
-
-    monkeypatch.setattr(checkpoints, "save_checkpoint", noted)
-    trained(images, labels, options=replace(OPTIONS, epochs=5), checkpoint=tmp_path / "run.pt")
-    assert saved == [1, 5]
+# ---------------------------------------------------------------- little time
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
@@ -804,27 +699,6 @@ def test_an_epoch_that_cannot_end_in_time_is_not_begun(images, labels, tmp_path)
         with contextlib.nullcontext() if begun else pytest.raises(OutOfTime):
             trained(images, labels, loss=loss, checkpoint=path, deadline=time.monotonic() + seconds)
         assert bool(batches) == begun
-
-
-def test_a_run_that_stops_between_two_checkpoints_writes_one(images, labels, tmp_path, small_pieces, monkeypatch):
-    monkeypatch.setattr(checkpoints, "CHECKPOINT_SHARE", 1e-9)
-    path = tmp_path / "run.pt"
-
-    def endless(network, epoch):
-        if epoch == 3:
-            time.sleep(1)  # and the next one may take as long
-        return {}
-
-    with pytest.raises(OutOfTime):
-        trained(
-            images,
-            labels,
-            options=replace(OPTIONS, epochs=50),
-            on_epoch=endless,
-            checkpoint=path,
-            deadline=time.monotonic() + 1.5,
-        )
-    assert len(checkpoints.load_checkpoint(path, torch.device("cpu"))["traces"]) == 3
 
 
 def test_a_network_is_compiled_where_that_is_asked_for_and_its_weights_are_the_same(images, labels, monkeypatch):
