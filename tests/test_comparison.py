@@ -425,12 +425,12 @@ def test_a_pretrained_encoder_sees_files_at_its_own_size(tmp_path, monkeypatch):
     assert record.arrays()["examples"].shape[2:] == (8, 8, 3)
 
 
+SIZES = {"train": 200, "test": 50}
+
+
 @pytest.mark.parametrize(("side", "network"), [(8, "tiny-resnet"), (28, "slim-resnet"), (64, "slim-resnet-64")])
 def test_the_network_is_chosen_by_the_images(side, network):
-    splits = {
-        part: Split(np.zeros((n, side, side, 1), np.uint8), np.arange(n) % 2)
-        for part, n in (("train", 200), ("test", 50))
-    }
+    splits = {name: Split(np.zeros((n, side, side, 1), np.uint8), np.arange(n) % 2) for name, n in SIZES.items()}
     settings = comparison.image_settings(rg.Dataset("x", splits, ("a", "b"), "0" * 64), "b", "cpu")
     assert (settings["network"], settings["epochs"], settings["flip"]) == (network, 40, False)
 
@@ -504,13 +504,15 @@ def test_the_smallest_class_is_positive_if_none_is_named(tmp_path):
 # ---------------------------------------------------------------- the chapter
 
 
-def test_the_chapter_takes_a_users_path(home, tmp_path):
-    parameters = {"path": str(home.table), "positive": "north", "threshold": 100, "seeds": [0, 1], "profile": "smoke"}
+def test_the_chapter_takes_a_users_path(pictures, tmp_path):
+    parameters = {"path": str(pictures.folder / "scans"), "positive": "digit 7", "threshold": 100, "seeds": [0]}
     executed = tmp_path / "executed.ipynb"
-    environment = {"REGROUP_RESULTS": str(tmp_path / "results")}
-    build.run_chapter("your-data", parameters, output=executed, root=ROOT, environment=environment)
+    environment = {"REGROUP_RESULTS": str(tmp_path / "results"), "REGROUP_DATA": str(tmp_path / "data")}
+    build.run_chapter(
+        "your-data", parameters | {"profile": "smoke"}, output=executed, root=ROOT, environment=environment
+    )
     text = executed.read_text(encoding="utf-8")
-    assert "heaps-north" in text
+    assert "scans-digit_7" in text
     assert text.count('"image/png"') == 2
     specs = [record.spec for record in rg.load_records(tmp_path / "results")]
     assert {s.threshold for s in specs} == {None, 100.0}
