@@ -505,7 +505,7 @@ def test_the_smallest_class_is_positive_if_none_is_named(tmp_path):
 
 
 def test_the_chapter_takes_a_users_path(pictures, tmp_path):
-    parameters = {"path": str(pictures.folder / "scans"), "positive": "digit 7", "threshold": 100, "seeds": [0]}
+    parameters = {"path": str(pictures.folder / "scans"), "positive": "digit 7", "threshold": 100, "seeds": [0, 1]}
     executed = tmp_path / "executed.ipynb"
     environment = {"REGROUP_RESULTS": str(tmp_path / "results"), "REGROUP_DATA": str(tmp_path / "data")}
     build.run_chapter(
