@@ -175,7 +175,10 @@ class Rows:
             if not chosen.any():
                 continue
             start = self.start + place
-            block = np.asarray(self.array[start : start + len(chosen)], np.float32)
+            block = self.array[start : start + len(chosen)]
+            if hasattr(block, "compute"):  # Dask's; other tasks of a worker would wait for this one's thread
+                block = block.compute(scheduler="synchronous")
+            block = np.asarray(block, np.float32)
             block = block if chosen.all() else block[chosen]
             if not np.isfinite(np.vdot(block, block)):
                 with np.errstate(over="ignore"):
@@ -237,10 +240,7 @@ def _labels(rows: Rows, centers: np.ndarray, shift: np.ndarray, size: int) -> tu
 
 
 def _on_worker(task: Callable[..., Any], rows: Rows, shared: tuple[np.ndarray, np.ndarray], size: int) -> Any:
-    import dask
-
-    # Slices of a Dask array are computed here, and not by other tasks that would wait for this one's thread.
-    with dask.config.set(scheduler="synchronous"), threadpool_limits(1):
+    with threadpool_limits(1):
         return task(rows, *shared, size)
 
 
