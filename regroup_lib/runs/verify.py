@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from regroup_lib.runs import table_methods
 from regroup_lib.runs.looks import EMBEDDED_POINTS
 from regroup_lib.runs.networks import MANY_CLASSES
 from regroup_lib.runs.records import Record, load_record
-from regroup_lib.runs.specs import EncoderSpec, Spec, TableSpec
+from regroup_lib.runs.specs import AnySpec, Spec, TableSpec
 
 TOLERANCE = 1e-9
 MEASURES = ("average_precision", "calibrated_average_precision")
@@ -49,9 +50,7 @@ DATA_DIGESTS = {
     "ham10000 64 px, split by image": "90c1575293fabec86bcc6b6fc2c6f2ef7e48284fd01d9d8c024552dd8cd0448a",
     "ham10000 224 px": "300d6491b0be67e47b73afac17ae1b506a3e9ae1e66818b5978fe7ae776a7109",
     "ham10000 224 px, split by image": "3dac7f3172bfc83712187e9d71d2c6ecc9cfc51cca9df002f5c7e442e7126af6",
-}
-# The same of tables, whose digest covers the labels of one class against the rest.
-TABLE_DIGESTS = {
+    # Of tables, whose digest covers the labels of one class against the rest.
     "breast-cancer-malignant": "d81bda73507bbe9a3c4d841abc443996ae5431590fbbd21d781311824ec1de51",
     "breast-cancer-benign": "551a61308913416165b2d5fb45ed4b851941658ad4d2ed43e130687d76bd7907",
     "wine-0": "1754326c358b0c92cb0ff3776bb8a139f5864292f858ec0f996577ef9435e405",
@@ -81,8 +80,8 @@ TABLE_DIGESTS = {
 }
 
 
-def data_variant(spec: Spec | EncoderSpec | TableSpec) -> str:
-    """Return the name in `DATA_DIGESTS` or `TABLE_DIGESTS` of the data that a spec is run on."""
+def data_variant(spec: AnySpec) -> str:
+    """Return the name in `DATA_DIGESTS` of the data that a spec is run on."""
     if spec.own is not None:
         return f"{spec.task} {spec.own.digest[:12]}"
     if spec.kind == "table":
@@ -107,7 +106,7 @@ class Defect:
 
 @dataclass
 class Report:
-    """What `check_results` found.
+    """The result of `check_results`.
 
     Attributes
     ----------
@@ -126,7 +125,7 @@ class Report:
 
     @property
     def summary(self) -> list[str]:
-        """One line a kind of record."""
+        """One line per kind of record."""
         lines = []
         for kind, statuses in sorted(self.statuses.items()):
             counts = ", ".join(f"{n} {status}" for status, n in statuses.most_common())
@@ -151,18 +150,21 @@ def check_results(results_dir: str | Path | None = None, *, profile: str | None 
 
     Notes
     -----
-    Of each record: the file parses, has the digest that it was written with (older records have none), and lies where
-    its spec says; the data's digest is that of the named data set; times and provenance are there; arrays are those
-    that were written, no more and no fewer, finite and of the right shape; every metric that they determine equals the
-    stored one to 1e-9; the last epoch's trace is the metric. Of records together: those on one test set have its
-    labels in one order, and tables with one seed the same folds.
+    The check of each record covers its file (it parses, has the digest that it was written with, which older records
+    lack, and is in the place that its spec names), the digest of its data set, its times and provenance, its arrays
+    (those that were written, no more and no fewer, finite and of the right shape), its metrics (each one that the
+    arrays determine equals the stored one to 1e-9), and its last trace, which repeats the metrics. Records on one test
+    set must have its labels in the same order, and tables with one seed the same folds.
 
-    An encoder's record keeps no features, and a record with more than 20 classes decisions and no scores: purity, NMI,
-    ARI and neighbor accuracy, and the average precisions of many classes, are only checked for being possible.
+    An encoder's record keeps no features, and a record with more than 20 classes keeps decisions and no scores:
+    purity, NMI, ARI and neighbor accuracy, and the average precisions of many classes, are only checked for being
+    possible.
     """
     root, report = results_directory(results_dir), Report()
-    report.defects += _stray_files(root, profile)
-    shared: dict[tuple, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    for path in sorted(root.glob(f"{profile or '*'}/*/*.npz")):
+        if not path.name.startswith(".") and not path.with_suffix(".json").exists():
+            report.defects.append(Defect(path, "arrays without a record"))
+    shared: _Shared = defaultdict(lambda: defaultdict(list))
     paths = record_paths(root, profile=profile)
     for path in progress_bar(iterable=paths, desc="check", unit="record"):
         try:
@@ -170,19 +172,17 @@ def check_results(results_dir: str | Path | None = None, *, profile: str | None 
         except (ValueError, OSError) as error:
             report.defects.append(Defect(path, _one_line(error)))
             continue
-        found = _Found(record)
+        report.statuses[record.spec.kind][record.status] += 1
         try:
-            found.check(root)
-        except Exception as error:  # a record of a shape that nobody thought of is a defect, not the end
-            found.add(f"it cannot be checked ({type(error).__name__}: {_one_line(error)})")
-        kind = record.spec.kind
-        report.statuses[kind][record.status] += 1
-        report.recomputed[kind] += found.recomputed
-        report.kept[kind] += found.kept
-        report.defects += [Defect(path, what) for what in found.defects]
-        for name, digest in found.shared.items():
-            shared[name][digest].append(path)
-    report.defects += _disagreements(shared)
+            for what in _check(record, root, report, shared):
+                report.defects.append(Defect(path, what))
+        except Exception as error:  # a record whose shape no check foresees is a defect, not the end
+            what = f"it cannot be checked ({type(error).__name__}: {_one_line(error)})"
+            report.defects.append(Defect(path, what))
+    for (what, where, _), by_digest in shared.items():
+        _, *others = sorted(by_digest.values(), key=len, reverse=True)
+        what = f"its {what} are not those of most records of {where}"
+        report.defects += [Defect(path, what) for paths in others for path in paths]
     report.defects.sort(key=lambda defect: str(defect.path))
     return report
 
@@ -191,314 +191,325 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _stray_files(root: Path, profile: str | None) -> Iterator[Defect]:
-    """Find arrays without a record."""
-    for path in sorted(root.glob(f"{profile or '*'}/*/*.npz")):
-        if not path.name.startswith(".") and not path.with_suffix(".json").exists():
-            yield Defect(path, "arrays without a record")
+# Paths by digest, of the labels and folds that several records have in common; the keys name these.
+_Shared = dict[tuple[str, str, str], dict[str, list[Path]]]
 
 
-def _disagreements(shared: dict[tuple, dict[str, list[Path]]]) -> Iterator[Defect]:
-    """Find records whose labels or folds differ from those of most records that share them."""
-    for (what, where, *_), by_digest in shared.items():
-        _, *others = sorted(by_digest.values(), key=len, reverse=True)
-        for path in (path for paths in others for path in paths):
-            yield Defect(path, f"its {what} are not those of most records of {where}")
+def _check(record: Record, root: Path, report: Report, shared: _Shared) -> Iterator[str]:
+    """Yield the defects of a record; count its numbers in the report, and note what it shares with others."""
+    place = record.spec.path(root)
+    if record.path != place:
+        yield f"its spec belongs in {place.relative_to(root)}"
+    yield from _wrong_provenance(record)
+    yield from _wrong_status(record)
+    if record.spec.kind == "training":
+        yield from _wrong_traces(record)
+    if record.status != "not applicable":
+        yield from _wrong_regrouping(record)
+    try:
+        arrays = record.arrays()
+    except (ValueError, OSError) as error:
+        yield _one_line(error)
+        return
+    wrong = list(_wrong_arrays(record, arrays))
+    yield from wrong
+    if not wrong:  # else the metrics that they determine would be wrong, too
+        check = {"encoder": _wrong_encoder, "look": _wrong_look}.get(record.spec.kind, _wrong_metrics)
+        yield from check(record, arrays, report)
+    variant = data_variant(record.spec)
+    owners = dict.fromkeys(("test_labels", "embedding_labels"), record.spec.task)
+    owners["folds"] = f"{variant}, seed {record.spec.seed}"
+    for name in owners.keys() & arrays.keys():
+        shared[name.replace("_", " "), owners[name], variant][digest_arrays(arrays[name])].append(record.path)
 
 
-class _Found:
-    """The check of one record, and what it has found so far."""
+def _wrong_provenance(record: Record) -> Iterator[str]:
+    variant, own = data_variant(record.spec), record.spec.own
+    known = own.digest if own else DATA_DIGESTS.get(variant)
+    if known is None:
+        yield f"no digest is known of {variant}"
+    elif record.data_digest != known:
+        yield f"its data_digest {record.data_digest[:12]!r} is not that of {variant}, {known[:12]!r}"
+    for step, seconds in record.seconds.items():
+        if not 0 <= seconds < math.inf:
+            yield f"seconds.{step} is {seconds}"
+    if not record.seconds and record.status != "not applicable":
+        yield "it has no seconds"
+    if not re.fullmatch(r"\S+\+[0-9a-f]{12}", record.code):
+        yield f"code is {record.code!r}, not VERSION+DIGEST"
+    if not _is_time(record.created):
+        yield f"created is {record.created!r}, not a time with its zone"
+    wanted = {"machine": ("cores", "threads"), "versions": ("python", "torch", "numpy", "scikit-learn")}
+    for name, keys in wanted.items():
+        if missing := [key for key in keys if key not in getattr(record, name)]:
+            yield f"{name} lacks {', '.join(missing)}"
 
-    def __init__(self, record: Record):
-        self.record, self.spec = record, record.spec
-        self.defects: list[str] = []
-        self.recomputed = self.kept = 0
-        self.shared: dict[tuple, str] = {}
 
-    def add(self, what: str) -> None:
-        self.defects.append(what)
+def _wrong_status(record: Record) -> Iterator[str]:
+    status, kind = record.status, record.spec.kind
+    if status not in STATUSES[kind]:
+        yield f"status is {status!r}; of {kind} it is {' or '.join(STATUSES[kind])}"
+    if (status == "finished") != bool(record.metrics):
+        yield f"status is {status!r}, with {len(record.metrics)} metrics"
+    if (status == "not applicable") != bool(record.reason):
+        yield f"status is {status!r}, with the reason {record.reason!r}"
 
-    def check(self, root: Path) -> None:
-        if self.record.path != self.spec.path(root):
-            self.add(f"its spec belongs in {self.spec.path(root).relative_to(root)}")
-        self._provenance()
-        self._status()
-        self._regrouping()
-        try:
-            arrays = self.record.arrays()
-        except (ValueError, OSError) as error:
-            self.add(_one_line(error))
-            return
-        if self._shapes(arrays):
-            {"training": self._training, "encoder": self._encoder, "table": self._table, "look": self._look}[
-                self.spec.kind
-            ](arrays)
-        self._remember(arrays)
 
-    # ---- what needs no arrays
+def _wrong_traces(record: Record) -> Iterator[str]:
+    n_epochs, diverged = record.spec.epochs, record.status == "diverged"
+    epochs = [trace.get("epoch") for trace in record.traces]
+    if epochs != list(range(1, len(epochs) + 1)) or len(epochs) > n_epochs:
+        yield f"its traces are of epochs {epochs}, and the spec has {n_epochs}"
+    elif record.status == "finished" and len(epochs) < n_epochs:
+        yield f"it is finished, with {len(epochs)} traces of {n_epochs} epochs"
+    losses = [trace.get("train_loss", math.nan) for trace in record.traces]
+    if not all(map(_is_number, losses[:-1] if diverged else losses)):
+        yield f"train_loss is {losses}"
+    if diverged and losses and _is_number(losses[-1]):
+        yield f"it is diverged, and its last train_loss is {losses[-1]}"
+    for trace in record.traces:
+        for name, value in trace.items():
+            if not _possible(name, value):
+                yield f"its trace of epoch {trace.get('epoch')} has {name} = {value}"
 
-    def _provenance(self) -> None:
-        record, variant = self.record, data_variant(self.spec)
-        digests = TABLE_DIGESTS if self.spec.kind == "table" else DATA_DIGESTS
-        # Of a user's own data the spec has the digest; nobody else knows one.
-        known = digests.get(variant) if self.spec.own is None else self.spec.own.digest
-        if known is None:
-            self.add(f"no digest is known of {variant}")
-        elif record.data_digest != known:
-            self.add(f"its data_digest {record.data_digest[:12]!r} is not that of {variant}, {known[:12]!r}")
-        for step, seconds in record.seconds.items():
-            if not 0 <= seconds < math.inf:
-                self.add(f"seconds.{step} is {seconds}")
-        if not record.seconds and record.status != "not applicable":
-            self.add("it has no seconds")
-        if not re.fullmatch(r"\S+\+[0-9a-f]{12}", record.code):
-            self.add(f"code is {record.code!r}, not VERSION+DIGEST")
-        if not _is_time(record.created):
-            self.add(f"created is {record.created!r}, not a time with its zone")
-        for name, part, wanted in (
-            ("machine", record.machine, ("cores", "threads")),
-            ("versions", record.versions, ("python", "torch", "numpy", "scikit-learn")),
-        ):
-            if missing := [key for key in wanted if key not in part]:
-                self.add(f"{name} lacks {', '.join(missing)}")
 
-    def _status(self) -> None:
-        record, kind = self.record, self.spec.kind
-        if record.status not in STATUSES[kind]:
-            self.add(f"status is {record.status!r}; of {kind} it is {' or '.join(STATUSES[kind])}")
-        if (record.status == "finished") != bool(record.metrics):
-            self.add(f"status is {record.status!r}, with {len(record.metrics)} metrics")
-        if (record.status == "not applicable") != bool(record.reason):
-            self.add(f"status is {record.status!r}, with the reason {record.reason!r}")
-        if kind != "training":
-            return
-        epochs = [trace.get("epoch") for trace in record.traces]
-        if epochs != list(range(1, len(epochs) + 1)) or len(epochs) > self.spec.epochs:
-            self.add(f"its traces are of epochs {epochs}, and the spec has {self.spec.epochs}")
-        elif record.status == "finished" and len(epochs) < self.spec.epochs:
-            self.add(f"it is finished, with {len(epochs)} traces of {self.spec.epochs} epochs")
-        losses = [trace.get("train_loss", math.nan) for trace in record.traces]
-        sound = losses[:-1] if record.status == "diverged" else losses
-        if not all(_is_number(loss) for loss in sound):
-            self.add(f"train_loss is {losses}")
-        if record.status == "diverged" and losses and _is_number(losses[-1]):
-            self.add(f"it is diverged, and its last train_loss is {losses[-1]}")
-        for trace in record.traces:
-            wrong = [name for name, value in trace.items() if not _possible(name, value)]
-            if wrong:
-                self.add(f"its trace of epoch {trace.get('epoch')} has {wrong[0]} = {trace[wrong[0]]}")
+def _possible(name: str, value: Any) -> bool:
+    """Return whether a trace can have such a value."""
+    if name == "train_loss":  # checked with the status
+        return True
+    if name.startswith("variation"):  # NaN: a class that no sampled image belongs to
+        return isinstance(value, list) and all(isinstance(v, float) and not v < 0 and v != math.inf for v in value)
+    return _in_unit(value) if name.startswith(("val_", "test_")) else _is_number(value) and value >= 0
 
-    def _regrouping(self) -> None:
-        described = self.record.regrouping
-        if self.record.status == "not applicable":
-            return
-        parent, counts = described.get("parent"), described.get("counts")
-        n_classes = 2 if self.spec.kind == "table" else len(self.spec.class_names)
-        if self.spec.kind == "look" and isinstance(parent, list):
-            parent = sorted(parent)  # numbered in the order of the classes' names
-        if not _is_parent(parent, n_classes):
-            self.add(f"regrouping.parent is {str(parent)[:60]}; expected a class of {n_classes} for each pseudo-class")
-        elif len(counts or ()) != len(parent) or not all(isinstance(n, int) and n > 0 for n in counts):
-            self.add(f"regrouping.counts is {str(counts)[:60]}; expected {len(parent)} sizes")
-        for name in ("purity", "nmi", "ari"):
-            if not _in_unit(described.get(name, 0), low=-1 if name == "ari" else 0):
-                self.add(f"regrouping.{name} is {described[name]}")
 
-    # ---- arrays
+def _wrong_regrouping(record: Record) -> Iterator[str]:
+    described, n_classes = record.regrouping, len(_class_names(record.spec))
+    parent, counts = described.get("parent"), described.get("counts")
+    if record.spec.kind == "look" and isinstance(parent, list):
+        parent = sorted(parent)  # numbered in the order of the classes' names
+    if not isinstance(parent, list) or parent != sorted(parent) or set(parent) != set(range(n_classes)):
+        yield f"regrouping.parent is {str(parent)[:60]}; expected a class of {n_classes} for each pseudo-class"
+    elif len(counts or ()) != len(parent) or not all(isinstance(n, int) and n > 0 for n in counts):
+        yield f"regrouping.counts is {str(counts)[:60]}; expected {len(parent)} sizes"
+    qualities = {name: described[name] for name in ("purity", "nmi", "ari") if name in described}
+    yield from _not_in_unit(qualities, "regrouping")
 
-    def _shapes(self, arrays: dict[str, np.ndarray]) -> bool:
-        """Check that the arrays are those of such a record, finite and of their shapes; return whether they are."""
-        before = len(self.defects)
-        expected = self._expected(arrays)
-        for name in sorted(set(expected) ^ set(arrays)):
-            self.add(f"array {name} is missing" if name in expected else f"array {name} does not belong here")
-        for name in sorted(set(expected) & set(arrays)):
-            array, (kind, shape) = arrays[name], expected[name]
-            if array.dtype.kind not in kind or not _fits(array.shape, shape):
-                wanted = " x ".join("any" if size is None else str(size) for size in shape)
-                self.add(f"array {name} is {array.dtype} of shape {array.shape}; expected {wanted}")
-            elif array.dtype.kind == "f" and not np.isfinite(array).all():
-                self.add(f"array {name} has {int((~np.isfinite(array)).sum())} values that are NaN or infinite")
-            elif "_scores_" in name and not _are_scores(array):
-                self.add(f"array {name} holds no probabilities")
-        return len(self.defects) == before
 
-    def _expected(self, arrays: dict[str, np.ndarray]) -> dict[str, tuple[str, tuple]]:
-        """Return kind of dtype and shape of each array that such a record has; None: of any size."""
-        if self.spec.kind == "encoder":
-            return self._expected_of_encoder(arrays)
-        if self.spec.kind == "look":
-            return self._expected_of_look(arrays)
-        n = {part: len(arrays.get(f"{part}_labels", ())) for part in ("test", "val")}
-        expected: dict[str, tuple[str, tuple]] = {"test_labels": ("u", (None,))}
-        if self.spec.kind == "table":
-            expected["folds"] = ("u", (n["test"],))
-        elif self.spec.split == "image":
-            expected["test_in_training"] = ("b", (n["test"],))
-        if self.record.status != "finished":
-            return expected
-        splits = ["test"]
-        if self.spec.kind == "training" and (self.spec.validation_fraction > 0 or n["val"]):
-            expected["val_labels"] = ("u", (None,))
-            splits.append("val")
-        n_classes = 2 if self.spec.kind == "table" else len(self.spec.class_names)
-        for part in splits:
-            for rule in self._rules():
-                if n_classes > MANY_CLASSES:
-                    expected[f"{part}_predictions_{rule}"] = ("u", (n[part],))
-                else:
-                    shape = (n[part],) if n_classes == 2 else (n[part], n_classes)
-                    expected[f"{part}_scores_{rule}"] = ("f", shape)
-        if getattr(self.spec, "embedding", False):
-            expected |= _embedding(arrays, n["test"])
+# ---------------------------------------------------------------- arrays
+
+
+def _wrong_arrays(record: Record, arrays: dict[str, np.ndarray]) -> Iterator[str]:
+    expected = _expected_arrays(record, arrays)
+    for name in sorted(set(expected) ^ set(arrays)):
+        yield f"array {name} is missing" if name in expected else f"array {name} does not belong here"
+    for name in sorted(set(expected) & set(arrays)):
+        array, (kinds, *shape) = arrays[name], expected[name]
+        fits = array.ndim == len(shape) and all(
+            size == wanted or (wanted is None and size > 0) for size, wanted in zip(array.shape, shape, strict=True)
+        )
+        if array.dtype.kind not in kinds or not fits:
+            wanted = " x ".join("any" if size is None else str(size) for size in shape)
+            yield f"array {name} is {array.dtype} of shape {array.shape}; expected {wanted}"
+        elif array.dtype.kind == "f" and not np.isfinite(array).all():
+            yield f"array {name} has {int((~np.isfinite(array)).sum())} values that are NaN or infinite"
+        elif "_scores_" in name and not _are_probabilities(array):
+            yield f"array {name} holds no probabilities"
+
+
+def _are_probabilities(scores: np.ndarray) -> bool:
+    in_range = scores.min() >= 0 and scores.max() <= 1
+    return in_range and (scores.ndim == 1 or bool(np.abs(scores.sum(axis=1) - 1).max() < 1e-4))
+
+
+def _expected_arrays(record: Record, arrays: dict[str, np.ndarray]) -> dict[str, tuple]:
+    """Return the kinds of dtype and the shape of each array that such a record has; a size of None is any but 0.
+
+    Arrays that are there give the sizes that others share with them.
+    """
+    spec, images = record.spec, (None, None, None, None)
+    n = {name: len(arrays.get(name, ())) for name in ("test_labels", "val_labels", "embedding_labels", "shown")}
+    if spec.kind == "look":
+        columns = len(record.metrics.get("columns", ()))
+        pictures = {"centers": ("f", n["shown"], columns)} if spec.holds == "rows" else {}
+        return {"shown": ("iu", None)} | (pictures or {"examples": ("u", n["shown"], *images)})
+    if spec.kind == "encoder":
+        return _embedding(n["embedding_labels"]) | _examples_of_encoder(record, arrays, images)
+    expected: dict[str, tuple] = {"test_labels": ("u", None)}
+    if spec.kind == "table":
+        expected["folds"] = ("u", n["test_labels"])
+    elif spec.split == "image":
+        expected["test_in_training"] = ("b", n["test_labels"])
+    if record.status != "finished":
         return expected
-
-    def _expected_of_encoder(self, arrays: dict[str, np.ndarray]) -> dict[str, tuple[str, tuple]]:
-        expected = _embedding(arrays, None)
-        parent = self.record.regrouping.get("parent", ())
-        if self.spec.is_text:
-            return expected | {"example_rows": ("iu", (len(parent), None))}
-        shown = len(parent)
-        if len(self.spec.class_names) > 2:
-            expected["example_clusters"] = ("iu", (None,))
-            shown = len(arrays.get("example_clusters", ()))
-        expected["examples"] = ("u", (shown, None, None, None, None))
-        if self.spec.encoder == "autoencoder":
-            expected |= dict.fromkeys(("originals", "reconstructions"), ("u", (None, None, None, None)))
-            expected |= dict.fromkeys(("squared_errors", "squared_deviations"), ("f", (None,)))
-        return expected
-
-    def _expected_of_look(self, arrays: dict[str, np.ndarray]) -> dict[str, tuple[str, tuple]]:
-        shown = len(arrays.get("shown", ()))
-        if self.spec.holds == "rows":
-            pictures = {"centers": ("f", (shown, len(self.record.metrics.get("columns", ()))))}
+    parts = ["test"]
+    if spec.kind == "training" and (spec.validation_fraction > 0 or n["val_labels"]):
+        expected["val_labels"] = ("u", None)
+        parts.append("val")
+    n_classes = len(_class_names(spec))
+    for part, rule in product(parts, _rules(record)):
+        if n_classes > MANY_CLASSES:
+            expected[f"{part}_predictions_{rule}"] = ("u", n[f"{part}_labels"])
         else:
-            pictures = {"examples": ("u", (shown, None, None, None, None))}
-        return pictures | {"shown": ("iu", (None,))}
+            expected[f"{part}_scores_{rule}"] = ("f", n[f"{part}_labels"], *([n_classes] if n_classes > 2 else []))
+    return expected | (_embedding(min(n["test_labels"], EMBEDDED_POINTS)) if getattr(spec, "embedding", False) else {})
 
-    def _rules(self) -> Sequence[str]:
-        if self.spec.kind == "table":
-            return table_methods.METHODS[self.spec.method].rules
-        parent = self.record.regrouping["parent"]
-        return ("none",) if len(parent) == max(parent) + 1 else ("max", "sum")
 
-    # ---- metrics
+def _embedding(n: int) -> dict[str, tuple]:
+    return {"embedding": ("f", n, 2), "embedding_labels": ("u", n or None)}
 
-    def _training(self, arrays: dict[str, np.ndarray]) -> None:
-        names = self.spec.class_names
-        splits = [part for part in ("val", "test") if f"{part}_labels" in arrays]
-        expected: dict[str, Any] = {}
-        for rule in self._rules() if self.record.status == "finished" else ():
-            for part in splits:
-                labels = arrays[f"{part}_labels"].astype(np.int64)
-                if len(names) > MANY_CLASSES:
-                    again = measure_decisions(labels, arrays[f"{part}_predictions_{rule}"], names)
-                else:
-                    again = measure_scores(labels, arrays[f"{part}_scores_{rule}"], names)
-                expected.setdefault(rule, {})[part] = again
-                self._summary(rule, part, names)
-                self._last_trace(rule, part)
-        self._compare(expected, self.record.metrics, "metrics")
 
-    def _table(self, arrays: dict[str, np.ndarray]) -> None:
-        if self.record.status != "finished":
-            return
-        labels, folds = arrays["test_labels"].astype(np.int64), arrays["folds"]
-        if len(np.unique(folds)) != table_methods.N_FOLDS:
-            self.add(f"array folds has {len(np.unique(folds))} folds, and a run {table_methods.N_FOLDS}")
-            return
-        again = {rule: {"test": measure_folds(labels, folds, arrays[f"test_scores_{rule}"])} for rule in self._rules()}
-        self._compare(again, self.record.metrics, "metrics")
-        for rule in self._rules():
-            self._summary(rule, "test", ("negative", "positive"))
+def _examples_of_encoder(record: Record, arrays: dict[str, np.ndarray], images: tuple) -> dict[str, tuple]:
+    n_shown, expected = len(record.regrouping.get("parent", ())), {}
+    if record.spec.is_text:
+        return {"example_rows": ("iu", n_shown, None)}
+    if len(record.spec.class_names) > 2:
+        expected["example_clusters"] = ("iu", None)
+        n_shown = len(arrays.get("example_clusters", ()))
+    expected["examples"] = ("u", n_shown, *images)
+    if record.spec.encoder == "autoencoder":
+        expected |= dict.fromkeys(("originals", "reconstructions"), ("u", *images))
+        expected |= dict.fromkeys(("squared_errors", "squared_deviations"), ("f", None))
+    return expected
 
-    def _encoder(self, arrays: dict[str, np.ndarray]) -> None:
-        metrics = {name: value for name, value in self.record.metrics.items() if name != "contents"}
-        for name, value in metrics.items():
-            if not _in_unit(value, low=-1 if name == "ari" else 0):
-                self.add(f"metrics.{name} is {value}")
-        self.kept += len(metrics)
 
-    def _look(self, arrays: dict[str, np.ndarray]) -> None:
-        """Compare the clusters' sizes with the samples that were clustered; features are not kept."""
-        metrics, counts = self.record.metrics, self.record.regrouping["counts"]
-        rows = self.spec.holds == "rows"  # all rows are clustered, and of images those for training
-        by_split = metrics.get("class_counts", {})
-        samples = sum(sum(by_split[part].values()) for part in by_split if rows or part == "train")
-        if sum(counts) != samples:
-            self.add(f"regrouping.counts add up to {sum(counts)}, and {samples} samples were clustered")
-        if (arrays["shown"] >= len(counts)).any():
-            self.add(f"shown names cluster {arrays['shown'].max()} of {len(counts)}")
-        for row in metrics.get("diagnosis", ()):
-            for name in ("stability", "silhouette"):
-                if not (row[name] is None or math.isnan(row[name]) or _in_unit(row[name], low=-1)):
-                    self.add(f"metrics.diagnosis has a {name} of {row[name]}")
-            self.kept += 2
+def _class_names(spec: AnySpec) -> Sequence[str]:
+    return ("negative", "positive") if spec.kind == "table" else spec.class_names
 
-    def _summary(self, rule: str, part: str, names: Sequence[str]) -> None:
-        """Compare a summary with the metrics that it sums up."""
-        result = self.record.metrics.get(rule, {}).get(part, {})
-        expected = {"balanced_accuracy": result.get("balanced_accuracy")}
-        for measure in MEASURES:
-            values = result.get(measure, {})
-            if list(values) != list(names) or not all(_in_unit(value) for value in values.values()):
-                self.add(f"metrics.{rule}.{part}.{measure} is not one share for each of the {len(names)} classes")
+
+def _rules(record: Record) -> Sequence[str]:
+    if record.spec.kind == "table":
+        return table_methods.METHODS[record.spec.method].rules
+    parent = record.regrouping["parent"]
+    return ("none",) if len(parent) == max(parent) + 1 else ("max", "sum")
+
+
+# ---------------------------------------------------------------- metrics
+
+
+def _wrong_metrics(record: Record, arrays: dict[str, np.ndarray], report: Report) -> Iterator[str]:
+    """Compare the metrics of a training run or a table with those that its scores or decisions give."""
+    if record.status != "finished":
+        return
+    if record.spec.kind == "table" and (n_folds := len(np.unique(arrays["folds"]))) != table_methods.N_FOLDS:
+        yield f"array folds has {n_folds} folds, and a run {table_methods.N_FOLDS}"
+        return
+    spec, names = record.spec, _class_names(record.spec)
+    again: dict[str, Any] = {}
+    for rule, part in product(_rules(record), ("val", "test")):
+        if f"{part}_labels" not in arrays:
+            continue
+        stored, where = record.metrics.get(rule, {}).get(part, {}), f"metrics.{rule}.{part}"
+        measured = _measured_again(spec, arrays, part, rule)
+        shares = {measure: (stored | measured).get(measure, {}) for measure in MEASURES}  # of many classes as stored
+        for measure, by_class in shares.items():
+            if list(by_class) != list(names) or not all(map(_in_unit, by_class.values())):
+                yield f"{where}.{measure} is not one share for each of the {len(names)} classes"
                 return
-            expected[measure] = values[names[1]] if len(names) == 2 else float(np.mean(list(values.values())))
-        self._compare(expected, result.get("summary"), f"metrics.{rule}.{part}.summary")
+        means = {m: s[names[1]] if len(names) == 2 else float(np.mean(list(s.values()))) for m, s in shares.items()}
+        summary = {"balanced_accuracy": measured["balanced_accuracy"]} | means
+        again.setdefault(rule, {})[part] = measured | {"summary": summary}
+        yield from _not_in_unit({"neighbor_accuracy": stored.get("neighbor_accuracy", 0)}, where)
+        if spec.kind == "training" and (part == "val" or spec.trace_test):
+            yield from _wrong_last_trace(record, f"{part}_{rule}", stored.get("summary", {}))
+    report.recomputed[spec.kind] += _size(again)
+    report.kept[spec.kind] += _n_kept(again, record.metrics)
+    known = ("neighbor_accuracy", *(MEASURES if len(names) > MANY_CLASSES else ()))
+    yield from _differences(again, record.metrics, "metrics", known)
 
-    def _last_trace(self, rule: str, part: str) -> None:
-        """Compare the trace of the last epoch with the metrics after it."""
-        last = self.record.traces[-1] if self.record.traces else {}
-        if part == "test" and not self.spec.trace_test:
-            return
-        for name, value in self.record.metrics.get(rule, {}).get(part, {}).get("summary", {}).items():
-            traced = last.get(f"{part}_{rule}_{name}")
-            if not _is_number(traced) or abs(traced - value) > TOLERANCE:
-                self.add(f"its last trace has {part}_{rule}_{name} = {traced}, its metrics {value}")
 
-    def _compare(self, expected: Any, stored: Any, where: str) -> None:
-        """Compare what was computed again with what is stored, number by number."""
-        if isinstance(expected, dict):
-            if not isinstance(stored, dict):
-                self.add(f"{where} is {stored!r}; expected a mapping")
-                return
-            for name in sorted(set(expected) - set(stored)):
-                self.add(f"{where}.{name} is missing")
-            for name in sorted(set(stored) - set(expected)):
-                self._keep(f"{where}.{name}", name, stored[name])
-            for name in sorted(set(stored) & set(expected)):
-                self._compare(expected[name], stored[name], f"{where}.{name}")
-        elif isinstance(expected, list):
-            if not isinstance(stored, list) or len(stored) != len(expected):
-                self.add(f"{where} is {stored!r}; expected {len(expected)} numbers")
-                return
-            for i, (one, other) in enumerate(zip(expected, stored, strict=True)):
-                self._compare(one, other, f"{where}.{i}")
-        else:
-            self.recomputed += 1
-            if not _is_number(stored) or abs(stored - expected) > TOLERANCE:
-                self.add(f"{where} is {stored}, and the stored scores give {expected}")
+def _measured_again(spec: Spec | TableSpec, arrays: dict[str, np.ndarray], part: str, rule: str) -> dict[str, Any]:
+    labels, names = arrays[f"{part}_labels"].astype(np.int64), _class_names(spec)
+    if len(names) > MANY_CLASSES:
+        return measure_decisions(labels, arrays[f"{part}_predictions_{rule}"], names)
+    scores = arrays[f"{part}_scores_{rule}"]
+    return (
+        measure_folds(labels, arrays["folds"], scores) if "folds" in arrays else measure_scores(labels, scores, names)
+    )
 
-    def _keep(self, where: str, name: str, value: Any) -> None:
-        """Look at a number that no array determines."""
-        many = self.spec.kind == "training" and len(self.spec.class_names) > MANY_CLASSES
-        known = {"neighbor_accuracy", "summary"} | (set(MEASURES) if many else set())
-        if name not in known or (isinstance(value, float) and not _in_unit(value)):
-            self.add(f"{where} is {str(value)[:60]}, which does not belong here")
-        elif name != "summary":
-            self.kept += len(value) if isinstance(value, dict) else 1
 
-    def _remember(self, arrays: dict[str, np.ndarray]) -> None:
-        """Note what other records have to have in common with this one."""
-        variant = data_variant(self.spec)
-        if "test_labels" in arrays:
-            self.shared["test labels", self.spec.task, variant] = digest_arrays(arrays["test_labels"])
-        if "embedding_labels" in arrays:
-            self.shared["embedding labels", self.spec.task, variant] = digest_arrays(arrays["embedding_labels"])
-        if "folds" in arrays:
-            seed = f"{variant}, seed {self.spec.seed}"
-            self.shared["folds", seed] = digest_arrays(arrays["folds"])
+def _differences(again: Any, stored: Any, where: str, known: Sequence[str]) -> Iterator[str]:
+    """Compare stored numbers with those computed again, one by one; numbers of a `known` name may have no second."""
+    if isinstance(again, dict) and isinstance(stored, dict):
+        for name in sorted(set(again) - set(stored)):
+            yield f"{where}.{name} is missing"
+        for name in sorted(set(stored) - set(again) - set(known)):
+            yield f"{where}.{name} is {str(stored[name])[:60]}, which does not belong here"
+        for name in sorted(set(stored) & set(again)):
+            yield from _differences(again[name], stored[name], f"{where}.{name}", known)
+    elif isinstance(again, list) and isinstance(stored, list) and len(again) == len(stored):
+        for i, (one, other) in enumerate(zip(again, stored, strict=True)):
+            yield from _differences(one, other, f"{where}.{i}", known)
+    elif isinstance(again, dict | list):
+        yield f"{where} is {stored!r}; expected {'a mapping' if isinstance(again, dict) else f'{len(again)} numbers'}"
+    elif not _is_number(stored) or abs(stored - again) > TOLERANCE:
+        yield f"{where} is {stored}, and the stored scores give {again}"
+
+
+def _size(values: Any) -> int:
+    """Return how many numbers there are in nested mappings and lists."""
+    if isinstance(values, dict | list):
+        return sum(map(_size, values.values() if isinstance(values, dict) else values))
+    return 1
+
+
+def _n_kept(again: Any, stored: Any) -> int:
+    """Return how many stored numbers have no second; an interval is one."""
+    if not isinstance(stored, dict) or not isinstance(again, dict):
+        return 0 if again is not None else len(stored) if isinstance(stored, dict) else 1
+    return sum(_n_kept(again.get(name), value) for name, value in stored.items())
+
+
+def _wrong_last_trace(record: Record, name: str, summary: dict[str, float]) -> Iterator[str]:
+    last = record.traces[-1] if record.traces else {}
+    for measure, value in summary.items():
+        traced = last.get(f"{name}_{measure}")
+        if not _is_number(traced) or abs(traced - value) > TOLERANCE:
+            yield f"its last trace has {name}_{measure} = {traced}, its metrics {value}"
+
+
+def _wrong_encoder(record: Record, arrays: dict[str, np.ndarray], report: Report) -> Iterator[str]:
+    """Check that the numbers of an encoder are possible; the features that would give them are not kept."""
+    metrics = {name: value for name, value in record.metrics.items() if name != "contents"}
+    report.kept["encoder"] += len(metrics)
+    yield from _not_in_unit(metrics, "metrics")
+
+
+def _wrong_look(record: Record, arrays: dict[str, np.ndarray], report: Report) -> Iterator[str]:
+    """Compare the clusters' sizes with the samples that were clustered; features are not kept."""
+    metrics, counts = record.metrics, record.regrouping["counts"]
+    rows = record.spec.holds == "rows"  # all rows are clustered, and of images those for training
+    by_split = metrics.get("class_counts", {})
+    samples = sum(sum(by_split[part].values()) for part in by_split if rows or part == "train")
+    if sum(counts) != samples:
+        yield f"regrouping.counts add up to {sum(counts)}, and {samples} samples were clustered"
+    if (arrays["shown"] >= len(counts)).any():
+        yield f"shown names cluster {arrays['shown'].max()} of {len(counts)}"
+    for row in metrics.get("diagnosis", ()):
+        report.kept["look"] += 2
+        for name in ("stability", "silhouette"):
+            if not (row[name] is None or math.isnan(row[name]) or _in_unit(row[name], low=-1)):
+                yield f"metrics.diagnosis has a {name} of {row[name]}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _in_unit(value: Any, *, low: float = 0.0) -> bool:
+    return _is_number(value) and low - TOLERANCE <= value <= 1 + TOLERANCE
+
+
+def _not_in_unit(values: dict[str, Any], where: str) -> Iterator[str]:
+    for name, value in values.items():
+        if not _in_unit(value, low=-1 if name == "ari" else 0):
+            yield f"{where}.{name} is {value}"
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
 
 
 # ---------------------------------------------------------------- metrics, a second time
@@ -567,58 +578,3 @@ def _precisions(positive: np.ndarray, scores: np.ndarray, members: np.ndarray) -
     )
     weights = np.concatenate([members, members * calibrated])
     return weighted_average_precisions(positive, scores, weights).reshape(2, -1)
-
-
-# ---------------------------------------------------------------- what is possible
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _in_unit(value: Any, *, low: float = 0.0) -> bool:
-    return _is_number(value) and low - TOLERANCE <= value <= 1 + TOLERANCE
-
-
-def _possible(name: str, value: Any) -> bool:
-    """Return whether a trace can have such a value."""
-    if name == "train_loss":  # looked at before
-        return True
-    if name.startswith("variation"):
-        # A class that no sampled image belongs to has none.
-        return isinstance(value, list) and all(isinstance(v, float) and not v < 0 and v != math.inf for v in value)
-    if name.startswith(("val_", "test_")):
-        return _in_unit(value)
-    return _is_number(value) and value >= 0
-
-
-def _is_parent(parent: Any, n_classes: int) -> bool:
-    """Return whether it is the class of each pseudo-class: all classes, in order."""
-    if not isinstance(parent, list) or not all(isinstance(c, int) and 0 <= c < n_classes for c in parent):
-        return False
-    return sorted(set(parent)) == list(range(n_classes)) and parent == sorted(parent)
-
-
-def _is_time(text: str) -> bool:
-    try:
-        return datetime.fromisoformat(text).tzinfo is not None
-    except ValueError:
-        return False
-
-
-def _fits(shape: Iterable[int], expected: tuple) -> bool:
-    shape = tuple(shape)
-    return len(shape) == len(expected) and all(
-        size == wanted or (wanted is None and size > 0) for size, wanted in zip(shape, expected, strict=True)
-    )
-
-
-def _are_scores(scores: np.ndarray) -> bool:
-    if scores.min() < 0 or scores.max() > 1:
-        return False
-    return scores.ndim == 1 or bool(np.abs(scores.sum(axis=1) - 1).max() < 1e-4)
-
-
-def _embedding(arrays: dict[str, np.ndarray], n_test: int | None) -> dict[str, tuple[str, tuple]]:
-    n = len(arrays.get("embedding_labels", ())) if n_test is None else min(n_test, EMBEDDED_POINTS)
-    return {"embedding": ("f", (n, 2)), "embedding_labels": ("u", (n or None,))}
