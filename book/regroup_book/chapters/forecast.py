@@ -14,7 +14,7 @@ from regroup_book import plans
 from regroup_book.chapters.tables import task_title
 from regroup_book.show import encoder_label, task_name
 from regroup_lib.data.bundled_tables import parse_table_task
-from regroup_lib.runs.differences import Groups, precision_difference, values
+from regroup_lib.runs.differences import Groups, precision_difference
 from regroup_lib.runs.records import Record, find_record
 from regroup_lib.runs.table_methods import ESTIMATOR_TITLES
 
@@ -123,14 +123,15 @@ def plot_forecast(cases: pd.DataFrame, images: pd.DataFrame) -> Figure:
     """Draw the gain over the stability of the clusters, for tables and images, with the rule's threshold."""
     cut, _ = best_rule(cases, "stability")
     drawn = pd.concat([cases, images.assign(classifier="network on images")]).rename(columns={"classifier": "model"})
-    figure, axes = plt.subplots(figsize=(6.4, 4))
+    figure, axes = plt.subplots(figsize=(7.4, 3.8))
     sns.scatterplot(drawn, x="stability", y="gain", hue="model", style="model", palette="colorblind", s=50, ax=axes)
     axes.axhline(0, color="0.3", linewidth=1)
     axes.axvline(cut, color="0.3", linestyle="--", linewidth=1)
     axes.set(xlabel="stability of the majority's clusters (adjusted Rand index)", ylabel="gain in AP (points)")
     axes.set_yscale("symlog", linthresh=5)
+    axes.set_ylim(-100, 60)
     axes.set_yticks([-50, -20, -5, 0, 5, 20], ["−50", "−20", "−5", "0", "5", "20"])
-    axes.legend(title=None, loc="lower left")
+    axes.legend(title=None, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
 
