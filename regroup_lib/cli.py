@@ -1,6 +1,6 @@
 """The `regroup` command: data, runs, records, your own data; other packages add commands of theirs.
 
-Every command imports what it needs, so that `--help` and lists answer at once.
+Every command imports its modules itself, so that `--help` and lists answer at once.
 """
 
 from __future__ import annotations
@@ -22,51 +22,46 @@ PLAIN: dict[str, Any] = {"rich_markup_mode": None}  # loading rich takes longer 
 app = typer.Typer(
     help="Imbalanced classification by regrouping.", no_args_is_help=True, pretty_exceptions_enable=False, **PLAIN
 )
-data_app = typer.Typer(help="The data sets: what there is, where it comes from, whether it is sound.", **PLAIN)
+data_app = typer.Typer(help="The data sets: list them, download them, check them.", **PLAIN)
 results_app = typer.Typer(invoke_without_command=True, **PLAIN)
-
-
 app.add_typer(data_app, name="data", no_args_is_help=True)
 app.add_typer(results_app, name="results")
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 
-
 Profile = Annotated[str, typer.Option(help="smoke, cpu or paper.")]
 Seeds = Annotated[str, typer.Option(help="Comma-separated seeds.")]
-
-
+OnlyTask = Annotated[str | None, typer.Option("--task", help="Only this task.")]
+OnlyMethod = Annotated[str | None, typer.Option("--method", help="Only this method.")]
+OnlyProfile = Annotated[str | None, typer.Option("--profile", help="Only this profile.")]
+# How data of your own are read.
 Label = Annotated[str | None, typer.Option(help="Of a table: the column with the classes; default: the last.")]
-ImageSize = Annotated[
-    int | None, typer.Option(help="Of image files: height and width in pixels that they are resized to.")
-]
+ImageSize = Annotated[int | None, typer.Option(help="Of image files: resize them to this height and width in pixels.")]
 AllowMissing = Annotated[
     bool, typer.Option("--allow-missing", help="Leave out images that cannot be read and rows without a label.")
 ]
 Group = Annotated[
     str | None,
     typer.Option(
-        help="What samples that belong together share: a column; of images a level of folders or a pattern of paths."
+        help="Samples that belong together share a value of this column; of images a level of folders or a pattern."
     ),
 ]
 NoHeader = Annotated[bool, typer.Option("--no-header", help="Of a table: its first line is data, not names.")]
-Missing = Annotated[
-    list[str] | None, typer.Option(help="Of a table: a value that means a missing one, as often as wanted.")
-]
+Missing = Annotated[list[str] | None, typer.Option(help="Of a table: a marker of missing values; may be repeated.")]
 Decimal = Annotated[str | None, typer.Option(help="Of a table: its decimal mark, a point or a comma.")]
 
 
 class _Console:
-    """Prints text as it is: nothing in it is markup, and a terminal is not commanded by it."""
+    """Prints text without markup and without control characters."""
 
-    def print(self, what: object, *, markup: bool = False) -> None:
-        print(printable(what))
+    def print(self, value: object) -> None:
+        print(printable(value))
 
 
 console = _Console()
 
 
 def printable(value: object) -> str:
-    """Return a value as text in which characters that a terminal would obey are written as escapes."""
+    """Return a value as text in which control characters are written as escapes."""
     return "".join(
         c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in str(value)
     )
@@ -88,8 +83,8 @@ def main() -> None:
     except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
         if "--debug" in sys.argv:
             raise
-        what = explained(error) if isinstance(error, ModuleNotFoundError) else error
-        typer.echo(typer.style("error:", fg="red") + f" {printable(what)}", err=True)
+        message = explained(error) if isinstance(error, ModuleNotFoundError) else error
+        typer.echo(typer.style("error:", fg="red") + f" {printable(message)}", err=True)
         sys.exit(1)
 
 
@@ -192,7 +187,7 @@ def data_check(
 @app.command()
 def run(
     spec: Annotated[Path | None, typer.Argument(help="A YAML file with the spec's fields.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE, as often as wanted.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE; may be repeated.")] = None,
     recompute: Annotated[bool, typer.Option(help="Run again where there is a record.")] = False,
 ) -> None:
     """Run one spec, or look its record up.
@@ -214,13 +209,14 @@ def run(
 def fit(
     path: Annotated[Path, typer.Argument(help="A folder of images, an npz file, or a table (.csv, .tsv, .parquet).")],
     positive: Annotated[
-        str | None, typer.Option(help="The class that is held against the rest; default: the smallest.")
+        str | None, typer.Option(help="The class that is compared with the rest; default: the smallest.")
     ] = None,
     encoder: Annotated[
-        str | None, typer.Option(help="What is clustered. Images: pca (default), raw, clip, onnx:STEM...; tables: pca.")
+        str | None,
+        typer.Option(help="Space of the clusters; of images pca (default), raw, clip, onnx:STEM, of tables pca."),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Classes up to this size stay whole; default: the smaller class's size.")
+        float | None, typer.Option(help="Classes up to this size are not split; default: the smaller class's size.")
     ] = None,
     label: Label = None,
     image_size: ImageSize = None,
@@ -230,7 +226,7 @@ def fit(
     missing: Missing = None,
     decimal: Decimal = None,
     estimator: Annotated[
-        list[str] | None, typer.Option(help="Of a table: logreg, forest or boosting, as often as wanted; default: all.")
+        list[str] | None, typer.Option(help="Of a table: logreg, forest or boosting; may be repeated; default: all.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Of images; default: by their number, 5 to 40.")] = None,
     seeds: Seeds = "0,1,2",
@@ -240,7 +236,7 @@ def fit(
 ) -> None:
     """Compare regrouping with plain and weighted training and oversampling on data of your own, and recommend.
 
-    Runs leave records in the results directory; what has one is not run again.
+    Runs leave records in the results directory; a run that has a record is not repeated.
 
     Examples: regroup fit photos/ --positive defect --image-size 64;
     regroup fit patients.csv --label outcome --output results.json
@@ -284,19 +280,14 @@ def _print_comparison(comparison: Any) -> None:
     console.print(f"records: {comparison.look.path.parent}")
 
 
-def _print_frame(frame: Any, title: str) -> None:
+def _print_frame(frame: Any, title: str = "") -> None:
     if title:
         console.print(title)
     _print_table(frame.columns, frame.itertuples(index=False))
 
 
-OnlyTask = Annotated[str | None, typer.Option("--task", help="Only this task.")]
-OnlyMethod = Annotated[str | None, typer.Option("--method", help="Only this method.")]
-OnlyProfile = Annotated[str | None, typer.Option("--profile", help="Only this profile.")]
-
-
 def _rows(profile: str | None, task: str | None, method: str | None) -> list[dict[str, Any]]:
-    """Return the rows of a profile, a task and a method; a name that no record has is an error."""
+    """Return the rows of a profile, a task and a method; names must occur in the records."""
     from regroup_lib.runs.export import indexed_rows
 
     rows = indexed_rows()
@@ -322,7 +313,7 @@ def results(ctx: typer.Context, profile: OnlyProfile = None, task: OnlyTask = No
 def results_compare(task: str, profile: OnlyProfile = None) -> None:
     """Compare the methods of one task: mean ± standard deviation over seeds, the best AP first.
 
-    Settings of one method have a row each.
+    Each setting of a method has its own row.
 
     Example: regroup results compare cifar10-airplane
     """
@@ -331,14 +322,14 @@ def results_compare(task: str, profile: OnlyProfile = None) -> None:
 
     _rows(profile, task, None)
     records = [record for record in load_records(profile=profile) if record.spec.task == task]
-    _print_frame(compared_frame(records), "")
+    _print_frame(compared_frame(records))
 
 
 @results_app.command("check")
 def results_check(profile: OnlyProfile = None) -> None:
     """Verify every record: spec, key, digests, arrays, and metrics computed again from the stored scores.
 
-    Prints a line a kind of record and a line a defect; the exit code is 1 where there is a defect.
+    Prints one line for each kind of record and for each defect; the exit code is 1 if there is a defect.
 
     Example: regroup results check
     """
@@ -355,7 +346,7 @@ def results_check(profile: OnlyProfile = None) -> None:
 
 @results_app.command("export")
 def results_export(
-    file: Annotated[Path, typer.Argument(help="Its suffix says how: .csv, .md or .tex.")],
+    file: Annotated[Path, typer.Argument(help="A .csv, .md or .tex file.")],
     profile: OnlyProfile = None,
     task: OnlyTask = None,
     method: OnlyMethod = None,
@@ -363,7 +354,7 @@ def results_export(
 ) -> None:
     """Write one row for each record and aggregation rule to a CSV, Markdown or LaTeX file.
 
-    Each field of the runs' settings that varies has a column.
+    Each setting that varies between runs has a column.
 
     Examples: regroup results export results.csv --long; regroup results export airplane.tex --task cifar10-airplane
     """
@@ -377,17 +368,15 @@ def results_export(
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:
-    def number(value: float | None, digits: int) -> str:
-        return "" if value is None else f"{value:.{digits}f}"
-
-    def cells(row: dict[str, Any]) -> list[object]:
-        method = f"{row['method']} ({row['estimator']})" if "estimator" in row else row["method"]
-        where = [row["profile"], row["task"], method, row["encoder"], row["aggregation"], row["seed"]]
-        measured = [number(row["balanced_accuracy"], 4), number(row["average_precision"], 4), number(row["seconds"], 0)]
-        return [*where, *measured, row["status"]]
-
     columns = ("profile", "task", "method", "encoder", "rule", "seed", "BA", "AP", "seconds", "status")
-    _print_table(columns, map(cells, rows))
+    digits = {"balanced_accuracy": 4, "average_precision": 4, "seconds": 0}
+    cells = []
+    for row in rows:
+        method = f"{row['method']} ({row['estimator']})" if "estimator" in row else row["method"]
+        numbers = ["" if row[name] is None else f"{row[name]:.{n}f}" for name, n in digits.items()]
+        run = [row["profile"], row["task"], method, row["encoder"], row["aggregation"], row["seed"]]
+        cells.append([*run, *numbers, row["status"]])
+    _print_table(columns, cells)
 
 
 # The book's sweeps and `regroup book`, where its package is installed.

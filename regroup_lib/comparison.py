@@ -1,4 +1,7 @@
-"""Which runs compare regrouping with what people do about imbalance, on a data set of the user's own."""
+"""Regrouping on your own data: compare it with the usual remedies for imbalance, look at the clusters, get advice.
+
+The command ``regroup fit`` and the chapter on your own data both call `compare`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import math
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -55,25 +58,27 @@ COMPARED = {
     "RG+WCE": ("rg-wce", "rg-weights"),
 }
 REGROUPED = ("RG", "RG+WCE")
-ESTIMATORS = tuple(table_methods.ESTIMATORS)  # for tables: one bends only with clusters, the others bend by themselves
-FEWEST = 10  # positives: with fewer, neither a validation split nor folds say anything
-STEPS = 3000  # of the training loop, as far as EPOCHS lets
+ESTIMATORS = tuple(table_methods.ESTIMATORS)  # for tables: a linear classifier, and two that are not
+FEWEST = 10  # samples of a side: with fewer, a validation split or folds are too small
+STEPS = 3000  # of the training loop, within the bounds of EPOCHS
 EPOCHS = (5, 40)
-FEW_POSITIVES = 100  # below that a larger part of the training images is held out to choose by
+FEW_POSITIVES = 100  # with fewer, a larger part of the training images is held out for validation
+SHOWN_COLUMNS = 15  # of a table, in the map of its clusters
+# Title -> color and line style, those of the book.
+LOOKS = {
+    "CE": ("#000000", "-"),
+    "WCE": ("#E69F00", ":"),
+    "ROS": ("#009E73", "--"),
+    "RG": ("#0072B2", "-."),
+    "RG+WCE": ("#56B4E9", "-"),
+}
+POOR_ENCODERS = ("raw", "pca")  # of images: their clusters follow pixels, not content
+
+# ---------------------------------------------------------------- the runs
 
 
 def own_data(dataset: Dataset, positive: str, path: str | Path, **reading: Any) -> OwnData:
-    """Return what a spec says of a user's data set.
-
-    Parameters
-    ----------
-    dataset : Dataset
-        What `load_data` read.
-    positive : str
-        One of its classes.
-    path, **reading
-        How it was read: see `load_data`.
-    """
+    """Return the description of a user's data set in a spec; `path` and `reading` as in `load_data`."""
     return OwnData(
         digest=dataset.digest,
         classes=dataset.class_names,
@@ -85,7 +90,7 @@ def own_data(dataset: Dataset, positive: str, path: str | Path, **reading: Any) 
 
 
 def own_task(name: str, positive: str) -> str:
-    """Return the name of a task on own data: what is no letter, digit, hyphen or underscore becomes one.
+    """Return the name of a task on own data; characters but letters, digits and hyphens become underscores.
 
     Examples
     --------
@@ -105,35 +110,14 @@ def table_specs(
     threshold: float | None = None,
     estimators: Sequence[str] = ESTIMATORS,
 ) -> list[LookSpec | TableSpec]:
-    """Return a look and the runs of a comparison on a table, seed by seed.
-
-    Parameters
-    ----------
-    own : OwnData
-    name : str
-        The data set's.
-    profile, seeds
-        See `Spec`.
-    encoder : str, optional
-        A key of `tables.ENCODERS`; default: the columns themselves are clustered.
-    threshold : float, optional
-        Classes up to this size stay whole; default: the positive class's.
-    estimators : sequence of str
-        Keys of `tables.ESTIMATORS`.
-    """
+    """Return a look and the runs of a comparison on a table, seed by seed; for the options see `compare`."""
     common = {"profile": profile, "task": own_task(name, own.positive), "own": own}
-    regrouping = {"encoder": encoder, "threshold": threshold}
-    runs = [
-        parse_spec(
-            common
-            | {"kind": "table", "seed": seed, "method": method, "estimator": e}
-            | (regrouping if title in REGROUPED else {})
-        )
-        for seed in seeds
-        for e in estimators
+    kinds = [
+        (title, {"kind": "table", "method": method, "estimator": estimator})
+        for estimator in estimators
         for title, (_, method) in COMPARED.items()
     ]
-    return [parse_spec(common | regrouping | {"kind": "look", "holds": "rows", "seed": seeds[0]}), *runs]
+    return _specs(common, {"encoder": encoder, "threshold": threshold}, "rows", kinds, seeds)
 
 
 def image_specs(
@@ -147,37 +131,35 @@ def image_specs(
     epochs: int | None = None,
     image_size: int | None = None,
 ) -> list[LookSpec | Spec]:
-    """Return a look and the runs of a comparison on images, seed by seed; see `image_settings`.
+    """Return a look and the runs of a comparison on images, seed by seed; for the options see `compare`.
 
-    Parameters
-    ----------
-    own, dataset
-        See `own_data`.
-    profile, seeds
-        See `Spec`.
-    encoder : str
-        See `make_encoder`.
-    threshold : float, optional
-        Classes up to this size stay whole; default: the positive class's.
-    epochs : int, optional
-        Default: see `image_settings`.
-    image_size : int, optional
-        To which the images were resized, if they were.
+    Settings that are not given are those of `image_settings`.
     """
     common = {"profile": profile, "task": own_task(dataset.name, own.positive), "own": own, "image_size": image_size}
     settings = image_settings(dataset, own.positive, profile)
     settings |= {} if epochs is None else {"epochs": epochs}
-    regrouping = {"encoder": encoder, "threshold": threshold}
+    kinds = [(title, settings | {"method": method}) for title, (method, _) in COMPARED.items()]
+    return _specs(common, {"encoder": encoder, "threshold": threshold}, "images", kinds, seeds)
+
+
+def _specs(
+    common: dict[str, Any],
+    regrouping: dict[str, Any],
+    holds: str,
+    kinds: Sequence[tuple[str, dict[str, Any]]],
+    seeds: Sequence[int],
+) -> list[Any]:
+    """Return the spec of a look, and for each seed one of each kind of run (a title and fields)."""
     runs = [
-        parse_spec(common | settings | {"seed": seed, "method": method} | (regrouping if title in REGROUPED else {}))
+        parse_spec(common | fields | {"seed": seed} | (regrouping if title in REGROUPED else {}))
         for seed in seeds
-        for title, (method, _) in COMPARED.items()
+        for title, fields in kinds
     ]
-    return [parse_spec(common | regrouping | {"kind": "look", "holds": "images", "seed": seeds[0]}), *runs]
+    return [parse_spec(common | regrouping | {"kind": "look", "holds": holds, "seed": seeds[0]}), *runs]
 
 
 def image_settings(dataset: Dataset, positive: str, profile: str) -> dict[str, Any]:
-    """Return how a network is trained on a user's images: the same for every method, chosen by their size and number.
+    """Return the training settings for a user's images: by their size and number, the same for every method.
 
     Images are shifted by up to a tenth of their side and not mirrored, as a mirrored image may show another class.
     """
@@ -201,14 +183,15 @@ def image_settings(dataset: Dataset, positive: str, profile: str) -> dict[str, A
 
 
 def write_example(name: str, data_dir: str | Path | None = None) -> Path:
-    """Write a data set that scikit-learn embeds as a user would have it, and return its path.
+    """Write a data set of scikit-learn as files of a user to ``examples/`` of the data directory; return its path.
 
     Parameters
     ----------
     name : {"digit-scans", "breast-cancer"}
-        A folder of PNG files, one folder a digit, or a CSV file whose last column is the diagnosis.
+        A folder of PNG files, one subfolder for each digit, or a CSV file whose last column is the diagnosis; another
+        name raises a ValueError. Existing files are not overwritten.
     data_dir : path, optional
-        It goes to ``examples/`` of the data directory; what is there is left as it is.
+        Default: see `data_directory`.
     """
     folder = data_directory(data_dir) / "examples"
     if name == "breast-cancer":
@@ -236,20 +219,11 @@ def _write_digits(path: Path) -> None:
         for number, (scan, digit) in enumerate(zip(pixels, digits, strict=True)):
             (written / str(digit)).mkdir(parents=True, exist_ok=True)
             Image.fromarray(scan).save(written / str(digit) / f"{number:04}.png")
-        if not path.exists():  # another process may have been faster
+        if not path.exists():  # another process may have written it meanwhile
             shutil.move(written, path)
 
 
-SHOWN_COLUMNS = 15  # of a table, in the map of its clusters
-# Title -> color and line, those of the other chapters where they have the method.
-LOOKS = {
-    "CE": ("#000000", "-"),
-    "WCE": ("#E69F00", ":"),
-    "ROS": ("#009E73", "--"),
-    "RG": ("#0072B2", "-."),
-    "RG+WCE": ("#56B4E9", "-"),
-}
-POOR_ENCODERS = ("raw", "pca")  # of images: they know pixels, not what pictures show
+# ---------------------------------------------------------------- the comparison
 
 
 def compare(
@@ -276,34 +250,34 @@ def compare(
 ) -> Comparison:
     """Compare CE, WCE, ROS, RG and RG+WCE on a data set of your own.
 
-    Images train a small network, chosen by their size. Each seed holds a validation split out of the training images,
-    unless the data have one; what is chosen is chosen there, and the test split is measured once. The
-    rows of a table are scored by cross-validation, five folds a seed, by logistic regression, a random forest and
-    gradient boosting, each row by a classifier that was not fitted on it. Nothing is tuned, for no method.
+    Images train a small network, chosen by their size. Each seed holds out a validation split of the training images,
+    unless the data have one; choices are made on it, and the test split is measured once. The rows of a table are
+    scored by cross-validation, five folds for each seed, by logistic regression, a random forest and gradient
+    boosting, each row by a classifier that was not fitted on it. No method is tuned.
 
     Parameters
     ----------
     path : str or Path
         An npz file, a folder of images or a table: see `load_data`.
     positive : str, optional
-        The class that is held against the rest; default: the smallest.
+        The class that is compared with the rest; default: the smallest.
     encoder : str, optional
-        What is clustered. Of images an encoder of `make_encoder`, default ``"pca"``; of a table ``"pca"``, default the
-        columns themselves, filled in and scaled.
+        The space of the clusters. For images an encoder of `make_encoder`, default ``"pca"``; for a table ``"pca"``,
+        default the columns themselves, imputed and scaled.
     threshold : float, optional
-        Classes up to this size stay whole; default: the size of the smaller class, as in the paper.
+        Classes up to this size are not split; default: the size of the smaller class, as in the paper.
     label, image_size, allow_missing, group, header, missing, decimal : optional
         See `load_data`.
     estimators : sequence of {"logreg", "forest", "boosting"}
-        Of a table: the classifiers. Boosting takes longest, as a round grows a tree for each cluster.
+        For a table: the classifiers. Boosting takes longest, as it grows a tree for each cluster in each round.
     epochs : int, optional
-        Of images; default: as many as their number suggests, 5 to 40.
+        For images; default: by their number, 5 to 40.
     seeds : sequence of int
-        A run of each method a seed. A spread takes two, a recommendation better more than three.
+        One run of each method for each seed. A decision needs at least two, and better more than three.
     profile : {"cpu", "smoke"}
         Where the records are filed; ``"smoke"`` trains a few epochs only.
     results_dir, data_dir, workers, recompute : optional
-        See `sweep`. Records go to the results directory, and what has one is looked up.
+        See `sweep`. Runs that have a record in the results directory are not repeated.
 
     Returns
     -------
@@ -312,8 +286,8 @@ def compare(
     Raises
     ------
     ValueError
-        If the data cannot be read (`DataError`), an option is not for such data or has no such value, there is no such
-        class, or one side of the task has fewer than ten samples.
+        If the data cannot be read (`DataError`), an option or the class is invalid, or one side of the task has fewer
+        than ten samples.
     SweepError
         If runs failed.
 
@@ -335,11 +309,11 @@ def compare(
     for name, values in (("seeds", seeds), ("estimators", estimators)):
         if not values:
             raise ValueError(f"{name} is empty; give at least one")
-    # From a YAML file, say, where 5 is a number.
+    # A YAML file may give numbers, such as 5.
     label, group, positive = (None if name is None else composed(str(name)) for name in (label, group, positive))
     missing = (missing,) if isinstance(missing, str) else tuple(map(str, missing))
-    reading: dict[str, Any] = {"label": label, "allow_missing": allow_missing, "group": group}
-    reading |= {"header": header, "missing": missing, "decimal": decimal}
+    reading: dict[str, Any] = {"label": label, "allow_missing": allow_missing, "group": group, "header": header}
+    reading |= {"missing": missing, "decimal": decimal}
     dataset = load_data(path, data_dir=data_dir, image_size=image_size, **reading)
     positive = _positive(dataset, positive)
     own = own_data(dataset, positive, path, **reading)
@@ -354,17 +328,17 @@ def compare(
             raise ValueError(f"estimators are {', '.join(estimators)}, and {dataset.name} holds images; leave them out")
         encoder = encoder or "pca"
         if encoder.startswith("onnx:"):
-            make_encoder(encoder, data_dir=data_dir)  # a file that cannot be used is said before anything is trained
+            make_encoder(encoder, data_dir=data_dir)  # an unusable file is an error before anything is trained
         images = {"encoder": encoder, "epochs": epochs, "image_size": image_size}
         specs = image_specs(own, dataset, **images, **common)
-        # Whether it can be divided is known now, before anything is trained.
+        # Data that cannot be divided are an error before anything is trained.
         make_task(dataset, positive=positive, validation_fraction=specs[-1].validation_fraction)
-    options = {"results_dir": results_dir, "data_dir": data_dir, "recompute": recompute}
-    return Comparison.of(sweep(specs, workers=workers, **options))
+    records = sweep(specs, workers=workers, results_dir=results_dir, data_dir=data_dir, recompute=recompute)
+    return Comparison.of(records)
 
 
 def _positive(dataset: Dataset, positive: str | None) -> str:
-    """Return the positive class, the smallest by default, with enough samples on both sides of the task."""
+    """Return the positive class, the smallest by default, if either side has enough samples and groups."""
     totals = np.sum([dataset.class_counts(part) for part in dataset.splits], axis=0)
     counts = dict(zip(dataset.class_names, totals.tolist(), strict=True))
     if positive is None:
@@ -374,41 +348,32 @@ def _positive(dataset: Dataset, positive: str | None) -> str:
         hint = f"; did you mean {close[0]!r}?" if close else ""
         there = ", ".join(f"{name} ({count})" for name, count in counts.items())
         raise ValueError(f"positive is {positive!r}, and {dataset.name} has the classes {there}{hint}")
-    for what, count in ((positive, counts[positive]), (f"not {positive}", sum(counts.values()) - counts[positive])):
-        if count < FEWEST:
+    on_side = np.concatenate([part.labels for part in dataset.splits.values()]) == dataset.class_names.index(positive)
+    groups = None
+    if dataset.is_table and dataset.metadata and "group" in dataset.metadata["train"]:
+        groups = np.concatenate([dataset.metadata[part]["group"] for part in dataset.splits])
+    for side, chosen in ((positive, on_side), (f"not {positive}", ~on_side)):
+        if (count := chosen.sum()) < FEWEST:
             raise ValueError(
-                f"the class {what!r} has {count} samples in all; a comparison needs at least {FEWEST} to divide"
+                f"the class {side!r} has {count} samples in all; a comparison needs at least {FEWEST} to divide"
             )
-    _check_groups(dataset, positive)
+        if groups is not None and (count := len(np.unique(groups[chosen]))) < (n_folds := table_methods.N_FOLDS):
+            raise ValueError(
+                f"the class {side!r} has samples of {count} groups alone; {n_folds} folds need as many at least"
+            )
     return positive
-
-
-def _check_groups(dataset: Dataset, positive: str) -> None:
-    """Refuse data of which one side of the task has too few groups to be divided."""
-    columns = [(dataset.metadata or {}).get(part, {}) for part in dataset.splits]
-    if not dataset.is_table or "group" not in columns[0]:
-        return
-    groups = np.concatenate([column["group"] for column in columns])
-    labels = np.concatenate([split.labels for split in dataset.splits.values()])
-    on_side = labels == dataset.class_names.index(positive)
-    for what, chosen in ((positive, on_side), (f"not {positive}", ~on_side)):
-        count = len(np.unique(groups[chosen]))
-        if count < table_methods.N_FOLDS:
-            raise ValueError(
-                f"the class {what!r} has samples of only {count} groups; {table_methods.N_FOLDS} folds need as many"
-            )
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Test scores of a family of methods, each seed and fold by the method that did best elsewhere.
+    """Test scores of a family of methods, with a method chosen for each seed and fold.
 
     Attributes
     ----------
     labels, folds, scores : list of ndarray [n]
-        One a seed. Images have one fold.
+        One array for each seed. Images have one fold.
     picked : Counter
-        Classifier and method, and how often each was chosen.
+        How often each pair of classifier and method was chosen.
     """
 
     labels: list[np.ndarray]
@@ -416,37 +381,63 @@ class Chosen:
     scores: list[np.ndarray]
     picked: Counter
 
+    @classmethod
+    def of(cls, groups: dict[tuple[str, str], Sequence[Record]], best: np.ndarray) -> Chosen:
+        """Take the scores of the group at position `best`, int [seeds, folds], for each seed and fold."""
+        labels, folds, scores = [], [], []
+        for best_of_seed, records in zip(best, zip(*groups.values(), strict=True), strict=True):
+            arrays = [record.arrays() for record in records]
+            y = arrays[0]["test_labels"]
+            fold = arrays[0].get("folds", np.zeros(len(y), np.uint8))
+            diverged = np.full(len(y), np.nan, np.float32)
+            names = [f"test_scores_{rule_of(record)}" for record in records]
+            found = np.array([of.get(name, diverged) for of, name in zip(arrays, names, strict=True)])
+            labels.append(y)
+            folds.append(fold)
+            scores.append(found[best_of_seed[fold], np.arange(len(y))])
+        keys = list(groups)
+        return cls(labels, folds, scores, Counter(keys[position] for position in best.ravel()))
+
+    def _seeds(self) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
+        """Yield labels, scores and the masks of the folds for each seed."""
+        for y, fold, scores in zip(self.labels, self.folds, self.scores, strict=True):
+            yield y, scores, [fold == number for number in np.unique(fold)]
+
     @cached_property
     def precisions(self) -> np.ndarray:
         """AP of each seed, the mean over folds."""
         return np.array(
-            [
-                np.mean([average_precision_score(y[f == k] == 1, s[f == k]) for k in np.unique(f)])
-                for y, f, s in zip(self.labels, self.folds, self.scores, strict=True)
-            ]
+            [np.mean([average_precision_score(y[f] == 1, s[f]) for f in folds]) for y, s, folds in self._seeds()]
         )
 
     @cached_property
     def resampled(self) -> np.ndarray:
         """AP in resamples of the test samples, drawn within their class [seeds, N_RESAMPLES]."""
         rows = []
-        for y, f, s in zip(self.labels, self.folds, self.scores, strict=True):
+        for y, scores, folds in self._seeds():
             counts = bootstrap_counts(y, N_RESAMPLES)
-            by_fold = [weighted_average_precisions(y[f == k] == 1, s[f == k], counts[:, f == k]) for k in np.unique(f)]
-            rows.append(np.nanmean(by_fold, axis=0))  # a fold may lose all of its few positives
+            by_fold = [weighted_average_precisions(y[f] == 1, scores[f], counts[:, f]) for f in folds]
+            rows.append(np.nanmean(by_fold, axis=0))  # a resample of a fold may have no positives
         return np.array(rows)
+
+    @property
+    def most_often(self) -> tuple[str, str]:
+        """The method that was chosen most often, and how often, in words."""
+        ((classifier, title), times) = self.picked.most_common(1)[0]
+        total = sum(self.picked.values())
+        return f"{title} with {classifier}", f"{times} of {total} times" if times < total else "every time"
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What to do, and the interval that it rests on.
+    """Advice, and the interval that it is based on.
 
     Attributes
     ----------
     word : {"regroup", "leave the labels as they are", "undecided"}
-        Decided only if the interval leaves 0 out, and there are two seeds at least.
+        Decided only if the interval excludes 0 and there are at least two seeds.
     text : str
-        In words, Markdown.
+        The advice in sentences, Markdown.
     difference : Interval
         AP of the chosen regrouped method minus that of the chosen other one, in percentage points.
     """
@@ -466,14 +457,14 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The records of one comparison, and what they say.
+    """The records of one comparison, and the results that follow from them.
 
     Attributes
     ----------
     look : Record
-        Of the data before anything is trained.
+        Statistics and clusters of the data, before training.
     records : tuple of Record
-        A record a seed, classifier and method.
+        One record for each seed, classifier and method.
     """
 
     look: Record
@@ -530,17 +521,17 @@ class Comparison:
 
     @property
     def notes(self) -> list[str]:
-        """What was left out, converted and divided."""
+        """Notes on data that were left out, converted or divided."""
         notes = self.look.metrics["notes"]
         if not self.is_table:
             return notes
         notes = [note for note in notes if not note.startswith(NO_SPLIT)]
         whole = ", and no fold divides a group" if self.look.spec.own.grouped else ""
-        return [*notes, f"every row is scored by cross-validation, five folds a seed{whole}"]
+        return [*notes, f"every row is scored by cross-validation, five folds for each seed{whole}"]
 
     @property
     def class_table(self) -> pd.DataFrame:
-        """One row a class: samples in each split, the largest class first, the positive one marked."""
+        """One row for each class, the largest first: samples in each split, the positive class marked."""
         counts = pd.DataFrame(self.look.metrics["class_counts"])
         if self.is_table:
             counts = counts.sum(axis=1).to_frame("rows")
@@ -550,20 +541,20 @@ class Comparison:
 
     @property
     def diagnosis(self) -> pd.DataFrame:
-        """One row a class that is divided; see `diagnose`."""
+        """One row for each class that is split; see `diagnose`."""
         rows = self.look.metrics["diagnosis"]
         return pd.DataFrame(rows).set_index("class") if rows else pd.DataFrame()
 
     @property
     def outlook(self) -> str:
-        """What can be said before training, in words: the clusters, and what they have to do with known classes."""
+        """The clusters, and their agreement with known classes, in sentences."""
         space, diagnosis = self.look.spec.encoder or "the columns", self.diagnosis
-        text = f"What is clustered: {space}. {describe_classes(diagnosis)}"
+        text = f"Space of the clusters: {space}. {describe_classes(diagnosis)}"
         if "nmi" in diagnosis:
-            name, row = diagnosis.index[0], diagnosis.iloc[0]
+            name, nmi = diagnosis.index[0], diagnosis["nmi"].iloc[0]
             text += (
-                f" Of the classes that make up “{name}” the clusters say: normalized mutual information {row.nmi:.2f} "
-                "(0: nothing, 1: all)."
+                f" The normalized mutual information between the clusters and the classes that make up “{name}” is "
+                f"{nmi:.2f} (0: independent, 1: identical)."
             )
         return text
 
@@ -580,10 +571,10 @@ class Comparison:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """One row a classifier and method: BA, AP and the AP's paired difference to CE, in percent.
+        """One row for each classifier and method: BA, AP and the paired difference of AP to CE, in percent.
 
-        Mean ± standard deviation over seeds; the difference with a 95% interval over seeds. Regrouped scores are
-        aggregated by max.
+        Mean ± standard deviation over seeds; the difference with a 95% interval. Regrouped scores are aggregated by
+        max.
         """
         rows, differences = [], []
         for (classifier, title), group in self.groups.items():
@@ -591,60 +582,35 @@ class Comparison:
             for column, measure in (("BA", BALANCED_ACCURACY), ("AP", AVERAGE_PRECISION)):
                 row[column] = _percent(_over_seeds(group, measure))
             rows.append(row)
-            plain = self.groups[classifier, "CE"]
-            differences.append(None if title == "CE" else self._difference(self._scores(group), self._scores(plain)))
+            ours, plain = self._scores(classifier, title), self._scores(classifier, "CE")
+            differences.append(None if title == "CE" else self._difference(ours, plain))
         table = pd.DataFrame(rows).assign(**{"AP − CE": starred(differences)})
         return table.set_index(["classifier", "method"])
 
-    def _scores(self, group: Sequence[Record]) -> Chosen:
+    def _scores(self, classifier: str, title: str) -> Chosen:
         """Return the test scores of one method."""
-        arrays = [record.arrays() for record in group]
-        labels = [of["test_labels"] for of in arrays]
-        folds = [of.get("folds", np.zeros(len(y), np.uint8)) for of, y in zip(arrays, labels, strict=True)]
-        scores = [
-            of.get(f"test_scores_{rule_of(record)}", np.full(len(y), np.nan))
-            for of, record, y in zip(arrays, group, labels, strict=True)
-        ]
-        return Chosen(labels, folds, scores, Counter())
+        group = self.groups[classifier, title]
+        return Chosen.of({(classifier, title): group}, np.zeros((len(group), table_methods.N_FOLDS), np.int64))
 
     def _difference(self, first: Chosen, second: Chosen) -> Interval:
         resampled = 100 * (first.resampled - second.resampled)
         return interval(resampled[:, 0], resampled, n_units=int((first.labels[0] == 1).sum()))
 
     def chosen(self, titles: Sequence[str]) -> Chosen:
-        """Return the test scores of a family of methods, the method chosen where the scores are not measured.
+        """Return the test scores of a family of methods, chosen without the scores that are measured.
 
-        For images it is the one with the best AP on the validation split, the mean over seeds; for a table, in each
-        fold, the one with the best mean AP on the other folds of the seed. Methods of which a run diverged are not
-        chosen; of equal ones the first is.
-
-        Raises
-        ------
-        ValueError
-            If all of them diverged.
+        For images it is the method with the best AP on the validation split, the mean over seeds; for a table, in each
+        fold, the one with the best mean AP on the other folds of the seed. Ties go to the first method. Methods with a
+        diverged run are not chosen; if all have one, a ValueError is raised.
         """
         candidates = {
             key: group
             for key, group in self.groups.items()
-            if key[1] in titles and all(r.status == "finished" for r in group)
+            if key[1] in titles and all(record.status == "finished" for record in group)
         }
         if not candidates:
             raise ValueError(f"{self.name}: no run of {', '.join(titles)} finished with every seed")
-        names, picked = list(candidates), Counter()
-        labels, folds, scores = [], [], []
-        chosen = self._best(list(candidates.values()))
-        for best_in, group in zip(chosen, zip(*candidates.values(), strict=True), strict=True):
-            arrays = [record.arrays() for record in group]
-            fold = arrays[0].get("folds", np.zeros(len(arrays[0]["test_labels"]), np.uint8))
-            composed = np.empty(len(fold), np.float32)
-            for number, best in enumerate(best_in):
-                rule = rule_of(group[best])
-                composed[fold == number] = arrays[best][f"test_scores_{rule}"][fold == number]
-                picked[names[best]] += 1
-            labels.append(arrays[0]["test_labels"])
-            folds.append(fold)
-            scores.append(composed)
-        return Chosen(labels, folds, scores, picked)
+        return Chosen.of(candidates, self._best(list(candidates.values())))
 
     def _best(self, groups: Sequence[Sequence[Record]]) -> np.ndarray:
         """Return the position of the group that is chosen for each seed and fold [seeds, folds]."""
@@ -658,7 +624,7 @@ class Comparison:
 
     @cached_property
     def recommendation(self) -> Recommendation:
-        """What to do, computed from the records."""
+        """The advice, computed from the records."""
         ours, others = self.chosen(REGROUPED), self.chosen([title for title in COMPARED if title not in REGROUPED])
         difference, word = self._difference(ours, others), "undecided"
         if len(self.seeds) > 1 and difference.clear:
@@ -666,7 +632,7 @@ class Comparison:
         return Recommendation(word, _recommended(self, word, ours, others, difference), difference)
 
     def plot_precision_recall(self) -> Figure:
-        """Draw precision over recall of each method, the mean over seeds (and folds), one panel a classifier."""
+        """Draw the precision-recall curve of each method, the mean over seeds and folds; one panel per classifier."""
         n = len(self.classifiers)
         figure, panels = plt.subplots(1, n, figsize=(max(4.4, 2.6 * n), 3.5), sharey=True, squeeze=False)
         grid = np.linspace(0, 1, 101)
@@ -686,7 +652,7 @@ class Comparison:
 
     @property
     def provenance(self) -> str:
-        """One sentence: how many records, of what, with which seeds, on which data and machines."""
+        """One sentence on the records: number, task, seeds, data and machines."""
         specs = [record.spec for record in self.records]
         trained = "" if self.is_table else f", {specs[0].epochs} epochs of {specs[0].network}"
         machines = sorted({f"{r.machine['cores']} cores {r.machine['architecture']}" for r in self.records})
@@ -701,12 +667,8 @@ class Comparison:
         Parameters
         ----------
         path : str or Path
-            ``.json``: table, recommendation and intervals; ``.csv``: one row a record and aggregation rule.
-
-        Raises
-        ------
-        ValueError
-            If the suffix is another one.
+            ``.json``: table, recommendation and intervals; ``.csv``: one row for each record and aggregation rule.
+            Another suffix raises a ValueError.
         """
         path = Path(path)
         check_output(path)
@@ -754,13 +716,9 @@ def check_output(path: str | Path) -> None:
 
 
 def plot_centers(centers: np.ndarray, names: Sequence[str], columns: Sequence[str]) -> Figure:
-    """Draw cluster centers [k, m] as a map: each column's distance to its mean, in standard deviations.
+    """Draw cluster centers [k, m], in standard deviations from the mean of each column, as a map.
 
-    Parameters
-    ----------
-    centers : array [k, m]
-        Means of prepared columns. Of many columns those that tell the centers apart most are shown.
-    names, columns : sequence of str [k], [m]
+    Of many columns, those whose centers differ most are shown; `names` [k] and `columns` [m] are the labels.
     """
     shown = np.sort(np.argsort(-centers.std(axis=0), kind="stable")[:SHOWN_COLUMNS])
     centers = centers[:, shown]
@@ -772,7 +730,7 @@ def plot_centers(centers: np.ndarray, names: Sequence[str], columns: Sequence[st
     axes.grid(False)
     axes.spines[:].set_visible(False)
     for (row, column), value in np.ndenumerate(centers):
-        if abs(value) >= 1:  # the sign, where grey does not tell it
+        if abs(value) >= 1:  # a sign for readers who do not distinguish the colors
             color = "white" if abs(value) > 2 else "black"
             axes.text(column, row, "+" if value > 0 else "−", ha="center", va="center", color=color)
     figure.colorbar(picture, ax=axes, label="standard deviations", extend="both")
@@ -793,7 +751,7 @@ def _percent(shares: np.ndarray) -> str:
 
 
 def _precision_curves(record: Record, grid: np.ndarray) -> list[np.ndarray]:
-    """Return the precision at each recall of `grid`, one curve a fold; the area below is about the AP."""
+    """Return the precision at each recall of `grid`, one curve for each fold; the area below it is about the AP."""
     if record.status != "finished":
         return []
     arrays = record.arrays()
@@ -802,20 +760,14 @@ def _precision_curves(record: Record, grid: np.ndarray) -> list[np.ndarray]:
     curves = []
     for fold in np.unique(folds):
         precision, recall, _ = precision_recall_curve(positive[folds == fold], scores[folds == fold])
-        precision, recall = precision[-2::-1], recall[-2::-1]  # from the highest score on; the last point is made up
+        # From the highest score on, without the last point, which scikit-learn appends.
+        precision, recall = precision[-2::-1], recall[-2::-1]
         curves.append(precision[np.minimum(np.searchsorted(recall, grid), len(recall) - 1)])
     return curves
 
 
-def _picked(chosen: Chosen) -> tuple[str, str]:
-    """Return the method that was chosen most often, and how often."""
-    ((classifier, title), times) = chosen.picked.most_common(1)[0]
-    total = sum(chosen.picked.values())
-    return f"{title} with {classifier}", f"{times} of {total} times" if times < total else "every time"
-
-
 def _recommended(comparison: Comparison, word: str, ours: Chosen, others: Chosen, difference: Interval) -> str:
-    (our_name, our_times), (other_name, other_times) = _picked(ours), _picked(others)
+    (our_name, our_times), (other_name, other_times) = ours.most_often, others.most_often
     where = "on the other folds" if comparison.is_table else "on the validation split"
     heading = {
         "regroup": f"Regroup: {our_name}.",
@@ -828,15 +780,15 @@ def _recommended(comparison: Comparison, word: str, ours: Chosen, others: Chosen
         f"{our_times}); without: {_percent(others.precisions)} ({other_name}, chosen {other_times}); by chance: "
         f"{100 * comparison.chance:.1f}.",
         f"The difference is {difference} points (95% interval).",
-        f"Both sides were chosen {where}. The test samples hold {positives} positives.",
+        f"Both sides were chosen {where}. The test samples include {positives} positives.",
     ]
     if len(comparison.seeds) == 1:
-        lines.append("One seed has no spread, so nothing is decided.")
+        lines.append("One seed has no spread, so the comparison is undecided.")
     elif not difference.clear:
-        lines.append("The interval holds 0; more seeds narrow it, and more positives.")
+        lines.append("The interval includes 0; more seeds or more positives would narrow it.")
     if comparison.look.spec.encoder in POOR_ENCODERS and not comparison.is_table:
         lines.append(
-            "The clusters were found among pixels; an encoder that knows what pictures show (clip, or an ONNX file) is "
-            "worth a try before regrouping is given up, or relied on."
+            "The clusters are based on pixels; an encoder of image content (clip, or an ONNX file) is worth a try "
+            "before regrouping is given up, or relied on."
         )
     return " ".join(lines)

@@ -17,13 +17,12 @@ from sklearn.model_selection import StratifiedKFold
 
 import regroup_lib as rg
 from regroup_book import build, plans
-from regroup_lib import comparison, estimator, intervals
+from regroup_lib import comparison, intervals
 from regroup_lib.data import bundled_tables
-from regroup_lib.data.dataset import DataError
+from regroup_lib.data.dataset import DataError, Split
 from regroup_lib.data.load import load_data
-from regroup_lib.encoders import features
 from regroup_lib.intervals import Interval
-from regroup_lib.runs import table_methods
+from regroup_lib.runs import prepare, table_methods
 from regroup_lib.runs.differences import result_on_test, validation_precision
 from regroup_lib.runs.records import find_record, load_record
 from regroup_lib.runs.specs import LookSpec, OwnData, Spec, TableSpec, parse_spec
@@ -95,7 +94,7 @@ def test_a_spec_without_own_data_keeps_the_key_it_had():
     assert TableSpec(profile="smoke", task="iris-versicolor", method="rg", estimator="logreg").key == "acdb045f73f67912"
 
 
-def test_no_path_enters_what_is_written():
+def test_no_path_is_written():
     written = json.dumps(spec().model_dump(mode="json"))
     assert "somewhere" not in written
     assert parse_spec(json.loads(written)) == spec(own=own(path=None))
@@ -213,12 +212,12 @@ def test_too_few_groups_are_refused_before_anything_is_run(tmp_path):
 def test_the_automatic_choice_of_clusters_gets_the_groups(monkeypatch):
     given = []
 
-    class Recorded(estimator.RegroupClassifier):
+    class Recorded(rg.RegroupClassifier):
         def fit(self, X, y, **fit_params):
             given.append(fit_params.pop("groups", None))
             return super().fit(X, y, **fit_params)
 
-    monkeypatch.setattr(estimator, "RegroupClassifier", Recorded)
+    monkeypatch.setattr(table_methods, "RegroupClassifier", Recorded)
     frame, groups = surrounded(20), np.arange(100) // 2
     labels = (frame["kind"] == "middle").to_numpy().astype(np.int64)
     table = bundled_tables.Table("t", "t", frame[["x", "y"]], labels, "", groups)
@@ -238,10 +237,15 @@ def test_regrouping_is_advised_where_it_helps(home):
     assert advice.headline.startswith("Regroup: RG")
     assert advice.difference.low > 20
     assert f"The difference is {advice.difference} points (95% interval)." in advice.text
-    assert "The test samples hold 60 positives." in advice.text
+    assert "The test samples include 60 positives." in advice.text
     table = home.comparison.table
     assert table.index.get_level_values("method").tolist() == ["CE", "WCE", "ROS", "RG", "RG+WCE"]
     assert home.comparison.chance == pytest.approx(0.2)
+
+
+def fold_precisions(labels, folds, scores):
+    """Return the AP of each of five folds."""
+    return np.array([average_precision_score(labels[folds == f], scores[folds == f]) for f in range(5)])
 
 
 def test_the_numbers_are_those_of_cross_validation(home):
@@ -251,14 +255,7 @@ def test_the_numbers_are_those_of_cross_validation(home):
         for seed in (0, 1, 2):
             result = table_methods.out_of_fold(table, method=method, estimator="logreg", seed=seed)
             scores = next(iter(result.scores.values()))  # max, where there are two rules
-            precisions.append(
-                np.mean(
-                    [
-                        average_precision_score(table.labels[result.folds == f], scores[result.folds == f])
-                        for f in range(5)
-                    ]
-                )
-            )
+            precisions.append(fold_precisions(table.labels, result.folds, scores).mean())
         shown = home.comparison.table.loc[("logistic regression", title), "AP"]
         assert shown == intervals.mean_std(precisions)
 
@@ -268,22 +265,9 @@ def test_the_method_of_a_fold_is_chosen_on_the_other_folds(home):
     groups = [home.comparison.groups["logistic regression", title] for title in ("CE", "WCE", "ROS")]
     for seed in range(3):
         arrays = [group[seed].arrays() for group in groups]
-        y, folds = arrays[0]["test_labels"], arrays[0]["folds"]
-        values = []
-        for fold in range(5):
-            elsewhere = [
-                np.mean(
-                    [
-                        average_precision_score(y[folds == f], a["test_scores_none"][folds == f])
-                        for f in range(5)
-                        if f != fold
-                    ]
-                )
-                for a in arrays
-            ]
-            best = arrays[int(np.argmax(elsewhere))]
-            values.append(average_precision_score(y[folds == fold], best["test_scores_none"][folds == fold]))
-        assert found.precisions[seed] == pytest.approx(np.mean(values))
+        values = np.array([fold_precisions(a["test_labels"], a["folds"], a["test_scores_none"]) for a in arrays])
+        best = [np.argmax(np.delete(values, fold, axis=1).mean(axis=1)) for fold in range(5)]
+        assert found.precisions[seed] == pytest.approx(np.mean([values[b, fold] for fold, b in enumerate(best)]))
     assert sum(found.picked.values()) == 15
 
 
@@ -308,7 +292,7 @@ def test_the_method_for_images_is_chosen_on_the_validation_split(pictures):
 )
 def test_advice_follows_the_interval(home, monkeypatch, low, high, word):
     fresh = comparison.Comparison(home.comparison.look, home.comparison.records)
-    monkeypatch.setattr(intervals, "interval", lambda *_, **__: Interval((low + high) / 2, low, high, 1, 9))
+    monkeypatch.setattr(comparison, "interval", lambda *_, **__: Interval((low + high) / 2, low, high, 1, 9))
     assert fresh.recommendation.word == word
     named = {"regroup": "Regroup: RG", "undecided": "Undecided, so take the simpler one: "}
     assert fresh.recommendation.headline.startswith(named.get(word, "Leave the labels as they are: "))
@@ -324,10 +308,11 @@ def test_one_seed_decides_nothing(home):
 
 def test_the_outlook_knows_the_classes_that_the_majority_hides(home):
     assert home.comparison.diagnosis.loc["not middle", ["clusters", "samples"]].tolist() == [4, 240]
-    assert "4 clusters of 60 to 60 samples; another seed finds the same clusters" in home.comparison.outlook
-    assert "normalized mutual information 1.00" in home.comparison.outlook
+    outlook = home.comparison.outlook
+    assert "4 clusters of 60 to 60 samples; another seed finds the same clusters" in outlook
+    assert "mutual information between the clusters and the classes that make up “not middle” is 1.00" in outlook
     assert home.comparison.class_table.loc["middle"].tolist() == [60, "positive"]
-    assert home.comparison.notes[-1] == "every row is scored by cross-validation, five folds a seed"
+    assert home.comparison.notes[-1] == "every row is scored by cross-validation, five folds for each seed"
     assert not any("80/20" in note for note in home.comparison.notes)
 
 
@@ -389,10 +374,8 @@ def test_images_are_compared_with_one_schedule_and_their_clusters_shown(pictures
     found = pictures.comparison
     specs = {record.spec.method: record.spec for record in found.records}
     assert list(specs) == ["ce", "wce", "ros", "rg", "rg-wce"]
-    assert (
-        len({(s.network, s.epochs, s.batch_size, s.peak_lr, s.shift, s.validation_fraction) for s in specs.values()})
-        == 1
-    )
+    fields = ("network", "epochs", "batch_size", "peak_lr", "shift", "validation_fraction")
+    assert all(len({getattr(spec, field) for spec in specs.values()}) == 1 for field in fields)
     assert (specs["rg"].encoder, specs["ce"].encoder) == ("raw", None)
     assert found.class_table.loc["digit 8"].tolist() == [24, 6, "positive"]
     assert found.chance == pytest.approx(6 / 40)
@@ -426,13 +409,13 @@ def test_a_pretrained_encoder_sees_files_at_its_own_size(tmp_path, monkeypatch):
         pixels = np.random.default_rng(number).integers(0, 256, (20, 24, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
     dataset, seen = load_data(tmp_path / "x", image_size=8, data_dir=tmp_path), []
-    encode = features.encode
+    encode = prepare.encode
 
     def watched(data, *arguments, **options):
         seen.append(data.train.inputs.shape)
         return encode(data, *arguments, **options)
 
-    monkeypatch.setattr(features, "encode", watched)
+    monkeypatch.setattr(prepare, "encode", watched)
     own_data = comparison.own_data(dataset, "b", tmp_path / "x")
     options = {"profile": "cpu", "seeds": [0], "encoder": "onnx:flat", "image_size": 8}
     (look, *_) = comparison.image_specs(own_data, dataset, **options)
@@ -442,20 +425,14 @@ def test_a_pretrained_encoder_sees_files_at_its_own_size(tmp_path, monkeypatch):
     assert record.arrays()["examples"].shape[2:] == (8, 8, 3)
 
 
+SIZES = {"train": 200, "test": 50}
+
+
 @pytest.mark.parametrize(("side", "network"), [(8, "tiny-resnet"), (28, "slim-resnet"), (64, "slim-resnet-64")])
 def test_the_network_is_chosen_by_the_images(side, network):
-    splits = {"train": rg_split(200, side), "test": rg_split(50, side)}
-    dataset = rg.Dataset("x", splits, ("a", "b"), "0" * 64)
-    settings = comparison.image_settings(dataset, "b", "cpu")
-    assert settings["network"] == network
-    assert settings["epochs"] == 40
-    assert not settings["flip"]
-
-
-def rg_split(n, side):
-    from regroup_lib.data.dataset import Split
-
-    return Split(np.zeros((n, side, side, 1), np.uint8), np.arange(n) % 2)
+    splits = {name: Split(np.zeros((n, side, side, 1), np.uint8), np.arange(n) % 2) for name, n in SIZES.items()}
+    settings = comparison.image_settings(rg.Dataset("x", splits, ("a", "b"), "0" * 64), "b", "cpu")
+    assert (settings["network"], settings["epochs"], settings["flip"]) == (network, 40, False)
 
 
 # ---------------------------------------------------------------- what is refused
@@ -471,7 +448,7 @@ def rg_split(n, side):
         ({"estimators": ["svm"]}, "no estimator is called 'svm'; there are logreg, forest, boosting"),
         ({"encoder": "clip"}, "no encoder is called 'clip'; there are pca"),
         ({"threshold": -1}, "threshold: Input should be greater than 0"),
-        ({"label": "colour"}, "has no column 'colour'"),
+        ({"label": "color"}, "has no column 'color'"),
         ({"image_size": 8}, "image_size is 8"),
         ({"profile": "gpu"}, "profile: Input should be"),
     ],
@@ -527,13 +504,15 @@ def test_the_smallest_class_is_positive_if_none_is_named(tmp_path):
 # ---------------------------------------------------------------- the chapter
 
 
-def test_the_chapter_takes_a_users_path(home, tmp_path):
-    parameters = {"path": str(home.table), "positive": "north", "threshold": 100, "seeds": [0, 1], "profile": "smoke"}
+def test_the_chapter_takes_a_users_path(pictures, tmp_path):
+    parameters = {"path": str(pictures.folder / "scans"), "positive": "digit 7", "threshold": 100, "seeds": [0, 1]}
     executed = tmp_path / "executed.ipynb"
-    environment = {"REGROUP_RESULTS": str(tmp_path / "results")}
-    build.run_chapter("your-data", parameters, output=executed, root=ROOT, environment=environment)
+    environment = {"REGROUP_RESULTS": str(tmp_path / "results"), "REGROUP_DATA": str(tmp_path / "data")}
+    build.run_chapter(
+        "your-data", parameters | {"profile": "smoke"}, output=executed, root=ROOT, environment=environment
+    )
     text = executed.read_text(encoding="utf-8")
-    assert "heaps-north" in text
+    assert "scans-digit_7" in text
     assert text.count('"image/png"') == 2
     specs = [record.spec for record in rg.load_records(tmp_path / "results")]
     assert {s.threshold for s in specs} == {None, 100.0}

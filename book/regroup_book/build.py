@@ -74,8 +74,8 @@ def chapters(root: str | Path | None = None) -> list[str]:
 def _pages(root: Path) -> list[str]:
     """Return the files that ``book/_toc.yml`` names below its root."""
     toc = root / "book" / "_toc.yml"
-    entries = yaml.safe_load(toc.read_text())["chapters"] if toc.is_file() else []
-    return [entry["file"] for entry in entries]
+    parts = yaml.safe_load(toc.read_text())["parts"] if toc.is_file() else []
+    return [entry["file"] for part in parts for entry in part["chapters"]]
 
 
 def notebook_parameters(path: str | Path) -> dict[str, Any]:
@@ -334,7 +334,11 @@ def _execute(runs: Mapping[str, Mapping[str, Any]], root: Path) -> dict[str, flo
     seconds: dict[str, float] = {}
     failures: list[str] = []
     with ProcessPoolExecutor(max_workers=_n_kernels(), mp_context=context) as pool:
-        waiting = {pool.submit(run_chapter, name, root=root, **options): name for name, options in runs.items()}
+        waiting = {}
+        for name, options in runs.items():
+            known = notebook_parameters(root / "notebooks" / f"{name}.ipynb")  # a chapter without records has fewer
+            passed = {key: value for key, value in options["parameters"].items() if key in known}
+            waiting[pool.submit(run_chapter, name, root=root, **{**options, "parameters": passed})] = name
         try:
             for future in as_completed(waiting):
                 name, place = waiting[future], f"{len(seconds) + len(failures) + 1}/{len(runs)}"

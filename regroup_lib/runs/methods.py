@@ -1,7 +1,7 @@
-"""What a competitor changes: the labels that it trains on, its loss, its sampler, its head.
+"""The methods that are compared: each is a combination of training labels, loss, sampler and head (`METHODS`).
 
-`METHODS` names the combinations. The parts are usable alone: `training_labels`, `make_loss` and `make_sampler` here,
-the losses in `losses`, the samplers in `samplers`, `deepsmote.deep_smote`.
+The parts can be used alone: `training_labels`, `make_loss` and `make_sampler` here, and the modules `nn.losses`,
+`nn.samplers` and `nn.deepsmote`.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from regroup_lib.nn.samplers import (
 )
 from regroup_lib.regroup import Regrouping, cluster_counts
 
-DEFERRED = 0.8  # share of the training before deferred reweighting sets in: 160 of 200 epochs in Cao et al. (2019)
+DEFERRED = 0.8  # share of the training before deferred reweighting starts: 160 of 200 epochs in Cao et al. (2019)
 
 
 @dataclass(frozen=True)
 class Method:
-    """One competitor.
+    """One method.
 
     Attributes
     ----------
     title : str
-        How tables and figures name it.
+        Its name in tables and figures.
     labels : {"task", "regrouped", "shuffled", "random", "true", "mixed"}
-        What the network is trained on: the task's classes, clusters of the large classes, groups of the clusters' sizes
-        without their meaning, random groups of the same number, the finer classes that the task hides, or these with a
-        share of the majority re-assigned (see `mixed_labels`).
+        The training labels: the classes of the task, clusters of the large classes, random groups of the sizes of the
+        clusters, random groups of the same number, the finer classes that the task merges, or these with a share of
+        the majority re-assigned (see `mixed_labels`).
     loss : {"ce", "wce", "focal", "ldam", "la", "ap", "soap"}
     sampler : {"shuffled", "stratified", "ros", "rus", "rusc", "dsmt"}
     head : {"linear", "cosine"}
         The last layer, see `models.HEADS`.
     options : tuple of str
-        The fields of a spec that tune it.
+        The fields of a spec that tune the method.
     features : bool
-        Whether the network sees an encoder's features instead of images.
+        Whether the network takes the features of an encoder instead of images.
     mixed_by : {"random", "brightness", "features"}, optional
-        What the re-assigned share of ``"mixed"`` labels follows.
+        The rule by which ``"mixed"`` labels are re-assigned.
     auxiliary : {"clusters", "features"}, optional
-        What a second head learns to predict beside the task's classes, see `losses.AuxiliaryLoss`.
+        The targets of a second head, see `losses.AuxiliaryLoss`.
     """
 
     title: str
@@ -68,16 +68,16 @@ class Method:
 
     @property
     def needs_encoder(self) -> bool:
-        """Whether features of an encoder are clustered or trained on."""
+        """Whether the method uses the features of an encoder."""
         regroups = self.labels in ("regrouped", "shuffled") or self.mixed_by == "features"
         return regroups or self.sampler == "rusc" or self.features or self.auxiliary is not None
 
     @property
     def cluster_options(self) -> tuple[str, ...]:
-        """The fields of a spec that say how it clusters; none where it does not."""
+        """The fields of a spec that tune its clusters; none for a method without clusters."""
         if self.sampler == "rusc":  # all classes together, so there is no threshold
             return "clusterer", "n_clusters"
-        if self.labels == "true":  # so many groups of true classes
+        if self.labels == "true":  # the number of groups of true classes
             return ("n_clusters",)
         regroups = self.labels in ("regrouped", "shuffled", "random") or self.auxiliary == "clusters"
         return ("clusterer", "threshold", "n_clusters") if regroups else ()
@@ -123,14 +123,7 @@ METHODS = {
 
 @dataclass(frozen=True)
 class TrainingLabels:
-    """Labels to train on, and the class that each of them belongs to.
-
-    Attributes
-    ----------
-    labels : ndarray of int64 [n]
-    parent : ndarray of int64 [K]
-        Class index of each training label.
-    """
+    """Training labels, int64 [n], and the class index of each label, int64 [K]."""
 
     labels: np.ndarray
     parent: np.ndarray
@@ -147,18 +140,10 @@ def training_labels(
     mixed_share: float | None = None,
     seed: int = 0,
 ) -> TrainingLabels:
-    """Return what a method trains on.
+    """Return the labels that a method trains on.
 
-    Parameters
-    ----------
-    task : Task
-    method : Method
-    features : ndarray [n, d], optional
-        Features of the training images; needed by methods that regroup by meaning.
-    clusterer, threshold, n_clusters, seed
-        See `Regrouping`.
-    mixed_share : float, optional
-        See `mixed_labels`.
+    `features` [n, d] of the training images are needed by methods that cluster them. For `clusterer`, `threshold` and
+    `n_clusters` see `Regrouping`, for `mixed_share` see `mixed_labels`.
     """
     labels = task.train.labels
     if method.labels == "task":
@@ -168,7 +153,7 @@ def training_labels(
             fine = mixed_labels(task, method.mixed_by, mixed_share, features=features, seed=seed)
         else:
             fine = task.train.fine_labels if n_clusters is None else _merged(task, n_clusters, seed)
-        # Numbered class by class like pseudo-classes, the task's class before the fine one.
+        # Numbered class by class, as pseudo-classes are.
         pairs = np.stack([labels, fine], axis=1)
         found, numbers = np.unique(pairs, axis=0, return_inverse=True)
         return TrainingLabels(numbers.reshape(-1).astype(np.int64), found[:, 0].astype(np.int64))
@@ -186,7 +171,7 @@ def training_labels(
 
 
 def _merged(task: Task, n_groups: int, seed: int) -> np.ndarray:
-    """Return fine labels merged at random into so many groups a class of the task, equal to within one fine class."""
+    """Return fine labels merged at random into `n_groups` per class of the task, equal to within one fine class."""
     rng, fine, labels = np.random.default_rng(seed), task.train.fine_labels, task.train.labels
     merged = np.zeros_like(fine)
     for c in range(task.n_classes):
@@ -199,16 +184,16 @@ def _merged(task: Task, n_groups: int, seed: int) -> np.ndarray:
 
 
 def mixed_labels(task: Task, by: str, share: float, *, features: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
-    """Return the true fine labels of a binary task with a share of the majority's rows re-assigned.
+    """Return the true fine labels of a binary task with a share of the rows of the majority re-assigned.
 
-    The rows are drawn at random. Their new group, one of as many as the majority has fine classes, follows something
-    else than the true class: nothing, the image's brightness, or its cluster in an encoder's space. So groups of the
-    same purity differ in how easily a network learns them.
+    The rows are drawn at random. There are as many new groups as the majority has fine classes, and a row gets one at
+    random, by the brightness of the image, or by its cluster in the space of an encoder. So groups of the same purity
+    differ in how easily a network learns them.
 
     Parameters
     ----------
     task : Task
-        Binary; its negative class is the majority.
+        A binary task, whose negative class is the majority.
     by : {"random", "brightness", "features"}
     share : float
         0 leaves the true classes, 1 re-assigns every negative.
@@ -236,7 +221,7 @@ def mixed_labels(task: Task, by: str, share: float, *, features: np.ndarray | No
 
 
 def _shuffled_within(labels: np.ndarray, pseudo_labels: np.ndarray, seed: int) -> np.ndarray:
-    """Return pseudo-labels handed out at random within each class: sizes stay, meaning goes."""
+    """Return pseudo-labels permuted within each class: groups keep their sizes and lose their meaning."""
     rng, shuffled = np.random.default_rng(seed), pseudo_labels.copy()
     for c in np.unique(labels):
         rows = np.flatnonzero(labels == c)
@@ -253,18 +238,10 @@ def make_loss(
     max_margin: float | None = None,
     deferred: bool = False,
 ) -> nn.Module | None:
-    """Build a loss from its name; None is the loop's own cross-entropy.
+    """Build a loss of `Method` from its name; None is the cross-entropy of the training loop.
 
-    Parameters
-    ----------
-    name : str
-        See `Method`.
-    class_counts : sequence of int [K]
-        Training samples of each label that is trained on (of each pseudo-class when regrouped).
-    gamma, tau, max_margin : float, optional
-        Of focal loss, logit adjustment and LDAM; default: the loss's own (2, 1, 0.5).
-    deferred : bool
-        LDAM's deferred reweighting.
+    `class_counts` [K] are those of the training labels (of the pseudo-classes when regrouped). The defaults of `gamma`,
+    `tau` and `max_margin` are those of the losses (2, 1, 0.5); `deferred` switches on LDAM's deferred reweighting.
     """
     if name == "ce":
         return None
@@ -294,22 +271,11 @@ def make_sampler(
     clusterer: str = "kmeans",
     n_clusters: int | None = None,
 ) -> Sampler:
-    """Build a sampler from its name.
+    """Build a sampler of `Method` from its name; ``"dsmt"`` shuffles, as its images have been added before.
 
-    An undersampled set is passed over again and again until an epoch has as many images as the full set: all
-    methods but oversampling see equally many images, and none gets fewer steps.
-
-    Parameters
-    ----------
-    name : str
-        See `Method`; ``"dsmt"`` has added its images already and shuffles.
-    labels : ndarray of int64 [n]
-        What is trained on.
-    batch_size, seed : int
-    features : ndarray [n, d], optional
-        What RUSC clusters.
-    clusterer, n_clusters
-        RUSC's; default number: that of regrouping for the labels' class counts.
+    An undersampled set is repeated until an epoch has as many images as the full set: all methods but oversampling see
+    equally many images and take equally many steps. RUSC clusters `features` [n, d]; the default number of clusters is
+    that of regrouping.
     """
     everything = np.arange(len(labels))
     if name in ("shuffled", "dsmt"):

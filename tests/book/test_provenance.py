@@ -17,9 +17,10 @@ from regroup_lib.runs.records import load_record
 ROOT = Path(__file__).resolve().parents[2]
 HTML = ROOT / "_build" / "html"
 TOC = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
-CHAPTERS = [e["file"] for e in TOC["chapters"] if (ROOT / "notebooks" / f"{e['file']}.ipynb").is_file()]
+PAGES = [entry["file"] for part in TOC["parts"] for entry in part["chapters"]]
+CHAPTERS = [name for name in PAGES if (ROOT / "notebooks" / f"{name}.ipynb").is_file()]
 # What is on their pages: other chapters' records with links of their own, the paper's numbers, a benchmark's.
-WITHOUT_RECORDS = ("scorecard", "discrepancies", "scale")
+WITHOUT_RECORDS = ("tutorial", "scorecard", "discrepancies", "scale")
 PAPER_TASKS = {"cifar100-worm": "cifar100-worm", "ham10000-bcc": "ham10000-binary", "ham10000-akiec": "ham10000-binary"}
 
 pytestmark = pytest.mark.browser
@@ -75,7 +76,9 @@ def of_class(position):
 def in_paper(measure):
     def cell(row, table):
         spec = raw(row[0])["spec"]
-        with (ROOT / "regroup_lib" / "paper" / "table1.csv").open(encoding="utf-8", newline="") as stream:
+        with (ROOT / "book" / "regroup_book" / "paper_data" / "table1.csv").open(
+            encoding="utf-8", newline=""
+        ) as stream:
             rows = {(r["task"], r["method"], r["measure"]): r for r in csv.DictReader(stream)}
         number = rows.get((PAPER_TASKS[spec["task"]], spec["method"], measure))
         return f"{float(number['mean']):.1f} ± {float(number['std']):.1f}" if number else ""

@@ -10,6 +10,7 @@ from pypdf import PdfReader
 from regroup_book import build, publish
 
 ADDRESS = "https://github.com/someone/some.book"
+TOC_HEAD = "format: jb-book\nroot: index\nparts:\n- caption: all\n  chapters:\n"
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,7 @@ def small_book(tmp_path):
     )
     (tmp_path / "book").mkdir()
     (tmp_path / "notebooks").mkdir()
-    (tmp_path / "book" / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters:\n- file: good\n")
+    (tmp_path / "book" / "_toc.yml").write_text(TOC_HEAD + "  - file: good\n")
     (tmp_path / "book" / "index.md").write_text("# Small\n\nSee {doc}`good` and [elsewhere](https://example.org).\n")
     cells = [nbformat.v4.new_markdown_cell("# Good"), nbformat.v4.new_code_cell("print(6 * 7)")]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}

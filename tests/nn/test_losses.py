@@ -1,7 +1,7 @@
 """Losses against written-out loops in float64, against each other in their limits, and what they promise to train."""
 
-import io
 import math
+import re
 
 import numpy as np
 import pytest
@@ -18,7 +18,6 @@ from regroup_lib.nn.losses import (
     LDAMLoss,
     LogitAdjustedLoss,
     SOAPLoss,
-    class_weights,
     weighted_cross_entropy,
 )
 
@@ -67,12 +66,6 @@ def value_and_gradient(loss, logits, targets, dtype=torch.float64, **more):
     assert value.ndim == 0
     value.backward()
     return value.item(), logits.grad.double().numpy()
-
-
-def differentiable(loss, logits, targets, **tolerances):
-    """Tell whether the gradient is the loss's derivative, by finite differences."""
-    logits = torch.tensor(logits, requires_grad=True)
-    return torch.autograd.gradcheck(lambda z: loss(z, torch.as_tensor(targets)), (logits,), **tolerances)
 
 
 # ---------------------------------------------------------------- the written-out definitions
@@ -190,17 +183,28 @@ def slow_soap(logits, targets, margin=1.0, gamma=0.9, index=None, averages=None)
     return value, np.array(chained)
 
 
-# ---------------------------------------------------------------- weighted cross-entropy
+# ---------------------------------------------------------------- gradients that are derivatives
 
 
-@pytest.mark.parametrize(
-    ("counts", "expected"),
-    [([900, 100], [1, 9]), ([5, 5, 5], [1, 1, 1]), ([7], [1]), ([1, 4, 2], [4, 1, 2]), (np.array([10, 4]), [1, 2.5])],
+@all_losses(
+    {
+        "focal, gamma 0": lambda c: FocalLoss(0.0),
+        "focal, gamma 0.5": lambda c: FocalLoss(0.5),
+        "focal": lambda c: FocalLoss(),
+        "ldam": lambda c: LDAMLoss(COUNTS[:c]),
+        "ldam, reweighted": lambda c: LDAMLoss(COUNTS[:c], deferred=0.0),
+        "logit-adjusted": lambda c: LogitAdjustedLoss(COUNTS[:c]),
+        "soap of one batch": lambda c: SOAPLoss(1),
+    }
 )
-def test_class_weights_by_example(counts, expected):
-    weights = class_weights(counts)
-    assert weights.dtype == torch.float32
-    assert weights.tolist() == expected
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_the_gradient_is_the_derivative(make, n_classes):
+    logits, targets = random_batch(1, 8, n_classes, spread=0.3)
+    logits, loss = torch.tensor(logits, requires_grad=True), make(n_classes)
+    assert torch.autograd.gradcheck(lambda z: loss(z, torch.as_tensor(targets)), (logits,), atol=1e-4)
+
+
+# ---------------------------------------------------------------- weighted cross-entropy
 
 
 @given(batches())
@@ -210,16 +214,8 @@ def test_weighted_cross_entropy_is_a_weighted_mean(batch):
     expected = slow_cross_entropy(logits, targets, [900 / count for count in counts])
     loss = weighted_cross_entropy(counts)
     assert isinstance(loss, torch.nn.CrossEntropyLoss)
+    assert loss.weight.dtype == torch.float32
     assert loss.double()(torch.tensor(logits), torch.tensor(targets)).item() == pytest.approx(expected, rel=1e-6)
-
-
-def test_in_a_batch_of_one_class_the_weight_cancels():
-    logits = torch.randn(6, 2)
-    for target in (0, 1):
-        targets = torch.full((6,), target)
-        assert weighted_cross_entropy([900, 10])(logits, targets).item() == pytest.approx(
-            F.cross_entropy(logits, targets).item()
-        )
 
 
 # ---------------------------------------------------------------- focal
@@ -231,15 +227,9 @@ def test_focal_is_the_definition(batch, gamma):
     assert value == pytest.approx(slow_focal(*batch, gamma), rel=1e-9, abs=1e-12)
 
 
-@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
-@pytest.mark.parametrize("n_classes", [2, 4])
-def test_focal_gradient(gamma, n_classes):
-    assert differentiable(FocalLoss(gamma), *random_batch(0, 8, n_classes))
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("gamma", [0.01, 0.5, 0.99, 1.0, 2.0])
-@pytest.mark.parametrize("lead", [1, 10, 17, 20, 50, 1000])
+@pytest.mark.parametrize("gamma", [0.01, 0.99, 1.0, 2.0])
+@pytest.mark.parametrize("lead", [1, 17, 50, 1000])
 def test_focal_has_a_gradient_where_the_target_is_certain(gamma, lead, dtype):
     value, gradient = value_and_gradient(FocalLoss(gamma), [[lead, 0.0]], [0], dtype)
     # CE = log1p(e^-lead) and 1 - p = e^-lead / (1 + e^-lead): both exact for any lead.
@@ -257,20 +247,6 @@ def test_ldam_is_the_definition(batch, max_margin, scale):
     counts = COUNTS[: batch[0].shape[1]]
     value, _ = value_and_gradient(LDAMLoss(counts, max_margin, scale), *batch)
     assert value == pytest.approx(slow_ldam(*batch, counts, max_margin, scale), rel=1e-6, abs=1e-6)
-
-
-@pytest.mark.parametrize("deferred", [None, 0.0])
-@pytest.mark.parametrize("n_classes", [2, 4])
-def test_ldam_gradient(deferred, n_classes):
-    logits, targets = random_batch(1, 8, n_classes, spread=0.3)
-    assert differentiable(LDAMLoss(COUNTS[:n_classes], deferred=deferred), logits, targets, atol=1e-4)
-
-
-def test_ldam_margins():
-    loss = LDAMLoss([1600, 100, 1])
-    assert loss.margins.tolist() == pytest.approx([0.5 / 1600**0.25, 0.5 / 100**0.25, 0.5])
-    assert loss.scale == 30
-    assert LDAMLoss([5, 5], max_margin=0.2).margins.tolist() == pytest.approx([0.2, 0.2])
 
 
 @given(batches())
@@ -294,37 +270,16 @@ def test_effective_weights_of_small_and_of_huge_classes():
 
 @pytest.mark.parametrize(
     ("deferred", "epochs", "expected"),
-    [
-        (0.8, 10, [8, 9]),
-        (0.8, 200, list(range(160, 200))),  # the paper's
-        (0.75, 4, [3]),
-        (0.7, 20, [14, 15, 16, 17, 18, 19]),
-        (0.5, 3, [2]),
-        (0.0, 3, [0, 1, 2]),
-        (0.99, 8, []),
-        (None, 8, []),
-    ],
+    [(0.8, 200, list(range(160, 200))), (0.7, 20, [14, 15, 16, 17, 18, 19]), (0.0, 3, [0, 1, 2]), (None, 8, [])],
 )
 def test_deferred_reweighting_switches_at_its_epoch(deferred, epochs, expected):
     loss = LDAMLoss([90, 10], deferred=deferred)
-    found = []
-    for epoch in range(epochs):
-        loss.begin_epoch(epoch / epochs)
-        found += [epoch] if loss.reweighted else []
-    assert found == expected
-
-
-def test_deferred_reweighting_can_be_switched_back_by_a_new_run():
-    loss = LDAMLoss([90, 10], deferred=0.5)
-    loss.begin_epoch(0.9)
-    loss.begin_epoch(0.0)
-    assert not loss.reweighted
-
-
-@pytest.mark.parametrize("progress", [-0.1, 1, 1.5, math.nan])
-def test_progress_out_of_range(progress):
-    with pytest.raises(ValueError, match=r"progress is .*; it must be at least 0 and below 1"):
-        LDAMLoss([90, 10]).begin_epoch(progress)
+    for _ in range(2):  # a new run begins without
+        found = []
+        for epoch in range(epochs):
+            loss.begin_epoch(epoch / epochs)
+            found += [epoch] if loss.reweighted else []
+        assert found == expected
 
 
 # ---------------------------------------------------------------- logit adjustment
@@ -339,23 +294,6 @@ def test_logit_adjustment_is_the_definition(batch, tau):
     assert value == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
-@given(batches())
-def test_at_tau_1_logit_adjustment_is_balanced_softmax(batch):
-    """Ren et al.: p(y) = n_y e^z_y / sum of n_c e^z_c."""
-    logits, targets = batch
-    counts = np.array(COUNTS[: logits.shape[1]], dtype=float)
-    terms = []
-    for row, target in zip(logits, targets, strict=True):
-        masses = counts * np.exp(row - row.max())
-        terms.append(-math.log(masses[target] / masses.sum()))
-    assert value_and_gradient(LogitAdjustedLoss(counts), *batch)[0] == pytest.approx(np.mean(terms), rel=1e-5, abs=1e-6)
-
-
-@pytest.mark.parametrize("n_classes", [2, 4])
-def test_logit_adjustment_gradient(n_classes):
-    assert differentiable(LogitAdjustedLoss(COUNTS[:n_classes]), *random_batch(2, 8, n_classes))
-
-
 @given(st.integers(0, 2**32 - 1), st.floats(0.1, 2), st.integers(1, 99))
 def test_adjustment_after_training_cannot_change_a_binary_average_precision(seed, tau, n_positives):
     logits, targets = random_batch(seed, 50, 2)
@@ -364,22 +302,32 @@ def test_adjustment_after_training_cannot_change_a_binary_average_precision(seed
         assert average_precision_score(targets, scores(adjusted)) == average_precision_score(targets, scores(logits))
 
 
+def descended(loss, x, targets, batches, rate, weights=None):
+    """Return the weights [d, 2] of a linear model without a bias after a gradient step on each batch of rows."""
+    weights = torch.zeros(x.shape[1], 2, dtype=x.dtype) if weights is None else weights.clone()
+    for rows in batches:
+        weights.requires_grad_()
+        more = (rows,) if getattr(loss, "takes_index", False) else ()
+        (gradient,) = torch.autograd.grad(loss(x[rows] @ weights, targets[rows], *more), weights)
+        weights = (weights - rate * gradient).detach()
+    return weights
+
+
+def precision_of(weights, x, targets):
+    scores = x @ weights
+    return average_precision_score(targets, scores[:, 1] - scores[:, 0])
+
+
 def test_the_loss_can_change_a_binary_average_precision():
     """Trained with the loss, unlike adjusted afterwards, a network that is not flexible enough ranks differently."""
     rng = np.random.default_rng(0)
     x = torch.tensor(rng.normal(size=(400, 2)))
     targets = torch.tensor((rng.random(400) < 1 / (1 + np.exp(4 - 3 * x[:, 0].numpy() ** 2 - x[:, 1].numpy()))) * 1)
-    found = []
-    for loss in (torch.nn.CrossEntropyLoss(), LogitAdjustedLoss(torch.bincount(targets))):
-        weights = torch.zeros(2, 2, dtype=torch.float64, requires_grad=True)  # no bias: the loss moves the slope
-        optimizer = torch.optim.SGD([weights], lr=0.3)
-        for _ in range(100):
-            optimizer.zero_grad()
-            loss(x @ weights, targets).backward()
-            optimizer.step()
-        scores = (x @ weights).detach()
-        found.append(average_precision_score(targets, scores[:, 1] - scores[:, 0]))
-    assert abs(found[0] - found[1]) > 1e-3
+    plain, adjusted = (
+        precision_of(descended(loss, x, targets, [torch.arange(400)] * 100, 0.3), x, targets)
+        for loss in (torch.nn.CrossEntropyLoss(), LogitAdjustedLoss(torch.bincount(targets)))
+    )
+    assert abs(plain - adjusted) > 1e-3
 
 
 # ---------------------------------------------------------------- limits in which a loss is cross-entropy
@@ -440,14 +388,6 @@ def test_a_perfect_ranking_by_more_than_delta_has_no_loss():
     assert gradient[1, 1] < 0 < gradient[2, 1]
 
 
-def test_ap_loss_by_hand():
-    # Scores 0, 0.5 (positive), 3: H = 0.25 and 1; rank 2.25.
-    value, gradient = value_and_gradient(APLoss(), [[0, 0], [0, 0.5], [0, 3]], [0, 1, 0])
-    assert value == pytest.approx(1.25 / 2.25)
-    assert gradient[:, 1] == pytest.approx([0.25 / 2.25, -1.25 / 2.25, 1 / 2.25])
-    assert gradient[:, 0] == pytest.approx(-gradient[:, 1])
-
-
 @pytest.mark.parametrize("n_classes", [2, 4])
 def test_descending_ap_loss_raises_average_precision(n_classes):
     logits, targets = random_batch(3, 60, n_classes, spread=1.0)
@@ -494,13 +434,7 @@ def test_soap_without_index_is_the_definition(batch, margin):
     assert not loss.u_pos.any()
 
 
-@pytest.mark.parametrize("n_classes", [2, 4])
-def test_soap_of_one_batch_has_its_derivative_as_gradient(n_classes):
-    assert differentiable(SOAPLoss(1), *random_batch(4, 10, n_classes))
-
-
-@pytest.mark.parametrize("n_classes", [2, 3])
-@pytest.mark.parametrize("gamma", [0.1, 0.9, 1.0])
+@pytest.mark.parametrize(("n_classes", "gamma"), [(2, 0.1), (2, 1.0), (3, 0.9)])
 @pytest.mark.parametrize("replacement", [False, True], ids=["distinct rows", "repeated rows"])
 def test_soap_with_index_follows_the_moving_averages(n_classes, gamma, replacement):
     rng = np.random.default_rng(5)
@@ -521,83 +455,24 @@ def test_soap_with_index_follows_the_moving_averages(n_classes, gamma, replaceme
     assert 2 <= (loss.u_all > 0).sum() < 20 or n_classes > 2
 
 
-def test_the_second_visit_uses_the_moving_average():
-    loss = SOAPLoss(10, gamma=0.25)
-    targets, index = torch.tensor([1, 0]), torch.tensor([7, 3])
-    first, second = torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.0, 2.0]])
-    assert loss(first, targets, index).item() == pytest.approx(0.5)  # l = 1 for both samples
-    l_second = (1 + torch.sigmoid(torch.tensor(2.0)).item() - 0.5) ** 2
-    u_all, u_pos = 0.75 * 1 + 0.25 * (1 + l_second) / 2, 0.75 * 0.5 + 0.25 * 0.5
-    assert loss(second, targets, index).item() == pytest.approx(1 - u_pos / u_all)
-    assert loss.u_all[7].item() == pytest.approx(u_all)
-    assert loss.u_pos[7].item() == pytest.approx(u_pos)
-    assert loss.u_all.count_nonzero() == 1
-    assert loss(second, targets).item() == pytest.approx(1 - 1 / (1 + l_second))  # without an index: the batch alone
-
-
-def toy_problem(n=600, share=0.08):
+def test_soap_raises_average_precision_and_continues_from_its_state():
     rng = np.random.default_rng(6)
-    targets = (rng.random(n) < share).astype(np.int64)
-    x = rng.normal(size=(n, 5)) + 2.0 * targets[:, None] * np.array([1, 1, 0, 0, 0])
-    return torch.tensor(x, dtype=torch.float32), torch.tensor(targets)
-
-
-def soap_steps(model, loss, optimizer, x, targets, order):
-    for index in order.split(60):
-        optimizer.zero_grad()
-        loss(model(x[index]), targets[index], index).backward()
-        optimizer.step()
-
-
-def linear(seed=0):
-    torch.manual_seed(seed)
-    model = torch.nn.Linear(5, 2)
-    return model, torch.optim.SGD(model.parameters(), lr=0.5)
-
-
-def test_soap_ascends_average_precision():
-    x, targets = toy_problem()
-    model, optimizer = linear()
-    loss = SOAPLoss(len(x))
-
-    def average_precision():
-        with torch.no_grad():
-            return average_precision_score(targets, model(x).softmax(1)[:, 1])
-
-    before = average_precision()
+    targets = torch.tensor((rng.random(600) < 0.08).astype(np.int64))
+    x = torch.tensor(rng.normal(size=(600, 5)) + 2.0 * targets.numpy()[:, None] * [1, 1, 0, 0, 0]).float()
+    x -= x.mean(0)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(15):
-        soap_steps(model, loss, optimizer, x, targets, torch.randperm(len(x), generator=generator))
-    assert before < 0.3
-    assert average_precision() > 0.7
+    epochs = [torch.randperm(600, generator=generator).split(60) for _ in range(15)]
+    loss, resumed_loss = SOAPLoss(600), SOAPLoss(600)
+    halfway = descended(loss, x, targets, [rows for epoch in epochs[:7] for rows in epoch], 0.5)
+    resumed_loss.load_state_dict({name: value.clone() for name, value in loss.state_dict().items()})
+    rest = [rows for epoch in epochs[7:] for rows in epoch]
+    whole, resumed = (descended(part, x, targets, rest, 0.5, halfway) for part in (loss, resumed_loss))
+    assert precision_of(torch.zeros(5, 2), x, targets) < 0.3
+    assert precision_of(whole, x, targets) > 0.7
     assert (loss.u_all > 0).tolist() == (targets == 1).tolist()
-
-
-def test_soap_goes_on_from_its_state():
-    x, targets = toy_problem()
-    orders = [torch.randperm(len(x), generator=torch.Generator().manual_seed(epoch)) for epoch in range(4)]
-    (model, optimizer), loss = linear(), SOAPLoss(len(x))
-    for epoch, order in enumerate(orders):
-        if epoch == 2:
-            file = io.BytesIO()
-            torch.save([part.state_dict() for part in (model, optimizer, loss)], file)
-        soap_steps(model, loss, optimizer, x, targets, order)
-    file.seek(0)
-    (resumed, resumed_optimizer), resumed_loss = linear(seed=1), SOAPLoss(len(x))
-    states = torch.load(file, weights_only=True)
-    for part, state in zip((resumed, resumed_optimizer, resumed_loss), states, strict=True):
-        part.load_state_dict(state)
-    for order in orders[2:]:
-        soap_steps(resumed, resumed_loss, resumed_optimizer, x, targets, order)
-    assert torch.equal(resumed.weight, model.weight)
-    assert torch.equal(resumed_loss.u_all, loss.u_all)
-    assert torch.equal(resumed_loss.u_pos, loss.u_pos)
-
-
-def test_only_soap_asks_for_the_index():
-    assert SOAPLoss.takes_index is True
-    others = (APLoss, FocalLoss, LDAMLoss, LogitAdjustedLoss, torch.nn.CrossEntropyLoss)
-    assert not any(getattr(other, "takes_index", False) for other in others)
+    assert torch.equal(whole, resumed)
+    assert torch.equal(loss.u_all, resumed_loss.u_all)
+    assert torch.equal(loss.u_pos, resumed_loss.u_pos)
 
 
 # ---------------------------------------------------------------- limits of a batch
@@ -617,24 +492,6 @@ def test_a_batch_without_a_pair_has_no_signal(make, n_classes, targets):
     assert value.item() == 0
     assert not logits.grad.any()
     assert not any(buffer.any() for buffer in loss.buffers())
-
-
-@all_losses(RANKING)
-def test_a_class_that_is_absent_does_not_count(make):
-    """Three classes of which two occur: the mean over these two, each against the rest."""
-    logits, targets = random_batch(7, 8, 3)
-    targets = np.where(targets == 1, 0, targets)
-    loss = make(3)
-    value, gradient = value_and_gradient(loss, logits, targets)
-    if isinstance(loss, APLoss):
-        scores, slopes = slow_log_odds(logits)
-        expected, by_score = slow_ap(scores, targets, 1.0)
-        assert not by_score[:, 1].any()
-        expected_gradient = np.einsum("ic,ick->ik", by_score, slopes)
-    else:
-        expected, expected_gradient = slow_soap(logits, targets)
-    assert value == pytest.approx(expected)
-    assert gradient == pytest.approx(expected_gradient)
 
 
 @all_losses()
@@ -703,16 +560,6 @@ def test_a_ranking_gradient_repeats_bit_for_bit_and_scales(make):
     assert scaled == pytest.approx(4 * first, rel=1e-6)
 
 
-@all_losses(RANKING)
-@pytest.mark.parametrize("n_classes", [2, 3])
-def test_a_ranking_does_not_feel_a_shift_of_a_samples_logits(make, n_classes):
-    logits, targets = random_batch(12, 20, n_classes)
-    value, gradient = value_and_gradient(make(n_classes), logits, targets)
-    shifted, _ = value_and_gradient(make(n_classes), logits + np.arange(20)[:, None], targets)
-    assert shifted == pytest.approx(value)
-    assert gradient.sum(axis=1) == pytest.approx(np.zeros(20), abs=1e-12)
-
-
 @all_losses()
 def test_logits_that_are_not_a_number_show_in_the_loss(make):
     logits = torch.tensor([[math.nan, math.nan], [0.0, 1.0], [0.0, 2.0]])
@@ -756,61 +603,34 @@ def test_statistics_are_buffers(make, names):
 
 # ---------------------------------------------------------------- errors
 
-COUNT_ERRORS = [
-    ([], r"class_counts is \[\]; expected a whole number of at least 1 for every class"),
-    ([5, 0], r"class_counts is \[5\.0, 0\.0\]"),
-    ([5, -1], "class_counts"),
-    ([5, 2.5], "class_counts"),
-    ([5, math.nan], "class_counts"),
-    ([5, math.inf], "class_counts"),
+NAN, INF = math.nan, math.inf
+ARGUMENTS = [
+    (FocalLoss, "gamma", [-0.1, NAN, INF], "finite and at least 0"),
+    (lambda **options: LDAMLoss([9, 1], **options), "max_margin", [-0.5, NAN, INF], "finite and at least 0"),
+    (lambda **options: LDAMLoss([9, 1], **options), "scale", [0, -30, NAN], "finite and above 0"),
+    (lambda **options: LDAMLoss([9, 1], **options), "deferred", [1, -0.1, NAN], "None or at least 0 and below 1"),
+    (LDAMLoss([9, 1]).begin_epoch, "progress", [-0.1, 1, NAN], "at least 0 and below 1"),
+    (lambda **options: LogitAdjustedLoss([9, 1], **options), "tau", [-1, NAN, INF], "finite and at least 0"),
+    (APLoss, "delta", [0, -1, NAN, INF], "finite and above 0"),
+    (SOAPLoss, "n_samples", [0, -3, 2.5, NAN, INF], "a whole number of at least 1"),
+    (lambda **options: SOAPLoss(5, **options), "margin", [0, NAN, INF], "finite and above 0"),
+    (lambda **options: SOAPLoss(5, **options), "gamma", [0, 1.1, NAN], "above 0 and at most 1"),
 ]
 
 
-@pytest.mark.parametrize("make", [class_weights, weighted_cross_entropy, LDAMLoss, LogitAdjustedLoss])
-@pytest.mark.parametrize(("counts", "message"), COUNT_ERRORS)
-def test_count_errors(make, counts, message):
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize(("make", "name", "values", "expected"), ARGUMENTS)
+def test_arguments_out_of_range(make, name, values, expected):
+    for value in values:
+        with pytest.raises(ValueError, match=re.escape(f"{name} is {value}; it must be {expected}")):
+            make(**{name: value})
+
+
+@pytest.mark.parametrize("make", [weighted_cross_entropy, LDAMLoss, LogitAdjustedLoss])
+@pytest.mark.parametrize("counts", [[], [5, 0], [5, -1], [5, 2.5], [5, math.nan], [5, math.inf]])
+def test_counts_that_are_not_counts(make, counts):
+    shown = re.escape(str([float(count) for count in counts]))
+    with pytest.raises(ValueError, match=f"class_counts is {shown}; expected a whole number of at least 1 for every"):
         make(counts)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: FocalLoss(-0.1), r"gamma is -0\.1; it must be finite and at least 0"),
-        (lambda: FocalLoss(math.nan), "gamma is nan"),
-        (lambda: FocalLoss(math.inf), "gamma is inf"),
-        (lambda: LDAMLoss([9, 1], -0.5), r"max_margin is -0\.5; it must be finite and at least 0"),
-        (lambda: LDAMLoss([9, 1], math.nan), "max_margin is nan"),
-        (lambda: LDAMLoss([9, 1], math.inf), "max_margin is inf"),
-        (lambda: LDAMLoss([9, 1], scale=0), "scale is 0; it must be finite and above 0"),
-        (lambda: LDAMLoss([9, 1], scale=-30), "scale is -30"),
-        (lambda: LDAMLoss([9, 1], scale=math.nan), "scale is nan"),
-        (lambda: LDAMLoss([9, 1], deferred=1), "deferred is 1; it must be None or at least 0 and below 1"),
-        (lambda: LDAMLoss([9, 1], deferred=-0.1), r"deferred is -0\.1"),
-        (lambda: LDAMLoss([9, 1], deferred=math.nan), "deferred is nan"),
-        (lambda: LogitAdjustedLoss([9, 1], -1), "tau is -1; it must be finite and at least 0"),
-        (lambda: LogitAdjustedLoss([9, 1], math.nan), "tau is nan"),
-        (lambda: LogitAdjustedLoss([9, 1], math.inf), "tau is inf"),
-        (lambda: APLoss(0), "delta is 0; it must be finite and above 0"),
-        (lambda: APLoss(-1), "delta is -1"),
-        (lambda: APLoss(math.nan), "delta is nan"),
-        (lambda: APLoss(math.inf), "delta is inf"),
-        (lambda: SOAPLoss(0), "n_samples is 0; it must be a whole number of at least 1"),
-        (lambda: SOAPLoss(-3), "n_samples is -3"),
-        (lambda: SOAPLoss(2.5), r"n_samples is 2\.5"),
-        (lambda: SOAPLoss(math.inf), "n_samples is inf"),
-        (lambda: SOAPLoss(math.nan), "n_samples is nan"),
-        (lambda: SOAPLoss(5, margin=0), "margin is 0; it must be finite and above 0"),
-        (lambda: SOAPLoss(5, margin=math.nan), "margin is nan"),
-        (lambda: SOAPLoss(5, margin=math.inf), "margin is inf"),
-        (lambda: SOAPLoss(5, gamma=0), "gamma is 0; it must be above 0 and at most 1"),
-        (lambda: SOAPLoss(5, gamma=1.1), r"gamma is 1\.1"),
-        (lambda: SOAPLoss(5, gamma=math.nan), "gamma is nan"),
-    ],
-)
-def test_argument_errors(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
 
 
 @all_losses({name: make for name, make in LOSSES.items() if name != "wce"})
@@ -822,7 +642,7 @@ def test_shapes_that_disagree(make, logits, targets):
 
 
 @pytest.mark.parametrize("make", [LDAMLoss, LogitAdjustedLoss])
-@pytest.mark.parametrize("columns", [1, 2, 4])
+@pytest.mark.parametrize("columns", [1, 4])
 def test_columns_that_are_not_the_classes(make, columns):
     with pytest.raises(ValueError, match=rf"logits have shape \[5, {columns}\] .*; expected \[n, 3\] and \[n\]"):
         make([9, 4, 1])(torch.zeros(5, columns), torch.zeros(5, dtype=torch.int64))
@@ -839,18 +659,17 @@ def test_what_cannot_be_ranked(make):
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        (torch.tensor([0, 1]), r"index is int64 of shape \[2\]; expected int64 of shape \[3\]"),
-        (torch.tensor([[0], [1], [2]]), r"index is int64 of shape \[3, 1\]"),
-        (torch.tensor([0.0, 1.0, 2.0]), "index is float32 of shape"),
-        (torch.tensor([True, False, True]), "index is bool"),
-        (torch.tensor([0, 1, 5]), "index has rows 0 to 5; n_samples is 5"),
-        (torch.tensor([-1, 1, 4]), "index has rows -1 to 4; n_samples is 5"),
+        ([0, 1], r"index is int64 of shape \[2\]; expected int64 of shape \[3\], one row for each sample"),
+        ([[0], [1], [2]], r"index is int64 of shape \[3, 1\]"),
+        ([0.0, 1.0, 2.0], "index is float32 of shape"),
+        ([0, 1, 5], "index has rows 0 to 5; n_samples is 5"),
+        ([-1, 1, 4], "index has rows -1 to 4; n_samples is 5"),
     ],
 )
 def test_index_errors(index, message):
     loss = SOAPLoss(5)
     with pytest.raises(ValueError, match=message):
-        loss(torch.randn(3, 2), torch.tensor([0, 1, 1]), index)
+        loss(torch.randn(3, 2), torch.tensor([0, 1, 1]), torch.tensor(index))
     assert not loss.u_all.any()
 
 

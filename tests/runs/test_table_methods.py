@@ -598,7 +598,6 @@ def test_sentences_follow_the_records(results, tmp_path):
     assert "With the best classifier of each" in text
     worse = make_results(tmp_path, {"rg": 0.0, "plain": 3.0}, ("logreg",), MADE_TASKS[2:], (0,))
     assert "**Logistic regression: regrouping hurts.**" in tables.summary(worse)
-    assert tables.foresight_answer(worse).startswith("None of the three")  # two tasks have no correlation
     assert "With the best classifier" not in tables.summary(worse)
     assert "Logistic regression: helps (better on 3, worse on 0" in tables.headline(results)
     assert "wine-1 (2 of 3 sources)." in text
@@ -649,25 +648,6 @@ def test_figures_are_drawn_with_a_label_for_everything(results):
         assert tables.STYLES[name].label in shown
     gains = tables.plot_gains(results)
     assert [label.get_text() for label in gains.axes[0].get_yticklabels()] == results.tasks
-    foresight = tables.plot_foresight(results)
-    assert len(foresight.axes) == 6
-    table = tables.foresight_table(results)
-    assert table.shape == (2, 3)
-
-
-def test_what_goes_with_the_gain_is_named_if_it_does_so_for_all_classifiers(results, monkeypatch):
-    """Three numbers: one that rises with the gain for both classifiers, one for one of them, one that never moves."""
-
-    def made(results, estimator):
-        flipped = -1 if estimator == "forest" else 1
-        columns = {"silhouette": np.arange(4.0) * flipped, "stability": np.arange(4.0), "minority neighbors": 1.0}
-        return pd.DataFrame(columns | {"gain": [1.0, 2.0, 4.0, 3.0]}, index=results.tasks)
-
-    monkeypatch.setattr(tables, "foreseen", made)
-    text = tables.foresight_answer(results)
-    assert "most evenly is **stability**: rank correlations +0.80 (logistic regression), +0.80 (random forest)." in text
-    monkeypatch.setattr(tables, "FORESEEN", {"silhouette": "", "minority neighbors": ""})
-    assert tables.foresight_answer(results).startswith("None of the three")
 
 
 def test_three_estimators_with_all_contestants_fit_their_names(tmp_path):

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.stats import chi2, f, rankdata, spearmanr, studentized_range
+from scipy.stats import chi2, f, rankdata, studentized_range
 
 from regroup_book.method_tables import draw_interval
 from regroup_book.show import Style, traced
@@ -51,12 +50,7 @@ STYLES = {
 }
 STYLES |= {name: Style(STYLES[name].label, "#0072B2", "-", "X") for name in REGROUPED}
 STYLES |= {"plain": Style("plain", "#000000", "-", "o"), "rg-random": Style("random groups", "#B26A00", ":", "v")}
-SOURCE_MARKERS = "osD^vPX*<>"
-FORESEEN = {
-    "silhouette": "silhouette of the majority's clusters",
-    "stability": "stability of the clusters",
-    "minority neighbors": "positives among a positive's\n5 nearest neighbors",
-}
+FORESEEN = ("silhouette", "stability", "minority neighbors")  # numbers known before training
 
 
 def task_title(spec: TableSpec) -> str:
@@ -335,73 +329,6 @@ def plot_gains(results: TableResults, first: str = "rg", second: str = "plain") 
         axes.set_title(ESTIMATOR_TITLES[estimator])
     panels[0, 0].set(yticks=height, yticklabels=results.tasks)
     figure.supxlabel(f"AP, {STYLES[first].label} − {STYLES[second].label}, percentage points", fontsize=10)
-    return figure
-
-
-def foreseen(results: TableResults, estimator: str) -> pd.DataFrame:
-    """Return, one row a task, what was known before training (mean over seeds) and RG's mean gain in AP."""
-    rows = []
-    for task, source in zip(results.tasks, results.sources, strict=True):
-        before = [r.regrouping["before"] for r in results.group(estimator, task, "rg")]
-        row: dict[str, Any] = {name: float(np.mean([b[name] for b in before])) for name in FORESEEN}
-        gain = results.values(estimator, task, "rg") - results.values(estimator, task, "plain")
-        rows.append({"task": task, "source": source} | row | {"gain": 100 * float(gain.mean())})
-    return pd.DataFrame(rows).set_index("task")
-
-
-def foresight_table(results: TableResults) -> pd.DataFrame:
-    """Return the rank correlation of RG's gain with what was known before training, one row a classifier."""
-    rows = {}
-    for estimator in results.estimators:
-        frame = foreseen(results, estimator)
-        known = {name: _correlation(frame[name], frame["gain"]) for name in FORESEEN}
-        rows[ESTIMATOR_TITLES[estimator]] = {name: _signed(value) for name, value in known.items()}
-    groups = [results.behind([estimator], results.tasks, ["plain", "rg"]) for estimator in results.estimators]
-    return traced(pd.DataFrame.from_dict(rows, orient="index").rename_axis("classifier"), groups)
-
-
-def _correlation(first: pd.Series, second: pd.Series) -> float:
-    defined = len(first) > 2 and min(first.nunique(), second.nunique()) > 1
-    return float(spearmanr(first, second).statistic) if defined else float("nan")
-
-
-def foresight_answer(results: TableResults) -> str:
-    """Say which number known before training goes with RG's gain for all classifiers alike, if one does."""
-    found = {}
-    for name in FORESEEN:
-        frames = [foreseen(results, estimator) for estimator in results.estimators]
-        found[name] = [_correlation(frame[name], frame["gain"]) for frame in frames]
-    alike = {name: v for name, v in found.items() if np.isfinite(v).all() and len(set(np.sign(v))) == 1}
-    if not alike:
-        return "None of the three goes with the gain in the same direction for all classifiers."
-    best = max(alike, key=lambda name: min(map(abs, alike[name])))
-    titles = (ESTIMATOR_TITLES[estimator] for estimator in results.estimators)
-    values = ", ".join(f"{_signed(v)} ({title})" for title, v in zip(titles, alike[best], strict=True))
-    return f"What goes with the gain most evenly is **{best}**: rank correlations {values}."
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−") if np.isfinite(value) else "n. a."
-
-
-def plot_foresight(results: TableResults) -> Figure:
-    """Draw RG's gain against what was known before training: a column a number, a row a classifier."""
-    n = len(results.estimators)
-    figure, panels = plt.subplots(
-        n, len(FORESEEN), figsize=(7.6, 0.9 + 1.9 * n), sharex="col", sharey="row", squeeze=False
-    )
-    markers = dict(zip(dict.fromkeys(results.sources), SOURCE_MARKERS, strict=False))
-    for row, estimator in zip(panels, results.estimators, strict=True):
-        frame = foreseen(results, estimator)
-        for axes, name in zip(row, FORESEEN, strict=True):
-            axes.axhline(0, color="0.4", linewidth=1)
-            for source, marker in markers.items():
-                part = frame[frame["source"] == source]
-                axes.plot(part[name], part["gain"], marker, color="#0072B2", alpha=0.8, label=source, markersize=6)
-        row[0].set_ylabel(f"{ESTIMATOR_TITLES[estimator]}\ngain in AP")
-    for axes, label in zip(panels[-1], FORESEEN.values(), strict=True):
-        axes.set_xlabel(label)
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncol=len(markers))
     return figure
 
 
