@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from scipy import sparse
 from sklearn.calibration import calibration_curve
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
@@ -21,6 +18,10 @@ from sklearn.metrics.cluster import contingency_matrix
 from regroup_lib.inputs import check_labels, for_sklearn, words
 from regroup_lib.metrics import clustering_quality
 from regroup_lib.regroup import Regrouping
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SILHOUETTE_SAMPLES = 2000
 
@@ -520,6 +521,8 @@ def mosaic(examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def plot_image_rows(examples: np.ndarray, names: Sequence[str], label: str) -> Figure:
     """Draw images [k, n, h, w, c] in k named rows; `label` says what the names are."""
+    import matplotlib.pyplot as plt
+
     picture, middles = mosaic(examples)
     figure, axes = plt.subplots(figsize=(0.62 * examples.shape[1] + 1, 0.62 * len(examples) + 0.2))
     _show(axes, picture)
