@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # a user of tables does not need Matplotlib
     from matplotlib.figure import Figure
 
 SILHOUETTE_SAMPLES = 2000
+STABLE = 0.69  # below it, regrouping lowered AP in 15 of 18 pairs of a table and a classifier (the book's forecast)
 
 
 @dataclass(frozen=True)
@@ -54,19 +55,16 @@ def describe_classes(classes: pd.DataFrame) -> str:
         return "No class is above the threshold, so nothing is divided and regrouping changes nothing."
     lines = []
     for name, row in classes.iterrows():
-        stable = (
-            "the same clusters"
-            if row.stability >= 0.8
-            else "similar clusters"
-            if row.stability >= 0.4
-            else "other clusters"
-        )
+        same = row.stability >= STABLE
+        stable = "the same clusters" if row.stability >= 0.8 else "similar clusters" if same else "other clusters"
         apart = "well apart" if row.silhouette >= 0.25 else "overlapping" if row.silhouette >= 0.05 else "not apart"
         lines.append(
             f"{name}: {row.clusters:.0f} clusters of {row.smallest:.0f} to {row.largest:.0f} samples; "
             f"another seed finds {stable} (adjusted Rand index {row.stability:.2f}); "
             f"they are {apart} (silhouette {row.silhouette:.2f})."
         )
+        if not same:
+            lines.append("On tables, clusters as unstable as these have mostly lowered average precision.")
     return " ".join(lines)
 
 

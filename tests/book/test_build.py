@@ -18,6 +18,7 @@ from regroup_lib import files
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 chapter = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+TOC_HEAD = "format: jb-book\nroot: index\nparts:\n- caption: all\n  chapters:\n"
 
 
 def write_notebook(path, *sources, parameters='profile = "smoke"\nseeds = [0, 1]\nrecompute = False'):
@@ -34,9 +35,7 @@ def small_book(tmp_path):
     """Make a book of two chapters: `good` prints what it was given, `bad` raises in its third cell."""
     (tmp_path / "_config.yml").touch()
     (tmp_path / "book").mkdir()
-    (tmp_path / "book" / "_toc.yml").write_text(
-        "format: jb-book\nroot: index\nparts:\n- caption: all\n  chapters:\n  - file: good\n  - file: page\n  - file: bad\n"
-    )
+    (tmp_path / "book" / "_toc.yml").write_text(TOC_HEAD + "  - file: good\n  - file: page\n  - file: bad\n")
     printed = "import json, os, sys\nprint(json.dumps([profile, seeds, os.environ.get('REGROUP_RESULTS'), sys.prefix]))"
     write_notebook(tmp_path / "notebooks" / "good.ipynb", printed)
     write_notebook(tmp_path / "notebooks" / "bad.ipynb", "before = 1", "raise KeyError('no such record')", "after = 1")
@@ -192,7 +191,7 @@ def test_build_renders_pages_and_fails_at_a_warning(small_book, monkeypatch, bro
     (small_book / "_config.yml").write_text(
         "title: Small\nonly_build_toc_files: true\nexecute: {execute_notebooks: off}\n"
     )
-    (small_book / "book" / "_toc.yml").write_text("format: jb-book\nroot: index\nparts:\n- caption: all\n  chapters:\n  - file: good\n")
+    (small_book / "book" / "_toc.yml").write_text(TOC_HEAD + "  - file: good\n")
     (small_book / "book" / "index.md").write_text("# Small\n\n" + ("{doc}`no-such-page`\n" if broken else "Text.\n"))
     source = json.loads((small_book / "notebooks" / "good.ipynb").read_text())
     source["cells"].insert(0, {"id": "t", "cell_type": "markdown", "metadata": {}, "source": "# Good"})

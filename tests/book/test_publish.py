@@ -10,6 +10,7 @@ from pypdf import PdfReader
 from regroup_book import build, publish
 
 ADDRESS = "https://github.com/someone/some.book"
+TOC_HEAD = "format: jb-book\nroot: index\nparts:\n- caption: all\n  chapters:\n"
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,7 @@ def small_book(tmp_path):
     )
     (tmp_path / "book").mkdir()
     (tmp_path / "notebooks").mkdir()
-    (tmp_path / "book" / "_toc.yml").write_text("format: jb-book\nroot: index\nparts:\n- caption: all\n  chapters:\n  - file: good\n")
+    (tmp_path / "book" / "_toc.yml").write_text(TOC_HEAD + "  - file: good\n")
     (tmp_path / "book" / "index.md").write_text("# Small\n\nSee {doc}`good` and [elsewhere](https://example.org).\n")
     cells = [nbformat.v4.new_markdown_cell("# Good"), nbformat.v4.new_code_cell("print(6 * 7)")]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -68,7 +69,7 @@ def test_launchable_notebook_installs_the_library_where_it_is_missing(small_book
     cells = nbformat.read(path, as_version=4).cells
     assert [cell.cell_type for cell in cells] == ["markdown", "code", "code"]
     condition, command = cells[1].source.split("\n    ")
-    assert command == f'%pip install -q "regroup_lib[book] @ git+{ADDRESS}"'
+    assert command == f'%pip install -q "git+{ADDRESS}" "git+{ADDRESS}#subdirectory=book"'
     for name, missing in (("regroup_lib", False), ("no_such_library", True)):
         found = {}
         exec(f"{condition.replace('regroup_lib', name)}\n    missing = True", found)  # our own text
