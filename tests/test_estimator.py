@@ -52,7 +52,6 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.svm import SVC, LinearSVC
-from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -218,13 +217,6 @@ def test_predictions_follow_probabilities(drawn, rule, k):
     assert measured == pytest.approx(balanced_accuracy_score(y, model.predict(X)))
 
 
-def test_a_tie_goes_to_the_second_of_two_classes():
-    X = np.array([[0.0], [0.0], [1.0], [1.0], [5.0], [0.0]])
-    model = RegroupClassifier(DecisionTreeClassifier(), n_clusters=1).fit(X[[0, 5]], ["a", "b"])
-    np.testing.assert_array_equal(model.predict_proba([[0.0]]), [[0.5, 0.5]])
-    assert model.predict([[0.0]]).tolist() == ["b"]
-
-
 @given(drawn=small_sets(), k=st.none() | st.integers(1, 5), clusterer=st.sampled_from(["kmeans", "random"]))
 def test_the_sum_of_an_additive_model_is_the_plain_model(drawn, k, clusterer):
     """The share of neighbours of a class is the sum of the shares of its pseudo-classes."""
@@ -250,14 +242,12 @@ def test_the_names_of_the_classes_do_not_matter(drawn, names, rule):
     np.testing.assert_allclose(second.predict_proba(X)[:, order], first, rtol=1e-6, atol=1e-9)
 
 
-def test_same_seed_same_model_and_a_generator_is_drawn_from_once(digits):
-    X, y = digits
-    models = [RegroupClassifier(LOGISTIC, random_state=s).fit(X, y) for s in (1, np.int64(1), 2)]
-    labels = [model.pseudo_labels_ for model in models]
+def test_the_seed_decides(digits):
+    seeds = (1, np.int64(1), 2, np.random.RandomState(5), np.random.RandomState(5))
+    labels = [RegroupClassifier(GaussianNB(), random_state=seed).fit(*digits).pseudo_labels_ for seed in seeds]
     np.testing.assert_array_equal(labels[0], labels[1])
     assert not np.array_equal(labels[0], labels[2])
-    drawn = [RegroupClassifier(LOGISTIC, random_state=np.random.RandomState(s)).fit(X, y) for s in (5, 5)]
-    np.testing.assert_array_equal(drawn[0].pseudo_labels_, drawn[1].pseudo_labels_)
+    np.testing.assert_array_equal(labels[3], labels[4])
 
 
 # ---------------------------------------------------------------- encoder
@@ -290,7 +280,7 @@ def test_the_encoder_is_clustered_and_the_classifier_sees_the_samples(digits):
     assert len(Centered.fits) == 1
 
 
-def test_text_needs_an_encoder():
+def test_text_is_clustered_through_an_encoder():
     texts = [f"cheap {word} now" for word in ("pills", "watches")] * 6 + [f"dear {name}" for name in "abc"]
     y = ["spam"] * 12 + ["ham"] * 3
     classifier = make_pipeline(TfidfVectorizer(), LogisticRegression())
@@ -960,12 +950,9 @@ class Narrow(GaussianNB):
 BAD = [
     ({"aggregation": "mean"}, ValueError, "aggregation is 'mean'; expected 'max' or 'sum'"),
     ({"n_clusters": "best"}, ValueError, "n_clusters is 'best'; expected a number, a mapping, 'auto' or None"),
-    ({"n_clusters": 0}, ValueError, "n_clusters is 0; it must be a whole number of at least 1"),
     ({"n_clusters": {7: 2}}, ValueError, r"n_clusters names classes \[7\]; the labels are \[0, 1\]"),
-    ({"threshold": 0}, ValueError, "threshold is 0"),
     ({"threshold": 10**6, "n_clusters": "auto"}, ValueError, "threshold is 1000000; .* the largest class, 40"),
     ({"clusterer": "k-means"}, ValueError, "no clusterer is called 'k-means'"),
-    ({"clusterer": KMeans}, ValueError, "clusterer is <class"),
     ({"estimator": LinearRegression()}, ValueError, "LinearRegression has neither predict_proba nor decision_func"),
     ({"estimator": VotingClassifier([("a", LOGISTIC)])}, ValueError, "VotingClassifier has neither predict_proba"),
     ({"estimator": LogisticRegression}, ValueError, r"estimator is the class .*pass an object, LogisticRegression\(\)"),
@@ -1050,18 +1037,6 @@ DIFFERS = {
 @parametrize_with_sampler_checks([Regrouper(random_state=0)], expected_failed_checks=lambda _: DIFFERS)
 def test_imbalanced_learns_checks(estimator, check):
     check(estimator)
-
-
-def test_a_pipeline_of_samplers_inside_the_classifier(ring):
-    """The way round that predicts classes: samplers balance the pseudo-classes."""
-    X, y = ring
-    y = np.where((y == 1) & (np.arange(len(y)) % 2 == 0), 2, y)
-    inner = make_sampling_pipeline(RandomOverSampler(random_state=0), Recorder([]))
-    model = RegroupClassifier(inner, n_clusters={0: 4}, random_state=0).fit(X, y)
-    (_, labels, *_) = inner[-1].notes[-1]
-    assert len(set(np.bincount(labels).tolist())) == 1
-    assert np.bincount(labels).sum() > len(y)
-    assert model.predict_proba(X).shape == (len(y), 3)
 
 
 def test_regrouper_in_a_pipeline_of_samplers(digits):
