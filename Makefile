@@ -59,7 +59,7 @@ dist: $(STAMP)  ## build sdist and wheel into dist/, and check them
 	$(BIN)/uv build --python $(BIN)/python --no-build-isolation
 	$(BIN)/uv build --python $(BIN)/python --no-build-isolation --out-dir dist book
 	$(BIN)/uv tool run twine==6.2.0 check --strict dist/*
-	$(BIN)/python -m pytest -m "slow or not slow" tests/test_wheel.py
+	$(BIN)/python -m pytest -m "slow or not slow" tests/end_to_end/test_wheel.py
 
 clean:  ## remove the rendered book and tool caches; records and .venv stay
 	rm -rf _build dist book/*.ipynb book/figures book/records.md book/settings-paper.txt .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -110,6 +110,8 @@ def test_no_path_is_written():
         (lambda: spec(method="ros", encoder="pca"), "method 'ros' does not regroup; leave encoder out"),
         (lambda: spec(method="plain", threshold=3), "method 'plain' does not regroup; leave threshold out"),
         (lambda: LookSpec(task="own-x-b", own=own(), holds="images"), "a look at images needs an encoder"),
+        (lambda: LookSpec(task="digits", encoder="pca", holds="images"), "a look is at images of one class against"),
+        (lambda: LookSpec(task="digits-0", holds="rows"), "a look at rows is at data of your own"),
         (lambda: LookSpec(task="own-x-b", own=own(), holds="rows", encoder="clip"), "no encoder of tables is called"),
         (lambda: LookSpec(task="own-x-b", own=own(), holds="images", encoder="tfidf"), "does not take images"),
     ],

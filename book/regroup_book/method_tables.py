@@ -246,7 +246,7 @@ def _validation_precisions(record: Record) -> np.ndarray:
 def sortable(frame: pd.DataFrame, *, html_cells: bool = False, wrapped: bool = False) -> Any:
     """Return a table for a notebook; its columns sort on a click in the rendered book (``sortable.js``).
 
-    Where it is known which records a row comes from (see `report.traced`), a last column links them.
+    Where it is known which records a row comes from (see `show.traced`), a last column links them.
 
     Parameters
     ----------

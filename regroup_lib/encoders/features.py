@@ -238,7 +238,7 @@ def encode_rows(
 
     Parameters
     ----------
-    images : path, memory map, or what `blocks.open_rows` takes
+    images : path, memory map, or what `large.open_rows` takes
         uint8 [n, h, w, c], or sentences.
     encoder : Encoder
         A pre-trained one, or one that was fitted on as many images as fit in memory.

@@ -72,7 +72,7 @@ class MiniLMEncoder(Encoder):
     Parameters
     ----------
     folder : path, optional
-        Another sentence-transformers model; default: `minilm.find_model`.
+        Another sentence-transformers model; default: `tokenizers.find_model`.
     batch_size : int
         Sentences a call.
     """

@@ -106,7 +106,7 @@ class DiskImages(ResidentImages):
 
     Parameters
     ----------
-    images : path of an ``.npy`` file, or what `blocks.open_rows` takes
+    images : path of an ``.npy`` file, or what `large.open_rows` takes
         uint8 [n, h, w, c]. Rows that stand in order of class, or of anything else, are to be shuffled once before they
         are written: a batch has its rows from `window` blocks alone.
     statistics : ResidentImages or DiskImages, optional

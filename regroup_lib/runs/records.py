@@ -66,7 +66,7 @@ class Record:
     status : {"finished", "diverged", "not applicable"}
     metrics : dict
         Training: ``metrics[rule][split]`` is what `evaluate` returns, with the rules ``"max"`` and ``"sum"``, or
-        ``"none"`` where nothing is aggregated. Table: the same of `tables.measure_folds`, with the out-of-fold
+        ``"none"`` where nothing is aggregated. Table: the same of `table_methods.measure_folds`, with the out-of-fold
         scores as split ``"test"``. Encoder: clustering quality. Look: ``class_counts`` by split, ``notes``, and the
         ``diagnosis`` of the large class (see `diagnose`), empty where nothing is divided.
     traces : list of dict

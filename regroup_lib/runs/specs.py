@@ -379,7 +379,7 @@ class EncoderSpec(_BaseSpec):
 
 
 class TableSpec(_BaseSpec):
-    """One classifier on a table, cross-validated: see `tables.out_of_fold`."""
+    """One classifier on a table, cross-validated: see `table_methods.out_of_fold`."""
 
     kind: Literal["table"] = "table"
     method: str
@@ -430,8 +430,12 @@ class LookSpec(_BaseSpec):
         if self.holds == "images":
             if self.encoder is None:
                 raise ValueError("a look at images needs an encoder")
-            return super()._names_exist()
-        self._is_own()
+            super()._names_exist()
+            if self.is_text or len(self.class_names) != 2:
+                raise ValueError(f"a look is at images of one class against the rest, and task {self.task!r} is not")
+            return self
+        if not self._is_own():
+            raise ValueError(f"a look at rows is at data of your own; task {self.task!r} has no `own`")
         if self.encoder not in (None, *table_methods.ENCODERS):
             raise ValueError(
                 f"no encoder of tables is called {self.encoder!r}; there are {', '.join(table_methods.ENCODERS)}"

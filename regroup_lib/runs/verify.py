@@ -549,7 +549,7 @@ def measure_decisions(labels: np.ndarray, decisions: np.ndarray, names: Sequence
 
 
 def measure_folds(labels: np.ndarray, folds: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
-    """Return what `tables.measure_folds` returns, computed another way."""
+    """Return what `table_methods.measure_folds` returns, computed another way."""
     names = ("negative", "positive")
     columns = _columns(scores)
     result = measure_decisions(labels, decide(columns), names)

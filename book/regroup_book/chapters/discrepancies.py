@@ -109,7 +109,7 @@ def welch(task: str, first: str, second: str, measure: str) -> tuple[float, floa
     Parameters
     ----------
     task, first, second, measure : str
-        See `competition.paper_number`.
+        See `paper.paper_number`.
 
     Raises
     ------

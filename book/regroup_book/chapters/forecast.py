@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from regroup_book import plans
-from regroup_book.chapters.tables import task_title
+from regroup_book.chapters.tables import FORESEEN, task_title
 from regroup_book.show import encoder_label, task_name
 from regroup_lib.data.bundled_tables import parse_table_task
 from regroup_lib.runs.differences import Groups, precision_difference
@@ -42,7 +42,7 @@ def table_cases(records: Sequence[Record]) -> pd.DataFrame:
         regrouped = by_method["rg"]
         sizes = np.bincount(regrouped[0].regrouping["parent"], regrouped[0].regrouping["counts"])
         row = {"task": task, "classifier": ESTIMATOR_TITLES[estimator], "source": _source(regrouped[0])}
-        row |= {name: np.mean([r.regrouping["before"][name] for r in regrouped]) for name in list(NUMBERS)[:3]}
+        row |= {name: np.mean([r.regrouping["before"][name] for r in regrouped]) for name in FORESEEN}
         precision = [
             np.mean([r.metrics[rule]["test"]["summary"]["average_precision"] for r in by_method[method]])
             for method, rule in (("rg", "sum"), ("plain", "none"))
