@@ -1,7 +1,7 @@
 """Clusterers by name, each usable on 45,000 samples of 1,280 features within minutes.
 
 What scikit-learn's plain call cannot do at that size goes through a means that its documentation names: principal
-components first, a neighbour graph, landmarks, or a fit on a subsample.
+components first, a neighbor graph, landmarks, or a fit on a subsample.
 """
 
 from __future__ import annotations
@@ -87,11 +87,11 @@ def _halving(n: int, k: int) -> np.ndarray:
 
 
 def balanced_assignment(distances: np.ndarray, capacity: int) -> np.ndarray:
-    """Assign samples to centres that take at most `capacity` each, at a small total cost.
+    """Assign samples to centers that take at most `capacity` each, at a small total cost.
 
-    The optimum is a transport problem. Its prices, by which the centres in demand become dearer until all are asked
-    for equally, come from entropic smoothing (Sinkhorn's iteration); what is still too much for a centre is turned
-    away, those samples first that lose least by going elsewhere.
+    The optimum is a transport problem. Entropic smoothing (Sinkhorn's iteration) gives each center a price, at which
+    all are in equal demand. A center that is still over its capacity turns away samples, first those that lose least
+    by going elsewhere.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def balanced_assignment(distances: np.ndarray, capacity: int) -> np.ndarray:
     costs = np.array(distances, np.float64)
     n, k = costs.shape
     if capacity * k < n:
-        raise ValueError(f"capacity is {capacity}; {k} centres of it have no place for {n} samples")
+        raise ValueError(f"capacity is {capacity}; {k} centers of it have no place for {n} samples")
     assigned = costs.argmin(axis=1)
     if np.bincount(assigned, minlength=k).max() <= capacity:
         return assigned.astype(np.int64)
@@ -131,18 +131,18 @@ def balanced_assignment(distances: np.ndarray, capacity: int) -> np.ndarray:
         full = np.flatnonzero(np.bincount(assigned, minlength=k) > capacity)
         if len(full) == 0:
             return assigned.astype(np.int64)
-        for centre in full:
-            rows = np.flatnonzero(assigned == centre)
+        for center in full:
+            rows = np.flatnonzero(assigned == center)
             others = costs[rows].copy()
-            others[:, centre] = np.inf
-            loss = others.min(axis=1) - costs[rows, centre]
+            others[:, center] = np.inf
+            loss = others.min(axis=1) - costs[rows, center]
             turned_away = rows[np.argsort(loss, kind="stable")[: len(rows) - capacity]]
-            costs[turned_away, centre] = np.inf
+            costs[turned_away, center] = np.inf
             assigned[turned_away] = costs[turned_away].argmin(axis=1)
 
 
 def _prices(costs: np.ndarray, n_iterations: int = 25) -> np.ndarray:
-    """Return a price a centre at which all are in equal demand, ever more sharply."""
+    """Return the price of each center at which all are in equal demand, under less and less smoothing."""
     n, k = costs.shape
     prices = np.zeros(k)
     scale = float(costs.std()) or 1.0
@@ -153,55 +153,54 @@ def _prices(costs: np.ndarray, n_iterations: int = 25) -> np.ndarray:
     return prices
 
 
-class BalancedKMeans(ClusterMixin, BaseEstimator):
-    """K-means whose clusters have at most ceil(n / K) samples, so that all sizes are equal where K divides n.
-
-    k-means-constrained (Bradley et al. 2000) finds the centres on a subsample; then all samples are assigned by
-    `balanced_assignment`, and centres and assignment take turns. The exact method on all samples is a minimum cost
-    flow with n · K arcs an iteration: hours at 45,000 × 99.
+class _OnComponents(ClusterMixin, BaseEstimator):
+    """A clusterer that sees principal components.
 
     Parameters
     ----------
     n_clusters : int
-    n_fitted : int
-        Size of the subsample that k-means-constrained sees.
-    max_iter : int
-        Turns of assignment and centres on all samples, at most.
     random_state : int, optional
+    """
+
+    def __init__(self, n_clusters: int = 8, *, random_state: int | None = None):
+        self.n_clusters = n_clusters
+        self.random_state = random_state
+
+    def fit(self, X: np.ndarray, y: None = None) -> _OnComponents:
+        """Find ``labels_``, int64 [n]."""
+        self.labels_ = np.asarray(self._groups(reduce_dimension(X, self.random_state)), np.int64)
+        return self
+
+
+class BalancedKMeans(_OnComponents):
+    """K-means whose clusters have at most ceil(n / K) samples, so that all sizes are equal where K divides n.
+
+    k-means-constrained (Bradley et al. 2000) finds the centers on a subsample; then all samples are assigned by
+    `balanced_assignment`, and centers and assignment take turns. The exact method on all samples is a minimum cost
+    flow with n · K arcs in each iteration: hours at 45,000 × 99.
 
     References
     ----------
     Bradley, Bennett & Demiriz (2000), Constrained k-means clustering; the paper's bibliography names it.
     """
 
-    def __init__(
-        self, n_clusters: int = 8, *, n_fitted: int = 2000, max_iter: int = 10, random_state: int | None = None
-    ):
-        self.n_clusters = n_clusters
-        self.n_fitted = n_fitted
-        self.max_iter = max_iter
-        self.random_state = random_state
-
-    def fit(self, X: np.ndarray, y: None = None) -> BalancedKMeans:
-        """Find ``labels_``, int64 [n]."""
-        reduced = reduce_dimension(X, self.random_state)
+    def _groups(self, reduced: np.ndarray) -> np.ndarray:
         centers = self._centers(reduced)
         capacity, labels = -(-len(reduced) // self.n_clusters), None
-        for _ in range(self.max_iter):
+        for _ in range(10):
             assigned = balanced_assignment(pairwise_distances(reduced, centers, metric="sqeuclidean"), capacity)
             if labels is not None and (assigned == labels).all():
                 break
             labels = assigned
             occupied = np.unique(labels)
             centers[occupied] = [reduced[labels == k].mean(axis=0) for k in occupied]
-        self.labels_ = labels
-        return self
+        return labels
 
     def _centers(self, reduced: np.ndarray) -> np.ndarray:
         from k_means_constrained import KMeansConstrained  # compiled, and only needed here
 
         rng = np.random.default_rng(self.random_state)
-        n_fitted = min(len(reduced), max(self.n_fitted, 10 * self.n_clusters))
+        n_fitted = min(len(reduced), max(2000, 10 * self.n_clusters))
         sample = reduced[rng.choice(len(reduced), n_fitted, replace=False)].astype(np.float64)
         size = n_fitted / self.n_clusters
         model = KMeansConstrained(
@@ -215,40 +214,18 @@ class BalancedKMeans(ClusterMixin, BaseEstimator):
         return model.fit(sample).cluster_centers_.astype(np.float32)
 
 
-class LandmarkSpectralClustering(ClusterMixin, BaseEstimator):
+class LandmarkSpectralClustering(_OnComponents):
     """Spectral clustering through landmarks: its graph joins each sample to its nearest few of p landmarks.
 
-    The graph between samples is Z Z^T with sparse Z [n, p], so its leading eigenvectors come from a p × p matrix
-    instead of an n × n one.
-
-    Parameters
-    ----------
-    n_clusters : int
-    n_landmarks, n_neighbors : int
-        The landmarks are centres of mini-batch k-means.
-    random_state : int, optional
+    The landmarks are centers of mini-batch k-means. The graph between samples is Z Z^T with sparse Z [n, p], so its
+    leading eigenvectors come from a p × p matrix instead of an n × n one.
 
     References
     ----------
     Chen & Cai (2011), Large scale spectral clustering with landmark-based representation.
     """
 
-    def __init__(
-        self,
-        n_clusters: int = 8,
-        *,
-        n_landmarks: int = 1000,
-        n_neighbors: int = 5,
-        random_state: int | None = None,
-    ):
-        self.n_clusters = n_clusters
-        self.n_landmarks = n_landmarks
-        self.n_neighbors = n_neighbors
-        self.random_state = random_state
-
-    def fit(self, X: np.ndarray, y: None = None) -> LandmarkSpectralClustering:
-        """Find ``labels_``, int64 [n]."""
-        reduced = reduce_dimension(X, self.random_state)
+    def _groups(self, reduced: np.ndarray) -> np.ndarray:
         graph = self._graph(reduced)
         # Z's leading singular vectors, by the small eigenproblem of Z^T Z.
         values, vectors = np.linalg.eigh((graph.T @ graph).toarray())
@@ -256,15 +233,14 @@ class LandmarkSpectralClustering(ClusterMixin, BaseEstimator):
         scale = np.sqrt(np.maximum(values[chosen], 1e-12))
         embedded = np.asarray(graph @ (vectors[:, chosen] / scale))
         embedded /= np.maximum(np.linalg.norm(embedded, axis=1, keepdims=True), 1e-12)
-        self.labels_ = KMeans(self.n_clusters, n_init=3, random_state=self.random_state).fit_predict(embedded)
-        return self
+        return KMeans(self.n_clusters, n_init=3, random_state=self.random_state).fit_predict(embedded)
 
     def _graph(self, reduced: np.ndarray) -> sparse.csr_array:
         """Return Z: kernel weights to the nearest landmarks, rows sum to 1, columns scaled by their degree."""
-        n_landmarks = min(self.n_landmarks, len(np.unique(reduced, axis=0)))
+        n_landmarks = min(1000, len(np.unique(reduced, axis=0)))
         landmarks = MiniBatchKMeans(n_landmarks, n_init=1, batch_size=4096, random_state=self.random_state)
         centers = landmarks.fit(reduced).cluster_centers_
-        n_neighbors = min(self.n_neighbors, n_landmarks)
+        n_neighbors = min(5, n_landmarks)
         distance, index = NearestNeighbors(n_neighbors=n_neighbors).fit(centers).kneighbors(reduced)
         width = max(float(np.median(distance)), 1e-12)
         weights = np.exp(-(distance**2) / (2 * width**2)) + 1e-12
@@ -275,51 +251,29 @@ class LandmarkSpectralClustering(ClusterMixin, BaseEstimator):
         return sparse.csr_array(graph @ sparse.diags_array(1 / np.sqrt(degree)))
 
 
-class ReducedClusterer(ClusterMixin, BaseEstimator):
-    """A clusterer that sees principal components.
+class DiagonalMixture(_OnComponents):
+    """Gaussian mixture with diagonal covariances."""
 
-    Parameters
-    ----------
-    n_clusters : int
-    kind : {"gmm", "agglomerative"}
-        Gaussian mixture with diagonal covariances, or Ward's agglomeration along a graph of 10 nearest neighbours.
-    random_state : int, optional
-    """
-
-    def __init__(self, n_clusters: int = 8, *, kind: str = "gmm", random_state: int | None = None):
-        self.n_clusters = n_clusters
-        self.kind = kind
-        self.random_state = random_state
-
-    def fit(self, X: np.ndarray, y: None = None) -> ReducedClusterer:
-        """Find ``labels_``, int64 [n]."""
-        reduced = reduce_dimension(X, self.random_state)
-        self.labels_ = np.asarray(REDUCED[self.kind](reduced, self.n_clusters, self.random_state), np.int64)
-        return self
+    def _groups(self, reduced: np.ndarray) -> np.ndarray:
+        model = GaussianMixture(self.n_clusters, covariance_type="diag", reg_covar=1e-3, random_state=self.random_state)
+        scale = float(reduced.std()) or 1.0
+        return model.fit_predict((reduced / scale).astype(np.float64))
 
 
-def _gaussian_mixture(reduced: np.ndarray, n_clusters: int, random_state: int | None) -> np.ndarray:
-    scale = float(reduced.std()) or 1.0
-    model = GaussianMixture(n_clusters, covariance_type="diag", reg_covar=1e-3, random_state=random_state)
-    return model.fit_predict((reduced / scale).astype(np.float64))
+class GraphAgglomeration(_OnComponents):
+    """Ward's agglomeration along a graph of 10 nearest neighbors."""
 
+    def _groups(self, reduced: np.ndarray) -> np.ndarray:
+        # Ward has no random numbers; the seed breaks ties, by the order in which samples stand.
+        order = np.random.default_rng(self.random_state).permutation(len(reduced))
+        n_neighbors = min(10, len(reduced) - 1)
+        graph = kneighbors_graph(reduced[order], n_neighbors, include_self=False) if n_neighbors else None
+        labels = np.empty(len(reduced), np.int64)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="the number of connected components")  # it joins them
+            labels[order] = AgglomerativeClustering(self.n_clusters, connectivity=graph).fit_predict(reduced[order])
+        return labels
 
-def _agglomeration(reduced: np.ndarray, n_clusters: int, random_state: int | None) -> np.ndarray:
-    # Ward has no random numbers; the seed breaks ties, by the order in which samples stand.
-    order = np.random.default_rng(random_state).permutation(len(reduced))
-    n_neighbors = min(10, len(reduced) - 1)
-    graph = kneighbors_graph(reduced[order], n_neighbors, include_self=False) if n_neighbors else None
-    labels = np.empty(len(reduced), np.int64)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="the number of connected components")  # it joins them, as we want
-        labels[order] = AgglomerativeClustering(n_clusters, connectivity=graph).fit_predict(reduced[order])
-    return labels
-
-
-REDUCED: dict[str, Callable[[np.ndarray, int, int | None], np.ndarray]] = {
-    "gmm": _gaussian_mixture,
-    "agglomerative": _agglomeration,
-}
 
 # An identifier -> a clusterer with scikit-learn's fit_predict and an n_clusters (or n_components) parameter.
 CLUSTERERS: dict[str, Callable[[], Any]] = {
@@ -328,13 +282,13 @@ CLUSTERERS: dict[str, Callable[[], Any]] = {
     "minibatch-kmeans": lambda: MiniBatchKMeans(n_init=3, batch_size=4096),
     "constrained-kmeans": BalancedKMeans,
     "spectral": LandmarkSpectralClustering,
-    "gmm": lambda: ReducedClusterer(kind="gmm"),
-    "agglomerative": lambda: ReducedClusterer(kind="agglomerative"),
+    "gmm": DiagonalMixture,
+    "agglomerative": GraphAgglomeration,
     "random": RandomClusterer,
     "random-equal": lambda: RandomClusterer(sizes="equal"),
     "random-halving": lambda: RandomClusterer(sizes="halving"),
 }
-BLIND_CLUSTERERS = tuple(name for name in CLUSTERERS if name.startswith("random"))  # those that look at no feature
+BLIND_CLUSTERERS = tuple(name for name in CLUSTERERS if name.startswith("random"))  # those that use no feature
 
 
 def make_clusterer(clusterer: Any, n_clusters: int, random_state: int | None) -> Any:

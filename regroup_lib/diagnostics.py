@@ -1,4 +1,4 @@
-"""Whether regrouping is likely to help, before training, and what the scores are worth, after it."""
+"""Diagnostics: whether regrouping is likely to help, before training, and how good the scores are, after it."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ STABLE = 0.69  # below it, regrouping lowered AP in 15 of 18 pairs of a table an
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What a clustering of the large classes is like, before anything is trained.
+    """Properties of a clustering of the large classes, before anything is trained.
 
     Attributes
     ----------
     regrouping : Regrouping
         Fitted, with the first seed.
     classes : DataFrame
-        One row a divided class: ``samples``, ``clusters``, ``smallest`` and ``largest`` cluster, ``stability`` (mean
-        adjusted Rand index of clusterings with different seeds: 1 the same, 0 unrelated), ``silhouette`` (of at
+        One row for each divided class: ``samples``, ``clusters``, ``smallest`` and ``largest`` cluster, ``stability``
+        (mean adjusted Rand index of clusterings with different seeds: 1 the same, 0 unrelated), ``silhouette`` (of at
         most 2,000 samples; near 0: no separate clusters), and with known sub-labels ``purity``, ``nmi``, ``ari``.
     """
 
@@ -45,12 +45,12 @@ class Diagnosis:
 
     @property
     def text(self) -> str:
-        """One sentence a divided class, in words."""
+        """The classes in words, one sentence for each divided class."""
         return describe_classes(self.classes)
 
 
 def describe_classes(classes: pd.DataFrame) -> str:
-    """Return the ``classes`` of a `Diagnosis` in words, one sentence a class."""
+    """Return the ``classes`` of a `Diagnosis` in words, one sentence for each class."""
     if classes.empty:
         return "No class is above the threshold, so nothing is divided and regrouping changes nothing."
     lines = []
@@ -113,7 +113,7 @@ def diagnose(
         raise ValueError(f"n_repeats is {n_repeats}; stability needs at least 2 clusterings")
     features, labels = as_matrix(features), check_labels(labels)
     if sub_labels is not None and len(sub_labels) != len(labels):
-        raise ValueError(f"{len(sub_labels)} sub-labels but {len(labels)} labels; expected one a sample")
+        raise ValueError(f"{len(sub_labels)} sub-labels but {len(labels)} labels; expected one for each sample")
     options = {} if regrouping is None else regrouping.get_params(deep=False)
     fits = [Regrouping(**options | {"random_state": seed + i * 1000}).fit(features, labels) for i in range(n_repeats)]
     rows = {}
@@ -186,7 +186,7 @@ def threshold_table(
     scores: Sequence[float],
     thresholds: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
 ) -> pd.DataFrame:
-    """Return what a binary decision is like at each threshold: calls, recall, precision, false alarms, BA.
+    """Return calls, recall, precision, false alarms and balanced accuracy of a binary decision at each threshold.
 
     Parameters
     ----------
@@ -248,14 +248,14 @@ def plot_calibration(y_true: Sequence[int], scores: dict[str, Sequence[float]], 
 
 
 def nearest_to_center(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return a cluster's rows in the order of their distance to its centre."""
+    """Return a cluster's rows in the order of their distance to its center."""
     distance = np.linalg.norm(features[rows] - features[rows].mean(axis=0), axis=1)
     return rows[np.argsort(distance, kind="stable")]
 
 
 @dataclass(frozen=True)
 class ClusterDescription:
-    """What one cluster of sentences is about, without the sentences: a record may hold it under any data licence.
+    """The subject of one cluster of sentences, without the sentences: a record may hold it under any data license.
 
     Attributes
     ----------
@@ -264,8 +264,8 @@ class ClusterDescription:
     terms : tuple of str
         Words and pairs of words that set it apart, the strongest first.
     rows : ndarray of int64 [m]
-        Rows of the sentences nearest to its centre, the nearest first: ``texts[rows]`` shows them to whoever has the
-        data.
+        Rows of the sentences nearest to its center, the nearest first: ``texts[rows]`` are the
+        sentences.
     """
 
     cluster: int
@@ -294,7 +294,7 @@ def describe_clusters(
     Returns
     -------
     list of ClusterDescription
-        One a cluster, in their order.
+        One for each cluster, in their order.
 
     Examples
     --------
@@ -328,9 +328,6 @@ def _says_something(term: str) -> bool:
     """Tell whether every part of a term is a word, and not all of them are so common as to say nothing."""
     parts = term.split()
     return all(len(part) > 1 and part.isalpha() for part in parts) and not set(parts) <= ENGLISH_STOP_WORDS
-
-
-# ---------------------------------------------------------------- what else is known of the samples
 
 
 def explained_share(clusters: Sequence[int], values: Sequence[Any]) -> float:
@@ -373,7 +370,7 @@ def explained_share(clusters: Sequence[int], values: Sequence[Any]) -> float:
 
 
 def image_statistics(images: np.ndarray) -> dict[str, np.ndarray]:
-    """Return what says how a picture was taken more than what it shows.
+    """Return statistics that depend on how a picture was taken more than on its subject.
 
     Parameters
     ----------
@@ -406,7 +403,7 @@ def image_statistics(images: np.ndarray) -> dict[str, np.ndarray]:
 def cluster_contents(
     clusters: Sequence[int], images: np.ndarray, columns: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, Any]:
-    """Say what clusters of one class have to do with what else is known of its images.
+    """Relate the clusters of one class to metadata and statistics of its images.
 
     Parameters
     ----------
@@ -421,7 +418,7 @@ def cluster_contents(
     dict
         ``n`` images looked at; ``explained``: `explained_share` of each column and of each of `image_statistics`;
         ``same_lesion``, where lesions are known: the share of pairs of images of one lesion that lie in one cluster,
-        and what it is by chance; ``clusters``: a list with, for each, its number, size, and the commonest value
+        and the same share by chance; ``clusters``: a list with, for each, its number, size, and the commonest value
         (with its share) or the median of each column.
     """
     clusters, columns = np.asarray(clusters), dict(columns or {})

@@ -85,7 +85,7 @@ class _Regroups(BaseEstimator):
         return regrouping.fit(self._features(X, y) if divided else np.zeros((len(y), 1)), y)
 
     def _features(self, X: Any, y: np.ndarray) -> Any:
-        """Return what is clustered: X or what the encoder makes of it, as numbers in rows."""
+        """Return the features to cluster, X or the encoder's output, as numbers in rows."""
         features = X if self.encoder is None else _encode(self.encoder, X, y)
         try:
             dtypes = [np.float64, np.float32]
@@ -95,7 +95,9 @@ class _Regroups(BaseEstimator):
                 error.add_note("Samples that are not rows of numbers need an encoder: pass encoder=<a transformer>.")
             raise
         if features.shape[0] != len(y):
-            raise ValueError(f"the encoder made {features.shape[0]} rows out of {len(y)}; it must keep one a sample")
+            raise ValueError(
+                f"the encoder made {features.shape[0]} rows out of {len(y)}; it must keep one for each sample"
+            )
         bad = count_rows_not_finite(features)
         if bad:
             source = "X" if self.encoder is None else "the encoder's output"
@@ -166,8 +168,8 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
         Smaller clusters join the nearest larger one of their class (see `Regrouping`). The default of 2 is what a
         stratified split needs, such as that of early stopping; SMOTE or calibration inside need more.
     encoder : transformer, optional
-        What is clustered is ``encoder.fit_transform(X, y)`` instead of X; the classifier sees X all the same. It is
-        cloned and needed by `fit` alone, and only if a class is divided.
+        The clusterer gets ``encoder.fit_transform(X, y)`` instead of X; the classifier gets X all the same. The encoder
+        is cloned and used by `fit` alone, and only if a class is divided.
     aggregation : {"sum", "max"}
         The rule of `aggregate`; changed after `fit`, it holds from then on. The columns of sum are probabilities; max
         is the paper's rule.
@@ -191,7 +193,8 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
         Pseudo-classes of each class.
     n_clusters_search_ : list of dict
         What ``"auto"`` tried, from few to many clusters: ``n_clusters`` (as ``n_clusters_``),
-        ``mean_average_precision``, ``std_average_precision`` and ``average_precision`` (one a fold). Empty without it.
+        ``mean_average_precision``, ``std_average_precision`` and ``average_precision`` (one for each fold). Empty
+        without it.
     n_features_in_ : int
         Features of X, where X has columns.
     feature_names_in_ : ndarray of str
@@ -202,12 +205,13 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
     The decision is the paper's: the class with the largest aggregated score, and of two classes with equal scores the
     second of ``classes_``, as in `evaluate`. There is no ``decision_function``: ``predict_proba`` is the one score.
 
-    **What the estimator is told about classes.** It learns pseudo-classes, so what names your classes is translated,
-    also inside pipelines, ensembles and searches: a mapping ``class_weight`` weighs each pseudo-class as its class, and
-    the samples that imbalanced-learn's ``sampling_strategy`` asks of a class are divided among its pseudo-classes.
-    What cannot be translated is refused, such as validation data with labels (``eval_set``, ``X_val``) or weights
-    inside `~sklearn.multiclass.OneVsRestClassifier`. ``"balanced"``, and the words that imbalanced-learn has, balance
-    pseudo-classes. Early stopping and searches inside hold out samples and measure on pseudo-classes.
+    **Options that name classes.** The estimator learns pseudo-classes, so options that name your classes are
+    translated, also inside pipelines, ensembles and searches: a mapping ``class_weight`` weighs each pseudo-class as
+    its class, and the samples that imbalanced-learn's ``sampling_strategy`` asks of a class are divided among its
+    pseudo-classes. Options that cannot be translated are refused, such as validation data with labels (``eval_set``,
+    ``X_val``) or weights inside `~sklearn.multiclass.OneVsRestClassifier`. ``"balanced"``, and the words that
+    imbalanced-learn has, balance pseudo-classes. Early stopping and searches inside hold out samples and measure on
+    pseudo-classes.
 
     The clustering does not weigh samples. With scikit-learn's metadata routing enabled, further arguments of `fit` go
     where the estimator and the folds request them. Missing values cannot be clustered: where the estimator takes them
@@ -216,7 +220,7 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
     **n_clusters="auto"** compares the paper's number of clusters ``ceil(n_j / n')`` with its double, its half, its
     quarter and so on down to no regrouping at all, which is always among the candidates. Classes up to the threshold
     stay whole. Each candidate is clustered once, on all samples given to `fit`; then the classifier is cross-validated
-    on those pseudo-labels. The features of a fold's test samples have therefore moved the centres a little, but
+    on those pseudo-labels. The features of a fold's test samples have therefore moved the centers a little, but
     neither a test sample's class nor its cluster is used to predict it. The measure is average precision: of the
     smaller class if there are two, the unweighted mean over classes if there are more. The largest mean wins, and of
     equal ones that with the fewest clusters. The winner's mean is optimistic, as in any search: measure on other data.
@@ -346,7 +350,7 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
         if isinstance(estimator, type) or not hasattr(estimator, "__sklearn_tags__"):
             return tags
         inner = get_tags(estimator)
-        # X reaches the estimator as it is, so what the estimator takes decides; rows that are clustered ask for more.
+        # The estimator gets X unchanged, so its own tags decide; clustered rows need more.
         tags.input_tags = deepcopy(inner.input_tags)
         tags.input_tags.sparse = inner.input_tags.sparse and self._clusters_sparse()
         tags.classifier_tags = deepcopy(inner.classifier_tags) or tags.classifier_tags
@@ -358,14 +362,14 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
         return LogisticRegression() if self.estimator is None else self.estimator
 
     def _check_options(self, estimator: Any) -> None:
-        """Find what is wrong before anything is clustered."""
+        """Refuse wrong options before anything is clustered."""
         if self.aggregation not in ("max", "sum"):
             raise ValueError(f"aggregation is {self.aggregation!r}; expected 'max' or 'sum'")
         if isinstance(self.n_clusters, str) and self.n_clusters != "auto":
             raise ValueError(f"n_clusters is {self.n_clusters!r}; expected a number, a mapping, 'auto' or None")
         if isinstance(estimator, type):
             raise ValueError(f"estimator is the class {estimator.__name__}; pass an object, {estimator.__name__}()")
-        _score_method(estimator, type(estimator))  # a search or a stack has its methods from what it has fitted
+        _score_method(estimator, type(estimator))  # searches and stacks have some methods only after a fit
         options = {} if hasattr(estimator, "predict_proba") else estimator.get_params()
         # Three pseudo-classes make three pairs: the number of columns would not give it away.
         if any(name.endswith("decision_function_shape") and value == "ovo" for name, value in options.items()):
@@ -565,7 +569,7 @@ def _fold_precision(
 
 
 def _rows_of(fit_params: dict[str, Any], rows: Iterable[int], n: int) -> dict[str, Any]:
-    """Return the fit parameters of some samples; what does not have one value a sample stays as it is."""
+    """Return the fit parameters of some samples; others stay as they are."""
     return {
         name: _safe_indexing(value, rows) if np.ndim(value) > 0 and len(value) == n else value
         for name, value in fit_params.items()
@@ -590,7 +594,7 @@ class Regrouper(OneToOneFeatureMixin, _Regroups):
 
     Without that last step a score against class labels (`cross_val_score`) has no meaning. Where it is wanted, put
     the rest of the pipeline into `RegroupClassifier` instead: it trains a pipeline of samplers and a classifier on
-    pseudo-labels, translates what these are told about classes, and predicts classes.
+    pseudo-labels, translates their options that name classes, and predicts classes.
 
     Parameters
     ----------

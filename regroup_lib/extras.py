@@ -1,4 +1,4 @@
-"""What the core does not need: packages that an extra of this one brings, and the error that names the extra."""
+"""Packages that the core does not need: the extra that installs each, and the error that names the extra."""
 
 from __future__ import annotations
 

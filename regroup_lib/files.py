@@ -1,4 +1,4 @@
-"""Files that are never half written, digests of what they hold, and the environment that says where they lie."""
+"""Files that are never half written, digests of what they hold, and the directories that hold them."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def load_yaml(text: str, source: str) -> Any:
     ----------
     text : str
     source : str
-        What the error message calls it.
+        Its name in the error message.
 
     Raises
     ------
@@ -242,12 +242,12 @@ def digest_arrays(*arrays: np.ndarray) -> str:
 
 
 def check_regular(path: str | Path, *, at_most: float = math.inf) -> None:
-    """Refuse what is no regular file, such as a pipe or a device, which might never end, and what is too large.
+    """Refuse a file that is too large, or not regular: a pipe or a device might never end.
 
     Raises
     ------
     ValueError
-        The message names the file, and what it is.
+        The message names the file.
     FileNotFoundError
         If there is none.
     """

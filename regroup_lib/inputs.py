@@ -149,7 +149,7 @@ def _by_pseudo_class(option: str, value: Any, classes: np.ndarray, parent: np.nd
 
 
 class _Shares:
-    """A ``sampling_strategy`` that divides what is asked of each class among its pseudo-classes, by their sizes."""
+    """A ``sampling_strategy`` that divides the samples asked of each class among its pseudo-classes, by their sizes."""
 
     def __init__(self, wanted: Mapping[Any, int] | Callable[..., Mapping[Any, int]], classes: Any, parent: Any):
         self.wanted, self.classes, self.parent = wanted, classes, parent
@@ -175,7 +175,7 @@ class _Shares:
 
 
 def check_fit_params(y: np.ndarray, fit_params: dict[str, Any]) -> None:
-    """Refuse what the estimator would misunderstand: validation data, and weights that leave one class."""
+    """Refuse validation data and weights that leave one class: the estimator would misunderstand them."""
     for name, value in fit_params.items():
         parts = value if isinstance(value, list | tuple) else [value]
         is_data = not (isinstance(value, Real) or all(isinstance(part, str) or callable(part) for part in parts))

@@ -1,4 +1,4 @@
-"""What is measured: balanced accuracy, average precision, clustering quality, concentration."""
+"""Measures: balanced accuracy, average precision, clustering quality, concentration."""
 
 from __future__ import annotations
 
@@ -220,8 +220,8 @@ def bootstrap_counts(labels: Sequence[int], n_resamples: int, *, seed: int = 0) 
     Returns
     -------
     ndarray of uint16 [n_resamples, n]
-        The first row is the samples as they are, each once, so that what is computed from all rows has the plain
-        value in its first place. Read-only: the last few are kept, because all methods of a task ask for the same.
+        The first row is the samples as they are, each once, so that results computed from all rows have the plain
+        value in their first place. Read-only: the last few are kept, because all methods of a task ask for the same.
     """
     return _bootstrap_counts(np.asarray(labels, dtype=np.int64).tobytes(), n_resamples, seed)
 
@@ -283,13 +283,13 @@ def total_variation(features: np.ndarray, labels: Sequence[int]) -> np.ndarray:
     Returns
     -------
     ndarray of float64 [K]
-        Mean squared distance of a class's features to their centre, divided by the same figure over the whole
+        Mean squared distance of a class's features to their center, divided by the same figure over the whole
         set, so that epochs and networks compare. NaN for a class without a sample.
     """
     features, labels = np.asarray(features), np.asarray(labels)
     if features.ndim != 2 or labels.shape != (len(features),):
         raise ValueError(f"features have shape {features.shape} and labels {labels.shape}; expected [n, d] and [n]")
-    if features.dtype not in (np.float32, np.float64):  # whole numbers have no fractional centre, halves overflow
+    if features.dtype not in (np.float32, np.float64):  # whole numbers have no fractional center, halves overflow
         features = features.astype(np.float64)
 
     def spread(rows: np.ndarray) -> float:
@@ -318,7 +318,7 @@ def clustering_quality(labels: Sequence[int], clusters: Sequence[int]) -> dict[s
 
 
 def neighbor_accuracy(features: np.ndarray, labels: Sequence[int], *, n_neighbors: int = 5) -> float:
-    """Return the leave-one-out accuracy of the majority vote of the nearest neighbours (cosine distance)."""
+    """Return the leave-one-out accuracy of the majority vote of the nearest neighbors (cosine distance)."""
     features, labels = np.asarray(features, dtype=np.float32), np.asarray(labels)
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     search = NearestNeighbors(n_neighbors=n_neighbors, algorithm="brute").fit(unit)

@@ -313,7 +313,7 @@ def test_empty_random_groups_disappear_with_a_warning():
 
 BAD_FEATURES = [
     (np.zeros(6), r"features have shape \(6,\); expected \[n, d\]"),
-    (np.zeros((5, 2)), r"5 rows of features but labels of shape \(6,\); expected one a row"),
+    (np.zeros((5, 2)), r"5 rows of features but labels of shape \(6,\); expected one per row"),
     (np.array([["a"]] * 6), "features are <U1; expected numbers"),
     (np.array([[None]] * 6), "features are object; expected numbers"),
     (np.array([[np.inf, np.nan], [0.0, np.nan]] + [[0.0, 1.0]] * 4), "2 rows of features hold NaN or infinite values"),
