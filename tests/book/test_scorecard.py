@@ -63,9 +63,6 @@ def test_the_tally_counts_the_words(entries):
     sentence = scorecard.tally_sentence([made("supported"), made("undecided"), made("supported"), made("mixed")])
     assert sentence == "Of the paper's 4 claims, 2 are supported, 1 mixed and 1 undecided"
     assert scorecard.tally_sentence([made("mixed")]) == "Of the paper's 1 claims, 1 is mixed"
-    figure = scorecard.plot_tally([made("supported")] * 3 + [made("mixed")])
-    assert [text.get_text() for text in figure.axes[0].texts] == ["3", "1"]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["supported", "mixed"]
 
 
 def test_the_table_links_records_and_shows_scale_beside_each_word(entries):
@@ -136,18 +133,6 @@ def test_the_gain_of_a_self_supervised_encoder_waits_for_its_runs(tmp_path, monk
     ours, plain = (values([find_record(s) for s in runs[name]], "average_precision") for name in ("simclr", "binary"))
     assert found.space == "own"
     assert found.difference.mean == pytest.approx((ours - plain).mean())
-
-
-def test_the_figure_has_a_row_a_setting_and_survives_no_record():
-    found = [
-        scorecard.Gain("one", "pre-trained", Interval(3, 1, 5, 1, 9)),
-        *(scorecard.Gain("tables", "columns", Interval(d, d - 1, d + 1, 1, 9)) for d in (-5, 0, 30)),
-    ]
-    axes = scorecard.plot_gains(found).axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["one", "tables"]
-    drawn = {float(x) for line in axes.get_lines()[1:] for x in line.get_xdata()}
-    assert drawn == {3, -5, 0, 30}
-    assert scorecard.plot_gains([]).axes[0].get_yticklabels()[0].get_text() == "no run is recorded yet"
 
 
 @pytest.mark.parametrize(
