@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import HTML
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
@@ -78,17 +79,22 @@ def span(differences: Mapping[str, Interval]) -> str:
     return minus(f"{min(means):+.1f} to {max(means):+.1f}")
 
 
+def draw_interval(axes: Axes, height: float, difference: Interval) -> None:
+    """Draw a difference: filled where 0 is outside its interval, hollow where it is not."""
+    looks = {1: ("#0072B2", ">", "#0072B2"), -1: ("#B2182B", "<", "#B2182B"), 0: ("0.45", "o", "w")}
+    color, marker, face = looks[(difference.low > 0) - (difference.high < 0)]
+    axes.plot([difference.low, difference.high], [height] * 2, color=color, linewidth=1.6)
+    axes.plot(difference.mean, height, marker=marker, color=color, markerfacecolor=face)
+
+
 def plot_intervals(panels: Mapping[str, Mapping[str, Interval]], label: str) -> Figure:
     """Draw differences with their intervals, a panel per key and a row per name; hollow where 0 is inside."""
     rows = list(dict.fromkeys(name for found in panels.values() for name in found))
     size = (2.2 + 2.1 * len(panels), 1.2 + 0.28 * len(rows))
     figure, all_axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
-    looks = {1: ("#0072B2", ">", "#0072B2"), -1: ("#B2182B", "<", "#B2182B"), 0: ("0.45", "o", "w")}
     for axes, (heading, found) in zip(all_axes[0], panels.items(), strict=True):
         for name, difference in found.items():
-            color, marker, face = looks[(difference.low > 0) - (difference.high < 0)]
-            axes.plot([difference.low, difference.high], [rows.index(name)] * 2, color=color, linewidth=1.6)
-            axes.plot(difference.mean, rows.index(name), marker=marker, color=color, markerfacecolor=face)
+            draw_interval(axes, rows.index(name), difference)
         axes.axvline(0, color="0.3", linewidth=1)
         axes.set_title(heading.replace(", ", ",\n"), fontsize=9)
     all_axes[0, 0].set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.5, -0.5))

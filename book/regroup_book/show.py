@@ -145,8 +145,8 @@ def comparison_table(records: Sequence[Record]) -> pd.DataFrame:
     columns: dict[str, Iterable[Any]] = {"training labels": labels}
     for measure, short in ((BALANCED_ACCURACY, "BA"), (AVERAGE_PRECISION, "AP")):
         for rule in ("max", "sum"):
-            results = ([result_on_test(r, measure, rule) for r in group] for group in groups.values())
-            columns[f"{short} ({rule})"] = map(mean_std, results)
+            results = [[result_on_test(r, measure, rule) for r in group] for group in groups.values()]
+            columns[f"{short} ({rule})"] = [mean_std(by_seed) for by_seed in results]
     columns["AP − binary"] = starred([None if m == "ce" else precision_difference(groups, m, "ce") for m in groups])
     return table(columns, groups.values())
 

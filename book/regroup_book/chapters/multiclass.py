@@ -39,9 +39,9 @@ def class_table(groups: Groups, task: str) -> pd.DataFrame:
     """Return BA and each class's AP, ours with the marks of `best_marks` over the paper's (Table 2); cells are HTML."""
     columns: dict[str, Iterable[Any]] = {"method": [escape(title(method)) for method in groups]}
     for name, measure in {"BA": "balanced_accuracy", **_by_class(class_names(groups))}.items():
-        paper = (paper_cell(task, method, measure) for method in groups)
-        below = (f'<br><span class="paper">{cell}</span>' if cell else "" for cell in paper)
-        columns[name] = map("".join, zip(mean_cells(groups, measure, marked=True), below, strict=True))
+        paper = [paper_cell(task, method, measure) for method in groups]
+        below = [f'<br><span class="paper">{cell}</span>' if cell else "" for cell in paper]
+        columns[name] = [a + b for a, b in zip(mean_cells(groups, measure, marked=True), below, strict=True)]
     return table(columns, groups.values())
 
 

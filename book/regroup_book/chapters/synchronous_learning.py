@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from regroup_book.show import by_method, fine_class_names, style_of, table
@@ -77,17 +76,16 @@ def plot_variation(records: Sequence[Record]) -> Figure:
     for axes in panels.flat[len(groups) :]:
         axes.set_visible(False)
     for axes, (record, *_) in zip(panels.flat, groups.values(), strict=False):
-        variation = pd.DataFrame([epoch["variation"] for epoch in record.traces])
-        variation = variation.rename_axis(index="epoch", columns="class").stack().rename("variation").reset_index()
-        variation["epoch"] += 1
-        parent, style = np.asarray(record.regrouping["parent"]), style_of(record.spec)
-        minority = (parent == parent[-1])[variation["class"]]
-        for part, look in (
-            (variation[~minority], {"color": "0.55", "linewidth": 1.1, "label": "majority: one line a training class"}),
-            (variation[minority], {"color": style.color, "linewidth": 3, "label": "minority"}),
-        ):
-            sns.lineplot(part, x="epoch", y="variation", units="class", estimator=None, legend=False, ax=axes, **look)
-        axes.set(title=style.label, ylabel="total variation\n(share of the whole set's)", ylim=(0, None))
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncol=2)
+        variation = np.array([epoch["variation"] for epoch in record.traces])
+        minority = np.asarray(record.regrouping["parent"]) == record.regrouping["parent"][-1]
+        epochs, style = np.arange(1, len(variation) + 1), style_of(record.spec)
+        axes.plot(epochs, variation[:, ~minority], color="0.55", linewidth=1.1)
+        axes.plot(epochs, variation[:, minority], color=style.color, linewidth=3)
+        axes.set(title=style.label, xlabel="epoch", ylabel="total variation\n(share of the whole set's)")
+        axes.label_outer()
+    first = panels[0, 0]
+    first.set_ylim(bottom=0)
+    first.plot([], [], color="0.2", linewidth=3, label="minority")
+    first.plot([], [], color="0.55", linewidth=1.1, label="majority: one line a training class")
+    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncol=2)
     return figure

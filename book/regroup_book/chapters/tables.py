@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import chi2, f, rankdata, studentized_range
 
-from regroup_book.method_tables import plot_intervals
+from regroup_book.method_tables import draw_interval
 from regroup_book.show import Style, traced
 from regroup_lib.data.bundled_tables import parse_table_task
 from regroup_lib.intervals import Interval, interval, starred
@@ -316,9 +316,20 @@ def best_of(results: TableResults) -> dict[str, tuple[str, str, Interval]]:
 
 
 def plot_gains(results: TableResults, first: str = "rg", second: str = "plain") -> Figure:
-    """Draw a contestant's gain in AP over another on every task, with its interval, one panel per classifier."""
-    differences = {ESTIMATOR_TITLES[e]: results.differences(e, first, second) for e in results.estimators}
-    return plot_intervals(differences, f"AP, {STYLES[first].label} − {STYLES[second].label}, percentage points")
+    """Draw a contestant's gain in AP over another on every task, with its interval, one panel a classifier."""
+    n = len(results.estimators)
+    figure, panels = plt.subplots(
+        1, n, figsize=(2.4 + 2.2 * n, 1.1 + 0.26 * len(results.tasks)), sharey=True, squeeze=False
+    )
+    height = np.arange(len(results.tasks))[::-1]
+    for axes, estimator in zip(panels[0], results.estimators, strict=True):
+        for y, difference in zip(height, results.differences(estimator, first, second).values(), strict=True):
+            draw_interval(axes, y, difference)
+        axes.axvline(0, color="0.3", linewidth=1)
+        axes.set_title(ESTIMATOR_TITLES[estimator])
+    panels[0, 0].set(yticks=height, yticklabels=results.tasks)
+    figure.supxlabel(f"AP, {STYLES[first].label} − {STYLES[second].label}, percentage points", fontsize=10)
+    return figure
 
 
 # ---------------------------------------------------------------- sentences
