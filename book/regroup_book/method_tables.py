@@ -220,6 +220,12 @@ def selection_table(profile: str, seeds: Sequence[int]) -> pd.DataFrame:
     return traced(pd.DataFrame(rows, columns=columns).set_index("task"), found)
 
 
+def selection_sentence(table: pd.DataFrame) -> str:
+    """Return in how many tasks validation chose the natural number of clusters."""
+    natural = int((table["natural"] == table["chosen"]).sum())
+    return f"The validation split chose the natural number of clusters in {natural} of {len(table)} tasks."
+
+
 def _validation_precisions(record: Record) -> np.ndarray:
     """Return AP, the mean over classes of a multiclass task, in resamples of the validation split."""
     arrays = record.arrays()

@@ -391,7 +391,7 @@ def test_variation_has_a_panel_a_method_and_a_line_a_training_class(trained):
 def test_embeddings_show_every_point_by_class(encoded, committed):
     figure = pictures.plot_embeddings(list(encoded.values()))
     panels = drawn(figure)
-    assert [axes.get_title() for axes in panels] == ["raw pixels", "autoencoder"]
+    assert [axes.get_title() for axes in panels] == [show.encoder_label(name) for name in encoded]
     assert legend_texts(figure) == list("0123456789")
     for axes, record in zip(panels, encoded.values(), strict=True):
         found, expected = axes.collections[0].get_offsets(), record.arrays()["embedding"]
