@@ -42,7 +42,7 @@ def plot_embeddings(records: Sequence[Record]) -> Figure:
         axes.spines[:].set_visible(True)
         handles, labels = axes.get_legend_handles_labels()
         axes.get_legend().remove()
-    figure.legend(handles, labels, loc="outside lower center", ncol=5)
+    figure.legend(handles, labels, loc="outside lower center", ncol=5, markerscale=2)
     return figure
 
 
