@@ -46,18 +46,9 @@ Runs = dict[str, dict[str, list[Any]]]  # place -> group -> specs, one a seed
 class Measure:
     """A number of a record that contrasts compare.
 
-    Attributes
-    ----------
-    label : str
-    of : callable
-        (record) -> array [B]: its value on the test set, then on resamples of the test set; one value where the test
-        set has no part in it.
-    digits : int
-    unit : str
-    on_validation : callable, optional
-        (record) -> float, the same on the validation split, where a contrast picks a group by it.
-    of_groups : callable, optional
-        (groups) -> array [seeds, B], for a number of all groups together; `of` is not used then.
+    `of` returns an array [B]: the value on the test set, then on resamples of it; one value where the test set has no
+    part in it. `on_validation` returns the same on the validation split, where a contrast picks a group by it.
+    `of_groups` replaces `of` for a number of all groups together: groups -> array [seeds, B].
     """
 
     label: str
@@ -214,18 +205,9 @@ def difference(name: str, first: Sequence[Record], second: Sequence[Record]) -> 
 
 @dataclass(frozen=True)
 class Contrast:
-    """One comparison that decides a claim, with what the records say of it.
+    """One comparison that decides a claim, such as ``"worm (CIFAR-100), AP: RG − CE"``, and its word.
 
-    Attributes
-    ----------
-    text : str
-        What is subtracted from what: ``"AP of RG − AP of CE, worm against the rest"``.
-    interval : Interval
-        Of the weighted sum, its bound subtracted; above 0 if the claim is true.
-    word : str
-        ``"supported"``, ``"contradicted"`` or ``"undecided"``.
-    digits : int
-    unit : str
+    The interval is that of the weighted sum, its bound subtracted; it lies above 0 if the claim is true.
     """
 
     text: str
@@ -235,16 +217,12 @@ class Contrast:
     unit: str
 
     def __str__(self) -> str:
-        shown = self.interval.text(self.digits)
-        return f"{self.text}: {shown}{f' {self.unit}' if self.unit else ''}"
+        return f"{self.text}: {self.interval.text(self.digits)} {self.unit}".rstrip()
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the records say of a claim: the fields of `claims`, the contrasts, their word and the records behind them.
-
-    `elsewhere` has those contrasts that are recorded at another scale, too.
-    """
+    """A claim with its contrasts, their word and the records behind them; `elsewhere` has those at another scale."""
 
     claim: str
     statement: str
@@ -273,11 +251,7 @@ def claims(part: str = "claims") -> tuple[dict[str, Any], ...]:
 def judge(difference: Interval, negligible: float | None = None) -> str:
     """Return the word of a contrast whose interval should lie above 0.
 
-    Parameters
-    ----------
-    difference : Interval
-    negligible : float, optional
-        An interval wholly within so much of 0 contradicts, because the claim says that there is a difference.
+    An interval wholly within `negligible` of 0 contradicts, because the claim says that there is a difference.
     """
     if difference.low > 0:
         return "supported"
@@ -296,15 +270,7 @@ def combine(words: Sequence[str]) -> str:
 
 
 def verdict(claim: Mapping[str, Any], profile: str, seeds: Sequence[int]) -> Verdict:
-    """Return what the records of a profile say of a claim; where profile ``"paper"`` has some of them, that too.
-
-    Parameters
-    ----------
-    claim : mapping
-        An entry of `claims`.
-    profile : str
-    seeds : sequence of int
-    """
+    """Return the verdict on an entry of `claims` by a profile's records, with profile ``"paper"`` beside it."""
     contrasts, records, missing = _contrasts(claim, profile, seeds)
     note = claim.get("not_tested", "" if contrasts else f"profile {profile} has no runs that test it")
     if missing:
@@ -313,16 +279,13 @@ def verdict(claim: Mapping[str, Any], profile: str, seeds: Sequence[int]) -> Ver
         contrasts, note = [], f"not all runs are recorded ({', '.join(missing)}); {commands} makes them"
     elsewhere = _contrasts(claim, "paper", seeds)[0] if profile == "cpu" else []
     return Verdict(
-        claim["claim"],
-        claim["statement"],
-        claim.get("where", ""),
-        claim.get("paper", ""),
-        tuple(claim["chapter"].split(", ")),
-        tuple(contrasts),
-        combine([c.word for c in contrasts]),
-        note,
-        tuple({record.key: record for record in records}.values()),
-        tuple(elsewhere),
+        **{name: claim.get(name, "") for name in ("claim", "statement", "where", "paper")},
+        chapters=tuple(claim["chapter"].split(", ")),
+        contrasts=tuple(contrasts),
+        word=combine([c.word for c in contrasts]),
+        note=note,
+        records=tuple({record.key: record for record in records}.values()),
+        elsewhere=tuple(elsewhere),
     )
 
 
@@ -355,16 +318,9 @@ def verdicts(chapter: str, profile: str, seeds: Sequence[int]) -> list[Verdict]:
 
 
 def contrast(part: Mapping[str, Any], groups: Groups, place: str) -> tuple[Contrast, list[Record]]:
-    """Return one contrast of a claim on one set of runs, and the records that it compares.
+    """Return one of a claim's ``contrasts`` on one set of runs, and the records that it compares.
 
-    Parameters
-    ----------
-    part : mapping
-        An entry of a claim's ``contrasts``.
-    groups : mapping of str to sequence of Record
-        Records by group, a record a seed, the seeds in the same order in all groups.
-    place : str
-        What the runs are about, for the text.
+    Each group has a record for each seed, in the same order in all groups; `place` names the task in the text.
     """
     measure, terms, bound = MEASURES[part["measure"]], dict(part["terms"]), float(part.get("above", 0))
     picked = _picked(part, groups, measure)

@@ -7,18 +7,21 @@ to group. Numbers in tables are percent.
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import HTML
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 from regroup_book import plans
 from regroup_book.paper import paper_cell
-from regroup_book.show import task_name, traced
-from regroup_lib.intervals import Interval, mean_std, starred
+from regroup_book.show import table, task_name, traced
+from regroup_lib.intervals import Interval, mean_std, minus, starred
 from regroup_lib.metrics import bootstrap_counts, weighted_average_precisions
 from regroup_lib.runs.differences import (
     N_RESAMPLES,
@@ -30,7 +33,8 @@ from regroup_lib.runs.differences import (
     values,
 )
 from regroup_lib.runs.methods import METHODS
-from regroup_lib.runs.records import Record, find_record
+from regroup_lib.runs.records import Record
+from regroup_lib.runs.specs import AnySpec
 
 
 def title(method: str) -> str:
@@ -39,129 +43,120 @@ def title(method: str) -> str:
 
 
 def best_marks(groups: Groups, measure: str) -> dict[str, str]:
-    """Return ``"best"`` for the highest mean and ``"overlap"`` for those whose mean ± std meets the best one's."""
-    summary = {
-        method: (v.mean(), v.std(ddof=1) if len(v) > 1 else 0.0)
-        for method, v in ((m, values(g, measure)) for m, g in groups.items())
-        if np.isfinite(v).all()
-    }
+    """Return two stars for the highest mean, and one for each method whose mean ± std meets the best one's."""
+    found = {method: values(group, measure) for method, group in groups.items()}
+    summary = {m: (v.mean(), v.std(ddof=1) if len(v) > 1 else 0.0) for m, v in found.items() if np.isfinite(v).all()}
     if not summary:
         return {}
     best = max(summary, key=lambda method: summary[method][0])
     floor = summary[best][0] - summary[best][1]
-    marks = {method: "overlap" for method, (mean, std) in summary.items() if mean + std >= floor}
-    return marks | {best: "best"}
+    return {method: " *" for method, (mean, std) in summary.items() if mean + std >= floor} | {best: " **"}
+
+
+def mean_cells(groups: Groups, measure: str, *, marked: bool = False) -> list[str]:
+    """Return each method's mean ± standard deviation over seeds, percent; `marked` adds those of `best_marks`."""
+    marks = best_marks(groups, measure) if marked else {}
+    return [mean_std(values(group, measure), scale=1) + marks.get(method, "") for method, group in groups.items()]
 
 
 def competition_table(groups: Groups, task: str) -> pd.DataFrame:
-    """Return one row a method: BA and AP of both classes, ours and the paper's, mean ± std over seeds (Table 1).
-
-    The best mean of a column has two stars, those whose mean ± std meets its mean ± std have one, as the paper
-    marks them.
-    """
-    measures = {
-        "BA": ("balanced_accuracy", "balanced_accuracy"),
-        "AP, positive": ("average_precision", "average_precision_positive"),
-        "AP, negative": ("average_precision_negative", "average_precision_negative"),
-    }
-    marks = {name: best_marks(groups, ours) for name, (ours, _) in measures.items()}
-    rows = []
-    for method, group in groups.items():
-        row: dict[str, Any] = {"method": title(method)}
-        for name, (ours, papers) in measures.items():
-            stars = {"best": " **", "overlap": " *"}.get(marks[name].get(method, ""), "")
-            row[name] = mean_std(values(group, ours), scale=1) + stars
-            row[f"{name} (paper)"] = paper_cell(task, method, papers)
-        row["calibrated AP"] = mean_std(values(group, "calibrated_average_precision"), scale=1)
-        rows.append(row)
-    return traced(pd.DataFrame(rows).set_index("method"), groups.values())
+    """Return one row per method: BA and AP of both classes, ours and the paper's, marked as in its Table 1."""
+    columns: dict[str, Iterable[Any]] = {"method": map(title, groups)}
+    for name, ours, paper in (
+        ("BA", "balanced_accuracy", "balanced_accuracy"),
+        ("AP, positive", "average_precision", "average_precision_positive"),
+        ("AP, negative", "average_precision_negative", "average_precision_negative"),
+    ):
+        columns[name] = mean_cells(groups, ours, marked=True)
+        columns[f"{name} (paper)"] = [paper_cell(task, method, paper) for method in groups]
+    columns["calibrated AP"] = mean_cells(groups, "calibrated_average_precision")
+    return table(columns, groups.values())
 
 
 def span(differences: Mapping[str, Interval]) -> str:
     """Return the smallest and the largest mean difference in words."""
     means = [d.mean for d in differences.values()]
-    return f"{min(means):+.1f} to {max(means):+.1f}".replace("-", "−")
+    return minus(f"{min(means):+.1f} to {max(means):+.1f}")
 
 
 def draw_interval(axes: Axes, height: float, difference: Interval) -> None:
     """Draw a difference: filled where 0 is outside its interval, hollow where it is not."""
-    color = "#0072B2" if difference.low > 0 else "#B2182B" if difference.high < 0 else "0.45"
-    marker = ">" if difference.low > 0 else "<" if difference.high < 0 else "o"
+    looks = {1: ("#0072B2", ">", "#0072B2"), -1: ("#B2182B", "<", "#B2182B"), 0: ("0.45", "o", "w")}
+    color, marker, face = looks[(difference.low > 0) - (difference.high < 0)]
     axes.plot([difference.low, difference.high], [height] * 2, color=color, linewidth=1.6)
-    axes.plot(difference.mean, height, marker=marker, color=color, markerfacecolor=color if difference.clear else "w")
+    axes.plot(difference.mean, height, marker=marker, color=color, markerfacecolor=face)
 
 
-def difference_table(groups: Groups, baselines: Sequence[str] = ("ce", "rg")) -> pd.DataFrame:
-    """Return one row per method: the difference of its AP to each baseline, starred after Holm's correction."""
-    table = pd.DataFrame({"method": [title(method) for method in groups]})
-    for baseline in (b for b in baselines if b in groups):
+def plot_intervals(panels: Mapping[str, Mapping[str, Interval]], label: str) -> Figure:
+    """Draw differences with their intervals, a panel per key and a row per name; hollow where 0 is inside."""
+    rows = list(dict.fromkeys(name for found in panels.values() for name in found))
+    size = (2.2 + 2.1 * len(panels), 1.2 + 0.28 * len(rows))
+    figure, all_axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
+    for axes, (heading, found) in zip(all_axes[0], panels.items(), strict=True):
+        for name, difference in found.items():
+            draw_interval(axes, rows.index(name), difference)
+        axes.axvline(0, color="0.3", linewidth=1)
+        axes.set_title(heading.replace(", ", ",\n"), fontsize=9)
+    all_axes[0, 0].set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.5, -0.5))
+    figure.supxlabel(label, fontsize=10)
+    return figure
+
+
+def difference_table(groups: Groups) -> pd.DataFrame:
+    """Return one row per method: the difference of its AP to CE's and to RG's, starred after Holm's correction."""
+    columns: dict[str, Iterable[Any]] = {"method": map(title, groups)}
+    for baseline in ("ce", "rg"):
         differences = [None if m == baseline else precision_difference(groups, m, baseline) for m in groups]
-        table[f"AP − {title(baseline)}"] = starred(differences)
-    return traced(table.set_index("method"), groups.values())
+        columns[f"AP − {title(baseline)}"] = starred(differences)
+    return table(columns, groups.values())
+
+
+def _ranks(precisions: np.ndarray) -> np.ndarray:
+    """Return ranks by AP over the first axis, 1 the best; a run that diverged is the last."""
+    return rankdata(-np.nan_to_num(precisions, nan=-1), axis=0, method="min").astype(int)
 
 
 def order_table(groups: Groups) -> pd.DataFrame:
     """Return how stable the order by AP is: rank by mean, ranks over seeds, ranks and wins over resamples."""
-    methods = list(groups)
-    precisions = np.stack([bootstrap_precisions(groups[m]).mean(axis=0) for m in methods])
-    ranks = rankdata(-np.nan_to_num(precisions, nan=-1), axis=0, method="min")
-    by_seed = np.stack([values(groups[m], "average_precision") for m in methods])
-    seed_ranks = rankdata(-np.nan_to_num(by_seed, nan=-1), axis=0, method="min").astype(int)
-    mean_ranks = rankdata(-np.nan_to_num(by_seed.mean(axis=1), nan=-1), method="min").astype(int)
-    rows = []
-    for i, method in enumerate(methods):
-        low, high = np.percentile(ranks[i], [2.5, 97.5]).astype(int)
-        rows.append(
-            {
-                "method": title(method),
-                "rank": mean_ranks[i],
-                "ranks by seed": ", ".join(map(str, seed_ranks[i])),
-                "95% of resamples": f"{low} to {high}",
-                "first in": f"{(ranks[i] == 1).mean():.0%}",
-            }
-        )
-    order = np.argsort(mean_ranks, kind="stable")
-    frame = pd.DataFrame(rows).set_index("method").iloc[order]
-    return traced(frame, [groups[methods[i]] for i in order])
+    by_seed = np.stack([values(group, "average_precision") for group in groups.values()])
+    ranks = _ranks(np.stack([bootstrap_precisions(group).mean(axis=0) for group in groups.values()]))
+    ends = np.percentile(ranks, [2.5, 97.5], axis=1).astype(int)
+    by_mean = _ranks(by_seed.mean(axis=1))
+    columns = {
+        "method": map(title, groups),
+        "rank": by_mean,
+        "ranks by seed": [", ".join(map(str, row)) for row in _ranks(by_seed)],
+        "95% of resamples": [f"{low} to {high}" for low, high in ends.T],
+        "first in": [f"{share:.0%}" for share in (ranks == 1).mean(axis=1)],
+    }
+    order, behind = np.argsort(by_mean, kind="stable"), list(groups.values())
+    return traced(table(columns, ()).iloc[order], [behind[i] for i in order])
 
 
 def relative_cost(group: Sequence[Record], baseline: Sequence[Record]) -> float:
     """Return how many images a method's training sees, relative to a baseline's, median over seeds."""
-
-    def images(records: Sequence[Record]) -> float:
-        return float(np.median([sum(t["images"] for t in r.traces) for r in records]))
-
-    return images(group) / images(baseline)
+    images = [np.median([sum(t["images"] for t in r.traces) for r in records]) for records in (group, baseline)]
+    return float(images[0] / images[1])
 
 
-def cost_table(groups: Groups, baseline: str = "ce", tried: Mapping[str, int] | None = None) -> pd.DataFrame:
-    """Return one row a method: images seen and seconds, relative to `baseline`, and how many settings were tried.
+def cost_table(groups: Groups, *, tried: Mapping[str, int]) -> pd.DataFrame:
+    """Return one row per method: images seen and seconds, relative to CE's, and how many settings were tried.
 
     Seconds are those of preparing and training one run (regrouping, resampling, training, not encoding), of the
     fastest seed: other work on the machine only adds to them.
     """
-
-    def spent(record: Record) -> float:
-        return _prepared(record) + record.seconds.get("train", 0.0)
-
-    rows = []
+    fastest = {}
     for method, group in groups.items():
-        fastest = min(group, key=spent)
-        rows.append(
-            {
-                "method": title(method),
-                "settings tried": (tried or {}).get(method, 1),
-                "images seen": f"{relative_cost(group, groups[baseline]):.2f}",
-                "seconds": f"{spent(fastest) / min(map(spent, groups[baseline])):.2f}",
-                "of that preparing": f"{_prepared(fastest) / spent(fastest):.0%}",
-            }
-        )
-    return traced(pd.DataFrame(rows).set_index("method"), groups.values())
-
-
-def _prepared(record: Record) -> float:
-    """Return the seconds before training, without encoding."""
-    return record.seconds.get("regroup", 0.0) + record.seconds.get("resample", 0.0)
+        seconds = [[r.seconds.get(name, 0.0) for name in ("regroup", "resample", "train")] for r in group]
+        fastest[method] = np.array(min(seconds, key=sum))
+    columns = {
+        "method": map(title, groups),
+        "settings tried": [tried.get(method, 1) for method in groups],
+        "images seen": [f"{relative_cost(group, groups['ce']):.2f}" for group in groups.values()],
+        "seconds": [f"{seconds.sum() / fastest['ce'].sum():.2f}" for seconds in fastest.values()],
+        "of that preparing": [f"{seconds[:2].sum() / seconds.sum():.0%}" for seconds in fastest.values()],
+    }
+    return table(columns, groups.values())
 
 
 OPTION_SIGNS = {"gamma": "γ", "tau": "τ", "max_margin": "margin", "deferred": "DRW", "n_clusters": "K"}
@@ -184,21 +179,24 @@ def settings_of(record: Record) -> str:
     return ", ".join(parts)
 
 
-def tuning_table(task: str, profile: str, seeds: Sequence[int]) -> pd.DataFrame:
-    """Return one row a setting that was tried: its AP on the validation split, and whether it was chosen."""
+def tuning_table(grids: Mapping[str, Sequence[AnySpec]], heading: str = "method") -> pd.DataFrame:
+    """Return one row per setting that was tried, by name: its AP on the validation split, and whether it was chosen."""
     rows, found = [], []
-    for method in plans.TABLE_METHODS[profile]:
-        specs = plans.tuning_specs(profile, task, method, seeds[0])
-        if len(specs) < 2:
-            continue
+    for name, specs in grids.items():
         chosen = plans.select(specs)
         for spec in specs:
-            record = find_record(spec)
-            row = {"method": title(method), "setting": settings_of(record)}
+            record = plans.find_record(spec)
+            row = {heading: name, "setting": settings_of(record)}
             row["validation AP"] = f"{100 * validation_precision(record):.1f}"
-            found.append([record])
             rows.append(row | {"chosen": "yes" if spec == chosen else ""})
-    return traced(pd.DataFrame(rows).set_index("method"), found)
+            found.append([record])
+    return traced(pd.DataFrame(rows).set_index(heading), found)
+
+
+def tuned(task: str, profile: str, seeds: Sequence[int]) -> pd.DataFrame:
+    """Return the `tuning_table` of the methods of a task that have something to tune."""
+    grids = {title(m): plans.tuning_specs(profile, task, m, seeds[0]) for m in plans.TABLE_METHODS[profile]}
+    return tuning_table({method: specs for method, specs in grids.items() if len(specs) > 1})
 
 
 def selection_table(profile: str, seeds: Sequence[int]) -> pd.DataFrame:
@@ -211,16 +209,12 @@ def selection_table(profile: str, seeds: Sequence[int]) -> pd.DataFrame:
         records = plans.records_of({"all": specs}, "binary")["all"]
         precisions = np.stack([_validation_precisions(record) for record in records])
         chosen = int(np.argmax([validation_precision(record) for record in records]))
-        name, _, ratio = task.partition(", ")
-        rows.append(
-            {
-                "task": task_name(name) + (f", {ratio}" if ratio else ""),
-                "smallest class on validation": int(np.bincount(records[0].arrays()["val_labels"]).min()),
-                "natural": settings_of(records[0]),
-                "chosen": settings_of(records[chosen]),
-                "another one chosen in": f"{(precisions.argmax(axis=0) != chosen).mean():.0%} of resamples",
-            }
-        )
+        name, comma, ratio = task.partition(", ")
+        row = {"task": task_name(name) + comma + ratio}
+        row["smallest class on validation"] = int(np.bincount(records[0].arrays()["val_labels"]).min())
+        row |= {"natural": settings_of(records[0]), "chosen": settings_of(records[chosen])}
+        row["another one chosen in"] = f"{(precisions.argmax(axis=0) != chosen).mean():.0%} of resamples"
+        rows.append(row)
         found.append(records)
     columns = ("task", "smallest class on validation", "natural", "chosen", "another one chosen in")
     return traced(pd.DataFrame(rows, columns=columns).set_index("task"), found)
@@ -236,28 +230,18 @@ def _validation_precisions(record: Record) -> np.ndarray:
     """Return AP, the mean over classes of a multiclass task, in resamples of the validation split."""
     arrays = record.arrays()
     labels, scores = arrays["val_labels"], arrays[f"val_scores_{rule_of(record)}"]
-    scores = scores[:, None] if scores.ndim == 1 else scores
-    classes = (1,) if scores.shape[1] == 1 else range(scores.shape[1])
+    columns = {1: scores} if scores.ndim == 1 else dict(enumerate(scores.T))
     counts = bootstrap_counts(labels, N_RESAMPLES)
-    columns = zip(classes, scores.T, strict=True)
-    return np.mean([weighted_average_precisions(labels == c, column, counts) for c, column in columns], axis=0)
+    return np.mean([weighted_average_precisions(labels == c, of, counts) for c, of in columns.items()], axis=0)
 
 
-def sortable(frame: pd.DataFrame, *, html_cells: bool = False, wrapped: bool = False) -> Any:
+def sortable(frame: pd.DataFrame, *, html_cells: bool = False, wrapped: bool = False) -> HTML:
     """Return a table for a notebook; its columns sort on a click in the rendered book (``sortable.js``).
 
     Where it is known which records a row comes from (see `show.traced`), a last column links them.
 
-    Parameters
-    ----------
-    frame : DataFrame
-    html_cells : bool
-        Cells are HTML already.
-    wrapped : bool
-        Cells hold sentences and are broken into lines.
+    `html_cells`: cells are HTML already. `wrapped`: cells hold sentences and are broken into lines.
     """
-    from IPython.display import HTML  # a notebook's; the library works without it
-
     classes = ["sortable", "wrapped"] if wrapped else ["sortable"]
     rows = frame.reset_index(names=frame.index.name or frame.columns.name)
     if not html_cells:

@@ -1,100 +1,53 @@
-"""Pictures of what records hold: spaces, clusters, reconstructions, and the method as a diagram."""
+"""Pictures from records: the spaces of encoders and networks, and the method as a diagram."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from regroup_book.show import encoder_label, fine_class_names, style_of
 from regroup_lib.data.tasks import parse_task
-from regroup_lib.diagnostics import _show, mosaic
 from regroup_lib.runs.records import Record
 from regroup_lib.runs.specs import EncoderSpec
 
 
-def plot_embeddings(records: Sequence[Record], title: Callable[[Record], str] | None = None) -> Figure:
-    """Draw the t-SNE plots that records hold, colored by the data set's own classes (Figure 3).
-
-    Parameters
-    ----------
-    records : sequence of Record
-        Training records with ``embedding=True``, or encoder records.
-    title : callable, optional
-        Record to panel title; default: the method or the encoder.
-    """
+def plot_embeddings(records: Sequence[Record]) -> Figure:
+    """Draw the t-SNE plots that training or encoder records hold, by the data set's own classes (Figure 3)."""
+    names, (_, positive) = fine_class_names(records[0].spec.task), parse_task(records[0].spec.task)
+    colors = dict(zip(names, itertools.cycle(sns.color_palette("tab10")))) | {positive: "black"}
+    look = {"palette": colors, "hue_order": names, "style_order": names, "s": 12, "linewidth": 0, "alpha": 0.8}
     columns = 2 if len(records) in (1, 2, 4) else 3
     rows = -(-len(records) // columns)
-    side = 7.6 / columns
-    figure, panels = plt.subplots(rows, columns, figsize=(7.6, side * rows + 0.7), squeeze=False)
-    names = fine_class_names(records[0].spec.task)
-    positive = parse_task(records[0].spec.task)[1]
-    colors = plt.get_cmap("tab10").colors
-    markers = "ov^<>sPXD*"
-    order = sorted(range(len(names)), key=lambda c: names[c] == positive)  # the positive class on top
+    figure, panels = plt.subplots(rows, columns, figsize=(7.6, 7.6 / columns * rows + 0.7), squeeze=False)
     for axes in panels.flat[len(records) :]:
         axes.set_visible(False)
     for axes, record in zip(panels.flat, records, strict=False):
         arrays = record.arrays()
-        for c in order:
-            x, y = arrays["embedding"][arrays["embedding_labels"] == c].T
-            look = {"s": 7, "color": "black"} if names[c] == positive else {"s": 5, "color": colors[c % 10]}
-            axes.scatter(x, y, marker=markers[c % 10], linewidths=0, label=names[c], alpha=0.8, **look)
-        axes.set(xticks=[], yticks=[], title=(title or _default_title)(record))
+        points = pd.DataFrame(arrays["embedding"], columns=["x", "y"])
+        points["class"] = np.array(names)[arrays["embedding_labels"]]
+        points = points.sort_values("class", key=lambda name: name == positive, kind="stable")  # drawn last, on top
+        sns.scatterplot(points, x="x", y="y", hue="class", style="class", ax=axes, **look)
+        encoded = isinstance(record.spec, EncoderSpec)
+        title = encoder_label(record.spec.encoder) if encoded else style_of(record.spec).label
+        axes.set(xticks=[], yticks=[], xlabel="", ylabel="", title=title)
         axes.spines[:].set_visible(True)
-        axes.grid(False)
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncol=5, markerscale=2.5)
+        handles, labels = axes.get_legend_handles_labels()
+        axes.get_legend().remove()
+    figure.legend(handles, labels, loc="outside lower center", ncol=5, markerscale=2)
     return figure
-
-
-def _default_title(record: Record) -> str:
-    if isinstance(record.spec, EncoderSpec):
-        return encoder_label(record.spec.encoder)
-    return style_of(record.spec).label
-
-
-def plot_reconstructions(record: Record) -> Figure:
-    """Draw test images over what the autoencoder makes of them (Figure 4)."""
-    arrays = record.arrays()
-    originals, made = arrays["originals"], arrays["reconstructions"]
-    figure, panels = plt.subplots(2, len(originals), figsize=(0.76 * len(originals), 1.8))
-    for row, images in zip(panels, (originals, made), strict=True):
-        for axes, image in zip(row, images, strict=True):
-            _show(axes, image)
-    panels[0, 0].set_ylabel("original")
-    panels[1, 0].set_ylabel("decoded")
-    return figure
-
-
-def reconstructed_share(record: Record) -> float:
-    """Return the share of the shown images' pixel variance that their reconstructions keep (R squared)."""
-    arrays = record.arrays()
-    originals = arrays["originals"].astype(float)
-    rest = ((originals - arrays["reconstructions"]) ** 2).sum()
-    return float(1 - rest / ((originals - originals.mean(axis=(0, 1, 2))) ** 2).sum())
-
-
-def reconstruction_error(record: Record) -> float:
-    """Return the root mean squared error of the shown reconstructions, as a share of the pixel range."""
-    arrays = record.arrays()
-    difference = arrays["originals"].astype(float) - arrays["reconstructions"]
-    return float(np.sqrt((difference**2).mean()) / 255)
 
 
 def plot_pipeline(record: Record) -> Figure:
-    """Draw the method with the clusters that an encoder record found (Figure 2).
-
-    Parameters
-    ----------
-    record : Record
-        An encoder record: it holds the images nearest each cluster's centre.
-    """
+    """Draw the method with the clusters of an encoder record, which holds the images nearest each center (Figure 2)."""
     parent, counts = np.asarray(record.regrouping["parent"]), np.asarray(record.regrouping["counts"])
     name = record.spec.task.split("-", 1)[1]
     figure, axes = plt.subplots(figsize=(7.6, 4.05))
@@ -165,20 +118,3 @@ def _strip(axes: Axes, images: np.ndarray, corner: tuple[float, float], *, colum
         extent = (x, x + side * 0.94, y, y + side * 0.94)
         axes.imshow(image.squeeze(), extent=extent, cmap="gray", vmin=0, vmax=255, interpolation="nearest", zorder=2)
     axes.set(xlim=(0, 90), ylim=(5.5, 53))  # imshow moves the limits
-
-
-def plot_clusters(records: Sequence[Record]) -> Figure:
-    """Draw the images nearest each cluster's centre, one panel an encoder record, one row a cluster."""
-    figure, panels = plt.subplots(1, len(records), figsize=(3.4 * len(records), 4.6), squeeze=False)
-    for axes, record in zip(panels[0], records, strict=True):
-        parent = np.asarray(record.regrouping["parent"])
-        examples = record.arrays()["examples"][parent != parent[-1]]
-        image, rows = mosaic(examples)
-        axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        labels = range(1, len(rows) + 1)
-        axes.set(xticks=[], yticks=rows, yticklabels=labels, title=encoder_label(record.spec.encoder))
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
-        axes.grid(False)
-    panels[0, 0].set_ylabel("cluster")
-    return figure

@@ -5,16 +5,13 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+from IPython.display import HTML
 
 from regroup_book import plans
 from regroup_book.chapters import tables, text
-from regroup_book.evidence import WORDS, Verdict, claims, verdict
+from regroup_book.evidence import WORDS, Contrast, Verdict, claims, verdict
 from regroup_book.show import encoder_label, learned_share, task_name
 from regroup_lib.intervals import Interval
 from regroup_lib.runs import table_methods
@@ -43,10 +40,8 @@ def tally_sentence(verdicts: Sequence[Verdict]) -> str:
     return f"Of the paper's {len(verdicts)} claims, {number} {'is' if number == '1' else 'are'} {rest}"
 
 
-def summary_box(verdicts: Sequence[Verdict]) -> Any:
+def summary_box(verdicts: Sequence[Verdict]) -> HTML:
     """Return a box for the top of a chapter: the claims that it tests, each with its verdict in a word."""
-    from IPython.display import HTML  # a notebook's; the library works without it
-
     lines = "".join(
         f"<li>{v.claim} {html.escape(v.statement)}: <b>{html.escape(v.word)}</b>{_other_scale(v)}</li>"
         for v in verdicts
@@ -59,9 +54,8 @@ def _other_scale(v: Verdict) -> str:
     """Return what the runs at the paper's scale say, where it is the opposite of a contrast here."""
     here = {c.text: c.word for c in v.contrasts}
     opposite = [c for c in v.elsewhere if {c.word, here.get(c.text)} == {"supported", "contradicted"}]
-    if not opposite:
-        return ""
-    return f" (the ResNet34 runs say the opposite: {html.escape('; '.join(map(str, opposite)))})"
+    said = html.escape("; ".join(map(str, opposite)))
+    return f" (the ResNet34 runs say the opposite: {said})" if opposite else ""
 
 
 def _scale(records: Sequence[Record]) -> str:
@@ -74,29 +68,31 @@ def _scale(records: Sequence[Record]) -> str:
         f"{network}, {epochs} epochs, {100 * min(shares):.0f} to {100 * max(shares):.0f}% of the labels learned"
         for (network, epochs), shares in sorted(trained.items())
     ]
-    encoders = dict.fromkeys(encoder_label(r.spec.encoder) for r in records if r.spec.encoder)
-    seeds = len({record.spec.seed for record in records})
-    return "; ".join([*parts, *([", ".join(encoders)] if encoders else []), f"{seeds} seeds"])
+    encoders = ", ".join(dict.fromkeys(encoder_label(r.spec.encoder) for r in records if r.spec.encoder))
+    return "; ".join(filter(None, [*parts, encoders, f"{len({record.spec.seed for record in records})} seeds"]))
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     """Return claims with their verdicts as a table; its cells are HTML, with a link to each chapter that tests one."""
+
+    def listed(contrasts: Sequence[Contrast]) -> str:
+        return "<br>".join(f"{html.escape(str(c))} <i>({c.word})</i>" for c in contrasts)
+
     rows = []
     for v in verdicts:
-        links = ", ".join(f'<a href="{name}.html">{name}</a>' for name in v.chapters)
-        listed = f'<a href="records.html#records-{v.chapters[0]}">{len(v.records)} records</a>'
-        measured = "<br>".join(f"{html.escape(str(c))} <i>({c.word})</i>" for c in v.contrasts)
-        if v.elsewhere:
-            found = "<br>".join(f"{html.escape(str(c))} <i>({c.word})</i>" for c in v.elsewhere)
-            measured += f"<br>With ResNet34 after 10 epochs:<br>{found}"
+        where = ", ".join(f'<a href="{name}.html">{name}</a>' for name in v.chapters)
+        if v.records:
+            link = f'<a href="records.html#records-{v.chapters[0]}">{len(v.records)} records</a>'
+            where += f": {html.escape(_scale(v.records))}; {link}"
+        larger = f"<br>With ResNet34 after 10 epochs:<br>{listed(v.elsewhere)}" if v.elsewhere else ""
         rows.append(
             {
                 "no.": v.claim,
                 "verdict": f'<b class="verdict {v.word.replace(" ", "-")}">{v.word}</b>',
                 "claim": html.escape(v.statement),
                 "the paper": html.escape(": ".join(filter(None, (v.where, v.paper)))),
-                "measured here": f'<div class="measured">{measured or html.escape(v.note)}</div>',
-                "what was run": f"{links}: {html.escape(_scale(v.records))}; {listed}" if v.records else links,
+                "measured here": f'<div class="measured">{listed(v.contrasts) + larger or html.escape(v.note)}</div>',
+                "what was run": where,
             }
         )
     table = pd.DataFrame(rows).set_index("no.")
@@ -108,17 +104,11 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Gain:
-    """AP of a regrouped method minus that of the plain labels, on one task.
+    """AP of a regrouped method minus that of the plain labels, on one task, in percentage points.
 
-    Attributes
-    ----------
-    row : str
-        What the figure calls it; the tables of one classifier share a row.
-    space : {"pre-trained", "own", "poor", "columns", "none"}
-        What the clusters were found in: a pre-trained encoder's space, that of a self-supervised encoder trained on
-        the task's own images, raw pixels or an autoencoder's codes, a table's columns; or the groups are random.
-    difference : Interval
-        Percentage points.
+    The tables of one classifier share a `row` of the figure. `space` says in which space the clusters were found:
+    ``"pre-trained"``, ``"own"`` (self-supervised on the task's images), ``"poor"`` (raw pixels or an autoencoder's
+    codes), ``"columns"`` of a table, or ``"none"`` for random groups.
     """
 
     row: str
@@ -126,23 +116,13 @@ class Gain:
     difference: Interval
 
 
-SPACES = {
-    "pre-trained": ("a pre-trained encoder's space", "#0072B2", "X"),
-    "own": ("self-supervision on the task's images", "#999933", "p"),
-    "poor": ("raw pixels or an autoencoder's codes", "#D55E00", "^"),
-    "columns": ("a table's columns", "#009E73", "o"),
-    "none": ("random groups", "#E69F00", "v"),
-}
-
-
 def gains(profile: str, seeds: Sequence[int]) -> list[Gain]:
     """Return what regrouping adds to the AP of plain labels wherever all runs are recorded, by kind of space."""
-    task = plans.TASKS[profile]
-    example = {}
+    task, (*poor, best) = plans.TASKS[profile], plans.ENCODERS[profile]
+    example: dict[str, list[Spec]] = {}
     for spec in plans.motivating_example(profile, seeds):
         example.setdefault(spec.label, []).append(spec)
-    best = f"rg-{plans.ENCODERS[profile][-1]}"
-    found = _gain(example, task_name(task), "pre-trained", best, "ce")
+    found = _gain(example, task_name(task), "pre-trained", f"rg-{best}", "ce")
     for table in (*plans.BINARY_TASKS[profile], *plans.MULTICLASS_TASKS[profile]):
         try:
             groups = plans.competitors(table, profile, seeds)
@@ -154,7 +134,7 @@ def gains(profile: str, seeds: Sequence[int]) -> list[Gain]:
             found.append(Gain(name, "pre-trained", precision_difference(groups, "RG", "CE")))
     own = plans.self_supervised_runs(profile, seeds)
     found += _gain(own, f"{task_name(task)}, SimCLR", "own", "simclr", "binary")
-    for encoder in plans.ENCODERS[profile][:-1]:
+    for encoder in poor:
         row = f"{task_name(task)}, {encoder_label(encoder)}"
         found += _gain(example, row, "poor", f"rg-{encoder}", "ce")
     found += _gain(example, f"{task_name(task)}, random groups", "none", "rg-random", "ce")
@@ -174,29 +154,6 @@ def _gain(runs: Mapping[str, list[Spec]], row: str, space: str, first: str, seco
     return [Gain(row, space, precision_difference(groups, first, second))]
 
 
-def plot_gains(found: Sequence[Gain]) -> Figure:
-    """Draw the gains with their intervals, a row per setting; rows of several tables have a point per table."""
-    rows = list(dict.fromkeys(gain.row for gain in found)) or ["no run is recorded yet"]
-    figure, axes = plt.subplots(figsize=(8.4, 0.34 * len(rows) + 1.4))
-    axes.axvline(0, color="0.3", linewidth=1)
-    for space, (label, color, marker) in SPACES.items():
-        for y, row in enumerate(rows):
-            group = [gain.difference for gain in found if (gain.row, gain.space) == (row, space)]
-            height = y + (np.linspace(-0.25, 0.25, len(group)) if len(group) > 1 else np.zeros(len(group)))
-            size = 5 if len(group) > 1 else 8
-            axes.plot(
-                [d.mean for d in group], height, marker, color=color, markersize=size, label=label if group else None
-            )
-            if len(group) == 1:
-                axes.hlines(y, group[0].low, group[0].high, color=color, linewidth=2)
-    axes.set_yticks(range(len(rows)), rows)
-    axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel="AP, regrouped − plain labels (percentage points)")
-    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))  # one entry per kind of space
-    if handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncol=2)
-    return figure
-
-
 def gains_sentence(found: Sequence[Gain]) -> str:
     """Return in words on how many tasks with a pre-trained encoder's space the gain over plain labels is supported."""
     group = [gain for gain in found if gain.space == "pre-trained"]
@@ -204,38 +161,11 @@ def gains_sentence(found: Sequence[Gain]) -> str:
         return "No task with a pre-trained encoder is recorded in this profile."
     better = [gain.row for gain in group if gain.difference.low > 0]
     worse = [gain.row for gain in group if gain.difference.high < 0]
-    text = (
+    listed = " and ".join(better) if len(better) < 3 else ", ".join(better)
+    first = (
         f"On {len(better)} of {len(group)} tasks with a pre-trained encoder, "
-        "regrouping ranks better than plain training"
+        f"regrouping ranks better than plain training{': ' if better else ''}{listed}"
     )
-    if better:
-        text += f": {' and '.join(better) if len(better) < 3 else ', '.join(better)}"
     if worse:
-        return f"{text}. It ranks worse on {len(worse)}: {', '.join(worse)}."
-    return f"{text}. {'The others are' if len(better) < len(group) else 'None is'} undecided."
-
-
-VERDICT_COLORS = {
-    "supported": "#0072B2",
-    "contradicted": "#D55E00",
-    "mixed": "#CC79A7",
-    "undecided": "#BBBBBB",
-    "not tested": "#EEEEEE",
-}
-
-
-def plot_tally(verdicts: Sequence[Verdict]) -> Figure:
-    """Draw how many claims have each verdict, as one bar."""
-    figure, axes = plt.subplots(figsize=(8.4, 1.1))
-    left = 0
-    for word, count in tally(verdicts).items():
-        if not count:
-            continue
-        axes.barh(0, count, left=left, color=VERDICT_COLORS[word], edgecolor="white", linewidth=2, label=word)
-        dark = word in ("supported", "contradicted", "mixed")
-        axes.text(left + count / 2, 0, str(count), ha="center", va="center", color="white" if dark else "black")
-        left += count
-    axes.set(xlim=(0, left))
-    axes.axis("off")
-    figure.legend(loc="outside lower center", ncol=5)
-    return figure
+        return f"{first}. It ranks worse on {len(worse)}: {', '.join(worse)}."
+    return f"{first}. {'The others are' if len(better) < len(group) else 'None is'} undecided."

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from sklearn.metrics import precision_score, recall_score
 
 from regroup_lib.data.sources import class_names_of
 from regroup_lib.data.tasks import parse_task
@@ -18,11 +19,10 @@ from regroup_lib.intervals import mean_std, minus, starred
 from regroup_lib.runs.differences import (
     AVERAGE_PRECISION,
     BALANCED_ACCURACY,
-    PAPER_RULE,
     precision_difference,
     result_on_test,
     rule_of,
-    trace,
+    scores_on_test,
     values,
 )
 from regroup_lib.runs.records import Record, machine_class
@@ -51,6 +51,7 @@ STYLES = {
     "rg-simclr": Style("regrouped, SimCLR", "#999933", "--", "p"),
     "rg-clip": Style("regrouped, CLIP", "#0072B2", "--", "X"),
 }
+COLORS = {"ce": "#000000", "rusc": "#E69F00", "ros": "#009E73", "rg": "#0072B2"}  # of the methods in Tables 1 and 2
 ENCODER_LABELS = {
     "raw": "raw pixels",
     "pca": "PCA",
@@ -61,8 +62,6 @@ ENCODER_LABELS = {
     "minilm": "MiniLM",
     "tfidf": "TF-IDF",
 }
-
-
 # What readers call the tasks; the identifiers are for code.
 TASK_NAMES = {
     "cifar10-airplane": "airplane (CIFAR-10)",
@@ -93,23 +92,11 @@ def encoder_label(name: str) -> str:
 
 
 def use_style() -> None:
-    """Set matplotlib for the book: legible at column width, no boxes that say nothing."""
-    plt.rcParams.update(
-        {
-            "figure.dpi": 130,
-            "figure.constrained_layout.use": True,
-            "savefig.bbox": "tight",
-            "font.size": 10,
-            "axes.titlesize": 11,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.alpha": 0.25,
-            "legend.frameon": False,
-            "lines.linewidth": 1.8,
-            "lines.markersize": 5,
-        }
-    )
+    """Set seaborn's theme for the book: legible at column width, no boxes without meaning."""
+    shown = {"axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "0.2", "legend.frameon": False}
+    sizes = {"figure.dpi": 130, "axes.titlesize": 11, "lines.linewidth": 1.8, "lines.markersize": 5}
+    layout = {"figure.constrained_layout.use": True, "savefig.bbox": "tight", "grid.color": "0.92"}
+    sns.set_theme("paper", "whitegrid", "colorblind", font_scale=1.05, rc=shown | sizes | layout)
 
 
 def by_method(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -135,62 +122,52 @@ def measured(records: Sequence[Record], measure: Callable[[Record], float]) -> d
     return {label: np.array([measure(r) for r in group], float) for label, group in by_method(records).items()}
 
 
-def rows_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Return rows as a frame whose index is their first entry, named in the same header row as the columns."""
-    frame = pd.DataFrame(rows).set_index(next(iter(rows[0])))
-    return frame.rename_axis(index=None, columns=frame.index.name)
+def table(columns: Mapping[str, Iterable[Any]], rows: Iterable[Sequence[Record]]) -> pd.DataFrame:
+    """Return a table from its columns, of which the first is the index, and the records behind each of its rows."""
+    frame = pd.DataFrame({name: list(cells) for name, cells in columns.items()})
+    return traced(frame.set_index(frame.columns[0]), rows)
 
 
 def traced(frame: pd.DataFrame, rows: Iterable[Sequence[Record]]) -> pd.DataFrame:
-    """Note which records each row of a table comes from, in ``attrs``, and return the table.
-
-    Parameters
-    ----------
-    frame : DataFrame
-    rows : iterable of sequence of Record
-        In the order of the table's rows.
-    """
+    """Note in ``attrs`` which records each row of a table comes from, and return the table."""
     frame.attrs["records"] = [[record.key for record in group] for group in rows]
     return frame
 
 
-def comparison_table(records: Sequence[Record], baseline: str = "ce") -> pd.DataFrame:
-    """Return one row a method: BA and AP on the test set under both rules, and the paired AP difference.
+def comparison_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Return one row per method: BA and AP on the test set under both rules, and the difference in AP to CE.
 
-    All numbers are percent, mean ± standard deviation over seeds; the difference is to `baseline`, under max
-    aggregation, with its 95% interval.
+    All numbers are percent, mean ± standard deviation over seeds; the difference is that under max aggregation,
+    with its 95% interval.
     """
-    groups, rows = by_method(records), []
-    for group in groups.values():
-        row: dict[str, Any] = {"training labels": style_of(group[0].spec).label}
-        for measure, short in ((BALANCED_ACCURACY, "BA"), (AVERAGE_PRECISION, "AP")):
-            for rule in ("max", "sum"):
-                row[f"{short} ({rule})"] = mean_std([result_on_test(r, measure, rule) for r in group])
-        rows.append(row)
-    if baseline in groups:
-        differences = [None if label == baseline else precision_difference(groups, label, baseline) for label in groups]
-        rows = [row | {"AP − binary": text} for row, text in zip(rows, starred(differences), strict=True)]
-    return traced(rows_frame(rows), groups.values())
+    groups = by_method(records)
+    labels = [style_of(group[0].spec).label for group in groups.values()]
+    columns: dict[str, Iterable[Any]] = {"training labels": labels}
+    for measure, short in ((BALANCED_ACCURACY, "BA"), (AVERAGE_PRECISION, "AP")):
+        for rule in ("max", "sum"):
+            results = [[result_on_test(r, measure, rule) for r in group] for group in groups.values()]
+            columns[f"{short} ({rule})"] = [mean_std(by_seed) for by_seed in results]
+    columns["AP − binary"] = starred([None if m == "ce" else precision_difference(groups, m, "ce") for m in groups])
+    return table(columns, groups.values())
 
 
 def encoder_table(records: Sequence[Record]) -> pd.DataFrame:
-    """Return one row an encoder: how well k-means in its space finds the classes that the majority hides.
+    """Return one row per encoder: how well k-means in its space finds the classes that the majority hides.
 
     d is the dimension; seconds are those of encoding all images once and of one k-means.
     """
-    groups: dict[str, list[Record]] = {}
+    by_encoder: dict[str, list[Record]] = {}
     for record in records:
-        groups.setdefault(record.spec.encoder, []).append(record)
-    rows = []
-    for name, group in groups.items():
-        row: dict[str, Any] = {"encoder": encoder_label(name), "d": group[0].regrouping["dimension"]}
-        for measure, label in (("purity", "purity"), ("nmi", "NMI"), ("ari", "ARI")):
-            row[label] = mean_std([r.metrics[measure] for r in group], scale=1, digits=2)
-        row["5-NN"] = f"{group[0].metrics['neighbor_accuracy']:.2f}"
-        clustering = np.median([r.seconds["regroup"] for r in group])
-        row["seconds"] = f"{group[0].seconds['encode']:.0f} + {clustering:.0f}"
-        rows.append(row)
-    return traced(rows_frame(rows), groups.values())
+        by_encoder.setdefault(record.spec.encoder, []).append(record)
+    groups = by_encoder.values()
+    columns: dict[str, Iterable[Any]] = {"encoder": map(encoder_label, by_encoder)}
+    columns["d"] = [group[0].regrouping["dimension"] for group in groups]
+    for measure, heading in (("purity", "purity"), ("nmi", "NMI"), ("ari", "ARI")):
+        columns[heading] = [mean_std([r.metrics[measure] for r in group], scale=1, digits=2) for group in groups]
+    columns["5-NN"] = [f"{group[0].metrics['neighbor_accuracy']:.2f}" for group in groups]
+    clustering = (np.median([r.seconds["regroup"] for r in group]) for group in groups)
+    columns["seconds"] = [f"{g[0].seconds['encode']:.0f} + {s:.0f}" for g, s in zip(groups, clustering, strict=True)]
+    return table(columns, groups)
 
 
 def space_accuracy(record: Record) -> float:
@@ -215,66 +192,39 @@ def learned_share(record: Record) -> float:
     return float(1 - record.traces[-1]["train_loss"] / -(shares * np.log(shares)).sum())
 
 
-def recall_and_precision(record: Record, rule: str = PAPER_RULE) -> tuple[float, float]:
-    """Return the positive class's recall and precision on the test set at a threshold of 0.5 (binary tasks)."""
-    arrays = record.arrays()
-    called = arrays[f"test_scores_{rule_of(record, rule)}"] >= 0.5
-    hits = (called & (arrays["test_labels"] == 1)).sum()
-    return float(hits / (arrays["test_labels"] == 1).sum()), float(hits / max(1, called.sum()))
-
-
-def kind_of_groups(purity: float, learned: float) -> str:
-    """Say what a division of the majority is like: not learned, or else along its hidden classes ("pure") or not.
-
-    Learned is a `learned_share` of at least one half, pure a purity of at least one half.
-    """
-    if learned < 0.5:
-        return "not learned"
-    return "pure" if purity >= 0.5 else "mixed"
-
-
-def label_set_table(records: Sequence[Record], baseline: str = "ce") -> pd.DataFrame:
-    """Return one row a label set: what its groups are like, what became of the network, and which mistakes it makes.
+def label_set_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Return one row per label set: its groups, what became of the network, and which mistakes it makes.
 
     Means over seeds; where runs diverged, the first column says how many. Purity is the groups' (the majority's
-    alone); ``learned`` is `learned_share`; 5-NN is `space_accuracy`; spread is the minority's total variation after the
-    last epoch; recall and precision are the positive class's under max aggregation.
+    alone), and groups are learned or pure from one half on; ``learned`` is `learned_share`; 5-NN is `space_accuracy`;
+    spread is the minority's total variation after the last epoch; recall and precision are the positive class's under
+    max aggregation.
     """
     groups, rows = by_method(records), []
     for label, everything in groups.items():
         group = [r for r in everything if r.status == "finished"]
         row = {"training labels": style_of(everything[0].spec).label + _diverged(everything)}
-        row |= dict.fromkeys(("groups", "purity", "learned", "5-NN", "spread", "recall", "precision"), "")
-        if not group:
-            rows.append(row)
-            continue
-        recall, precision = np.mean([recall_and_precision(r) for r in group], axis=0)
-        learned = float(np.mean([learned_share(r) for r in group]))
-        if all("purity" in r.regrouping for r in group):
-            purity = float(np.mean([r.regrouping["purity"] for r in group]))
-            row |= {"groups": kind_of_groups(purity, learned), "purity": f"{purity:.2f}"}
-        row |= {
-            "learned": f"{learned:.2f}",
-            "5-NN": f"{np.mean([space_accuracy(r) for r in group]):.2f}",
-            "spread": f"{np.mean([r.traces[-1]['variation'][-1] for r in group]):.2f}",
-            "recall": f"{recall:.2f}",
-            "precision": f"{precision:.2f}",
-        }
-        if baseline in groups:
-            gain = values(everything, AVERAGE_PRECISION).mean() - values(groups[baseline], AVERAGE_PRECISION).mean()
-            row["AP gain"] = "" if label == baseline else minus(f"{gain:+.1f}")
+        row |= dict.fromkeys(("groups", "purity", "learned", "5-NN", "spread", "recall", "precision", "AP gain"), "")
         rows.append(row)
-    return traced(rows_frame(rows), groups.values())
-
-
-def sampling_margin(records: Sequence[Record], rule: str = PAPER_RULE) -> float:
-    """Return half the mean width of the 95% intervals of the positive class's AP that come from the test sample.
-
-    Seeds do not move the test set, so a spread over seeds does not contain this uncertainty.
-    """
-    name = list(records[0].metrics[rule_of(records[0], rule)]["test"]["average_precision"])[1]
-    intervals = [r.metrics[rule_of(r, rule)]["test"]["intervals"]["average_precision"][name] for r in records]
-    return float(np.mean([(high - low) / 2 for low, high in intervals]))
+        if not group:
+            continue
+        called = [(labels, scores[:, 1] >= 0.5) for labels, scores in map(scores_on_test, group)]
+        means = {
+            "learned": np.mean([learned_share(r) for r in group]),
+            "5-NN": np.mean([space_accuracy(r) for r in group]),
+            "spread": np.mean([r.traces[-1]["variation"][-1] for r in group]),
+            "recall": np.mean([recall_score(*pair) for pair in called]),
+            "precision": np.mean([precision_score(*pair, zero_division=0) for pair in called]),
+        }
+        if all("purity" in r.regrouping for r in group):
+            means["purity"] = np.mean([r.regrouping["purity"] for r in group])
+            kind = "pure" if means["purity"] >= 0.5 else "mixed"
+            row["groups"] = kind if means["learned"] >= 0.5 else "not learned"
+        row |= {name: f"{mean:.2f}" for name, mean in means.items()}
+        if label != "ce":
+            gain = values(everything, AVERAGE_PRECISION).mean() - values(groups["ce"], AVERAGE_PRECISION).mean()
+            row["AP gain"] = minus(f"{gain:+.1f}")
+    return traced(pd.DataFrame(rows).set_index("training labels"), groups.values())
 
 
 def settings_table(profile: str, tasks: Sequence[str]) -> str:
@@ -310,27 +260,26 @@ def provenance(records: Sequence[Record]) -> str:
     )
 
 
-def plot_curves(
-    records: Sequence[Record],
-    *,
-    measure: str = AVERAGE_PRECISION,
-    label: str = "test average precision",
-    rule: str = PAPER_RULE,
-) -> Figure:
-    """Draw a measure over epochs: the mean over seeds, and a band from the lowest to the highest seed (Figure 6).
+def plot_curves(records: Sequence[Record], measure: Callable[[Record], np.ndarray], label: str) -> Axes:
+    """Draw a number over epochs for each method: the mean over seeds, and a band from the lowest to the highest seed.
 
-    Seeds whose run diverged are left out, and named under the figure.
+    Seeds whose run diverged are left out, and named under the figure. The legend has the order in which the lines end,
+    so it reads without color.
     """
-    figure, axes = plt.subplots(figsize=(7.6, 4))
+    _, axes = plt.subplots(figsize=(7.6, 4))
     groups = by_method(records)
-    lost = [style_of(group[0].spec).label + note for group in groups.values() if (note := _diverged(group))]
     for group in groups.values():
-        finished = [r for r in group if r.status == "finished"]
-        if finished:
-            band(axes, [trace(r, measure, rule=rule) for r in finished], style_of(group[0].spec))
+        curves = np.array([measure(record) for record in group if record.status == "finished"])
+        if len(curves):
+            epochs, style = np.arange(1, curves.shape[1] + 1), style_of(group[0].spec)
+            look = {"color": style.color, "linestyle": style.line, "marker": style.marker, "label": style.label}
+            every, points = max(1, len(epochs) // 10), (np.tile(epochs, len(curves)), curves.ravel())
+            sns.lineplot(x=points[0], y=points[1], errorbar=("pi", 100), markevery=every, ax=axes, **look)
+    lost = [style_of(group[0].spec).label + note for group in groups.values() if (note := _diverged(group))]
     axes.set(xlabel="\n".join(["epoch", *lost]), ylabel=label)
-    ordered_legend(axes)
-    return figure
+    lines = sorted(axes.get_legend_handles_labels()[0], key=lambda line: -line.get_ydata()[-1])
+    axes.legend(handles=lines, loc="center left", bbox_to_anchor=(1.01, 0.5), title="training labels", handlelength=3)
+    return axes
 
 
 def _diverged(group: Sequence[Record]) -> str:
@@ -339,33 +288,6 @@ def _diverged(group: Sequence[Record]) -> str:
     return f" ({lost} of {len(group)} seeds diverged)" if lost else ""
 
 
-def ordered_legend(axes: Axes) -> None:
-    """Put the legend beside the panel, in the order in which the lines end: it reads without color."""
-    lines = sorted(
-        (line for line in axes.get_lines() if not line.get_label().startswith("_")),
-        key=lambda line: -line.get_ydata()[-1],
-    )
-    axes.legend(handles=lines, loc="center left", bbox_to_anchor=(1.01, 0.5), title="training labels", handlelength=3)
-
-
-def band(axes: Axes, curves: Sequence[np.ndarray], style: Style) -> None:
-    """Draw curves over epochs: their mean, and a band from the lowest to the highest."""
-    curves = np.array(curves)
-    epochs = np.arange(1, curves.shape[1] + 1)
-    every = max(1, len(epochs) // 10)
-    axes.fill_between(epochs, curves.min(axis=0), curves.max(axis=0), color=style.color, alpha=0.15, linewidth=0)
-    axes.plot(
-        epochs,
-        curves.mean(axis=0),
-        color=style.color,
-        linestyle=style.line,
-        marker=style.marker,
-        markevery=every,
-        label=style.label,
-    )
-
-
 def fine_class_names(task: str) -> tuple[str, ...]:
     """Return the names of the classes that a task's data set has."""
-    dataset, _ = parse_task(task)
-    return class_names_of(dataset)
+    return class_names_of(parse_task(task)[0])

@@ -1,11 +1,10 @@
 """Several classes: Table 2 from made records, clusters and splits from real runs, long tails by their profile."""
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import f1_score, recall_score
+from sklearn.metrics import f1_score
 
 from regroup_book import method_tables, plans
 from regroup_book.chapters import multiclass
@@ -75,11 +74,7 @@ def test_the_class_table_has_ours_over_the_papers_number(groups):
     assert '<span class="paper">47.0 ± 2.7</span>' in table.loc["ROS", "df"]
     assert "paper" not in table.loc["SOAP", "df"]
     assert sum("**" in cell for cell in table["mel"]) == 1
-
-
-def test_class_tables_keep_their_markup_and_other_tables_escape_it(groups):
-    assert "<br><span" in method_tables.sortable(multiclass.class_table(groups, "ham10000"), html_cells=True).data
-    assert "&lt;b&gt;" in method_tables.sortable(pd.DataFrame({"a": ["<b>"]})).data
+    assert "<br><span" in method_tables.sortable(table, html_cells=True).data
 
 
 def test_macro_f1_is_scikit_learns(groups):
@@ -112,26 +107,6 @@ def test_the_sensitivity_table_has_a_row_a_threshold(make_record):
     table = multiclass.sensitivity_table(by_threshold)
     assert list(table.index) == ["81", "162"]
     assert (table["pseudo-classes"] == 9).all()
-
-
-def test_figures_have_named_axes(groups, make_record):
-    by_threshold = {t: [make_record("rg", s, threshold=t) for s in (0, 1)] for t in (81.0, 162.0)}
-    for figure in (
-        multiclass.plot_class_counts(groups["rg"][0]),
-        multiclass.plot_sensitivity(by_threshold, groups["ce"]),
-        multiclass.plot_confusions(groups),
-        multiclass.plot_calibrated_classes(groups),
-    ):
-        assert all(axes.get_xlabel() for axes in figure.axes)
-        assert figure.axes[0].get_ylabel()
-
-
-def test_the_confusion_matrix_title_is_the_balanced_accuracy(make_record):
-    record = make_record("ce")
-    labels, scores = scores_on_test(record)
-    accuracy = 100 * recall_score(labels, scores.argmax(axis=1), average="macro")
-    title = multiclass.plot_confusions({"ce": [record]}).axes[0].get_title()
-    assert title == f"CE: BA {accuracy:.1f}"
 
 
 # ---------------------------------------------------------------- leakage and budget
@@ -356,7 +331,6 @@ def test_a_look_at_several_classes_keeps_the_largest_clusters(tmp_path, one_thre
     assert contents["n"] == load_data("digits").class_counts()[0]
     table = multiclass.cluster_table(record)
     assert table["images"].tolist() == counts[shown].tolist()
-    assert multiclass.plot_cluster_images(record).axes[0].get_ylabel()
     assert multiclass.same_lesion_sentence([record]) == ""
     assert len(multiclass.explained_table([record, record])) == 3
 

@@ -124,16 +124,6 @@ def test_a_method_that_diverged_is_not_chosen(records):
     assert open_ends.chosen_on_validation({"lost": lost, "CE": records["CE"]}) == "CE"
 
 
-def test_the_figure_has_a_panel_a_set_and_a_row_a_method(records):
-    figure = open_ends.plot_shots({"one": records, "two": records, "three": records})
-    first, _, third, empty = figure.axes
-    assert [t.get_text() for t in first.get_yticklabels()] == list(records)
-    lines = {line.get_label(): line.get_xdata() for line in third.lines}
-    expected = [100 * np.mean([open_ends.shot_accuracies(r)["few"] for r in group]) for group in records.values()]
-    np.testing.assert_allclose(lines["few"], expected)
-    assert not empty.axison
-
-
 def test_many_classes_keep_decisions_in_the_place_of_scores(records, tmp_path, monkeypatch):
     monkeypatch.setattr(networks, "MANY_CLASSES", 5)
     kept = run(records["CE"][0].spec, results_dir=tmp_path)

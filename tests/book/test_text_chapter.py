@@ -200,9 +200,8 @@ def test_the_tuning_table_marks_the_choice(groups, monkeypatch):
     monkeypatch.setitem(plans.TEXT_TASKS, "cpu", {TASK: [{}, {"n_clusters": 4}]})
     natural, halved = groups["RG"]
     shelf = dict(zip(text_grid(TASK, "cpu", 0), (natural, halved), strict=True))
-    for module in (plans, text):
-        monkeypatch.setattr(module, "find_record", lambda spec, results_dir=None: shelf[spec])
-    table = text.tuning_table("cpu", [0])
+    monkeypatch.setattr(plans, "find_record", lambda spec, results_dir=None: shelf[spec])
+    table = text.text_tuning_table("cpu", [0])
     precisions = [100 * validation_precision(record) for record in (natural, halved)]
     assert table["validation AP"].tolist() == [f"{value:.1f}" for value in precisions]
     assert table["chosen"].tolist() == (["yes", ""] if precisions[0] >= precisions[1] else ["", "yes"])

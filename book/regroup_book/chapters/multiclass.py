@@ -1,27 +1,22 @@
-"""Table 2 and what stands beside it: a multiclass task class by class, thresholds, clusters, leakage, verdicts."""
+"""Table 2 and what stands beside it: a multiclass task class by class, thresholds, clusters, leakage."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from sklearn.metrics import confusion_matrix, recall_score
+from sklearn.metrics import recall_score
 
-from regroup_book.method_tables import best_marks, relative_cost, title
+from regroup_book.method_tables import mean_cells, relative_cost, title
 from regroup_book.paper import paper_cell
-from regroup_book.show import traced
-from regroup_lib.diagnostics import plot_image_rows
+from regroup_book.show import table
 from regroup_lib.intervals import mean_std, minus
 from regroup_lib.runs.differences import Groups, precision_difference, scores_on_test, values
 from regroup_lib.runs.records import Record, find_record
 from regroup_lib.runs.specs import task_class_names
-
-LOSS_BASED = ("ce", "wce", "focal", "ldam", "la")
 
 
 def class_names(groups: Groups) -> tuple[str, ...]:
@@ -41,43 +36,35 @@ def describe_task(groups: Groups) -> str:
 
 
 def class_table(groups: Groups, task: str) -> pd.DataFrame:
-    """Return BA and each class's AP, ours over the paper's, a row a method (Table 2).
+    """Return BA and each class's AP, ours with the marks of `best_marks` over the paper's (Table 2); cells are HTML."""
+    columns: dict[str, Iterable[Any]] = {"method": [escape(title(method)) for method in groups]}
+    for name, measure in {"BA": "balanced_accuracy", **_by_class(class_names(groups))}.items():
+        paper = [paper_cell(task, method, measure) for method in groups]
+        below = [f'<br><span class="paper">{cell}</span>' if cell else "" for cell in paper]
+        columns[name] = [a + b for a, b in zip(mean_cells(groups, measure, marked=True), below, strict=True)]
+    return table(columns, groups.values())
 
-    Mean ± standard deviation over seeds, percent. Two stars mark the best mean of a column, one star those whose
-    mean ± std meets the best one's. Cells hold HTML.
-    """
-    measures = {"BA": "balanced_accuracy"} | {name: f"average_precision_{name}" for name in class_names(groups)}
-    rows = []
-    marks = {name: best_marks(groups, measure) for name, measure in measures.items()}
-    for method, group in groups.items():
-        row: dict[str, Any] = {"method": escape(title(method))}
-        for name, measure in measures.items():
-            stars = {"best": " **", "overlap": " *"}.get(marks[name].get(method, ""), "")
-            paper = paper_cell(task, method, measure)
-            ours = mean_std(values(group, measure), scale=1) + stars
-            row[name] = ours + (f'<br><span class="paper">{paper}</span>' if paper else "")
-        rows.append(row)
-    return traced(pd.DataFrame(rows).set_index("method"), groups.values())
+
+def _by_class(names: Sequence[str]) -> dict[str, str]:
+    return {name: f"average_precision_{name}" for name in names}
+
+
+AVERAGES = {
+    "mean AP": "average_precision",
+    "calibrated mean AP": "calibrated_average_precision",
+    "macro F1": "macro_f1",
+    "BA": "balanced_accuracy",
+}
 
 
 def average_table(groups: Groups) -> pd.DataFrame:
     """Return what can stand for all classes: mean AP, calibrated mean AP, macro F1, BA, with the ranks they give."""
-    measures = {
-        "mean AP": "average_precision",
-        "calibrated mean AP": "calibrated_average_precision",
-        "macro F1": "macro_f1",
-        "BA": "balanced_accuracy",
-    }
-    measured = {name: {m: values(g, measure) for m, g in groups.items()} for name, measure in measures.items()}
-    rows = []
-    for method in groups:
-        row: dict[str, Any] = {"method": title(method)}
-        for name, by_method in measured.items():
-            row[name] = mean_std(by_method[method], scale=1)
-            means = {m: np.nan_to_num(v.mean(), nan=-1) for m, v in by_method.items()}
-            row[f"rank, {name}"] = 1 + sum(mean > means[method] for mean in means.values())
-        rows.append(row)
-    return traced(pd.DataFrame(rows).set_index("method"), groups.values())
+    columns: dict[str, Iterable[Any]] = {"method": map(title, groups)}
+    for name, measure in AVERAGES.items():
+        means = [np.nan_to_num(values(group, measure).mean(), nan=-1) for group in groups.values()]
+        columns[name] = mean_cells(groups, measure)
+        columns[f"rank, {name}"] = [1 + sum(other > mean for other in means) for mean in means]
+    return table(columns, groups.values())
 
 
 def class_counts(record: Record) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -87,141 +74,16 @@ def class_counts(record: Record) -> tuple[np.ndarray, list[np.ndarray]]:
     return np.array([part.sum() for part in parts]), parts
 
 
-def plot_class_counts(record: Record) -> Figure:
-    """Draw the class sizes before regrouping and those of the pseudo-classes after it."""
-    names, (whole, parts) = task_class_names(record.spec.task), class_counts(record)
-    figure, axes = plt.subplots(figsize=(6.6, 3.6))
-    position = np.arange(len(names))
-    axes.bar(position, whole, width=0.72, color="0.85", edgecolor="0.4", label="class, before")
-    rng = np.random.default_rng(0)
-    for x, part in zip(position, parts, strict=True):
-        jitter = np.zeros(1) if len(part) == 1 else rng.uniform(-0.28, 0.28, len(part))
-        label = "pseudo-class, after" if x == 0 else None
-        axes.plot(x + jitter, part, "o", color="#0072B2", markersize=4, markeredgecolor="white", label=label)
-        axes.text(x, whole[x] * 1.15, f"{whole[x]:,}\n→ {len(part)}", ha="center", va="bottom", fontsize=9)
-    axes.axhline(record.spec.threshold or whole.min(), color="#D55E00", linestyle="--", linewidth=1.2, label="n'")
-    axes.set(
-        yscale="log",
-        ylabel="training images",
-        xlabel="class",
-        ylim=(max(0.8, min(map(min, parts)) / 2), whole.max() * 4),
-    )
-    axes.set_xticks(position, names)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
-    return figure
-
-
-def plot_sensitivity(by_threshold: Mapping[float, Sequence[Record]], baseline: Sequence[Record]) -> Figure:
-    """Draw BA, mean AP and calibrated mean AP of RG as the threshold n' moves, with CE as dashed lines.
-
-    CE is the limit: a threshold as large as the largest class regroups nothing.
-    """
-    thresholds = np.array(list(by_threshold))
-    figure, panels = plt.subplots(1, 3, figsize=(9.6, 3.4))
-    measures = {
-        "BA": "balanced_accuracy",
-        "mean AP": "average_precision",
-        "calibrated mean AP": "calibrated_average_precision",
-    }
-    for axes, (name, measure) in zip(panels, measures.items(), strict=True):
-        curves = np.array([values(group, measure) for group in by_threshold.values()])
-        reference = values(baseline, measure)
-        axes.axhline(reference.mean(), color="black", linestyle="--", linewidth=1.3, label="CE (mean)")
-        axes.errorbar(
-            thresholds,
-            curves.mean(axis=1),
-            curves.std(axis=1, ddof=1),
-            color="#0072B2",
-            marker="X",
-            capsize=3,
-            label="RG (mean ± std)",
-        )
-        axes.plot(np.repeat(thresholds, curves.shape[1]), curves.ravel(), ".", color="#0072B2", alpha=0.4)
-        axes.set(xscale="log", xlabel="threshold n' (training images)", ylabel=f"{name} (%)", title=name)
-        axes.set_xticks(thresholds, [f"{t:g}" for t in thresholds])
-        axes.minorticks_off()
-    handles = panels[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncol=2)
-    return figure
-
-
 def sensitivity_table(by_threshold: Mapping[float, Sequence[Record]]) -> pd.DataFrame:
-    """Return one row a threshold: the number of pseudo-classes, BA, mean AP and the AP of each class."""
-    rows = []
-    for threshold, group in by_threshold.items():
-        _, parts = class_counts(group[0])
-        row: dict[str, Any] = {"n'": f"{threshold:g}", "pseudo-classes": sum(len(part) for part in parts)}
-        names = task_class_names(group[0].spec.task)
-        measures = {"BA": "balanced_accuracy", "mean AP": "average_precision"}
-        measures |= {name: f"average_precision_{name}" for name in names}
-        row |= {name: mean_std(values(group, measure), scale=1) for name, measure in measures.items()}
-        rows.append(row)
-    return traced(pd.DataFrame(rows).set_index("n'"), by_threshold.values())
-
-
-def plot_confusions(groups: Groups, methods: Sequence[str] = ("ce", "ros", "rg")) -> Figure:
-    """Draw each method's confusion matrix: shares of the true class in percent, all seeds together."""
-    methods = [m for m in methods if m in groups]
-    names = class_names(groups)
-    figure, panels = plt.subplots(1, len(methods), figsize=(3.5 * len(methods), 3.7), squeeze=False, sharey=True)
-    for axes, method in zip(panels[0], methods, strict=True):
-        finished = [scores_on_test(r) for r in groups[method] if r.status == "finished"]
-        matrix = sum(confusion_matrix(y, s.argmax(axis=1), labels=range(len(names))) for y, s in finished)
-        shares = 100 * matrix / matrix.sum(axis=1, keepdims=True)
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-        for (row, column), share in np.ndenumerate(shares):
-            color = "white" if share > 55 else "black"
-            axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=8, color=color)
-        ticks = range(len(names))
-        axes.set_xticks(ticks, names, rotation=45)
-        axes.set_yticks(ticks, names)
-        axes.set(xlabel="predicted", title=f"{title(method)}: BA {shares.diagonal().mean():.1f}")
-        axes.grid(False)
-    panels[0, 0].set_ylabel("true class (rows sum to 100%)")
-    return figure
-
-
-def plot_calibrated_classes(groups: Groups, methods: Sequence[str] = ("ce", "rg")) -> Figure:
-    """Draw AP and calibrated AP class by class, with the chance level of each."""
-    names = class_names(groups)
-    first = groups[methods[0]][0]
-    labels, _ = scores_on_test(first)
-    prevalence = 100 * np.bincount(labels, minlength=len(names)) / len(labels)
-    figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
-    position, looks = np.arange(len(names)), {"ce": ("#000000", "o"), "rg": ("#0072B2", "X")}
-    kinds = (
-        ("average_precision", "AP", prevalence),
-        ("calibrated_average_precision", "calibrated AP", [50] * len(names)),
-    )
-    for axes, (measure, label, chance) in zip(panels, kinds, strict=True):
-        axes.bar(position, chance, width=0.8, color="0.88", label="by chance")
-        for method in (m for m in methods if m in groups):
-            by_class = [_by_class(r, measure) for r in groups[method] if r.status == "finished"]
-            color, marker = looks.get(method, ("0.4", "s"))
-            axes.plot(position, 100 * np.mean(by_class, axis=0), marker, color=color, label=title(method), markersize=7)
-        axes.set_xticks(position, names)
-        axes.set(title=label, ylim=(0, 102), xlabel="class, the largest first")
-    panels[0].set_ylabel("percent")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncol=4)
-    return figure
-
-
-def _by_class(record: Record, measure: str) -> np.ndarray:
-    rule = "none" if "none" in record.metrics else "max"
-    return np.array(list(record.metrics[rule]["test"][measure].values()))
+    """Return one row per threshold: the number of pseudo-classes, BA, mean AP and the AP of each class."""
+    columns: dict[str, Iterable[Any]] = {"n'": [f"{threshold:g}" for threshold in by_threshold]}
+    columns["pseudo-classes"] = [len(group[0].regrouping["parent"]) for group in by_threshold.values()]
+    measures = {"BA": "balanced_accuracy", "mean AP": "average_precision", **_by_class(class_names(by_threshold))}
+    columns |= {name: mean_cells(by_threshold, measure) for name, measure in measures.items()}
+    return table(columns, by_threshold.values())
 
 
 # ---------------------------------------------------------------- what the clusters hold
-
-
-def plot_cluster_images(look: Record) -> Figure:
-    """Draw the images nearest the centres of the largest class's clusters, a row a cluster, the largest first."""
-    arrays = look.arrays()
-    examples, shown = arrays["examples"], arrays["example_clusters"]
-    sizes = np.asarray(look.regrouping["counts"])[shown]
-    names = [f"{k}: {size}" for k, size in zip(shown, sizes, strict=True)]
-    return plot_image_rows(examples, names, "cluster: its images")
-
 
 EXPLAINED_NAMES = {"localization": "site on the body", "dx_type": "how the diagnosis was made"}
 
@@ -231,22 +93,20 @@ def explained_table(looks: Sequence[Record]) -> pd.DataFrame:
 
     Percent, mean ± standard deviation over seeds, the most explained first.
     """
-    explained = [look.metrics["contents"]["explained"] for look in looks]
-    found = {name: 100 * np.array([e[name] for e in explained], float) for name in explained[0]}
-    ordered = sorted(found, key=lambda name: -np.nan_to_num(found[name].mean(), nan=-1))
-    rows = [
-        {"what is known of an image": EXPLAINED_NAMES.get(name, name), "explained": mean_std(found[name], scale=1)}
-        for name in ordered
-    ]
-    return pd.DataFrame(rows).set_index("what is known of an image")
+    explained = pd.DataFrame([look.metrics["contents"]["explained"] for look in looks], dtype=float)
+    ordered = explained.mean(skipna=False).fillna(-1).sort_values(ascending=False, kind="stable").index
+    columns = {
+        "what is known of an image": [EXPLAINED_NAMES.get(name, name) for name in ordered],
+        "explained": [mean_std(explained[name]) for name in ordered],
+    }
+    return pd.DataFrame(columns).set_index("what is known of an image")
 
 
 def cluster_table(look: Record) -> pd.DataFrame:
-    """Return one row a shown cluster: its size and its commonest or median attributes."""
-    shown = look.arrays()["example_clusters"].tolist()
+    """Return one row per shown cluster: its size and its commonest or median attributes."""
     by_number = {entry["cluster"]: entry for entry in look.metrics["contents"]["clusters"]}
     rows = []
-    for number in shown:
+    for number in look.arrays()["example_clusters"].tolist():
         entry = dict(by_number[number])
         row = {"cluster": entry.pop("cluster"), "images": entry.pop("size")}
         rows.append(row | {EXPLAINED_NAMES.get(name, name): _shown(value) for name, value in entry.items()})
@@ -283,27 +143,24 @@ def leakage_table(groups: Groups, leaking: Groups) -> pd.DataFrame:
     The last two columns are of the split by image alone: recall, mean over classes, of test images whose lesion is in
     the training set too, and of the others.
     """
-    rows, found = [], []
-    for method, naive in leaking.items():
-        honest = groups_at_default(groups, method, naive)
-        found.append([*honest, *naive])
-        row: dict[str, Any] = {"method": title(method)}
-        for name, measure in (("mean AP", "average_precision"), ("BA", "balanced_accuracy")):
-            by_lesion, by_image = values(honest, measure), values(naive, measure)
-            row[f"{name}, by lesion"] = mean_std(by_lesion, scale=1)
-            row[f"{name}, by image"] = mean_std(by_image, scale=1)
-            row[f"{name}, inflated by"] = f"{by_image.mean() - by_lesion.mean():+.1f}"
-        seen = [recall_by_exposure(record) for record in naive]
-        row["recall, lesion seen"] = mean_std([s for s, _ in seen])
-        row["recall, lesion new"] = mean_std([s for _, s in seen])
-        rows.append(row)
-    return traced(pd.DataFrame(rows).set_index("method"), found)
+    honest = {method: _by_lesion(groups[method], naive) for method, naive in leaking.items()}
+    columns: dict[str, Iterable[Any]] = {"method": map(title, leaking)}
+    for name, measure in (("mean AP", "average_precision"), ("BA", "balanced_accuracy")):
+        means = [[values(by[m], measure).mean() for m in leaking] for by in (leaking, honest)]
+        columns[f"{name}, by lesion"] = mean_cells(honest, measure)
+        columns[f"{name}, by image"] = mean_cells(leaking, measure)
+        columns[f"{name}, inflated by"] = [f"{difference:+.1f}" for difference in np.subtract(*means)]
+    recalls = [np.transpose([recall_by_exposure(record) for record in naive]) for naive in leaking.values()]
+    columns["recall, lesion seen"], columns["recall, lesion new"] = (
+        [mean_std(of_method[i]) for of_method in recalls] for i in range(2)
+    )
+    return table(columns, [[*honest[method], *leaking[method]] for method in leaking])
 
 
-def groups_at_default(groups: Groups, method: str, like: Sequence[Record]) -> list[Record]:
+def _by_lesion(group: Sequence[Record], like: Sequence[Record]) -> list[Record]:
     """Return the records by lesion with the settings of `like`; RG's table row may have another threshold."""
     specs = [record.spec.model_copy(update={"split": "published"}) for record in like]
-    known = {record.spec: record for record in groups[method]}
+    known = {record.spec: record for record in group}
     return [known.get(spec) or find_record(spec) for spec in specs]
 
 
@@ -332,27 +189,19 @@ def leakage_sentence(leaking: Groups) -> str:
 def budget_table(groups: Groups, equal_budget: Sequence[Record]) -> pd.DataFrame:
     """Return CE, ROS, and ROS that sees no more images than CE: BA, mean AP, and images seen."""
     shown = {"CE": groups["ce"], "ROS": groups["ros"], "ROS, as many images as CE": equal_budget}
-    rows = []
-    for name, group in shown.items():
-        row = {
-            "method": name,
-            "epochs": group[0].spec.epochs,
-            "images seen": f"{relative_cost(group, groups['ce']):.2f}",
-        }
-        for label, measure in (("BA", "balanced_accuracy"), ("mean AP", "average_precision")):
-            row[label] = mean_std(values(group, measure), scale=1)
-        rows.append(row)
-    return traced(pd.DataFrame(rows).set_index("method"), shown.values())
-
-
-def _test_sizes(groups: Groups) -> np.ndarray:
-    """Return how many test images each class has."""
-    return np.bincount(scores_on_test(groups["ce"][0])[0], minlength=len(class_names(groups)))
+    columns = {
+        "method": shown,
+        "epochs": [group[0].spec.epochs for group in shown.values()],
+        "images seen": [f"{relative_cost(group, groups['ce']):.2f}" for group in shown.values()],
+        "BA": mean_cells(shown, "balanced_accuracy"),
+        "mean AP": mean_cells(shown, "average_precision"),
+    }
+    return table(columns, shown.values())
 
 
 def headline(groups: Groups) -> str:
     """Say which place RG takes by mean AP, what it adds to CE, and who is first on the smallest class."""
-    sizes = _test_sizes(groups)
+    sizes = np.bincount(scores_on_test(groups["ce"][0])[0])
     smallest = class_names(groups)[int(sizes.argmin())]
     on_smallest = {m: values(g, f"average_precision_{smallest}") for m, g in groups.items()}
     order = _best_first({m: values(g, "average_precision") for m, g in groups.items()})

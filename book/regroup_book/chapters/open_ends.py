@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from sklearn.metrics import recall_score
 
-from regroup_book.method_tables import best_marks, relative_cost
-from regroup_book.show import STYLES, encoder_label, traced
+from regroup_book.method_tables import mean_cells, relative_cost
+from regroup_book.show import encoder_label, table, traced
 from regroup_lib.intervals import Interval, interval, mean_std, minus, starred
 from regroup_lib.metrics import bootstrap_counts
 from regroup_lib.runs.differences import N_RESAMPLES, Groups, precision_difference, rule_of, values
@@ -58,24 +57,18 @@ def shot_accuracies(record: Record) -> dict[str, float]:
 
 
 def long_tail_table(groups: Groups) -> pd.DataFrame:
-    """Return one row a method: accuracy over all classes and by shots, and mean AP; percent, mean ± std over seeds.
+    """Return one row per method: accuracy over all classes and by shots, and mean AP with the marks of `best_marks`.
 
-    Images seen are those of the whole training, relative to CE's. Two stars mark the best mean AP, one star those
-    whose mean ± std meets it.
+    Percent, mean ± standard deviation over seeds. Images seen are those of the whole training, relative to CE's.
     """
-    marks = best_marks(groups, "average_precision")
-    rows = []
-    for label, group in groups.items():
-        found = [shot_accuracies(record) for record in group]
-        row: dict[str, Any] = {"method": label, "pseudo-classes": len(group[0].regrouping["parent"])}
-        row["images seen"] = f"{relative_cost(group, groups['CE']):.2f}"
-        for name in ("all", *SHOTS):
-            measured = np.array([f[name] for f in found])
-            row[f"accuracy, {name}"] = "" if np.isnan(measured).all() else mean_std(measured)
-        stars = {"best": " **", "overlap": " *"}.get(marks.get(label, ""), "")
-        row["mean AP"] = mean_std(values(group, "average_precision"), scale=1) + stars
-        rows.append(row)
-    return traced(pd.DataFrame(rows).set_index("method"), groups.values())
+    columns: dict[str, Iterable[Any]] = {"method": groups}
+    columns["pseudo-classes"] = [len(group[0].regrouping["parent"]) for group in groups.values()]
+    columns["images seen"] = [f"{relative_cost(group, groups['CE']):.2f}" for group in groups.values()]
+    found = [pd.DataFrame([shot_accuracies(record) for record in group]) for group in groups.values()]
+    for name in ("all", *SHOTS):
+        columns[f"accuracy, {name}"] = ["" if f[name].isna().all() else mean_std(f[name]) for f in found]
+    columns["mean AP"] = mean_cells(groups, "average_precision", marked=True)
+    return table(columns, groups.values())
 
 
 def chosen_on_validation(groups: Groups) -> str:
@@ -133,10 +126,8 @@ def contest_table(tails: Mapping[str, Groups]) -> pd.DataFrame:
             rows.append({"training set": name, "contest": contest, "compared": f"{first} − {second}"})
             differences.append(tail_differences(groups, first, second))
             found.append([*groups[first], *groups[second]])
-    table = pd.DataFrame(rows)
-    for measure in differences[0]:
-        table[measure] = starred([of[measure] for of in differences])
-    return traced(table.set_index("training set"), found)
+    cells = {measure: starred([of[measure] for of in differences]) for measure in differences[0]}
+    return traced(pd.DataFrame(rows).assign(**cells).set_index("training set"), found)
 
 
 def long_tail_sentences(tails: Mapping[str, Groups]) -> dict[str, str]:
@@ -159,60 +150,15 @@ def long_tail_sentences(tails: Mapping[str, Groups]) -> dict[str, str]:
 
 def _tally(differences: Sequence[Interval]) -> str:
     """Return on how many sets a difference is clear: ``"higher on 2 of 4 sets"``, ``"undecided on all 4 sets"``."""
-    n = len(differences)
-    counted = {"higher": sum(d.low > 0 for d in differences), "lower": sum(d.high < 0 for d in differences)}
-    parts = [f"{word} on {count}" for word, count in counted.items() if count]
+    n, counted = len(differences), Counter((d.low > 0) - (d.high < 0) for d in differences)
+    parts = [f"{word} on {counted[sign]}" for word, sign in (("higher", 1), ("lower", -1)) if counted[sign]]
     return f"{' and '.join(parts)} of {n} sets" if parts else f"undecided on all {n} sets"
-
-
-SHOT_LOOKS = {"all": ("#000000", "o"), "many": ("#0072B2", "s"), "medium": ("#E69F00", "^"), "few": ("#D55E00", "v")}
-
-
-def plot_shots(tails: Mapping[str, Groups]) -> Figure:
-    """Draw each method's accuracy over all classes and by shots, a panel a long-tailed set; means over seeds."""
-    n_rows = (len(tails) + 1) // 2
-    figure, panels = plt.subplots(n_rows, 2, figsize=(9, 3.1 * n_rows), squeeze=False)
-    for axes, (name, groups) in zip(panels.flat, tails.items(), strict=False):
-        found = {method: [shot_accuracies(record) for record in group] for method, group in groups.items()}
-        for shots, (color, marker) in SHOT_LOOKS.items():
-            means = [100 * np.mean([f[shots] for f in found[method]]) for method in groups]
-            style = {"color": color, "marker": marker, "linestyle": "none", "markersize": 6 if shots == "all" else 5}
-            axes.plot(means, range(len(groups)), label=shots, markerfacecolor=color if shots == "all" else "w", **style)
-        axes.set_yticks(range(len(groups)), list(groups))
-        axes.set(title=name, ylim=(len(groups) - 0.5, -0.5))
-        axes.grid(axis="y", color="0.9")
-    for axes in panels.flat[len(tails) :]:
-        axes.set_axis_off()
-    for axes in panels[-1]:
-        axes.set_xlabel("test accuracy (%)")
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncol=4, title="classes")
-    return figure
 
 
 def describe_tail(groups: Groups) -> str:
     """Return the size of a long-tailed training set in words."""
     counts = training_counts(next(iter(groups.values()))[0])
     return f"{counts.sum():,} training images in {len(counts)} classes, {counts.max():,} to {counts.min():,} a class"
-
-
-# ---------------------------------------------------------------- self-supervision
-
-
-def plot_clustering_over_training(looks: Mapping[int, Sequence[Record]], references: Mapping[str, float]) -> Figure:
-    """Draw the NMI of k-means in the self-supervised space by training epochs, with other encoders as lines."""
-    epochs = list(looks)
-    nmi = np.array([[look.metrics["nmi"] for look in group] for group in looks.values()])
-    figure, axes = plt.subplots(figsize=(5.8, 3.5))
-    look = STYLES["rg-simclr"]
-    own = {"color": look.color, "marker": look.marker, "capsize": 3, "label": "SimCLR"}
-    axes.errorbar(epochs, nmi.mean(axis=1), nmi.std(axis=1, ddof=1), **own)
-    for name, value in references.items():
-        look = STYLES[f"rg-{name}"]
-        axes.axhline(value, linestyle=look.line, color=look.color, linewidth=1.3, label=encoder_label(name))
-    axes.set(xlabel="epochs of self-supervised training", ylabel="NMI of clusters and hidden classes", ylim=(0, None))
-    axes.set_xticks(epochs)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
-    return figure
 
 
 def gain_kept(groups: Groups, name: str, best: str) -> str:

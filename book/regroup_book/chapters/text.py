@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from regroup_book import plans
-from regroup_book.method_tables import best_marks, draw_interval, settings_of
+from regroup_book.method_tables import best_marks, plot_intervals, tuning_table
 from regroup_book.show import encoder_label, fine_class_names, task_name, traced
 from regroup_lib.data.dataset import DataError
 from regroup_lib.data.tasks import make_task
@@ -26,10 +26,9 @@ from regroup_lib.runs.differences import (
     best_on_validation,
     precision_difference,
     result_on_test,
-    validation_precision,
     values,
 )
-from regroup_lib.runs.records import Record, find_record
+from regroup_lib.runs.records import Record
 from regroup_lib.runs.specs import task_class_names
 
 LANGUAGE_MODEL_METHODS = ("RG", "RG+WCE")
@@ -97,8 +96,7 @@ def text_table(groups: Groups) -> pd.DataFrame:
     for contestant, group in groups.items():
         row: dict[str, Any] = {"method": contestant}
         for column, measure in (measures | by_class).items():
-            stars = {"best": " **", "overlap": " *"}.get(marks.get(column, {}).get(contestant, ""), "")
-            row[column] = mean_std(values(group, measure), scale=1) + stars
+            row[column] = mean_std(values(group, measure), scale=1) + marks.get(column, {}).get(contestant, "")
         row["AP (sum)"] = mean_std([result_on_test(r, "average_precision", "sum") for r in group])
         row["calibrated AP"] = mean_std(values(group, "calibrated_average_precision"), scale=1)
         rows.append(row)
@@ -133,19 +131,10 @@ def comparison_table(results: Mapping[str, Groups]) -> pd.DataFrame:
     return traced(table, found.values())
 
 
-def tuning_table(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> pd.DataFrame:
-    """Return one row a task and way to regroup that was tried: its AP on the validation split, and what was chosen."""
-    rows, found = [], []
-    for task in plans.TEXT_TASKS[profile]:
-        specs = plans.text_grid(task, profile, seeds[0])
-        chosen = plans.select(specs, results_dir)
-        for spec in specs:
-            record = find_record(spec, results_dir)
-            row = {"task": task_title(task), "setting": settings_of(record)}
-            row["validation AP"] = f"{100 * validation_precision(record):.1f}"
-            rows.append(row | {"chosen": "yes" if spec == chosen else ""})
-            found.append([record])
-    return traced(pd.DataFrame(rows).set_index("task"), found)
+def text_tuning_table(profile: str, seeds: Sequence[int]) -> pd.DataFrame:
+    """Return one row per task and way to regroup that was tried: its AP on the validation split, and the choice."""
+    grids = {task_title(task): plans.text_grid(task, profile, seeds[0]) for task in plans.TEXT_TASKS[profile]}
+    return tuning_table(grids, "task")
 
 
 # ---------------------------------------------------------------- clusters
@@ -255,20 +244,12 @@ def describe_clusters(looks: Mapping[str, Sequence[Record]]) -> str:
 
 
 def plot_gains(results: Mapping[str, Groups], baseline: str = "CE") -> Figure:
-    """Draw each contestant's AP minus the baseline's, with its interval, one panel a task."""
-    contestants = [c for c in dict.fromkeys(c for groups in results.values() for c in groups) if c != baseline]
-    height = dict(zip(contestants, range(len(contestants))[::-1], strict=True))
-    figure, panels = plt.subplots(
-        1, len(results), figsize=(2.2 + 2.1 * len(results), 1.2 + 0.3 * len(contestants)), sharey=True, squeeze=False
-    )
-    for axes, (task, groups) in zip(panels[0], results.items(), strict=True):
-        for contestant in (c for c in groups if c != baseline):
-            draw_interval(axes, height[contestant], precision_difference(groups, contestant, baseline))
-        axes.axvline(0, color="0.3", linewidth=1)
-        axes.set_title(task.replace(", ", ",\n"), fontsize=9)
-    panels[0, 0].set(yticks=list(height.values()), yticklabels=contestants)
-    figure.supxlabel(f"AP − AP of {baseline}, percentage points", fontsize=10)
-    return figure
+    """Draw each contestant's AP minus the baseline's, with its interval, one panel per task."""
+    differences = {
+        task: {name: precision_difference(groups, name, baseline) for name in groups if name != baseline}
+        for task, groups in results.items()
+    }
+    return plot_intervals(differences, f"AP − AP of {baseline}, percentage points")
 
 
 def headline(results: Mapping[str, Groups]) -> str:
