@@ -14,7 +14,6 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, co
 
 from regroup_book import method_tables
 from regroup_book.chapters import binary, explore
-from regroup_lib.data import load
 from regroup_lib.runs.differences import rule_of
 from regroup_lib.runs.records import load_records
 
@@ -221,7 +220,7 @@ def test_exhibits_have_no_barrier(page):
 
 def test_sheet_of_images_is_read_back_where_the_data_are_not(tmp_path, monkeypatch):
     made = explore.thumbnails("digits-0", "smoke", tmp_path)
-    monkeypatch.setattr(load, "load_data", None)
+    monkeypatch.setattr(explore, "load_data", None)
     read = explore.thumbnails("digits-0", "smoke", tmp_path)
     assert len(read) >= 300
     assert np.array_equal(made, read)

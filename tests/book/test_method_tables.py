@@ -10,7 +10,6 @@ from sklearn.metrics import average_precision_score
 from regroup_book import method_tables, paper, plans
 from regroup_book.chapters import binary
 from regroup_lib.metrics import bootstrap_counts
-from regroup_lib.runs import records
 from regroup_lib.runs.differences import N_RESAMPLES, bootstrap_precisions, precision_difference, values
 from regroup_lib.runs.specs import Spec
 
@@ -197,7 +196,7 @@ def test_how_often_a_resample_of_the_validation_split_chooses_another_setting(ma
     """Three seeds stand in for three settings of one grid."""
     shelf = {record.spec: record for record in (make_record("rg", seed, lift=1.5) for seed in (0, 1, 2))}
     monkeypatch.setattr(plans, "regrouping_grids", lambda profile, seed: {"digits-0": list(shelf)})
-    monkeypatch.setattr(records, "find_record", lambda spec, results_dir=None: shelf[spec])
+    monkeypatch.setattr(plans, "find_record", lambda spec, results_dir=None: shelf[spec])
     table = method_tables.selection_table("smoke", [0])
     arrays = [record.arrays() for record in shelf.values()]
     counts = bootstrap_counts(arrays[0]["val_labels"], N_RESAMPLES)

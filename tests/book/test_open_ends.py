@@ -11,7 +11,7 @@ from regroup_book import plans
 from regroup_book.chapters import open_ends
 from regroup_lib.intervals import Interval, interval
 from regroup_lib.metrics import bootstrap_counts
-from regroup_lib.runs import differences, networks
+from regroup_lib.runs import networks
 from regroup_lib.runs.differences import N_RESAMPLES, precision_difference, values
 from regroup_lib.runs.run import run
 from regroup_lib.runs.specs import Spec
@@ -100,7 +100,7 @@ def test_validation_chooses_and_the_test_set_measures(records, monkeypatch):
         "with − without": ("RG+LA, n' = 20", "ROS"),
         "at equal steps": ("RG+LA, n' = 20", "LA"),
     }
-    monkeypatch.setattr(differences, "precision_difference", lambda groups, *pair: by_seed(groups, *pair))
+    monkeypatch.setattr(open_ends, "precision_difference", lambda groups, *pair: by_seed(groups, *pair))
     table = open_ends.contest_table({"digits": groups})
     assert list(table["mean AP"]) == [
         "+10.0 [+10.0, +10.0] *",
@@ -207,5 +207,5 @@ def test_records_of_many_classes_have_the_interval_over_seeds(records, tmp_path,
 )
 def test_the_gain_that_is_kept_is_a_share_of_a_clear_one(monkeypatch, own, best, said):
     found = {"simclr": Interval(*own, 1, 9), plans.INCEPTION: Interval(*best, 1, 9)}
-    monkeypatch.setattr(differences, "precision_difference", lambda groups, first, second: found[first])
+    monkeypatch.setattr(open_ends, "precision_difference", lambda groups, first, second: found[first])
     assert said in open_ends.gain_kept({}, "simclr", plans.INCEPTION)

@@ -76,7 +76,9 @@ def of_class(position):
 def in_paper(measure):
     def cell(row, table):
         spec = raw(row[0])["spec"]
-        with (ROOT / "regroup_lib" / "paper" / "table1.csv").open(encoding="utf-8", newline="") as stream:
+        with (ROOT / "book" / "regroup_book" / "paper_data" / "table1.csv").open(
+            encoding="utf-8", newline=""
+        ) as stream:
             rows = {(r["task"], r["method"], r["measure"]): r for r in csv.DictReader(stream)}
         number = rows.get((PAPER_TASKS[spec["task"]], spec["method"], measure))
         return f"{float(number['mean']):.1f} ± {float(number['std']):.1f}" if number else ""

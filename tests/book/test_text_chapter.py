@@ -9,7 +9,7 @@ from regroup_book.chapters import text
 from regroup_book.plans import chapter_specs, text_grid, text_runs, undecided
 from regroup_lib.data.tasks import make_task
 from regroup_lib.intervals import Interval
-from regroup_lib.runs import differences, looks, records
+from regroup_lib.runs import looks
 from regroup_lib.runs.differences import precision_difference, validation_precision
 from regroup_lib.runs.run import run
 from regroup_lib.runs.specs import Spec
@@ -81,9 +81,9 @@ def test_nothing_looks_at_the_test_set_before_the_end(profile, tmp_path):
 def test_the_clusters_are_chosen_on_the_validation_split_and_the_others_follow(tmp_path, monkeypatch):
     """The chapter names what regroups once the grid of its task is recorded, with the choice in every such run."""
     shelf, options = {}, {"profile": "cpu", "seeds": [3, 4], "results_dir": tmp_path}
-    monkeypatch.setattr(records, "find_record", lambda spec, results_dir=None: shelf.get(spec))
+    monkeypatch.setattr(plans, "find_record", lambda spec, results_dir=None: shelf.get(spec))
     # The record of a spec is its validation AP here; the last way to regroup is the best.
-    monkeypatch.setattr(differences, "validation_precision", lambda record: record)
+    monkeypatch.setattr(plans, "validation_precision", lambda record: record)
     before = chapter_specs("text", **options)
     assert not any(spec.label.startswith("rg-wce") for spec in before)
     waiting = undecided("text", **options)
@@ -131,7 +131,7 @@ def test_results_that_lack_records_say_how_to_make_them(tmp_path):
 
 
 def test_results_come_by_task_and_contestant(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "find_record", lambda spec, results_dir=None: spec)
+    monkeypatch.setattr(plans, "find_record", lambda spec, results_dir=None: spec)
     results = text.load_results("smoke", SEEDS, tmp_path)
     assert list(results) == ["descriptions-breast_cancer", "descriptions"]
     assert [spec.seed for spec in results["descriptions"]["RG"]] == SEEDS

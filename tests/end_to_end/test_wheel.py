@@ -19,7 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 USE = """
 import json
 import regroup_lib as rg
-from regroup_lib.data import SOURCES
+from regroup_lib.data.sources import SOURCES
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
@@ -83,8 +83,10 @@ def environment(wheel, tmp_path_factory):
     _run(sys.executable, "-m", *install, cwd=folder)
     site = next(folder.glob("lib/python*/site-packages"))
     here = next(path for path in map(Path, sys.path) if path.name == "site-packages")
-    # A path in a .pth file is searched last, and its own .pth files (an editable install) are not read.
-    (site / "dependencies.pth").write_text(f"{here}\n")
+    for path in here.iterdir():
+        # Not the editable installs of this environment, whose commands the wheel would be asked for.
+        if not path.name.startswith(("regroup", "__editable__")) and not (site / path.name).exists():
+            (site / path.name).symlink_to(path)
     return folder / "bin"
 
 
@@ -106,7 +108,8 @@ def test_the_wheel_brings_the_command(environment, tmp_path):
 
 def test_the_citation_file_names_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    assert citation["version"] == PROJECT["version"]
+    book = tomllib.loads((ROOT / "book" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert citation["version"] == PROJECT["version"] == book["version"]
     assert citation["license"] == PROJECT["license"]
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
