@@ -132,7 +132,7 @@ def data_list() -> None:
     """List the data sets, whether they are here, and who publishes them."""
     from regroup_lib.data.sources import EMBEDDED, SOURCES
 
-    rows = [(name, "embedded", publisher) for name, publisher in EMBEDDED.items()]
+    rows = [(name, "embedded", source.publisher) for name, source in EMBEDDED.items()]
     for name, source in SOURCES.items():
         state = source.path() if source.path().exists() else f"missing: regroup data fetch {name}"
         rows.append((name, state, source.publisher))

@@ -1,11 +1,14 @@
 """What all tests share: hypothesis without a clock, a private data directory, CIFAR real or of the same shape."""
 
+import http.server
 import os
 import re
 import shutil
 import sys
+import threading
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -186,6 +189,32 @@ def smoke_results(tmp_path_factory):
         for spec in specs:
             run.run(spec, results_dir=folder, data_dir=data)
     return folder
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Serve files over HTTP on this machine: its address, and a dict from "/path" to bytes or (status, bytes)."""
+    answers = {}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            answer = answers.get(self.path, (404, b"not found"))
+            status, content = answer if isinstance(answer, tuple) else (200, answer)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *args):
+            pass
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        yield SimpleNamespace(address=f"http://127.0.0.1:{listening.server_port}", answers=answers)
+        listening.shutdown()
+        thread.join()
 
 
 @pytest.fixture(scope="session")

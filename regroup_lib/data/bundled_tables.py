@@ -13,7 +13,7 @@ import pandas as pd
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
 
 from regroup_lib.data.dataset import DataError, Dataset
-from regroup_lib.data.ham10000 import HAM10000_TABLES
+from regroup_lib.data.ham10000 import ham10000_table
 from regroup_lib.data.sources import DIGIT_NAMES, SOURCES
 from regroup_lib.files import data_directory, digest_arrays
 
@@ -76,9 +76,8 @@ def _diabetes(data_dir: Path) -> tuple[pd.DataFrame, np.ndarray]:
 
 
 def _ham10000_metadata(data_dir: Path) -> tuple[pd.DataFrame, np.ndarray]:
-    """Return age, sex and site of HAM10000's lesions, a row a lesion; how the diagnosis was made would tell it."""
-    folder = data_dir / SOURCES["ham10000"].published
-    table = next((folder / name for name in HAM10000_TABLES if (folder / name).is_file()), folder / HAM10000_TABLES[0])
+    """Return age, sex and site of HAM10000's lesions, one row per lesion; how the diagnosis was made would tell it."""
+    table = ham10000_table(data_dir / SOURCES["ham10000"].published)
     if not table.is_file():
         raise DataError(f"{table} does not exist; run `regroup data fetch ham10000`")
     rows = pd.read_csv(table, sep=None, engine="python").sort_values("image_id").drop_duplicates("lesion_id")

@@ -1,20 +1,26 @@
-"""What a data set is: splits of images, sentences or table rows in memory, with their labels."""
+"""A data set in memory: splits of images, sentences or table rows, with their labels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import lru_cache, wraps
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from regroup_lib.files import digest_arrays
+
 SPLITS = ("train", "val", "test")
+FRACTIONS = {"train": 0.7, "val": 0.1, "test": 0.2}  # of a published set that has no split of its own
 
 
 class DataError(ValueError):
-    """A data set is missing, damaged or not what it claims to be; the message says what mends it."""
+    """A data set is missing, damaged or another one than it claims to be; the message names the remedy."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +64,13 @@ class Dataset:
         SHA-256 of all inputs and labels, of a user's folder or table also of classes and columns by name: two data
         sets with one digest are the same to the bit.
     metadata : dict of str to dict of str to ndarray, optional
-        What else the publisher says: split, column, one value an image. HAM10000 has ``lesion_id`` (images of one
-        lesion are a group), ``image_id``, ``dx_type``, ``age`` (float32, years, NaN: unknown), ``sex`` and
-        ``localization``. Financial PhraseBank has ``line``, the number of the sentence's line in the file. A user's
-        folder has ``file``, a user's table ``row``, counted from 0 in the order of the file; both have ``group``
-        (int64) where samples belong together, such as copies or those of one patient: no division parts a group.
+        Further columns, by split and name, with one value per sample. HAM10000 has ``lesion_id`` (images of one lesion
+        are a group), ``image_id``, ``dx_type``, ``age`` (float32, years, NaN: unknown), ``sex`` and ``localization``.
+        Financial PhraseBank has ``line``, the number of the sentence's line in the file. A user's folder has ``file``,
+        a user's table ``row``, counted from 0 in the order of the file; both have ``group`` (int64) where samples
+        belong together, such as copies or those of one patient: no division parts a group.
     notes : tuple of str
-        What of the set was left out, and how much; of a user's own set also how it was read and divided.
+        The parts of the set that were left out; for a user's own set also how it was read and divided.
     """
 
     name: str
@@ -86,7 +92,7 @@ class Dataset:
 
     @property
     def holds(self) -> str:
-        """What the inputs are: ``"images"``, ``"sentences"`` or ``"rows"``."""
+        """Kind of the inputs: ``"images"``, ``"sentences"`` or ``"rows"``."""
         return "rows" if self.is_table else "sentences" if self.is_text else "images"
 
     @property
@@ -102,6 +108,84 @@ class Dataset:
     def class_counts(self, split: str = "train") -> list[int]:
         """Return the number of samples of each class in a split."""
         return np.bincount(self.splits[split].labels, minlength=len(self.class_names)).tolist()
+
+
+def dataset_of(
+    name: str,
+    samples: Split,
+    rows: Mapping[str, np.ndarray],
+    class_names: Sequence[str],
+    *,
+    columns: Mapping[str, np.ndarray] | None = None,
+    notes: Sequence[str] = (),
+    digest: str | None = None,
+    **digested: Iterable[np.ndarray],
+) -> Dataset:
+    """Lay all samples and the columns of their metadata out in splits; the default digest is `digest_of` these."""
+    splits = {part: samples.take(index) for part, index in rows.items()}
+    if isinstance(samples.inputs, pd.DataFrame):
+        splits = {part: Split(split.inputs.reset_index(drop=True), split.labels) for part, split in splits.items()}
+    metadata = columns and {part: {c: values[index] for c, values in columns.items()} for part, index in rows.items()}
+    return Dataset(name, splits, tuple(class_names), digest or digest_of(splits, **digested), metadata, tuple(notes))
+
+
+def rows_of(parts: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the rows of each split that occurs among the names of splits, [n]."""
+    return {part: np.flatnonzero(parts == part) for part in SPLITS if (parts == part).any()}
+
+
+def digest_of(splits: Mapping[str, Split], *, before: Iterable = (), after: Iterable = ()) -> str:
+    """Return the digest of inputs and labels, between other arrays; a table's column names are part of it."""
+    arrays = list(before)
+    for split in splits.values():
+        if isinstance(split.inputs, pd.DataFrame):
+            arrays += [np.array(split.inputs.columns.to_list()), *(split.inputs[c].to_numpy() for c in split.inputs)]
+        else:
+            arrays.append(split.inputs)
+        arrays.append(split.labels)
+    return digest_arrays(*(a.astype(np.str_) if a.dtype.kind == "O" else a for a in (*arrays, *after)))
+
+
+def kept_until_changed(files_of: Callable[..., Iterable[Path]], *, maxsize: int = 1) -> Callable:
+    """Keep the last results of a loader until one of its files changes in time or size.
+
+    `files_of` takes the loader's arguments, which must be hashable. Errors are not kept.
+    """
+
+    def decorate(load: Callable[..., Dataset]) -> Callable[..., Dataset]:
+        @lru_cache(maxsize)
+        def load_once(state: tuple, *arguments, **options) -> Dataset:
+            return load(*arguments, **options)
+
+        @wraps(load)
+        def kept(*arguments, **options) -> Dataset:
+            options = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+            status = {path: path.stat() for path in files_of(*arguments, **options) if path.exists()}
+            state = tuple((path, s.st_mtime_ns, s.st_size) for path, s in status.items())
+            return load_once(state, *arguments, **options)
+
+        return kept
+
+    return decorate
+
+
+@dataclass(frozen=True)
+class Check:
+    """Raise a DataError that names the file, the defect, the expectation and the remedy."""
+
+    path: Path
+    mend: str
+
+    def __call__(self, condition: bool, found: str, expected: str, mend: str = "") -> None:
+        if not condition:
+            raise DataError(f"{self.path}: {found}, expected {expected}; {mend or self.mend}")
+
+    def counts(self, names: Sequence[str], found: Iterable[int], expected: Iterable[int], of: str = "") -> None:
+        """Compare the number of samples of each class."""
+        wrong = [row for row in zip(names, found, expected, strict=True) if row[1] != row[2]]
+        for name, number, wanted in wrong[:1]:
+            first = f"the first {name!r} with {number}"
+            self(False, f"{len(wrong)} classes{of} have a wrong count, {first}", str(wanted))
 
 
 def split_by_group(
@@ -198,3 +282,9 @@ def some_of(names: Iterable[str]) -> str:
     """Return the first few names, and how many more there are."""
     names = list(names) or ["none"]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Return all known names, and the one that an unknown name is close to."""
+    close = get_close_matches(name, known, 1)
+    return ", ".join(known) + (f"; did you mean {close[0]!r}?" if close else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -12,7 +12,9 @@ from threading import Lock
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
+from regroup_lib.data.dataset import DataError
 from regroup_lib.files import digest_file, read_npz, write_npz
 from regroup_lib.progress import progress_bar
 
@@ -24,21 +26,22 @@ LARGE = 25_000_000  # pixels; larger pictures are decoded one at a time, as each
 _large_picture = Lock()
 
 
-def n_threads() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def in_threads(function: Callable, items: Iterable, bar: tqdm | None = None) -> list:
+    """Return the results of a function for each item, computed on all cores that this process may use."""
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    results = []
+    with ThreadPoolExecutor(n_cores) as pool:
+        for result in pool.map(function, items):
+            results.append(result)
+            if bar is not None:
+                bar.update()
+    return results
 
 
 def check_image_size(size: int) -> None:
-    """Raise a ValueError if `size` is not a number of pixels that images can be resized to."""
+    """Raise a DataError if `size` is not a number of pixels that images can be resized to."""
     if not isinstance(size, int | np.integer) or isinstance(size, bool) or not 1 <= size <= MAX_IMAGE_SIZE:
-        raise ValueError(f"image_size is {size!r}; it must be a whole number of pixels from 1 to {MAX_IMAGE_SIZE}")
-
-
-def check_regular(path: Path) -> None:
-    """Raise a ValueError if a path is a link to nothing, or a device or pipe that reading would not come back from."""
-    if not path.is_file():
-        raise ValueError("it is a link to nothing, or no regular file")
+        raise DataError(f"image_size is {size!r}; it must be a whole number of pixels from 1 to {MAX_IMAGE_SIZE}")
 
 
 @contextmanager
@@ -61,7 +64,8 @@ def open_image(
     ValueError
         If it is no regular file, or has too many pixels. Pillow raises a different class for each other defect.
     """
-    check_regular(path)
+    if not path.is_file():  # a device or pipe, which reading would not come back from
+        raise ValueError("it is a link to nothing, or no regular file")
     with Image.open(path, formats=formats) as image:
         n_pixels = image.width * image.height
         limit = min(max_pixels or MAX_PIXELS, MAX_PIXELS)
@@ -73,13 +77,8 @@ def open_image(
             yield image
 
 
-def file_digests(paths: Sequence[Path]) -> list[str]:
-    """Return each file's SHA-256, or why it cannot be read: decoding says so once more, with the file's name."""
-    with ThreadPoolExecutor(n_threads()) as pool:
-        return list(pool.map(_digest_or_reason, paths))
-
-
-def _digest_or_reason(path: Path) -> str:
+def digest_or_reason(path: Path) -> str:
+    """Return a file's SHA-256, or why it cannot be read: decoding says so once more, with the file's name."""
     try:
         return digest_file(path)
     except OSError as error:
@@ -117,13 +116,9 @@ def decode_images(
             return str(error) or type(error).__name__
         return ""
 
-    # Pillow lets go of the interpreter's lock while it decodes and resizes.
-    with progress_bar(total=len(paths), desc="decoding", unit="image") as bar, ThreadPoolExecutor(n_threads()) as pool:
-        reasons = []
-        for reason in pool.map(decode, range(len(paths))):
-            reasons.append(reason)
-            bar.update()
-    return images, np.array(reasons, dtype=object)
+    with progress_bar(total=len(paths), desc="decoding", unit="image") as bar:
+        # Pillow lets go of the interpreter's lock while it decodes and resizes.
+        return images, np.array(in_threads(decode, range(len(paths)), bar), dtype=object)
 
 
 def cached_images(
@@ -138,8 +133,14 @@ def cached_images(
     kept_at : Path
         The cache file; its name has a key of everything that decides the result.
     """
-    kept = _read_cache(kept_at, {"images": (np.uint8, (len(paths), *shape)), "readable": (bool, (len(paths),))})
-    if kept is None:
+    try:
+        kept = read_npz(kept_at)
+        for name, kind, expected in (("images", np.uint8, (len(paths), *shape)), ("readable", bool, (len(paths),))):
+            if kept[name].dtype != kind or kept[name].shape != expected:
+                raise ValueError(f"{name} is {kept[name].dtype} {kept[name].shape}, not {kind.__name__} {expected}")
+    except (FileNotFoundError, ValueError, KeyError) as error:
+        if not isinstance(error, FileNotFoundError):
+            logger.warning("the image cache %s is damaged and is made again (%s)", kept_at, error)
         images, reasons = decode_images(paths, shape, read)
         try:
             write_npz(kept_at, {"images": images, "readable": reasons == ""})
@@ -151,18 +152,3 @@ def cached_images(
     if len(bad):  # to say why; and the reason may have been the machine's
         images[bad], reasons[bad] = decode_images([paths[row] for row in bad], shape, read)
     return images, reasons
-
-
-def _read_cache(path: Path, expected: dict[str, tuple]) -> dict[str, np.ndarray] | None:
-    """Return a cache file's arrays, or None where there is none or it is damaged."""
-    try:
-        kept = read_npz(path)
-        for name, (kind, shape) in expected.items():
-            if kept[name].dtype != kind or kept[name].shape != shape:
-                raise ValueError(f"{name} is {kept[name].dtype} {kept[name].shape}, expected {kind.__name__} {shape}")
-        return kept
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError) as error:
-        logger.warning("the image cache %s is damaged and is made again (%s)", path, error)
-        return None

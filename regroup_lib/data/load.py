@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import stat
 import tempfile
-from collections.abc import Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from regroup_lib.data.dataset import SPLITS, DataError, Dataset, Split
-from regroup_lib.data.ham10000 import _fetch_ham10000, _load_ham10000
+from regroup_lib.data.dataset import (
+    SPLITS,
+    Check,
+    DataError,
+    Dataset,
+    Split,
+    dataset_of,
+    digest_of,
+    kept_until_changed,
+)
+from regroup_lib.data.ham10000 import HAM10000_TABLES, ham10000_index, load_ham10000
 from regroup_lib.data.images import check_image_size
 from regroup_lib.data.own_folders import load_folder
 from regroup_lib.data.own_tables import TABLE_SUFFIXES, load_frame
-from regroup_lib.data.sentences import _descriptions, _fetch_phrasebank, _load_phrasebank
-from regroup_lib.data.sources import DATASETS, DIGIT_NAMES, EMBEDDED, SOURCES, Source
+from regroup_lib.data.sentences import by_hand, load_phrasebank, read_descriptions, read_phrasebank
+from regroup_lib.data.sources import DATASETS, EMBEDDED, SOURCES, Source
 from regroup_lib.files import data_directory, digest_arrays, read_npz, write_npz
+from regroup_lib.progress import progress_bar
+
+MAX_FILE_BYTES = 20_000_000  # of a file in an archive; HAM10000's have less than 1 MB
+MAX_ARCHIVE_BYTES = 4_000_000_000  # of an archive, unpacked; HAM10000's have 1.4 GB
 
 
 def load_data(
@@ -45,7 +63,7 @@ def load_data(
           ``val_*`` and ``class_names`` are optional);
         - a folder of images, ``train/<class>/*.png`` with ``test/`` and ``val/`` if you have them, or
           ``<class>/*.png`` (see `load_folder`);
-        - a table, a ``.csv``, ``.tsv`` or ``.parquet`` file with a row a sample (see `load_frame`).
+        - a table, a ``.csv``, ``.tsv`` or ``.parquet`` file with one row per sample (see `load_frame`).
 
         A name goes before a path: write ``"./digits"`` for a folder of that name.
     data_dir : str or Path, optional
@@ -62,8 +80,8 @@ def load_data(
     label : str, optional
         The column of a table that holds the classes; default: the last one.
     group : str, optional
-        What samples that belong together share, of one patient, say: a column of a table, or a level of folders or a
-        pattern of a folder of images. They stay together wherever samples are divided, as copies do.
+        Where samples have the name of their group, such as their patient: a column of a table, or a level of folders
+        or a pattern of a folder of images. A group stays together wherever samples are divided, as copies do.
     header, missing, decimal : optional
         How a table is written: see `load_frame`.
 
@@ -93,35 +111,35 @@ def load_data(
     ((1257, 8, 8, 1), dtype('uint8'))
     """
     name, path = str(name_or_path), Path(name_or_path)
-    source = SOURCES.get(name)
     kind = _kind_of(name, path)
-    written = {"header": header, "missing": missing, "decimal": decimal}
-    given = {"image_size": image_size, "allow_missing": allow_missing or None, "label": label, "group": group}
-    given |= {"header": None if header else header, "missing": missing or None, "decimal": decimal}
-    _check_load_options(name, kind, given)
+    images = {"image_size": image_size, "allow_missing": allow_missing, "group": group}
+    table = {"label": label, "header": header, "missing": missing or (), "decimal": decimal}
+    for option, value in (images | table).items():
+        default, kinds, what, sets = _LOAD_OPTIONS[option]
+        if value != default and kind not in kinds:
+            raise DataError(f"{option} is {value}, and {name!r} is not {what}; leave it out, it is for {sets}")
+    if image_size is not None:
+        check_image_size(image_size)
     cache = data_directory(data_dir) / "cache"
     if kind == "embedded":
-        return _digits() if name == "digits" else _descriptions()
+        return _embedded(name)
     if kind == "npz":
-        return _load_npz(path, path.stem, "check the path, or write the file again", published=False)
+        return _load_npz(path, path.stem, None, "check the path, or write the file again")
     if kind == "folder":
-        return load_folder(path, cache=cache, image_size=image_size, allow_missing=allow_missing, group=group)
+        return load_folder(path, cache=cache, **images)
     if kind == "table":
-        return load_frame(path, label=label, allow_missing=allow_missing, group=group, **written)
+        return load_frame(path, allow_missing=allow_missing, group=group, **table)
+    source = SOURCES[name]
     path = source.path(data_dir)
     if download and not path.exists():
         fetch_data(name, data_dir=data_dir)
     mend = f"run `regroup data fetch {name}`, or point REGROUP_DATA at a folder that has {source.published}"
     if source.text:
-        return _load_phrasebank(path, source, mend)
-    if not source.decoded:
-        return _load_npz(path, name, mend, published=True)
-    size = source.image_shape[0] if image_size is None else image_size
-    try:
-        check_image_size(size)
-    except ValueError as error:
-        raise DataError(str(error)) from None
-    return _load_ham10000(path, cache, size, allow_missing, mend)
+        return load_phrasebank(path, source, mend)
+    if source.decoded:
+        size = source.image_shape[0] if image_size is None else image_size
+        return load_ham10000(path, source, mend, cache, size, allow_missing)
+    return _load_npz(path, name, source, mend)
 
 
 def _kind_of(name: str, path: Path) -> str:
@@ -141,20 +159,17 @@ def _kind_of(name: str, path: Path) -> str:
     raise DataError(f"no data set is called {name!r}; there are {', '.join(DATASETS)}, or the path of {own}{there}")
 
 
-# Option of `load_data` -> the kinds of set that it is for, what the others are not, and what to say.
+_DECODED, _TABLE_OPTION = "decoded from image files", (("table",), "a table", "tables")
+# Option of `load_data` -> its default, the kinds of set that it is for, and how to say so.
 _LOAD_OPTIONS = {
-    "image_size": (("decoded", "folder"), "decoded from image files", "ham10000 and folders of images"),
-    "allow_missing": (("decoded", "folder", "table"), "decoded from image files", "ham10000, folders and tables"),
-    "group": (("folder", "table"), "a folder of images or a table", "these"),
-} | dict.fromkeys(("label", "header", "missing", "decimal"), (("table",), "a table", "tables"))
-
-
-def _check_load_options(name: str, kind: str, options: dict[str, Any]) -> None:
-    """Refuse an option that would have no effect."""
-    for option, value in options.items():
-        kinds, what, sets = _LOAD_OPTIONS[option]
-        if value is not None and kind not in kinds:
-            raise DataError(f"{option} is {value}, and {name!r} is not {what}; leave it out, it is for {sets}")
+    "image_size": (None, ("decoded", "folder"), _DECODED, "ham10000 and folders of images"),
+    "allow_missing": (False, ("decoded", "folder", "table"), _DECODED, "ham10000, folders and tables"),
+    "group": (None, ("folder", "table"), "a folder of images or a table", "these"),
+    "label": (None, *_TABLE_OPTION),
+    "header": (True, *_TABLE_OPTION),
+    "missing": ((), *_TABLE_OPTION),
+    "decimal": (None, *_TABLE_OPTION),
+}
 
 
 def fetch_data(name: str, *, data_dir: str | Path | None = None) -> Path:
@@ -173,118 +188,178 @@ def fetch_data(name: str, *, data_dir: str | Path | None = None) -> Path:
     if name not in SOURCES:
         reason = "is embedded and needs no download" if name in EMBEDDED else "is not known"
         raise DataError(f"data set {name!r} {reason}; those that can be fetched: {', '.join(SOURCES)}")
-    source = SOURCES[name]
+    source, again = SOURCES[name], f"run `regroup data fetch {name}` again"
     target = source.path(data_dir)
+    is_empty = target.is_dir() and not target.is_symlink() and not any(target.iterdir())
+    if target.suffix != ".npz" and os.path.lexists(target) and not is_empty:
+        raise DataError(f"{target} exists and is left alone; move it away, then {again}")
+    if source.text:
+        download, check, again = _download_phrasebank, read_phrasebank, f"{again}, {by_hand(target)}"
+    else:
+        download, check = (_download_ham10000, ham10000_index) if source.decoded else (_download_cifar, _read_npz)
     target.parent.mkdir(parents=True, exist_ok=True)
-    fetch = _fetch_phrasebank if source.text else _fetch_ham10000 if source.decoded else _fetch_cifar
-    fetch(name, source, target)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as scratch:
+        fetched = Path(scratch, source.published)
+        try:
+            download(source, Path(scratch), fetched)
+        except (OSError, KeyError, ValueError, RuntimeError) as error:  # no network; a wrong checksum; another catalog
+            found = f"{name} could not be fetched from its publisher, {source.url} ({error})"
+            raise DataError(f"{found}; nothing was written, {again}") from error
+        check(fetched, source, "the publisher's files are not what was expected; report it")
+        os.replace(fetched, target)
     return target
 
 
-def _fetch_cifar(name: str, source: Source, target: Path) -> None:
+def _download_cifar(source: Source, scratch: Path, file: Path) -> None:
     import torchvision  # heavy, and only needed here
 
-    reader = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
+    reader = getattr(torchvision.datasets, file.stem.upper())
     arrays: dict[str, np.ndarray] = {}
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder:
-        for split in ("train", "test"):
-            try:
-                published = reader(folder, train=split == "train", download=True)
-            except (OSError, RuntimeError) as error:  # no network; an archive with a wrong checksum
-                reason = f"{name} could not be fetched from its publisher, {reader.url} ({error})"
-                raise DataError(f"{reason}; nothing was written, run `regroup data fetch {name}` again") from error
-            arrays[f"{split}_images"] = published.data
-            arrays[f"{split}_labels"] = np.asarray(published.targets, np.uint8)
-        arrays["class_names"] = np.array(published.classes)
-    _checked(arrays, target, name, source, "the publisher's archive is not what was expected; report it")
-    write_npz(target, arrays)
+    for split in ("train", "test"):
+        published = reader(scratch, train=split == "train", download=True)
+        arrays |= {f"{split}_images": published.data, f"{split}_labels": np.asarray(published.targets, np.uint8)}
+    write_npz(file, arrays | {"class_names": np.array(published.classes)})
 
 
-@lru_cache(maxsize=1)
-def _digits() -> Dataset:
-    """Return the 1,797 scans of scikit-learn with a fixed 70/30 test split (the set has none of its own)."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+def _download_ham10000(source: Source, scratch: Path, folder: Path) -> None:
+    """Download table and archives, verified by the publisher's checksums, and unpack them."""
+    import pooch
 
-    images, labels = load_digits(return_X_y=True)
-    images = np.rint(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
-    labels = labels.astype(np.int64)
-    train, test = train_test_split(np.arange(len(labels)), test_size=0.3, random_state=0, stratify=labels)
-    splits = {name: Split(images[rows], labels[rows]) for name, rows in (("train", train), ("test", test))}
-    return Dataset("digits", splits, DIGIT_NAMES, digest_arrays(images, labels))
+    (folder / "images").mkdir(parents=True)
+    resolver = pooch.DOIDownloader()
+    doi = source.url.removeprefix("doi:")
+    repository = pooch.downloaders.doi_to_repository(doi, headers=resolver.headers, timeout=resolver.timeout)
+    catalog = pooch.create(path=scratch, base_url=source.url, retry_if_failed=1)
+    repository.populate_registry(catalog)
+    table = next((known for known in HAM10000_TABLES if known in catalog.registry), HAM10000_TABLES[0])
+    for file in (table, "HAM10000_images_part_1.zip", "HAM10000_images_part_2.zip"):
+        catalog.urls[file] = repository.download_url(file)
+        if file.endswith(".tab"):
+            # Dataverse converts tables; the checksum is of the file that was uploaded.
+            catalog.urls[file] += "?format=original"
+        fetched = Path(catalog.fetch(file, downloader=_downloader(file)))
+        if file == table:
+            os.replace(fetched, folder / HAM10000_TABLES[0])
+        else:
+            _unpack(fetched, folder / "images", r"ISIC_\w+\.jpg")
+            fetched.unlink()
 
 
-def _load_npz(path: Path, name: str, mend: str, *, published: bool) -> Dataset:
-    if not path.exists():
-        raise DataError(f"{path} does not exist; {mend}")
-    status = path.stat()
-    return _load_npz_once(path, status.st_mtime_ns, status.st_size, name, mend, published)
+def _download_phrasebank(source: Source, scratch: Path, folder: Path) -> None:
+    import pooch
+
+    folder.mkdir()
+    options = {"fname": f"{folder.name}.zip", "path": scratch, "downloader": _downloader(folder.name)}
+    archive = pooch.retrieve(source.url, f"sha256:{source.sha256}", **options)
+    _unpack(Path(archive), folder, r"(Sentences_\w+Agree|License|README)\.txt")
+
+
+def _downloader(title: str) -> Callable:
+    import pooch
+
+    bar = progress_bar(total=1, desc=title, unit="B", unit_scale=True)  # pooch sets the total
+    return pooch.HTTPDownloader(progressbar=bar, chunk_size=2**20)
+
+
+def _unpack(archive: Path, folder: Path, pattern: str) -> None:
+    """Unpack the files of a zip archive whose names match into one folder; refuse paths that leave it, links, bombs.
+
+    Raises
+    ------
+    ValueError
+        If the archive is damaged or unsafe. The message names it.
+    """
+    try:
+        with zipfile.ZipFile(archive) as bundle:
+            members = bundle.infolist()
+            for member in members:
+                name = member.filename
+                if name.startswith("/") or ".." in PurePosixPath(name).parts or "\\" in name or ":" in name:
+                    raise ValueError(f"{archive.name} has a file outside its folder, {name!r}")
+                if stat.S_ISLNK(member.external_attr >> 16):
+                    raise ValueError(f"{archive.name} has a link, {name!r}")
+                if member.file_size > MAX_FILE_BYTES:
+                    raise ValueError(f"{archive.name}: {name!r} has {member.file_size:,} bytes unpacked")
+            if sum(member.file_size for member in members) > MAX_ARCHIVE_BYTES:
+                raise ValueError(f"{archive.name} has more than {MAX_ARCHIVE_BYTES:,} bytes unpacked")
+            for member in members:
+                name = PurePosixPath(member.filename).name
+                if re.fullmatch(pattern, name) and not member.is_dir():
+                    with bundle.open(member) as packed, (folder / name).open("xb") as unpacked:
+                        shutil.copyfileobj(packed, unpacked, 2**20)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"{archive.name} is damaged or is not a zip archive ({error})") from error
 
 
 @lru_cache(maxsize=2)
-def _load_npz_once(path: Path, mtime: int, size: int, name: str, mend: str, published: bool) -> Dataset:
-    # Time and size are part of the cache key: a file that changed is read again.
+def _embedded(name: str) -> Dataset:
+    """Return a set that scikit-learn brings, with a fixed 70/30 test split, as it has none of its own."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    class_names = EMBEDDED[name].class_names
+    if name == "digits":
+        scans, labels = load_digits(return_X_y=True)
+        inputs, labels = np.rint(scans * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1), labels.astype(np.int64)
+    else:
+        sentences = read_descriptions()
+        inputs = sentences.texts
+        labels = np.array([class_names.index(label) for label in sentences.labels], np.int64)
+    train, test = train_test_split(np.arange(len(labels)), test_size=0.3, random_state=0, stratify=labels)
+    rows = {"train": train, "test": test}
+    return dataset_of(name, Split(inputs, labels), rows, class_names, digest=digest_arrays(inputs, labels))
+
+
+@kept_until_changed(lambda path, *_: [path], maxsize=2)
+def _load_npz(path: Path, name: str, source: Source | None, mend: str) -> Dataset:
+    if not path.exists():
+        raise DataError(f"{path} does not exist; {mend}")
+    return _read_npz(path, source, mend, name)
+
+
+def _read_npz(path: Path, source: Source | None, mend: str, name: str = "") -> Dataset:
+    """Return the arrays of a file as a Dataset, or raise a DataError."""
     try:
         arrays = read_npz(path)
     except ValueError as error:
         raise DataError(f"{error}; {mend}") from error
-    return _checked(arrays, path, name, SOURCES[name] if published else None, mend)
-
-
-def _checked(arrays: dict, path: Path, name: str, source: Source | None, mend: str) -> Dataset:
-    """Return the arrays as a Dataset, or raise a DataError that names the file, the defect and the remedy."""
-
-    def require(condition: bool, found: str, expected: str) -> None:
-        if not condition:
-            raise DataError(f"{path}: {found}, expected {expected}; {mend}")
-
+    check = Check(path, mend)
     names = [split for split in SPLITS if split != "val" or {"val_images", "val_labels"} & set(arrays)]
-    for split in names:
-        for part in ("images", "labels"):
-            require(f"{split}_{part}" in arrays, f"array {split}_{part} is missing", f"it beside {sorted(arrays)}")
-    splits = {}
+    for array in (f"{split}_{part}" for split in names for part in ("images", "labels")):
+        check(array in arrays, f"array {array} is missing", f"it beside {sorted(arrays)}")
+    splits: dict[str, Split] = {}
     for split in names:
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
         if labels.ndim == 2 and labels.shape[1] == 1:  # MedMNIST stores a column
             labels = labels[:, 0]
         if images.ndim == 3:  # grey images without a channel axis
             images = images[..., None]
-        require(images.dtype == np.uint8, f"{split}_images is {images.dtype}", "uint8")
-        require(images.ndim == 4, f"{split}_images has shape {images.shape}", "[n, height, width, channels]")
-        require(images.shape[3] in (1, 3), f"{split}_images has {images.shape[3]} channels", "1 or 3")
-        require(labels.dtype.kind in "iu", f"{split}_labels is {labels.dtype}", "integers")
-        require(labels.ndim == 1, f"{split}_labels has shape {labels.shape}", "[n]")
-        require(len(images) == len(labels), f"{len(images)} {split} images but {len(labels)} labels", "as many")
-        require(len(labels) > 0, f"the {split} split is empty", "at least one image")
+        check(images.dtype == np.uint8, f"{split}_images is {images.dtype}", "uint8")
+        check(images.ndim == 4, f"{split}_images has shape {images.shape}", "[n, height, width, channels]")
+        check(images.shape[3] in (1, 3), f"{split}_images has {images.shape[3]} channels", "1 or 3")
+        check(labels.dtype.kind in "iu", f"{split}_labels is {labels.dtype}", "integers")
+        check(labels.ndim == 1, f"{split}_labels has shape {labels.shape}", "[n]")
+        check(len(images) == len(labels), f"{len(images)} {split} images but {len(labels)} labels", "as many")
+        check(len(labels) > 0, f"the {split} split is empty", "at least one image")
         splits[split] = Split(images, labels.astype(np.int64))
         shape = splits["train"].inputs.shape[1:]
-        require(images.shape[1:] == shape, f"{split} images are {images.shape[1:]}", f"{shape} as in train")
-    largest = max(int(split.labels.max()) for split in splits.values())
+        check(images.shape[1:] == shape, f"{split} images are {images.shape[1:]}", f"{shape} as in train")
+    every_label = np.concatenate([split.labels for split in splits.values()])
+    smallest, largest = int(every_label.min()), int(every_label.max())
     if "class_names" in arrays:
-        names_shape = arrays["class_names"].shape
-        require(len(names_shape) == 1, f"class_names has shape {names_shape}", "[C]")
+        check(arrays["class_names"].ndim == 1, f"class_names has shape {arrays['class_names'].shape}", "[C]")
         aliases = source.aliases if source else {}
         class_names = tuple(aliases.get(str(entry), str(entry)) for entry in arrays["class_names"])
-        require(len(set(class_names)) == len(class_names), "a class name occurs twice", "different names")
+        check(len(set(class_names)) == len(class_names), "a class name occurs twice", "different names")
     else:
-        class_names = tuple(str(index) for index in range(largest + 1))
-    smallest = min(int(split.labels.min()) for split in splits.values())
-    span = f"0 to {len(class_names) - 1}"
-    require(smallest >= 0 and largest < len(class_names), f"labels run from {smallest} to {largest}", span)
+        class_names = tuple(map(str, range(largest + 1)))
+    in_range = smallest >= 0 and largest < len(class_names)
+    check(in_range, f"labels run from {smallest} to {largest}", f"0 to {len(class_names) - 1}")
+    dataset = Dataset(name, splits, class_names, digest_of(splits))
     if source is not None:
-        require(class_names == source.class_names, f"class names {class_names[:3]}...", f"{source.class_names[:3]}...")
+        check(class_names == source.class_names, f"class names {class_names[:3]}...", f"{source.class_names[:3]}...")
         for split, counts in source.class_counts.items():
-            shape = splits[split].inputs.shape
-            require(shape[1:] == source.image_shape, f"{split} images are {shape[1:]}", f"{source.image_shape}")
-            found = np.bincount(splits[split].labels, minlength=len(counts))
-            wrong = np.flatnonzero(found != counts)
-            if len(wrong):
-                first = wrong[0]
-                require(
-                    False,
-                    f"{len(wrong)} classes of the {split} split have a wrong count, the first "
-                    f"{class_names[first]!r} with {found[first]}",
-                    str(counts[first]),
-                )
-    parts = [part for split in names for part in (splits[split].inputs, splits[split].labels)]
-    return Dataset(name, splits, class_names, digest_arrays(*parts))
+            shape = splits[split].inputs.shape[1:]
+            check(shape == source.image_shape, f"{split} images are {shape}", f"{source.image_shape}")
+            check.counts(class_names, dataset.class_counts(split), counts, of=f" of the {split} split")
+    return dataset

@@ -1,6 +1,6 @@
 """A user's own folder of images: read, checked, and divided where it is not.
 
-Nothing here guesses in silence: what is left out, resized, converted or divided stands in ``Dataset.notes``.
+Nothing here guesses in silence: ``Dataset.notes`` name all files that are left out, resized, converted or divided.
 """
 
 from __future__ import annotations
@@ -12,18 +12,27 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from PIL import Image, ImageOps
 
-from regroup_lib.data.dataset import SPLITS, DataError, Dataset, Split, joined_groups, some_of, split_by_group
-from regroup_lib.data.images import cached_images, check_image_size, check_regular, n_threads, open_image
-from regroup_lib.files import digest_arrays, digest_file
+from regroup_lib.data.dataset import (
+    SPLITS,
+    DataError,
+    Dataset,
+    Split,
+    dataset_of,
+    joined_groups,
+    kept_until_changed,
+    rows_of,
+    some_of,
+    split_by_group,
+)
+from regroup_lib.data.images import cached_images, in_threads, open_image
+from regroup_lib.files import digest_file
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +48,7 @@ FORMATS = {
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 # Pictures all the same, so that none is left out as something else: they count as images that cannot be read.
 OTHER_SUFFIXES = tuple(".avif .heic .heif .dcm .dicom .nii .jp2 .psd .svg .dng .cr2 .nef .arw .svs .ndpi .czi".split())
-# What systems and programs put beside pictures.
+# Files that systems and programs put beside pictures.
 DEBRIS = re.compile(
     r"\.|@eadir$|@recycle|@recently|@tmp$|@__thumb|#recycle$|#snapshot$|\$recycle\.bin$|__macosx$|__pycache__$|_?thumbnails?$"
     r"|e?h?thumbs\.db$|desktop\.ini$|lost\+found$|system volume information$",
@@ -55,8 +64,12 @@ NAMED_AFTER = re.compile(r"(.+?)(?:[ _.-]+([A-Za-z]+)(?:[ _.-]*\d+)*|[ _.-]+\d+|
 NO_SPLIT = "no test split"
 KEPT_SIZE = 128  # images of one size up to this stay as they are
 ALLOW = "load with allow_missing=True (--allow-missing) to leave them out"
-
-# ---------------------------------------------------------------- folders of images
+# Notes on pictures that were changed.
+GREY = "grey, and made RGB as the others are"
+TRANSPARENT = "with transparency, put on white"
+TURNED = "turned upright as their camera noted"
+FRAMES = "of several frames, of which the first is read"
+HALVED = "of 16 bits a color, of which the upper 8 are kept"  # Pillow reads no more
 
 
 @dataclass(frozen=True)
@@ -69,26 +82,32 @@ class _Files:
     classes: np.ndarray
     notes: list[str]
 
-    def name(self, row: int) -> str:
-        return self.paths[row].relative_to(self.folder).as_posix()
+    def names(self, rows: Iterable[int] | None = None) -> list[str]:
+        paths = self.paths if rows is None else [self.paths[row] for row in rows]
+        return [path.relative_to(self.folder).as_posix() for path in paths]
+
+    def below(self, row: int) -> tuple[str, ...]:
+        """Return the folders below that of the class."""
+        return self.paths[row].relative_to(self.folder).parts[1 + bool(self.parts[row]) : -1]
 
     def take(self, rows: np.ndarray) -> _Files:
         return _Files(self.folder, [self.paths[i] for i in rows], self.parts[rows], self.classes[rows], self.notes)
 
 
+@kept_until_changed(lambda folder, **_: _listed(folder).paths, maxsize=2)  # a network's size and an encoder's
 def load_folder(
-    folder: str | Path,
+    folder: Path,
     *,
     cache: Path,
     image_size: int | None = None,
     allow_missing: bool = False,
     group: str | None = None,
 ) -> Dataset:
-    """Load a folder of image files, one folder a class.
+    """Load a folder of image files, one folder per class.
 
     Parameters
     ----------
-    folder : str or Path
+    folder : Path
         With ``train/<class>/...`` and, where there are any, ``val/`` and ``test/`` (or what else these are called:
         ``Training_Set``, ``validation``), or with ``<class>/...`` alone. Images may lie in folders below their class's;
         linked ones are followed. Without a test split the training images are divided 80/20, class by class, by a rule
@@ -101,14 +120,14 @@ def load_folder(
     allow_missing : bool
         Leave files out that cannot be read, instead of refusing the folder.
     group : str, optional
-        What pictures that belong together share, of one patient, say, or altered copies: the level of a folder below
-        their class's ("1": the first), or a regular expression that is searched for in their path, of which the first
-        bracket counts. They stay together wherever images are divided.
+        Where pictures have the name of their group, such as their patient: the level of a folder below their class's
+        ("1": the first), or a regular expression that is searched for in their path, of which the first bracket
+        counts. A group stays together wherever images are divided.
 
     Returns
     -------
     Dataset
-        Grey if all images are, else RGB. Pictures are turned upright as their camera noted, what is transparent becomes
+        Grey if all images are, else RGB. Pictures are turned upright as their camera noted, transparency becomes
         white, and grey values beyond 8 bits are scaled from the range that they have in the whole set to 0 to 255.
         ``metadata`` has each image's ``file`` and, where images belong together, its ``group``; ``notes`` say how often
         each of that was done, and how many images of the test split are also in the training split.
@@ -119,48 +138,35 @@ def load_folder(
         If the layout is another one, there are fewer than two classes, sizes differ and none is given, or files cannot
         be read; the message names them.
     """
-    folder = Path(folder)
-    if image_size is not None:
-        try:
-            check_image_size(image_size)
-        except ValueError as error:
-            raise DataError(str(error)) from None
-    files = _listed(folder)
-    # Times and sizes are part of the key: files that changed are read again.
-    state = hashlib.sha256()
-    for path in files.paths:
-        status = path.stat() if path.exists() else path.lstat()
-        state.update(f"{path} {status.st_mtime_ns} {status.st_size}\n".encode(errors="surrogateescape"))
-    return _load_folder_once(folder, cache, image_size, allow_missing, group, state.hexdigest())
-
-
-@lru_cache(maxsize=2)  # a comparison asks for the network's size and the encoder's
-def _load_folder_once(
-    folder: Path, cache: Path, image_size: int | None, allow_missing: bool, group: str | None, state: str
-) -> Dataset:
     files = _listed(folder)
     named = None if group is None else _named_groups(files, group)
-    with ThreadPoolExecutor(n_threads()) as pool:
-        headers = list(pool.map(_header, files.paths))
+    headers = in_threads(_header, files.paths)
     sound = [header for header in headers if not header.reason]
     if not sound:
         raise DataError(f"{folder}: none of {len(headers)} images can be read; the first: {headers[0].reason}")
-    shape = (*_shape(folder, sound, image_size), 1 if all(header.grey for header in sound) else 3)
+    shape = (*_shape(folder, sound, image_size), 1 if all(GREY in header.traits for header in sound) else 3)
     spans = [header.span for header in sound if header.span]
     span = (min(low for low, _ in spans), max(high for _, high in spans)) if spans else None
     key = hashlib.sha256(f"{shape} {image_size}\n{span or ''}".encode())
-    for row, header in enumerate(headers):
-        key.update(f"{files.name(row)} {header.digest}\n".encode(errors="surrogateescape"))
+    for name, header in zip(files.names(), headers, strict=True):
+        key.update(f"{name} {header.digest}\n".encode(errors="surrogateescape"))
     kept_at = cache / f"images-{shape[0]}x{shape[1]}-{key.hexdigest()[:20]}.npz"
     images, reasons = cached_images(files.paths, shape, partial(_read_picture, shape=shape, span=span), kept_at)
-    readable = np.flatnonzero(reasons == "")
+    readable, bad = np.flatnonzero(reasons == ""), np.flatnonzero(reasons != "")
     if not len(readable):
         raise DataError(f"{folder}: none of {len(headers)} images can be read; the first: {reasons[0]}")
-    notes = [*files.notes, *_unreadable(files, reasons, allow_missing)]
+    notes = list(files.notes)
+    if len(bad):
+        found = f"{len(bad)} of {len(reasons)} images cannot be read"
+        found += f" ({some_of(files.names(bad))}; the first: {reasons[bad[0]]})"
+        if not allow_missing:
+            raise DataError(f"{folder}: {found}; mend or remove them, or {ALLOW}")
+        logger.warning("%s: %s; they are left out", folder, found)
+        notes.append(f"left out: {found}")
     headers = [headers[row] for row in readable]
     notes += _conversions(headers, shape, image_size, span)
     files, digests = files.take(readable), np.array([header.digest for header in headers])
-    return _folder_dataset(files, images[readable], digests, None if named is None else named[readable], notes)
+    return _divided(files, images[readable], digests, None if named is None else named[readable], notes)
 
 
 def _listed(folder: Path) -> _Files:
@@ -168,11 +174,10 @@ def _listed(folder: Path) -> _Files:
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist or is no folder; check the path")
     layout = "expected train/<class>/ with val/ and test/ where there are any, or <class>/ alone"
-    of_part = _split_folders(folder, layout) or {"": folder}
     paths, parts, classes = [], [], []
     ignored: list[Path] = []
     debris: list[Path] = []
-    for part, parent in of_part.items():
+    for part, parent in (_split_folders(folder, layout) or {"": folder}).items():
         stray = [path.name for path in parent.iterdir() if _is_image(path)]
         if stray:
             raise DataError(f"{parent}: {len(stray)} images outside of a class's folder ({some_of(stray)}); {layout}")
@@ -193,8 +198,7 @@ def _listed(folder: Path) -> _Files:
         for what, names in left_out.items()
         if names
     ]
-    files = _Files(folder, paths, np.array(parts), np.array(classes), notes + alike_names(classes))
-    return files
+    return _Files(folder, paths, np.array(parts), np.array(classes), notes + alike_names(classes))
 
 
 def _split_folders(folder: Path, layout: str) -> dict[str, Path]:
@@ -275,66 +279,60 @@ def alike_names(names: Iterable[str]) -> list[str]:
 
 
 def _named_groups(files: _Files, group: str) -> np.ndarray:
-    """Return what a folder level or a pattern says of each file, str [n]."""
-    found: list[str | None] = []
+    """Return the group that a folder level or a pattern gives to each file, str [n]."""
+    names = files.names()
     if group.isdecimal():
-        for path, part in zip(files.paths, files.parts, strict=True):
-            folders = path.relative_to(files.folder).parts[1 + bool(part) : -1]
-            found.append(folders[int(group) - 1] if 0 < int(group) <= len(folders) else None)
-        what = f"folder on level {group} below its class's"
+        level, what = int(group), f"folder on level {group} below its class's"
+        below = map(files.below, range(len(names)))
+        found = [folders[level - 1] if 0 < level <= len(folders) else None for folders in below]
     else:
         try:
             pattern = re.compile(group)
         except re.error as error:
             raise DataError(f"group is {group!r}, no regular expression ({error}) and no level of folders") from None
-        matches = [pattern.search(files.name(row)) for row in range(len(files.paths))]
-        found = [match and (match[1] if pattern.groups else match[0]) for match in matches]
         what = f"match of {group!r} in its path"
-    lacking = [files.name(row) for row, value in enumerate(found) if value is None]
+        found = [match and match[min(pattern.groups, 1)] for match in map(pattern.search, names)]
+    lacking = [name for name, value in zip(names, found, strict=True) if value is None]
     if lacking:
         raise DataError(f"{files.folder}: {len(lacking)} images have no {what} ({some_of(lacking)}); change group=")
     return np.array(found)
 
 
-def _folders_of_groups(files: _Files) -> list[str]:
-    """Warn of many folders below those of the classes, which may each be of one patient."""
-    levels = [path.relative_to(files.folder).parts for path in files.paths]
-    below = {names[:-1] for names, part in zip(levels, files.parts, strict=True) if len(names) > 2 + bool(part)}
-    if len(below) <= 3 * len(set(files.classes)):
-        return []
-    return [
-        f"warning, images lie in {len(below)} folders below their class's; if the images of a folder belong together, "
-        "say so with group='1' (--group 1)"
-    ]
-
-
 def _named_after(files: _Files) -> list[str]:
-    """Warn of masks among the pictures, and of files whose name is another's with something added."""
+    """Warn of masks among the pictures, of files whose name is another's with something added, and of many folders."""
     known = {(path.parent, path.stem) for path in files.paths}
     masks, copies = defaultdict(list), []
     for row, path in enumerate(files.paths):
         match = NAMED_AFTER.fullmatch(path.stem)
         ending = (match[2] or "").lower() if match else ""
         first = re.match(rf"({MASK})[ _.-]", path.stem, re.IGNORECASE)
-        if re.fullmatch(MASK, ending) or first:
-            masks[f"ending in _{ending}" if re.fullmatch(MASK, ending) else f"beginning with {first[0]}"].append(row)
+        if re.fullmatch(MASK, ending):
+            masks[f"ending in _{ending}"].append(row)
+        elif first:
+            masks[f"beginning with {first[0]}"].append(row)
         elif match and (path.parent, match[1]) in known:
             copies.append(row)
     notes = []
     for how, rows in masks.items():
         classes = sorted(set(files.classes[rows]))
         where = f"in the class {classes[0]} only" if len(classes) == 1 else f"in {len(classes)} classes"
-        found = f"{len(rows)} files {how} are {where} ({some_of(files.name(row) for row in rows)})"
+        found = f"{len(rows)} files {how} are {where} ({some_of(files.names(rows))})"
         notes.append(f"warning, {found}; they are samples here: move them out if they are masks")
     if copies:
         found = f"{len(copies)} files have the name of another one with something added"
         together = "keep altered copies together with group= (--group PATTERN)"
-        notes.append(f"warning, {found} ({some_of(files.name(row) for row in copies)}); {together}")
+        notes.append(f"warning, {found} ({some_of(files.names(copies))}); {together}")
+    below = {path.parent for row, path in enumerate(files.paths) if files.below(row)}
+    if len(below) > 3 * len(set(files.classes)):  # each may be of one patient
+        found = f"images lie in {len(below)} folders below their class's; if the images of a folder belong together"
+        notes.append(f"warning, {found}, say so with group='1' (--group 1)")
     return notes
 
 
 def _check_classes(folder: Path, parts: Sequence[str], classes: Sequence[str], layout: str) -> None:
-    of_part = {part: {c for p, c in zip(parts, classes, strict=True) if p == part} for part in dict.fromkeys(parts)}
+    of_part = defaultdict(set)
+    for part, name in zip(parts, classes, strict=True):
+        of_part[part].add(name)
     known = of_part.get("train", of_part.get("", set()))
     if len(known) < 2:
         found = f"the class {next(iter(known))!r} alone" if known else "no class"
@@ -348,40 +346,33 @@ def _check_classes(folder: Path, parts: Sequence[str], classes: Sequence[str], l
 
 @dataclass(frozen=True)
 class _Header:
-    """What an image file says of itself, without its pixels but for their range where it is not that of 8 bits."""
+    """The properties of an image file that are known before it is decoded, but for the range of deep pixels."""
 
     digest: str
     size: tuple[int, int] = (0, 0)  # height and width, upright
-    grey: bool = False
-    transparent: bool = False
     span: tuple[float, float] | None = None  # of grey values beyond 8 bits
-    halved: bool = False  # colors of 16 bits, of which Pillow reads the upper half
-    turned: bool = False
-    frames: bool = False
+    traits: tuple[str, ...] = ()
     reason: str = ""
 
 
 def _header(path: Path) -> _Header:
     try:
-        check_regular(path)
-        digest = digest_file(path)
         with open_image(path, list(FORMATS)) as image:
-            halved = not _is_deep(image) and _is_halved(image)  # before anything is decoded
+            digest = digest_file(path)
+            halved = _is_halved(image)  # before anything is decoded
             orientation = _orientation(image)
             # Pillow's size of a TIFF file is already that of the upright picture.
             swapped = orientation > 4 and image.format != "TIFF"
             size = (image.width, image.height) if swapped else (image.height, image.width)
             span = _span(image) if _is_deep(image) else None
-            return _Header(
-                digest,
-                size,
-                grey=bool(span) or image.mode in ("1", "L", "LA"),
-                transparent=image.has_transparency_data,
-                span=span,
-                halved=halved,
-                turned=orientation != 1,
-                frames=image.format != "MPO" and getattr(image, "n_frames", 1) > 1,
-            )
+            traits = {
+                GREY: bool(span) or image.mode in ("1", "L", "LA"),
+                TRANSPARENT: image.has_transparency_data,
+                TURNED: orientation != 1,
+                FRAMES: image.format != "MPO" and getattr(image, "n_frames", 1) > 1,
+                HALVED: halved,
+            }
+            return _Header(digest, size, span, tuple(trait for trait, has in traits.items() if has))
     except Exception as error:  # Pillow raises a different class for each defect
         return _Header("", reason=str(error) or type(error).__name__)
 
@@ -400,7 +391,7 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def _is_halved(image: Image.Image) -> bool:
-    return any(re.search(";16[BLN]", str(tile[3])) for tile in image.tile)
+    return not _is_deep(image) and any(re.search(";16[BLN]", str(tile[3])) for tile in image.tile)
 
 
 def _span(image: Image.Image) -> tuple[float, float]:
@@ -429,7 +420,7 @@ def _shape(folder: Path, headers: Sequence[_Header], image_size: int | None) -> 
 def _read_picture(path: Path, *, shape: tuple[int, int, int], span: tuple[float, float] | None) -> np.ndarray:
     height, width, channels = shape
     with open_image(path, list(FORMATS), draft=(width, height)) as file:
-        halved = not _is_deep(file) and _is_halved(file)
+        halved = _is_halved(file)
         image = ImageOps.exif_transpose(file) if _orientation(file) > 1 else file
         if _is_deep(image):
             low, high = span
@@ -448,46 +439,31 @@ def _read_picture(path: Path, *, shape: tuple[int, int, int], span: tuple[float,
         return np.asarray(image).reshape(shape)
 
 
-def _unreadable(files: _Files, reasons: np.ndarray, allow_missing: bool) -> list[str]:
-    """Refuse files that cannot be read, or return a note on them."""
-    bad = np.flatnonzero(reasons != "")
-    if not len(bad):
-        return []
-    names = some_of(files.name(row) for row in bad)
-    found = f"{len(bad)} of {len(reasons)} images cannot be read ({names}; the first: {reasons[bad[0]]})"
-    if not allow_missing:
-        raise DataError(f"{files.folder}: {found}; mend or remove them, or {ALLOW}")
-    logger.warning("%s: %s; they are left out", files.folder, found)
-    return [f"left out: {found}"]
-
-
 def _conversions(
     headers: Sequence[_Header], shape: tuple[int, int, int], image_size: int | None, span: tuple[float, float] | None
 ) -> list[str]:
-    """Return what was done to how many pictures."""
-    n, (height, width, channels) = len(headers), shape
-    resized = sum(header.size != (height, width) for header in headers)
-    counts = {
-        f"resized to {width} x {height} pixels, whatever their proportions": resized if image_size else 0,
-        "grey, and made RGB as the others are": sum(h.grey for h in headers) if channels == 3 else 0,
-        "with transparency, put on white": sum(h.transparent for h in headers),
-        "turned upright as their camera noted": sum(h.turned for h in headers),
-        "of several frames, of which the first is read": sum(h.frames for h in headers),
-        "of 16 bits a color, of which the upper 8 are kept": sum(h.halved for h in headers),
-    }
+    """Return notes on what was done to how many pictures."""
+    height, width, channels = shape
+    counts = Counter(trait for header in headers for trait in header.traits)
+    resized = sum(header.size != (height, width) for header in headers) if image_size else 0
+    found = {f"resized to {width} x {height} pixels, whatever their proportions": resized}
+    found |= {trait: counts[trait] for trait in (GREY, TRANSPARENT, TURNED, FRAMES, HALVED)}
+    if channels == 1:
+        del found[GREY]
     if span is not None:
         scaled = f"of more than 8 bits a pixel, scaled from {span[0]:g} to {span[1]:g}, the range of all, to 0 to 255"
-        counts[scaled] = sum(h.span is not None for h in headers)
-    return [f"{count} of {n} images {what}" for what, count in counts.items() if count]
+        found[scaled] = sum(header.span is not None for header in headers)
+    return [f"{count} of {len(headers)} images {what}" for what, count in found.items() if count]
 
 
-def _folder_dataset(
+def _divided(
     files: _Files, images: np.ndarray, digests: np.ndarray, named: np.ndarray | None, notes: list[str]
 ) -> Dataset:
-    class_names = tuple(sorted(set(files.classes.tolist())))
+    """Return a data set of all images, divided where the folder is not."""
+    class_names = sorted(set(files.classes.tolist()))
     labels = np.searchsorted(class_names, files.classes).astype(np.int64)
     groups = joined_groups(digests) if named is None else joined_groups(digests, named)
-    notes = [*notes, *_group_notes(files, digests, named)]
+    notes = notes + _group_notes(files, digests, named)
     parts = files.parts
     if "test" not in parts:
         kept = np.isin(parts, ("", "train"))
@@ -499,29 +475,27 @@ def _folder_dataset(
         parts = parts.astype("<U5")
         parts[kept] = split_by_group(labels[kept], names[kept], fractions=OWN_FRACTIONS, several_classes=True)
         notes.append(f"{NO_SPLIT}: the training images are divided 80/20, class by class")
-    splits, metadata, repeated = {}, {}, len(np.unique(groups)) < len(groups)
-    for part in (part for part in SPLITS if part in parts):
-        rows = np.flatnonzero(parts == part)
-        splits[part] = Split(images[rows], labels[rows])
-        metadata[part] = {"file": np.array([files.name(row) for row in rows])} | (
-            {"group": groups[rows]} if repeated else {}
-        )
+    rows = rows_of(parts)
     for part in ("train", "test"):
-        if part not in splits:
+        if part not in rows:
             raise DataError(f"{files.folder}: the {part} split is empty, expected at least one image")
-    digest = digest_of(class_names, splits, *([] if named is None else [groups]))
-    return Dataset(files.folder.resolve().name, splits, class_names, digest, metadata, tuple(notes))
+    columns = {"file": np.array(files.names())}
+    if len(np.unique(groups)) < len(groups):
+        columns["group"] = groups
+    digest = {"before": [np.array(class_names)], "after": [] if named is None else [groups]}
+    name, samples = files.folder.resolve().name, Split(images, labels)
+    return dataset_of(name, samples, rows, class_names, columns=columns, notes=notes, **digest)
 
 
 def _group_notes(files: _Files, digests: np.ndarray, named: np.ndarray | None) -> list[str]:
     """Return notes on copies and on groups, in the folder as it is."""
-    notes = [] if named is not None else [*_named_after(files), *_folders_of_groups(files)]
+    notes = [] if named is not None else _named_after(files)
     tested, trained = files.parts == "test", files.parts == "train"
     _, first, member, sizes = np.unique(digests, return_index=True, return_inverse=True, return_counts=True)
     torn = np.unique(member[files.classes != files.classes[first][member]])
     if len(torn):
-        names = [files.name(first[copy]) for copy in torn]
-        notes.append(f"warning, {len(torn)} images lie in several classes, byte for byte ({some_of(names)})")
+        names = some_of(files.names(first[torn]))
+        notes.append(f"warning, {len(torn)} images lie in several classes, byte for byte ({names})")
     copied = int(np.isin(digests[tested], digests[trained]).sum())
     if copied:
         notes.append(f"{copied} images of the test split are also in the training split, byte for byte")
@@ -533,16 +507,3 @@ def _group_notes(files: _Files, digests: np.ndarray, named: np.ndarray | None) -
         if len(across):
             notes.append(f"warning, {len(across)} groups lie in the training and the test split ({some_of(across)})")
     return notes
-
-
-def digest_of(class_names: Sequence[str], splits: dict[str, Split], *others: np.ndarray) -> str:
-    """Return the digest of class names, inputs, labels and other arrays; a table's column names are part of it."""
-    parts = [np.array(class_names)]
-    for split in splits.values():
-        if isinstance(split.inputs, pd.DataFrame):
-            parts += [np.array(split.inputs.columns.to_list()), *(split.inputs[c].to_numpy() for c in split.inputs)]
-        else:
-            parts.append(split.inputs)
-        parts.append(split.labels)
-    parts += others
-    return digest_arrays(*(part.astype(np.str_) if part.dtype.kind == "O" else part for part in parts))

@@ -1,6 +1,6 @@
 """A user's own table: its values read as people mean them, columns that name rows left out, copies kept together.
 
-Nothing here guesses in silence: what is assumed, left out or divided stands in ``Dataset.notes``.
+Nothing here guesses in silence: ``Dataset.notes`` name all that is assumed, left out or divided.
 """
 
 from __future__ import annotations
@@ -9,16 +9,26 @@ import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from difflib import get_close_matches
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from regroup_lib.data.dataset import DataError, Dataset, Split, joined_groups, some_of, split_by_group
-from regroup_lib.data.own_folders import ALLOW, NO_SPLIT, OWN_FRACTIONS, alike_names, composed, digest_of
+from regroup_lib.data.dataset import (
+    DataError,
+    Dataset,
+    Split,
+    dataset_of,
+    did_you_mean,
+    digest_of,
+    joined_groups,
+    kept_until_changed,
+    rows_of,
+    some_of,
+    split_by_group,
+)
+from regroup_lib.data.own_folders import ALLOW, NO_SPLIT, OWN_FRACTIONS, alike_names, composed
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +38,7 @@ MANY_CLASSES = 100  # beyond that, and beyond a tenth of the rows, a label colum
 MANY_TEXTS = 0.5  # share of rows: a text column with more different values names rows, it does not sort them
 MISSING = "(missing)"
 LONGEST_NAME = 200  # characters of a class
-# What people write in the place of a number that is missing, in lower case.
+# Texts that people write in the place of a missing number, in lower case.
 TOKENS = frozenset(
     "?|-|--|---|–|—|.|..|*|/|na|n/a|n.a.|n.a|<na>|nan|nd|n.d.|nil|none|null|unknown|unk|missing|void|\\n|#n/a|#na|#value!|"
     "#ref!|#div/0!|#name?|#num!|#null!|not available|not applicable|not known|no data".split("|")
@@ -55,8 +65,9 @@ YEAR_LAST = rf"\d{{1,2}}(?:([/.])\d{{1,2}}\1(?:\d{{4}}|\d\d)|-\d{{1,2}}-\d{{4}})
 WITH_MONTH = rf"(?:\d{{1,2}}[ .-]+[A-Za-z]{{3,9}}|[A-Za-z]{{3,9}}[ .]+\d{{1,2}})[ .,-]+\d{{4}}{_TIME}"
 
 
+@kept_until_changed(lambda path, **_: [path], maxsize=4)
 def load_frame(
-    path: str | Path,
+    path: Path,
     *,
     label: str | None = None,
     allow_missing: bool = False,
@@ -65,11 +76,11 @@ def load_frame(
     decimal: str | None = None,
     group: str | None = None,
 ) -> Dataset:
-    """Load a table with a row a sample.
+    """Load a table with one row per sample.
 
     Parameters
     ----------
-    path : str or Path
+    path : Path
         A ``.csv`` or ``.tsv`` file (separated by commas, semicolons, tabs or bars; UTF-8), or a ``.parquet`` file, for
         which pandas needs pyarrow.
     label : str, optional
@@ -102,28 +113,11 @@ def load_frame(
         If the file is missing or no table, its first line is not what `header` says, a column of that name is missing
         or two have one name, the label looks like a number to predict, rows have no label, or numbers are infinite.
     """
-    path = Path(path)
     if not path.is_file():
         raise DataError(f"{path} does not exist or is no file; check the path")
     if decimal not in (None, ".", ","):
         raise DataError(f"decimal is {decimal!r}; expected '.' or ','")
-    status = path.stat()
-    state = f"{status.st_mtime_ns} {status.st_size}"
-    missing = (missing,) if isinstance(missing, str) else tuple(missing)
-    return _load_frame_once(path, label, allow_missing, header, missing, decimal, group, state)
-
-
-@lru_cache(maxsize=4)
-def _load_frame_once(
-    path: Path,
-    label: str | None,
-    allow_missing: bool,
-    header: bool,
-    missing: tuple[str, ...],
-    decimal: str | None,
-    group: str | None,
-    state: str,
-) -> Dataset:
+    missing = (missing,) if isinstance(missing, str) else missing
     if path.suffix.lower() == ".parquet":
         if not header or decimal:
             raise DataError(f"{path} is no text; leave header and decimal out (--no-header, --decimal)")
@@ -143,26 +137,23 @@ def _load_frame_once(
     found: dict[str, list[str]] = defaultdict(list)
     features = frame.drop(columns=[label_column, group_column or label_column]).iloc[rows]
     features = _features(path, _spread_lists(path, features, found), decimal, found)
-    class_names = tuple(sorted(set(classes[rows].tolist()), key=_numbers_first))
+    class_names = sorted(set(classes[rows].tolist()), key=_numbers_first)
     labels = np.array([class_names.index(name) for name in classes[rows]], np.int64)
     named = None if group is None else _text(frame[group_column].iloc[rows]).to_numpy(object)
     groups, group_notes = _groups(features, labels, group_column, named)
+    samples, columns = Split(features, labels), {"row": rows} | ({} if groups is None else {"group": groups})
 
     def divided(by: np.ndarray) -> dict[str, np.ndarray]:
-        part = split_by_group(labels, by, fractions=OWN_FRACTIONS, several_classes=True)
-        return {name: np.flatnonzero(part == name) for name in OWN_FRACTIONS}
+        return rows_of(split_by_group(labels, by, fractions=OWN_FRACTIONS, several_classes=True))
 
-    def splits(parts: dict[str, np.ndarray]) -> dict[str, Split]:
-        return {n: Split(features.iloc[p].reset_index(drop=True), labels[p]) for n, p in parts.items()}
-
-    apart = np.arange(len(labels))
-    parts = divided(apart if groups is None else groups)
-    for name, chosen in parts.items():
-        if not len(chosen):
+    apart = divided(np.arange(len(labels)))
+    parts = apart if groups is None else divided(groups)
+    for name in OWN_FRACTIONS:
+        if name not in parts:
             raise DataError(f"{path}: {len(rows)} rows are too few for a {name} split; a class needs three")
-    metadata = {name: {"row": rows[p]} | ({} if groups is None else {"group": groups[p]}) for name, p in parts.items()}
     # The digest says which data these are, not how they are divided.
-    digest = digest_of(class_names, splits(divided(apart)), *([] if group is None else [groups]))
+    apart = {name: samples.take(index) for name, index in apart.items()}
+    digest = digest_of(apart, before=[np.array(class_names)], after=[] if group is None else [groups])
     notes = [
         f"label: the column {label_column!r}" + (", the last one" if label is None else ""),
         *[f"left out: {n_empty} empty rows at the end"] * bool(n_empty),
@@ -171,7 +162,7 @@ def _load_frame_once(
         *group_notes,
         f"{NO_SPLIT}: rows are divided 80/20, class by class",
     ]
-    return Dataset(path.stem, splits(parts), class_names, digest, metadata, tuple(notes))
+    return dataset_of(path.stem, samples, parts, class_names, columns=columns, notes=notes, digest=digest)
 
 
 # ---------------------------------------------------------------- files
@@ -237,9 +228,8 @@ def _decimal_mark(frame: pd.DataFrame, separator: str) -> str:
     if only_point == only_comma == 0 and separator == ";":
         floats = frame.select_dtypes("float")
         # Two decimals after a point are no thousands.
-        return (
-            "," if (point & comma).any() and not ((floats % 1 != 0) & (floats * 100 % 1 == 0)).any(axis=None) else "."
-        )
+        decimals = ((floats % 1 != 0) & (floats * 100 % 1 == 0)).any(axis=None)
+        return "," if (point & comma).any() and not decimals else "."
     return "," if only_comma > only_point else "."
 
 
@@ -268,10 +258,8 @@ def _check_first_line(path: Path, first: Sequence[str], frame: pd.DataFrame, hea
         data += len(numbers)
     if header and not names and data > words:
         shown = ", ".join(first[:4]) + (", ..." if len(first) > 4 else "")
-        raise DataError(
-            f"{path}: the first line looks like data ({shown}), not like names of columns; add a line of names, or "
-            "read it with header=False (--no-header)"
-        )
+        mend = "add a line of names, or read it with header=False (--no-header)"
+        raise DataError(f"{path}: the first line looks like data ({shown}), not like names of columns; {mend}")
     if not header and names > data:
         raise DataError(f"{path}: the first line looks like names of columns ({some_of(first)}); leave --no-header out")
 
@@ -310,20 +298,15 @@ def _checked_columns(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
     # Separators at the end of each line make a last column that is none.
     frame = frame.drop(columns=[name for name in frame if name.startswith("Unnamed: ") and frame[name].isna().all()])
     if frame.shape[1] < 2 or not len(frame):
-        found = f"{frame.shape[1]} columns and {len(frame)} rows"
-        raise DataError(
-            f"{path} has {found}; expected a header, rows, and at least one column beside the label, with commas, "
-            "semicolons, tabs or bars between them"
-        )
+        found = f"{frame.shape[1]} columns and {len(frame)} rows; expected a header, rows, and at least one column"
+        raise DataError(f"{path} has {found} beside the label, with commas, semicolons, tabs or bars between them")
     return frame
 
 
 def _named_column(path: Path, frame: pd.DataFrame, name: str) -> str:
     names, name = frame.columns.to_list(), composed(name)
     if name not in names:
-        close = get_close_matches(name, names, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise DataError(f"{path} has no column {name!r}; it has {', '.join(names)}{hint}")
+        raise DataError(f"{path} has no column {name!r}; it has {did_you_mean(name, names)}")
     return name
 
 
@@ -349,10 +332,8 @@ def _classes(path: Path, column: pd.Series, decimal: str, allow_missing: bool) -
     numbers, _ = _read_numbers(pd.Series(names, dtype=object), decimal)
     continuous = numbers.notna().all() and (numbers % 1 != 0).any() and n_classes > 20
     if n_classes > max(MANY_CLASSES, len(known) / 10) or continuous:
-        raise DataError(
-            f"{path}: the column {column.name!r} has {n_classes} different values in {len(known)} rows, more like a "
-            "number to predict than classes; name the label's column with label= (--label)"
-        )
+        defect = f"has {n_classes} different values in {len(known)} rows, more like a number to predict than classes"
+        raise DataError(f"{path}: the column {column.name!r} {defect}; name the label's column with label= (--label)")
     if n_classes < 2:
         only = f"the class {known.iloc[0]!r} alone" if n_classes else "no class"
         raise DataError(f"{path}: the column {column.name!r} has {only}, and at least two are needed")
@@ -409,9 +390,8 @@ def _spread_lists(path: Path, frame: pd.DataFrame, found: dict[str, list[str]]) 
         try:
             values = np.array([np.asarray(value, np.float64).ravel() for value in known])
         except (TypeError, ValueError):
-            raise DataError(
-                f"{path}: the column {name!r} holds something else than lists of equally many numbers; leave it out"
-            ) from None
+            defect = "holds something else than lists of equally many numbers; leave it out"
+            raise DataError(f"{path}: the column {name!r} {defect}") from None
         names = [f"{name}[{number}]" for number in range(values.shape[1])]
         columns.append(pd.DataFrame(values, known.index, names).reindex(frame.index))
         found["columns of lists, a column each of their numbers"].append(f"{name} ({len(names)})")
@@ -419,7 +399,7 @@ def _spread_lists(path: Path, frame: pd.DataFrame, found: dict[str, list[str]]) 
 
 
 def _described(found: dict[str, list[str]]) -> list[str]:
-    """Return notes: what was found, with the columns in the place of braces or at the end."""
+    """Return the notes, with the columns in the place of braces or at the end."""
     return [(what if "{}" in what else f"{what}: {{}}").replace("{}", some_of(names)) for what, names in found.items()]
 
 
@@ -481,9 +461,8 @@ def _values(name: str, column: pd.Series, decimal: str, found: dict[str, list[st
         if n_good and len(odd) <= FEW_TOKENS and n_odd <= FEW_ROWS * (n_good + n_odd):
             if tokens:
                 shown = some_of(f"{token[:20]!r} ({counts[token]})" for token in tokens)
-                found["taken as missing because they are no numbers: {}; name others with missing= (--missing)"].append(
-                    f"{shown} in {name}"
-                )
+                what = "taken as missing because they are no numbers: {}; name others with missing= (--missing)"
+                found[what].append(f"{shown} in {name}")
             if how:
                 found[how].append(f"{name} ({known[~failed].iloc[0]!r} is {numbers[~failed].iloc[0]:.10g})")
             return texts.map(dict(zip(known, numbers, strict=True))).astype(np.float64)
@@ -607,9 +586,8 @@ def _groups(
             divisions.append(values)
             notes.append(f"{note}; copies stay together wherever rows are divided")
         else:
-            notes.append(
-                f"{note}; columns have so few values that these are no copies, and rows are divided one by one"
-            )
+            why = "columns have so few values that these are no copies"
+            notes.append(f"{note}; {why}, and rows are divided one by one")
     if named is not None:
         absent = pd.isna(named)
         ids = np.where(absent, np.char.add("\0", np.arange(n).astype(str)).astype(object), named).astype(str)

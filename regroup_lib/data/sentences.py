@@ -6,23 +6,28 @@ Sentences are NumPy arrays of str (dtype ``U``), never Python objects: nothing h
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from regroup_lib.data.dataset import SPLITS, DataError, Dataset, Split, some_of, split_by_group
-from regroup_lib.data.ham10000 import _refuse_to_replace, _unpack
-from regroup_lib.data.sources import DESCRIPTION_NAMES, SOURCES, Source
-from regroup_lib.files import digest_arrays
-from regroup_lib.progress import progress_bar
+from regroup_lib.data.dataset import (
+    FRACTIONS,
+    Check,
+    DataError,
+    Dataset,
+    Split,
+    dataset_of,
+    kept_until_changed,
+    rows_of,
+    some_of,
+    split_by_group,
+)
+from regroup_lib.data.sources import DESCRIPTION_NAMES, Source
 
 
 @dataclass(frozen=True)
@@ -48,18 +53,17 @@ class Sentences:
         return Sentences(self.texts[rows], self.labels[rows], self.lines[rows])
 
 
-def read_labelled_lines(path: str | Path, label_names: Sequence[str], *, encoding: str = "latin-1") -> Sentences:
+def read_labelled_lines(path: str | Path, label_names: Sequence[str]) -> Sentences:
     """Read a file of ``sentence@label`` lines, Financial PhraseBank's format (Malo et al. 2014).
 
-    A sentence may hold an ``@``: the last one of the line counts. White space around sentence and label is dropped.
+    The publisher's files are Latin-1. A sentence may hold an ``@``: the last one of the line counts. White space
+    around sentence and label is dropped.
 
     Parameters
     ----------
     path : str or Path
     label_names : sequence of str
         The labels that there are.
-    encoding : str
-        The publisher's files are Latin-1.
 
     Raises
     ------
@@ -68,22 +72,19 @@ def read_labelled_lines(path: str | Path, label_names: Sequence[str], *, encodin
         ``Sentences_AllAgree.txt`` as published has one: its line 38 is ``1``.
     """
     # Not splitlines: Latin-1 has a character, U+0085, that it takes for the end of a line.
-    lines = Path(path).read_bytes().decode(encoding).split("\n")
+    lines = Path(path).read_bytes().decode("latin-1").split("\n")
     if lines[-1] == "":
         lines.pop()
     parts = [line.rpartition("@") for line in lines]
     texts, labels = ([part[side].strip() for part in parts] for side in (0, 2))
     bad = [row for row, text in enumerate(texts) if not text or labels[row] not in label_names]
     if bad:
-        shown = "; ".join(f"line {row + 1}: {_shortened(lines[row])!r}" for row in bad[:3])
+        ends = [line if len(line) <= 40 else f"...{line[-40:]}" for line in lines]
+        shown = "; ".join(f"line {row + 1}: {ends[row]!r}" for row in bad[:3])
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         found = f"malformed lines: {len(bad)} of {len(lines)} ({shown}{more})"
         raise ValueError(f"{path}: {found}, expected sentence@label with one of {', '.join(label_names)}")
     return Sentences(np.array(texts, np.str_), np.array(labels, np.str_), np.arange(1, len(lines) + 1))
-
-
-def _shortened(line: str, length: int = 40) -> str:
-    return line if len(line) <= length else f"...{line[-length:]}"
 
 
 def without_repeats(sentences: Sentences) -> tuple[Sentences, tuple[str, ...]]:
@@ -97,7 +98,7 @@ def without_repeats(sentences: Sentences) -> tuple[Sentences, tuple[str, ...]]:
     kept : Sentences
         In the order of the file.
     notes : tuple of str
-        What was dropped and how much of it, one text a reason.
+        The numbers of dropped lines, one text per reason.
     """
     _, first, member = np.unique(sentences.texts, return_index=True, return_inverse=True)
     torn = np.zeros(len(first), bool)
@@ -128,7 +129,7 @@ def word_form(text: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", text.lower()))
 
 
-def read_descriptions(names: Iterable[str] = DESCRIPTION_NAMES) -> Sentences:
+def read_descriptions() -> Sentences:
     """Return the sentences of scikit-learn's descriptions of data sets, labelled by the set that they describe.
 
     Some hundred sentences of real prose which need neither network nor licence: enough to see a text classifier
@@ -137,7 +138,7 @@ def read_descriptions(names: Iterable[str] = DESCRIPTION_NAMES) -> Sentences:
     sentences of a description.
     """
     rows = []
-    for name in names:
+    for name in DESCRIPTION_NAMES:
         text = files("sklearn.datasets.descr").joinpath(f"{name}.rst").read_text(encoding="utf-8")
         rows += [(sentence, name, number) for number, sentence in enumerate(_prose(text), start=1)]
     texts, labels, lines = zip(*rows, strict=True)
@@ -158,33 +159,15 @@ def _prose(text: str) -> list[str]:
     return [sentence for sentence in sentences if len(re.findall(r"[A-Za-z]{2,}", sentence)) >= 4]
 
 
-@lru_cache(maxsize=1)
-def _descriptions() -> Dataset:
-    """Return the sentences of scikit-learn's descriptions with a fixed 70/30 test split, like the digits."""
-    from sklearn.model_selection import train_test_split
+# ---------------------------------------------------------------- Financial PhraseBank
 
-    sentences = read_descriptions()
-    labels = np.array([DESCRIPTION_NAMES.index(name) for name in sentences.labels], np.int64)
-    train, test = train_test_split(np.arange(len(labels)), test_size=0.3, random_state=0, stratify=labels)
-    splits = {name: Split(sentences.texts[rows], labels[rows]) for name, rows in (("train", train), ("test", test))}
-    return Dataset("descriptions", splits, DESCRIPTION_NAMES, digest_arrays(sentences.texts, labels))
-
-
-# ---------------------------------------------------------------- Financial PhraseBank: files of labelled lines
-
-PHRASEBANK_FRACTIONS = {"train": 0.7, "val": 0.1, "test": 0.2}
 PHRASEBANK_FILE = "Sentences_50Agree.txt"  # the sentences on whose label half of the annotators agree, which is all
-PHRASEBANK_FILES = r"(Sentences_\w+Agree|License|README)\.txt"
-PHRASEBANK_BY_HAND = (
-    "or get FinancialPhraseBank-v1.0.zip yourself (ResearchGate; Hugging Face data set takala/financial_phrasebank) "
-    f"and put its {PHRASEBANK_FILE} into"
-)
 
 
 def phrasebank_split(texts: Sequence[str], labels: Sequence[str]) -> pd.DataFrame:
     """Return the split of Financial PhraseBank, 70/10/20 and stratified by label, from its sentences.
 
-    The file ``phrasebank_split.csv`` beside this module holds the result. The licence, CC BY-NC-SA, does not go with
+    The file ``phrasebank_split.csv`` beside this module holds the result. The license, CC BY-NC-SA, does not go with
     this project's: the file names sentences by digests. Copies that differ in case, spaces and punctuation alone
     (three pairs) stay together.
 
@@ -196,71 +179,44 @@ def phrasebank_split(texts: Sequence[str], labels: Sequence[str]) -> pd.DataFram
     Returns
     -------
     DataFrame
-        The columns ``sentence`` (`sentence_digest`, sorted) and ``split``, a row a sentence.
+        The columns ``sentence`` (`sentence_digest`, sorted) and ``split``, one row per sentence.
     """
-    groups = [word_form(text) for text in texts]
-    split = split_by_group(labels, groups, fractions=PHRASEBANK_FRACTIONS, seed=0)
+    split = split_by_group(labels, [word_form(text) for text in texts], fractions=FRACTIONS)
     table = pd.DataFrame({"sentence": [sentence_digest(text) for text in texts], "split": split})
     return table.sort_values("sentence", ignore_index=True)
 
 
-def _load_phrasebank(folder: Path, source: Source, mend: str) -> Dataset:
-    path = folder / PHRASEBANK_FILE
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; {mend}, {PHRASEBANK_BY_HAND} {folder}")
-    # Times and sizes are part of the key: files that changed are read again.
-    state = [(file.stat().st_mtime_ns, file.stat().st_size) for file in (path, source.split_file)]
-    return _load_phrasebank_once(path, f"{source!r} {state}", f"move {folder} away and {mend}")
+def by_hand(folder: Path) -> str:
+    """Return how to get the set without this library."""
+    where = "ResearchGate; Hugging Face data set takala/financial_phrasebank"
+    return f"or get FinancialPhraseBank-v1.0.zip yourself ({where}) and put its {PHRASEBANK_FILE} into {folder}"
 
 
-@lru_cache(maxsize=1)
-def _load_phrasebank_once(path: Path, state: str, mend: str) -> Dataset:
-    return _phrasebank(path, SOURCES["phrasebank"], mend)
+@kept_until_changed(lambda folder, source, mend: [folder / PHRASEBANK_FILE, source.split_file])
+def load_phrasebank(folder: Path, source: Source, mend: str) -> Dataset:
+    """Load the set that a folder holds as published, in the committed split."""
+    if not (folder / PHRASEBANK_FILE).is_file():
+        raise DataError(f"{folder / PHRASEBANK_FILE} does not exist; {mend}, {by_hand(folder)}")
+    return read_phrasebank(folder, source, f"move {folder} away and {mend}")
 
 
-def _phrasebank(path: Path, source: Source, mend: str) -> Dataset:
+def read_phrasebank(folder: Path, source: Source, mend: str) -> Dataset:
     """Read the file, compare it with what was published, and lay it out in the committed split."""
-    names = source.class_names
+    path, names = folder / PHRASEBANK_FILE, source.class_names
     try:
         published = read_labelled_lines(path, names)
     except (OSError, ValueError) as error:
         raise DataError(f"{error}; {mend}") from error
+    check = Check(path, mend)
     for name, expected in zip(names, source.class_counts["all"], strict=True):
         found = int((published.labels == name).sum())
-        if found != expected:
-            raise DataError(f"{path}: {found} lines are labelled {name!r}, expected {expected}; {mend}")
+        check(found == expected, f"{found} lines are labelled {name!r}", str(expected))
     sentences, notes = without_repeats(published)
-    split_of = dict(pd.read_csv(source.split_file, dtype=str).itertuples(index=False, name=None))
-    split = np.array([split_of.get(sentence_digest(text), "") for text in sentences.texts])
-    astray = sentences.lines[split == ""]
-    if len(astray):
-        found = f"sentences that are not the published ones: {len(astray)} (lines {some_of(str(n) for n in astray)})"
-        raise DataError(f"{path}: {found}, expected those of {source.split_file.name}, in Latin-1; {mend}")
-    splits, metadata = {}, {}
-    for part in SPLITS:
-        kept = sentences.take(split == part)
-        splits[part] = Split(kept.texts, np.array([names.index(label) for label in kept.labels], np.int64))
-        metadata[part] = {"line": kept.lines}
-    digest = digest_arrays(*(array for part in splits.values() for array in (part.inputs, part.labels)))
-    return Dataset("phrasebank", splits, names, digest, metadata, notes)
-
-
-def _fetch_phrasebank(name: str, source: Source, target: Path) -> None:
-    import pooch
-
-    _refuse_to_replace(name, target)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as scratch:
-        folder = Path(scratch) / name
-        folder.mkdir()
-        try:
-            downloader = pooch.HTTPDownloader(progressbar=progress_bar(total=1, desc=name, unit="B", unit_scale=True))
-            archive = pooch.retrieve(
-                source.url, f"sha256:{source.sha256}", fname=f"{name}.zip", path=scratch, downloader=downloader
-            )
-            _unpack(Path(archive), folder, PHRASEBANK_FILES)
-        except (OSError, ValueError) as error:  # no network; a wrong checksum; an archive
-            reason = f"{name} could not be fetched from its publisher, {source.url} ({error}); nothing was written"
-            mend = f"run `regroup data fetch {name}` again, {PHRASEBANK_BY_HAND} {target}"
-            raise DataError(f"{reason}, {mend}") from error
-        _phrasebank(folder / PHRASEBANK_FILE, source, "the publisher's files are not what was expected; report it")
-        os.replace(folder, target)
+    split_of = source.split()
+    parts = np.array([split_of.get(sentence_digest(text), "") for text in sentences.texts])
+    astray = sentences.lines[parts == ""]
+    found = f"sentences that are not the published ones: {len(astray)} (lines {some_of(map(str, astray))})"
+    check(len(astray) == 0, found, f"those of {source.split_file.name}, in Latin-1")
+    samples = Split(sentences.texts, np.array([names.index(label) for label in sentences.labels], np.int64))
+    columns = {"line": sentences.lines}
+    return dataset_of("phrasebank", samples, rows_of(parts), names, columns=columns, notes=notes)

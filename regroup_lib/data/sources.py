@@ -7,9 +7,10 @@ directory. A set published as image files is decoded once, into a cache file in 
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import pandas as pd
 
 from regroup_lib.files import data_directory
 
@@ -17,43 +18,37 @@ from regroup_lib.files import data_directory
 DESCRIPTION_NAMES = ("breast_cancer", "digits", "iris", "kddcup99", "lfw", "rcv1", "twenty_newsgroups", "wine_data")
 
 
-logger = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What a named data set must look like, and who publishes it.
+    """The expected look of a named data set, and its publisher.
 
     Attributes
     ----------
+    class_names : tuple of str
+        Names in label order.
+    publisher : str
+        Whom to thank.
     published : str
-        Its file or folder in the data directory.
+        Its file or folder in the data directory; empty for a set that scikit-learn brings.
     image_shape : tuple of int, optional
         Height, width, channels; of a set that is decoded from image files, the default. None: the set is text.
     class_counts : dict of str to tuple of int
         Samples of each class, by split; ``"all"`` where the publisher has no splits.
-    class_names : tuple of str
-        Names in label order.
-    publisher : str
-        Who to thank.
     aliases : dict of str to str
         Other names in use for classes.
-    doi : str
-        Where the publisher's files lie, for a set of image files.
     url, sha256 : str
-        Where the publisher's archive lies, and its digest, for a set of text.
+        Where the publisher's files lie, and the digest of the archive of a set of text.
     split_file : Path, optional
         The split, for a set that has none of its own: a CSV file with a column that names the group (``lesion_id``)
         or the sentence (``sentence``, by `sentence_digest`) and the column ``split``.
     """
 
-    published: str
-    image_shape: tuple[int, int, int] | None = None
-    class_counts: dict[str, tuple[int, ...]]
     class_names: tuple[str, ...]
     publisher: str
-    aliases: dict[str, str] = field(default_factory=dict)
-    doi: str = ""
+    published: str = ""
+    image_shape: tuple[int, int, int] | None = None
+    class_counts: dict[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
+    aliases: dict[str, str] = field(default_factory=dict, hash=False)
     url: str = ""
     sha256: str = ""
     split_file: Path | None = None
@@ -71,6 +66,10 @@ class Source:
     def path(self, data_dir: str | Path | None = None) -> Path:
         """Return where the set lies in a data directory."""
         return data_directory(data_dir) / self.published
+
+    def split(self) -> dict[str, str]:
+        """Return the split of each group or sentence of the split file."""
+        return dict(pd.read_csv(self.split_file, dtype=str).itertuples(index=False, name=None))
 
 
 DIGIT_NAMES = tuple("0123456789")
@@ -92,6 +91,7 @@ SOURCES = {
         class_counts={"train": (5000,) * 10, "test": (1000,) * 10},
         class_names=CIFAR10_NAMES,
         publisher="Krizhevsky 2009, through torchvision.datasets.CIFAR10",
+        url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
     ),
     "cifar100": Source(
         published="cifar100.npz",
@@ -99,6 +99,7 @@ SOURCES = {
         class_counts={"train": (500,) * 100, "test": (100,) * 100},
         class_names=CIFAR100_NAMES,
         publisher="Krizhevsky 2009, through torchvision.datasets.CIFAR100",
+        url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
         # Copies sorted into folders often drop the second word of the trees.
         aliases={tree: f"{tree}_tree" for tree in ("maple", "oak", "palm", "pine", "willow")},
     ),
@@ -108,7 +109,7 @@ SOURCES = {
         class_counts={"all": (6705, 1113, 1099, 514, 327, 142, 115)},
         class_names=HAM10000_NAMES,
         publisher="Tschandl et al. 2018, Harvard Dataverse, doi:10.7910/DVN/DBW86T",
-        doi="10.7910/DVN/DBW86T",
+        url="doi:10.7910/DVN/DBW86T",
         split_file=Path(__file__).with_name("ham10000_split.csv"),
     ),
     "phrasebank": Source(
@@ -122,18 +123,23 @@ SOURCES = {
     ),
 }
 EMBEDDED = {
-    "digits": "scikit-learn's copy of the UCI optical digits (Alpaydin & Kaynak 1998)",
-    "descriptions": "sentences of the descriptions that scikit-learn has of data sets",
+    "digits": Source(
+        image_shape=(8, 8, 1),
+        class_names=DIGIT_NAMES,
+        publisher="scikit-learn's copy of the UCI optical digits (Alpaydin & Kaynak 1998)",
+    ),
+    "descriptions": Source(
+        class_names=DESCRIPTION_NAMES, publisher="sentences of the descriptions that scikit-learn has of data sets"
+    ),
 }
-EMBEDDED_NAMES = {"digits": DIGIT_NAMES, "descriptions": DESCRIPTION_NAMES}
 DATASETS = (*EMBEDDED, *SOURCES)
 
 
 def class_names_of(dataset: str) -> tuple[str, ...]:
     """Return the class names of a named data set, in label order, without loading it."""
-    return SOURCES[dataset].class_names if dataset in SOURCES else EMBEDDED_NAMES[dataset]
+    return (EMBEDDED | SOURCES)[dataset].class_names
 
 
 def holds_text(dataset: str) -> bool:
     """Return whether a named data set holds sentences instead of images."""
-    return SOURCES[dataset].text if dataset in SOURCES else dataset == "descriptions"
+    return (EMBEDDED | SOURCES)[dataset].text

@@ -8,20 +8,19 @@ split alone, and which positives are left where a task is made more imbalanced. 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
-from regroup_lib.data.dataset import Dataset, split_by_group
+from regroup_lib.data.dataset import Dataset, did_you_mean, split_by_group
 from regroup_lib.data.ham10000 import divided
 from regroup_lib.data.load import load_data
 from regroup_lib.data.own_folders import composed
 from regroup_lib.data.sources import DATASETS, class_names_of
 
-LONG_TAIL = "lt"  # what a long-tailed task's name ends in
+LONG_TAIL = "lt"  # end of a long-tailed task's name
 LONG_TAIL_RATIO = 100.0
 LONG_TAIL_RATIOS = {"digits": 10.0}  # where a class has no more than 100 images
 
@@ -162,7 +161,7 @@ def make_task(
         keeps that one whatever the fraction, 0 included; the seed then moves nothing here.
         In a long-tailed task it is held out before the tail is cut, so all classes have their share of it.
     imbalance : float, optional
-        Negatives a positive in the training split of a binary task: positives are left out at random until there are
+        Negatives per positive in the training split of a binary task: positives are left out at random until there are
         ``round(negatives / imbalance)``. With one seed, those kept at a higher ratio are among those kept at a lower
         one. Validation and test split keep the natural ratio, so that numbers at two ratios are of one test set, and
         encoders still learn from the data set's whole training split, for they see no labels. In a long-tailed task
@@ -170,8 +169,8 @@ def make_task(
     data_dir, image_size : optional
         See `load_data`.
     split : {"published", "image", "fold-0", ..., "fold-4"}
-        ``"image"`` divides a set whose images come in groups as if they were independent (`split_by_image`), a fold
-        by group (`split_by_fold`).
+        Division of a set whose images come in groups: ``"image"`` takes them as independent, a fold keeps groups whole
+        (see `divided`).
 
     Raises
     ------
@@ -215,7 +214,10 @@ def make_task(
         rows = fewer_positives(rows, relabel[dataset.train.labels[rows]], imbalance, seed, name)
     test = cut("test", np.arange(len(dataset.test)))
     task = Task(name, class_names, dataset.class_names, cut("train", rows), val, test, dataset)
-    _check_classes(task)
+    for part, split in (("train", task.train), ("val", val), ("test", test)):
+        lacking = [class_names[c] for c in set(range(task.n_classes)) - set(split.labels.tolist())]
+        if lacking and not (part == "val" and len(split) == 0):
+            raise ValueError(f"task {name!r}: the {part} split has no sample of {lacking}")
     return task
 
 
@@ -237,10 +239,8 @@ def _named(
         return dataset.name, dataset, None
     positive = composed(str(positive))
     if positive not in dataset.class_names:
-        close = get_close_matches(positive, dataset.class_names, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        names = ", ".join(dataset.class_names)
-        raise ValueError(f"positive is {positive!r}, and {dataset.name} has the classes {names}{hint}")
+        classes = did_you_mean(positive, dataset.class_names)
+        raise ValueError(f"positive is {positive!r}, and {dataset.name} has the classes {classes}")
     return f"{dataset.name}-{positive}", dataset, positive
 
 
@@ -273,15 +273,6 @@ def _long_tail(rows: np.ndarray, labels: np.ndarray, ratio: float) -> np.ndarray
     return np.sort(np.concatenate(kept))
 
 
-def _check_classes(task: Task) -> None:
-    for part in ("train", "val", "test"):
-        labels = getattr(task, part).labels
-        missing = set(range(task.n_classes)) - set(np.unique(labels).tolist())
-        if missing and not (part == "val" and len(labels) == 0):
-            names = [task.class_names[c] for c in missing]
-            raise ValueError(f"task {task.name!r}: the {part} split has no sample of {names}")
-
-
 def _hold_out(
     rows: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, fraction: float, seed: int, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -309,7 +300,7 @@ def fewer_positives(rows: np.ndarray, labels: np.ndarray, imbalance: float, seed
     rows, labels : array [n]
         Rows of a training set, and 1 for a positive.
     imbalance : float
-        Negatives a positive.
+        Negatives per positive.
     seed : int
     name : str
         The task's, for the message.

@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 from regroup_book import method_tables, plans
 from regroup_book.chapters import multiclass
 from regroup_lib.data.dataset import DataError, Dataset, Split
-from regroup_lib.data.ham10000 import divided, split_by_image
+from regroup_lib.data.ham10000 import divided
 from regroup_lib.data.load import load_data
 from regroup_lib.data.tasks import long_tail_counts, make_task
 from regroup_lib.diagnostics import cluster_contents, explained_share, image_statistics
@@ -236,7 +236,7 @@ def grouped_dataset(n=200):
 
 def test_a_split_by_image_keeps_all_images_and_tears_lesions_apart():
     honest = grouped_dataset()
-    naive = split_by_image(honest)
+    naive = divided(honest, "image")
     ids = lambda d: sorted(np.concatenate([d.metadata[s]["image_id"] for s in d.splits]))  # noqa: E731
     assert ids(naive) == ids(honest)
     shared = lambda d: set(d.metadata["train"]["lesion_id"]) & set(d.metadata["test"]["lesion_id"])  # noqa: E731
@@ -271,7 +271,7 @@ def test_in_five_folds_every_image_tests_once_and_no_lesion_is_in_two_splits():
 
 def test_a_split_by_image_needs_groups():
     with pytest.raises(DataError, match="digits has no groups of images"):
-        split_by_image(load_data("digits"))
+        divided(load_data("digits"), "image")
     with pytest.raises(DataError, match="no groups"):
         make_task("digits-0", split="image")
 

@@ -6,19 +6,15 @@ REGROUP_DATA has it, and the made-up one elsewhere.
 
 import dataclasses
 import hashlib
-import http.server
 import io
 import itertools
 import json
 import logging
 import re
 import shutil
-import threading
 import warnings
 import zipfile
-from pathlib import Path
 from types import SimpleNamespace
-from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pandas as pd
@@ -31,16 +27,16 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from regroup_lib.cli import app
-from regroup_lib.data import ham10000 as reading
-from regroup_lib.data import images, sources
-from regroup_lib.data.dataset import DataError, split_by_group
-from regroup_lib.data.ham10000 import HAM10000_FRACTIONS, ham10000_split
+from regroup_lib.data import images, load
+from regroup_lib.data.dataset import FRACTIONS, DataError, split_by_group
+from regroup_lib.data.ham10000 import ham10000_split
 from regroup_lib.data.load import fetch_data, load_data
 from regroup_lib.data.sources import HAM10000_NAMES, SOURCES
 from regroup_lib.data.tasks import make_task
-from regroup_lib.files import digest_arrays, read_npz, write_npz
+from regroup_lib.files import digest_arrays, read_npz
 
 COUNTS = (14, 6, 6, 5, 3, 3, 3)  # of the made-up set, in the order of HAM10000_NAMES
+DOI = "10.7910/DVN/DBW86T"
 REMEDY = "away and run `regroup data fetch ham10000`"
 LEAVE_OUT = f"{REMEDY}, or load with allow_missing=True to leave them out"
 
@@ -151,14 +147,6 @@ def test_pictures_keep_their_labels_metadata_and_order(made_up):
     assert dataset.digest == digest_arrays(*parts)
 
 
-def test_an_unknown_age_is_nan(made_up):
-    table = made_up.table()
-    train = made_up.load(image_size=2).metadata["train"]
-    unknown = set(table.image_id[table.age == ""])
-    assert unknown
-    assert set(train["image_id"][np.isnan(train["age"])]) <= unknown
-
-
 def test_the_whole_picture_is_squashed_into_a_square(made_up):
     pixels = np.zeros((10, 40, 3), np.uint8)
     pixels[:, :20, 0] = pixels[:, 20:, 2] = 255
@@ -173,26 +161,20 @@ def test_the_whole_picture_is_squashed_into_a_square(made_up):
     np.testing.assert_allclose(found[:, 5:], [[[0, 0, 255]] * 3] * 8, atol=12)
 
 
-def test_shrinking_averages_and_does_not_pick(made_up):
+def test_shrinking_averages_and_gray_becomes_rgb(made_up):
     """Without antialiasing a fine checkerboard would come out black or white."""
-    board = (np.indices((120, 160)).sum(0) % 2 * 255).astype(np.uint8)
+    board = Image.fromarray((np.indices((120, 160)).sum(0) % 2 * 255).astype(np.uint8))
     for number in range(40):
-        save(Image.fromarray(np.stack([board] * 3, -1)), made_up.picture(number))
+        save(board, made_up.picture(number))
     np.testing.assert_allclose(made_up.load(image_size=8).train.inputs, 127.5, atol=8)
 
 
-def test_a_gray_picture_becomes_rgb(made_up):
-    for number in range(40):
-        save(Image.new("L", (9, 7), 77), made_up.picture(number))
-    assert np.unique(made_up.load(image_size=4).train.inputs).tolist() == [77]
-
-
-@pytest.mark.parametrize(("image_size", "expected"), [(None, 64), (1, 1), (8, 8), (np.int64(224), 224)])
+@pytest.mark.parametrize(("image_size", "expected"), [(None, 64), (1, 1), (np.int64(224), 224)])
 def test_image_size_is_height_and_width(made_up, image_size, expected):
     assert made_up.load(image_size=image_size).test.inputs.shape[1:] == (expected, expected, 3)
 
 
-@pytest.mark.parametrize("image_size", [0, -64, 1025, 64.0, "64"])
+@pytest.mark.parametrize("image_size", [0, 1025, 64.0, "64", True])
 def test_image_size_out_of_range(made_up, image_size):
     with pytest.raises(DataError, match=r"image_size is .*; it must be a whole number of pixels from 1 to 1024"):
         made_up.load(image_size=image_size)
@@ -204,11 +186,6 @@ def test_options_for_image_files_are_refused_elsewhere(tmp_path, name, options):
     (option,) = options
     with pytest.raises(DataError, match=f"{option} is .*{name}' is not decoded from image files; .*ham10000"):
         load_data(name, data_dir=tmp_path, **options)
-
-
-def test_a_name_that_does_not_exist_is_the_first_complaint():
-    with pytest.raises(DataError, match=r"no data set is called 'ham1000'; there are .*ham10000"):
-        load_data("ham1000", image_size=64)
 
 
 @pytest.mark.parametrize("name", ["HAM10000_metadata.tab", "HAM10000_metadata"])
@@ -284,39 +261,18 @@ def test_the_cache_has_a_key_of_all_that_matters(made_up, what):
     assert len(made_up.caches()) == 2
 
 
-def without(name):
-    def spoil(path):
-        arrays = read_npz(path)
-        del arrays[name]
-        write_npz(path, arrays)
-
-    return spoil
-
-
-def with_other(name, function):
-    def spoil(path):
-        arrays = read_npz(path)
-        write_npz(path, arrays | {name: function(arrays[name])})
-
-    return spoil
-
-
-def pickled(path):
-    arrays = read_npz(path)
-    np.savez(path, allow_pickle=True, **arrays | {"readable": np.array([None] * 40, dtype=object)})
+def changed(function):
+    """Return a damage that replaces the arrays of a cache."""
+    return lambda path: np.savez(path, allow_pickle=True, **function(read_npz(path)))
 
 
 CACHE_DAMAGES = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
-    "empty": lambda path: path.write_bytes(b""),
-    "a byte of an image": lambda path: path.write_bytes(path.read_bytes()[:600] + b"?" + path.read_bytes()[601:]),
-    "no images": without("images"),
-    "no word on what is readable": without("readable"),
-    "too few": with_other("images", lambda a: a[1:]),
-    "another size": with_other("images", lambda a: a[:, 1:]),
-    "another type": with_other("images", lambda a: a.astype(np.float32)),
-    "numbers for yes and no": with_other("readable", lambda a: np.ones(len(a))),
-    "pickle": pickled,
+    "no images": changed(lambda arrays: {"readable": arrays["readable"]}),
+    "too few": changed(lambda arrays: arrays | {"images": arrays["images"][1:]}),
+    "another type": changed(lambda arrays: arrays | {"images": arrays["images"].astype(np.float32)}),
+    "numbers for yes and no": changed(lambda arrays: arrays | {"readable": np.ones(40)}),
+    "pickle": changed(lambda arrays: arrays | {"readable": np.array([None] * 40, dtype=object)}),
 }
 
 
@@ -324,19 +280,14 @@ CACHE_DAMAGES = {
 def test_a_damaged_cache_is_reported_and_made_again(made_up, caplog, damage):
     before = made_up.load(image_size=4)
     (cache,) = made_up.caches()
-    sound = cache.read_bytes()
     damage(cache)
-    assert cache.read_bytes() != sound
-    made_up.file.touch()
-    after = made_up.load(image_size=4)
-    assert after.digest == before.digest
+    for _ in range(2):
+        made_up.file.touch()
+        assert made_up.load(image_size=4).digest == before.digest
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert f"the image cache {cache} is damaged and is made again" in record.getMessage()
     assert read_npz(cache).keys() == {"images", "readable"}
-    made_up.file.touch()
-    made_up.load(image_size=4)
-    assert len(caplog.records) == 1
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(made_up, caplog):
@@ -401,16 +352,14 @@ def broken_links(made):
 
 DEFECTS = [
     (lambda made: made.file.unlink(), "the file does not exist, expected the metadata"),
-    (lambda made: made.file.write_bytes(b""), "is damaged or is not a table"),
     (lambda made: made.file.write_bytes(b"\xff\xfe\x00\x81" * 50), "is damaged or is not a table .*utf-8"),
     (lambda made: made.file.write_text('lesion_id,image_id\n"a,b\nc'), "is damaged or is not a table"),
     (lambda made: made.file.write_text("<html>404</html>\n"), "lesion_id, image_id, .* are missing, expected them"),
     (drop("dx", "age"), "the columns dx, age are missing, expected them beside lesion_id, image_id, dx_type, sex"),
     (change("dx", "scc"), "unknown diagnoses: 'scc', expected nv, mel, bkl, bcc, akiec, vasc, df"),
-    (change("dx", ""), "unknown diagnoses: '', expected"),
     (change("dx", "NV "), "unknown diagnoses: 'NV ', expected"),
-    (change("dx", "df"), "lesions with two diagnoses: HAM_nv_0, expected one diagnosis a lesion"),
-    (second_row, r"images with two rows: ISIC_\d+, expected one row an image"),
+    (change("dx", "df"), "lesions with two diagnoses: HAM_nv_0, expected one diagnosis per lesion"),
+    (second_row, r"images with two rows: ISIC_\d+, expected one row per image"),
     (other_counts, "2 classes have a wrong count, the first 'nv' with 16, expected 14"),
     (
         shorter_split,
@@ -457,23 +406,17 @@ def test_a_defect_is_named_with_its_file_and_the_remedy_before_anything_is_decod
 
 
 @pytest.mark.parametrize(("defect", "message"), MISSING)
-def test_missing_images_and_rows_are_refused_before_anything_is_decoded(made_up, no_decoding, defect, message):
+def test_missing_images_and_rows_are_refused_before_anything_is_decoded_or_left_out(made_up, caplog, defect, message):
     defect(made_up)
-    no_decoding()
     with pytest.raises(DataError, match=message) as raised:
         made_up.load()
     assert str(raised.value).startswith(str(made_up.file))
     assert str(raised.value).endswith(f"; move {made_up.folder} {LEAVE_OUT}")
-
-
-@pytest.mark.parametrize(("defect", "message"), MISSING)
-def test_missing_images_and_rows_can_be_left_out(made_up, caplog, defect, message):
-    defect(made_up)
+    assert made_up.caches() == []
     dataset = made_up.load(image_size=4, allow_missing=True)
     files = {path.stem for path in made_up.folder.rglob("*.jpg") if path.is_file()}
     loaded = [image for columns in dataset.metadata.values() for image in columns["image_id"]]
     assert sorted(loaded) == sorted(files & set(made_up.table().image_id))
-    assert sum(len(part) for part in dataset.splits.values()) == len(loaded)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage().endswith("; they are left out")
@@ -493,7 +436,6 @@ def png(content):
 
 
 UNREADABLE = {
-    "empty": (lambda content: b"", "cannot identify image file"),
     "truncated": (lambda content: content[:-10], "truncated"),
     "not an image": (lambda content: b"<html>404 Not Found</html>" * 30, "cannot identify image file"),
     "another format": (png, "cannot identify image file"),
@@ -579,20 +521,20 @@ def test_no_group_is_divided_and_each_class_has_its_shares(samples, weights, see
 def test_the_split_is_the_same_in_any_order_and_by_any_name_of_the_classes(samples, random):
     labels = np.array([label for label, _ in samples])
     groups = np.array([f"{label} {group}" for label, group in samples])
-    split = split_by_group(labels, groups, fractions=HAM10000_FRACTIONS, seed=3)
+    split = split_by_group(labels, groups, fractions=FRACTIONS, seed=3)
     order = list(range(len(labels)))
     random.shuffle(order)
     names = np.array(["z", "a", "m"])[labels]
-    again = split_by_group(names[order], groups[order], fractions=HAM10000_FRACTIONS, seed=3)
+    again = split_by_group(names[order], groups[order], fractions=FRACTIONS, seed=3)
     np.testing.assert_array_equal(again, split[order])
 
 
 def test_the_seed_moves_the_split():
     labels, groups = np.zeros(100, int), np.arange(100)
-    splits = {tuple(split_by_group(labels, groups, fractions=HAM10000_FRACTIONS, seed=seed)) for seed in (0, 0, 1)}
+    splits = {tuple(split_by_group(labels, groups, fractions=FRACTIONS, seed=seed)) for seed in (0, 0, 1)}
     assert len(splits) == 2
     for split in splits:
-        assert [split.count(name) for name in HAM10000_FRACTIONS] == [70, 10, 20]
+        assert [split.count(name) for name in FRACTIONS] == [70, 10, 20]
 
 
 @pytest.mark.parametrize(
@@ -613,7 +555,7 @@ def test_split_by_group_refuses(labels, groups, fractions, message):
 
 
 def test_the_committed_split_has_every_lesion_once():
-    table = pd.read_csv(Path(sources.__file__).with_name("ham10000_split.csv"))
+    table = pd.read_csv(SOURCES["ham10000"].split_file)
     assert list(table) == ["lesion_id", "split"]
     assert len(table) == 7470
     assert table.lesion_id.is_monotonic_increasing
@@ -633,7 +575,7 @@ def test_the_set_is_split_as_its_function_splits_it(ham10000):
         assert {expected[lesion] for lesion in columns["lesion_id"]} == {name}
     largest = table.groupby("lesion_id").size().max()
     total = np.array(SOURCES["ham10000"].class_counts["all"])
-    for name, fraction in HAM10000_FRACTIONS.items():
+    for name, fraction in FRACTIONS.items():
         assert (np.abs(dataset.class_counts(name) - fraction * total) <= largest).all()
 
 
@@ -672,84 +614,49 @@ def test_no_lesion_and_no_picture_is_in_two_splits(ham10000):
 # ---------------------------------------------------------------- tasks
 
 
-@pytest.mark.parametrize("name", HAM10000_NAMES)
-def test_each_diagnosis_is_a_task(made_up, name):
-    task = make_task(f"ham10000-{name}", data_dir=made_up.home, image_size=4)
-    assert task.class_names == (f"not {name}", name)
-    assert task.fine_class_names == HAM10000_NAMES
-    label = HAM10000_NAMES.index(name)
-    for part, split in ((task.train, "train"), (task.val, "val"), (task.test, "test")):
-        assert part.inputs.shape[1:] == (4, 4, 3)
-        np.testing.assert_array_equal(part.labels, part.fine_labels == label)
-        assert part.labels.sum() == task.dataset.class_counts(split)[label]
-
-
-@pytest.mark.parametrize("fraction", [0, 0.1, 0.5])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_the_sets_own_validation_split_stays(made_up, fraction, seed):
-    task = make_task("ham10000", data_dir=made_up.home, image_size=4, validation_fraction=fraction, seed=seed)
-    assert task.class_names == HAM10000_NAMES
-    for name in ("train", "val", "test"):
-        np.testing.assert_array_equal(getattr(task, name).inputs, task.dataset.splits[name].inputs)
-        np.testing.assert_array_equal(getattr(task, name).labels, task.dataset.splits[name].labels)
-
-
-def test_image_size_is_refused_for_a_task_of_another_set():
-    with pytest.raises(DataError, match="image_size is 64, and 'digits' is not decoded from image files"):
-        make_task("digits-0", image_size=64)
+def test_each_diagnosis_is_a_task_and_the_sets_own_validation_split_stays(made_up):
+    for label, name in enumerate(HAM10000_NAMES):
+        task = make_task(f"ham10000-{name}", data_dir=made_up.home, image_size=4)
+        assert task.class_names == (f"not {name}", name)
+        assert task.fine_class_names == HAM10000_NAMES
+        for part, split in ((task.train, "train"), (task.val, "val"), (task.test, "test")):
+            np.testing.assert_array_equal(part.labels, part.fine_labels == label)
+            assert part.labels.sum() == task.dataset.class_counts(split)[label]
+    for seed, fraction in ((0, 0), (0, 0.5), (1, 0.1)):
+        task = make_task("ham10000", data_dir=made_up.home, image_size=4, validation_fraction=fraction, seed=seed)
+        assert task.class_names == HAM10000_NAMES
+        for name in ("train", "val", "test"):
+            np.testing.assert_array_equal(getattr(task, name).inputs, task.dataset.splits[name].inputs)
+            np.testing.assert_array_equal(getattr(task, name).labels, task.dataset.splits[name].labels)
 
 
 # ---------------------------------------------------------------- fetching
 
 
 @pytest.fixture
-def dataverse(monkeypatch):
+def dataverse(monkeypatch, server):
     """Serve a Dataverse repository on this machine; return a function that says which files it has.
 
     A table `*.tab` is served converted, and as it was uploaded with ``?format=original``, as Dataverse does.
     """
-    answers = {}
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            url = urlsplit(self.path)
-            query = {key: values[0] for key, values in parse_qs(url.query).items()}
-            status, content = answers.get((url.path, query.get("format")), (404, b"not found"))
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    address = f"http://127.0.0.1:{server.server_port}/dataset.xhtml"
-    monkeypatch.setattr(pooch.downloaders, "doi_to_url", lambda doi, **options: f"{address}?persistentId=doi:{doi}")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    place = f"{server.address}/dataset.xhtml?persistentId=doi:"
+    monkeypatch.setattr(pooch.downloaders, "doi_to_url", lambda doi, **options: place + doi)
     monkeypatch.setattr(pooch.core.time, "sleep", lambda seconds: None)  # between one try and the next
 
-    def publish(files, *, spoil=(), status=None):
+    def publish(files, *, spoil=(), status=200, gone=False):
         catalog = []
         for number, (name, content) in enumerate(files.items()):
             md5 = hashlib.md5(content).hexdigest()
             catalog.append({"dataFile": {"id": number, "filename": name, "md5": md5}})
-            served = content[:-1] + b"?" if name in spoil else content
-            path, answer = f"/api/access/datafile/{number}", (status or 200, served)
+            path, answer = f"/api/access/datafile/{number}", (status, content[:-1] + b"?" if name in spoil else content)
             if name.endswith(".tab"):
-                answers[path, "original"] = answer
+                server.answers[f"{path}?format=original"] = answer
                 answer = (200, content.replace(b",", b"\t"))
-            answers[path, None] = answer
-        answer = json.dumps({"data": {"latestVersion": {"files": catalog}}}).encode()
-        answers["/api/datasets/:persistentId", None] = (200, answer)
-        return answers
+            server.answers[path] = answer
+        listing = json.dumps({"data": {"latestVersion": {"files": catalog}}}).encode()
+        server.answers[f"/api/datasets/:persistentId?persistentId=doi:{DOI}"] = (404, b"") if gone else listing
 
-    yield publish
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    return publish
 
 
 def zip_of(members, compression=zipfile.ZIP_STORED):
@@ -824,13 +731,14 @@ def lying(content):
 
 
 FETCH_FAILURES = {
-    "the catalog is gone": (None, "doi:10.7910/DVN/DBW86T .*Invalid data repository"),
+    "the catalog is gone": ({"gone": True}, "doi:10.7910/DVN/DBW86T .*Invalid data repository"),
     "a file is not in it": ({PART_2: None}, f"File '{PART_2}' not found in data archive"),
+    "a wrong checksum": ({"spoil": [PART_2]}, f"hash.*{PART_2}"),
+    "a table with a wrong checksum": ({"spoil": [TABLE]}, f"hash.*{TABLE}"),
+    "a server that fails": ({"status": 503}, "503"),
     "no zip archive": ({PART_1: b"<html>maintenance</html>"}, f"{PART_1} is damaged or is not a zip archive"),
-    "a truncated archive": ({PART_1: zip_of({"ISIC_0000000.jpg": b"x" * 99})[:-30]}, f"{PART_1} is damaged"),
     "a wrong member": ({PART_1: lying(b"0123456789" * 9)}, f"{PART_1} is damaged or is not .*CRC"),
-    "a path upwards": ({PART_1: zip_of({"../ISIC_0000000.jpg": b"x"})}, r"outside its folder, '\.\./ISIC_0000000"),
-    "a path upwards, deep": ({PART_1: zip_of({"a/../../x.jpg": b"x"})}, r"outside its folder, 'a/\.\./\.\./x\.jpg'"),
+    "a path upwards": ({PART_1: zip_of({"a/../../x.jpg": b"x"})}, r"outside its folder, 'a/\.\./\.\./x\.jpg'"),
     "a path from the root": ({PART_2: zip_of({"/tmp/ISIC_1.jpg": b"x"})}, f"{PART_2} has a file outside its folder"),
     "a path of Windows": ({PART_1: zip_of({"C:\\ISIC_1.jpg": b"x"})}, "has a file outside its folder"),
     "a link": ({PART_1: zip_of(link("/etc/passwd"))}, f"{PART_1} has a link, 'ISIC_0000000.jpg'"),
@@ -838,6 +746,7 @@ FETCH_FAILURES = {
         {PART_1: zip_of({"ISIC_0000000.jpg": b"\0" * 20_000_001}, zipfile.ZIP_DEFLATED)},
         f"{PART_1}: 'ISIC_0000000.jpg' has 20,000,001 bytes unpacked",
     ),
+    "many files": ({PART_1: zip_of({"ISIC_1.jpg": b"x" * 30_001})}, f"{PART_1} has more than 30,000 bytes unpacked"),
     "a name that occurs twice": (
         {PART_1: zip_of([("a/ISIC_0000000.jpg", b"x"), ("b/ISIC_0000000.jpg", b"y")])},
         "File exists.*ISIC_0000000.jpg",
@@ -847,12 +756,11 @@ FETCH_FAILURES = {
 
 @pytest.mark.parametrize(("changes", "message"), FETCH_FAILURES.values(), ids=FETCH_FAILURES)
 def test_a_failed_fetch_is_one_clear_error_and_leaves_nothing_behind(
-    publication, dataverse, tmp_path, changes, message
+    publication, dataverse, tmp_path, monkeypatch, changes, message
 ):
-    files = {name: content for name, content in (publication | (changes or {})).items() if content is not None}
-    answers = dataverse(files)
-    if changes is None:
-        answers.clear()
+    monkeypatch.setattr(load, "MAX_ARCHIVE_BYTES", 30_000)
+    files = {name: content for name, content in (publication | changes).items() if isinstance(content, bytes)}
+    dataverse(files, **{name: value for name, value in changes.items() if name in ("spoil", "status", "gone")})
     place = tmp_path / "place"
     with pytest.raises(DataError, match=message) as raised:
         fetch_data("ham10000", data_dir=place)
@@ -860,28 +768,6 @@ def test_a_failed_fetch_is_one_clear_error_and_leaves_nothing_behind(
     assert str(raised.value).endswith("; nothing was written, run `regroup data fetch ham10000` again")
     assert list(place.iterdir()) == []
     assert not list(tmp_path.rglob("ISIC_1.jpg"))
-
-
-@pytest.mark.parametrize("name", [TABLE, PART_2])
-def test_a_wrong_checksum_is_refused(publication, dataverse, tmp_path, name):
-    dataverse(publication, spoil=[name])
-    with pytest.raises(DataError, match=rf"ham10000 could not be fetched.*hash.*{name}.*nothing was written"):
-        fetch_data("ham10000", data_dir=tmp_path / "place")
-    assert list((tmp_path / "place").iterdir()) == []
-
-
-def test_a_server_that_fails_is_one_clear_error(publication, dataverse, tmp_path):
-    dataverse(publication, status=503)
-    with pytest.raises(DataError, match=r"ham10000 could not be fetched.*503.*nothing was written"):
-        fetch_data("ham10000", data_dir=tmp_path / "place")
-    assert list((tmp_path / "place").iterdir()) == []
-
-
-def test_an_archive_of_too_many_bytes_is_refused(publication, dataverse, tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "MAX_ARCHIVE_BYTES", 1000)
-    dataverse(publication)
-    with pytest.raises(DataError, match=f"{PART_1} has more than 1,000 bytes unpacked"):
-        fetch_data("ham10000", data_dir=tmp_path / "place")
 
 
 def test_a_publication_of_another_content_is_refused(publication, dataverse, tmp_path):
@@ -893,14 +779,6 @@ def test_a_publication_of_another_content_is_refused(publication, dataverse, tmp
     with pytest.raises(DataError, match=message):
         fetch_data("ham10000", data_dir=tmp_path / "place")
     assert list((tmp_path / "place").iterdir()) == []
-
-
-def test_no_network_is_one_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(pooch.downloaders, "doi_to_url", lambda doi, **options: "http://127.0.0.1:9/dataset.xhtml")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with pytest.raises(DataError, match=r"ham10000 could not be fetched.*127\.0\.0\.1.*nothing was written"):
-        load_data("ham10000", data_dir=tmp_path, download=True)
-    assert list(tmp_path.iterdir()) == []
 
 
 # ---------------------------------------------------------------- command line

@@ -27,8 +27,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from regroup_lib.cli import app
-from regroup_lib.data import dataset, sentences
-from regroup_lib.data.dataset import DataError
+from regroup_lib.data.dataset import FRACTIONS, DataError, Split
 from regroup_lib.data.load import fetch_data, load_data
 from regroup_lib.data.sentences import (
     PHRASEBANK_FILE,
@@ -248,7 +247,7 @@ def test_the_split_keeps_near_copies_together_and_the_order_changes_nothing():
     assert set(turned.sentence) == set(table.index)
     counts = pd.crosstab([table[sentence_digest(text)] for text in texts], labels)
     total = np.array([labels.count(name) for name in NAMES])
-    for name, fraction in sentences.PHRASEBANK_FRACTIONS.items():
+    for name, fraction in FRACTIONS.items():
         assert (np.abs(counts.loc[name, list(NAMES)] - fraction * total) <= 2).all()
 
 
@@ -522,7 +521,7 @@ def test_tfidf_is_deterministic_and_cached_with_all_that_it_learnt(descriptions,
 def test_tfidf_learns_from_training_sentences_alone(descriptions, tmp_path):
     other = dataclasses.replace(
         descriptions,
-        splits=descriptions.splits | {"test": dataset.Split(np.array(["zyx wvu tsr"] * 3), np.zeros(3, np.int64))},
+        splits=descriptions.splits | {"test": Split(np.array(["zyx wvu tsr"] * 3), np.zeros(3, np.int64))},
         digest="other",
     )
     one, two = (encode(dataset, "tfidf", data_dir=tmp_path) for dataset in (descriptions, other))
