@@ -57,6 +57,7 @@ reproduce: $(STAMP)  ## train all runs of a profile that have no record yet, the
 dist: $(STAMP)  ## build sdist and wheel into dist/, and check them
 	rm -rf dist
 	$(BIN)/uv build --python $(BIN)/python --no-build-isolation
+	$(BIN)/uv build --python $(BIN)/python --no-build-isolation --out-dir dist book
 	$(BIN)/uv tool run twine==6.2.0 check --strict dist/*
 	$(BIN)/python -m pytest -m "slow or not slow" tests/test_wheel.py
 

@@ -420,6 +420,17 @@ class Chosen:
             rows.append(np.nanmean(by_fold, axis=0))  # a resample of a fold may have no positives
         return np.array(rows)
 
+    def curves(self, grid: np.ndarray) -> list[np.ndarray]:
+        """Return the precision at each recall of `grid`, one curve for each seed and fold; its area is about the AP."""
+        curves = []
+        for y, scores, folds in self._seeds():
+            for f in [] if np.isnan(scores).any() else folds:
+                precision, recall, _ = precision_recall_curve(y[f] == 1, scores[f])
+                # From the highest score on, without the last point, which scikit-learn appends.
+                precision, recall = precision[-2::-1], recall[-2::-1]
+                curves.append(precision[np.minimum(np.searchsorted(recall, grid), len(recall) - 1)])
+        return curves
+
     @property
     def most_often(self) -> tuple[str, str]:
         """The method that was chosen most often, and how often, in words."""
@@ -638,8 +649,7 @@ class Comparison:
         grid = np.linspace(0, 1, 101)
         for axes, classifier in zip(panels[0], self.classifiers, strict=True):
             for title, (color, line) in LOOKS.items():
-                curves = [c for r in self.groups[classifier, title] for c in _precision_curves(r, grid)]
-                if curves:
+                if curves := self._scores(classifier, title).curves(grid):
                     axes.plot(grid, np.mean(curves, axis=0), color=color, linestyle=line, label=title)
             axes.axhline(self.chance, color="0.5", linestyle=(0, (1, 3)), linewidth=1.4, label="chance")
             axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=f"recall of “{self.positive}”", title=classifier)
@@ -748,22 +758,6 @@ def _over_seeds(group: Sequence[Record], measure: str) -> np.ndarray:
 
 def _percent(shares: np.ndarray) -> str:
     return intervals.mean_std(shares) if len(shares) > 1 else f"{100 * shares[0]:.1f}"
-
-
-def _precision_curves(record: Record, grid: np.ndarray) -> list[np.ndarray]:
-    """Return the precision at each recall of `grid`, one curve for each fold; the area below it is about the AP."""
-    if record.status != "finished":
-        return []
-    arrays = record.arrays()
-    positive, scores = arrays["test_labels"] == 1, arrays[f"test_scores_{rule_of(record)}"]
-    folds = arrays.get("folds", np.zeros(len(positive)))
-    curves = []
-    for fold in np.unique(folds):
-        precision, recall, _ = precision_recall_curve(positive[folds == fold], scores[folds == fold])
-        # From the highest score on, without the last point, which scikit-learn appends.
-        precision, recall = precision[-2::-1], recall[-2::-1]
-        curves.append(precision[np.minimum(np.searchsorted(recall, grid), len(recall) - 1)])
-    return curves
 
 
 def _recommended(comparison: Comparison, word: str, ours: Chosen, others: Chosen, difference: Interval) -> str:

@@ -13,19 +13,7 @@ EXTRAS = {
     "runs": ("pydantic", "typer", "tqdm", "filelock", "pooch", "platformdirs", "yaml", "PIL", "joblib"),
     "cluster": ("dask", "distributed"),
     "text": ("huggingface_hub", "transformers", "sentence_transformers"),
-    "book": (
-        "matplotlib",
-        "seaborn",
-        "altair",
-        "vl_convert",
-        "IPython",
-        "ipykernel",
-        "jupyter_client",
-        "papermill",
-        "nbformat",
-        "playwright",
-        "pypdf",
-    ),
+    "plots": ("matplotlib",),
 }
 
 

@@ -1,4 +1,4 @@
-"""What users bring: samples, labels, and options that name classes, as an estimator of pseudo-classes takes them."""
+"""Samples, labels and options that name classes, as an estimator of pseudo-classes takes them."""
 
 from __future__ import annotations
 
@@ -40,6 +40,22 @@ def for_sklearn(values: Any) -> Any:
     return values
 
 
+def check_matrix(features: Any) -> None:
+    """Raise a ValueError unless these are numbers in rows and columns."""
+    if len(features.shape) != 2:
+        raise ValueError(f"features have shape {tuple(features.shape)}; expected [n, d]")
+    if np.dtype(features.dtype).kind not in "fiub":
+        raise ValueError(f"features are {features.dtype}; expected numbers")
+
+
+def as_matrix(features: Any) -> Any:
+    """Return features [n, d] of numbers as an array, or as CSR where they are sparse."""
+    features = for_sklearn(features.tocsr() if sparse.issparse(features) else features)
+    features = features if sparse.issparse(features) else np.asarray(features)
+    check_matrix(features)
+    return features
+
+
 def check_labels(labels: Any) -> np.ndarray:
     """Return class labels as an array.
 
@@ -64,9 +80,6 @@ def check_labels(labels: Any) -> np.ndarray:
     if len(classes) < 2:
         raise ValueError(f"regrouping needs at least 2 classes; y holds {len(classes)} class: {classes}")
     return array
-
-
-# ---------------------------------------------------------------- options and parameters that name classes
 
 
 def by_class_index(option: str, mapping: Mapping[Any, Any], classes: np.ndarray) -> dict[int, Any]:

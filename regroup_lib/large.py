@@ -6,10 +6,8 @@ such as arrays of Zarr, Dask and HDF5.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,18 +17,17 @@ from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
+from regroup_lib.inputs import check_matrix
+
 if TYPE_CHECKING:
     from distributed import Client
 
 
-NUMBERS = "fiub"  # kinds of dtype
-
-
 @dataclass(frozen=True)
 class NpyRows:
-    """Rows of an ``.npy`` file. A slice reads them; what is sent to another process is the path.
+    """Rows of an ``.npy`` file: a slice reads them, and only the path is sent to another process.
 
-    A memory map would do, but its pages count as this process's memory for as long as the system likes.
+    The pages of a memory map, by contrast, count as this process's memory for as long as the system likes.
 
     Parameters
     ----------
@@ -48,14 +45,13 @@ class NpyRows:
 
     @classmethod
     def open(cls, path: str | Path) -> NpyRows:
-        """Look at a file's header.
+        """Read a file's header.
 
         Raises
         ------
         FileNotFoundError, ValueError
             If there is no file, or it is no ``.npy`` file of whole rows; the message names it.
         """
-        path = Path(path)
         try:
             mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError:
@@ -71,17 +67,13 @@ class NpyRows:
     def of(cls, array: np.ndarray) -> NpyRows | None:
         """Return the rows behind a memory map or a part of one; None where there is no file with these bytes."""
         whole = array
-        while isinstance(whole, np.ndarray) and not isinstance(whole.base, mmap.mmap):
+        while isinstance(whole.base, np.ndarray):
             whole = whole.base
-        if not isinstance(whole, np.memmap) or whole.filename is None or whole.mode == "c":
+        if not isinstance(whole, np.memmap) or whole.mode == "c" or not array.flags.c_contiguous:
             return None
-        if not array.flags.c_contiguous or array.ndim == 0:
-            return None
-        offset = whole.offset + _address(array) - _address(whole)
+        addresses = [part.__array_interface__["data"][0] for part in (array, whole)]
+        offset = whole.offset + addresses[0] - addresses[1]
         return cls(str(Path(whole.filename).absolute()), offset, array.shape, array.dtype)
-
-    def __len__(self) -> int:
-        return self.shape[0]
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         """Return consecutive rows.
@@ -91,9 +83,7 @@ class NpyRows:
         ValueError
             If the file has become shorter.
         """
-        start, stop, step = rows.indices(len(self))
-        if step != 1:
-            raise ValueError(f"rows {rows} are not consecutive; only those are read")
+        start, stop, _ = rows.indices(self.shape[0])
         width = int(np.prod(self.shape[1:]))
         wanted = max(0, stop - start) * width
         try:
@@ -104,10 +94,6 @@ class NpyRows:
         if len(found) != wanted:
             raise ValueError(f"{self.path} is shorter than its header says: rows {start} to {stop} are not whole")
         return found.reshape(-1, *self.shape[1:])
-
-
-def _address(array: np.ndarray) -> int:
-    return array.__array_interface__["data"][0]
 
 
 def open_rows(array: Any) -> Any:
@@ -127,8 +113,7 @@ def open_rows(array: Any) -> Any:
     if sparse.issparse(array):
         raise ValueError("the array is sparse; only dense ones are read by blocks")
     if isinstance(array, np.ndarray):
-        on_disk = NpyRows.of(array)
-        return array if on_disk is None else on_disk
+        return NpyRows.of(array) or array
     if all(hasattr(array, name) for name in ("shape", "dtype", "__getitem__")):
         return array
     raise ValueError(f"{type(array).__name__} cannot be read by blocks; expected shape, dtype and slices of rows")
@@ -136,20 +121,20 @@ def open_rows(array: Any) -> Any:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of an array, read by blocks: the consecutive ones from `start` to `stop`, or those of a mask among them.
+    """The rows of an array that a mask chooses, read by blocks.
 
     Parameters
     ----------
     array
-        What `open_rows` returned, [n, d].
-    start, stop : int
-    mask : ndarray of bool [stop - start], optional
+        The return value of `open_rows`, [n, d].
+    mask : ndarray of bool
+        One entry for each consecutive row of the array, from the row `start` on.
+    start : int
     """
 
     array: Any
-    start: int
-    stop: int
-    mask: np.ndarray | None = None
+    mask: np.ndarray
+    start: int = 0
 
     @classmethod
     def of(cls, array: Any) -> Rows:
@@ -163,99 +148,61 @@ class Rows:
         if isinstance(array, Rows):
             return array
         array = open_rows(array)
-        if len(array.shape) != 2:
-            raise ValueError(f"features have shape {tuple(array.shape)}; expected [n, d]")
-        if np.dtype(array.dtype).kind not in NUMBERS:
-            raise ValueError(f"features are {array.dtype}; expected numbers")
-        return cls(array, 0, array.shape[0])
+        check_matrix(array)
+        return cls(array, np.ones(array.shape[0], bool))
 
     @property
     def shape(self) -> tuple[int, int]:
         """Number of rows and of columns."""
-        n = self.stop - self.start if self.mask is None else int(np.count_nonzero(self.mask))
-        return n, self.array.shape[1]
+        return int(np.count_nonzero(self.mask)), self.array.shape[1]
 
-    @property
-    def ndim(self) -> int:
-        """Two, as of any features."""
-        return 2
-
-    @property
-    def dtype(self) -> np.dtype:
-        """That of the array."""
-        return np.dtype(self.array.dtype)
-
-    def where(self, chosen: np.ndarray) -> Rows:
+    def __getitem__(self, chosen: np.ndarray) -> Rows:
         """Return those of these rows that a mask, bool [n], chooses."""
-        if self.mask is None:
-            return Rows(self.array, self.start, self.stop, chosen)
-        mask = np.zeros(self.stop - self.start, bool)
-        mask[self.mask] = chosen
-        return Rows(self.array, self.start, self.stop, mask)
+        mask = self.mask.copy()
+        mask[mask] = chosen
+        return Rows(self.array, mask, self.start)
 
     def blocks(self, size: int) -> Iterator[np.ndarray]:
-        """Yield the rows in order, read from `size` rows of the array at a time.
+        """Yield the rows in order as float32, read from `size` rows of the array at a time.
 
         Raises
         ------
         ValueError
             If a row holds NaN, an infinite value or one whose square float32 cannot hold.
         """
-        for start in range(self.start, self.stop, size):
-            stop = min(start + size, self.stop)
-            chosen = slice(None) if self.mask is None else self.mask[start - self.start : stop - self.start]
-            if self.mask is not None and not chosen.any():
+        for place in range(0, len(self.mask), size):
+            chosen = self.mask[place : place + size]
+            if not chosen.any():
                 continue
-            block = np.asarray(self.array[start:stop], np.float32)[chosen]
+            start = self.start + place
+            block = self.array[start : start + len(chosen)]
+            if hasattr(block, "compute"):  # Dask's; other tasks of a worker would wait for this one's thread
+                block = block.compute(scheduler="synchronous")
+            block = np.asarray(block, np.float32)
+            block = block if chosen.all() else block[chosen]
             if not np.isfinite(np.vdot(block, block)):
-                raise ValueError(_not_finite(block, start))
+                with np.errstate(over="ignore"):
+                    bad = int((~np.isfinite(np.einsum("ij,ij->i", block, block))).sum())
+                raise ValueError(
+                    f"{bad or 'some'} rows of features from row {start} on hold NaN, infinite values or such as "
+                    "float32 cannot square; remove or scale them first"
+                )
             yield block
 
     def parts(self, n_parts: int, size: int) -> list[Rows]:
         """Return the rows in at most so many parts of whole blocks of `size`."""
-        step = -(-(self.stop - self.start) // (n_parts * size)) * size
-        return [
-            Rows(self.array, a, b, None if self.mask is None else self.mask[a - self.start : b - self.start])
-            for a in range(self.start, self.stop, step)
-            for b in [min(a + step, self.stop)]
-        ]
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A bit a row in the place of a byte: the mask is all that is sent to a worker beside the path.
-        return self.__dict__ | {"mask": None if self.mask is None else np.packbits(self.mask)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        if state["mask"] is not None:
-            state["mask"] = np.unpackbits(state["mask"], count=state["stop"] - state["start"]).astype(bool)
-        self.__dict__.update(state)
-
-
-def _not_finite(block: np.ndarray, start: int) -> str:
-    with np.errstate(over="ignore"):
-        bad = int((~np.isfinite(np.einsum("ij,ij->i", block, block))).sum())
-    what = f"{bad or 'some'} rows of features from row {start} on"
-    return f"{what} hold NaN, infinite values or such as float32 cannot square; remove or scale them first"
+        step = -(-len(self.mask) // (n_parts * size)) * size
+        places = range(0, len(self.mask), step)
+        return [Rows(self.array, self.mask[place : place + step], self.start + place) for place in places]
 
 
 # ---------------------------------------------------------------- k-means
 
 
-@dataclass
-class _Totals:
-    """What one pass over some rows finds: sums [K, d] and counts [K] by cluster, and the inertia."""
-
-    sums: np.ndarray
-    counts: np.ndarray
-    inertia: float
-
-    def __add__(self, other: _Totals) -> _Totals:
-        return _Totals(self.sums + other.sums, self.counts + other.counts, self.inertia + other.inertia)
-
-
 def _assigned(
     rows: Rows, centers: np.ndarray, shift: np.ndarray, size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
-    """Yield, in pieces that the processor's cache holds: rows less `shift`, their nearest centres, their inertia."""
+    """Yield, in pieces that the processor's cache holds: rows less `shift`, their nearest centers, their inertia."""
     weights = -2 * np.ascontiguousarray(centers.T)
     norms = np.einsum("ij,ij->i", centers, centers)
     piece = int(np.clip(2**19 // max(centers.shape), 256, 4096))
@@ -269,25 +216,32 @@ def _assigned(
             yield shifted, labels, float(np.maximum(nearest, 0).sum(dtype=np.float64))  # rounding can be below 0
 
 
-def _totals(rows: Rows, centers: np.ndarray, shift: np.ndarray, size: int) -> _Totals:
+def _totals(rows: Rows, centers: np.ndarray, shift: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return sums [K, d] and counts [K] of the rows nearest to each center, and the inertia."""
     k, d = centers.shape
-    found = _Totals(np.zeros((k, d)), np.zeros(k, np.int64), 0.0)
+    sums, counts, total = np.zeros((k, d)), np.zeros(k, np.int64), 0.0
     for shifted, labels, inertia in _assigned(rows, centers, shift, size):
         ones = np.ones(len(labels), np.float32)
         members = sparse.csr_array((ones, labels, np.arange(len(labels) + 1)), shape=(len(labels), k))
-        found.sums += members.T @ shifted
-        found.counts += np.bincount(labels, minlength=k)
-        found.inertia += inertia
-    return found
+        sums += members.T @ shifted
+        counts += np.bincount(labels, minlength=k)
+        total += inertia
+    return sums, counts, total
 
 
 def _labels(rows: Rows, centers: np.ndarray, shift: np.ndarray, size: int) -> tuple[np.ndarray, float]:
-    labels, inertia, filled = np.empty(rows.shape[0], np.int32), 0.0, 0
-    for _, found, part in _assigned(rows, centers, shift, size):
+    """Return the nearest center of each row, and the inertia."""
+    labels, total, filled = np.empty(rows.shape[0], np.int32), 0.0, 0
+    for _, found, inertia in _assigned(rows, centers, shift, size):
         labels[filled : filled + len(found)] = found
         filled += len(found)
-        inertia += part
-    return labels, inertia
+        total += inertia
+    return labels, total
+
+
+def _on_worker(task: Callable[..., Any], rows: Rows, shared: tuple[np.ndarray, np.ndarray], size: int) -> Any:
+    with threadpool_limits(1):
+        return task(rows, *shared, size)
 
 
 class BlockKMeans(ClusterMixin, BaseEstimator):
@@ -295,7 +249,7 @@ class BlockKMeans(ClusterMixin, BaseEstimator):
 
     scikit-learn's k-means on a random subsample gives the start; every pass after it reads all rows. Time is linear
     in n. In memory are a block as read and as float32, the subsample (three copies while it is clustered), and 5 bytes
-    a row for its label and its mask. One thread computes; workers are the way to more.
+    for each row: its label and its mask. The passes use one thread; workers make them faster.
 
     Parameters
     ----------
@@ -320,9 +274,9 @@ class BlockKMeans(ClusterMixin, BaseEstimator):
     labels_ : ndarray of int32 [n]
     cluster_centers_ : ndarray of float32 [K, d]
     inertia_ : float
-        Sum of squared distances to the nearest centre.
+        Sum of squared distances to the nearest center.
     n_iter_ : int
-        Passes that moved the centres.
+        Passes that moved the centers.
 
     References
     ----------
@@ -363,7 +317,7 @@ class BlockKMeans(ClusterMixin, BaseEstimator):
         return BlockKMeans(**self.get_params(deep=False))  # a client cannot be copied
 
     def fit(self, X: Any, y: None = None) -> BlockKMeans:
-        """Find the clusters of features [n, d]: a path, a memory map, or what `open_rows` takes.
+        """Find the clusters of features [n, d]: a path, a memory map, or any other array that `open_rows` takes.
 
         Raises
         ------
@@ -374,26 +328,22 @@ class BlockKMeans(ClusterMixin, BaseEstimator):
         rows = Rows.of(X)
         self._check(rows)
         with threadpool_limits(1):  # the products are small: threads wait for each other, and add in another order
-            return self._fit(rows)
-
-    def _fit(self, rows: Rows) -> BlockKMeans:
-        sample = self._sample(rows)
-        start = KMeans(self.n_clusters, n_init=self.n_init, random_state=self.random_state).fit(sample)
-        shift = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
-        del sample
-        # Distances of float32 are exact to few digits where all rows lie far from the origin.
-        centers, before = start.cluster_centers_ - shift, np.inf
-        for passes in range(self.max_iter):
-            found = reduce(_Totals.__add__, self._map(_totals, rows, centers, shift))
-            self.n_iter_ = passes + 1
-            moved = found.counts > 0  # an empty cluster stays where it is
-            centers[moved] = found.sums[moved] / found.counts[moved, None]
-            if found.inertia >= (1 - self.tol) * before:
-                break
-            before = found.inertia
-        parts = self._map(_labels, rows, centers, shift)
-        self.labels_ = np.concatenate([labels for labels, _ in parts])
-        self.inertia_ = sum(inertia for _, inertia in parts)
+            sample = self._sample(rows)
+            start = KMeans(self.n_clusters, n_init=self.n_init, random_state=self.random_state).fit(sample)
+            shift = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+            del sample
+            # Distances of float32 are exact to few digits where all rows lie far from the origin.
+            centers, before = start.cluster_centers_ - shift, np.inf
+            for passes in range(self.max_iter):
+                sums, counts, inertia = map(sum, zip(*self._map(_totals, rows, centers, shift), strict=True))
+                self.n_iter_ = passes + 1
+                moved = counts > 0  # an empty cluster stays where it is
+                centers[moved] = sums[moved] / counts[moved, None]
+                if inertia >= (1 - self.tol) * before:
+                    break
+                before = inertia
+            labels, inertias = zip(*self._map(_labels, rows, centers, shift), strict=True)
+        self.labels_, self.inertia_ = np.concatenate(labels), sum(inertias)
         self.cluster_centers_ = centers + shift
         return self
 
@@ -416,7 +366,7 @@ class BlockKMeans(ClusterMixin, BaseEstimator):
         chosen = np.zeros(n, bool)
         chosen[np.random.default_rng(self.random_state).choice(n, size, replace=False, shuffle=False)] = True
         sample, filled = np.empty((size, rows.shape[1]), np.float32), 0
-        for block in rows.where(chosen).blocks(self.block_rows):
+        for block in rows[chosen].blocks(self.block_rows):
             sample[filled : filled + len(block)] = block
             filled += len(block)
         return sample
@@ -433,11 +383,3 @@ class BlockKMeans(ClusterMixin, BaseEstimator):
         return self.client.gather(
             [self.client.submit(_on_worker, task, part, shared, self.block_rows, pure=False) for part in parts]
         )
-
-
-def _on_worker(task: Callable[..., Any], rows: Rows, shared: tuple[np.ndarray, np.ndarray], size: int) -> Any:
-    import dask
-
-    # Slices of a Dask array are computed here, and not by other tasks that would wait for this one's thread.
-    with dask.config.set(scheduler="synchronous"), threadpool_limits(1):
-        return task(rows, *shared, size)

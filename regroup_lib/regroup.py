@@ -22,7 +22,7 @@ from threadpoolctl import ThreadpoolController
 
 from regroup_lib.clusterers import make_clusterer
 from regroup_lib.files import read_npz, write_npz
-from regroup_lib.inputs import by_class_index, check_labels, for_sklearn, is_tensor
+from regroup_lib.inputs import as_matrix, by_class_index, check_labels, for_sklearn, is_tensor
 from regroup_lib.large import Rows
 
 
@@ -92,7 +92,7 @@ class Regrouping(BaseEstimator):
     clusterer : str or object
         A name in `clusterers.CLUSTERERS` (``"kmeans"``, ``"constrained-kmeans"``, ``"spectral"``, ``"random"``, ...),
         or any object with scikit-learn's ``fit_predict`` and an ``n_clusters`` (or ``n_components``) parameter; it is
-        cloned. `blocks.BlockKMeans` is one for features that do not fit in memory.
+        cloned. `large.BlockKMeans` is one for features that do not fit in memory.
     threshold, n_clusters
         See `cluster_counts`; the keys of a mapping `n_clusters` are class labels here.
     min_cluster_size : int
@@ -151,9 +151,9 @@ class Regrouping(BaseEstimator):
         Parameters
         ----------
         features : array, tensor or SciPy sparse array [n, d]
-            Finite numbers; only rows of classes that are divided are looked at by the clusterer. Sparse ones reach it
-            as CSR: both k-means and ``"random"`` take them. With `blocks.BlockKMeans` also the path of an ``.npy``
-            file, or an array that `blocks.open_rows` takes: it is read by blocks, and never held as a whole.
+            Finite numbers; the clusterer is given only rows of classes that are divided. Sparse ones reach it as CSR:
+            both k-means and ``"random"`` take them. With `large.BlockKMeans` also the path of an ``.npy`` file, or an
+            array that `large.open_rows` takes: it is read by blocks, and never held as a whole.
         labels : sequence [n]
             Class of each row.
 
@@ -163,12 +163,15 @@ class Regrouping(BaseEstimator):
             If lengths differ, features are not finite or not two-dimensional, labels are not those of two classes or
             more (see `check_labels`), or an option is out of range.
         """
-        if by_blocks := getattr(self.clusterer, "reads_blocks", False):
-            features = Rows.of(features)
-        else:
-            features = for_sklearn(features.tocsr() if sparse.issparse(features) else features)
-            features = features if sparse.issparse(features) else np.asarray(features)
-        _check_features(features, np.shape(labels))
+        features = Rows.of(features) if getattr(self.clusterer, "reads_blocks", False) else as_matrix(features)
+        n_rows = features.shape[0]
+        if np.shape(labels) != (n_rows,):
+            raise ValueError(f"{n_rows} rows of features but labels of shape {np.shape(labels)}; expected one a row")
+        if n_rows == 0:
+            raise ValueError("there are no samples to regroup")
+        bad = 0 if isinstance(features, Rows) else count_rows_not_finite(features)  # blocks are checked when read
+        if bad:
+            raise ValueError(f"{bad} rows of features hold NaN or infinite values; remove or impute them first")
         labels = check_labels(labels)
         make_clusterer(self.clusterer, 1, None)  # an unknown one is an error even where no class is divided
         if not (isinstance(self.min_cluster_size, Real) and self.min_cluster_size >= 1):
@@ -177,11 +180,8 @@ class Regrouping(BaseEstimator):
         self.pseudo_labels_ = np.empty(len(labels), dtype=np.int64)
         parent: list[int] = []
         for j, k in enumerate(self._wanted(class_counts)):
-            rows = np.flatnonzero(index == j)
-            if k == 1:
-                groups = np.zeros(len(rows), np.int64)
-            else:
-                groups = self._cluster(features.where(index == j) if by_blocks else features[rows], k, j)
+            rows = index == j
+            groups = self._cluster(features[rows], k, j) if k > 1 else np.zeros(class_counts[j], np.int64)
             self.pseudo_labels_[rows] = groups + len(parent)
             parent += [j] * (int(groups.max()) + 1)
         self.parent_ = np.array(parent, dtype=np.int64)
@@ -222,16 +222,15 @@ class Regrouping(BaseEstimator):
 
     def save(self, path: str | Path) -> None:
         """Write the result to an npz file of plain arrays (no pickle)."""
-        options = {name: value for name, value in self.get_params(deep=False).items() if name != "n_clusters"}
-        if not isinstance(options["clusterer"], str):
-            options["clusterer"] = repr(options["clusterer"])
+        options = self.get_params(deep=False)
+        if not isinstance(self.clusterer, str):
+            options["clusterer"] = repr(self.clusterer)
+        if isinstance(self.n_clusters, Mapping):
+            options["n_clusters"] = list(self.n_clusters.items())  # JSON has no keys but text
         arrays = {name: getattr(self, name) for name in ("pseudo_labels_", "parent_", "classes_", "counts_")}
-        if arrays["classes_"].dtype == object:
-            arrays["classes_"] = arrays["classes_"].astype(str)
-        n_clusters = self.n_clusters
-        if isinstance(n_clusters, Mapping):
-            n_clusters = [[_plain(label), int(number)] for label, number in n_clusters.items()]
-        text = json.dumps(options | {"n_clusters": n_clusters}, default=_plain)
+        if self.classes_.dtype == object:
+            arrays["classes_"] = self.classes_.astype(str)
+        text = json.dumps(options, default=lambda number: number.item())  # of NumPy
         write_npz(path, arrays | {"options": np.array(text)})
 
     @classmethod
@@ -254,10 +253,6 @@ class Regrouping(BaseEstimator):
         for name, value in arrays.items():
             setattr(regrouping, name, value)
         return regrouping
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def merge_small(features: Any, labels: np.ndarray, parent: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -292,21 +287,6 @@ def merge_small(features: Any, labels: np.ndarray, parent: np.ndarray, size: int
             joined[k] = near[euclidean_distances(means[[k]], means[near]).argmin()]
     kept, labels = np.unique(joined[labels], return_inverse=True)
     return labels.astype(np.int64), parent[kept]
-
-
-def _check_features(features: np.ndarray | sparse.csr_array | Rows, shape_of_labels: tuple[int, ...]) -> None:
-    if features.ndim != 2:
-        raise ValueError(f"features have shape {features.shape}; expected [n, d]")
-    n_rows = features.shape[0]
-    if shape_of_labels != (n_rows,):
-        raise ValueError(f"{n_rows} rows of features but labels of shape {shape_of_labels}; expected one a row")
-    if n_rows == 0:
-        raise ValueError("there are no samples to regroup")
-    if features.dtype.kind not in "fiub":
-        raise ValueError(f"features are {features.dtype}; expected numbers")
-    bad = 0 if isinstance(features, Rows) else count_rows_not_finite(features)  # else each block as it is read
-    if bad:
-        raise ValueError(f"{bad} rows of features hold NaN or infinite values; remove or impute them first")
 
 
 @lru_cache(maxsize=1)
@@ -373,7 +353,7 @@ def aggregate(scores: Any, parent: Sequence[int], rule: str = "sum") -> Any:
         raise ValueError(f"scores have shape {tuple(scores.shape)}; expected [n, {len(parent)}]")
     if not bool((scores >= 0).all()) or not bool((scores < math.inf).all()):
         raise ValueError("scores must be finite and not negative; pass probabilities, not logits")
-    library = sys.modules["torch"] if tensors else np  # who has a tensor has imported it
+    library = sys.modules["torch"] if tensors else np  # a tensor's library has been imported
     reduce = library.sum if rule == "sum" else library.amax
     result = library.stack([reduce(scores[:, group], 1) for group in members], 1)
     totals = result.sum(1)[:, None]

@@ -505,7 +505,7 @@ def test_the_smallest_class_is_positive_if_none_is_named(tmp_path):
 
 
 def test_the_chapter_takes_a_users_path(pictures, tmp_path):
-    parameters = {"path": str(pictures.folder / "scans"), "positive": "digit 7", "threshold": 100, "seeds": [0, 1]}
+    parameters = {"path": str(pictures.folder / "scans"), "positive": "digit 7", "threshold": 60, "seeds": [0, 1]}
     executed = tmp_path / "executed.ipynb"
     environment = {"REGROUP_RESULTS": str(tmp_path / "results"), "REGROUP_DATA": str(tmp_path / "data")}
     build.run_chapter(
@@ -515,7 +515,7 @@ def test_the_chapter_takes_a_users_path(pictures, tmp_path):
     assert "scans-digit_7" in text
     assert text.count('"image/png"') == 2
     specs = [record.spec for record in rg.load_records(tmp_path / "results")]
-    assert {s.threshold for s in specs} == {None, 100.0}
+    assert {s.threshold for s in specs} == {None, 60.0}
 
 
 # ---------------------------------------------------------------- examples

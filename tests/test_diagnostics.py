@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
-from sklearn.datasets import load_digits
 from sklearn.metrics import balanced_accuracy_score, precision_score, recall_score
 
 import regroup_lib as rg
@@ -70,30 +69,6 @@ def test_sparse_features_are_described_as_dense_ones(blobs):
     features = features * (features > 1)
     dense, found = rg.diagnose(features, corner == 3), rg.diagnose(sparse.coo_array(features), corner == 3)
     pd.testing.assert_frame_equal(found.classes, dense.classes)
-
-
-def test_nearest_rows_are_of_their_cluster_and_in_order(blobs):
-    features, corner = blobs
-    regrouping = rg.Regrouping(random_state=0).fit(features, corner == 3)
-    nearest = diagnostics.nearest_rows(features, regrouping, n=5)
-    assert nearest.shape == (4, 5)
-    for k, rows in enumerate(nearest):
-        assert (regrouping.pseudo_labels_[rows] == k).all()
-        members = features[regrouping.pseudo_labels_ == k]
-        distance = np.linalg.norm(features[rows] - members.mean(axis=0), axis=1)
-        assert (np.diff(distance) >= 0).all()
-        assert distance[0] == pytest.approx(np.linalg.norm(members - members.mean(axis=0), axis=1).min())
-    assert diagnostics.nearest_rows(features, regrouping, n=60).shape == (4, 60)
-
-
-def test_pictures_of_clusters_name_class_and_size():
-    X, digit = load_digits(return_X_y=True)
-    images = np.rint(X * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
-    regrouping = rg.Regrouping(random_state=0).fit(X, np.where(digit == 1, "one", "other"))
-    axes = diagnostics.plot_nearest(images, X, regrouping).axes[0]
-    names = [label.get_text() for label in axes.get_yticklabels()]
-    assert names[0] == f"one: {(digit == 1).sum()}"
-    assert len(names) == len(regrouping.parent_)
 
 
 def test_the_threshold_table_is_scikit_learns():

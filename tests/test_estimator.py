@@ -1,12 +1,8 @@
 """Regrouping as a scikit-learn classifier and as an imbalanced-learn sampler."""
 
-import pickle
-import subprocess
-import sys
 import warnings
 from functools import partial
 
-import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -53,11 +49,9 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.naive_bayes import GaussianNB, MultinomialNB
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.svm import SVC, LinearSVC
-from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -92,13 +86,10 @@ def ring():
 @parametrize_with_checks(
     [
         RegroupClassifier(),
-        RegroupClassifier(RandomForestClassifier(5, random_state=0), aggregation="sum"),
-        RegroupClassifier(LinearSVC()),
-        RegroupClassifier(MultinomialNB(), aggregation="sum", n_clusters=2),
-        RegroupClassifier(HistGradientBoostingClassifier(max_iter=5, max_leaf_nodes=5)),
+        RegroupClassifier(LinearSVC(), aggregation="max"),
+        RegroupClassifier(HistGradientBoostingClassifier(max_iter=5, max_leaf_nodes=5), n_clusters=2),
         RegroupClassifier(make_pipeline(StandardScaler(), LogisticRegression()), encoder=PCA(1)),
-        RegroupClassifier(clusterer="random", threshold=3),
-        RegroupClassifier(GaussianNB(), clusterer=AgglomerativeClustering()),
+        RegroupClassifier(GaussianNB(), clusterer=AgglomerativeClustering(), threshold=3),
         RegroupClassifier(n_clusters="auto", cv=2),
     ],
     expected_failed_checks=lambda _: {
@@ -115,9 +106,7 @@ def test_scikit_learns_checks(estimator, check):
     [
         (LogisticRegression(), {}, True, False),
         (HistGradientBoostingClassifier(), {}, False, True),
-        (RandomForestClassifier(), {}, True, True),
         (make_pipeline(StandardScaler(), LogisticRegression()), {}, False, False),
-        (make_pipeline(StandardScaler(with_mean=False), LogisticRegression()), {}, True, False),
         (LogisticRegression(), {"clusterer": AgglomerativeClustering()}, False, False),
         (LogisticRegression(), {"clusterer": AgglomerativeClustering(), "encoder": TruncatedSVD()}, True, False),
         (LogisticRegression(), {"clusterer": "random"}, True, False),
@@ -161,16 +150,7 @@ def by_hand(estimator, X, y, X_test, rule, seed):
 
 
 @pytest.mark.parametrize("rule", ["max", "sum"])
-@pytest.mark.parametrize(
-    "estimator",
-    [
-        LOGISTIC,
-        RandomForestClassifier(20, random_state=0),
-        HistGradientBoostingClassifier(max_iter=5, random_state=0),
-        LinearSVC(random_state=0),
-    ],
-    ids=lambda estimator: type(estimator).__name__,
-)
+@pytest.mark.parametrize("estimator", [LOGISTIC, LinearSVC(random_state=0)], ids=lambda one: type(one).__name__)
 def test_it_is_regroup_fit_aggregate(digits, estimator, rule):
     X, y = digits
     X, X_test, y, y_test = train_test_split(X, y, stratify=y, random_state=0)
@@ -202,34 +182,12 @@ def test_one_column_of_decision_values_becomes_two_of_probabilities(ring):
     assert not hasattr(model, "decision_function")
 
 
-@pytest.mark.parametrize("rule", ["max", "sum"])
-def test_regrouping_solves_what_a_line_cannot(ring, rule):
+def test_regrouping_solves_what_a_line_cannot(ring):
     X, y = ring
-    plain = cross_val_predict(LogisticRegression(), X, y, method="predict_proba")
-    regrouped = cross_val_predict(
-        RegroupClassifier(aggregation=rule, random_state=0), X, y, method="predict_proba", cv=StratifiedKFold(3)
-    )
-    assert average_precision_score(y, plain[:, 1]) < 0.3
-    assert average_precision_score(y, regrouped[:, 1]) > 0.95
-
-
-@pytest.mark.parametrize("positive", [0, 7])
-def test_real_digits(positive):
-    X, y = load_digits(return_X_y=True)
-    X, X_test, y, y_test = train_test_split(X / 16, y == positive, stratify=y, random_state=0)
-    model = RegroupClassifier(LOGISTIC, random_state=0).fit(X, y)
-    assert model.n_clusters_ == {False: 10, True: 1}
-    assert average_precision_score(y_test, model.predict_proba(X_test)[:, 1]) > 0.99
-
-
-def test_real_breast_cancer_in_a_frame_with_text_labels():
-    data = load_breast_cancer(as_frame=True)
-    X, y = data.data, data.target.map({0: "malignant", 1: "benign"})
-    X, X_test, y, y_test = train_test_split(X, y, stratify=y, random_state=0)
-    model = make_pipeline(StandardScaler(), RegroupClassifier(LOGISTIC, random_state=0)).fit(X, y)
-    assert model[-1].n_clusters_ == {"benign": 2, "malignant": 1}
-    assert average_precision_score(y_test == "malignant", model.predict_proba(X_test)[:, 1]) > 0.97
-    assert model.score(X_test, y_test) > 0.93
+    models = LogisticRegression(), RegroupClassifier(random_state=0)
+    plain, regrouped = (cross_val_predict(model, X, y, method="predict_proba", cv=3)[:, 1] for model in models)
+    assert average_precision_score(y, plain) < 0.3
+    assert average_precision_score(y, regrouped) > 0.95
 
 
 @st.composite
@@ -259,13 +217,6 @@ def test_predictions_follow_probabilities(drawn, rule, k):
     assert measured == pytest.approx(balanced_accuracy_score(y, model.predict(X)))
 
 
-def test_a_tie_goes_to_the_second_of_two_classes():
-    X = np.array([[0.0], [0.0], [1.0], [1.0], [5.0], [0.0]])
-    model = RegroupClassifier(DecisionTreeClassifier(), n_clusters=1).fit(X[[0, 5]], ["a", "b"])
-    np.testing.assert_array_equal(model.predict_proba([[0.0]]), [[0.5, 0.5]])
-    assert model.predict([[0.0]]).tolist() == ["b"]
-
-
 @given(drawn=small_sets(), k=st.none() | st.integers(1, 5), clusterer=st.sampled_from(["kmeans", "random"]))
 def test_the_sum_of_an_additive_model_is_the_plain_model(drawn, k, clusterer):
     """The share of neighbours of a class is the sum of the shares of its pseudo-classes."""
@@ -291,31 +242,12 @@ def test_the_names_of_the_classes_do_not_matter(drawn, names, rule):
     np.testing.assert_allclose(second.predict_proba(X)[:, order], first, rtol=1e-6, atol=1e-9)
 
 
-def test_same_seed_same_model_and_a_generator_is_drawn_from_once(digits):
-    X, y = digits
-    models = [RegroupClassifier(LOGISTIC, random_state=s).fit(X, y) for s in (1, np.int64(1), 2)]
-    labels = [model.pseudo_labels_ for model in models]
+def test_the_seed_decides(digits):
+    seeds = (1, np.int64(1), 2, np.random.RandomState(5), np.random.RandomState(5))
+    labels = [RegroupClassifier(GaussianNB(), random_state=seed).fit(*digits).pseudo_labels_ for seed in seeds]
     np.testing.assert_array_equal(labels[0], labels[1])
     assert not np.array_equal(labels[0], labels[2])
-    drawn = [RegroupClassifier(LOGISTIC, random_state=np.random.RandomState(s)).fit(X, y) for s in (5, 5)]
-    np.testing.assert_array_equal(drawn[0].pseudo_labels_, drawn[1].pseudo_labels_)
-
-
-@pytest.mark.parametrize("distinct", [1, 2])
-def test_duplicates_make_fewer_clusters(distinct):
-    X = np.r_[np.arange(20) % distinct, np.full(4, 9)].astype(float)[:, None]
-    y = [0] * 20 + [1] * 4
-    with pytest.warns(UserWarning, match=f"fell into {distinct} clusters, 5 were asked for"):
-        model = RegroupClassifier(random_state=0).fit(X, y)
-    assert model.n_clusters_ == {0: distinct, 1: 1}
-    assert model.score(X, y) == 1
-
-
-def test_unseen_classes_are_wrong_predictions(ring):
-    X, y = ring
-    model = RegroupClassifier(random_state=0).fit(X, y)
-    assert model.score(X, y) > 0.9
-    assert model.score(X, np.full(len(y), 7)) == 0
+    np.testing.assert_array_equal(labels[3], labels[4])
 
 
 # ---------------------------------------------------------------- encoder
@@ -348,7 +280,7 @@ def test_the_encoder_is_clustered_and_the_classifier_sees_the_samples(digits):
     assert len(Centered.fits) == 1
 
 
-def test_text_needs_an_encoder():
+def test_text_is_clustered_through_an_encoder():
     texts = [f"cheap {word} now" for word in ("pills", "watches")] * 6 + [f"dear {name}" for name in "abc"]
     y = ["spam"] * 12 + ["ham"] * 3
     classifier = make_pipeline(TfidfVectorizer(), LogisticRegression())
@@ -384,17 +316,12 @@ def test_images_with_an_encoder_of_this_library():
     assert model.score(images, y) > 0.95
 
 
-@pytest.mark.parametrize("library", ["default", "pandas"])
-def test_set_output_does_no_harm(digits, library):
+def test_an_encoder_may_return_frames(digits):
     X, y = digits
     expected = RegroupClassifier(LOGISTIC, encoder=PCA(5, random_state=0), random_state=0).fit(X, y)
-    with sklearn.config_context(transform_output=library):
-        model = clone(expected).fit(X, y)
-        assert isinstance(model.predict_proba(X), np.ndarray)
-    encoder = PCA(5, random_state=0).set_output(transform=library)
-    again = RegroupClassifier(LOGISTIC, encoder=encoder, random_state=0).fit(X, y)
-    for other in (model, again):
-        np.testing.assert_array_equal(other.predict_proba(X), expected.predict_proba(X))
+    encoder = PCA(5, random_state=0).set_output(transform="pandas")
+    model = clone(expected).set_params(encoder=encoder).fit(X, y)
+    np.testing.assert_array_equal(model.predict_proba(X), expected.predict_proba(X))
 
 
 # ---------------------------------------------------------------- missing values, sparse rows, frames
@@ -434,15 +361,15 @@ def long_indices(X):
 @pytest.mark.parametrize("kind", [sparse.csr_array, sparse.csc_matrix, sparse.coo_array, long_indices])
 @pytest.mark.parametrize("n_clusters", [None, "auto"])
 def test_sparse_samples(digits, kind, n_clusters):
-    X, y = digits
-    options = {"random_state": 0, "n_clusters": n_clusters, "cv": 2}
+    X, y = digits[0][:300], digits[1][:300]
+    options = {"random_state": 0, "n_clusters": n_clusters, "threshold": 60, "cv": 2}
     model = RegroupClassifier(LOGISTIC, **options).fit(kind(X), y)
     dense = RegroupClassifier(LOGISTIC, **options).fit(X, y)
     np.testing.assert_array_equal(model.pseudo_labels_, dense.pseudo_labels_)
     np.testing.assert_allclose(model.predict_proba(kind(X)), dense.predict_proba(X), atol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_tensors_of_any_kind(ring, dtype):
     X, y = torch.tensor(ring[0], dtype=dtype), torch.tensor(ring[1])
     arrays = X.double().numpy(), y.numpy()
@@ -455,19 +382,12 @@ def test_tensors_of_any_kind(ring, dtype):
     np.testing.assert_array_equal(step.fit_resample(X, y)[1], expected.pseudo_labels_)
 
 
-def polars_frame(X, y):
-    polars = pytest.importorskip("polars", reason="polars is no dependency")
-    return polars.DataFrame(X.to_dict("list")), polars.Series(y.to_list())
-
-
-@pytest.mark.parametrize("frame", [lambda X, y: (X, y), polars_frame], ids=["pandas", "polars"])
 @pytest.mark.parametrize("n_clusters", [3, "auto"])
-def test_frames_and_text_labels(frame, n_clusters):
+def test_frames_and_text_labels(n_clusters):
     data = load_breast_cancer(as_frame=True)
     X, y = data.data.iloc[:150, :4], data.target.iloc[:150].map({0: "malignant", 1: "benign"})
     options = {"n_clusters": n_clusters, "threshold": 50, "encoder": StandardScaler(), "random_state": 0, "cv": 2}
     expected = RegroupClassifier(GaussianNB(), **options).fit(X.to_numpy(), y.to_numpy())
-    X, y = frame(X, y)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # about names that were lost on the way
         model = RegroupClassifier(GaussianNB(), **options).fit(X, y)
@@ -487,15 +407,14 @@ def test_grid_search_reaches_every_option(ring):
     X, y = ring
     grid = {
         "regroupclassifier__n_clusters": [1, None, {0: 3}],
-        "regroupclassifier__threshold": [None, 20],
         "regroupclassifier__aggregation": ["max", "sum"],
         "regroupclassifier__clusterer__n_init": [1],
-        "regroupclassifier__estimator__C": [0.1, 10],
+        "regroupclassifier__estimator__C": [10],
     }
     model = make_pipeline(StandardScaler(), RegroupClassifier(LOGISTIC, clusterer=KMeans(), random_state=0))
     search = GridSearchCV(model, grid, scoring="average_precision", cv=StratifiedKFold(2)).fit(X, y)
     results = pd.DataFrame(search.cv_results_)
-    assert len(results) == 24
+    assert len(results) == 6
     assert search.best_params_["regroupclassifier__n_clusters"] is None
     assert search.best_score_ > 0.95
     one = results["param_regroupclassifier__n_clusters"].map(lambda k: k == 1)
@@ -517,26 +436,9 @@ def test_other_meta_estimators(ring):
         assert outer.fit(X, y).score(X, y) > 0.95
 
 
-@pytest.mark.parametrize("dump", [pickle.dumps, None])
-def test_it_can_be_stored(tmp_path, digits, dump):
-    X, y = digits
-    model = RegroupClassifier(RandomForestClassifier(3, random_state=0), encoder=PCA(4), random_state=0).fit(X, y)
-    if dump:
-        again = pickle.loads(dump(model))
-    else:
-        joblib.dump(model, tmp_path / "model.joblib")
-        again = joblib.load(tmp_path / "model.joblib")
-    np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
-    np.testing.assert_array_equal(again.regrouping_.pseudo_labels_, model.pseudo_labels_)
-    fresh = clone(again)
-    assert not hasattr(fresh, "estimator_")
-    assert repr(fresh) == repr(clone(model))
-
-
 def test_a_second_fit_leaves_nothing_of_the_first(ring):
     X, y = ring
     model = RegroupClassifier(n_clusters="auto", cv=2, random_state=0).fit(X, y)
-    assert len(model.n_clusters_search_) > 1
     model.set_params(n_clusters=2).fit(X[:, :1], np.where(y == 1, "b", "a"))
     assert model.n_clusters_ == {"a": 2, "b": 1}
     assert model.n_clusters_search_ == []
@@ -703,9 +605,7 @@ WEIGHTS = {0: 1, 1: 20}
 @pytest.mark.parametrize(
     "weighted",
     [
-        LogisticRegression(class_weight=WEIGHTS),
         LogisticRegression(class_weight={1: 20}),
-        make_pipeline("passthrough", LogisticRegression(class_weight=WEIGHTS)),
         VotingClassifier([("a", LogisticRegression(class_weight=WEIGHTS))], voting="soft"),
         GridSearchCV(LogisticRegression(class_weight=WEIGHTS), {"C": [1.0]}),
         GridSearchCV(LogisticRegression(), {"class_weight": [WEIGHTS]}),
@@ -721,17 +621,12 @@ def test_weights_by_class_weigh_classes_wherever_they_are_given(ring, weighted):
     model = RegroupClassifier(weighted, random_state=0).fit(X, y)
     by_sample = RegroupClassifier(random_state=0).fit(X, y, sample_weight=np.where(y == 1, 20, 1))
     np.testing.assert_allclose(model.predict_proba(X), by_sample.predict_proba(X), atol=1e-6)
-    plain = RegroupClassifier(random_state=0).fit(X, y)
-    assert model.predict_proba(X)[:, 1].mean() > plain.predict_proba(X)[:, 1].mean()
 
 
 @pytest.mark.parametrize(
     "weighted",
     [
         lambda weights: BaggingClassifier(LogisticRegression(class_weight=weights), random_state=0),
-        lambda weights: CalibratedClassifierCV(
-            DecisionTreeClassifier(max_depth=2, class_weight=weights), ensemble=False
-        ),
         lambda weights: RandomForestClassifier(20, max_depth=2, class_weight=weights, random_state=0),
         lambda weights: StackingClassifier([("a", GaussianNB())], LogisticRegression(class_weight=weights)),
     ],
@@ -743,15 +638,6 @@ def test_weights_by_class_reach_ensembles_and_text_labels(ring, weighted):
         for weights in (None, {"rare": 20})
     ]
     assert rare[1] > rare[0]
-
-
-def test_weights_by_class_in_the_search_for_a_number(ring):
-    model = RegroupClassifier(LogisticRegression(class_weight={1: 20}), n_clusters="auto", cv=2, random_state=0).fit(
-        *ring
-    )
-    k = len(model.parent_)
-    assert model.estimator_.class_weight == dict.fromkeys(range(k - 1), 1) | {k - 1: 20}
-    assert model.estimator.class_weight == {1: 20}
 
 
 class Weighted(GaussianNB):
@@ -783,10 +669,6 @@ class Weighted(GaussianNB):
 def test_options_about_classes_that_have_no_translation(ring, estimator, message):
     with pytest.raises(ValueError, match=message):
         RegroupClassifier(estimator, random_state=0).fit(*ring)
-
-
-def test_an_option_for_two_classes_is_taken_where_there_are_two(ring):
-    assert RegroupClassifier(Weighted(scale_pos_weight=9), n_clusters=1).fit(*ring).estimator_.scale_pos_weight == 9
 
 
 @pytest.mark.parametrize(
@@ -831,13 +713,11 @@ class TakesAnything(GaussianNB):
 
 
 VALIDATION = [
-    ("eval_set", [(np.zeros((2, 2)), [0, 1])]),
+    ("step__eval_set", [(np.zeros((2, 2)), [0, 1])]),
     ("validation_data", (np.zeros((2, 2)), [0, 1])),
-    ("eval_y", np.zeros(2)),
     ("y_val", [0, 1]),
     ("X_valid", np.zeros((2, 2))),
     ("valid_sets", [object()]),
-    ("step__eval_set", [(np.zeros((2, 2)), [0, 1])]),
     ("sample_weight_val", np.ones(2)),
 ]
 
@@ -848,17 +728,12 @@ def test_validation_data_are_refused(ring, name, value):
         RegroupClassifier(TakesAnything()).fit(*ring, **{name: value})
 
 
-def test_validation_data_of_boosting_are_refused_and_its_options_are_taken(ring):
-    X, y = ring
-    with pytest.raises(ValueError, match="X_val is validation data"):
-        RegroupClassifier(HistGradientBoostingClassifier(early_stopping=True)).fit(X, y, X_val=X, y_val=y)
+def test_options_of_validation_are_taken(ring):
     options = {"eval_metric": "auc", "eval_names": ["a", "b"], "validation_fraction": 0.1, "values": np.ones(3)}
-    assert RegroupClassifier(TakesAnything()).fit(X, y, **options).score(X, y) > 0.5
+    assert RegroupClassifier(TakesAnything()).fit(*ring, **options).score(*ring) > 0.5
 
 
 STRATIFYING = [
-    SGDClassifier(early_stopping=True, loss="log_loss", random_state=0),
-    MLPClassifier(early_stopping=True, max_iter=5, random_state=0),
     HistGradientBoostingClassifier(early_stopping=True, max_iter=5),
     CalibratedClassifierCV(LOGISTIC, cv=2),
     make_sampling_pipeline(SMOTE(k_neighbors=1), LOGISTIC),
@@ -874,10 +749,9 @@ def test_one_outlier_does_not_stop_what_splits_by_label(estimator, n_clusters):
     X[-1] = 1000
     model = RegroupClassifier(estimator, n_clusters=n_clusters, cv=3, random_state=0).fit(X, y)
     assert model.regrouping_.counts_.min() > 1
-    if n_clusters is None and not isinstance(estimator, MLPClassifier):
-        with pytest.raises(
-            ValueError, match=r"pseudo-classes\. The smallest, \d, is part of class False and its sample c"
-        ):
+    if n_clusters is None:
+        message = r"pseudo-classes\. The smallest, \d, is part of class False and its sample c"
+        with pytest.raises(ValueError, match=message):
             model.set_params(min_cluster_size=1).fit(X, y)
 
 
@@ -888,12 +762,6 @@ def test_auto_leaves_out_numbers_of_clusters_that_cannot_be_trained():
     with pytest.warns(UserWarning, match=r"n_clusters={False: 48, True: 1} is left out: The test_size = 16 should be"):
         model.fit(X, y)
     assert [entry["n_clusters"][False] for entry in model.n_clusters_search_][-1] <= 16
-
-
-def test_a_stack_is_taken(ring):
-    X, y = ring
-    stack = StackingClassifier([("a", LOGISTIC), ("b", GaussianNB())], cv=2)
-    assert RegroupClassifier(stack, random_state=0).fit(X, y).score(X, y) > 0.95
 
 
 class CountsThreads(GaussianNB):
@@ -913,25 +781,6 @@ def test_small_samples_get_one_thread_and_large_ones_all(ring):
         assert large.estimator_.n_threads_ == before
 
 
-def test_it_works_without_what_an_extra_brings():
-    code = """
-import sys
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "matplotlib", "imblearn", "k_means_constrained"):
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Absent())
-import numpy as np
-import regroup_lib.clusterers, regroup_lib.diagnostics, regroup_lib.metrics
-from regroup_lib import Regrouper, RegroupClassifier, diagnose
-X, y = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) < 10
-diagnose(X, RegroupClassifier().fit(X, y).predict(X) ^ y)
-Regrouper().fit_resample(X, y)
-"""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
 # ---------------------------------------------------------------- n_clusters="auto"
 
 
@@ -948,18 +797,10 @@ def test_auto_finds_the_clusters_that_help(ring):
     expected = Regrouping(random_state=0, n_clusters=model.n_clusters_).fit(X, y)
     np.testing.assert_array_equal(model.pseudo_labels_, expected.pseudo_labels_)
     for entry in tried:
-        assert set(entry) == {
-            "n_clusters",
-            "mean_average_precision",
-            "std_average_precision",
-            "average_precision",
-        }
         assert len(entry["average_precision"]) == 5
         assert entry["mean_average_precision"] == pytest.approx(np.mean(entry["average_precision"]))
         assert entry["std_average_precision"] == pytest.approx(np.std(entry["average_precision"]))
-    again = clone(model).fit(X, y)
-    assert again.n_clusters_search_ == tried
-    # What it found can be passed back.
+    # The numbers that it found can be passed back.
     named = clone(model).set_params(n_clusters=model.n_clusters_).fit(X, y)
     np.testing.assert_array_equal(named.predict_proba(X), model.predict_proba(X))
 
@@ -987,14 +828,8 @@ def test_auto_measures_the_plain_classifier_by_the_smaller_class(ring, smaller):
 def test_auto_measures_the_mean_over_several_classes(digits, rule):
     X, y = digits
     model = RegroupClassifier(GaussianNB(), n_clusters="auto", cv=3, aggregation=rule, random_state=0).fit(X, y)
-    assert [list(entry["n_clusters"].values()) for entry in model.n_clusters_search_] == [
-        [1, 1, 1],
-        [2, 1, 1],
-        [3, 1, 1],
-        [5, 1, 1],
-        [9, 1, 2],
-        [18, 1, 3],
-    ]
+    tried = [list(entry["n_clusters"].values()) for entry in model.n_clusters_search_]
+    assert tried == [[1, 1, 1], [2, 1, 1], [3, 1, 1], [5, 1, 1], [9, 1, 2], [18, 1, 3]]
     regrouping = Regrouping(random_state=0, n_clusters={"more": 5, "one": 1, "zero": 1}).fit(X, y)
     precisions = []
     for train, test in StratifiedKFold(3, shuffle=True, random_state=0).split(X, y):
@@ -1084,13 +919,6 @@ def test_groups_reach_a_search_inside(ring):
     assert RegroupClassifier(search, random_state=0).fit(X, y, groups=np.arange(420) % 9).score(X, y) > 0.9
 
 
-def test_auto_encodes_once(digits):
-    X, y = digits
-    Centered.fits.clear()
-    RegroupClassifier(GaussianNB(), encoder=Centered(), n_clusters="auto", cv=2).fit(X, y)
-    assert len(Centered.fits) == 1
-
-
 def test_auto_with_a_kernel_matrix(ring):
     X, y = ring
     kernel = X @ X.T
@@ -1122,12 +950,9 @@ class Narrow(GaussianNB):
 BAD = [
     ({"aggregation": "mean"}, ValueError, "aggregation is 'mean'; expected 'max' or 'sum'"),
     ({"n_clusters": "best"}, ValueError, "n_clusters is 'best'; expected a number, a mapping, 'auto' or None"),
-    ({"n_clusters": 0}, ValueError, "n_clusters is 0; it must be a whole number of at least 1"),
     ({"n_clusters": {7: 2}}, ValueError, r"n_clusters names classes \[7\]; the labels are \[0, 1\]"),
-    ({"threshold": 0}, ValueError, "threshold is 0"),
     ({"threshold": 10**6, "n_clusters": "auto"}, ValueError, "threshold is 1000000; .* the largest class, 40"),
     ({"clusterer": "k-means"}, ValueError, "no clusterer is called 'k-means'"),
-    ({"clusterer": KMeans}, ValueError, "clusterer is <class"),
     ({"estimator": LinearRegression()}, ValueError, "LinearRegression has neither predict_proba nor decision_func"),
     ({"estimator": VotingClassifier([("a", LOGISTIC)])}, ValueError, "VotingClassifier has neither predict_proba"),
     ({"estimator": LogisticRegression}, ValueError, r"estimator is the class .*pass an object, LogisticRegression\(\)"),
@@ -1181,12 +1006,6 @@ def test_scores_that_do_not_fit(ring):
         clone(model).predict_proba(X)
 
 
-def test_more_clusters_than_samples_are_cut_to_the_samples():
-    X, y = np.arange(7.0)[:, None] ** 2, [0] * 5 + [1] * 2
-    model = RegroupClassifier(n_clusters=100, min_cluster_size=1, random_state=0).fit(X, y)
-    assert model.n_clusters_ == {0: 5, 1: 1}
-
-
 def test_classifiers_of_ones_own(ring):
     """No scikit-learn base class, no ``classes_``: columns are in the order of the labels."""
 
@@ -1218,18 +1037,6 @@ DIFFERS = {
 @parametrize_with_sampler_checks([Regrouper(random_state=0)], expected_failed_checks=lambda _: DIFFERS)
 def test_imbalanced_learns_checks(estimator, check):
     check(estimator)
-
-
-def test_a_pipeline_of_samplers_inside_the_classifier(ring):
-    """The way round that predicts classes: samplers balance the pseudo-classes."""
-    X, y = ring
-    y = np.where((y == 1) & (np.arange(len(y)) % 2 == 0), 2, y)
-    inner = make_sampling_pipeline(RandomOverSampler(random_state=0), Recorder([]))
-    model = RegroupClassifier(inner, n_clusters={0: 4}, random_state=0).fit(X, y)
-    (_, labels, *_) = inner[-1].notes[-1]
-    assert len(set(np.bincount(labels).tolist())) == 1
-    assert np.bincount(labels).sum() > len(y)
-    assert model.predict_proba(X).shape == (len(y), 3)
 
 
 def test_regrouper_in_a_pipeline_of_samplers(digits):

@@ -39,11 +39,6 @@ def ceiling(count, threshold):
     return number
 
 
-@given(class_counts)
-def test_the_smallest_class_is_the_default_threshold(counts):
-    assert cluster_counts(counts) == cluster_counts(counts, threshold=min(counts))
-
-
 @given(st.lists(st.integers(1, 3000), min_size=1, max_size=8), st.data())
 def test_cluster_counts_are_the_papers_formula(counts, data):
     threshold = data.draw(st.integers(1, max(counts)))
@@ -71,17 +66,13 @@ def test_no_cluster_count_is_below_one_or_above_its_class(counts, data):
         ([9501, 514], {}, [19, 1]),  # HAM10000, bcc: 18.5 rounded up
         ([6705, 1113, 1099, 514, 327, 142, 115], {"threshold": 1000}, [7, 2, 2, 1, 1, 1, 1]),
         ([5000] * 10, {}, [1] * 10),
-        ([7], {}, [1]),
         ([10, 4], {"threshold": 2.5}, [4, 2]),
         ([10, 4], {"threshold": 0.5}, [10, 4]),  # never more clusters than samples
         ([100, 50, 10], {"n_clusters": 3}, [3, 3, 1]),
         ([100, 50, 10], {"n_clusters": 3, "threshold": 50}, [3, 1, 1]),
-        ([100, 50, 10], {"n_clusters": 1}, [1, 1, 1]),
         ([5, 2], {"n_clusters": 100}, [5, 1]),
         ([100, 50, 10], {"n_clusters": {1: 2}}, [10, 2, 1]),
-        ([100, 50, 10], {"n_clusters": {0: 4, 2: 3}}, [4, 5, 3]),  # a mapping may divide the smallest class
-        ([100, 50, 10], {"n_clusters": {2: 99}}, [10, 5, 10]),
-        ([100, 50, 10], {"n_clusters": {}}, [10, 5, 1]),
+        ([100, 50, 10], {"n_clusters": {0: 4, 2: 99}}, [4, 5, 10]),  # a mapping may divide the smallest class
         (np.array([20, 10]), {"n_clusters": np.int64(3)}, [3, 1]),
     ],
 )
@@ -94,22 +85,15 @@ def test_cluster_counts_by_example(counts, options, expected):
     [
         ([], {}, "every class needs at least one sample"),
         ([5, 0], {}, r"class_counts is \[5, 0\]; every class needs at least one sample"),
-        ([5, -1], {}, "every class needs at least one sample"),
         ([5, 2], {"threshold": 0}, "threshold is 0; it must be above 0 and at most the largest class, 5"),
-        ([5, 2], {"threshold": -1}, "threshold is -1"),
         ([5, 2], {"threshold": 5.1}, r"threshold is 5\.1; .* at most the largest class, 5"),
         ([5, 2], {"threshold": math.nan}, "threshold is nan"),
-        ([5, 2], {"threshold": math.inf}, "threshold is inf"),
-        ([5, 2], {"n_clusters": 0}, "n_clusters is 0; it must be a whole number of at least 1"),
-        ([5, 5], {"n_clusters": 0}, "n_clusters is 0"),  # even where no class is large enough to be divided
-        ([5, 2], {"n_clusters": -3}, "n_clusters is -3"),
+        ([5, 5], {"n_clusters": 0}, "n_clusters is 0; it must be a whole number of at least 1"),  # and none is divided
         ([5, 2], {"n_clusters": 2.5}, r"n_clusters is 2\.5"),
         ([5, 2], {"n_clusters": math.inf}, "n_clusters is inf"),
         ([5, 2], {"n_clusters": "auto"}, "n_clusters is auto; it must be a whole number"),
-        ([5, 2], {"n_clusters": {0: 0}}, r"n_clusters is \{0: 0\}"),
         ([5, 2], {"n_clusters": {0: 1.5}}, "whole number of at least 1"),
-        ([5, 2], {"n_clusters": {2: 3}}, r"n_clusters names classes \[2\]; there are 0 to 1"),
-        ([5, 2], {"n_clusters": {-1: 3}}, r"n_clusters names classes \[-1\]"),
+        ([5, 2], {"n_clusters": {-1: 3}}, r"n_clusters names classes \[-1\]; there are 0 to 1"),
         ([5, 2], {"n_clusters": {"a": 3, 7: 1}}, "n_clusters names classes .*'a'"),
     ],
 )
@@ -185,17 +169,6 @@ def test_each_class_is_clustered_by_itself():
         assert adjusted_rand_score(corner[labels == c], inside) == 1
 
 
-def test_multiclass_numbering_class_by_class():
-    sizes = {0: 30, 1: 10, 2: 25, 3: 10}
-    labels = np.random.default_rng(0).permutation(np.repeat(list(sizes), list(sizes.values())))
-    features = np.random.default_rng(1).normal(size=(75, 2))
-    regrouping = Regrouping(random_state=0).fit(features, labels)
-    check_laws(regrouping, labels)
-    assert regrouping.parent_.tolist() == [0, 0, 0, 1, 2, 2, 2, 3]
-    assert set(regrouping.pseudo_labels_[labels == 1]) == {3}
-    assert set(regrouping.pseudo_labels_[labels == 3]) == {7}
-
-
 def test_balanced_classes_stay_as_they_are():
     labels = np.array([2, 0, 1] * 4)
     regrouping = Regrouping().fit(np.zeros((12, 1)), labels)
@@ -216,17 +189,6 @@ def test_same_seed_same_groups(clusterer):
     np.testing.assert_array_equal(first.pseudo_labels_, again.pseudo_labels_)
     # Ward's agglomeration draws no random numbers.
     assert np.array_equal(first.pseudo_labels_, other.pseudo_labels_) == (clusterer == "agglomerative")
-
-
-def test_random_groups_are_balanced_and_blind_to_features():
-    features, corner = blobs([3000] * 4)
-    labels = corner == 3
-    regrouping = Regrouping("random", random_state=0).fit(features, labels)
-    assert regrouping.parent_.tolist() == [0, 0, 0, 1]
-    assert (np.abs(regrouping.counts_ - 3000) < 250).all()  # 5 standard deviations
-    assert abs(adjusted_rand_score(corner[~labels], regrouping.pseudo_labels_[~labels])) < 0.01
-    blind = Regrouping("random", random_state=0).fit(np.zeros((12000, 1)), labels)
-    np.testing.assert_array_equal(blind.pseudo_labels_, regrouping.pseudo_labels_)
 
 
 def test_classes_do_not_share_their_random_numbers():
@@ -331,13 +293,6 @@ def test_what_is_no_clusterer(clusterer, message):
 # ---------------------------------------------------------------- edge cases
 
 
-def test_more_clusters_than_samples_is_one_cluster_a_sample():
-    features = np.arange(7.0)[:, None] ** 2
-    regrouping = Regrouping(n_clusters={0: 100}, random_state=0).fit(features, [0] * 5 + [1] * 2)
-    assert regrouping.parent_.tolist() == [0] * 5 + [1]
-    assert regrouping.counts_.tolist() == [1] * 5 + [2]
-
-
 def test_a_class_with_one_sample_makes_every_sample_a_cluster():
     features = np.arange(9.0)[:, None] ** 2
     with pytest.warns(UserWarning, match="class 1 has one sample, so each sample of a larger class"):
@@ -346,19 +301,6 @@ def test_a_class_with_one_sample_makes_every_sample_a_cluster():
     assert regrouping.parent_.tolist() == [0] * 8 + [1]
     kept = Regrouping(threshold=4, random_state=0).fit(features, [0] * 8 + [1])
     assert kept.parent_.tolist() == [0, 0, 1]
-
-
-@pytest.mark.parametrize("clusterer", ["kmeans", "minibatch-kmeans"])
-@pytest.mark.parametrize("distinct", [1, 2])
-def test_duplicates_make_fewer_clusters_with_one_warning(clusterer, distinct):
-    features = (np.arange(24) % distinct).astype(float)[:, None]
-    labels = [0] * 20 + [1] * 4
-    with pytest.warns(UserWarning) as caught:  # noqa: PT030 - the text is checked below
-        regrouping = Regrouping(clusterer, random_state=0).fit(features, labels)
-    assert len(caught) == 1
-    assert f"fell into {distinct} clusters, 5 were asked for" in str(caught[0].message)
-    check_laws(regrouping, labels)
-    assert regrouping.parent_.tolist() == [0] * distinct + [1]
 
 
 def test_empty_random_groups_disappear_with_a_warning():
@@ -371,12 +313,10 @@ def test_empty_random_groups_disappear_with_a_warning():
 
 BAD_FEATURES = [
     (np.zeros(6), r"features have shape \(6,\); expected \[n, d\]"),
-    (np.zeros((6, 2, 2)), r"features have shape \(6, 2, 2\)"),
     (np.zeros((5, 2)), r"5 rows of features but labels of shape \(6,\); expected one a row"),
     (np.array([["a"]] * 6), "features are <U1; expected numbers"),
     (np.array([[None]] * 6), "features are object; expected numbers"),
-    (np.array([[0.0, np.nan]] * 2 + [[0.0, 1.0]] * 4), "2 rows of features hold NaN or infinite values"),
-    (np.array([[np.inf, np.nan]] + [[0.0, 1.0]] * 5), "1 rows of features hold NaN or infinite values"),
+    (np.array([[np.inf, np.nan], [0.0, np.nan]] + [[0.0, 1.0]] * 4), "2 rows of features hold NaN or infinite values"),
     (np.array([[0.0, 1.0]] * 5 + [[0.0, -np.inf]], np.float32), "1 rows of features hold NaN or infinite values"),
 ]
 
@@ -387,8 +327,8 @@ def test_features_that_cannot_be_clustered(features, message):
         Regrouping().fit(features, [0, 0, 0, 0, 1, 1])
 
 
-@pytest.mark.parametrize("kind", [sparse.csr_array, sparse.csr_matrix, sparse.csc_array, sparse.coo_array])
-@pytest.mark.parametrize("clusterer", ["kmeans", "minibatch-kmeans", *BLIND_CLUSTERERS, KMeans(n_init=1)], ids=str)
+@pytest.mark.parametrize("kind", [sparse.csr_matrix, sparse.csc_array, sparse.coo_array])
+@pytest.mark.parametrize("clusterer", ["kmeans", "minibatch-kmeans", *BLIND_CLUSTERERS], ids=str)
 def test_sparse_features_make_the_groups_that_dense_ones_make(kind, clusterer):
     features, corner = blobs([30, 30, 30, 30])
     features *= np.random.default_rng(0).random((120, 1)) < 0.9
@@ -450,9 +390,9 @@ def test_labels_that_do_not_fit():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threshold": 0}, "threshold is 0"),
         ({"threshold": 5}, "threshold is 5; .*the largest class, 4"),
         ({"n_clusters": 0}, "n_clusters is 0"),
+        ({"min_cluster_size": 0}, "min_cluster_size is 0; it must be at least 1"),
         ({"n_clusters": {"c": 2}}, r"n_clusters names classes \['c'\]; the labels are \['a', 'b'\]"),
         ({"n_clusters": {0: 2}}, r"n_clusters names classes \[0\]"),  # labels, not positions
     ],
@@ -465,8 +405,6 @@ def test_options_out_of_range_are_found_by_fit(options, message):
 @pytest.mark.parametrize(
     "labels",
     [
-        list("aaaabb"),
-        np.array([7, 7, 7, 7, 9, 9]),
         [False] * 4 + [True] * 2,
         pd.Series(["x"] * 4 + ["y"] * 2),
         pd.Series([3] * 4 + [5] * 2, dtype=object),
@@ -474,7 +412,7 @@ def test_options_out_of_range_are_found_by_fit(options, message):
         ("None",) * 4 + ("nan",) * 2,  # names of classes like any other
         torch.tensor([1.0] * 4 + [2.0] * 2, dtype=torch.bfloat16),
     ],
-    ids=["text", "numbers", "bool", "series", "objects", "nullable", "tuple", "tensor"],
+    ids=["bool", "series", "objects", "nullable", "tuple", "tensor"],
 )
 def test_labels_of_any_kind(labels):
     features = pd.DataFrame({"height": [0.0, 0.1, 5.0, 5.1, 9.0, 9.1]})
@@ -504,6 +442,16 @@ def test_fit_changes_neither_features_nor_labels_nor_options():
     assert clone(regrouping).get_params() == Regrouping(n_clusters={1: 3}, random_state=0).get_params()
     regrouping.fit(features[:3], [5, 5, 1])
     assert regrouping.pseudo_labels_.shape == (3,)  # nothing of the first fit is left
+
+
+@pytest.mark.parametrize("distinct", [1, 2])
+def test_duplicates_make_fewer_clusters_with_one_warning(distinct):
+    features, labels = (np.arange(24) % distinct).astype(float)[:, None], [0] * 20 + [1] * 4
+    with pytest.warns(UserWarning) as caught:  # noqa: PT030 - the text is checked below
+        regrouping = Regrouping(random_state=0).fit(features, labels)
+    assert len(caught) == 1
+    assert f"class 0 fell into {distinct} clusters, 5 were asked for" in str(caught[0].message)
+    assert regrouping.parent_.tolist() == [0] * distinct + [1]
 
 
 # ---------------------------------------------------------------- files
@@ -545,20 +493,10 @@ def test_the_file_holds_no_pickle(tmp_path):
     assert "KMeans(n_init=1)" in Regrouping.load(tmp_path / "groups.npz").clusterer  # the text of the object
 
 
-def test_save_keeps_the_path_that_it_is_given(tmp_path):
-    regrouping = Regrouping(random_state=0).fit(np.arange(6.0)[:, None], [0, 0, 0, 0, 1, 1])
-    regrouping.save(str(tmp_path / "deep" / "groups.bin"))
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["groups.bin"]
-    assert Regrouping.load(tmp_path / "deep" / "groups.bin").parent_.tolist() == [0, 0, 1]
-
-
 def test_files_that_are_no_regrouping(tmp_path):
     path = tmp_path / "groups.npz"
     Regrouping(random_state=0).fit(np.arange(6.0)[:, None], [0, 0, 0, 0, 1, 1]).save(path)
-    sound, arrays = path.read_bytes(), read_npz(path)
-    path.write_bytes(sound[: len(sound) // 2])
-    with pytest.raises(ValueError, match=r"groups\.npz is damaged"):
-        Regrouping.load(path)
+    arrays = read_npz(path)
     for wrong in ({"x": np.zeros(3)}, arrays | {"fit": np.zeros(1)}):
         write_npz(path, wrong)
         with pytest.raises(ValueError, match=r"groups\.npz is not a saved Regrouping: it holds .* expected .*parent_"):
@@ -647,12 +585,6 @@ def test_an_exact_tie_is_positive():
     assert aggregate(scores, [0, 0, 1], "max")[1, 1] == 0.5
 
 
-def test_the_rules_differ_where_they_should():
-    scores = np.array([[0.3, 0.3, 0.4]])
-    assert aggregate(scores, [0, 0, 1], "max").argmax() == 1
-    assert aggregate(scores, [0, 0, 1], "sum").argmax() == 0
-
-
 @given(drawn=scores_and_parent(normalised=True))
 def test_one_pseudo_class_a_class_changes_nothing_but_the_order(drawn):
     scores, _ = drawn
@@ -717,8 +649,7 @@ def test_no_rows_are_no_rows():
     [
         ([[0.5, 0.5]], [0, 1], "mean", "rule is 'mean'; expected 'max' or 'sum'"),
         ([[0.5, -0.1]], [0, 1], "max", "scores must be finite and not negative; pass probabilities, not logits"),
-        ([[0.5, math.nan]], [0, 1], "sum", "scores must be finite and not negative"),
-        ([[0.5, math.inf]], [0, 1], "sum", "scores must be finite and not negative"),
+        ([[math.inf, math.nan]], [0, 1], "sum", "scores must be finite and not negative"),
         ([[0.5, 0.5], [0.0, 0.0]], [0, 1], "max", "a row of scores is all zero"),
         ([[0.5, 0.5]], [0, 0, 1], "max", r"scores have shape \(1, 2\); expected \[n, 3\]"),
         ([0.5, 0.5], [0, 1], "max", r"scores have shape \(2,\); expected \[n, 2\]"),

@@ -78,8 +78,8 @@ def write_launchable(root: Path, address: str) -> list[Path]:
 
     source = (
         "import importlib.util\n\n"
-        'if importlib.util.find_spec("regroup_lib") is None:\n'
-        f'    %pip install -q "regroup_lib[book] @ git+{address}"'
+        'if importlib.util.find_spec("regroup_book") is None:\n'
+        f'    %pip install -q "git+{address}" "git+{address}#subdirectory=book"'
     )
     target = root / "_build" / "launch" / "notebooks"
     target.mkdir(parents=True, exist_ok=True)

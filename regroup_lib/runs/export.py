@@ -81,13 +81,12 @@ def record_rows(record: Record) -> list[dict[str, Any]]:
     # The paper's K: clusters of the majority in a binary task, all pseudo-classes in a multiclass one.
     parent = record.regrouping.get("parent", [0, 1])  # none where a method could not be used
     fields |= {"n_clusters": len(parent) - (max(parent) == 1)}
-    seconds = sum(value for step, value in record.seconds.items() if step != "encode")  # done once for all
     rows = []
     for rule in record.rules or [""]:
         test = record.metrics[rule]["test"] if rule else {"summary": {}, "average_precision": {}}
         row = {"key": record.key} | fields | {"aggregation": "" if rule == "none" else rule}
         row |= {measure: test["summary"].get(measure) for measure in MEASURES}
-        row |= {"seconds": seconds, "status": record.status}
+        row |= {"seconds": record.own_seconds, "status": record.status}
         rows.append(row | {f"{OF_A_CLASS}{name}": value for name, value in test["average_precision"].items()})
     return rows
 
@@ -186,8 +185,7 @@ def record_links(records: Sequence[Record], known: Collection[str] = ()) -> str:
             precision = [record.metrics[rule]["test"]["summary"]["average_precision"] for rule in record.rules]
             shown = "; ".join(f"{100 * value:.1f}" for value in precision)
             row |= {"what": what, "epochs": getattr(spec, "epochs", ""), "AP": shown}
-        seconds = sum(value for step, value in record.seconds.items() if step != "encode")
-        row |= {"seconds": f"{seconds:.0f}", "status": record.status, "data": record.data_digest[:12]}
+        row |= {"seconds": f"{record.own_seconds:.0f}", "status": record.status, "data": record.data_digest[:12]}
         rows.append({name: cell if name == "key" else html.escape(str(cell)) for name, cell in row.items()})
     table = pd.DataFrame(rows).to_html(index=False, classes="sortable records", border=0, escape=False)
     return f'<div class="cell_output">\n{table}\n</div>'

@@ -330,11 +330,11 @@ def _measure(trainer: _Trainer, history: History) -> tuple[dict[str, Any], dict[
     return metrics, arrays
 
 
-def _run_table(spec: TableSpec, data_dir: str | Path | None) -> tuple[Record, dict[str, np.ndarray]]:
+def _run_table(spec: TableSpec, means: _Means) -> tuple[Record, dict[str, np.ndarray]]:
     if spec.own is None:
-        table = bundled_tables.load_table(spec.task, data_dir=data_dir)
+        table = bundled_tables.load_table(spec.task, data_dir=means.data_dir)
     else:
-        table = bundled_tables.table_of(spec.own.verified(data_dir=data_dir), spec.own.positive)
+        table = bundled_tables.table_of(spec.own.verified(data_dir=means.data_dir), spec.own.positive)
     options = ("method", "estimator", "seed", "imbalance", "threshold", "encoder")
     result = table_methods.out_of_fold(table, **{name: getattr(spec, name) for name in options})
     arrays = {"test_labels": table.labels.astype(np.uint8), "folds": result.folds}

@@ -110,6 +110,11 @@ class Record:
         """The aggregation rules that were measured."""
         return list(self.metrics)
 
+    @property
+    def own_seconds(self) -> float:
+        """The seconds of all steps but encoding, which is done once for all runs."""
+        return sum(value for step, value in self.seconds.items() if step != "encode")
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays of the npz file beside the record; they are read once and cannot be written to.
 
@@ -261,18 +266,17 @@ def estimate_seconds(spec: AnySpec, records: Sequence[Record]) -> float | None:
     Like it are runs of the same profile and network: of the same task and method if there are any, else of the same
     task, else of all tasks, a training image and epoch taking as long in one as in the other.
     """
-    alike = [
-        r
-        for r in records
-        if (r.spec.kind, r.spec.profile, r.spec.own is None, getattr(r.spec, "network", None))
-        == (spec.kind, spec.profile, spec.own is None, getattr(spec, "network", None))
-    ]
+
+    def like(spec: AnySpec) -> tuple[Any, ...]:
+        return spec.kind, spec.profile, spec.own is None, getattr(spec, "network", None)
+
+    alike = [r for r in records if like(r.spec) == like(spec)]
     same_task = [r for r in alike if r.spec.task == spec.task]
     same_method = [r for r in same_task if r.spec.label == spec.label]
     chosen = same_method or same_task or alike
     if not chosen:
         return None
-    return float(np.median([_seconds_a_unit(r) for r in chosen])) * _units(spec)
+    return float(np.median([r.own_seconds / _units(r.spec) for r in chosen])) * _units(spec)
 
 
 def _units(spec: AnySpec) -> float:
@@ -287,10 +291,6 @@ def _units(spec: AnySpec) -> float:
     counts = SOURCES[dataset].class_counts
     n_images = sum(counts["train"]) if "train" in counts else 0.7 * sum(counts["all"])  # split 70/10/20 here
     return n_images * spec.epochs
-
-
-def _seconds_a_unit(record: Record) -> float:
-    return sum(value for step, value in record.seconds.items() if step != "encode") / _units(record.spec)
 
 
 def machine_class(record: Record) -> str:

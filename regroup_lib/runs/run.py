@@ -14,6 +14,8 @@ from regroup_lib.runs.prepare import Busy, _Means
 from regroup_lib.runs.records import Record, checkpoint_path, is_whole, load_record, remove_leftovers, write_record
 from regroup_lib.runs.specs import AnySpec
 
+_RUNS = {"training": _run_training, "encoder": _run_encoder, "look": _run_look, "table": _run_table}
+
 
 def run(
     spec: AnySpec,
@@ -67,11 +69,7 @@ def run(
                 return load_record(path)
             if recompute:
                 remove_checkpoint(checkpoint)
-            if spec.kind == "table":
-                record, arrays = _run_table(spec, data_dir)
-            else:
-                others = {"training": _run_training, "encoder": _run_encoder, "look": _run_look}
-                record, arrays = others[spec.kind](spec, _Means(data_dir, checkpoint, deadline, wait))
+            record, arrays = _RUNS[spec.kind](spec, _Means(data_dir, checkpoint, deadline, wait))
             write_record(record, arrays, path)
             remove_leftovers(path, checkpoint)
             return record

@@ -123,18 +123,19 @@ def sweep(
     """
     named = list(specs)
     once = list(dict.fromkeys(named))
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers is {workers}; expected at least 1")
-    if client is not None and workers is not None:
-        raise ValueError("both a client and workers are given; name one of them")
-    if client is None and resources:
-        raise ValueError("resources are those of a client's workers; name a client")
-    if minutes is not None and not minutes > 0:
-        raise ValueError(f"minutes is {minutes}; expected more than 0")
-    if minutes is not None and client is not None:
-        raise ValueError("minutes are for runs on this machine; leave them out, or name a number of workers")
-    if minutes is not None and recompute:
-        raise ValueError("recompute would begin again with every call; leave it out, or leave the minutes out")
+    for wrong, what in (
+        (workers is not None and workers < 1, f"workers is {workers}; expected at least 1"),
+        (client is not None and workers is not None, "both a client and workers are given; name one of them"),
+        (client is None and resources, "resources are those of a client's workers; name a client"),
+        (minutes is not None and not minutes > 0, f"minutes is {minutes}; expected more than 0"),
+        (
+            minutes and client is not None,
+            "minutes are for runs on this machine; leave them out, or name a number of workers",
+        ),
+        (minutes and recompute, "recompute would begin again with every call; leave it out, or leave the minutes out"),
+    ):
+        if wrong:
+            raise ValueError(what)
     # The same paths for all workers, whatever directory they were started in.
     results, data = results_directory(results_dir).absolute(), data_dir and Path(data_dir).absolute()
     options = {"results_dir": results, "data_dir": data, "recompute": recompute}

@@ -259,22 +259,13 @@ def out_of_fold(
     X, y, groups = table.features, table.labels, table.groups
     result = OutOfFold(_folds(table, n_folds, seed))
     splits = [(np.flatnonzero(result.folds != fold), np.flatnonzero(result.folds == fold)) for fold in range(n_folds)]
-    fitted: list[FittedFold] = []
+    fitted: list[_FittedFold] = []
     for fold, (rows, held_out) in enumerate(splits):
         rows = rows if imbalance is None else fewer_positives(rows, y[rows], imbalance, seed, table.name)
+        kept_together = None if groups is None else groups[rows]
+        data = (X.iloc[rows], y[rows], X.iloc[held_out], kept_together)
         try:
-            fitted.append(
-                fit_fold(
-                    X.iloc[rows],
-                    y[rows],
-                    X.iloc[held_out],
-                    method=method,
-                    estimator=estimator,
-                    seed=seed,
-                    groups=None if groups is None else groups[rows],
-                    **options,
-                )
-            )
+            fitted.append(_fit_fold(*data, method=method, estimator=estimator, seed=seed, **options))
         except NotApplicable as error:
             result.reason = f"fold {fold + 1} of {n_folds}: {error}"
             return result
@@ -282,9 +273,16 @@ def out_of_fold(
         result.scores[rule] = np.empty(len(y), np.float32)
         for (_, held_out), fold in zip(splits, fitted, strict=True):
             result.scores[rule][held_out] = fold.scores[rule]
-    result.regrouping = _describe(fitted)
+    result.regrouping = {"parent": fitted[0].parent, "counts": fitted[0].counts}
+    result.regrouping["n_clusters"] = [fold.parent.count(0) for fold in fitted]
+    if fitted[0].before:
+        result.regrouping["before"] = _over_folds([fold.before for fold in fitted], np.mean)
     result.seconds = _over_folds([fold.seconds for fold in fitted], sum)
     return result
+
+
+def _over_folds(by_fold: Sequence[dict[str, float]], reduce: Callable[[list[float]], float]) -> dict[str, float]:
+    return {name: float(reduce([values[name] for values in by_fold])) for name in by_fold[0]}
 
 
 def _folds(table: Table, n_folds: int, seed: int) -> np.ndarray:
@@ -302,8 +300,8 @@ def _folds(table: Table, n_folds: int, seed: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class FittedFold:
-    """Scores of the rows held out, by rule, and what the classifier was trained on."""
+class _FittedFold:
+    """Scores of the rows held out, by rule, and the classes that the classifier was trained on."""
 
     scores: dict[str, np.ndarray]
     parent: list[int]
@@ -312,33 +310,17 @@ class FittedFold:
     seconds: dict[str, float]
 
 
-def fit_fold(
+def _fit_fold(
     X: pd.DataFrame,
     y: np.ndarray,
     X_held_out: pd.DataFrame,
+    groups: np.ndarray | None,
     *,
     method: str,
     seed: int,
-    groups: np.ndarray | None = None,
     **options: Any,
-) -> FittedFold:
-    """Prepare, resample and fit on training rows, and score the rows held out.
-
-    Parameters
-    ----------
-    X, y : DataFrame [n, d], array [n]
-        Training rows: all that anything is fitted on.
-    X_held_out : DataFrame [m, d]
-    method, seed, **options
-        See `make_model`.
-    groups : array [n], optional
-        Rows that the folds of the automatic choice of clusters, too, keep together.
-
-    Raises
-    ------
-    NotApplicable
-        See `resample`.
-    """
+) -> _FittedFold:
+    """Prepare, resample and fit on training rows alone, and score the rows held out."""
     start = time.perf_counter()
     preparation = make_preparation()
     X_train = np.asarray(preparation.fit_transform(X))
@@ -361,21 +343,7 @@ def fit_fold(
     parent = getattr(model, "parent_", np.array([0, 1]))
     counts = np.bincount(getattr(model, "pseudo_labels_", y_fit), minlength=len(parent))
     before = foresee(X_train, y, seed) if method == "rg" else {}
-    return FittedFold(scores, parent.tolist(), counts.tolist(), before, seconds)
-
-
-def _describe(fitted: Sequence[FittedFold]) -> dict[str, Any]:
-    described = {
-        "parent": fitted[0].parent,
-        "counts": fitted[0].counts,
-        "n_clusters": [fold.parent.count(0) for fold in fitted],
-    }
-    before = _over_folds([fold.before for fold in fitted], np.mean)
-    return described | ({"before": before} if before else {})
-
-
-def _over_folds(by_fold: Sequence[dict[str, float]], reduce: Callable[[list[float]], float]) -> dict[str, float]:
-    return {name: float(reduce([values[name] for values in by_fold])) for name in by_fold[0]}
+    return _FittedFold(scores, parent.tolist(), counts.tolist(), before, seconds)
 
 
 def foresee(X: np.ndarray, y: np.ndarray, seed: int) -> dict[str, float]:

@@ -69,10 +69,10 @@ def test_launchable_notebook_installs_the_library_where_it_is_missing(small_book
     cells = nbformat.read(path, as_version=4).cells
     assert [cell.cell_type for cell in cells] == ["markdown", "code", "code"]
     condition, command = cells[1].source.split("\n    ")
-    assert command == f'%pip install -q "regroup_lib[book] @ git+{ADDRESS}"'
-    for name, missing in (("regroup_lib", False), ("no_such_library", True)):
+    assert command == f'%pip install -q "git+{ADDRESS}" "git+{ADDRESS}#subdirectory=book"'
+    for name, missing in (("regroup_book", False), ("no_such_library", True)):
         found = {}
-        exec(f"{condition.replace('regroup_lib', name)}\n    missing = True", found)  # our own text
+        exec(f"{condition.replace('regroup_book', name)}\n    missing = True", found)  # our own text
         assert found.get("missing", False) == missing
     assert nbformat.read(small_book / "notebooks" / "good.ipynb", as_version=4).cells[1].source == "print(6 * 7)"
 

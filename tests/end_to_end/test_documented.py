@@ -71,6 +71,7 @@ def call(tmp_path, monkeypatch, capsys):
     """Return a function that calls a program in this process and an empty directory: exit code and output."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("REGROUP_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("REGROUP_DATA", str(tmp_path / "data"))  # nothing is written beside the real data
 
     def called(program, *arguments):
         monkeypatch.setattr(sys, "argv", list(map(str, arguments)))

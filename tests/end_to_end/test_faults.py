@@ -6,6 +6,7 @@ What is done to the files is `benchmarks/faults.py`, whose full run the book's p
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,8 @@ def test_a_diverged_run_stops_is_recorded_and_is_averaged_nowhere_in_silence(tmp
     assert len(record.traces) < 4
     assert not np.isfinite(record.traces[-1]["train_loss"])
     assert record.metrics == {}
+    assert set(record.arrays()) == {"test_labels"}
+    assert run(diverging, results_dir=tmp_path).seconds == record.seconds  # it is not run again
     sound = run(Spec(**common, seed=0), results_dir=tmp_path)
     records = load_records(tmp_path)
     # One by one: named, without a number. Together: no mean, and never one of the others alone.
@@ -130,7 +133,6 @@ def test_a_diverged_run_stops_is_recorded_and_is_averaged_nowhere_in_silence(tmp
     assert np.isnan(values).tolist() == [False, True]
     assert mean_std(values) == "nan ± nan"
     same_setting = [sound, run(Spec(**common, seed=2), results_dir=tmp_path)]
-    lost = json.loads(json.dumps({"status": "diverged", "metrics": {}}))
-    fake = type(record)(**(vars(record) | {"spec": Spec(**common, seed=1)} | lost))
-    (row,) = compared_frame([*same_setting, fake]).to_dict("records")
+    lost = replace(record, spec=Spec(**common, seed=1))
+    (row,) = compared_frame([*same_setting, lost]).to_dict("records")
     assert (row["seeds"], row["diverged"]) == (2, 1)

@@ -108,7 +108,8 @@ def test_the_wheel_brings_the_command(environment, tmp_path):
 
 def test_the_citation_file_names_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    assert citation["version"] == PROJECT["version"]
+    book = tomllib.loads((ROOT / "book" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert citation["version"] == PROJECT["version"] == book["version"]
     assert citation["license"] == PROJECT["license"]
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

@@ -144,35 +144,25 @@ def test_lines_become_sentences_in_their_split(made_up):
             seen.append(line)
     assert sorted(seen) == list(range(1, 72))  # of the four odd lines, the first
     assert dataset.notes == ("repeated lines left out: 1", "sentences with two labels left out: 1 (2 lines)")
-
-
-def test_latin_1_is_read_as_it_is_written(made_up):
-    texts = np.concatenate([part.inputs for part in made_up.load().splits.values()])
-    assert sum("Älvdal" in text for text in texts) == 7
-    assert sum("Café\x85Nord" in text for text in texts) == 7  # U+0085 ends a line for str.splitlines
-    assert sum("Kemi @ Oulu" in text for text in texts) == 7
-
-
-def test_sentences_need_no_pickle(made_up):
-    stream = io.BytesIO()
-    np.save(stream, made_up.load().train.inputs, allow_pickle=False)
-    stream.seek(0)
-    np.testing.assert_array_equal(np.load(stream, allow_pickle=False), made_up.load().train.inputs)
+    # Latin-1 is read as it is written; U+0085 ends a line for str.splitlines.
+    texts = np.concatenate([part.inputs for part in dataset.splits.values()])
+    assert all(sum(name in text for text in texts) == 7 for name in ("Älvdal", "Café\x85Nord", "Kemi @ Oulu"))
 
 
 @pytest.mark.parametrize(
-    "line", ["1", "no label", "@negative", " @negative", "Sales rose .@Positive", "Sales rose .@", "", "a@b@c"]
+    ("added", "message"),
+    [
+        (["1"], r"1 of 75 \(line 75: '1'\)"),
+        (["@negative"], r"1 of 75 \(line 75: '@negative'\)"),
+        (["a .@Positive"], r"1 of 75 \(line 75: 'a .@Positive'\)"),
+        (["", "a@b@c"], r"2 of 76 \(line 75: ''; line 76: 'a@b@c'\)"),
+        ([" @negative"], "1 of 75 .*, expected sentence@"),
+        (["x" * 100, "1", "2", "3"], r"4 of 78 \(line 75: '\.\.\.x{40}'; line 76: '1'; line 77: '2' and 1 m"),
+    ],
 )
-def test_a_malformed_line_is_named(made_up, line):
-    made_up.write([*made_up.lines[:37], line, *made_up.lines[37:]])
-    message = rf"{PHRASEBANK_FILE}: malformed lines: 1 of 75 \(line 38: {re.escape(repr(line))}\), expected sentence@"
-    with pytest.raises(DataError, match=message):
-        made_up.load()
-
-
-def test_malformed_lines_are_counted_and_shortened(made_up):
-    made_up.write(["x" * 100, *made_up.lines, "1", "2", "3", "4"])
-    with pytest.raises(DataError, match=r"lines: 5 of 79 \(line 1: '\.\.\.x{40}'; line 76: '1'; line 77: '2' and 2 m"):
+def test_malformed_lines_are_named_counted_and_shortened(made_up, added, message):
+    made_up.write([*made_up.lines, *added])
+    with pytest.raises(DataError, match=rf"{PHRASEBANK_FILE}: malformed lines: {message}"):
         made_up.load()
 
 
@@ -183,23 +173,26 @@ def test_ends_of_lines_and_spaces_are_of_no_matter(made_up):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "encoding", "message"),
     [
-        (lambda lines: lines[1:], r"19 lines are labelled 'negative', expected 20; move .* `regroup data fetch phrase"),
-        (lambda lines: [*lines, "More .@positive"], r"32 lines are labelled 'positive', expected 31"),
-        (lambda lines: ["Other .@negative", *lines[1:]], r"not the published ones: 1 \(lines 1\), expected those of"),
+        (
+            lambda lines: lines[1:],
+            "latin-1",
+            r"19 lines are labelled 'negative', expected 20; move .* `regroup",
+        ),
+        (lambda lines: [*lines, "More .@positive"], "latin-1", r"32 lines are labelled 'positive', expected 31"),
+        (
+            lambda lines: ["Other .@negative", *lines[1:]],
+            "latin-1",
+            r"not the published ones: 1 \(lines 1\), expected",
+        ),
+        (lambda lines: lines, "utf-8", r"sentences that are not the published ones: 21 .* in Latin-1"),
     ],
 )
-def test_lines_that_are_not_the_published_ones_are_refused(made_up, change, message):
+def test_lines_that_are_not_the_published_ones_are_refused(made_up, change, encoding, message):
     made_up.load()
-    made_up.write(change(made_up.lines))  # and the file is read again
+    made_up.write(change(made_up.lines), encoding)  # and the file is read again
     with pytest.raises(DataError, match=message):
-        made_up.load()
-
-
-def test_a_copy_in_another_encoding_is_refused(made_up):
-    made_up.write(made_up.lines, encoding="utf-8")
-    with pytest.raises(DataError, match=r"sentences that are not the published ones: 21 .* in Latin-1"):
         made_up.load()
 
 
@@ -365,19 +358,14 @@ def test_fetch_makes_the_folder_that_load_reads(made_up, publisher, members, tmp
         ({f"../{PHRASEBANK_FILE}": b"x"}, None, r"could not be fetched.*has a file outside its folder"),
         ({f"FinancialPhraseBank-v1.0/{PHRASEBANK_FILE}": b"1\n"}, None, r"malformed.*not what was expected; report"),
         ({f"FinancialPhraseBank-v1.0/{PHRASEBANK_FILE}": b""}, None, r"0 lines are labelled 'negative'.*; report it"),
+        ({f"FinancialPhraseBank-v1.0/{PHRASEBANK_FILE}": None}, None, f"No such file.*{PHRASEBANK_FILE}.*report it"),
     ],
 )
 def test_a_failed_fetch_leaves_nothing_behind(publisher, members, tmp_path, change, sha256, message):
-    publisher(members | change, sha256)
+    publisher({name: content for name, content in (members | change).items() if content is not None}, sha256)
     with pytest.raises(DataError, match=message):
         fetch_data("phrasebank", data_dir=tmp_path / "place")
     assert list((tmp_path / "place").iterdir()) == []
-
-
-def test_an_archive_without_the_file_is_refused(publisher, tmp_path):
-    publisher({"License.txt": b"x"})
-    with pytest.raises(DataError, match=f"No such file.*{PHRASEBANK_FILE}.*report it"):
-        fetch_data("phrasebank", data_dir=tmp_path / "place")
 
 
 def regroup(*arguments):
@@ -414,13 +402,10 @@ def test_descriptions_are_sentences_of_prose_that_name_their_set():
     assert sum(len(part) for part in dataset.splits.values()) == len(sentences)
     assert min(dataset.class_counts("test")) >= 4
     assert not set(dataset.train.inputs) & set(dataset.test.inputs)
-
-
-@pytest.mark.parametrize("name", DESCRIPTION_NAMES)
-def test_each_description_is_a_task(name):
-    task = make_task(f"descriptions-{name}")
-    assert task.class_names == (f"not {name}", name)
-    np.testing.assert_array_equal(task.train.inputs, task.dataset.train.inputs[task.train.index])
+    for name in DESCRIPTION_NAMES:
+        task = make_task(f"descriptions-{name}")
+        assert task.class_names == (f"not {name}", name)
+        np.testing.assert_array_equal(task.train.inputs, dataset.train.inputs[task.train.index])
 
 
 # ---------------------------------------------------------------- imbalance
@@ -450,18 +435,7 @@ def test_positives_of_a_higher_imbalance_are_among_those_of_a_lower(low, high, s
     low, high = sorted((low, high))
     rows = {ratio: set(make_task("digits-0", seed=seed, imbalance=ratio).train.index) for ratio in (low, high)}
     assert rows[high] <= rows[low]
-
-
-def test_the_seed_chooses_the_positives():
-    kept = [make_task("digits-0", seed=s, imbalance=50, validation_fraction=0).train.index.tolist() for s in (0, 0, 1)]
-    assert kept[0] == kept[1] != kept[2]
-
-
-def test_imbalance_of_a_set_with_its_own_validation_split(made_up):
-    task = make_task("phrasebank-negative", data_dir=made_up.home, imbalance=9)
-    whole = make_task("phrasebank-negative", data_dir=made_up.home)
-    assert task.class_counts == [whole.class_counts[0], round(whole.class_counts[0] / 9)]
-    np.testing.assert_array_equal(task.val.index, whole.val.index)
+    assert rows[high] != set(make_task("digits-0", seed=seed + 1, imbalance=high).train.index)
 
 
 @pytest.mark.parametrize(
@@ -469,11 +443,9 @@ def test_imbalance_of_a_set_with_its_own_validation_split(made_up):
     [
         ("digits-0", 9, "imbalance is 9, with 1019 training negatives and 112 positives; it must be .*, 9.098"),
         ("digits-0", 0, "it must be at least their ratio"),
-        ("digits-0", -3, "it must be at least their ratio"),
         ("digits-0", float("nan"), "it must be at least their ratio"),
         ("digits-0", 1e6, "no positive would be left; it must be at most 1019"),
         ("digits", 10, "imbalance is 10, and that is for a class against the rest"),
-        ("descriptions", 10, "that is for a class against the rest"),
     ],
 )
 def test_an_imbalance_that_cannot_be_had_is_refused(name, imbalance, message):
@@ -570,25 +542,19 @@ def test_tfidf_of_a_few_sentences_has_as_many_dimensions_as_there_can_be():
     assert encoder.transform(np.array(["nothing known"])).tolist() == [[0] * features.shape[1]]
 
 
-@pytest.mark.parametrize("name", ["raw", "pca", "autoencoder", "clip", "onnx:anything"])
-def test_an_encoder_of_images_is_refused_for_text(descriptions, name):
-    with pytest.raises(
-        ValueError, match=rf"{name}' does not take text, which descriptions holds; there are tfidf, min"
-    ):
-        encode(descriptions, name)
-
-
-@pytest.mark.parametrize("name", ["tfidf", "minilm"])
-def test_an_encoder_of_text_is_refused_for_images(name):
-    with pytest.raises(ValueError, match=f"{name}' does not take images, which digits holds; there are raw, pca"):
-        encode(load_data("digits"), name)
-
-
-def test_an_encoder_of_ones_own_is_refused_where_it_does_not_fit(descriptions):
-    with pytest.raises(ValueError, match="encoder raw pixels takes images, and descriptions holds text"):
-        encode(descriptions, RawEncoder())
-    with pytest.raises(ValueError, match=r"encoder TF-IDF \+ SVD takes text, and digits holds images"):
-        encode(load_data("digits"), TfidfEncoder())
+@pytest.mark.parametrize(
+    ("data", "encoder", "message"),
+    [
+        ("descriptions", "raw", "'raw' does not take text, which descriptions holds; there are tfidf, min"),
+        ("descriptions", "onnx:x", "'onnx:x' does not take text, which descriptions holds; there are tfidf, min"),
+        ("digits", "minilm", "'minilm' does not take images, which digits holds; there are raw, pca"),
+        ("descriptions", RawEncoder(), "encoder raw pixels takes images, and descriptions holds text"),
+        ("digits", TfidfEncoder(), r"encoder TF-IDF \+ SVD takes text, and digits holds images"),
+    ],
+)
+def test_encoders_of_images_and_of_text_are_not_exchanged(data, encoder, message):
+    with pytest.raises(ValueError, match=message):
+        encode(load_data(data), encoder)
 
 
 # ---------------------------------------------------------------- MiniLM
@@ -645,15 +611,8 @@ def tiny_model(tmp_path_factory):
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     folder = tmp_path_factory.mktemp("tiny-bert")
-    pieces = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        *"abcdefghijklmnopqrstuvwxyz",
-        *(f"##{c}" for c in "aeimst"),
-    ]
+    letters = [*"abcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "aeimst")]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
     (folder / "vocab.txt").write_text("\n".join(pieces))
     torch.manual_seed(0)
     config = BertConfig(
@@ -868,7 +827,7 @@ def test_what_does_not_go_together_is_refused_before_any_work(values, message):
 
 
 @pytest.mark.parametrize("profile", ["smoke", "cpu", "paper"])
-@pytest.mark.parametrize("task", [TASK, "descriptions", "phrasebank", "phrasebank-negative"])
+@pytest.mark.parametrize("task", ["descriptions", "phrasebank-negative"])
 def test_every_profile_has_settings_for_text(profile, task):
     for method, encoder in (("ce", None), ("rg", "tfidf"), ("mlp", "minilm")):
         spec = Spec(profile=profile, task=task, method=method, encoder=encoder)
@@ -876,14 +835,7 @@ def test_every_profile_has_settings_for_text(profile, task):
     assert Spec(profile=profile, task=task, method="ce", network="minilm").peak_lr <= 1e-4
 
 
-def test_imbalance_is_part_of_the_key_and_its_absence_is_not():
-    keys = {smoke(imbalance=ratio).key for ratio in (None, 10, 30)}
-    assert len(keys) == 3
-    assert smoke(imbalance=None).key == smoke().key
-
-
-METHODS = [("ce", None), ("wce", None), ("focal", None), ("la", None), ("ros", None), ("ldam", None), ("mlp", "tfidf")]
-METHODS += [("rg", "tfidf"), ("rg-wce", "tfidf"), ("rg-random", None), ("rg-true", None)]
+METHODS = [("ros", None), ("ldam", None), ("mlp", "tfidf"), ("rg-wce", "tfidf"), ("rg-random", None), ("rg-true", None)]
 
 
 @pytest.mark.parametrize(("method", "encoder"), METHODS)
@@ -892,11 +844,10 @@ def test_every_kind_of_method_runs_on_text(method, encoder, tmp_path):
     assert record.status == "finished"
     assert load_record(record.path).metrics == record.metrics
     assert {"variation", "variation_fine"} <= record.traces[-1].keys()
-    rules = {"max", "sum"} if method.startswith("rg") else {"none"}
-    assert set(record.rules) == rules
+    assert set(record.rules) == ({"max", "sum"} if method.startswith("rg") else {"none"})
 
 
-@pytest.mark.parametrize(("method", "encoder"), [("ce", None), ("rg", "tfidf"), ("mlp", "tfidf")])
+@pytest.mark.parametrize(("method", "encoder"), [("ce", None), ("rg", "tfidf")])
 def test_training_on_descriptions_finds_the_class(method, encoder, tmp_path):
     record = run(smoke(method, encoder), results_dir=tmp_path, data_dir=tmp_path)
     for rule in record.rules:
@@ -904,22 +855,21 @@ def test_training_on_descriptions_finds_the_class(method, encoder, tmp_path):
         assert test["summary"]["average_precision"] > 2.5 * test["prevalence"]["breast_cancer"]
 
 
-@pytest.mark.parametrize(("task", "encoder"), [(TASK, "tfidf"), ("digits-0", "raw")])
-def test_a_run_with_imbalance_trains_on_fewer_positives(task, encoder, tmp_path):
-    ratio = make_task(task).class_counts[0] / 8
-    spec = Spec(profile="smoke", task=task, method="rg", encoder=encoder, epochs=1, imbalance=ratio, n_clusters=4)
+def test_a_run_with_imbalance_trains_on_fewer_positives(tmp_path):
+    ratio = make_task(TASK).class_counts[0] / 8
+    spec = smoke("rg", "tfidf", epochs=1, imbalance=ratio, n_clusters=4)
+    assert spec.key != smoke("rg", "tfidf", epochs=1, n_clusters=4).key
     record = run(spec, results_dir=tmp_path, data_dir=tmp_path)
     assert record.regrouping["counts"][-1] == 8
     assert load_record(record.path).spec.imbalance == ratio
     assert records_frame([record])["imbalance"].tolist() == [ratio] * 2  # a row an aggregation rule
 
 
-@pytest.mark.parametrize("name", [TASK, "descriptions"])
-def test_a_record_of_an_encoder_names_words_and_rows_and_no_sentence(name, tmp_path, monkeypatch):
+def test_a_record_of_an_encoder_names_words_and_rows_and_no_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(looks, "EMBEDDED_POINTS", 40)
-    spec = EncoderSpec(profile="smoke", task=name, encoder="tfidf")
+    spec = EncoderSpec(profile="smoke", task=TASK, encoder="tfidf")
     record = run(spec, results_dir=tmp_path, data_dir=tmp_path)
-    arrays, task = record.arrays(), make_task(name, validation_fraction=0)
+    arrays, task = record.arrays(), make_task(TASK, validation_fraction=0)
     n_classes = len(record.regrouping["parent"])
     assert arrays["example_rows"].shape == (n_classes, looks.EXAMPLES)
     assert "examples" not in arrays

@@ -1,7 +1,6 @@
 """Every method from its parts to its record, and the tuning that chooses its settings."""
 
 import math
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ import torch
 from regroup_book import plans
 from regroup_lib.nn.losses import APLoss, FocalLoss, LDAMLoss, LogitAdjustedLoss, SOAPLoss
 from regroup_lib.nn.models import build_network
-from regroup_lib.nn.samplers import ShuffledRows, StratifiedBatches
+from regroup_lib.nn.samplers import StratifiedBatches
 from regroup_lib.nn.training import ResidentFeatures, TrainingOptions, predict, train
 from regroup_lib.runs import networks
 from regroup_lib.runs.methods import METHODS, make_loss, make_sampler
@@ -44,15 +43,9 @@ def test_every_method_runs_to_a_record(method, tmp_path):
         assert images == 1131
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [("focal", FocalLoss), ("ldam", LDAMLoss), ("la", LogitAdjustedLoss), ("ap", APLoss), ("soap", SOAPLoss)],
-)
-def test_losses_by_name(name, kind):
-    assert isinstance(make_loss(name, [90, 10]), kind)
-
-
-def test_settings_reach_the_loss():
+def test_losses_by_name_and_their_settings():
+    kinds = {"focal": FocalLoss, "ldam": LDAMLoss, "la": LogitAdjustedLoss, "ap": APLoss, "soap": SOAPLoss}
+    assert all(isinstance(make_loss(name, [90, 10]), kind) for name, kind in kinds.items())
     assert make_loss("ce", [9, 1]) is None
     assert make_loss("wce", [90, 10]).weight.tolist() == [1, 9]
     assert make_loss("focal", [9, 1], gamma=0.0).gamma == 0
@@ -191,29 +184,21 @@ def test_a_perceptron_learns_features_that_separate():
     assert hidden.shape == (400, 512)
 
 
-def test_an_epoch_is_as_long_as_its_sampler():
-    rows = ShuffledRows([0, 1, 2], n_drawn=10)
-    resident = ResidentFeatures(np.eye(4, dtype=np.float32))
-    network = build_network("mlp", in_channels=4, n_classes=2, seed=0)
-    options = TrainingOptions(epochs=2, batch_size=5, optimizer="adam", peak_lr=1e-3)
-    history = train(network, resident, np.array([0, 1, 0, 1]), options=options, seed=0, sampler=rows)
-    assert [trace["images"] for trace in history.traces] == [10, 10]
-
-
 def test_undersampling_meets_only_the_rows_it_keeps():
-    class Watching(ResidentFeatures):
-        seen: ClassVar[set] = set()
+    seen = set()
 
+    class Watching(ResidentFeatures):
         def augmented(self, index, generator, **options):
-            self.seen.update(index.tolist())
+            seen.update(index.tolist())
             return super().augmented(index, generator, **options)
 
-    resident = Watching(np.zeros((100, 4), np.float32))
     sampler, _ = drawn("rus")
     network = build_network("mlp", in_channels=4, n_classes=2, seed=0)
     options = TrainingOptions(epochs=1, batch_size=20, optimizer="adam", peak_lr=1e-3)
-    train(network, resident, LABELS, options=options, seed=0, sampler=sampler)
-    assert resident.seen == set(sampler.rows.tolist())
+    resident = Watching(np.zeros((100, 4), np.float32))
+    history = train(network, resident, LABELS, options=options, seed=0, sampler=sampler)
+    assert seen == set(sampler.rows.tolist())
+    assert [trace["images"] for trace in history.traces] == [len(sampler)] == [100]
 
 
 def test_a_missing_competitor_is_named_with_the_command_that_makes_it(tmp_path):

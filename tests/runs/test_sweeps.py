@@ -1,8 +1,7 @@
 """Sweeps in real processes and on a real Dask scheduler, whose workers are killed and crash."""
 
+import itertools
 import os
-import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -10,19 +9,22 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
 from filelock import FileLock
-from test_runs import numbers, smoke, wait_for
+from test_runs import PROCESSES, ended, numbers, smoke, wait_for
 
 from regroup_book import plans
 from regroup_lib import cli
 from regroup_lib.files import read_npz
-from regroup_lib.nn.checkpoints import load_checkpoint, remove_checkpoint
+from regroup_lib.nn import checkpoints
+from regroup_lib.nn.checkpoints import OutOfTime, load_checkpoint
 from regroup_lib.runs import sweeps
 from regroup_lib.runs.records import checkpoint_path, load_records
+from regroup_lib.runs.run import run
 from regroup_lib.runs.specs import Spec
 from regroup_lib.runs.sweeps import SweepError, Unfinished, sweep
 from regroup_lib.runs.verify import check_results
@@ -34,8 +36,8 @@ CRASHES, RAISES = 101, 103
 PRELOAD = f"""
 import os, signal
 from pathlib import Path
-from regroup_lib import experiments, sweeps
-train = getattr(experiments.train, "wraps", experiments.train)
+from regroup_lib.runs import networks, sweeps
+train = getattr(networks.train, "wraps", networks.train)
 run = getattr(sweeps.run, "wraps", sweeps.run)
 
 def patched(*args, seed, checkpoint, **options):
@@ -47,24 +49,24 @@ def patched(*args, seed, checkpoint, **options):
         raise RuntimeError("the loop is broken")
     return train(*args, seed=seed, checkpoint=checkpoint, **options)
 
-def elsewhere(spec, **options):
-    own = os.environ.get("OWN_RESULTS")
-    return run(spec, **options | ({{"results_dir": own}} if own else {{}}))
+def elsewhere(spec, results_dir, **options):
+    theirs = Path(results_dir).with_name("theirs")  # where there is such a folder, the workers do not see the sweep's
+    return run(spec, results_dir=theirs if theirs.exists() else results_dir, **options)
 
 # A preload is executed more than once in a process.
 patched.wraps, elsewhere.wraps = train, run
-experiments.train, sweeps.run = patched, elsewhere
+networks.train, sweeps.run = patched, elsewhere
 """
 
 
 @contextmanager
-def started(arguments, log, **environment):
+def started(arguments, log):
     """Run `dask` with arguments, and end it with all its children."""
     command = [sys.executable, "-m", "dask", *map(str, arguments)]
     with log.open("w") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=os.environ | environment)
+        process = subprocess.Popen(command, stdout=stream, stderr=stream)
     try:
-        yield process
+        yield
     finally:
         family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
         for member in family:
@@ -73,40 +75,33 @@ def started(arguments, log, **environment):
         process.wait()
 
 
-@contextmanager
-def cluster(folder, *options, n_workers=2, **environment):
-    """Start a scheduler and workers; yield the scheduler's address and a function that returns worker processes."""
+@pytest.fixture(scope="module")
+def client(tmp_path_factory, one_thread):
+    """Return a client of a scheduler with two workers, processes of their own."""
     from distributed import Client
 
+    folder = tmp_path_factory.mktemp("cluster")
     preload, file = folder / "preload.py", folder / "scheduler.json"
     preload.write_text(PRELOAD)
     scheduler = ["scheduler", "--port", "0", "--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", file]
-    worker = ["worker", "--scheduler-file", file, "--nthreads", "1", "--nworkers", n_workers, "--no-dashboard"]
-    worker += ["--preload", preload, "--local-directory", folder, *options]
+    worker = ["worker", "--scheduler-file", file, "--nthreads", "1", "--nworkers", 2, "--no-dashboard"]
+    worker += ["--preload", preload, "--local-directory", folder, "--resources", "GPU=1"]
     with (
         started(scheduler, folder / "scheduler.log"),
-        started(worker, folder / "worker.log", **environment) as nanny,
+        started(worker, folder / "worker.log"),
         Client(scheduler_file=str(file), timeout=120) as client,
     ):
-        client.wait_for_workers(n_workers, timeout=300)
-
-        client.processes = lambda: workers_of(nanny.pid)
+        client.wait_for_workers(2, timeout=300)
         yield client
 
 
-def workers_of(pid, module="spawn_main"):
-    """Return the worker processes below a process: those of Dask, or those of joblib."""
+def workers_of_this_process():
+    """Return the worker processes of sweeps that this process runs."""
     found = []
-    for process in psutil.Process(pid).children(recursive=True):
+    for process in psutil.Process(os.getpid()).children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # ended a moment ago, or a zombie
-            found += [process] if module in " ".join(process.cmdline()) else []
+            found += [process] if "popen_loky" in " ".join(process.cmdline()) else []
     return found
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory, one_thread):
-    with cluster(tmp_path_factory.mktemp("cluster"), "--resources", "GPU=1") as client:
-        yield client
 
 
 @pytest.fixture(scope="module")
@@ -153,70 +148,25 @@ def interrupted_when(condition):
         thread.join()
 
 
-class Killer(threading.Thread):
-    """Kill random worker processes at random moments until there were enough kills or the sweep is over."""
-
-    def __init__(self, processes, kills, seed):
-        super().__init__()
-        self.processes, self.kills, self.random = processes, kills, random.Random(seed)
-        self.over, self.killed = threading.Event(), 0
-
-    def run(self):
-        while self.killed < self.kills and not self.over.wait(self.random.uniform(0.2, 1.5)):
-            there = self.processes()
-            if there:
-                self.random.choice(there).kill()
-                self.killed += 1
-
-
-def killed_sweep(client, unharmed, folder, kills, seed):
-    specs, expected = unharmed
-    killer = Killer(client.processes, kills, seed)
-    killer.start()
-    given_up = []
-    try:
-        # Three tries of one run may all be hit: the rest is recorded, and another sweep goes on.
-        while len(given_up) < 20:
-            try:
-                records = sweep(specs, client=client, results_dir=folder)
-                break
-            except SweepError as error:
-                given_up.append(str(error))
-    finally:
-        killer.over.set()
-        killer.join()
-    assert all("LostWorkers" in reason or "KilledWorker" in reason for reason in given_up)
-    assert [record.spec for record in records] == specs
-    is_whole(folder, expected)
-    return killer.killed
-
-
-def test_workers_that_are_killed_at_random_cost_no_record(client, unharmed, tmp_path):
-    assert killed_sweep(client, unharmed, tmp_path, kills=3, seed=0) >= 1
-
-
 def tries(folder, spec):
     return (folder / "tries").read_text().split().count(spec.key)
 
 
-def test_a_run_that_crashes_its_worker_fails_alone_after_three_tries(client, unharmed, tmp_path):
+def test_on_a_cluster_a_run_that_crashes_its_worker_fails_alone_and_what_raises_fails_with_its_traceback(
+    client, unharmed, tmp_path
+):
     specs, expected = unharmed
-    poisoned = smoke(seed=CRASHES)
-    with pytest.raises(SweepError, match="1 of 5 runs failed, the others are recorded") as raised:
-        sweep([poisoned, *specs], client=client, results_dir=tmp_path)
-    assert f"digits-0 ce seed {CRASHES}: LostWorkers: 3 workers ended while they ran it" in str(raised.value)
-    assert tries(tmp_path, poisoned) == 3
+    crashing, raising, wrong = smoke(seed=CRASHES), smoke(seed=RAISES), smoke(task="cifar10-cat")
+    with pytest.raises(SweepError, match="3 of 7 runs failed, the others are recorded") as raised:
+        sweep([crashing, raising, wrong, *specs], client=client, results_dir=tmp_path, data_dir=tmp_path)
+    message = str(raised.value)
+    assert f"digits-0 ce seed {CRASHES}: LostWorkers: 3 workers ended while they ran it" in message
+    assert f"digits-0 ce seed {RAISES}: RuntimeError: the loop is broken" in message
+    assert 'preload.py", line' in message  # where it happened, on the worker
+    assert message.count("Traceback") == 1
+    assert "cifar10-cat ce seed 0: DataError" in message  # which is explained, in one line
+    assert [tries(tmp_path, spec) for spec in (crashing, raising, specs[0])] == [3, 1, 1]
     is_whole(tmp_path, expected)
-
-
-def test_what_raises_fails_at_once_with_its_traceback_and_what_is_explained_is_one_line(client, tmp_path):
-    raising, wrong = smoke(seed=RAISES), smoke(task="cifar10-cat")
-    with pytest.raises(SweepError, match=r"(?s)2 of 2 runs failed.*RuntimeError: the loop is broken") as raised:
-        sweep([raising, wrong], client=client, results_dir=tmp_path, data_dir=tmp_path)
-    assert 'preload.py", line' in str(raised.value)  # where it happened, on the worker
-    assert "cifar10-cat ce seed 0: DataError" in str(raised.value)
-    assert str(raised.value).count("Traceback") == 1
-    assert tries(tmp_path, raising) == 1
 
 
 def test_a_run_takes_its_share_of_a_workers_resources(client, tmp_path, caplog):
@@ -241,19 +191,16 @@ def test_an_interrupted_sweep_takes_back_what_has_not_started_and_goes_on_when_s
     is_whole(tmp_path, expected)
 
 
-def test_records_come_back_from_workers_with_a_disk_of_their_own(tmp_path):
-    """Such a worker has another version of the results directory, and another version of the code is refused."""
-    specs = [smoke(epochs=1), smoke("rg", "raw", epochs=1)]
-    with cluster(tmp_path, n_workers=1, OWN_RESULTS=str(tmp_path / "theirs")) as client:
-        records = sweep(specs, client=client, results_dir=tmp_path / "ours")
-        assert [record.spec for record in records] == specs
-        assert len(load_records(tmp_path / "theirs")) == 2
-        assert check_results(tmp_path / "ours").defects == []
-        assert contents(load_records(tmp_path / "ours")) == contents(load_records(tmp_path / "theirs"))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(records, "CODE_VERSION", "9.9.9+000000000000")
-            with pytest.raises(SweepError, match=r"the worker has regroup_lib .*, the sweep 9\.9\.9"):
-                sweep([smoke(seed=5)], client=client, results_dir=tmp_path / "ours")
+def test_records_come_back_from_workers_with_a_disk_of_their_own_and_of_the_same_version(client, tmp_path, monkeypatch):
+    specs, ours, theirs = [smoke(epochs=1), smoke("rg", "raw", epochs=1)], tmp_path / "ours", tmp_path / "theirs"
+    theirs.mkdir()
+    assert [record.spec for record in sweep(specs, client=client, results_dir=ours)] == specs
+    assert len(load_records(theirs)) == 2
+    assert check_results(ours).defects == []
+    assert contents(load_records(ours)) == contents(load_records(theirs))
+    monkeypatch.setattr(sweeps, "CODE_VERSION", "9.9.9+000000000000")
+    with pytest.raises(SweepError, match=r"the worker has regroup_lib .*, the sweep 9\.9\.9"):
+        sweep([smoke(seed=5)], client=client, results_dir=ours)
 
 
 # ---------------------------------------------------------------- worker processes of this machine
@@ -268,101 +215,90 @@ def two_cores(monkeypatch):
 def running(spec, folder):
     """Return the worker processes that hold the lock of a run."""
     lock, found = str(folder / ".locks" / f"{spec.key}.lock"), []
-    for process in workers_of(os.getpid(), "popen_loky"):
+    for process in workers_of_this_process():
         with suppress(psutil.NoSuchProcess):
             found += [process] if lock in [file.path for file in process.open_files()] else []
     return found
 
 
-def test_a_run_whose_process_is_killed_goes_on_and_one_that_always_is_fails_alone(unharmed, tmp_path, two_cores):
+def test_a_run_whose_process_is_killed_goes_on_and_one_that_always_is_fails_alone(
+    unharmed, tmp_path, two_cores, monkeypatch
+):
+    monkeypatch.setattr(sweeps, "TRIES", 2)  # each costs the start of a process
     specs, expected = unharmed
-    poisoned, kills = smoke(epochs=10_000), []
-    over = threading.Event()
+    poisoned, wrong = smoke(epochs=10_000), smoke(task="cifar10-cat")
+    kills, kills_of_others, over = [], [], threading.Event()
 
     def kill():
         while not over.wait(0.05):
             for process in running(poisoned, tmp_path):
-                # Before its first epoch is finished: a run that gets on in between is not given up.
-                assert not checkpoint_path(poisoned, tmp_path).exists()
                 process.kill()
                 kills.append(process.pid)
-            if not kills_of_others:
-                for process in running(specs[0], tmp_path):
-                    process.kill()
-                    kills_of_others.append(process.pid)
+            for process in running(specs[0], tmp_path) if not kills_of_others else ():
+                process.kill()
+                kills_of_others.append(process.pid)
 
-    kills_of_others = []
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        with pytest.raises(SweepError, match="1 of 5 runs failed") as raised:
-            sweep([poisoned, *specs], workers=2, results_dir=tmp_path)
+        with pytest.raises(SweepError, match="2 of 6 runs failed") as raised:
+            sweep([poisoned, wrong, *specs], workers=2, results_dir=tmp_path, data_dir=tmp_path)
     finally:
         over.set()
         killer.join()
-    assert "digits-0 ce seed 0: LostWorkers: 3 workers ended while they ran it" in str(raised.value)
-    assert len(kills) == 3
+    assert "digits-0 ce seed 0: LostWorkers: " in str(raised.value)
+    assert "cifar10-cat ce seed 0: DataError" in str(raised.value)
+    assert len(kills) >= 2  # more where it finished an epoch in between
     assert len(kills_of_others) == 1
     is_whole(tmp_path, expected)
+    assert {record.machine["threads"] for record in load_records(tmp_path)} == {1}  # the cores are divided
 
 
-def test_worker_processes_keep_the_memory_that_a_run_frees_and_share_the_cores(tmp_path, two_cores):
-    (tmp_path / ".locks").mkdir()
-    held = smoke(epochs=1)
-    with FileLock(tmp_path / ".locks" / f"{held.key}.lock") as lock, ThreadPoolExecutor(1) as pool:
-        swept = pool.submit(sweep, [held], workers=2, results_dir=tmp_path)
-        wait_for(lambda: workers_of(os.getpid(), "popen_loky"))
-        environment = workers_of(os.getpid(), "popen_loky")[0].environ()
-        lock.release()
-        (record,) = swept.result()
-    assert environment["MALLOC_ARENA_MAX"] == "1"
-    assert environment["MALLOC_TRIM_THRESHOLD_"] == str(2**30)
-    assert record.machine["threads"] == 1
-
-
-def test_what_another_process_runs_does_not_keep_a_worker_from_other_runs(tmp_path):
+def test_a_worker_process_keeps_the_memory_that_runs_free_and_leaves_what_another_process_runs_for_later(tmp_path):
     held, free = smoke(epochs=1), smoke(epochs=1, seed=1)
     (tmp_path / ".locks").mkdir()
     with FileLock(tmp_path / ".locks" / f"{held.key}.lock") as lock, ThreadPoolExecutor(1) as pool:
         swept = pool.submit(sweep, [held, free], workers=1, results_dir=tmp_path)
         wait_for(free.path(tmp_path).exists)
         assert not held.path(tmp_path).exists()
+        environment = workers_of_this_process()[0].environ()
         lock.release()
         assert [record.spec for record in swept.result()] == [held, free]
+    assert environment["MALLOC_ARENA_MAX"] == "1"
+    assert environment["MALLOC_TRIM_THRESHOLD_"] == str(2**30)
 
 
-COMMAND = """
-import sys
-from regroup_lib import cli, plans
-from regroup_lib.specs import Spec
-plans.PLANS["long"] = lambda profile, seeds, results_dir=None: [
-    Spec(profile=profile, task="digits-0", method="ce", epochs=10_000, seed=seed) for seed in seeds
-]
-sys.argv = ["regroup", "sweep", "long", "--profile", "smoke", "--seeds", "0,1", *sys.argv[1:]]
-cli.main()
-"""
+def long_sweep_by_command(results_dir):
+    """Run the command in a session of its own, as a terminal does, with its output in files."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number, name in ((1, "out"), (2, "err")):
+        with (results_dir / name).open("w") as stream:
+            os.dup2(stream.fileno(), number)
+    os.environ["REGROUP_RESULTS"] = str(results_dir)
+    plans.PLANS["long"] = lambda profile, seeds, results_dir=None: [smoke(epochs=10_000)]
+    sys.argv = ["regroup", "sweep", "long", "--profile", "smoke", "--seeds", "0", "--workers", "1"]
+    cli.main()
 
 
-@pytest.mark.parametrize("options", [[], ["--workers", "2"]])
-def test_control_c_ends_a_sweep_with_its_workers_and_says_in_one_line_how_to_go_on(tmp_path, options):
-    process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND, *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"REGROUP_RESULTS": str(tmp_path)},
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
-    )
-    wait_for(lambda: list(tmp_path.rglob("*.pt")), seconds=600)
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
+def test_a_sweep_that_is_interrupted_or_killed_ends_its_workers(tmp_path, ending):
+    process = PROCESSES.Process(target=long_sweep_by_command, args=(tmp_path,))
+    process.start()
+    wait_for(lambda: list(tmp_path.rglob("*.pt")) or process.exitcode is not None)
     family = psutil.Process(process.pid).children(recursive=True)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process gets it
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert err == ""
-    assert out.splitlines()[-1] == "interrupted; the same command goes on where it stopped"
-    _, alive = psutil.wait_procs(family, timeout=20)
+    assert family
+    if ending == signal.SIGINT:
+        os.killpg(process.pid, ending)  # as a terminal does: every process gets it
+    else:
+        process.kill()
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert alive == []
+    assert ended(process) == (130 if ending == signal.SIGINT else -signal.SIGKILL)
+    if ending == signal.SIGINT:
+        assert (tmp_path / "err").read_text() == ""
+        last = (tmp_path / "out").read_text().splitlines()[-1]
+        assert last == "interrupted; the same command goes on where it stopped"
     assert load_records(tmp_path) == []
 
 
@@ -416,33 +352,21 @@ def test_a_scheduler_that_does_not_answer_is_one_line(monkeypatch, capsys):
 # ---------------------------------------------------------------- in slices
 
 
-def sliced(specs, folder, minutes, **options):
-    """Sweep in slices, each from a copy of the folder that the one before left.
-
-    Return the records, the last folder, and the seconds of each slice that did not come to the end.
-    """
-    seconds = []
-    while len(seconds) < 100:
-        start = time.monotonic()
-        try:
-            records = sweep(specs, results_dir=folder, minutes=minutes, **options)
-            return records, folder, seconds
-        except Unfinished:
-            seconds.append(time.monotonic() - start)
-        moved = folder.with_name(f"slice-{len(seconds)}")
-        shutil.copytree(folder, moved)
-        shutil.rmtree(folder)
-        folder = moved
-
-
-def test_a_sweep_in_slices_that_move_from_folder_to_folder_ends_in_the_same_records(tmp_path):
-    specs = [smoke(epochs=400), smoke("rg", "raw", epochs=400)]
-    expected = contents(sweep(specs, results_dir=tmp_path / "whole", workers=1))  # also in a process of its own
-    records, folder, seconds = sliced(specs, tmp_path / "slice-0", 0.3)
-    assert [record.spec for record in records] == specs
+def test_a_run_in_slices_that_move_from_folder_to_folder_ends_in_the_same_record(unharmed, tmp_path, monkeypatch):
+    specs, expected = unharmed
+    clock = itertools.count()  # it moves whenever training looks at it: twice per epoch
+    monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    folder, slices = tmp_path / "0", 0
+    for spec in specs:
+        while True:
+            try:
+                run(spec, results_dir=folder, deadline=next(clock) + 3)
+                break
+            except OutOfTime:
+                slices += 1
+                folder = folder.rename(tmp_path / str(slices))
+    assert slices >= 2 * len(specs)
     is_whole(folder, expected)
-    assert len(seconds) >= 1
-    assert max(seconds) < 18
 
 
 def test_whatever_a_process_is_doing_it_is_ended_at_the_deadline(tmp_path, monkeypatch):
@@ -451,25 +375,22 @@ def test_whatever_a_process_is_doing_it_is_ended_at_the_deadline(tmp_path, monke
     with pytest.raises(Unfinished, match="0 of 1 runs are recorded"):  # it is still starting, and importing
         sweep([smoke(epochs=1)], results_dir=tmp_path, minutes=0.01)
     assert time.monotonic() - start < 5
-    assert workers_of(os.getpid(), "popen_loky") == []
+    assert workers_of_this_process() == []
     assert len(sweep([smoke(epochs=1)], results_dir=tmp_path)) == 1
 
 
-def test_within_the_minutes_what_failed_is_said_and_the_next_call_goes_on(unharmed, tmp_path, two_cores):
-    specs, expected = unharmed
-    wrong, long = smoke(task="cifar10-cat"), smoke(epochs=10_000)
-    for _ in range(10):  # on a busy machine half a minute goes into starting the processes
+def test_within_its_minutes_a_sweep_trains_and_says_what_failed(tmp_path):
+    wrong, long = smoke(epochs=1), smoke(epochs=10_000)
+    wrong.path(tmp_path).parent.mkdir(parents=True)
+    wrong.path(tmp_path).write_text("{")
+    for minutes in (0.2, 0.4, 0.8, 1.6):  # on a busy machine most of it goes into starting the process
         start = time.monotonic()
-        with pytest.raises(
-            Unfinished, match=r"(?s)1 of 6 runs failed.*cifar10-cat ce seed 0: DataError.*runs are left"
-        ):
-            sweep([wrong, long, *specs], results_dir=tmp_path, data_dir=tmp_path, workers=2, minutes=1)
-        assert time.monotonic() - start < 60
-        if len(load_records(tmp_path)) == len(specs):
+        with pytest.raises(Unfinished, match=r"(?s)1 of 2 runs failed.*digits-0 ce seed 0.*damaged.*1 runs are left"):
+            sweep([wrong, long], results_dir=tmp_path, minutes=minutes)
+        assert time.monotonic() - start < 60 * minutes
+        if checkpoint_path(long, tmp_path).exists():
             break
-    assert len(load_checkpoint(checkpoint_path(long, tmp_path), torch.device("cpu"))["traces"]) > 4
-    remove_checkpoint(checkpoint_path(long, tmp_path))
-    is_whole(tmp_path, expected)
+    assert load_checkpoint(checkpoint_path(long, tmp_path), torch.device("cpu"))["traces"]
 
 
 def test_the_command_stops_with_a_code_of_its_own_and_says_how_far_it_came(tmp_path, monkeypatch, capsys):
