@@ -1,7 +1,6 @@
 """Ablations: the plan's sections, and tables and figures from made records."""
 
-import json
-
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -136,41 +135,20 @@ def test_the_table_compares_with_the_reference(clusterers):
     assert table.loc["kmeans", "clustering, s"] == "3"
 
 
-def test_the_span_is_from_the_lowest_to_the_highest_difference(clusterers):
+def test_sentences_are_of_the_settings_that_differ(clusterers, controls, make):
+    """A record of two sections counts once; one setting's scores under the two rules are set apart."""
     low, high = (precision_difference(clusterers, name, "kmeans").mean for name in ("random", "spectral"))
     assert ablations.span_over(clusterers, "kmeans") == f"−{-low:.1f} to +{high:.1f}"
-
-
-def test_quality_points_are_one_a_record_and_correlate(clusterers, controls):
-    points = ablations.quality_points(clusterers, controls)
-    assert set(points["label"]) >= {"kmeans", "true", "random"}
-    assert "binary" not in set(points["label"])
-    assert len(points[points.label == "kmeans"]) == 2
-    sentence = ablations.quality_sentence(ablations.quality_points(clusterers))
-    assert sentence.startswith("Over 3 settings the rank correlation of AP is +1.00 with NMI")
-
-
-def test_the_two_rules_are_compared_over_settings(make, clusterers):
-    """Made records have the same scores under both rules; one setting's are set apart."""
+    points = ablations.points(clusterers, {"again": clusterers["kmeans"], "binary": controls["binary"]})
+    assert points["label"].tolist() == [name for name in (*clusterers, "binary") for _ in range(2)]
+    found = ablations.quality_sentence(points.dropna())
+    assert found.startswith("Over 3 settings the rank correlation of AP is +1.00 with NMI and +1.00")
     apart = make(spec("rg", n_clusters=5), 3.0, nmi=0.5)
     for record in apart:
         by_rule = {rule: record.metrics[rule]["test"]["summary"] for rule in ("max", "sum")}
         by_rule["sum"]["average_precision"] = by_rule["max"]["average_precision"] + 0.02
     text = ablations.rules_sentence(clusterers, {"5": apart}, clusterers)
-    assert text == ("AP under sum is above AP under max in 1 of 4 settings, by +0.0 to +2.0 points, +0.5 in the mean.")
-
-
-def test_figures_name_their_axes(clusterers, controls, make):
-    points = ablations.quality_points(clusterers)
-    numbers = {str(k): make(spec("rg", n_clusters=k), lift, nmi=0.3) for k, lift in ((2, 2.0), (9, 4.0))}
-    figures = (
-        ablations.plot_quality(points, 50.0),
-        ablations.plot_clusters_curve(numbers, controls["binary"], natural=9, task="digits-0"),
-        ablations.plot_controls(controls, "digits-0"),
-    )
-    for figure in figures:
-        assert all(axes.get_xlabel() for axes in figure.axes)
-    assert figures[0].axes[0].get_ylabel() == figures[1].axes[0].get_ylabel() == "test AP (%)"
+    assert text == "AP under sum is above AP under max in 1 of 4 settings, by +0.0 to +2.0 points, +0.5 in the mean."
 
 
 METHODS = {"ce": (3.0, 1.0), "wce": (2.9, 1.5), "ros": (4.0, 2.5), "rg": (3.1, 5.0)}
@@ -188,45 +166,25 @@ def imbalance(make):
     }
 
 
-@pytest.mark.parametrize(
-    ("table", "suffix"), [(ablations.imbalance_table, ""), (ablations.equal_steps_table, "-longer")]
-)
-def test_each_ratio_has_a_row_with_the_differences_to_ce_and_to_the_best_on_validation(imbalance, table, suffix):
-    found = table(imbalance)
+@pytest.mark.parametrize(("methods", "suffix"), [(ablations.EQUAL_EPOCHS, ""), (ablations.EQUAL_STEPS, "-longer")])
+def test_each_ratio_has_a_row_with_the_differences_to_ce_and_to_the_best_on_validation(imbalance, methods, suffix):
+    found = ablations.ratio_table(imbalance, methods, "ratio")
     assert list(found.index) == ["10:1", "100:1"]
     expected = values(imbalance[f"rg{suffix} 10"], "average_precision").mean()
     assert found.loc["10:1", "RG"].startswith(f"{expected:.1f} ±")
     assert found.loc["100:1", "best other on validation"] == "ROS"
     for column, other in (("RG − CE", f"ce{suffix}"), ("RG − best other", "ros")):
         for ratio in ("10", "100"):
-            pair = {"ours": imbalance[f"rg{suffix} {ratio}"], "theirs": imbalance[f"{other} {ratio}"]}
-            difference = precision_difference(pair, "ours", "theirs")
+            difference = precision_difference(imbalance, f"rg{suffix} {ratio}", f"{other} {ratio}")
             assert found.loc[f"{ratio}:1", column].removesuffix(" *") == str(difference)
     assert found.loc["100:1", "RG − CE"].endswith("*")
     shares = np.array([360, 40]) / 400
     learned = 100 * (1 - 0.1 / -(shares * np.log(shares)).sum())
     assert found.loc["10:1", "learned by CE"] == f"{learned:.0f} ± 0"
-
-
-def test_where_it_pays_is_said_at_equal_epochs_and_at_equal_steps(imbalance):
-    gains = [
-        precision_difference({"a": imbalance[f"rg{longer} {ratio}"], "b": imbalance[f"ce{longer} {ratio}"]}, "a", "b")
-        for longer in ("", "-longer")
-        for ratio in (10, 100)
-    ]
-    first, second = ablations.pays_between(imbalance).split(". With ")
-    assert first.startswith(f"At equal epochs RG adds {gains[0]} points to CE at 10:1 and {gains[1]} at 100:1")
-    assert second.startswith(f"as many steps as ROS, RG adds {gains[2]} points to CE at 10:1 and {gains[3]} at 100:1")
-
-
-def test_the_figure_of_ratios_has_a_panel_at_equal_epochs_and_one_at_equal_steps(imbalance):
-    figure = ablations.plot_imbalance(imbalance)
-    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["10:1", "100:1"]
-    assert [len(axes.containers) for axes in figure.axes] == [4, 4]
-    drawn = [container[0].get_ydata() for container in figure.axes[1].containers]
-    for label, curve in zip(("ce-longer", "wce-longer", "ros", "rg-longer"), drawn, strict=True):
-        expected = [values(imbalance[f"{label} {ratio}"], "average_precision").mean() for ratio in (10, 100)]
-        np.testing.assert_allclose(curve, expected)
+    gains = [precision_difference(imbalance, f"rg{suffix} {ratio}", f"ce{suffix} {ratio}") for ratio in (10, 100)]
+    where = "With as many steps as ROS," if suffix else "At equal epochs"
+    said = f"{where} RG adds {gains[0]} points to CE at 10:1 and {gains[1]} at 100:1"
+    assert said in ablations.pays_between(imbalance)
 
 
 def test_an_epoch_of_ros_has_the_steps_of_two_epochs_of_the_others():
@@ -264,9 +222,17 @@ def test_the_table_of_lengths_compares_at_equal_lengths(lengths):
     assert ablations.length_sentence(lengths).endswith(f", {ratio} of that of binary labels.")
     assert table.loc["3", "true − binary"].endswith("*")
     assert table.loc["6", "true"] == table.loc["6", "true − binary"] == ""  # not trained so long
-    axes = ablations.plot_length(lengths, "digits").axes[0]
+
+
+def test_curves_are_means_over_seeds_with_a_tick_for_each_number(lengths):
+    drawn = ablations.points(lengths)
+    drawn[["labels", "epochs"]] = drawn["label"].str.rsplit(" ", n=1, expand=True)
+    _, axes = plt.subplots()
+    ablations.draw_curves(axes, drawn.astype({"epochs": int}), over="epochs", by="labels")
     assert [t.get_text() for t in axes.get_xticklabels()] == ["3", "6"]
-    assert len(axes.containers) == 4
+    curves = [line.get_ydata() for line in axes.lines if line.get_linestyle() != "None" and len(line.get_xdata()) > 1]
+    expected = [values(lengths[f"clusters {epochs}"], "average_precision").mean() for epochs in (3, 6)]
+    assert any(np.allclose(curve, expected) for curve in curves if len(curve) == 2)
 
 
 def test_parts_of_the_gain_are_differences_of_label_sets(controls):
@@ -292,13 +258,3 @@ def test_what_ba_says_is_beside_what_is_called_positive(controls):
     assert f"call {np.mean(called):.0f}% of the test images positive" in text
     ba = values(controls["random, equal"], "balanced_accuracy").mean()
     assert text.startswith(f"Random groups of equal sizes have a BA of {ba:.1f} under max and {ba:.1f} under sum")
-
-
-def test_measured_costs_are_shown_where_there_are_any(tmp_path):
-    assert ablations.clusterer_costs(tmp_path) is None
-    (tmp_path / "benchmarks").mkdir()
-    rows = [{"clusterer": "kmeans", "n_clusters": 9, "seconds": 12.3, "mb": 250.7, "sizes": [1, 2]}]
-    (tmp_path / "benchmarks" / "clusterers.json").write_text(json.dumps({"text": "blobs", "rows": rows}))
-    costs = ablations.clusterer_costs(tmp_path)
-    assert costs.attrs["text"] == "blobs"
-    assert [int(value) for value in costs.loc["kmeans"]] == [9, 12, 251]

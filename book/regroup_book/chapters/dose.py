@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from matplotlib.figure import Figure
 
-from regroup_book.show import encoder_label, learned_share, traced
+from regroup_book.show import learned_share, traced
 from regroup_lib.intervals import Interval, mean_std, starred
 from regroup_lib.runs.differences import Groups, precision_difference, values
 from regroup_lib.runs.records import Record
@@ -22,7 +19,8 @@ FOLLOWS = {
 }
 
 
-def _purity(group: Sequence[Record]) -> float:
+def purity_of(group: Sequence[Record]) -> float:
+    """Return the purity of the majority's groups, the mean over seeds."""
     return float(np.mean([record.regrouping["purity"] for record in group]))
 
 
@@ -36,7 +34,7 @@ def dose_table(groups: Groups) -> pd.DataFrame:
             {
                 "the share follows": FOLLOWS[follows][0] if share else "nothing re-assigned",
                 "share": f"{float(share or 0):.0%}",
-                "purity": f"{_purity(groups[name]):.2f}",
+                "purity": f"{purity_of(groups[name]):.2f}",
                 "learned": f"{np.mean([learned_share(r) for r in groups[name]]):.2f}",
                 "AP": mean_std(values(groups[name], "average_precision"), scale=1),
             }
@@ -46,18 +44,22 @@ def dose_table(groups: Groups) -> pd.DataFrame:
     return traced(table.set_index("the share follows"), [groups[name] for name in names])
 
 
+def levels(groups: Groups, follows: str) -> list[str]:
+    """Return the names of the true classes and of the groups whose re-assigned share follows something."""
+    return [name for name in groups if name == "true" or name.startswith(f"{follows} ")]
+
+
 def least_purity(groups: Groups, follows: str) -> tuple[float, Interval] | None:
     """Return the lowest purity at which the gain over binary labels is clear, and that gain; None if none is.
 
     Only levels above which every purer level gains clearly, too, count.
     """
-    levels = [name for name in groups if name == "true" or name.startswith(f"{follows} ")]
     found = None
-    for name in sorted(levels, key=lambda name: -_purity(groups[name])):
+    for name in sorted(levels(groups, follows), key=lambda name: -purity_of(groups[name])):
         gain = precision_difference(groups, name, "binary")
         if not gain.low > 0:
             break
-        found = _purity(groups[name]), gain
+        found = purity_of(groups[name]), gain
     return found
 
 
@@ -69,32 +71,3 @@ def dose_sentence(groups: Groups) -> str:
         level = "at no purity" if found is None else f"from a purity of {found[0]:.2f} on"
         parts.append(f"{level} where images are {label}")
     return f"Regrouping clearly helps {', '.join(parts[:-1])} and {parts[-1]}."
-
-
-def plot_dose(groups: Groups, encoders: Groups) -> Figure:
-    """Draw the gain in AP over purity, a curve for each kind of re-assignment, and real encoders' clusters beside them.
-
-    Parameters
-    ----------
-    groups : mapping of str to records
-        Of `plans.dose_runs`.
-    encoders : mapping of str to records
-        Runs regrouped by each encoder, by its name; the same seeds.
-    """
-    plain, rows = values(groups["binary"], "average_precision"), []
-    for follows, (label, _) in FOLLOWS.items():
-        for name in (name for name in groups if name == "true" or name.startswith(f"{follows} ")):
-            gains = values(groups[name], "average_precision") - plain
-            rows += [{"purity": _purity(groups[name]), "gain": gain, "groups": label} for gain in gains]
-    figure, axes = plt.subplots(figsize=(7.6, 4.2))
-    axes.axhline(0, color="0.3", linewidth=1)
-    palette = dict(FOLLOWS.values())
-    options = {"hue": "groups", "style": "groups", "palette": palette, "markers": True, "errorbar": ("pi", 100)}
-    sns.lineplot(pd.DataFrame(rows), x="purity", y="gain", ax=axes, **options)
-    for name, group in encoders.items():
-        gain = values(group, "average_precision").mean() - plain.mean()
-        axes.plot(_purity(group), gain, "X", color="#0072B2", markersize=9)
-        axes.annotate(encoder_label(name), (_purity(group), gain), (7, -3), textcoords="offset points", fontsize=9)
-    axes.set(xlabel="purity of the majority's groups", ylabel="AP − AP of binary labels (points)")
-    axes.legend(title=None)
-    return figure

@@ -1,4 +1,4 @@
-"""What records of text tasks say: whether regrouping helps there, and what the clusters of sentences are about.
+"""The chapter on text: whether regrouping helps there, and what the clusters of sentences are about.
 
 A contestant is a method with the space that it clusters, by the name that `plans.text_runs` gives it. Numbers in
 tables are percent; a group's AP is that of the positive class, in a task of three classes the mean over them.
@@ -10,13 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from regroup_book import plans
-from regroup_book.method_tables import best_marks, plot_intervals, tuning_table
+from regroup_book.method_tables import best_marks, tuning_table
 from regroup_book.show import encoder_label, fine_class_names, task_name, traced
 from regroup_lib.data.dataset import DataError
 from regroup_lib.data.tasks import make_task
@@ -31,8 +29,6 @@ from regroup_lib.runs.differences import (
 from regroup_lib.runs.records import Record
 from regroup_lib.runs.specs import task_class_names
 
-LANGUAGE_MODEL_METHODS = ("RG", "RG+WCE")
-
 
 def task_title(task: plans.TextTask, *, fine_tuned: bool = False) -> str:
     """Return how tables and figures name a task: ``"negative news, 30:1"``, ``"news sentiment, fine-tuned"``."""
@@ -44,7 +40,7 @@ def task_title(task: plans.TextTask, *, fine_tuned: bool = False) -> str:
 def load_results(
     profile: str, seeds: Sequence[int], results_dir: str | Path | None = None
 ) -> dict[str, dict[str, list[Record]]]:
-    """Return the records of each task by contestant, a record a seed; fine-tuned networks are tasks of their own.
+    """Return the records of each task by contestant, one record per seed; fine-tuned networks are tasks of their own.
 
     Raises
     ------
@@ -64,7 +60,7 @@ def load_results(
 
 
 def task_table(results: Mapping[str, Groups]) -> pd.DataFrame:
-    """Return one row a task: its sentences by class in training and test, its ratio, and AP by chance."""
+    """Return one row per task: its sentences by class in training and test, its ratio, and AP by chance."""
     rows = []
     for task, groups in results.items():
         record = groups["CE"][0]
@@ -82,7 +78,7 @@ def _counted(names: Sequence[str], counts: Sequence[int]) -> str:
 
 
 def text_table(groups: Groups) -> pd.DataFrame:
-    """Return one row a contestant: BA, AP under both rules, calibrated AP, and AP minus CE's with its interval.
+    """Return one row per contestant: BA, AP under both rules, calibrated AP, and AP minus CE's with its interval.
 
     Mean ± standard deviation over seeds. Two stars mark a column's best mean, one star those whose mean ± standard
     deviation meets it; differences are starred after Holm's correction. A task of more than two
@@ -118,7 +114,7 @@ COMPARISONS = {
 
 
 def comparison_table(results: Mapping[str, Groups]) -> pd.DataFrame:
-    """Return differences in AP that tell what the clusters add, one row a comparison, one column a task."""
+    """Return differences in AP that tell what the clusters add, one row per comparison, one column per task."""
     differences: dict[tuple[str, str], Interval | None] = {}
     found: dict[str, list[Record]] = {name: [] for name in COMPARISONS}
     for task, groups in results.items():
@@ -154,8 +150,20 @@ def nearest_sentences(record: Record, data_dir: str | Path | None = None) -> lis
     return task.train.inputs[record.arrays()["example_rows"][:, 0]].tolist()
 
 
+def hidden_counts(record: Record) -> pd.DataFrame:
+    """Return the sentences of each cluster of the large class by the classes that it hides [clusters, classes].
+
+    The index has each cluster's number and its first terms of one word.
+    """
+    parent, counts = (np.asarray(record.regrouping[name]) for name in ("parent", "fine_counts"))
+    inside = pd.DataFrame(counts[parent == 0], columns=fine_class_names(record.spec.task))
+    words = [[term for term in terms if " " not in term][:3] for terms in record.regrouping["terms"][: len(inside)]]
+    inside.index = [f"{cluster}: {', '.join(found)}" for cluster, found in enumerate(words, start=1)]
+    return inside.loc[:, inside.sum() > 0]
+
+
 def cluster_table(record: Record, sentences: Sequence[str] | None = None, *, n_terms: int = 6) -> pd.DataFrame:
-    """Return one row a cluster of the large class: its size, its terms, and how its hidden classes are shared.
+    """Return one row per cluster of the large class: its size, its terms, and how its hidden classes are shared.
 
     Parameters
     ----------
@@ -166,90 +174,33 @@ def cluster_table(record: Record, sentences: Sequence[str] | None = None, *, n_t
     n_terms : int
         Terms that are shown, the strongest first.
     """
-    names = fine_class_names(record.spec.task)
-    counts, hidden = hidden_counts(record)
-    rows = []
-    for cluster, shares in enumerate(counts):
-        row = {"cluster": cluster + 1, "sentences": int(shares.sum())}
-        row |= {f"{names[c]}, %": f"{100 * shares[c] / shares.sum():.0f}" for c in hidden}
-        row["terms"] = ", ".join(record.regrouping["terms"][cluster][:n_terms])
-        rows.append(row | ({} if sentences is None else {"nearest sentence": sentences[cluster]}))
-    return pd.DataFrame(rows).set_index("cluster")
-
-
-def hidden_counts(record: Record) -> tuple[np.ndarray, list[int]]:
-    """Return sentences by cluster and class [clusters of the large class, classes], and the classes that it hides."""
-    parent, counts = np.asarray(record.regrouping["parent"]), np.asarray(record.regrouping["fine_counts"])
-    inside = counts[parent == 0]
-    return inside, np.flatnonzero(inside.sum(axis=0)).tolist()
-
-
-# Class index -> pattern: the classes differ in grey, too.
-HATCHES = ("", "", "///", "...", "xx", "\\\\", "++", "oo")
-
-
-def plot_cluster_contents(looks: Mapping[str, Sequence[Record]]) -> Figure:
-    """Draw how each cluster's sentences are shared among the hidden classes, one panel an encoder, first seed.
-
-    The dashed line is the share of the first hidden class in all sentences together: clusters that know nothing of
-    the classes all end there.
-    """
-    records = [group[0] for group in looks.values()]
-    n_rows = max(len(hidden_counts(record)[0]) for record in records)
-    figure, panels = plt.subplots(1, len(records), figsize=(4.6 * len(records), 1.2 + 0.36 * n_rows), squeeze=False)
-    names = fine_class_names(records[0].spec.task)
-    for axes, record in zip(panels[0], records, strict=True):
-        counts, hidden = hidden_counts(record)
-        order = np.argsort(-counts[:, hidden[0]] / counts.sum(axis=1), kind="stable")
-        shares, height = counts[order] / counts[order].sum(axis=1, keepdims=True), np.arange(len(counts))[::-1]
-        left = np.zeros(len(counts))
-        for c in hidden:
-            # The colors that `pictures.plot_embeddings` gives the classes.
-            look = {"color": plt.get_cmap("tab10")(c % 10), "hatch": HATCHES[c % len(HATCHES)], "edgecolor": "white"}
-            axes.barh(height, 100 * shares[:, c], left=left, label=names[c], **look)
-            left += 100 * shares[:, c]
-        axes.axvline(100 * counts[:, hidden[0]].sum() / counts.sum(), color="black", linestyle="--", linewidth=1.2)
-        axes.set_yticks(height, [_short_name(record, k) for k in order], fontsize=8)
-        axes.set(xlim=(0, 100), xlabel="share of the cluster's sentences (%)")
-        axes.set_title(encoder_label(record.spec.encoder))
-        axes.grid(False)
-    panels[0, 0].set_ylabel("cluster, by its first terms")
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncol=min(4, len(hidden)))
-    return figure
-
-
-def _short_name(record: Record, cluster: int) -> str:
-    """Return a cluster's first terms, one word each, as many as fit."""
-    words = dict.fromkeys(term for term in record.regrouping["terms"][cluster] if " " not in term)
-    return f"{cluster + 1}: {', '.join(list(words)[:3])}"
+    counts = hidden_counts(record)
+    sizes, numbers = counts.sum(axis=1), range(len(counts))
+    table = pd.DataFrame({"cluster": [k + 1 for k in numbers], "sentences": sizes.to_numpy()})
+    for name, inside in counts.items():
+        table[f"{name}, %"] = [f"{share:.0f}" for share in 100 * inside / sizes]
+    table["terms"] = [", ".join(record.regrouping["terms"][k][:n_terms]) for k in numbers]
+    if sentences is not None:
+        table["nearest sentence"] = [sentences[k] for k in numbers]
+    return table.set_index("cluster")
 
 
 def describe_clusters(looks: Mapping[str, Sequence[Record]]) -> str:
-    """Return how well clusters and neighbors know the classes: NMI, purity and 5-NN accuracy by encoder."""
+    """Return how well clusters and neighbors match the classes: NMI, purity and 5-NN accuracy by encoder."""
     texts = []
     for encoder, group in looks.items():
-        counts, hidden = hidden_counts(group[0])
-        largest = counts[:, hidden].sum(axis=0).max() / counts.sum()
+        by_class = hidden_counts(group[0]).sum()
         nmi, purity = (np.mean([r.metrics[name] for r in group]) for name in ("nmi", "purity"))
         tested = np.bincount(group[0].arrays()["embedding_labels"])
         texts.append(
-            f"{encoder_label(encoder)}: NMI of clusters and hidden classes {nmi:.2f}, purity {purity:.2f} "
-            f"(one cluster alone would have {largest:.2f}), 5-NN accuracy over all classes "
+            f"{encoder_label(encoder)}: NMI of clusters and hidden classes {nmi:.2f}, purity {purity:.2f} (one cluster "
+            f"alone would have {by_class.max() / by_class.sum():.2f}), 5-NN accuracy over all classes "
             f"{group[0].metrics['neighbor_accuracy']:.2f} (always the largest class: {tested.max() / tested.sum():.2f})"
         )
     return ". ".join(texts) + "."
 
 
-# ---------------------------------------------------------------- figure of gains and verdict
-
-
-def plot_gains(results: Mapping[str, Groups], baseline: str = "CE") -> Figure:
-    """Draw each contestant's AP minus the baseline's, with its interval, one panel per task."""
-    differences = {
-        task: {name: precision_difference(groups, name, baseline) for name in groups if name != baseline}
-        for task, groups in results.items()
-    }
-    return plot_intervals(differences, f"AP − AP of {baseline}, percentage points")
+# ---------------------------------------------------------------- the answer
 
 
 def headline(results: Mapping[str, Groups]) -> str:
@@ -272,16 +223,5 @@ def _best_difference(groups: Groups) -> Interval:
     Both are picked on validation.
     """
     others = [name for name in ("CE", "WCE", "Focal", "LA", "ROS") if name in groups]
-    ours, rival = (best_on_validation(groups, names) for names in (LANGUAGE_MODEL_METHODS, others))
+    ours, rival = (best_on_validation(groups, names) for names in (("RG", "RG+WCE"), others))
     return precision_difference(groups, ours, rival)
-
-
-def describe_records(records: Sequence[Record]) -> str:
-    """Return one sentence: how many records, with which seeds, data and machines."""
-    digests = ", ".join(sorted({r.data_digest[:12] for r in records}))
-    machines = sorted({f"{r.machine['cores']} cores {r.machine['architecture']}" for r in records})
-    seeds = ", ".join(map(str, sorted({r.spec.seed for r in records})))
-    return (
-        f"{len(records)} records, profile {records[0].spec.profile}, seeds {seeds}; data {digests}; "
-        f"{', '.join(machines)}."
-    )
