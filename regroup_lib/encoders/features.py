@@ -18,9 +18,10 @@ import numpy as np
 from filelock import FileLock
 
 from regroup_lib.data.dataset import Dataset
-from regroup_lib.encoders.base import Encoder, center_and_normalize
+from regroup_lib.encoders.base import Encoder, TrainedEncoder, center_and_normalize
 from regroup_lib.encoders.pixels import AutoencoderEncoder, PCAEncoder, RawEncoder
 from regroup_lib.encoders.pretrained import ClipEncoder, OnnxEncoder, _onnx_options
+from regroup_lib.encoders.simclr import SimCLREncoder
 from regroup_lib.encoders.text import MiniLMEncoder, TfidfEncoder
 from regroup_lib.files import atomic_path, data_directory, digest_arrays, read_npz, write_npz
 from regroup_lib.large import NpyRows, open_rows
@@ -29,14 +30,20 @@ from regroup_lib.progress import progress_bar, silence
 logger = logging.getLogger(__name__)
 
 
-ENCODERS = ("raw", "pca", "autoencoder", "simclr", "clip", "onnx:<file stem>")
+IMAGE_ENCODERS: dict[str, type[Encoder]] = {
+    "raw": RawEncoder,
+    "pca": PCAEncoder,
+    "autoencoder": AutoencoderEncoder,
+    "simclr": SimCLREncoder,
+}
+ENCODERS = (*IMAGE_ENCODERS, "clip", "onnx:<file stem>")
 TEXT_ENCODERS: dict[str, Callable[[], Encoder]] = {"tfidf": TfidfEncoder, "minilm": MiniLMEncoder}
 
 
 def check_encoder_name(name: str) -> None:
-    """Raise a ValueError if no encoder is called so; whether its file or weights are there is not looked at."""
+    """Raise a ValueError if no encoder has this name; its file or weights may still be missing."""
     kind, _, rest = name.partition(":")
-    known = ("raw", "pca", "autoencoder", "simclr", "clip", *TEXT_ENCODERS)
+    known = (*IMAGE_ENCODERS, "clip", *TEXT_ENCODERS)
     if name not in known and not (kind in ("clip", "onnx") and rest):
         raise ValueError(f"no encoder is called {name!r}; there are {', '.join((*ENCODERS, *TEXT_ENCODERS))}")
 
@@ -70,17 +77,10 @@ def make_encoder(name: str, *, data_dir: str | Path | None = None, epochs: int |
     check_encoder_name(name)
     if name in TEXT_ENCODERS:
         return TEXT_ENCODERS[name]()
+    if name in IMAGE_ENCODERS:
+        trained = epochs is not None and issubclass(IMAGE_ENCODERS[name], TrainedEncoder)
+        return IMAGE_ENCODERS[name](**({"epochs": epochs} if trained else {}))
     kind, _, rest = name.partition(":")
-    if name == "raw":
-        return RawEncoder()
-    if name == "pca":
-        return PCAEncoder()
-    if name == "autoencoder":
-        return AutoencoderEncoder() if epochs is None else AutoencoderEncoder(epochs=epochs)
-    if name == "simclr":
-        from regroup_lib.encoders.simclr import SimCLREncoder  # it builds on this module
-
-        return SimCLREncoder() if epochs is None else SimCLREncoder(epochs=epochs)
     if kind == "clip":
         model, _, pretrained = rest.partition(":")
         return ClipEncoder(model or "ViT-B-32-quickgelu", pretrained or "openai")
@@ -91,7 +91,7 @@ def make_encoder(name: str, *, data_dir: str | Path | None = None, epochs: int |
 
 @dataclass(frozen=True)
 class Features:
-    """What an encoder makes of a data set.
+    """The features of a data set.
 
     Attributes
     ----------
@@ -120,9 +120,8 @@ def encode(
 ) -> Features:
     """Fit an encoder on a data set's training inputs, encode every split, and keep the result on disk.
 
-    The cache lies in ``features/`` of the data directory, under a key of encoder, weights and data digest. A
-    cache file that is damaged is reported and made again. All features are in memory: `encode_rows` is for those that
-    do not fit.
+    The cache files are in ``features/`` of the data directory, under a key of encoder, weights and data digest; a
+    damaged one is reported and made again. All features are held in memory (see `encode_rows` for larger sets).
 
     Parameters
     ----------
@@ -132,10 +131,10 @@ def encode(
     data_dir, epochs
         See `make_encoder`.
     checkpoint_dir : path, optional
-        Where the training of a resumable encoder (SimCLR) leaves its last epoch. What it has learnt stays there, so
-        that features which are lost, or left behind on another machine, can be made again without training.
+        Folder for the checkpoint of a resumable encoder (SimCLR). It is kept, so that lost features can be made again
+        without training.
     deadline : float, optional
-        A `time.monotonic` after which no epoch of such an encoder is to end.
+        A `time.monotonic` after which no epoch of such an encoder may end.
     wait : bool
         When another process computes the same features: wait for them (True) or raise.
 
@@ -163,27 +162,40 @@ def encode(
     if encoder.text != dataset.is_text:
         taken, held = ("text", "images") if encoder.text else ("images", "text")
         raise ValueError(f"encoder {encoder.label} takes {taken}, and {dataset.name} holds {held}")
-    if not encoder.cached:
-        kept = _encoded(dataset, encoder)
+    if encoder.cached:
+        kept = _cached(dataset, encoder, data_directory(data_dir), checkpoint_dir, deadline, wait=wait)
     else:
-        fingerprint = f"{encoder.fingerprint()} normalize={encoder.normalize} {dataset.digest}"
-        key = hashlib.sha256(fingerprint.encode()).hexdigest()[:20]
-        root = data_directory(data_dir)
-        path = root / "features" / f"{dataset.name}-{type(encoder).__name__}-{key}.npz"
-        (root / ".locks").mkdir(parents=True, exist_ok=True)
-        # Minutes of work that two processes shall not both do.
-        with FileLock(root / ".locks" / f"{key}.lock", timeout=-1 if wait else 0):
-            kept = _read_cache(path, dataset)
-            if kept is None:
-                checkpoint = None if checkpoint_dir is None else Path(checkpoint_dir) / f"encoder-{key}.pt"
-                kept = _encoded(dataset, encoder, checkpoint, deadline)
-                arrays = kept | {f"state_{name}": value for name, value in encoder.state().items()}
-                write_npz(path, arrays | {"digest": np.array(_digest_of(arrays))})
-            else:
-                state = {name.removeprefix("state_"): kept[name] for name in kept if name.startswith("state_")}
-                encoder.load_state(state, dataset.train.inputs.shape[1:])
+        kept = _encoded(dataset, encoder)
     splits = {name.removeprefix("split_"): value for name, value in kept.items() if name.startswith("split_")}
     return Features(splits, float(kept["seconds"]), encoder)
+
+
+def _cached(
+    dataset: Dataset,
+    encoder: Encoder,
+    root: Path,
+    checkpoint_dir: str | Path | None,
+    deadline: float | None,
+    *,
+    wait: bool,
+) -> dict[str, np.ndarray]:
+    """Return the arrays of `_encoded` from the cache, or make and keep them; the encoder is fitted in both cases."""
+    fingerprint = f"{encoder.fingerprint()} normalize={encoder.normalize} {dataset.digest}"
+    key = hashlib.sha256(fingerprint.encode()).hexdigest()[:20]
+    path = root / "features" / f"{dataset.name}-{type(encoder).__name__}-{key}.npz"
+    (root / ".locks").mkdir(parents=True, exist_ok=True)
+    # Encoding takes minutes: a second process waits for the first.
+    with FileLock(root / ".locks" / f"{key}.lock", timeout=-1 if wait else 0):
+        kept = _read_cache(path, dataset)
+        if kept is None:
+            checkpoint = None if checkpoint_dir is None else Path(checkpoint_dir) / f"encoder-{key}.pt"
+            kept = _encoded(dataset, encoder, checkpoint, deadline)
+            arrays = kept | {f"state_{name}": value for name, value in encoder.state().items()}
+            write_npz(path, arrays | {"digest": np.array(_digest_of(arrays))})
+        else:
+            state = {name.removeprefix("state_"): kept[name] for name in kept if name.startswith("state_")}
+            encoder.load_state(state, dataset.train.inputs.shape[1:])
+    return kept
 
 
 def _encoded(
@@ -238,22 +250,22 @@ def encode_rows(
 
     Parameters
     ----------
-    images : path, memory map, or what `large.open_rows` takes
+    images : path, memory map, or an array that `large.open_rows` takes
         uint8 [n, h, w, c], or sentences.
     encoder : Encoder
         A pre-trained one, or one that was fitted on as many images as fit in memory.
     path : path
-        The file, float32 [n, d]; there when it is whole.
+        The file to write, float32 [n, d]; it appears only when it is complete.
     center : ndarray of float32 [d], optional
-        What is subtracted from features that are normalised; default: their mean. For a test split: what the call for
-        the training split returned.
+        Vector to subtract from features that are normalized; default: their mean. For a test split, pass the return
+        value of the call for the training split.
     block_rows : int
         Images at a time.
 
     Returns
     -------
     ndarray of float32 [d] or None
-        What was subtracted; None where `encoder` does not normalise.
+        The vector that was subtracted; None where `encoder` does not normalize.
     """
     images = open_rows(images)
     n, total = images.shape[0], np.zeros(())

@@ -7,11 +7,10 @@ import json
 import numpy as np
 import torch
 from sklearn.decomposition import PCA
-from torch.nn import functional as F
 
 from regroup_lib.encoders.base import Encoder, TrainedEncoder, _batches
 from regroup_lib.nn.models import ConvAutoencoder, default_device, unit_range
-from regroup_lib.nn.training import take_step
+from regroup_lib.nn.training import train_autoencoder
 
 
 class RawEncoder(Encoder):
@@ -78,28 +77,18 @@ class AutoencoderEncoder(TrainedEncoder):
     def _network(self, image_shape: tuple[int, ...]) -> ConvAutoencoder:
         if image_shape[0] % 4 or image_shape[1] % 4:
             raise ValueError(f"the autoencoder needs height and width divisible by 4, not {image_shape[:2]}")
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
-            network = ConvAutoencoder(image_shape, self.options["code_size"], self.options["width"])
-        return network.to(default_device(), memory_format=torch.channels_last)
+        sizes = {name: self.options[name] for name in ("code_size", "width")}
+        return ConvAutoencoder.build(image_shape, seed=self.seed, **sizes)
 
     def fit(self, images: np.ndarray) -> AutoencoderEncoder:
-        self.network_ = network = self._network(images.shape[1:])
-        device, size, epochs = default_device(), self.options["batch_size"], self.options["epochs"]
-        optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
-        steps = -(-len(images) // size) * epochs
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
-        rng = np.random.default_rng(self.seed)
-        network.train()
-        for epoch in range(epochs):
-            shuffled = images[rng.permutation(len(images))]
-            for batch in _batches(shuffled, size, f"autoencoder {epoch + 1}/{epochs}"):
-                target = unit_range(batch, device)
-                with torch.autocast(device.type, torch.bfloat16):
-                    output = network(target)
-                loss = F.mse_loss(output.float(), target)
-                take_step(loss, optimizer, schedule)
-        network.eval()
+        self.network_ = self._network(images.shape[1:])
+        size, epochs, rng = self.options["batch_size"], self.options["epochs"], np.random.default_rng(self.seed)
+        batches = (
+            [batch]
+            for epoch in range(epochs)
+            for batch in _batches(images[rng.permutation(len(images))], size, f"autoencoder {epoch + 1}/{epochs}")
+        )
+        train_autoencoder(self.network_, batches, steps=-(-len(images) // size) * epochs, peak_lr=2e-3)
         return self
 
     @torch.no_grad()

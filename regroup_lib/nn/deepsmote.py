@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from imblearn.over_sampling import SMOTE
-from torch.nn import functional as F
 
 from regroup_lib.nn.models import ConvAutoencoder, default_device, unit_range
 from regroup_lib.nn.samplers import StratifiedBatches
-from regroup_lib.nn.training import take_step
+from regroup_lib.nn.training import train_autoencoder
 from regroup_lib.progress import progress_bar
 
 BATCH = 64  # images a step of the reconstruction; half as many of one class for the penalty
@@ -89,8 +88,11 @@ def deep_smote(
     synthetic = np.empty((missing.sum(), *images.shape[1:]), np.uint8)
     if len(synthetic) == 0:
         return synthetic, np.empty(0, np.int64)
-    network = _new_network(images.shape[1:], code_size, width, seed)
-    _train(network, images, labels, epochs=epochs, max_images=max_images, seed=seed)
+    network = ConvAutoencoder.build(images.shape[1:], code_size=code_size, width=width, seed=seed)
+    steps = -(-min(max_images, len(images)) // BATCH) * epochs
+    rows = _batches(labels, epochs=epochs, max_images=max_images, seed=seed)
+    with progress_bar(iterable=rows, total=steps, desc="DeepSMOTE autoencoder", unit="batch") as bar:
+        train_autoencoder(network, ([images[part] for part in parts] for parts in bar), steps=steps, peak_lr=PEAK_LR)
     start = 0
     with progress_bar(total=len(synthetic), desc="DeepSMOTE images", unit="image") as bar:
         for label, n_wanted in zip(classes, missing, strict=True):
@@ -121,51 +123,17 @@ def _check_options(**options: int) -> None:
             raise ValueError(f"{name} is {value}; expected a whole number of at least 1")
 
 
-def _new_network(image_shape: tuple[int, ...], code_size: int, width: int, seed: int) -> ConvAutoencoder:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = ConvAutoencoder(image_shape, code_size, width)
-    return network.to(default_device(), memory_format=torch.channels_last)
-
-
-def _train(
-    network: ConvAutoencoder,
-    images: np.ndarray,
-    labels: np.ndarray,
-    *,
-    epochs: int,
-    max_images: int,
-    seed: int,
-) -> None:
+def _batches(labels: np.ndarray, *, epochs: int, max_images: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the rows of each step's two batches: a random one, and one of a single class."""
     # The first of the stratified batches is a stratified draw.
     drawn = StratifiedBatches(labels, max_images).order(torch.Generator().manual_seed(seed)).numpy()[:max_images]
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     rng = np.random.default_rng(seed)
-    steps = -(-len(drawn) // BATCH) * epochs
-    optimizer = torch.optim.Adam(network.parameters(), lr=PEAK_LR)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=PEAK_LR, total_steps=steps)
-    network.train()
-    with progress_bar(total=steps, desc="DeepSMOTE autoencoder", unit="batch") as bar:
-        for _ in range(epochs):
-            order = rng.permutation(drawn)
-            for start in range(0, len(order), BATCH):
-                batch = order[start : start + BATCH]
-                own = members[rng.integers(len(members))]
-                of_one_class = rng.choice(own, min(BATCH // 2, len(own)), replace=False)
-                loss = _loss(network, images, batch, of_one_class)
-                take_step(loss, optimizer, schedule)
-                bar.update()
-    network.eval()
-
-
-def _loss(network: ConvAutoencoder, images: np.ndarray, batch: np.ndarray, of_one_class: np.ndarray) -> torch.Tensor:
-    """Return the reconstruction error of one batch plus that of the other."""
-    device, n = default_device(), len(batch)
-    target = unit_range(images[np.concatenate([batch, of_one_class])], device)
-    with torch.autocast(device.type, torch.bfloat16):
-        output = network(target)
-    output = output.float()
-    return F.mse_loss(output[:n], target[:n]) + F.mse_loss(output[n:], target[n:])
+    for _ in range(epochs):
+        order = rng.permutation(drawn)
+        for start in range(0, len(order), BATCH):
+            own = members[rng.integers(len(members))]
+            yield order[start : start + BATCH], rng.choice(own, min(BATCH // 2, len(own)), replace=False)
 
 
 @torch.no_grad()

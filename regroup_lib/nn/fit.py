@@ -27,7 +27,7 @@ from regroup_lib.inputs import check_labels, for_sklearn
 from regroup_lib.metrics import decide, selection_score
 from regroup_lib.nn.checkpoints import History
 from regroup_lib.nn.models import default_device
-from regroup_lib.nn.training import TrainingOptions, autocast, softmax, train
+from regroup_lib.nn.training import TrainingOptions, Unaugmented, autocast, softmax, train
 from regroup_lib.regroup import Regrouping, aggregate
 
 
@@ -38,13 +38,13 @@ class RegroupedNetwork:
     Attributes
     ----------
     network : Module
-        From inputs to one logit a pseudo-class.
+        From inputs to one logit per pseudo-class.
     regrouping : Regrouping
         ``classes_``, ``parent_`` and ``pseudo_labels_`` of the training set.
     history : History
-        Mean training loss of each epoch, and what was measured on validation data.
+        Mean training loss of each epoch, and the average precision on validation data.
     dtype : torch.dtype
-        What the network reads: float32, or int64 where it takes nothing else.
+        Type of the network's inputs: float32, or int64 where it takes nothing else.
     """
 
     network: nn.Module
@@ -136,12 +136,12 @@ def fit_regrouped(
         mapping with ``"logits"`` or a tuple that begins with them. (That number is known only after the clustering, so
         a finished module would not fit.) Lazy modules are fine.
     inputs : array, tensor, Dataset or DataLoader [n, ...]
-        What the network sees, float32; whole numbers are int64 where the module takes nothing else, as embeddings do.
-        A Dataset is read anew in each epoch. Of a DataLoader its dataset, batch size, collation and sampler are used.
+        Inputs of the network, float32; whole numbers are int64 where the module takes nothing else, as embeddings do.
+        A Dataset is read anew in each epoch. Of a DataLoader, the dataset, batch size, collation and sampler are used.
     labels : sequence [n], optional
         Classes. Default: the second part of each of the Dataset's samples.
     features : array [n, d], optional
-        What is clustered: best the features of a pre-trained encoder. Default: the inputs, flattened.
+        Features to cluster, best those of a pre-trained encoder. Default: the inputs, flattened.
     regrouping : Regrouping, optional
         The clusterer, threshold and number of clusters to use; a copy is fitted. Default: the paper's.
     loss : callable, optional
@@ -149,7 +149,7 @@ def fit_regrouped(
         ``rg.losses.weighted_cross_entropy``, ``rg.losses.LogitAdjustedLoss``, ``lambda counts: FocalLoss()``.
         Default: cross-entropy.
     sample_weight : sequence of float [n], optional
-        Of cross-entropy; the clustering does not weigh samples.
+        Weights of the samples in cross-entropy; the clustering ignores them.
     validation : (inputs, labels), Dataset or DataLoader, optional
         Held-out samples with their classes. After each epoch the average precision on them, aggregated to classes (of
         the smaller class if there are two, else the mean), joins the history; the weights of the best epoch are kept.
@@ -177,7 +177,7 @@ def fit_regrouped(
     ------
     ValueError
         If lengths differ, labels are refused by `inputs.check_labels`, an option is out of range, the module cannot
-        read the inputs or does not return a logit a pseudo-class, or the training diverges.
+        read the inputs or does not return one logit per pseudo-class, or the training diverges.
 
     Examples
     --------
@@ -205,21 +205,19 @@ def fit_regrouped(
     network = _built(build, samples, len(fitted.parent_), seed).to(device)
     if samples.dtype == torch.int64 and features is None:
         warnings.warn("token numbers have been clustered as if they were quantities; pass features=", stacklevel=2)
-    result = RegroupedNetwork(network, fitted, History(), samples.dtype)
-    watch = None if validation is None else _Validation(result, validation, patience)
-    options = TrainingOptions(
-        epochs=epochs, batch_size=batch_size, optimizer=optimizer, schedule=schedule, peak_lr=peak_lr
-    )
-    made = _weighted(sample_weight, len(labels), device) if loss is None else loss(fitted.counts_)
-    sampler = _LoaderOrder(inputs) if isinstance(inputs, DataLoader) else None
+    watch = None
+    if validation is not None:
+        watch = _Validation(RegroupedNetwork(network, fitted, History(), samples.dtype), validation, patience)
     history = train(
         _Logits(network),
         samples,
         fitted.pseudo_labels_,
-        options=options,
+        options=TrainingOptions(
+            epochs=epochs, batch_size=batch_size, optimizer=optimizer, schedule=schedule, peak_lr=peak_lr
+        ),
         seed=seed,
-        loss=made,
-        sampler=sampler,
+        loss=_weighted(sample_weight, len(labels), device) if loss is None else loss(fitted.counts_),
+        sampler=_LoaderOrder(inputs) if isinstance(inputs, DataLoader) else None,
         on_epoch=watch,
     )
     if history.status == "diverged":
@@ -235,8 +233,8 @@ def _check_options(counts: dict[str, Any]) -> None:
             raise ValueError(f"{name} is {value}; it must be a whole number of at least 1")
 
 
-class _Samples:
-    """Inputs of any kind, by batches on the device: what `train` asks for, and the labels of a Dataset."""
+class _Samples(Unaugmented):
+    """Inputs of any kind, by batches on the device, and the labels of a Dataset, which augments by itself."""
 
     def __init__(self, inputs: Any, device: torch.device, dtype: torch.dtype = torch.float32):
         self.device, self.dtype, self.collate = device, dtype, default_collate
@@ -266,10 +264,6 @@ class _Samples:
         rows = range(len(self))[index] if isinstance(index, slice) else index.tolist()
         batch = self.collate([self.dataset[row] for row in rows])
         return (batch[0] if isinstance(batch, list | tuple) else batch).to(self.device, self.dtype)
-
-    def augmented(self, index: torch.Tensor, generator: torch.Generator, *, flip: bool, shift: int) -> torch.Tensor:
-        """Return `batch`: a Dataset augments by itself."""
-        return self.batch(index)
 
     def labels(self) -> Any:
         """Return the labels that a Dataset has."""

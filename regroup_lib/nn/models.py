@@ -312,6 +312,14 @@ def default_device() -> torch.device:
 class ConvAutoencoder(nn.Module):
     """Two strided convolutions, a linear code, and their mirror image; height and width divisible by 4."""
 
+    @classmethod
+    def build(cls, image_shape: tuple[int, ...], *, code_size: int, width: int, seed: int) -> ConvAutoencoder:
+        """Return one on the default device; the global random state is unchanged."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network = cls(image_shape, code_size, width)
+        return network.to(default_device(), memory_format=torch.channels_last)
+
     def __init__(self, image_shape: tuple[int, ...], code_size: int, width: int):
         super().__init__()
         height, side, channels = image_shape

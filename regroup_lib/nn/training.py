@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -24,13 +23,15 @@ from torch.nn import functional as F
 
 from regroup_lib.large import open_rows
 from regroup_lib.nn.checkpoints import History, Progress
-from regroup_lib.nn.models import default_device
+from regroup_lib.nn.models import ConvAutoencoder, default_device, unit_range
 from regroup_lib.nn.samplers import BlockShuffledRows, Sampler, ShuffledRows
 from regroup_lib.nn.tokenizers import PADDING, Tokenizer
 from regroup_lib.progress import progress_bar
 
 Loss = Callable[..., torch.Tensor]
 
+MOMENTUM = 0.9  # Nesterov's, of SGD
+WARMUP = 0.25  # share of the steps before the peak of the one-cycle schedule
 WORTH_COMPILING = 30  # epochs: in fewer, compiling takes longer than it saves
 
 
@@ -44,15 +45,20 @@ class TrainingOptions:
     # Or "constant", or a function of the optimizer and the number of steps that returns a scheduler.
     schedule: str | Callable[..., torch.optim.lr_scheduler.LRScheduler] = "one-cycle"
     peak_lr: float = 0.2  # top of the one-cycle schedule
-    momentum: float = 0.9  # Nesterov; SGD only
     weight_decay: float = 5e-4
-    warmup: float = 0.25  # share of the steps before the peak
-    label_smoothing: float = 0.0  # of the default loss, cross-entropy
     flip: bool = True  # mirror half of the images
     shift: int = 3  # move by up to so many pixels, reflecting at the border
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the device multiplies it natively
     # torch.compile; "auto": in long runs on images on a GPU, where Triton and a C compiler are there
     compile: bool | Literal["auto"] = "auto"
+
+
+class Unaugmented:
+    """Inputs of which `train` sees every epoch the same: they have no mirror image."""
+
+    def augmented(self, index: torch.Tensor, generator: torch.Generator, *, flip: bool, shift: int) -> torch.Tensor:
+        """Return `batch`."""
+        return self.batch(index)
 
 
 class ResidentImages:
@@ -75,49 +81,57 @@ class ResidentImages:
         self.device = device or default_device()
         self.width = images.shape[-1]
         self.pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
-        if statistics is None:
-            sums = images.reshape(-1, images.shape[-1])
-            mean = sums.mean(axis=0, dtype=np.float64)
-            std = np.sqrt(np.maximum(_mean_square(sums) - mean**2, 1e-6))
-            self.mean, self.scale = (torch.tensor(v, dtype=torch.float32, device=self.device) for v in (mean, 1 / std))
-        else:
+        self._set_statistics(statistics, [images])
+
+    def _set_statistics(self, statistics: ResidentImages | None, blocks: Iterable[np.ndarray]) -> None:
+        """Take mean and deviation of other images, or compute those of these by histograms, without a float copy."""
+        if statistics is not None:
             self.mean, self.scale = statistics.mean, statistics.scale
+            return
+        counts = sum(_histograms(block.reshape(-1, self.width)) for block in blocks)
+        values, n = np.arange(256), counts[0].sum()
+        mean = counts @ values / n
+        std = np.sqrt(np.maximum(counts @ values**2 / n - mean**2, 1e-6))
+        self.mean, self.scale = (torch.tensor(v, dtype=torch.float32, device=self.device) for v in (mean, 1 / std))
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def batch(self, index: torch.Tensor | slice) -> torch.Tensor:
-        """Return normalised float32 [b, c, h, w] (channels last in memory)."""
-        return self._normalized(self.pixels[index])
+        """Return normalized float32 [b, c, h, w] (channels last in memory)."""
+        return self._normalized(self._rows(index))
 
     def augmented(self, index: torch.Tensor, generator: torch.Generator, *, flip: bool, shift: int) -> torch.Tensor:
         """Return a batch of randomly mirrored and shifted images."""
         return self._normalized(_moved(self.pixels, index, generator, flip=flip, shift=shift))
+
+    def _rows(self, index: torch.Tensor | slice) -> torch.Tensor:
+        return self.pixels[index]
 
     def _normalized(self, pixels: torch.Tensor) -> torch.Tensor:
         return pixels.float().sub_(self.mean).mul_(self.scale).permute(0, 3, 1, 2)
 
 
 class DiskImages(ResidentImages):
-    """Images on disk, in the place of `ResidentImages` where they do not fit in memory.
+    """Images on disk, for use instead of `ResidentImages` where they do not fit in memory.
 
-    They are read by blocks of rows, and ``2 * window`` blocks are kept: ``2 * window * block_rows * h * w * c`` bytes.
-    Other than with `sampler`'s order the same block is read again and again.
+    Blocks of rows are read, and the last ``2 * window`` blocks are kept, ``2 * window * block_rows * h * w * c`` bytes.
+    In any order but that of `sampler`, each block is read many times.
 
     Parameters
     ----------
-    images : path of an ``.npy`` file, or what `large.open_rows` takes
-        uint8 [n, h, w, c]. Rows that stand in order of class, or of anything else, are to be shuffled once before they
-        are written: a batch has its rows from `window` blocks alone.
+    images : path of an ``.npy`` file, or an array that `large.open_rows` takes
+        uint8 [n, h, w, c], in random order: the rows of a batch come from `window` blocks only, so images that are
+        sorted by class must be shuffled before they are written.
     statistics : ResidentImages or DiskImages, optional
-        See `ResidentImages`; else the images are read once for their mean and deviation.
+        See `ResidentImages`; by default the images are read once for their mean and deviation.
     block_rows, window : int
         See `samplers.BlockShuffledRows`.
 
     Attributes
     ----------
     sampler : BlockShuffledRows
-        The order of an epoch, which `train` takes unless told otherwise.
+        The order of an epoch, and the default of `train`.
 
     Raises
     ------
@@ -140,56 +154,37 @@ class DiskImages(ResidentImages):
         self.device = device or default_device()
         self.width = self.rows.shape[-1]
         self.sampler = BlockShuffledRows(len(self), block_rows=block_rows, window=window)
-        self.kept: OrderedDict[int, np.ndarray] = OrderedDict()
-        if statistics is None:
-            blocks = (self._read(start, start + block_rows) for start in range(0, len(self), block_rows))
-            counts = sum(_histograms(block.reshape(-1, self.width)) for block in blocks)
-            values, n = np.arange(256), counts[0].sum()
-            mean = counts @ values / n
-            std = np.sqrt(np.maximum(counts @ values**2 / n - mean**2, 1e-6))
-            self.mean, self.scale = (torch.tensor(v, dtype=torch.float32, device=self.device) for v in (mean, 1 / std))
-        else:
-            self.mean, self.scale = statistics.mean, statistics.scale
+        # A batch at the border of two windows has rows of both.
+        self._block = lru_cache(maxsize=2 * window)(self._read_block)
+        numbers = range(-(-len(self) // block_rows))
+        self._set_statistics(statistics, (self._read_block(number) for number in numbers))
 
     def __len__(self) -> int:
         return self.rows.shape[0]
 
-    def batch(self, index: torch.Tensor | slice) -> torch.Tensor:
-        """Return normalised float32 [b, c, h, w] (channels last in memory)."""
-        return self._normalized(self._pixels(index))
-
     def augmented(self, index: torch.Tensor, generator: torch.Generator, *, flip: bool, shift: int) -> torch.Tensor:
         """Return a batch of randomly mirrored and shifted images."""
         places = torch.arange(len(index), device=self.device)
-        return self._normalized(_moved(self._pixels(index), places, generator, flip=flip, shift=shift))
+        return self._normalized(_moved(self._rows(index), places, generator, flip=flip, shift=shift))
 
-    def _pixels(self, index: torch.Tensor | slice) -> torch.Tensor:
+    def _rows(self, index: torch.Tensor | slice) -> torch.Tensor:
         if isinstance(index, slice):
             start, stop, _ = index.indices(len(self))
-            return torch.from_numpy(self._read(start, stop)).to(self.device)
+            return torch.from_numpy(np.array(self.rows[start:stop])).to(self.device)
         rows, size = index.cpu().numpy(), self.sampler.block_rows
         pixels, block_of = np.empty((len(rows), *self.rows.shape[1:]), np.uint8), rows // size
-        for number in np.unique(block_of):
+        for number in np.unique(block_of).tolist():
             here = block_of == number
-            pixels[here] = self._block(int(number))[rows[here] - number * size]
+            pixels[here] = self._block(number)[rows[here] - number * size]
         return torch.from_numpy(pixels).to(self.device)
 
-    def _block(self, number: int) -> np.ndarray:
-        if number not in self.kept:
-            # A batch at the border of two windows has rows of both.
-            while len(self.kept) >= 2 * self.sampler.window:
-                self.kept.popitem(last=False)
-            start = number * self.sampler.block_rows
-            self.kept[number] = self._read(start, start + self.sampler.block_rows)
-        self.kept.move_to_end(number)
-        return self.kept[number]
-
-    def _read(self, start: int, stop: int) -> np.ndarray:
-        return np.array(self.rows[start : min(stop, len(self))])
+    def _read_block(self, number: int) -> np.ndarray:
+        start = number * self.sampler.block_rows
+        return np.array(self.rows[start : min(start + self.sampler.block_rows, len(self))])
 
 
-class ResidentFeatures:
-    """Feature vectors on the device, in the place of `ResidentImages`: nothing is augmented.
+class ResidentFeatures(Unaugmented):
+    """Feature vectors on the device, for use instead of `ResidentImages`.
 
     Parameters
     ----------
@@ -208,19 +203,15 @@ class ResidentFeatures:
         """Return float32 [b, d]."""
         return self.features[index]
 
-    def augmented(self, index: torch.Tensor, generator: torch.Generator, *, flip: bool, shift: int) -> torch.Tensor:
-        """Return `batch`: features have no mirror image."""
-        return self.batch(index)
 
-
-class ResidentTokens:
-    """Sentences as token numbers on the device, in the place of `ResidentImages`: nothing is augmented.
+class ResidentTokens(Unaugmented):
+    """Sentences as token numbers on the device, for use instead of `ResidentImages`.
 
     Parameters
     ----------
     texts : ndarray of str [n]
-    tokenizer : text.Tokenizer
-        Fitted already, on training sentences.
+    tokenizer : tokenizers.Tokenizer
+        Fitted on training sentences.
     """
 
     def __init__(self, texts: np.ndarray, tokenizer: Tokenizer, *, device: torch.device | None = None):
@@ -237,18 +228,8 @@ class ResidentTokens:
         longest = max(1, int(self.lengths[index].max()))
         return self.tokens[index, :longest].long()
 
-    def augmented(self, index: torch.Tensor, generator: torch.Generator, *, flip: bool, shift: int) -> torch.Tensor:
-        """Return `batch`: a sentence has no mirror image."""
-        return self.batch(index)
-
 
 Resident = ResidentImages | ResidentFeatures | ResidentTokens
-
-
-def _mean_square(values: np.ndarray) -> np.ndarray:
-    # By histograms: no float copy of the whole set.
-    squares = np.arange(256, dtype=np.float64) ** 2
-    return np.array([counts @ squares for counts in _histograms(values)]) / len(values)
 
 
 def _histograms(values: np.ndarray) -> np.ndarray:
@@ -363,14 +344,14 @@ def train(
     optimizer = _optimizer(network, options)
     schedule = _schedule(optimizer, options, steps * options.epochs)
     if loss is None:
-        loss = nn.CrossEntropyLoss(label_smoothing=options.label_smoothing)
+        loss = nn.CrossEntropyLoss()
     history = History()
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
     if isinstance(loss, nn.Module):
         parts["loss"] = loss.to(device)
     progress = Progress(None if checkpoint is None else Path(checkpoint), deadline, parts, history)
     progress.resume(device)
-    forward = _compiled(network) if _compiles(options, images) else network
+    forward = _forward(network, options, images)
     takes_index = getattr(loss, "takes_index", False)
 
     def step(index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -389,9 +370,10 @@ def train(
             forward.train()
             if hasattr(loss, "begin_epoch"):
                 loss.begin_epoch(epoch / options.epochs)
-            # Both generators depend on seed and epoch alone: a resumed run draws what an uninterrupted one would have.
-            generator = torch.Generator(device).manual_seed(_epoch_seed(seed, epoch))
-            with _own_random_state(_epoch_seed(seed, epoch), device):
+            # Both seeds depend on the run's seed and the epoch only: a resumed run draws the same numbers.
+            generator = torch.Generator(device).manual_seed(seed * 100_003 + epoch)
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                torch.manual_seed(seed * 100_003 + epoch)  # of dropout
                 order = sampler.order(generator)
                 mean_loss = _train_epoch(step, order, options.batch_size, generator, bar)
             trace = {"epoch": epoch + 1, "train_loss": mean_loss, "images": len(sampler)}
@@ -408,18 +390,18 @@ def train(
     return history
 
 
-def _compiled(network: nn.Module) -> nn.Module:
-    # A process compiles a module's code for eight shapes at most, then no longer: each run begins anew, from the cache.
+def _forward(network: nn.Module, options: TrainingOptions, images: Resident) -> nn.Module:
+    """Return the network, compiled where the options ask for that, or where it is possible and saves time."""
+    compiles = options.compile
+    if compiles == "auto":
+        worthwhile = isinstance(images, ResidentImages) and options.epochs >= WORTH_COMPILING
+        compiler = find_spec("triton") and any(map(shutil.which, ("cc", "gcc", "clang")))
+        compiles = worthwhile and images.device.type == "cuda" and compiler
+    if not compiles:
+        return network
+    # A process compiles a module's code for at most eight shapes, so each run starts afresh, from the cache on disk.
     torch.compiler.reset()
     return torch.compile(network, dynamic=False)
-
-
-def _compiles(options: TrainingOptions, images: Resident) -> bool:
-    if options.compile != "auto":
-        return options.compile
-    worthwhile = isinstance(images, ResidentImages) and options.epochs >= WORTH_COMPILING
-    possible = images.device.type == "cuda" and find_spec("triton") and any(map(shutil.which, ("cc", "gcc", "clang")))
-    return bool(worthwhile and possible)
 
 
 def _optimizer(network: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
@@ -427,19 +409,11 @@ def _optimizer(network: nn.Module, options: TrainingOptions) -> torch.optim.Opti
         return options.optimizer(network.parameters())
     if options.optimizer not in ("adam", "sgd"):
         raise ValueError(f"optimizer is {options.optimizer!r}; expected 'adam', 'sgd' or a function of the parameters")
-    fused = True if next(network.parameters()).is_cuda else None  # one kernel for all weights
+    common = {"lr": options.peak_lr, "weight_decay": options.weight_decay}
+    common["fused"] = True if next(network.parameters()).is_cuda else None  # one kernel for all weights
     if options.optimizer == "adam":
-        return torch.optim.AdamW(
-            network.parameters(), lr=options.peak_lr, weight_decay=options.weight_decay, fused=fused
-        )
-    return torch.optim.SGD(
-        network.parameters(),
-        lr=options.peak_lr,
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-        nesterov=options.momentum > 0,
-        fused=fused,
-    )
+        return torch.optim.AdamW(network.parameters(), **common)
+    return torch.optim.SGD(network.parameters(), momentum=MOMENTUM, nesterov=True, **common)
 
 
 def _schedule(optimizer: torch.optim.Optimizer, options: TrainingOptions, steps: int):
@@ -449,19 +423,11 @@ def _schedule(optimizer: torch.optim.Optimizer, options: TrainingOptions, steps:
         return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)
     if options.schedule != "one-cycle":
         raise ValueError(f"schedule is {options.schedule!r}; expected 'one-cycle', 'constant' or a function")
-    # A warm-up of exactly one step makes torch divide by zero: it is a hair longer.
-    warmup = options.warmup * (1 + 1e-6) if options.warmup * steps == 1 else options.warmup
+    # A warm-up of exactly one step makes torch divide by zero, so it is made slightly longer.
+    warmup = WARMUP * (1 + 1e-6) if WARMUP * steps == 1 else WARMUP
     return torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=options.peak_lr, total_steps=steps, pct_start=warmup, cycle_momentum=False
     )
-
-
-@contextmanager
-def _own_random_state(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed what a network draws by itself (dropout) for one epoch, and leave the global state as it was."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
 
 
 def take_step(loss: torch.Tensor, optimizer: torch.optim.Optimizer, schedule: Any) -> None:
@@ -499,8 +465,25 @@ def _batch_bounds(n: int, size: int) -> list[int]:
     return bounds
 
 
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return seed * 100_003 + epoch
+def train_autoencoder(
+    network: ConvAutoencoder, batches: Iterable[Sequence[np.ndarray]], *, steps: int, peak_lr: float
+) -> None:
+    """Train an autoencoder in place on `steps` batches, by Adam with one cycle.
+
+    A batch is one or more arrays of uint8 images [n, h, w, c], which go through the network together; the sum of their
+    mean squared errors is minimized.
+    """
+    device = default_device()
+    optimizer = torch.optim.Adam(network.parameters(), lr=peak_lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=peak_lr, total_steps=steps)
+    network.train()
+    for parts in batches:
+        target, sizes = unit_range(np.concatenate(parts), device), [len(part) for part in parts]
+        with torch.autocast(device.type, torch.bfloat16):
+            output = network(target)
+        pairs = zip(output.float().split(sizes), target.split(sizes), strict=True)
+        take_step(sum(F.mse_loss(*pair) for pair in pairs), optimizer, schedule)
+    network.eval()
 
 
 @torch.no_grad()

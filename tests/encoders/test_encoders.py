@@ -23,6 +23,7 @@ from regroup_lib.encoders.base import Encoder, center_and_normalize
 from regroup_lib.encoders.features import encode, encode_rows, make_encoder
 from regroup_lib.encoders.pixels import AutoencoderEncoder, PCAEncoder, RawEncoder
 from regroup_lib.encoders.pretrained import ClipEncoder, OnnxEncoder
+from regroup_lib.encoders.simclr import SimCLREncoder
 from regroup_lib.files import data_directory, digest_arrays, read_npz, write_npz
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -137,15 +138,12 @@ def test_autoencoder_refuses_sizes_that_it_cannot_halve_twice():
         AutoencoderEncoder().fit(np.zeros((4, 10, 8, 1), np.uint8))
 
 
-def test_autoencoder_comes_back_from_its_cache_with_its_decoder(digits, tmp_path, trained):
-    trained_here = encode(digits, AutoencoderEncoder(**SMALL), data_dir=tmp_path)
-    fresh = AutoencoderEncoder(**SMALL)
-    read = encode(digits, fresh, data_dir=tmp_path)
-    assert read.seconds == trained_here.seconds  # of the training, not of reading
-    np.testing.assert_array_equal(read.splits["test"], trained_here.splits["test"])
+def test_autoencoder_comes_back_from_its_cache_with_its_decoder(digits, tmp_path):
+    written, read = (encode(digits, AutoencoderEncoder(**SMALL | {"epochs": 1}), data_dir=tmp_path) for _ in range(2))
+    assert read.seconds == written.seconds  # of the training, not of reading
+    np.testing.assert_array_equal(read.splits["test"], written.splits["test"])
     some = digits.test.inputs[:9]
-    np.testing.assert_array_equal(fresh.reconstruct(some), trained_here.encoder.reconstruct(some))
-    np.testing.assert_array_equal(fresh.reconstruct(some), trained.reconstruct(some))
+    np.testing.assert_array_equal(read.encoder.reconstruct(some), written.encoder.reconstruct(some))
 
 
 def test_progress_counts_images_a_second(digits, monkeypatch, trained):
@@ -220,18 +218,12 @@ def test_onnx_map_output_is_averaged_over_places(tmp_path):
     np.testing.assert_allclose(features, prepared(images).mean(axis=(2, 3)), rtol=1e-4, atol=1e-6)
 
 
-def test_onnx_pixels_arrive_as_announced(tmp_path):
-    images = make_dataset().train.inputs
+@pytest.mark.parametrize("channels", [1, 3])
+def test_onnx_pixels_arrive_as_announced_and_grey_ones_fill_three_channels(tmp_path, channels):
+    images = make_dataset(channels=channels).train.inputs
     features = OnnxEncoder(flatten_model(tmp_path / "flat.onnx")).transform(images)
-    np.testing.assert_allclose(features.reshape(-1, 3, 16, 16), prepared(images), rtol=1e-5, atol=1e-6)
-
-
-def test_onnx_grey_images_fill_three_channels(tmp_path):
-    grey = make_dataset(channels=1).train.inputs
-    features = OnnxEncoder(flatten_model(tmp_path / "flat.onnx")).transform(grey)
-    np.testing.assert_allclose(
-        features.reshape(-1, 3, 16, 16), prepared(np.repeat(grey, 3, axis=3)), rtol=1e-5, atol=1e-6
-    )
+    expected = prepared(np.broadcast_to(images, (*images.shape[:3], 3)))
+    np.testing.assert_allclose(features.reshape(-1, 3, 16, 16), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [8, 24])
@@ -535,20 +527,17 @@ class Trap:
 
 
 def test_clip_that_cannot_be_loaded(clip_name, clip_file, tmp_path):
-    half = tmp_path / "half.pt"
+    half, other = tmp_path / "half.pt", tmp_path / "other.pt"
     half.write_bytes(clip_file[0].read_bytes()[:5000])
-    for weights in (half, tmp_path / "absent.pt"):
-        with pytest.raises(ValueError, match=r"CLIP model .* cannot be loaded .*`clip:MODEL:FILE` takes a local"):
-            make_encoder(f"clip:{clip_name}:{weights}")
-    with pytest.raises(ValueError, match=r"CLIP model 'no-such-model' with weights .* cannot be loaded"):
-        make_encoder(f"clip:no-such-model:{clip_file[0]}")
-
-
-def test_clip_checkpoint_of_another_architecture(clip_name, tmp_path):
-    other = tmp_path / "other.pt"
-    torch.save({"visual.conv1.weight": torch.zeros(8, 3, 4, 4)}, other)
-    with pytest.raises(ValueError, match=r"cannot be loaded"):
-        ClipEncoder(clip_name, str(other))
+    torch.save({"visual.conv1.weight": torch.zeros(8, 3, 4, 4)}, other)  # of another architecture
+    for name, weights in (
+        (clip_name, half),
+        (clip_name, tmp_path / "absent.pt"),
+        (clip_name, other),
+        ("no-such-model", clip_file[0]),
+    ):
+        with pytest.raises(ValueError, match=f"CLIP model '{name}' with .* cannot be loaded .*`clip:MODEL:FILE` takes"):
+            make_encoder(f"clip:{name}:{weights}")
 
 
 def test_clip_checkpoint_never_runs_code(clip_name, tmp_path):
@@ -564,17 +553,15 @@ def test_clip_checkpoint_never_runs_code(clip_name, tmp_path):
 # ---------------------------------------------------------------- names
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("raw", RawEncoder), ("pca", PCAEncoder), ("autoencoder", AutoencoderEncoder)]
-)
-def test_encoders_by_name(name, kind):
+@pytest.mark.parametrize("name", ["raw", "pca", "autoencoder", "simclr"])
+def test_encoders_by_name_and_their_training_length(name):
+    kind = {"raw": RawEncoder, "pca": PCAEncoder, "autoencoder": AutoencoderEncoder, "simclr": SimCLREncoder}[name]
     assert type(make_encoder(name)) is kind
-
-
-def test_epochs_reach_the_autoencoder():
-    assert make_encoder("autoencoder", epochs=3).fingerprint() == AutoencoderEncoder(epochs=3).fingerprint()
-    assert make_encoder("autoencoder").fingerprint() == AutoencoderEncoder().fingerprint()
-    assert AutoencoderEncoder(epochs=3).fingerprint() != AutoencoderEncoder().fingerprint()
+    assert make_encoder(name).fingerprint() == kind().fingerprint()
+    trained = name in ("autoencoder", "simclr")
+    longer = kind(epochs=3) if trained else kind()
+    assert make_encoder(name, epochs=3).fingerprint() == longer.fingerprint()
+    assert (longer.fingerprint() != kind().fingerprint()) == trained
 
 
 @pytest.mark.parametrize("name", ["", "RAW", "raw:1", "onnx", "onnx:", "dino", "pca:3"])

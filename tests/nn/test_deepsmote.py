@@ -1,8 +1,5 @@
 """DeepSMOTE: synthetic images that balance the classes, look like their class, and are the same every time."""
 
-import io
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -138,44 +135,23 @@ def test_the_same_seed_makes_the_same_images_and_the_random_state_is_left_alone(
 # ---------------------------------------------------------------- how it is trained
 
 
-@pytest.fixture
-def steps(monkeypatch):
-    """Return the list that every training step adds its two batches of rows to."""
-    seen, loss = [], deepsmote._loss
-
-    def spy(network, images, batch, of_one_class):
-        seen.append((batch, of_one_class))
-        return loss(network, images, batch, of_one_class)
-
-    monkeypatch.setattr(deepsmote, "_loss", spy)
-    return seen
-
-
-def test_an_epoch_is_a_pass_over_a_stratified_draw(zeros, steps):
-    images, labels = zeros
-    deep_smote(images, labels, **SMALL | {"epochs": 2}, max_images=200)
-    first, second = (np.concatenate([batch for batch, _ in part]) for part in (steps[:4], steps[4:]))
+def test_an_epoch_is_a_pass_over_a_stratified_draw(zeros):
+    _, labels = zeros
+    steps = [batch for batch, _ in deepsmote._batches(labels, epochs=2, max_images=200, seed=0)]
+    first, second = np.concatenate(steps[:4]), np.concatenate(steps[4:])
     assert len(set(first)) == len(first) == 200
     assert set(first) == set(second)
     assert first.tolist() != second.tolist()
     assert labels[first].sum() in (19, 20)  # 200 · 112 / 1131 = 19.8
+    few = deepsmote._batches(labels[:69], epochs=1, max_images=200, seed=0)
+    assert sorted(np.concatenate([batch for batch, _ in few])) == list(range(69))
 
 
-def test_every_image_is_used_where_there_are_few(steps):
-    images, labels = tail({3: 60, 5: 9})
-    deep_smote(images, labels, **QUICK)
-    assert sorted(np.concatenate([batch for batch, _ in steps])) == list(range(69))
-
-
-def test_the_penalty_is_on_one_class_whatever_its_size(zeros, steps):
-    images, labels = zeros
-    deep_smote(images, labels, **SMALL | {"epochs": 10}, max_images=300)
-    visits = []
-    for _, rows in steps:
-        assert len(set(labels[rows])) == 1
-        assert len(set(rows)) == len(rows) == 32
-        visits.append(labels[rows[0]])
-    assert 0.25 < np.mean(visits) < 0.75
+def test_the_penalty_is_on_one_class_whatever_its_size(zeros):
+    _, labels = zeros
+    steps = list(deepsmote._batches(labels, epochs=10, max_images=300, seed=0))
+    assert all(len(set(labels[rows])) == 1 and len(set(rows)) == len(rows) == 32 for _, rows in steps)
+    assert 0.25 < np.mean([labels[rows[0]] for _, rows in steps]) < 0.75
     drawn = set(np.concatenate([batch for batch, _ in steps]))
     assert not set(np.concatenate([rows for _, rows in steps])) <= drawn  # from all images of the class
 
@@ -193,17 +169,6 @@ def test_new_codes_lie_between_neighbours():
         assert (code <= group.max(axis=0) + 1e-5).all()
     far = deepsmote._interpolate(codes, 200, 99, 0)  # cut to 11: every other code is a neighbour
     assert ((far[:, 0] > 20) & (far[:, 0] < 80)).any()
-
-
-def test_progress_tells_what_is_going_on(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    deep_smote(*tail({3: 40, 5: 10}), **QUICK)
-    assert "DeepSMOTE autoencoder" in sys.stderr.getvalue()
-    assert "30/30" in sys.stderr.getvalue()
 
 
 # ---------------------------------------------------------------- what it refuses

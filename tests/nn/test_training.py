@@ -1,13 +1,13 @@
 """The training loop and its networks: what a seed decides, what augmentation does, and runs that were interrupted."""
 
 import contextlib
-import hashlib
 import io
 import pickle
-import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,14 +15,13 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 from sklearn.metrics import average_precision_score
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from regroup_lib.data.tasks import make_task
 from regroup_lib.nn import checkpoints
-from regroup_lib.nn.checkpoints import History, OutOfTime
+from regroup_lib.nn.checkpoints import OutOfTime
 from regroup_lib.nn.models import NETWORKS, build_network
 from regroup_lib.nn.samplers import BlockShuffledRows
 from regroup_lib.nn.training import (
@@ -80,11 +79,11 @@ def without_seconds(history):
 
 
 @pytest.mark.parametrize(
-    ("name", "side", "width"),
-    [("tiny-resnet", 8, 32), ("small-resnet", 32, 256), ("resnet34", 32, 512), ("resnet34-224", 64, 512)],
+    ("name", "side", "width", "channels"),
+    [("tiny-resnet", 8, 32, 1), ("small-resnet", 32, 256, 3), ("resnet34", 16, 512, 3), ("resnet34-224", 64, 512, 1)],
 )
-@pytest.mark.parametrize(("channels", "n_classes"), [(1, 2), (3, 10)])
-def test_networks_make_features_and_logits_of_images(name, side, width, channels, n_classes):
+def test_networks_make_features_and_logits_of_images(name, side, width, channels):
+    n_classes = 5
     network = build_network(name, in_channels=channels, n_classes=n_classes, seed=0).eval()
     batch = torch.rand(2, channels, side, side, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -105,29 +104,6 @@ def test_resnet34_is_torchvisions_with_a_stem_for_small_images():
     batch = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(ours(batch), theirs(batch), rtol=1e-4, atol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def theirs():
-    """Return a network of torchvision with weights of its own, as a file with ImageNet's would have them."""
-    torch.manual_seed(77)
-    network = torchvision.models.resnet34().eval()
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
-    return network
-
-
-def write_weights(network, data_dir, suffix=".pth"):
-    """Write weights under a name that begins their digest, as torchvision does; return the file."""
-    folder = data_dir / "weights"
-    folder.mkdir(parents=True)
-    if suffix == ".pth":
-        torch.save(network.state_dict(), folder / "new")
-    else:
-        save_file(network.state_dict(), folder / "new")
-    digest = hashlib.sha256((folder / "new").read_bytes()).hexdigest()
-    return (folder / "new").rename(folder / f"resnet34-{digest[:8]}{suffix}")
 
 
 def test_a_networks_weights_are_its_seeds():
@@ -307,25 +283,19 @@ def test_every_epoch_sees_every_image_once_in_an_order_of_its_own(images):
     assert [trace["train_loss"] for trace in history.traces] == pytest.approx([24.5] * EPOCHS)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_the_default_loss_is_cross_entropy_with_label_smoothing(images, labels, smoothing):
-    options = TrainingOptions(epochs=1, batch_size=50, flip=False, shift=0, precision="fp32", label_smoothing=smoothing)
-    _, history = trained(images, labels, options=options)
+def test_the_default_loss_is_cross_entropy(images, labels):
+    _, history = trained(images, labels, options=replace(OPTIONS, epochs=1, batch_size=50, shift=0))
     network = small_network().train()
     with torch.no_grad():
         log_p = F.log_softmax(network(ResidentImages(images).batch(slice(None))).double(), dim=1).numpy()
-    target = np.full((50, 3), smoothing / 3)
-    target[np.arange(50), labels] += 1 - smoothing
-    assert history.traces[0]["train_loss"] == pytest.approx(-(target * log_p).sum(axis=1).mean(), abs=1e-5)
+    assert history.traces[0]["train_loss"] == pytest.approx(-log_p[np.arange(50), labels].mean(), abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "momentum", "factor"), [("sgd", 0.9, 1.9), ("sgd", 0.0, 1.0), ("adam", 0.9, None)]
-)
-def test_the_first_step_by_hand(images, labels, optimizer, momentum, factor):
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_the_first_step_by_hand(images, labels, optimizer):
     """One-cycle starts at 1/25 of the peak; Nesterov's first step is 1 + momentum gradients, Adam's its sign."""
     common = {"epochs": 8, "batch_size": 50, "flip": False, "shift": 0, "precision": "fp32"}
-    options = TrainingOptions(peak_lr=0.5, momentum=momentum, weight_decay=0.01, optimizer=optimizer, **common)
+    options = TrainingOptions(peak_lr=0.5, weight_decay=0.01, optimizer=optimizer, **common)
     heads = []
 
     def on_epoch(network, epoch):
@@ -338,7 +308,7 @@ def test_the_first_step_by_hand(images, labels, optimizer, momentum, factor):
     before, gradient = network.head.weight.detach(), network.head.weight.grad
     rate, decay = 0.5 / 25, 0.01
     if optimizer == "sgd":
-        expected = before - rate * factor * (gradient + decay * before)
+        expected = before - rate * 1.9 * (gradient + decay * before)
     else:
         expected = before * (1 - rate * decay) - rate * gradient.sign()
     torch.testing.assert_close(heads[0], expected, rtol=1e-4, atol=1e-5)
@@ -403,14 +373,7 @@ def test_too_large_a_learning_rate_diverges(images, labels):
     assert history.status == "diverged"
 
 
-def test_a_run_that_ends_well_is_finished(images, labels):
-    assert History().status == "finished"
-    _, history = trained(images, labels)
-    assert history.status == "finished"
-    assert len(history.traces) == EPOCHS
-
-
-@pytest.mark.parametrize("n", [49, 51, 0])
+@pytest.mark.parametrize("n", [49, 0])
 def test_as_many_labels_as_images(images, n):
     with pytest.raises(ValueError, match=f"50 images but {n} labels"):
         train(small_network(), ResidentImages(images), np.zeros(n, np.int64), options=OPTIONS, seed=0)
@@ -499,7 +462,8 @@ def resumed(images, labels, tmp_path):
 
     def resume(content, **options):
         path = tmp_path / "run.pt"
-        path.write_bytes(content)
+        if content is not None:
+            path.write_bytes(content)
         batches = []
 
         def loss(logits, targets):
@@ -512,32 +476,19 @@ def resumed(images, labels, tmp_path):
     return resume
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 3])
-def test_a_resumed_run_ends_like_one_that_was_never_interrupted(images, labels, tmp_path, uninterrupted, epoch):
+@pytest.mark.parametrize("finished", range(EPOCHS + 1))
+def test_a_resumed_run_trains_what_is_left_and_ends_like_an_uninterrupted_one(
+    images, labels, tmp_path, resumed, uninterrupted, finished
+):
     path = tmp_path / "deep" / "run.pt"
-    with pytest.raises(KeyboardInterrupt):
-        trained(images, labels, on_epoch=interrupted_in(epoch), checkpoint=path)
-    assert path.exists() == (epoch > 1)
-    # The network that goes on starts from other weights: all that counts is in the checkpoint.
-    weights, history = trained(
-        images, labels, on_epoch=epoch_number, checkpoint=path, network_seed=0 if epoch == 1 else 9
-    )
-    assert same(uninterrupted[0], weights)
-    assert without_seconds(history) == without_seconds(uninterrupted[1])
+    with pytest.raises(KeyboardInterrupt) if finished < EPOCHS else contextlib.nullcontext():
+        trained(images, labels, on_epoch=interrupted_in(finished + 1), checkpoint=path)
+    assert path.exists() == (finished > 0)
+    # The network that goes on starts from other weights: everything that counts is in the checkpoint.
+    content, network_seed = (path.read_bytes(), 9) if finished else (None, 0)
+    weights, history, batches = resumed(content, network_seed=network_seed)
+    assert batches == 3 * (EPOCHS - finished)
     assert history.status == "finished"
-
-
-def test_a_resumed_run_trains_only_what_is_left(resumed, after_one_epoch, uninterrupted):
-    weights, history, batches = resumed(after_one_epoch)
-    assert batches == 3 * (EPOCHS - 1)
-    assert same(uninterrupted[0], weights)
-    assert without_seconds(history) == without_seconds(uninterrupted[1])
-
-
-def test_a_finished_run_is_not_trained_again(images, labels, tmp_path, resumed, uninterrupted):
-    trained(images, labels, on_epoch=epoch_number, checkpoint=tmp_path / "done.pt")
-    weights, history, batches = resumed((tmp_path / "done.pt").read_bytes())
-    assert batches == 0
     assert same(uninterrupted[0], weights)
     assert without_seconds(history) == without_seconds(uninterrupted[1])
 
@@ -553,29 +504,61 @@ def check_started_again(resumed, content, uninterrupted, caplog):
     assert without_seconds(history) == without_seconds(uninterrupted[1])
 
 
-@pytest.mark.parametrize("kept", [0, 1, 3, 100, 0.5, 0.9, -1])
-def test_a_truncated_checkpoint_is_reported_and_the_run_starts_again(
-    resumed, after_one_epoch, uninterrupted, caplog, kept
-):
-    end = int(kept * len(after_one_epoch)) if isinstance(kept, float) else kept
-    check_started_again(resumed, after_one_epoch[:end], uninterrupted, caplog)
-
-
-@pytest.mark.parametrize("part", ["network", "optimizer", "traces", "schedule"])
-def test_a_flipped_bit_in_a_checkpoint_is_reported_and_the_run_starts_again(
-    resumed, after_one_epoch, uninterrupted, caplog, part
-):
-    state = torch.load(io.BytesIO(after_one_epoch), weights_only=True)
+def flipped(content, part):
+    """Return the bytes of a checkpoint with one bit of a part turned over."""
+    state = torch.load(io.BytesIO(content), weights_only=True)
     needle = {
         "network": state["network"]["head.weight"].numpy().tobytes(),
         "optimizer": state["optimizer"]["state"][0]["momentum_buffer"].numpy().tobytes(),
         "traces": b"train_loss",
         "schedule": b"total_steps",
     }[part]
-    position = after_one_epoch.index(needle) + 3
-    content = bytearray(after_one_epoch)
-    content[position] ^= 0x10
-    check_started_again(resumed, bytes(content), uninterrupted, caplog)
+    changed = bytearray(content)
+    changed[content.index(needle) + 3] ^= 0x10
+    return bytes(changed)
+
+
+def other(change):
+    """Return a damage that replaces the state in a checkpoint, as a whole file."""
+
+    def damage(content):
+        return saved(change(torch.load(io.BytesIO(content), weights_only=True)))
+
+    return damage
+
+
+def saved(content):
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def without(name):
+    return other(lambda state: {part: value for part, value in state.items() if part != name})
+
+
+DAMAGES = {
+    "empty": lambda content: b"",
+    "beginning": lambda content: content[:100],
+    "half": lambda content: content[: len(content) // 2],
+    "last-byte": lambda content: content[:-1],
+    **{f"bit-in-{part}": partial(flipped, part=part) for part in ("network", "optimizer", "traces", "schedule")},
+    "number": other(lambda state: 3),
+    "tensor": other(lambda state: torch.zeros(3)),
+    "nothing": other(lambda state: {}),
+    "more-classes": other(lambda state: state | {"network": small_network(4).state_dict()}),
+    "no-weights": other(lambda state: state | {"network": None}),
+    "other-optimizer": other(lambda state: state | {"optimizer": {}}),
+    **{f"without-{part}": without(part) for part in ("schedule", "traces", "status")},
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")  # PyTorch, of the tensor
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_checkpoint_is_reported_and_the_run_starts_again(
+    resumed, after_one_epoch, uninterrupted, caplog, damage
+):
+    check_started_again(resumed, damage(after_one_epoch), uninterrupted, caplog)
 
 
 @settings(max_examples=15)
@@ -588,38 +571,6 @@ def test_no_flipped_bit_changes_the_result(images, labels, tmp_path_factory, aft
     weights, history = trained(images, labels, on_epoch=epoch_number, checkpoint=path)
     assert same(uninterrupted[0], weights)
     assert without_seconds(history) == without_seconds(uninterrupted[1])
-
-
-def saved(content):
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getvalue()
-
-
-@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")  # PyTorch, of the tensor
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda state: 3,
-        lambda state: "text",
-        lambda state: [state],
-        lambda state: torch.zeros(3),
-        lambda state: {},
-        lambda state: state | {"network": small_network(4).state_dict()},  # another number of classes
-        lambda state: state | {"network": None},
-        lambda state: state | {"optimizer": None},
-        lambda state: state | {"optimizer": {}},
-        lambda state: {name: part for name, part in state.items() if name != "schedule"},
-        lambda state: {name: part for name, part in state.items() if name != "traces"},
-        lambda state: {name: part for name, part in state.items() if name != "status"},
-    ],
-    ids="number text list tensor empty classes no-network no-optimizer empty-optimizer schedule traces status".split(),
-)
-def test_a_checkpoint_of_something_else_is_reported_and_the_run_starts_again(
-    resumed, after_one_epoch, uninterrupted, caplog, change
-):
-    state = torch.load(io.BytesIO(after_one_epoch), weights_only=True)
-    check_started_again(resumed, saved(change(state)), uninterrupted, caplog)
 
 
 class Payload:
@@ -666,39 +617,35 @@ def test_a_checkpoint_is_replaced_in_one_step(images, labels, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
-def test_a_run_stops_at_its_deadline_and_goes_on_where_it_was(images, labels, tmp_path, uninterrupted, epochs):
-    path = tmp_path / "run.pt"
+def test_a_run_stops_at_its_deadline_and_goes_on_where_it_was(
+    images, labels, tmp_path, uninterrupted, monkeypatch, epochs
+):
+    path, now = tmp_path / "run.pt", [0]
+    monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def slow(network, epoch):
-        time.sleep(2 if epoch == epochs else 0)  # no other epoch fits after that one
+        now[0] += 10
         return epoch_number(network, epoch)
 
     with pytest.raises(OutOfTime):
-        trained(images, labels, on_epoch=slow, checkpoint=path, deadline=time.monotonic() + 2)
+        trained(images, labels, on_epoch=slow, checkpoint=path, deadline=10 * epochs + 5)
     assert len(checkpoints.load_checkpoint(path, torch.device("cpu"))["traces"]) == epochs
     weights, history = trained(images, labels, on_epoch=epoch_number, checkpoint=path, network_seed=9)
     assert same(uninterrupted[0], weights)
     assert without_seconds(history) == without_seconds(uninterrupted[1])
 
 
-def test_an_epoch_that_cannot_end_in_time_is_not_begun(images, labels, tmp_path):
+def test_an_epoch_that_cannot_end_in_time_is_not_begun(images, labels, tmp_path, after_one_epoch, monkeypatch):
     """A run that goes on knows from its checkpoint how long an epoch takes."""
     path = tmp_path / "run.pt"
-    with pytest.raises(KeyboardInterrupt):
-        trained(images, labels, on_epoch=interrupted_in(2), checkpoint=path)
+    path.write_bytes(after_one_epoch)
     state = checkpoints.load_checkpoint(path, torch.device("cpu"))
     state["traces"][0] |= {"seconds": 20.0, "evaluate_seconds": 20.0}
     checkpoints.save_checkpoint(path, state)
-    for seconds, begun in ((30, False), (50, True)):
-        batches = []
-
-        def loss(logits, targets, batches=batches):
-            batches.append(1)
-            return F.cross_entropy(logits, targets)
-
-        with contextlib.nullcontext() if begun else pytest.raises(OutOfTime):
-            trained(images, labels, loss=loss, checkpoint=path, deadline=time.monotonic() + seconds)
-        assert bool(batches) == begun
+    monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: 0))
+    with pytest.raises(OutOfTime):
+        trained(images, labels, loss=lambda *_: pytest.fail("an epoch was begun"), checkpoint=path, deadline=30)
+    assert len(trained(images, labels, checkpoint=path, deadline=50)[1].traces) == EPOCHS
 
 
 def test_a_network_is_compiled_where_that_is_asked_for_and_its_weights_are_the_same(images, labels, monkeypatch):
@@ -722,7 +669,7 @@ def test_a_network_is_compiled_where_that_is_asked_for_and_its_weights_are_the_s
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_nothing_is_compiled_by_itself_on_a_cpu(images, labels, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiled"))
-    trained(images, labels, options=replace(OPTIONS, epochs=40))
+    trained(images[:6], labels[:6], options=replace(OPTIONS, epochs=30))
 
 
 class CountsReads(TorchDispatchMode):
@@ -806,7 +753,7 @@ def test_an_epoch_reads_every_block_once_and_keeps_few(images, labels):
     train(small_network(), disk, labels, options=TrainingOptions(epochs=1, batch_size=4, peak_lr=0.1), seed=0)
     assert sorted(rows.asked) == blocks
     assert rows.asked != blocks
-    assert len(disk.kept) <= 4
+    assert disk._block.cache_info().currsize <= 4
 
 
 @given(n=st.integers(1, 90), block_rows=st.integers(1, 20), window=st.integers(1, 6), seed=st.integers(0, 2**20))
@@ -840,17 +787,17 @@ def test_rows_within_a_window_are_mixed():
 
 
 def test_average_precision_from_disk_is_that_from_memory(tmp_path):
-    """On the digits, five seeds each: the means differ by less than the spread over seeds."""
-    task = make_task("digits-8", validation_fraction=0)
-    shuffled = np.random.default_rng(0).permutation(len(task.train))
+    """On the digits, three seeds each: the means differ by less than the spread over seeds."""
+    task = make_task("digits-0", validation_fraction=0)
+    shuffled = np.random.default_rng(0).permutation(len(task.train))[:600]
     inputs, labels = task.train.inputs[shuffled], task.train.labels[shuffled]
     np.save(tmp_path / "digits.npy", inputs)
     test = ResidentImages(task.test.inputs, statistics=ResidentImages(inputs))
-    options = TrainingOptions(epochs=4, batch_size=64, peak_lr=0.1, flip=False, shift=1, precision="fp32")
+    options = TrainingOptions(epochs=3, batch_size=32, peak_lr=0.1, flip=False, shift=1, precision="fp32")
 
     def average_precisions(source):
         found = []
-        for seed in range(5):
+        for seed in range(3):
             network = small_network(2, seed=seed)
             train(network, source, labels, options=options, seed=seed)
             logits, _ = predict(network, test)
