@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from regroup_lib.data.bundled_tables import table_of
 from regroup_lib.data.own_folders import read_pictures
 from regroup_lib.data.own_tables import read_rows
+from regroup_lib.encoders.base import center_and_normalize
 from regroup_lib.encoders.features import make_encoder
 from regroup_lib.nn.models import build_network
 from regroup_lib.nn.training import predict, softmax
@@ -125,7 +127,7 @@ class Model:
             encoder = make_encoder(self.spec.encoder, data_dir=data_dir)
             side = encoder.image_size if self.spec.image_size else None
             files, images = read_pictures(path, (side or shape[0], side or shape[1], shape[2]))
-            inputs = encoder.transform(images)
+            inputs = _normalized(encoder.transform(images), self.about.get("center"))
         else:
             files, inputs = read_pictures(path, shape)
         if self.spec.network in FROZEN_ESTIMATORS:
@@ -162,6 +164,11 @@ def fit_model(spec: Spec | TableSpec, own: OwnData, *, data_dir: str | Path | No
     if history.status != "finished":
         raise ValueError(f"the training of {spec.label} diverged; nothing is saved")
     about = {"parent": trainer.labels.parent.tolist(), "shape": list(trainer.task.train.inputs.shape[1:])}
+    if METHODS[spec.method].features:
+        encoder = make_encoder(spec.encoder, data_dir=data_dir)
+        if encoder.normalize:
+            dataset = own.load(data_dir=data_dir, image_size=spec.image_size and encoder.image_size)
+            about["center"] = encoder.transform(dataset.train.inputs).mean(axis=0, dtype=np.float64).tolist()
     if spec.network in FROZEN_ESTIMATORS:
         return Model(spec, about, trainer.estimator)
     inputs = trainer.training.inputs
@@ -184,6 +191,13 @@ def _fit_table(spec: TableSpec, data_dir: str | Path | None) -> Model:
     columns = {name: "number" if kind == np.float64 else "text" for name, kind in table.features.dtypes.items()}
     reading = {name: getattr(spec.own, name) for name in ("header", "missing", "decimal")}
     return Model(spec, {"columns": columns, "reading": reading}, fitted)
+
+
+def _normalized(features: np.ndarray, center: list[float] | None) -> np.ndarray:
+    """Return features as those of the training images were normalized; see `center_and_normalize`."""
+    if center is None:
+        return features
+    return center_and_normalize(np.array([center], np.float32), features)[1]
 
 
 def load_model(folder: str | Path) -> Model:
@@ -214,6 +228,6 @@ def load_model(folder: str | Path) -> Model:
             head=METHODS[spec.method].head,
         )
         network.load_state_dict(load_file(folder / WEIGHTS))
-    except (KeyError, TypeError, OSError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, OSError, RuntimeError, SafetensorError, BadZipFile, json.JSONDecodeError) as error:
         raise ValueError(f"{folder} is damaged or was not written by `regroup fit --save` ({error})") from error
     return Model(spec, about, network)
