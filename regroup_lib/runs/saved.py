@@ -167,7 +167,9 @@ def fit_model(spec: Spec | TableSpec, own: OwnData, *, data_dir: str | Path | No
     if METHODS[spec.method].features:
         encoder = make_encoder(spec.encoder, data_dir=data_dir)
         if encoder.normalize:
-            dataset = own.load(data_dir=data_dir, image_size=spec.image_size and encoder.image_size)
+            dataset = own.load(
+                data_dir=data_dir, image_size=spec.image_size and (encoder.image_size or spec.image_size)
+            )
             about["center"] = encoder.transform(dataset.train.inputs).mean(axis=0, dtype=np.float64).tolist()
     if spec.network in FROZEN_ESTIMATORS:
         return Model(spec, about, trainer.estimator)
