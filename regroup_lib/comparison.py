@@ -6,6 +6,7 @@ The command ``regroup fit`` and the chapter on your own data both call `compare`
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
 import tempfile
@@ -50,6 +51,8 @@ from regroup_lib.runs.records import Record, find_record
 from regroup_lib.runs.specs import OWN, PROFILES, LookSpec, OwnData, Spec, TableSpec, parse_spec
 from regroup_lib.runs.sweeps import SweepError, sweep
 
+logger = logging.getLogger(__name__)
+
 if TYPE_CHECKING:
     from regroup_lib.runs.saved import Model
 
@@ -74,8 +77,8 @@ TABLE_METHODS = {
 }
 REGROUPED = ("RG", "RG+WCE")
 ESTIMATORS = tuple(table_methods.ESTIMATORS)  # for tables: a linear classifier, and two that are not
-# Not regrouped unless it is asked for: each round grows a tree for each cluster, and small clusters make it diverge.
-NOT_REGROUPED = "boosting"
+BOOSTING = "boosting"  # not regrouped unless it is asked for
+DIVERGES = "each round grows a tree for each cluster, and clusters of a few rows can make it diverge"
 RULE = "sum"  # the library's default
 FEWEST = 10  # samples of a side: with fewer, a validation split or folds are too small
 STEPS = 3000  # of the training loop, within the bounds of EPOCHS
@@ -143,7 +146,7 @@ def table_specs(
         for estimator in estimators or ESTIMATORS
         for title in titles
         if estimator in table_methods.METHODS[TABLE_METHODS[title]].estimators
-        and (estimators or estimator != NOT_REGROUPED or title not in REGROUPED)
+        and (estimators or estimator != BOOSTING or title not in REGROUPED)
     ]
     regrouping = {"encoder": encoder, "threshold": threshold}
     return _specs(common, dict.fromkeys(REGROUPED, regrouping), "rows", kinds, seeds)
@@ -362,6 +365,8 @@ def compare(
         if epochs is not None:
             raise ValueError(f"epochs is {epochs}, and {dataset.name} is a table; leave it out")
         encoder = None if encoder == "raw" else encoder
+        if BOOSTING in (estimators or ()):
+            logger.warning("boosting is regrouped as well: %s", DIVERGES)
         specs = table_specs(own, dataset.name, encoder=encoder, estimators=estimators, **common)
     else:
         if estimators is not None:
@@ -597,7 +602,11 @@ class Comparison:
             return notes
         notes = [note for note in notes if not note.startswith(NO_SPLIT)]
         whole = ", and no fold divides a group" if self.look.spec.own.grouped else ""
-        return [*notes, f"every row is scored by cross-validation, five folds for each seed{whole}"]
+        notes.append(f"every row is scored by cross-validation, five folds for each seed{whole}")
+        boosted = {title for classifier, title in self.groups if classifier == table_methods.ESTIMATOR_TITLES[BOOSTING]}
+        if boosted and not boosted.intersection(REGROUPED):
+            notes.append(f"gradient boosting is not regrouped unless it is named (--estimator {BOOSTING}): {DIVERGES}")
+        return notes
 
     @property
     def class_table(self) -> pd.DataFrame:

@@ -87,7 +87,9 @@ OPTIONS = {
     "data fetch": "",
     "data check": READING,
     "run": "--set --recompute",
-    "fit": f"--positive --encoder --threshold {READING} --estimator --epochs --seeds --workers --recompute --output",
+    "fit": f"--positive --encoder --threshold {READING} --estimator --epochs --seeds --thorough --workers --recompute "
+    "--output --report --save",
+    "predict": "--output",
     "sweep": "--profile --seeds --workers --recompute --scheduler --resource --minutes --dry-run",
     "results": "--profile --task --method",
     "results compare": "--profile",
