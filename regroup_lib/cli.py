@@ -229,44 +229,86 @@ def fit(
         list[str] | None, typer.Option(help="Of a table: logreg, forest or boosting; may be repeated; default: all.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Of images; default: by their number, 5 to 40.")] = None,
-    seeds: Seeds = "0,1,2",
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated seeds; default: 0,1,2, with --quick 0,1, with --thorough 0 to 4."),
+    ] = None,
+    thorough: Annotated[
+        bool | None, typer.Option("--thorough/--quick", help="More seeds; or fewer, and of a table no boosting.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes on this machine; default: this one.")] = None,
     recompute: Annotated[bool, typer.Option(help="Run again where there are records.")] = False,
     output: Annotated[Path | None, typer.Option(help="Write the results to this .json or .csv file.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write a report to this .html file.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Fit the recommended classifier and save it in this new folder.")
+    ] = None,
 ) -> None:
-    """Compare regrouping with plain and weighted training and oversampling on data of your own, and recommend.
+    """Compare regrouping with the usual remedies for imbalance on data of your own, and recommend.
 
-    Runs leave records in the results directory; a run that has a record is not repeated.
+    A first answer comes after the first seed. Runs leave records in the results directory; a run that has a record is
+    not repeated.
 
     Examples: regroup fit photos/ --positive defect --image-size 64;
-    regroup fit patients.csv --label outcome --output results.json
+    regroup fit patients.csv --label outcome --save model --report report.html
     """
-    from regroup_lib import comparison
+    from functools import partial
 
-    if output is not None:
-        comparison.check_output(output)
-    comparison = comparison.compare(
+    from regroup_lib.comparison import check_output, compare
+    from regroup_lib.data.load import load_data
+    from regroup_lib.report import write_report
+
+    check_output(output, report, save)
+    reading = {"label": label, "image_size": image_size, "allow_missing": allow_missing, "group": group}
+    reading |= {"header": not no_header, "missing": missing or (), "decimal": decimal}
+    if thorough is False and not estimator and load_data(path, **reading).is_table:
+        estimator = ["logreg", "forest"]
+    chosen = seed_numbers(seeds or {None: "0,1,2", False: "0,1", True: "0,1,2,3,4"}[thorough])
+    compared = partial(
+        compare,
         path,
         positive=positive,
         encoder=encoder,
         threshold=threshold,
-        label=label,
-        image_size=image_size,
-        allow_missing=allow_missing,
-        group=group,
-        header=not no_header,
-        missing=missing or (),
-        decimal=decimal,
-        estimators=estimator or comparison.ESTIMATORS,
+        estimators=estimator,
         epochs=epochs,
-        seeds=seed_numbers(seeds),
         workers=workers,
-        recompute=recompute,
+        **reading,
     )
+    if len(chosen) > 1:
+        first = compared(seeds=chosen[:1], recompute=recompute)
+        _print_frame(first.table.reset_index(), f"first answer, seed {chosen[0]} of {len(chosen)} seeds, percent:")
+    comparison = compared(seeds=chosen, recompute=recompute and len(chosen) == 1)
     _print_comparison(comparison)
-    if output is not None:
-        comparison.write(output)
-        console.print(f"wrote {output}")
+    for file, write in ((output, comparison.write), (report, partial(write_report, comparison))):
+        if file is not None:
+            write(file)
+            console.print(f"wrote {file}")
+    if save is not None:
+        comparison.fit().save(save)
+        console.print(f"wrote {save}; regroup predict {save} NEW applies it")
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A folder that regroup fit --save wrote.")],
+    path: Annotated[Path, typer.Argument(help="A table with the same columns; an image file, or a folder of them.")],
+    output: Annotated[Path | None, typer.Option(help="Write the predictions to this .csv file.")] = None,
+) -> None:
+    """Apply a saved model to new data: the probability of the positive class, and the decision at 0.5.
+
+    Example: regroup predict model new-patients.csv --output predictions.csv
+    """
+    from regroup_lib.files import atomic_path
+    from regroup_lib.runs.saved import load_model
+
+    found = load_model(model).predict(path)
+    if output is None:
+        _print_frame(found.assign(probability=found["probability"].map("{:.4f}".format)))
+        return
+    with atomic_path(output) as partial:
+        found.to_csv(partial, index=False)
+    console.print(f"wrote {len(found)} predictions to {output}")
 
 
 def _print_comparison(comparison: Any) -> None:

@@ -6,16 +6,17 @@ The command ``regroup fit`` and the chapter on your own data both call `compare`
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -45,20 +46,40 @@ from regroup_lib.runs.differences import (
     rule_of,
     validation_precision,
 )
-from regroup_lib.runs.records import Record
+from regroup_lib.runs.methods import METHODS
+from regroup_lib.runs.records import Record, find_record
 from regroup_lib.runs.specs import OWN, PROFILES, LookSpec, OwnData, Spec, TableSpec, parse_spec
-from regroup_lib.runs.sweeps import sweep
+from regroup_lib.runs.sweeps import SweepError, sweep
 
-# Title -> the method's identifier for images, and for tables.
-COMPARED = {
-    "CE": ("ce", "plain"),
-    "WCE": ("wce", "weights"),
-    "ROS": ("ros", "ros"),
-    "RG": ("rg", "rg"),
-    "RG+WCE": ("rg-wce", "rg-weights"),
+logger = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from regroup_lib.runs.saved import Model
+
+# Title -> the method's identifier.
+IMAGE_METHODS = {
+    "CE": "ce",
+    "WCE": "wce",
+    "ROS": "ros",
+    "linear probe": "probe",
+    "encoder+MLP": "mlp",
+    "RG": "rg",
+    "RG+WCE": "rg-wce",
+}
+TABLE_METHODS = {
+    "CE": "plain",
+    "WCE": "weights",
+    "ROS": "ros",
+    "balanced forest": "balanced-forest",
+    "EasyEnsemble": "easy-ensemble",
+    "RG": "rg",
+    "RG+WCE": "rg-weights",
 }
 REGROUPED = ("RG", "RG+WCE")
 ESTIMATORS = tuple(table_methods.ESTIMATORS)  # for tables: a linear classifier, and two that are not
+BOOSTING = "boosting"  # not regrouped unless it is asked for
+DIVERGES = "each round grows a tree for each cluster, and clusters of a few rows can make it diverge"
+RULE = "sum"  # the library's default
 FEWEST = 10  # samples of a side: with fewer, a validation split or folds are too small
 STEPS = 3000  # of the training loop, within the bounds of EPOCHS
 EPOCHS = (5, 40)
@@ -69,10 +90,14 @@ LOOKS = {
     "CE": ("#000000", "-"),
     "WCE": ("#E69F00", ":"),
     "ROS": ("#009E73", "--"),
+    "linear probe": ("#CC79A7", "-"),
+    "encoder+MLP": ("#D55E00", ":"),
+    "balanced forest": ("#CC79A7", "-"),
+    "EasyEnsemble": ("#CC79A7", "-"),
     "RG": ("#0072B2", "-."),
     "RG+WCE": ("#56B4E9", "-"),
 }
-POOR_ENCODERS = ("raw", "pca")  # of images: their clusters follow pixels, not content
+PIXELS = ("raw", "pca")  # encoders whose clusters follow pixels, not content
 
 # ---------------------------------------------------------------- the runs
 
@@ -108,16 +133,23 @@ def table_specs(
     seeds: Sequence[int],
     encoder: str | None = None,
     threshold: float | None = None,
-    estimators: Sequence[str] = ESTIMATORS,
+    estimators: Sequence[str] | None = None,
+    titles: Sequence[str] = tuple(TABLE_METHODS),
 ) -> list[LookSpec | TableSpec]:
-    """Return a look and the runs of a comparison on a table, seed by seed; for the options see `compare`."""
+    """Return a look and the runs of a comparison on a table, seed by seed; for the options see `compare`.
+
+    `titles` picks methods of `TABLE_METHODS`.
+    """
     common = {"profile": profile, "task": own_task(name, own.positive), "own": own}
     kinds = [
-        (title, {"kind": "table", "method": method, "estimator": estimator})
-        for estimator in estimators
-        for title, (_, method) in COMPARED.items()
+        (title, {"kind": "table", "method": TABLE_METHODS[title], "estimator": estimator})
+        for estimator in estimators or ESTIMATORS
+        for title in titles
+        if estimator in table_methods.METHODS[TABLE_METHODS[title]].estimators
+        and (estimators or estimator != BOOSTING or title not in REGROUPED)
     ]
-    return _specs(common, {"encoder": encoder, "threshold": threshold}, "rows", kinds, seeds)
+    regrouping = {"encoder": encoder, "threshold": threshold}
+    return _specs(common, dict.fromkeys(REGROUPED, regrouping), "rows", kinds, seeds)
 
 
 def image_specs(
@@ -138,24 +170,29 @@ def image_specs(
     common = {"profile": profile, "task": own_task(dataset.name, own.positive), "own": own, "image_size": image_size}
     settings = image_settings(dataset, own.positive, profile)
     settings |= {} if epochs is None else {"epochs": epochs}
-    kinds = [(title, settings | {"method": method}) for title, (method, _) in COMPARED.items()]
-    return _specs(common, {"encoder": encoder, "threshold": threshold}, "images", kinds, seeds)
+    kinds = [
+        (title, {"validation_fraction": settings["validation_fraction"]} if METHODS[method].features else settings)
+        for title, method in IMAGE_METHODS.items()
+        if encoder not in PIXELS or not METHODS[method].features
+    ]
+    kinds = [(title, fields | {"method": IMAGE_METHODS[title]}) for title, fields in kinds]
+    clustered = {title: {"encoder": encoder, "threshold": threshold} for title in REGROUPED}
+    features = {title: {"encoder": encoder} for title, method in IMAGE_METHODS.items() if METHODS[method].features}
+    return _specs(common, clustered | features, "images", kinds, seeds)
 
 
 def _specs(
     common: dict[str, Any],
-    regrouping: dict[str, Any],
+    encoded: dict[str, dict[str, Any]],
     holds: str,
     kinds: Sequence[tuple[str, dict[str, Any]]],
     seeds: Sequence[int],
 ) -> list[Any]:
-    """Return the spec of a look, and for each seed one of each kind of run (a title and fields)."""
+    """Return the spec of a look, and for each seed one of each kind of run: a title, its fields, those in `encoded`."""
     runs = [
-        parse_spec(common | fields | {"seed": seed} | (regrouping if title in REGROUPED else {}))
-        for seed in seeds
-        for title, fields in kinds
+        parse_spec(common | fields | {"seed": s} | encoded.get(title, {})) for s in seeds for title, fields in kinds
     ]
-    return [parse_spec(common | regrouping | {"kind": "look", "holds": holds, "seed": seeds[0]}), *runs]
+    return [parse_spec(common | encoded["RG"] | {"kind": "look", "holds": holds, "seed": seeds[0]}), *runs]
 
 
 def image_settings(dataset: Dataset, positive: str, profile: str) -> dict[str, Any]:
@@ -239,7 +276,7 @@ def compare(
     header: bool = True,
     missing: Sequence[str] = (),
     decimal: str | None = None,
-    estimators: Sequence[str] = ESTIMATORS,
+    estimators: Sequence[str] | None = None,
     epochs: int | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     profile: str = "cpu",
@@ -248,12 +285,14 @@ def compare(
     workers: int | None = None,
     recompute: bool = False,
 ) -> Comparison:
-    """Compare CE, WCE, ROS, RG and RG+WCE on a data set of your own.
+    """Compare regrouping with the usual remedies for imbalance on a data set of your own.
 
-    Images train a small network, chosen by their size. Each seed holds out a validation split of the training images,
-    unless the data have one; choices are made on it, and the test split is measured once. The rows of a table are
-    scored by cross-validation, five folds for each seed, by logistic regression, a random forest and gradient
-    boosting, each row by a classifier that was not fitted on it. No method is tuned.
+    Images train a small network, chosen by their size: CE, WCE, ROS, RG, RG+WCE; with a pre-trained encoder, a linear
+    probe and an MLP on its features are compared as well. Each seed holds out a validation split of the training
+    images, unless the data have one; choices are made on it, and the test split is measured once. The rows of a table
+    are scored by cross-validation, five folds for each seed, each row by a classifier that was not fitted on it: by
+    logistic regression, a random forest and gradient boosting with the same remedies, a balanced forest and
+    EasyEnsemble. No method is tuned.
 
     Parameters
     ----------
@@ -268,8 +307,9 @@ def compare(
         Classes up to this size are not split; default: the size of the smaller class, as in the paper.
     label, image_size, allow_missing, group, header, missing, decimal : optional
         See `load_data`.
-    estimators : sequence of {"logreg", "forest", "boosting"}
-        For a table: the classifiers. Boosting takes longest, as it grows a tree for each cluster in each round.
+    estimators : sequence of {"logreg", "forest", "boosting"}, optional
+        For a table: the classifiers. Default: all, and boosting without regrouping: it grows a tree for each cluster
+        in each round, which takes long, and clusters of a few rows can make it diverge.
     epochs : int, optional
         For images; default: by their number, 5 to 40.
     seeds : sequence of int
@@ -289,7 +329,7 @@ def compare(
         If the data cannot be read (`DataError`), an option or the class is invalid, or one side of the task has fewer
         than ten samples.
     SweepError
-        If runs failed.
+        If all methods have runs that failed; of some, `Comparison.notes` says so.
 
     Examples
     --------
@@ -305,10 +345,13 @@ def compare(
     """
     if str(path) in DATASETS:
         raise DataError(f"{str(path)!r} is a data set of the book (`regroup sweep`); a folder of that name is ./{path}")
-    seeds, estimators = list(dict.fromkeys(seeds)), tuple(dict.fromkeys(estimators))
+    seeds = list(dict.fromkeys(seeds))
+    estimators = None if estimators is None else tuple(dict.fromkeys(estimators))
     for name, values in (("seeds", seeds), ("estimators", estimators)):
-        if not values:
+        if values is not None and not values:
             raise ValueError(f"{name} is empty; give at least one")
+    if unknown := set(estimators or ()).difference(ESTIMATORS):
+        raise ValueError(f"no estimator is called {min(unknown)!r}; there are {', '.join(ESTIMATORS)}")
     # A YAML file may give numbers, such as 5.
     label, group, positive = (None if name is None else composed(str(name)) for name in (label, group, positive))
     missing = (missing,) if isinstance(missing, str) else tuple(map(str, missing))
@@ -322,9 +365,11 @@ def compare(
         if epochs is not None:
             raise ValueError(f"epochs is {epochs}, and {dataset.name} is a table; leave it out")
         encoder = None if encoder == "raw" else encoder
+        if BOOSTING in (estimators or ()):
+            logger.warning("boosting is regrouped as well: %s", DIVERGES)
         specs = table_specs(own, dataset.name, encoder=encoder, estimators=estimators, **common)
     else:
-        if estimators != ESTIMATORS:
+        if estimators is not None:
             raise ValueError(f"estimators are {', '.join(estimators)}, and {dataset.name} holds images; leave them out")
         encoder = encoder or "pca"
         if encoder.startswith("onnx:"):
@@ -333,8 +378,16 @@ def compare(
         specs = image_specs(own, dataset, **images, **common)
         # Data that cannot be divided are an error before anything is trained.
         make_task(dataset, positive=positive, validation_fraction=specs[-1].validation_fraction)
-    records = sweep(specs, workers=workers, results_dir=results_dir, data_dir=data_dir, recompute=recompute)
-    return Comparison.of(records)
+    try:
+        records = sweep(specs, workers=workers, results_dir=results_dir, data_dir=data_dir, recompute=recompute)
+        return replace(Comparison.of(records), own=own)
+    except SweepError as error:
+        # The methods of which every run has a record are compared all the same.
+        lacking = {_row(spec) for spec in specs if not spec.path(results_dir).exists()}
+        whole = [find_record(spec, results_dir) for spec in specs if _row(spec) not in lacking]
+        if {record.spec.kind for record in whole} < {"look", specs[-1].kind}:
+            raise
+        return replace(Comparison.of(whole), own=own, failed=str(error))
 
 
 def _positive(dataset: Dataset, positive: str | None) -> str:
@@ -390,7 +443,7 @@ class Chosen:
             y = arrays[0]["test_labels"]
             fold = arrays[0].get("folds", np.zeros(len(y), np.uint8))
             diverged = np.full(len(y), np.nan, np.float32)
-            names = [f"test_scores_{rule_of(record)}" for record in records]
+            names = [f"test_scores_{rule_of(record, RULE)}" for record in records]
             found = np.array([of.get(name, diverged) for of, name in zip(arrays, names, strict=True)])
             labels.append(y)
             folds.append(fold)
@@ -432,11 +485,10 @@ class Chosen:
         return curves
 
     @property
-    def most_often(self) -> tuple[str, str]:
-        """The method that was chosen most often, and how often, in words."""
-        ((classifier, title), times) = self.picked.most_common(1)[0]
-        total = sum(self.picked.values())
-        return f"{title} with {classifier}", f"{times} of {total} times" if times < total else "every time"
+    def most_often(self) -> tuple[tuple[str, str], str]:
+        """The classifier and method that were chosen most often, and how often, in words."""
+        (row, times), total = self.picked.most_common(1)[0], sum(self.picked.values())
+        return row, f"{times} of {total} times" if times < total else "every time"
 
 
 @dataclass(frozen=True)
@@ -445,17 +497,21 @@ class Recommendation:
 
     Attributes
     ----------
-    word : {"regroup", "leave the labels as they are", "undecided"}
-        Decided only if the interval excludes 0 and there are at least two seeds.
+    word : {"regroup", "leave the labels as they are", "not worth it", "undecided"}
+        The first two only if the interval excludes 0 and there are at least two seeds; else "not worth it" for a table
+        whose clusters are not stable.
     text : str
         The advice in sentences, Markdown.
     difference : Interval
         AP of the chosen regrouped method minus that of the chosen other one, in percentage points.
+    row : tuple of str
+        The recommended classifier and method, by title.
     """
 
     word: str
     text: str
     difference: Interval
+    row: tuple[str, str]
 
     @property
     def headline(self) -> str:
@@ -476,10 +532,16 @@ class Comparison:
         Statistics and clusters of the data, before training.
     records : tuple of Record
         One record for each seed, classifier and method.
+    own : OwnData, optional
+        The data with their path, which records do not have.
+    failed : str
+        The error of runs that failed; their methods are left out.
     """
 
     look: Record
     records: tuple[Record, ...]
+    own: OwnData | None = None
+    failed: str = ""
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> Comparison:
@@ -507,7 +569,7 @@ class Comparison:
     @cached_property
     def groups(self) -> dict[tuple[str, str], list[Record]]:
         """Records of each classifier and method by title, sorted by seed."""
-        titles = {names[self.is_table]: title for title, names in COMPARED.items()}
+        titles = {method: title for title, method in (TABLE_METHODS if self.is_table else IMAGE_METHODS).items()}
         found: dict[tuple[str, str], list[Record]] = {}
         for record in sorted(self.records, key=lambda r: r.spec.seed):
             found.setdefault((_classifier(record), titles[record.spec.method]), []).append(record)
@@ -533,12 +595,18 @@ class Comparison:
     @property
     def notes(self) -> list[str]:
         """Notes on data that were left out, converted or divided."""
-        notes = self.look.metrics["notes"]
+        notes = self.look.metrics["notes"] + [f"left out, methods with runs that failed: {self.failed}"] * bool(
+            self.failed
+        )
         if not self.is_table:
             return notes
         notes = [note for note in notes if not note.startswith(NO_SPLIT)]
         whole = ", and no fold divides a group" if self.look.spec.own.grouped else ""
-        return [*notes, f"every row is scored by cross-validation, five folds for each seed{whole}"]
+        notes.append(f"every row is scored by cross-validation, five folds for each seed{whole}")
+        boosted = {title for classifier, title in self.groups if classifier == table_methods.ESTIMATOR_TITLES[BOOSTING]}
+        if boosted and not boosted.intersection(REGROUPED):
+            notes.append(f"gradient boosting is not regrouped unless it is named (--estimator {BOOSTING}): {DIVERGES}")
+        return notes
 
     @property
     def class_table(self) -> pd.DataFrame:
@@ -585,7 +653,7 @@ class Comparison:
         """One row for each classifier and method: BA, AP and the paired difference of AP to CE, in percent.
 
         Mean ± standard deviation over seeds; the difference with a 95% interval. Regrouped scores are aggregated by
-        max.
+        sum. Images have one network: the difference of a probe is to its CE.
         """
         rows, differences = [], []
         for (classifier, title), group in self.groups.items():
@@ -593,12 +661,13 @@ class Comparison:
             for column, measure in (("BA", BALANCED_ACCURACY), ("AP", AVERAGE_PRECISION)):
                 row[column] = _percent(_over_seeds(group, measure))
             rows.append(row)
-            ours, plain = self._scores(classifier, title), self._scores(classifier, "CE")
+            plain = self.scores(classifier if self.is_table else self.classifiers[0], "CE")
+            ours = self.scores(classifier, title)
             differences.append(None if title == "CE" else self._difference(ours, plain))
         table = pd.DataFrame(rows).assign(**{"AP − CE": starred(differences)})
         return table.set_index(["classifier", "method"])
 
-    def _scores(self, classifier: str, title: str) -> Chosen:
+    def scores(self, classifier: str, title: str) -> Chosen:
         """Return the test scores of one method."""
         group = self.groups[classifier, title]
         return Chosen.of({(classifier, title): group}, np.zeros((len(group), table_methods.N_FOLDS), np.int64))
@@ -611,8 +680,8 @@ class Comparison:
         """Return the test scores of a family of methods, chosen without the scores that are measured.
 
         For images it is the method with the best AP on the validation split, the mean over seeds; for a table, in each
-        fold, the one with the best mean AP on the other folds of the seed. Ties go to the first method. Methods with a
-        diverged run are not chosen; if all have one, a ValueError is raised.
+        fold, the one with the best mean AP on the folds of all seeds without the rows of this fold. Ties go to the
+        first method. Methods with a diverged run are not chosen; if all have one, a ValueError is raised.
         """
         candidates = {
             key: group
@@ -626,36 +695,64 @@ class Comparison:
     def _best(self, groups: Sequence[Sequence[Record]]) -> np.ndarray:
         """Return the position of the group that is chosen for each seed and fold [seeds, folds]."""
         if not self.is_table:
-            best = np.argmax([np.mean([validation_precision(record) for record in group]) for group in groups])
+            best = np.argmax([np.mean([validation_precision(record, RULE) for record in group]) for group in groups])
             return np.full((len(self.seeds), 1), best)
-        by_fold = np.array(
-            [[r.metrics[rule_of(r)]["test"]["average_precision_by_fold"] for r in group] for group in groups]
-        )
-        return (by_fold.sum(axis=2, keepdims=True) - by_fold).argmax(axis=0)
+        arrays = [[record.arrays() for record in group] for group in groups]
+        positive = arrays[0][0]["test_labels"] == 1
+        masks = np.array([of["folds"] == fold for of in arrays[0] for fold in range(table_methods.N_FOLDS)])
+        means = []
+        for group, found in zip(groups, arrays, strict=True):
+            scores = [of[f"test_scores_{rule_of(r, RULE)}"] for r, of in zip(group, found, strict=True)]
+            by_fold = [  # AP in each fold, without the rows of each other fold in turn
+                weighted_average_precisions(positive[rows], of_seed[rows], ~masks[:, rows])
+                for rows, of_seed in zip(masks, np.repeat(scores, table_methods.N_FOLDS, axis=0), strict=True)
+            ]
+            means.append(np.nanmean(by_fold, axis=0))
+        return np.argmax(means, axis=0).reshape(len(self.seeds), -1)
 
     @cached_property
     def recommendation(self) -> Recommendation:
         """The advice, computed from the records."""
-        ours, others = self.chosen(REGROUPED), self.chosen([title for title in COMPARED if title not in REGROUPED])
+        titles = {title for _, title in self.groups}
+        ours, others = self.chosen(REGROUPED), self.chosen(titles.difference(REGROUPED))
         difference, word = self._difference(ours, others), "undecided"
         if len(self.seeds) > 1 and difference.clear:
             word = "regroup" if difference.low > 0 else "leave the labels as they are"
-        return Recommendation(word, _recommended(self, word, ours, others, difference), difference)
+        elif self.is_table and (self.diagnosis.get("stability", pd.Series([0.0])) < diagnostics.STABLE).all():
+            word = "not worth it"
+        row = (ours if word == "regroup" else others).most_often[0]
+        return Recommendation(word, _recommended(self, word, ours, others, difference), difference, row)
+
+    def fit(self, *, data_dir: str | Path | None = None) -> Model:
+        """Fit the recommended classifier on the data; see `fit_model`.
+
+        Raises
+        ------
+        ValueError
+            If the comparison was made from records alone, which do not say where the data are.
+        """
+        from regroup_lib.runs.saved import fit_model
+
+        if self.own is None:
+            raise ValueError(f"the path of {self.name} is not in its records; call compare with it, then fit")
+        return fit_model(self.groups[self.recommendation.row][0].spec, self.own, data_dir=data_dir)
 
     def plot_precision_recall(self) -> Figure:
         """Draw the precision-recall curve of each method, the mean over seeds and folds; one panel per classifier."""
         n = len(self.classifiers)
-        figure, panels = plt.subplots(1, n, figsize=(max(4.4, 2.6 * n), 3.5), sharey=True, squeeze=False)
+        figure, panels = plt.subplots(
+            1, n, figsize=(max(4.4, 2.6 * n), 3.5), sharey=True, squeeze=False, layout="constrained"
+        )
         grid = np.linspace(0, 1, 101)
         for axes, classifier in zip(panels[0], self.classifiers, strict=True):
             for title, (color, line) in LOOKS.items():
-                if curves := self._scores(classifier, title).curves(grid):
+                if (classifier, title) in self.groups and (curves := self.scores(classifier, title).curves(grid)):
                     axes.plot(grid, np.mean(curves, axis=0), color=color, linestyle=line, label=title)
             axes.axhline(self.chance, color="0.5", linestyle=(0, (1, 3)), linewidth=1.4, label="chance")
             axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=f"recall of “{self.positive}”", title=classifier)
         panels[0, 0].set_ylabel("precision")
-        handles, names = panels[0, 0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncol=6 if n > 1 else 3, handlelength=3)
+        lines = {line.get_label(): line for axes in panels[0] for line in axes.get_legend_handles_labels()[0]}
+        figure.legend(handles=lines.values(), loc="outside lower center", ncol=5 if n > 1 else 3, handlelength=3)
         return figure
 
     # ------------------------------------------------------------ out
@@ -719,10 +816,13 @@ def comparisons(records: Sequence[Record]) -> list[Comparison]:
     return [Comparison.of(group) for group in by_task.values()]
 
 
-def check_output(path: str | Path) -> None:
-    """Raise a ValueError if results cannot be written to a file of that suffix."""
-    if Path(path).suffix not in (".json", ".csv"):
-        raise ValueError(f"{path} is neither a .json nor a .csv file; results are written to one of these")
+def check_output(output: str | Path | None, report: str | Path | None = None, folder: str | Path | None = None) -> None:
+    """Raise a ValueError if results, a report and a model cannot be written under these names."""
+    for path, suffixes in ((output, (".json", ".csv")), (report, (".html",))):
+        if path is not None and Path(path).suffix not in suffixes:
+            raise ValueError(f"{path} does not end in {' or '.join(suffixes)}; name a file that does")
+    if folder is not None and Path(folder).exists():
+        raise ValueError(f"{folder} exists; name a new folder for the model, or remove it")
 
 
 def plot_centers(centers: np.ndarray, names: Sequence[str], columns: Sequence[str]) -> Figure:
@@ -749,11 +849,25 @@ def plot_centers(centers: np.ndarray, names: Sequence[str], columns: Sequence[st
 
 def _classifier(record: Record) -> str:
     spec = record.spec
-    return table_methods.ESTIMATOR_TITLES[spec.estimator] if isinstance(spec, TableSpec) else spec.network
+    if isinstance(spec, TableSpec):
+        return table_methods.ESTIMATOR_TITLES[spec.estimator]
+    return f"features of {spec.encoder}" if METHODS[spec.method].features else spec.network
+
+
+def named(row: tuple[str, str]) -> str:
+    """Return a classifier and a method as a phrase."""
+    classifier, title = row
+    if title in ("balanced forest", "EasyEnsemble"):
+        return title
+    return f"{title} on {classifier}" if classifier.startswith("features") else f"{title} with {classifier}"
+
+
+def _row(spec: LookSpec | Spec | TableSpec) -> tuple[str | None, str | None]:
+    return getattr(spec, "estimator", None), getattr(spec, "method", None)
 
 
 def _over_seeds(group: Sequence[Record], measure: str) -> np.ndarray:
-    return np.array([result_on_test(record, measure) for record in group])
+    return np.array([result_on_test(record, measure, RULE) for record in group])
 
 
 def _percent(shares: np.ndarray) -> str:
@@ -761,12 +875,14 @@ def _percent(shares: np.ndarray) -> str:
 
 
 def _recommended(comparison: Comparison, word: str, ours: Chosen, others: Chosen, difference: Interval) -> str:
-    (our_name, our_times), (other_name, other_times) = ours.most_often, others.most_often
-    where = "on the other folds" if comparison.is_table else "on the validation split"
+    (our_row, our_times), (other_row, other_times) = ours.most_often, others.most_often
+    our_name, other_name = named(our_row), named(other_row)
+    where = "on the rows of the other folds" if comparison.is_table else "on the validation split"
     heading = {
         "regroup": f"Regroup: {our_name}.",
         "leave the labels as they are": f"Leave the labels as they are: {other_name}.",
-        "undecided": f"Undecided, so take the simpler one: {other_name}.",
+        "not worth it": f"Not worth it, as the clusters are not stable: {other_name}.",
+        "undecided": f"Undecided, so do without regrouping: {other_name}.",
     }[word]
     positives = int((ours.labels[0] == 1).sum())
     lines = [
@@ -780,7 +896,7 @@ def _recommended(comparison: Comparison, word: str, ours: Chosen, others: Chosen
         lines.append("One seed has no spread, so the comparison is undecided.")
     elif not difference.clear:
         lines.append("The interval includes 0; more seeds or more positives would narrow it.")
-    if comparison.look.spec.encoder in POOR_ENCODERS and not comparison.is_table:
+    if comparison.look.spec.encoder in PIXELS and not comparison.is_table:
         lines.append(
             "The clusters are based on pixels; an encoder of image content (clip, or an ONNX file) is worth a try "
             "before regrouping is given up, or relied on."

@@ -10,7 +10,7 @@ EXTRAS = {
     "torch": ("torch", "torchvision", "safetensors"),
     "encoders": ("open_clip", "onnxruntime"),
     "imblearn": ("imblearn", "k_means_constrained"),
-    "runs": ("pydantic", "typer", "tqdm", "filelock", "pooch", "platformdirs", "yaml", "PIL", "joblib"),
+    "runs": ("pydantic", "typer", "tqdm", "filelock", "pooch", "platformdirs", "yaml", "PIL", "joblib", "skops"),
     "cluster": ("dask", "distributed"),
     "text": ("huggingface_hub", "transformers", "sentence_transformers"),
     "plots": ("matplotlib",),

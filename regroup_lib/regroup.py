@@ -166,9 +166,7 @@ class Regrouping(BaseEstimator):
         features = Rows.of(features) if getattr(self.clusterer, "reads_blocks", False) else as_matrix(features)
         n_rows = features.shape[0]
         if np.shape(labels) != (n_rows,):
-            raise ValueError(
-                f"{n_rows} rows of features but labels of shape {np.shape(labels)}; expected one per row"
-            )
+            raise ValueError(f"{n_rows} rows of features but labels of shape {np.shape(labels)}; expected one per row")
         if n_rows == 0:
             raise ValueError("there are no samples to regroup")
         bad = 0 if isinstance(features, Rows) else count_rows_not_finite(features)  # blocks are checked when read

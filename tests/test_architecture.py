@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"regroup_lib": ROOT / "regroup_lib", "regroup_book": ROOT / "book" / "regroup_book"}
 # From the ground up. Encoders train networks of `nn`, and `nn` fits networks on encoded images.
 FLOORS = [{"door"}, {"data"}, {"nn", "encoders"}, {"runs"}, {"top"}, {"book"}]
-TOP = {"regroup_lib.comparison", "regroup_lib.cli", "regroup_lib.__main__"}
+TOP = {"regroup_lib.comparison", "regroup_lib.report", "regroup_lib.cli", "regroup_lib.__main__"}
 
 
 def floor_of(module):

@@ -87,7 +87,9 @@ OPTIONS = {
     "data fetch": "",
     "data check": READING,
     "run": "--set --recompute",
-    "fit": f"--positive --encoder --threshold {READING} --estimator --epochs --seeds --workers --recompute --output",
+    "fit": f"--positive --encoder --threshold {READING} --estimator --epochs --seeds --thorough --workers --recompute "
+    "--output --report --save",
+    "predict": "--output",
     "sweep": "--profile --seeds --workers --recompute --scheduler --resource --minutes --dry-run",
     "results": "--profile --task --method",
     "results compare": "--profile",
@@ -208,14 +210,14 @@ def patients(tmp_path):
 
 
 def test_fit_compares_recommends_and_writes(regroup, results_directory, patients, monkeypatch):
-    output = patients.with_name("out.json")
+    output, model = patients.with_name("out.json"), patients.with_name("model")
     arguments = ["fit", patients, "--label", "state", "--estimator", "logreg", "--seeds", "0,1", "--output", output]
     code, out, err = regroup(*arguments)
     assert (code, err) == (0, "")
     assert "label: the column 'state'" in out
     assert "patients-ill: percent, over seeds 0, 1; AP by chance 20.0" in words(out)
     assert "not ill: 4 clusters of 15 to 15 samples" in out
-    assert sum(line.startswith("logistic regression  ") for line in out.splitlines()) == 5
+    assert sum(line.startswith("logistic regression  ") for line in out.splitlines()) == 5 + 5  # the first answer
     assert "RG with logistic regression" in out
     assert f"records: {results_directory / 'cpu' / 'own-patients-ill'}" in out
     assert f"wrote {output}" in out
@@ -225,6 +227,11 @@ def test_fit_compares_recommends_and_writes(regroup, results_directory, patients
     assert len(load_records(results_directory)) == 11
     monkeypatch.setattr(table_methods, "out_of_fold", None)  # records are enough
     assert regroup(*arguments)[1] == out
+    assert f"wrote {model}" in regroup(*arguments, "--save", model)[1]
+    code, out, err = regroup("predict", model, patients)
+    assert (code, err, len(out.splitlines())) == (0, "", 2 + 75)
+    assert out.splitlines()[-1].split()[-1] == "ill"
+    assert "exists; name a new folder" in regroup(*arguments, "--save", model)[2]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +241,7 @@ def test_fit_compares_recommends_and_writes(regroup, results_directory, patients
         (["digits"], r"'digits' is a data set of the book \(`regroup sweep`\); a folder of that name is \./digits"),
         (["TABLE"], "the column 'y' has 75 different values in 75 rows, more like a number to predict"),
         (["TABLE", "--label", "state", "--seeds", "a"], "seeds are 'a'"),
-        (["TABLE", "--output", "results.txt"], r"results\.txt is neither a \.json nor a \.csv file"),
+        (["TABLE", "--output", "results.txt"], r"results\.txt does not end in \.json or \.csv"),
     ],
 )
 def test_fit_refuses_in_one_line(regroup, results_directory, patients, arguments, message):

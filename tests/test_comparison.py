@@ -1,6 +1,7 @@
 """Comparisons on a user's own data: what is run, what is chosen where, what is advised, and that records are enough."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import numpy as np
 import onnx
 import pandas as pd
 import pytest
+import skops.io
 from onnx import TensorProto, helper
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -22,9 +24,11 @@ from regroup_lib.data import bundled_tables
 from regroup_lib.data.dataset import DataError, Split
 from regroup_lib.data.load import load_data
 from regroup_lib.intervals import Interval
+from regroup_lib.report import operating_points, python_code, write_report
 from regroup_lib.runs import prepare, table_methods
 from regroup_lib.runs.differences import result_on_test, validation_precision
 from regroup_lib.runs.records import find_record, load_record
+from regroup_lib.runs.saved import fit_model, load_model
 from regroup_lib.runs.specs import LookSpec, OwnData, Spec, TableSpec, parse_spec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -262,15 +266,23 @@ def test_the_numbers_are_those_of_cross_validation(home):
         assert shown == intervals.mean_std(precisions)
 
 
-def test_the_method_of_a_fold_is_chosen_on_the_other_folds(home):
-    found = home.comparison.chosen(("CE", "WCE", "ROS"))
-    groups = [home.comparison.groups["logistic regression", title] for title in ("CE", "WCE", "ROS")]
+def test_the_method_of_a_fold_is_chosen_without_its_rows(home):
+    """Each candidate's AP in every fold of every seed, written out, without the rows that are measured."""
+    titles = ("CE", "WCE", "ROS")
+    found = home.comparison.chosen(titles)
+    arrays = [[r.arrays() for r in home.comparison.groups["logistic regression", title]] for title in titles]
+    folds, y = [of["folds"] for of in arrays[0]], arrays[0][0]["test_labels"]
     for seed in range(3):
-        arrays = [group[seed].arrays() for group in groups]
-        values = np.array([fold_precisions(a["test_labels"], a["folds"], a["test_scores_none"]) for a in arrays])
-        best = [np.argmax(np.delete(values, fold, axis=1).mean(axis=1)) for fold in range(5)]
-        assert found.precisions[seed] == pytest.approx(np.mean([values[b, fold] for fold, b in enumerate(best)]))
-    assert sum(found.picked.values()) == 15
+        measured = []
+        for fold in range(5):
+            kept, means = folds[seed] != fold, []
+            for candidate in arrays:
+                parts = [(of, (of["folds"] == f) & kept) for of in candidate for f in range(5)]
+                scored = [(y[rows], of["test_scores_none"][rows]) for of, rows in parts if rows.any()]
+                means.append(np.mean([average_precision_score(*pair) for pair in scored]))
+            scores = arrays[np.argmax(means)][seed]["test_scores_none"]
+            measured.append(average_precision_score(y[~kept], scores[~kept]))
+        assert found.precisions[seed] == pytest.approx(np.mean(measured))
 
 
 def test_the_method_for_images_is_chosen_on_the_validation_split(pictures):
@@ -296,7 +308,7 @@ def test_advice_follows_the_interval(home, monkeypatch, low, high, word):
     fresh = comparison.Comparison(home.comparison.look, home.comparison.records)
     monkeypatch.setattr(comparison, "interval", lambda *_, **__: Interval((low + high) / 2, low, high, 1, 9))
     assert fresh.recommendation.word == word
-    named = {"regroup": "Regroup: RG", "undecided": "Undecided, so take the simpler one: "}
+    named = {"regroup": "Regroup: RG", "undecided": "Undecided, so do without regrouping: "}
     assert fresh.recommendation.headline.startswith(named.get(word, "Leave the labels as they are: "))
 
 
@@ -346,7 +358,7 @@ def test_the_map_of_centers_shows_the_columns_that_differ_most():
 def test_the_area_under_a_curve_is_its_average_precision(home):
     figure = home.comparison.plot_precision_recall()
     lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
-    for title in comparison.COMPARED:
+    for title in ("CE", "WCE", "ROS", "RG", "RG+WCE"):
         group = home.comparison.groups["logistic regression", title]
         expected = np.mean([result_on_test(record, "average_precision") for record in group])
         assert lines[title].get_ydata().mean() == pytest.approx(expected, abs=0.03)
@@ -365,8 +377,96 @@ def test_results_are_written(home, tmp_path):
     frame = pd.read_csv(tmp_path / "r.csv")
     assert len(frame) == 3 * (3 + 2 * 2)
     assert set(frame["task"]) == {"own-heaps-middle"}
-    with pytest.raises(ValueError, match=r"r.xlsx is neither a \.json nor a \.csv file"):
+    with pytest.raises(ValueError, match=r"r\.xlsx does not end in \.json or \.csv"):
         home.comparison.write(tmp_path / "r.xlsx")
+
+
+# ---------------------------------------------------------------- a model and a report to take away
+
+
+@pytest.mark.parametrize(
+    ("method", "estimator"), [("rg", "logreg"), ("ros", "forest"), ("balanced-forest", "forest"), ("rg", "boosting")]
+)
+def test_a_saved_model_predicts_as_it_did_before(home, tmp_path, method, estimator):
+    model = fit_model(spec(method=method, estimator=estimator), home.comparison.own)
+    model.save(tmp_path / "model")
+    new = surrounded(seed=1)[["y", "x"]].assign(other="text")  # in another order, with another column
+    new.to_csv(tmp_path / "new.csv", index=False)
+    found = load_model(tmp_path / "model").predict(tmp_path / "new.csv")
+    pd.testing.assert_frame_equal(found, model.predict(tmp_path / "new.csv"))
+    ranked = average_precision_score(surrounded(seed=1)["kind"] == "middle", found["probability"])
+    assert ranked > 0.95
+    assert set(found["class"]) == {"middle", "not middle"}
+
+
+def test_a_saved_network_predicts_as_the_run_did(pictures, tmp_path):
+    record = pictures.comparison.groups["tiny-resnet", "RG"][1]
+    fit_model(record.spec, pictures.comparison.own).save(tmp_path / "model")
+    found = load_model(tmp_path / "model").predict(pictures.folder / "scans").set_index("file")["probability"]
+    dataset = load_data(pictures.folder / "scans")
+    expected = record.arrays()["test_scores_sum"]
+    np.testing.assert_allclose(found.loc[list(dataset.metadata["test"]["file"])], expected, atol=1e-4)
+
+
+def test_a_model_that_is_damaged_or_holds_other_types_is_refused(home, tmp_path):
+    fit_model(spec(), home.comparison.own).save(tmp_path / "model")
+    with pytest.raises(FileExistsError, match="name a new folder"):
+        fit_model(spec(), home.comparison.own).save(tmp_path / "model")
+    (tmp_path / "less.csv").write_text("x,z\n1,2\n2,1\n3,1\n")
+    with pytest.raises(DataError, match="lacks columns that the model reads: y"):
+        load_model(tmp_path / "model").predict(tmp_path / "less.csv")
+    (tmp_path / "words.csv").write_text("x,y\n1,far\n2,near\n3,far\n")
+    with pytest.raises(DataError, match="'y' has text, such as 'far', for numbers"):
+        load_model(tmp_path / "model").predict(tmp_path / "words.csv")
+    skops.io.dump(Path.touch, tmp_path / "model" / "estimator.skops")
+    with pytest.raises(ValueError, match="holds types that no saved model has: pathlib"):
+        load_model(tmp_path / "model")
+    (tmp_path / "model" / "estimator.skops").write_bytes(b"x")
+    with pytest.raises(ValueError, match="is damaged"):
+        load_model(tmp_path / "model")
+
+
+def test_a_report_is_one_file_whose_text_is_escaped_and_whose_code_runs(home, tmp_path, capsys):
+    frame = surrounded().replace({"kind": {"east": "<script>alert(1)</script>"}})
+    frame.to_csv(tmp_path / "a<b>.csv", index=False)
+    options = {"estimators": ["logreg"], "seeds": [0], "results_dir": tmp_path / "results"}
+    found = rg.compare(tmp_path / "a<b>.csv", positive="middle", **options)
+    write_report(found, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    for heading in ("The data", "The clusters", "The comparison", "Thresholds", "Calibration", "The same in Python"):
+        assert heading in page
+    exec(python_code(found), {})
+    assert len(capsys.readouterr().out.strip("[]\n").split()) == len(frame)
+
+
+def test_operating_points_reach_what_is_wanted():
+    rng = np.random.default_rng(0)
+    labels = rng.random(300) < 0.2
+    table = operating_points(labels, labels + rng.normal(size=300))
+    for wanted, row in table.iterrows():
+        measure, _, share = wanted.partition(" of ")
+        assert row[measure] >= float(share.strip("%")) / 100 - 1e-3
+    assert table.loc["recall of 95%", "threshold"] < table.loc["recall of 50%", "threshold"]
+
+
+def test_a_run_that_fails_loses_its_method_alone(home, tmp_path, monkeypatch):
+    make_model = table_methods.make_model
+
+    def failing(method, *arguments, **options):
+        if method == "weights":
+            raise RuntimeError("out of luck")
+        return make_model(method, *arguments, **options)
+
+    monkeypatch.setattr(table_methods, "make_model", failing)
+    found = rg.compare(
+        home.table, positive="middle", estimators=["logreg"], seeds=[0, 1], results_dir=tmp_path / "results"
+    )
+    assert [title for _, title in found.groups] == ["CE", "ROS", "RG", "RG+WCE"]
+    assert any("out of luck" in note for note in found.notes)
+    assert found.recommendation.word == "regroup"
 
 
 # ---------------------------------------------------------------- images
@@ -391,7 +491,9 @@ def test_images_are_compared_with_one_schedule_and_their_clusters_shown(pictures
     assert labels[-1] == "digit 8: 24"
 
 
-def test_a_pretrained_encoder_sees_files_at_its_own_size(tmp_path, monkeypatch):
+@pytest.fixture
+def flat(tmp_path):
+    """Write an ONNX encoder of 16 x 16 images to a data directory, and a folder of 20 x 24 images of two classes."""
     model = helper.make_model(
         helper.make_graph(
             [helper.make_node("Flatten", ["images"], ["features"])],
@@ -405,11 +507,30 @@ def test_a_pretrained_encoder_sees_files_at_its_own_size(tmp_path, monkeypatch):
     helper.set_model_props(model, {"image_size": "16"})
     (tmp_path / "encoders").mkdir()
     onnx.save(model, tmp_path / "encoders" / "flat.onnx")
-    for number in range(40):
+    for number in range(80):
         folder = tmp_path / "x" / "ab"[number % 4 == 0]
         folder.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(number).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+        pixels = np.random.default_rng(number).integers(0, 200 + 50 * (number % 4 == 0), (20, 24, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
+    return tmp_path
+
+
+def test_a_pretrained_encoder_is_compared_with_a_probe_and_an_mlp_on_its_features(flat):
+    options = {"encoder": "onnx:flat", "image_size": 8, "epochs": 1, "seeds": [0, 1], "profile": "smoke"}
+    found = rg.compare(flat / "x", positive="b", **options, data_dir=flat, results_dir=flat / "results")
+    shown = [title for classifier, title in found.groups if classifier == "features of onnx:flat"]
+    assert shown == ["linear probe", "encoder+MLP"]
+    probe, mlp = (found.groups["features of onnx:flat", title][0] for title in shown)
+    files = load_data(flat / "x", image_size=8, data_dir=flat).metadata["test"]["file"]
+    for record in (probe, mlp):
+        fit_model(record.spec, found.own, data_dir=flat).save(flat / record.spec.method)
+        predicted = load_model(flat / record.spec.method).predict(flat / "x", data_dir=flat)
+        scores = predicted.set_index("file")["probability"]
+        np.testing.assert_allclose(scores.loc[list(files)], record.arrays()["test_scores_none"], atol=1e-4)
+
+
+def test_a_pretrained_encoder_sees_files_at_its_own_size(flat, monkeypatch):
+    tmp_path = flat
     dataset, seen = load_data(tmp_path / "x", image_size=8, data_dir=tmp_path), []
     encode = prepare.encode
 
@@ -423,7 +544,7 @@ def test_a_pretrained_encoder_sees_files_at_its_own_size(tmp_path, monkeypatch):
     (look, *_) = comparison.image_specs(own_data, dataset, **options)
     record = rg.run(look, results_dir=tmp_path / "results", data_dir=tmp_path)
     assert "encoder flat: it does not say its mean and std" in record.metrics["notes"][-1]
-    assert seen == [(32, 16, 16, 3)]
+    assert seen == [(64, 16, 16, 3)]
     assert record.arrays()["examples"].shape[2:] == (8, 8, 3)
 
 

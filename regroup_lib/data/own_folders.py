@@ -507,3 +507,20 @@ def _group_notes(files: _Files, digests: np.ndarray, named: np.ndarray | None) -
         if len(across):
             notes.append(f"warning, {len(across)} groups lie in the training and the test split ({some_of(across)})")
     return notes
+
+
+def read_pictures(path: Path, shape: tuple[int, int, int]) -> tuple[list[str], np.ndarray]:
+    """Return the names of an image file or of those in a folder, and the images, uint8 [n, height, width, channels].
+
+    A file that cannot be read, or has more than 8 bits a color, whose range only a whole set has, raises a DataError.
+    """
+    files = [path] if path.is_file() else sorted(file for file in _files_below(path, []) if _is_image(file))
+    if not files:
+        raise DataError(f"{path} holds no image files")
+    images = np.empty((len(files), *shape), np.uint8)
+    for row, file in enumerate(files):
+        header = _header(file)
+        if header.reason or header.span:
+            raise DataError(f"{file}: {header.reason or 'more than 8 bits a color; save it with 8'}")
+        images[row] = _read_picture(file, shape=shape, span=None)
+    return [file.name if file == path else str(file.relative_to(path)) for file in files], images

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +163,38 @@ def load_frame(
         f"{NO_SPLIT}: rows are divided 80/20, class by class",
     ]
     return dataset_of(path.stem, samples, parts, class_names, columns=columns, notes=notes, digest=digest)
+
+
+def read_rows(
+    path: Path,
+    columns: Mapping[str, str],
+    *,
+    header: bool = True,
+    missing: Sequence[str] = (),
+    decimal: str | None = None,
+) -> pd.DataFrame:
+    """Return columns of new rows, as `load_frame` made them of a table.
+
+    `columns` has the kind of each column by name, ``"number"`` or ``"text"``; further columns are left out. A missing
+    column and text in one of numbers raise a DataError.
+    """
+    if path.suffix.lower() == ".parquet":
+        frame, decimal = _read_parquet(path, missing), "."
+    else:
+        frame, decimal = _read_text(path, header, missing, decimal)
+    frame = _spread_lists(path, _checked_columns(path, frame), defaultdict(list))
+    if absent := [name for name in columns if name not in frame]:
+        raise DataError(f"{path} lacks columns that the model reads: {some_of(absent)}")
+    rows = {}
+    for name, kind in columns.items():
+        if kind == "text":
+            rows[name] = _text(frame[name]).fillna(MISSING).to_numpy(object)
+            continue
+        values = _values(name, frame[name], decimal, defaultdict(list))
+        if values.dtype != np.float64 and values.notna().any():
+            raise DataError(f"{path}: the column {name!r} has text, such as {values.dropna().iloc[0]!r}, for numbers")
+        rows[name] = values.to_numpy(np.float64, na_value=np.nan)
+    return pd.DataFrame(rows)
 
 
 # ---------------------------------------------------------------- files

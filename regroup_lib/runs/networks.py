@@ -52,6 +52,26 @@ MANY_CLASSES = 20  # beyond it a record keeps decisions and each class's AP in t
 
 def _run_training(spec: Spec, means: _Means) -> tuple[Record, dict[str, np.ndarray]]:
     seconds: dict[str, float] = {}
+    trainer = make_trainer(spec, means, seconds)
+    history = trainer.train(means.checkpoint, means.deadline)
+    seconds["train"] = history.seconds
+    with _timed(seconds, "evaluate"):
+        metrics, arrays = _measure(trainer, history)
+    seconds["evaluate"] += sum(t.get("evaluate_seconds", 0) for t in history.traces)
+    record = Record(
+        spec=spec,
+        status=history.status,
+        metrics=metrics,
+        traces=history.traces,
+        regrouping=_describe(trainer.task, trainer.labels),
+        seconds=seconds,
+        data_digest=trainer.task.dataset.digest,
+    )
+    return record, arrays
+
+
+def make_trainer(spec: Spec, means: _Means, seconds: dict[str, float]) -> _Trainer | _FrozenTrainer:
+    """Return the classifier of a run, ready to be trained; the time of each step is added to `seconds`."""
     task = _task_of(
         spec,
         means.data_dir,
@@ -79,24 +99,8 @@ def _run_training(spec: Spec, means: _Means) -> tuple[Record, dict[str, np.ndarr
     with _timed(seconds, "resample"):
         training = _training_set(spec, task, labels, features)
     if spec.network in FROZEN_ESTIMATORS:
-        trainer = _FrozenTrainer(spec, task, labels, features)
-    else:
-        trainer = _Trainer(spec, task, labels, training, features, auxiliary)
-    history = trainer.train(means.checkpoint, means.deadline)
-    seconds["train"] = history.seconds
-    with _timed(seconds, "evaluate"):
-        metrics, arrays = _measure(trainer, history)
-    seconds["evaluate"] += sum(t.get("evaluate_seconds", 0) for t in history.traces)
-    record = Record(
-        spec=spec,
-        status=history.status,
-        metrics=metrics,
-        traces=history.traces,
-        regrouping=_describe(task, labels),
-        seconds=seconds,
-        data_digest=task.dataset.digest,
-    )
-    return record, arrays
+        return _FrozenTrainer(spec, task, labels, features)
+    return _Trainer(spec, task, labels, training, features, auxiliary)
 
 
 def _auxiliary_targets(spec: Spec, task: Task, features: dict[str, np.ndarray]) -> np.ndarray | None:

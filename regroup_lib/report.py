@@ -1,0 +1,141 @@
+"""A comparison on one's own data as one HTML file, without links to anything else."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html import escape
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from sklearn.metrics import precision_recall_curve
+
+from regroup_lib.comparison import Comparison, named
+from regroup_lib.diagnostics import plot_calibration, threshold_table
+from regroup_lib.estimator import RegroupClassifier
+from regroup_lib.files import atomic_path
+from regroup_lib.runs import table_methods
+
+WANTED = (0.5, 0.7, 0.8, 0.9, 0.95)  # precisions and recalls of the table of thresholds
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse } th, td { padding: .2rem .8rem; border-bottom: 1px solid #ccc; text-align: left }
+div, pre { overflow-x: auto } img { max-width: 100%; height: auto } pre { background: #f4f4f4; padding: 1rem }
+"""
+
+
+def write_report(comparison: Comparison, path: str | Path) -> None:
+    """Write a comparison to an HTML file.
+
+    The file has the advice, the data as they were read, the clusters, the comparison with its intervals, curves, a
+    table of thresholds and the calibration of the recommended classifier, and the Python code that fits it.
+
+    Parameters
+    ----------
+    comparison : Comparison
+    path : str or Path
+    """
+    advice, name = comparison.recommendation, escape(comparison.name)
+    measured = comparison.scores(*advice.row)
+    labels, scores = measured.labels[0], measured.scores[0]
+    parts = [
+        f"<h1>Should you regroup {name}?</h1><p>{_sentences(advice.text)}</p>",
+        f"<h2>The data</h2><ul>{''.join(f'<li>{escape(note)}</li>' for note in comparison.notes)}</ul>",
+        _table(comparison.class_table),
+        f"<h2>The clusters</h2><p>{escape(comparison.outlook)}</p>",
+        _picture(comparison.plot_clusters(), "the largest clusters"),
+        "<h2>The comparison</h2><p>Percent, mean ± standard deviation over seeds; differences with a 95% interval. AP "
+        f"by chance: {100 * comparison.chance:.1f}.</p>",
+        _table(comparison.table.reset_index().set_index("classifier")),
+        _picture(comparison.plot_precision_recall(), "precision against recall"),
+        f"<h2>Thresholds of {escape(named(advice.row))}</h2><p>The threshold that reaches a wanted precision with the "
+        f"most recall, or a wanted recall with the most precision, on the {len(labels):,} samples that it was measured "
+        "on, first seed. On new data expect a little less.</p>",
+        _table(operating_points(labels, scores)),
+        "<h2>Calibration</h2><p>On the diagonal, probabilities mean what they say.</p>",
+        _picture(
+            plot_calibration(labels, {named(advice.row): scores}), "share of positives against predicted probability"
+        ),
+        f"<h2>The same in Python</h2><pre>{escape(python_code(comparison))}</pre>",
+        f"<p>{escape(comparison.provenance)}</p>",
+    ]
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{name}</title>'
+    page = (
+        f'<!DOCTYPE html><html lang="en"><head>{head}<style>{STYLE}</style></head><body>{"".join(parts)}</body></html>'
+    )
+    with atomic_path(Path(path)) as partial:
+        partial.write_text(page + "\n", encoding="utf-8")
+
+
+def operating_points(labels: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
+    """Return a row of `threshold_table` for each of the `WANTED` precisions and recalls that some threshold reaches.
+
+    `labels` [n] are 1 for positives, `scores` [n] are those of the positive class. Of the thresholds that reach a
+    precision, it is the one with the most recall, and the reverse.
+    """
+    precision, recall, thresholds = precision_recall_curve(labels, scores)
+    chosen = {}
+    for name, reached, other in (("precision", precision[:-1], recall), ("recall", recall[:-1], precision)):
+        for wanted in WANTED:
+            if len(found := np.flatnonzero(reached >= wanted)):
+                chosen[f"{name} of {wanted:.0%}"] = thresholds[found[np.argmax(other[found])]]
+    table = threshold_table(labels, scores, list(chosen.values())).reset_index()
+    return table.round(3).set_index(pd.Index(chosen, name="wanted"))
+
+
+def python_code(comparison: Comparison) -> str:
+    """Return Python code that fits the recommended classifier on the same data, and applies it."""
+    own, spec = comparison.own or comparison.look.spec.own, comparison.groups[comparison.recommendation.row][0].spec
+    reading = {name: getattr(own, name) for name in ("label", "group", "missing", "decimal")}
+    options = "".join(f", {name}={value!r}" for name, value in reading.items() if value)
+    path = str(own.path or "your data")
+    if not comparison.is_table:
+        return f"""import regroup_lib as rg
+comparison = rg.compare({path!r}, positive={own.positive!r}, encoder={comparison.look.spec.encoder!r}{options})
+model = comparison.fit()
+model.save("model")
+print(model.predict("new images"))"""
+    options += "" if own.header else ", header=False"
+    steps = [table_methods.make_model(spec.method, spec.estimator, seed=spec.seed, threshold=spec.threshold)]
+    if sampler := table_methods.METHODS[spec.method].sampler:
+        steps.insert(0, table_methods.RESAMPLERS[sampler](1, spec.seed))
+    if isinstance(steps[-1], RegroupClassifier):
+        steps[-1].set_params(aggregation="sum")
+    parts = [*steps, *(step.estimator for step in steps if isinstance(step, RegroupClassifier))]
+    imports = sorted({f"from {type(p).__module__.split('._')[0]} import {type(p).__name__}" for p in parts})
+    return "\n".join(
+        [
+            "import regroup_lib as rg",
+            *imports,
+            "from imblearn.pipeline import make_pipeline",
+            "from regroup_lib.data.bundled_tables import table_of",
+            "from regroup_lib.runs.table_methods import make_preparation",
+            "",
+            f"table = table_of(rg.load_data({path!r}{options}), {own.positive!r})",
+            f"model = make_pipeline(make_preparation(), {', '.join(' '.join(repr(s).split()) for s in steps)})",
+            "model.fit(table.features, table.labels)",
+            "print(model.predict_proba(table.features)[:, 1])",
+        ]
+    )
+
+
+def _sentences(markdown: str) -> str:
+    """Return escaped text; the part between two pairs of asterisks is bold."""
+    before, bold, after = escape(markdown).split("**")
+    return f"{before}<strong>{bold}</strong>{after}"
+
+
+def _table(frame: pd.DataFrame) -> str:
+    return f"<div>{frame.reset_index().to_html(index=False, border=0, na_rep='')}</div>"
+
+
+def _picture(figure: Figure, description: str) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight")
+    plt.close(figure)
+    return (
+        f'<img alt="{escape(description)}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    )

@@ -1,0 +1,235 @@
+"""A model to take away: the classifier of one run, fitted, saved, read again and applied to new data.
+
+Nothing in the files can run code: scikit-learn's estimators are skops files whose types must be on a list, the weights
+of networks are safetensors, the rest is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import pandas as pd
+import skops.io
+import torch
+from imblearn.pipeline import make_pipeline
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from regroup_lib.data.bundled_tables import table_of
+from regroup_lib.data.own_folders import read_pictures
+from regroup_lib.data.own_tables import read_rows
+from regroup_lib.encoders.base import center_and_normalize
+from regroup_lib.encoders.features import make_encoder
+from regroup_lib.nn.models import build_network
+from regroup_lib.nn.training import predict, softmax
+from regroup_lib.regroup import aggregate
+from regroup_lib.runs import table_methods
+from regroup_lib.runs.methods import METHODS
+from regroup_lib.runs.networks import FROZEN_ESTIMATORS, _resident, make_trainer
+from regroup_lib.runs.prepare import _Means
+from regroup_lib.runs.specs import OwnData, Spec, TableSpec, parse_spec
+
+ABOUT, ESTIMATOR, WEIGHTS = "model.json", "estimator.skops", "network.safetensors"
+# Types beyond those that skops knows to be harmless.
+TRUSTED = {
+    "imblearn.ensemble._easy_ensemble.EasyEnsembleClassifier",
+    "imblearn.ensemble._forest.BalancedRandomForestClassifier",
+    "imblearn.over_sampling._random_over_sampler.RandomOverSampler",
+    "imblearn.pipeline.Pipeline",
+    "imblearn.under_sampling._prototype_selection._random_under_sampler.RandomUnderSampler",
+    "numpy.dtype",
+    "regroup_lib.estimator.RegroupClassifier",
+    "regroup_lib.regroup.Regrouping",
+    "sklearn.compose._column_transformer.make_column_selector",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.tree._tree.Tree",
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A fitted classifier of one class against the rest.
+
+    Attributes
+    ----------
+    spec : Spec or TableSpec
+        The run that the classifier is from.
+    about : dict
+        Of a table the kind of each column, of images their shape; class of each pseudo-class.
+    fitted : estimator or Module
+    """
+
+    spec: Spec | TableSpec
+    about: dict[str, Any]
+    fitted: Any
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model to a new folder, complete or not at all; an existing one raises a FileExistsError."""
+        folder = Path(folder)
+        if folder.exists():
+            raise FileExistsError(f"{folder} exists; name a new folder, or remove it")
+        own = self.spec.own.model_dump(mode="json") | {"path": None}
+        about = {"spec": self.spec.model_dump(mode="json") | {"own": own}, **self.about}
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+            written = Path(scratch) / folder.name
+            written.mkdir()
+            (written / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            if isinstance(self.fitted, torch.nn.Module):
+                weights = {name: value.detach().cpu() for name, value in self.fitted.state_dict().items()}
+                save_file({name: value.contiguous() for name, value in weights.items()}, written / WEIGHTS)
+            else:
+                skops.io.dump(self.fitted, written / ESTIMATOR)
+            shutil.move(written, folder)
+
+    def predict(self, path: str | Path, *, data_dir: str | Path | None = None) -> pd.DataFrame:
+        """Return the probability of the positive class of new samples, and the decision at 0.5.
+
+        Parameters
+        ----------
+        path : str or Path
+            A table with the columns of the training table, in any order and with or without others; or an image file
+            or a folder of them, at any depth.
+        data_dir : path, optional
+            Where an ONNX encoder is looked up; default: see `data_directory`.
+
+        Returns
+        -------
+        DataFrame
+            ``row`` or ``file``, ``probability`` and ``class``, in the order of the file or of the names.
+
+        Raises
+        ------
+        DataError
+            If the file cannot be read or lacks a column.
+        """
+        if isinstance(self.spec, TableSpec):
+            rows = read_rows(Path(path), self.about["columns"], **self.about["reading"])
+            found, scores = {"row": np.arange(len(rows))}, self.fitted.predict_proba(rows)[:, 1]
+        else:
+            files, scores = self._of_images(Path(path), data_dir)
+            found = {"file": files}
+        positive = self.spec.own.positive
+        decided = np.where(scores >= 0.5, positive, f"not {positive}")
+        return pd.DataFrame(found | {"probability": scores, "class": decided})
+
+    def _of_images(self, path: Path, data_dir: str | Path | None) -> tuple[list[str], np.ndarray]:
+        shape, method = tuple(self.about["shape"]), METHODS[self.spec.method]
+        if method.features:
+            encoder = make_encoder(self.spec.encoder, data_dir=data_dir)
+            side = encoder.image_size if self.spec.image_size else None
+            files, images = read_pictures(path, (side or shape[0], side or shape[1], shape[2]))
+            inputs = _normalized(encoder.transform(images), self.about.get("center"))
+        else:
+            files, inputs = read_pictures(path, shape)
+        if self.spec.network in FROZEN_ESTIMATORS:
+            return files, self.fitted.predict_proba(inputs)[:, 1]
+        device = next(self.fitted.parameters()).device
+        numbers = {k: torch.tensor(self.about.get(k, []), device=device) for k in ("mean", "scale")}
+        logits, _ = predict(self.fitted, _resident(self.spec, inputs, SimpleNamespace(**numbers)))
+        return files, aggregate(softmax(logits), self.about["parent"], "sum")[:, 1]
+
+
+def fit_model(spec: Spec | TableSpec, own: OwnData, *, data_dir: str | Path | None = None) -> Model:
+    """Fit the classifier of a run on the user's data.
+
+    Parameters
+    ----------
+    spec : Spec or TableSpec
+        A run of a comparison. A table's classifier is fitted on all rows; a network on the training images, and the
+        test images stay out, so that the measured average precision is that of this network.
+    own : OwnData
+        The data, with their path.
+    data_dir : path, optional
+
+    Returns
+    -------
+    Model
+    """
+    spec = spec.model_copy(update={"own": own})
+    if isinstance(spec, TableSpec):
+        return _fit_table(spec, data_dir)
+    with tempfile.TemporaryDirectory() as scratch:
+        means = _Means(data_dir, Path(scratch) / "checkpoint.pt", None, True)
+        trainer = make_trainer(spec, means, {})
+        history = trainer.train(means.checkpoint, None)
+    if history.status != "finished":
+        raise ValueError(f"the training of {spec.label} diverged; nothing is saved")
+    about = {"parent": trainer.labels.parent.tolist(), "shape": list(trainer.task.train.inputs.shape[1:])}
+    if METHODS[spec.method].features:
+        encoder = make_encoder(spec.encoder, data_dir=data_dir)
+        if encoder.normalize:
+            dataset = own.load(
+                data_dir=data_dir, image_size=spec.image_size and (encoder.image_size or spec.image_size)
+            )
+            about["center"] = encoder.transform(dataset.train.inputs).mean(axis=0, dtype=np.float64).tolist()
+    if spec.network in FROZEN_ESTIMATORS:
+        return Model(spec, about, trainer.estimator)
+    inputs = trainer.training.inputs
+    about |= {"in_channels": inputs.width}
+    about |= {name: getattr(inputs, name).tolist() for name in ("mean", "scale") if hasattr(inputs, name)}
+    return Model(spec, about, trainer.network)
+
+
+def _fit_table(spec: TableSpec, data_dir: str | Path | None) -> Model:
+    table = table_of(spec.own.verified(data_dir=data_dir), spec.own.positive)
+    method, n_positives = table_methods.METHODS[spec.method], int(table.labels.sum())
+    steps = [table_methods.make_preparation()]
+    if method.sampler:
+        steps.append(table_methods.RESAMPLERS[method.sampler](n_positives, spec.seed))
+    options = {"threshold": spec.threshold, "encoder": spec.encoder}
+    model = table_methods.make_model(spec.method, spec.estimator, seed=spec.seed, **options)
+    if method.clusterer:
+        model.set_params(aggregation="sum", min_cluster_size=2)
+    fitted = make_pipeline(*steps, model).fit(table.features, table.labels)
+    columns = {name: "number" if kind == np.float64 else "text" for name, kind in table.features.dtypes.items()}
+    reading = {name: getattr(spec.own, name) for name in ("header", "missing", "decimal")}
+    return Model(spec, {"columns": columns, "reading": reading}, fitted)
+
+
+def _normalized(features: np.ndarray, center: list[float] | None) -> np.ndarray:
+    """Return features as those of the training images were normalized; see `center_and_normalize`."""
+    if center is None:
+        return features
+    return center_and_normalize(np.array([center], np.float32), features)[1]
+
+
+def load_model(folder: str | Path) -> Model:
+    """Read a model that `Model.save` wrote.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If a file is missing or damaged, or holds a type that is not on the list of harmless ones.
+    """
+    folder = Path(folder)
+    if not (folder / ABOUT).is_file():
+        raise FileNotFoundError(f"{folder} holds no model: {ABOUT} is missing; write one with `regroup fit --save`")
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        spec = parse_spec(about.pop("spec"))
+        if (folder / ESTIMATOR).is_file():
+            if unknown := set(skops.io.get_untrusted_types(file=folder / ESTIMATOR)) - TRUSTED:
+                raise ValueError(
+                    f"{folder / ESTIMATOR} holds types that no saved model has: {', '.join(sorted(unknown))}"
+                )
+            return Model(spec, about, skops.io.load(folder / ESTIMATOR, trusted=sorted(TRUSTED)))
+        network = build_network(
+            spec.network,
+            in_channels=about["in_channels"],
+            n_classes=len(about["parent"]),
+            seed=0,
+            head=METHODS[spec.method].head,
+        )
+        network.load_state_dict(load_file(folder / WEIGHTS))
+    except (KeyError, TypeError, OSError, RuntimeError, SafetensorError, BadZipFile, json.JSONDecodeError) as error:
+        raise ValueError(f"{folder} is damaged or was not written by `regroup fit --save` ({error})") from error
+    return Model(spec, about, network)
