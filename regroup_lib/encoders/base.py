@@ -31,7 +31,7 @@ def _batches(images: np.ndarray, size: int, label: str) -> Iterator[np.ndarray]:
 
 
 def _resized(images: np.ndarray, size: int, mean: Sequence[float], std: Sequence[float], device) -> torch.Tensor:
-    """Return uint8 [n, h, w, c] as normalised float32 [n, 3, size, size], resized bicubically."""
+    """Return uint8 [n, h, w, c] as normalized float32 [n, 3, size, size], resized bicubically."""
     batch = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float()
     batch = batch.expand(-1, 3, -1, -1)
     if batch.shape[-2:] != (size, size):
@@ -48,7 +48,7 @@ class Encoder:
     label : str
         How tables and figures name it.
     normalize : bool
-        Whether `encode` centres the features and scales them to unit length (pre-trained networks).
+        Whether `encode` centers the features and scales them to unit length (pre-trained networks).
     cached : bool
         Whether the features are worth a file; flattened pixels are not.
     image_size : int or None
@@ -85,7 +85,7 @@ class Encoder:
         raise NotImplementedError
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return what `fit` learnt, as arrays."""
+        """Return what `fit` learned, as arrays."""
         return {}
 
     def load_state(self, state: dict[str, np.ndarray], image_shape: tuple[int, ...]) -> None:

@@ -67,7 +67,7 @@ class TfidfEncoder(Encoder):
 
 
 class MiniLMEncoder(Encoder):
-    """Sentence embeddings of all-MiniLM-L6-v2, 384 numbers a sentence; needs the extra ``text`` (see `minilm`).
+    """Sentence embeddings of all-MiniLM-L6-v2, 384 numbers for each sentence; needs the extra ``text``.
 
     Parameters
     ----------

@@ -44,7 +44,9 @@ class History:
 
 
 class Progress:
-    """A run's checkpoint, and the time that it has left.
+    """A run's history and checkpoint, and the time that it has left.
+
+    A checkpoint that is there is loaded; a damaged one is reported, and the run starts from the beginning.
 
     Parameters
     ----------
@@ -54,19 +56,23 @@ class Progress:
         A `time.monotonic` after which no epoch is to end.
     parts : dict of str to object
         What goes on from the checkpoint; each has ``state_dict`` and ``load_state_dict``.
+    device : torch.device
+        Of the tensors.
+
+    Attributes
+    ----------
     history : History
-        Filled by `resume`; the caller appends a trace with ``seconds`` an epoch.
+        The caller appends a trace with ``seconds`` for each epoch.
     """
 
-    def __init__(self, path: Path | None, deadline: float | None, parts: dict[str, Any], history: History):
-        self.path, self.deadline, self.parts, self.history = path, deadline, parts, history
+    def __init__(self, path: str | Path | None, deadline: float | None, parts: dict[str, Any], device: torch.device):
+        self.path, self.deadline, self.parts = None if path is None else Path(path), deadline, parts
+        self.history = History()
         self.epoch = 0.0  # seconds that the last epoch took, with all that belongs to it
-        self.began: float | None = None
+        if self.path is not None and self.path.exists():
+            self._resume(device)
 
-    def resume(self, device: torch.device) -> None:
-        """Load a checkpoint where there is one; a damaged one is reported, and the run starts from the beginning."""
-        if self.path is None or not self.path.exists():
-            return
+    def _resume(self, device: torch.device) -> None:
         fresh = {name: copy.deepcopy(part.state_dict()) for name, part in self.parts.items()}
         try:
             state = load_checkpoint(self.path, device)
