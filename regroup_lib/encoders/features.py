@@ -20,7 +20,7 @@ from filelock import FileLock
 from regroup_lib.data.dataset import Dataset
 from regroup_lib.encoders.base import Encoder, TrainedEncoder, center_and_normalize
 from regroup_lib.encoders.pixels import AutoencoderEncoder, PCAEncoder, RawEncoder
-from regroup_lib.encoders.pretrained import ClipEncoder, OnnxEncoder, _onnx_options
+from regroup_lib.encoders.pretrained import ClipEncoder, OnnxEncoder, onnx_options
 from regroup_lib.encoders.simclr import SimCLREncoder
 from regroup_lib.encoders.text import MiniLMEncoder, TfidfEncoder
 from regroup_lib.files import atomic_path, data_directory, read_npz, write_npz
@@ -86,7 +86,7 @@ def make_encoder(name: str, *, data_dir: str | Path | None = None, epochs: int |
         return ClipEncoder(model or "ViT-B-32-quickgelu", pretrained or "openai")
     rest, _, query = rest.partition("?")
     path = Path(rest) if rest.endswith(".onnx") else data_directory(data_dir) / "encoders" / f"{rest}.onnx"
-    return OnnxEncoder(path, **_onnx_options(query))
+    return OnnxEncoder(path, **onnx_options(query))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from sklearn.decomposition import PCA
 
-from regroup_lib.encoders.base import Encoder, TrainedEncoder, _batches
+from regroup_lib.encoders.base import Encoder, TrainedEncoder, in_batches
 from regroup_lib.nn.autoencoder import ConvAutoencoder, to_pixels
 from regroup_lib.nn.models import default_device, unit_range
 
@@ -84,7 +84,7 @@ class AutoencoderEncoder(TrainedEncoder):
         batches = (
             [batch]
             for epoch in range(epochs)
-            for batch in _batches(images[rng.permutation(len(images))], size, f"autoencoder {epoch + 1}/{epochs}")
+            for batch in in_batches(images[rng.permutation(len(images))], size, f"autoencoder {epoch + 1}/{epochs}")
         )
         self.network_.fit(batches, steps=-(-len(images) // size) * epochs, peak_lr=2e-3)
         return self

@@ -160,11 +160,10 @@ class SimCLREncoder(TrainedEncoder):
         progress = Progress(checkpoint, deadline, parts, device)
         history = progress.history
         self.earlier_seconds_ = history.seconds
-        left = range(len(history.traces), options["epochs"])
+        left = options["epochs"] - len(history.traces)
         network.train()
-        with progress_bar(total=steps * len(left), desc=self.label, unit="batch") as bar:
-            for _ in left:
-                progress.begin_epoch()
+        with progress_bar(total=steps * left, desc=self.label, unit="batch") as bar:
+            for _ in progress.epochs(options["epochs"]):
                 start = time.perf_counter()
                 order = torch.randperm(len(pixels), generator=generator, device=device)
                 total = torch.zeros((), dtype=torch.float64, device=device)  # nothing waits for the device
@@ -175,7 +174,6 @@ class SimCLREncoder(TrainedEncoder):
                     total += loss.detach()
                     bar.update()
                 history.traces.append({"train_loss": float(total) / steps, "seconds": time.perf_counter() - start})
-                progress.end_epoch()
         self.losses_ = [trace["train_loss"] for trace in history.traces]
         network.eval()
         return self

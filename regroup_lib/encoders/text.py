@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from regroup_lib.encoders.base import Encoder, _batches
+from regroup_lib.encoders.base import Encoder, in_batches
 from regroup_lib.files import digest_file
 from regroup_lib.inputs import words
 from regroup_lib.nn import tokenizers
@@ -95,7 +95,7 @@ class MiniLMEncoder(Encoder):
         order = np.argsort([len(text) for text in texts], kind="stable")
         parts = [
             self.model.encode(batch.tolist(), batch_size=self.batch_size, show_progress_bar=False)
-            for batch in _batches(np.asarray(texts)[order], self.batch_size, self.label)
+            for batch in in_batches(np.asarray(texts)[order], self.batch_size, self.label)
         ]
         features = np.empty((len(texts), parts[0].shape[1]), np.float32)
         features[order] = np.concatenate(parts)

@@ -327,7 +327,8 @@ def train(
     targets = torch.from_numpy(np.asarray(labels, dtype=np.int64)).to(device)
     if sampler is None:
         sampler = images.sampler if isinstance(images, DiskImages) else ShuffledRows(np.arange(len(images)))
-    steps = len(_batch_bounds(len(sampler), options.batch_size)) - 1
+    bounds = _batch_bounds(len(sampler), options.batch_size)
+    steps = len(bounds) - 1
     optimizer = _optimizer(network, options)
     schedule = _schedule(optimizer, options, steps * options.epochs)
     if loss is None:
@@ -348,10 +349,9 @@ def train(
         take_step(value, optimizer, schedule)
         return value.detach()
 
-    left = range(len(history.traces), options.epochs) if history.status == "finished" else ()
-    with progress_bar(total=steps * len(left), desc=description, unit="batch") as bar:
-        for epoch in left:
-            progress.begin_epoch()
+    left = options.epochs - len(history.traces)
+    with progress_bar(total=steps * left, desc=description, unit="batch") as bar:
+        for epoch in progress.epochs(options.epochs):
             start = time.perf_counter()
             forward.train()
             if hasattr(loss, "begin_epoch"):
@@ -360,8 +360,11 @@ def train(
             generator = torch.Generator(device).manual_seed(seed * 100_003 + epoch)
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 torch.manual_seed(seed * 100_003 + epoch)  # of dropout
-                order = sampler.order(generator)
-                mean_loss = _train_epoch(step, order, options.batch_size, generator, bar)
+                order, total = sampler.order(generator), torch.zeros((), device=device)
+                for first, last in pairwise(bounds):
+                    total += step(order[first:last], generator) * (last - first)
+                    bar.update()
+            mean_loss = float(total) / len(order)
             trace = {"epoch": epoch + 1, "train_loss": mean_loss, "images": len(sampler)}
             trace["seconds"] = time.perf_counter() - start
             if np.isfinite(mean_loss) and on_epoch is not None:
@@ -370,9 +373,6 @@ def train(
             history.traces.append(trace)
             if not np.isfinite(mean_loss):
                 history.status = "diverged"
-            progress.end_epoch()
-            if history.status == "diverged" or trace.get("stop"):
-                break
     return history
 
 
@@ -422,21 +422,6 @@ def take_step(loss: torch.Tensor, optimizer: torch.optim.Optimizer, schedule: An
     loss.backward()
     optimizer.step()
     schedule.step()
-
-
-def _train_epoch(
-    step: Callable[[torch.Tensor, torch.Generator], torch.Tensor],
-    order: torch.Tensor,
-    batch_size: int,
-    generator: torch.Generator,
-    bar: Any,
-) -> float:
-    """Take one step for each batch of rows, and return the mean loss of the samples."""
-    total = torch.zeros((), device=order.device)
-    for start, stop in pairwise(_batch_bounds(len(order), batch_size)):
-        total += step(order[start:stop], generator) * (stop - start)
-        bar.update()
-    return float(total) / len(order)
 
 
 def _batch_bounds(n: int, size: int) -> list[int]:

@@ -12,7 +12,6 @@ from imblearn.under_sampling import RandomUnderSampler
 from sklearn.cluster import KMeans
 
 from regroup_lib.nn.samplers import (
-    BlockShuffledRows,
     ShuffledRows,
     StratifiedBatches,
     _quotas,
@@ -341,9 +340,3 @@ def test_one_class_can_be_ordered_and_not_resampled():
     for use in (random_oversampling, random_undersampling):
         with pytest.raises(ValueError, match="needs to have more than 1 class"):
             use([3, 3, 3], seed=0)
-
-
-@pytest.mark.parametrize("window", [0, 1.5])
-def test_windows_without_a_meaning(window):
-    with pytest.raises(ValueError, match=f"window is {window}; it must be a whole number of at least 1"):
-        BlockShuffledRows(4, block_rows=2, window=window)
