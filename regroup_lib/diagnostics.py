@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from sklearn.calibration import calibration_curve
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
 from sklearn.metrics import adjusted_rand_score, average_precision_score, precision_recall_curve, silhouette_score
 from sklearn.metrics.cluster import contingency_matrix
@@ -19,7 +18,6 @@ from regroup_lib.metrics import clustering_quality
 from regroup_lib.regroup import Regrouping
 
 if TYPE_CHECKING:  # a user of tables does not need Matplotlib
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SILHOUETTE_SAMPLES = 2000
@@ -200,51 +198,13 @@ def threshold_table(
     positive, scores = np.asarray(y_true) == 1, np.asarray(scores, float)
     if positive.all() or not positive.any():
         raise ValueError("a threshold table needs samples of both classes")
-    rows = []
-    for threshold in thresholds:
-        called = scores >= threshold
-        hits, alarms = int((called & positive).sum()), int((called & ~positive).sum())
-        recall, false_rate = hits / positive.sum(), alarms / (~positive).sum()
-        rows.append(
-            {
-                "threshold": threshold,
-                "called positive": hits + alarms,
-                "recall": recall,
-                "precision": hits / (hits + alarms) if hits + alarms else float("nan"),
-                "false alarms": false_rate,
-                "balanced accuracy": (recall + 1 - false_rate) / 2,
-            }
-        )
-    return pd.DataFrame(rows).set_index("threshold")
-
-
-def plot_calibration(y_true: Sequence[int], scores: dict[str, Sequence[float]], *, n_bins: int = 8) -> Figure:
-    """Draw how often samples with a score are positive, for several classifiers.
-
-    On the diagonal a score can be read as a probability.
-
-    Parameters
-    ----------
-    y_true : sequence of int [n]
-        1 is positive.
-    scores : dict of str to sequence of float [n]
-        Name of each classifier, and its scores of the positive class.
-    n_bins : int
-        With about equally many samples each.
-    """
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(4.6, 4.2))
-    axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="as probabilities")
-    looks = zip(("#000000", "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7"), "oXs^vD", strict=True)
-    for (name, values), (color, marker) in zip(scores.items(), looks, strict=False):
-        share, mean = calibration_curve(
-            np.asarray(y_true), np.asarray(values, float), n_bins=n_bins, strategy="quantile"
-        )
-        axes.plot(mean, share, color=color, marker=marker, label=name)
-    axes.set(xlabel="mean score", ylabel="share of positives", xlim=(0, 1), ylim=(0, 1))
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
-    return figure
+    called = scores >= np.asarray(thresholds)[:, None]
+    hits, alarms = called[:, positive].sum(axis=1), called[:, ~positive].sum(axis=1)
+    table = pd.DataFrame({"called positive": hits + alarms}, index=pd.Index(thresholds, name="threshold"))
+    table["recall"], table["precision"] = hits / positive.sum(), hits / table["called positive"]
+    table["false alarms"] = alarms / (~positive).sum()
+    table["balanced accuracy"] = (table["recall"] + 1 - table["false alarms"]) / 2
+    return table
 
 
 def nearest_to_center(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -379,21 +339,21 @@ def image_statistics(images: np.ndarray) -> dict[str, np.ndarray]:
     Returns
     -------
     dict of str to ndarray of float64 [n]
-        ``brightness`` and ``contrast`` (mean and standard deviation of grey, 0 to 1), ``dark corners`` (how much
+        ``brightness`` and ``contrast`` (mean and standard deviation of gray, 0 to 1), ``dark corners`` (how much
         darker the corners, an eighth of the sides, are than the whole: a dermatoscope's tube) and, in color,
         ``redness`` (red as a share of red, green and blue).
     """
     pixels = images.astype(np.float32) / 255
-    grey = pixels.mean(axis=3)
-    height, width = (max(1, side // 8) for side in grey.shape[1:])
+    gray = pixels.mean(axis=3)
+    height, width = (max(1, side // 8) for side in gray.shape[1:])
     corners = [
-        grey[:, rows, columns]
+        gray[:, rows, columns]
         for rows in (slice(height), slice(-height, None))
         for columns in (slice(width), slice(-width, None))
     ]
     corner = np.mean([part.mean(axis=(1, 2)) for part in corners], axis=0)
-    brightness = grey.mean(axis=(1, 2))
-    found = {"brightness": brightness, "contrast": grey.std(axis=(1, 2)), "dark corners": brightness - corner}
+    brightness = gray.mean(axis=(1, 2))
+    found = {"brightness": brightness, "contrast": gray.std(axis=(1, 2)), "dark corners": brightness - corner}
     if pixels.shape[3] == 3:
         channels = pixels.mean(axis=(1, 2))
         found["redness"] = channels[:, 0] / np.maximum(channels.sum(axis=1), 1e-6)
@@ -465,13 +425,6 @@ def _typical(values: np.ndarray) -> list[Any] | float | None:
     return [str(names[counts.argmax()]), round(float(counts.max() / len(values)), 4)]
 
 
-def _show(axes: Axes, image: np.ndarray) -> None:
-    axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    axes.set(xticks=[], yticks=[])
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
-
-
 def mosaic(examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return images [k, n, h, w, c] as one picture of k rows, and the middle of each row in pixels."""
     k, n, height, width, channels = examples.shape
@@ -488,7 +441,9 @@ def plot_image_rows(examples: np.ndarray, names: Sequence[str], label: str) -> F
 
     picture, middles = mosaic(examples)
     figure, axes = plt.subplots(figsize=(0.62 * examples.shape[1] + 1, 0.62 * len(examples) + 0.2))
-    _show(axes, picture)
-    axes.set(yticks=middles, yticklabels=names, ylabel=label)
+    axes.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axes.set(xticks=[], yticks=middles, yticklabels=names, ylabel=label)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     return figure

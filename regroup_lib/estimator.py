@@ -6,7 +6,7 @@ import inspect
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from functools import partial, update_wrapper
@@ -37,9 +37,17 @@ from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
 from regroup_lib.clusterers import make_clusterer
-from regroup_lib.inputs import GRIDS, by_class_index, check_fit_params, check_labels, for_pseudo_classes, for_sklearn
+from regroup_lib.inputs import (
+    GRIDS,
+    by_class_index,
+    check_fit_params,
+    check_labels,
+    count_rows_not_finite,
+    for_pseudo_classes,
+    for_sklearn,
+)
 from regroup_lib.metrics import decide, selection_score
-from regroup_lib.regroup import Regrouping, aggregate, cluster_counts, count_rows_not_finite, merge_small, one_thread
+from regroup_lib.regroup import Regrouping, aggregate, cluster_counts, merge_small, one_thread
 
 # A fit on fewer numbers than these is over before threads have shared it out: boosting 306 x 4 took 15 times as long.
 WORTH_THREADS = 10**6
@@ -79,10 +87,12 @@ class _Regroups(BaseEstimator):
         )
 
     def _regroup(self, X: Any, y: np.ndarray, n_clusters: Any, seed: int | None) -> Regrouping:
-        regrouping = self._regrouping(n_clusters, seed)
-        divided = _divides(y, self.threshold, n_clusters)
+        classes, counts = np.unique(y, return_counts=True)
+        named = by_class_index("n_clusters", n_clusters, classes) if isinstance(n_clusters, Mapping) else n_clusters
+        divided = max(cluster_counts(counts, threshold=self.threshold, n_clusters=named)) > 1
         # Where every class stays whole nobody looks at features, so X may be anything that the classifier takes.
-        return regrouping.fit(self._features(X, y) if divided else np.zeros((len(y), 1)), y)
+        features = self._features(X, y) if divided else np.zeros((len(y), 1))
+        return self._regrouping(n_clusters, seed).fit(features, y)
 
     def _features(self, X: Any, y: np.ndarray) -> Any:
         """Return the features to cluster, X or the encoder's output, as numbers in rows."""
@@ -106,14 +116,6 @@ class _Regroups(BaseEstimator):
                 "pass encoder=make_pipeline(SimpleImputer(), ...) to fill them in for the clustering alone"
             )
         return features
-
-
-def _divides(y: np.ndarray, threshold: float | None, n_clusters: Any) -> bool:
-    """Tell whether any class is to have more than one cluster."""
-    classes, counts = np.unique(y, return_counts=True)
-    if isinstance(n_clusters, Mapping):
-        n_clusters = by_class_index("n_clusters", n_clusters, classes)
-    return max(cluster_counts(counts, threshold=threshold, n_clusters=n_clusters)) > 1
 
 
 def _encode(encoder: Any, X: Any, y: np.ndarray) -> Any:
@@ -186,19 +188,15 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
     estimator_ : classifier
         The fitted estimator; its classes are the pseudo-classes.
     regrouping_ : Regrouping
-        The fitted regrouping.
-    pseudo_labels_, parent_ : ndarray of int64 [n], [K]
-        Those of ``regrouping_``.
+        The fitted regrouping, whose ``pseudo_labels_`` [n] and ``parent_`` [K] are attributes here, too.
     n_clusters_ : dict of label to int
         Pseudo-classes of each class.
     n_clusters_search_ : list of dict
         What ``"auto"`` tried, from few to many clusters: ``n_clusters`` (as ``n_clusters_``),
         ``mean_average_precision``, ``std_average_precision`` and ``average_precision`` (one for each fold). Empty
         without it.
-    n_features_in_ : int
-        Features of X, where X has columns.
-    feature_names_in_ : ndarray of str
-        Names of the features, where X has them.
+    n_features_in_, feature_names_in_ : int, ndarray of str
+        Features of X, where X has columns, and their names, where it has them.
 
     Notes
     -----
@@ -406,15 +404,28 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
         folds = self._folds(X, y, split_params, seed)
         candidates = _ladder(counts, self.threshold, self.min_cluster_size)
         features = self._features(X, y) if len(candidates) > 1 else np.zeros((len(y), 1))
+
+        def precision(regrouping: Regrouping, train: np.ndarray, test: np.ndarray) -> float:
+            """Train on a fold's training samples; return the average precision on its test samples."""
+            X_train, _ = _safe_split(estimator, X, None, train)
+            X_test, _ = _safe_split(estimator, X, None, test, train)
+            params = {
+                name: _safe_indexing(value, train) if np.ndim(value) > 0 and len(value) == len(y) else value
+                for name, value in fit_params.items()
+            }
+            # A pseudo-class may have few training samples here, or none.
+            labels, parent = regrouping.pseudo_labels_[train], regrouping.parent_
+            labels, parent = merge_small(features[train], labels, parent, self.min_cluster_size)
+            fitted = _trained(estimator, X_train, labels, classes, parent, params)
+            scores = aggregate(_pseudo_scores(fitted, X_test, len(parent)), parent, self.aggregation)
+            return selection_score(index[test], scores, counts)
+
         regroupings, tried = [], []
         for wanted in candidates:
             n_clusters = dict(zip(classes.tolist(), wanted, strict=True))
             regrouping = self._regrouping(n_clusters, seed).fit(features, y)
             try:
-                precisions = [
-                    _fold_precision(estimator, X, index, features, regrouping, fold, fit_params, self.aggregation)
-                    for fold in folds
-                ]
+                precisions = [precision(regrouping, train, test) for train, test in folds]
             except (ValueError, RuntimeError) as error:
                 if not tried:  # without any regrouping: then it is not the clusters
                     raise
@@ -546,36 +557,6 @@ def _ladder(counts: np.ndarray, threshold: float | None, min_cluster_size: int) 
     return [[1] * len(counts), *reversed(candidates)]
 
 
-def _fold_precision(
-    estimator: Any,
-    X: Any,
-    index: np.ndarray,
-    features: Any,
-    regrouping: Regrouping,
-    fold: tuple[np.ndarray, np.ndarray],
-    fit_params: dict[str, Any],
-    rule: str,
-) -> float:
-    """Train on a fold's training samples; return the average precision on its test samples."""
-    train, test = fold
-    X_train, _ = _safe_split(estimator, X, None, train)
-    X_test, _ = _safe_split(estimator, X, None, test, train)
-    # A pseudo-class may have few training samples here, or none.
-    labels, parent = regrouping.pseudo_labels_[train], regrouping.parent_
-    labels, parent = merge_small(features[train], labels, parent, regrouping.min_cluster_size)
-    fitted = _trained(estimator, X_train, labels, regrouping.classes_, parent, _rows_of(fit_params, train, len(index)))
-    scores = aggregate(_pseudo_scores(fitted, X_test, len(parent)), parent, rule)
-    return selection_score(index[test], scores, np.bincount(index))
-
-
-def _rows_of(fit_params: dict[str, Any], rows: Iterable[int], n: int) -> dict[str, Any]:
-    """Return the fit parameters of some samples; others stay as they are."""
-    return {
-        name: _safe_indexing(value, rows) if np.ndim(value) > 0 and len(value) == n else value
-        for name, value in fit_params.items()
-    }
-
-
 class _InputTags(InputTags):
     dataframe = True  # imbalanced-learn's tags, which need not be installed
 
@@ -604,11 +585,7 @@ class Regrouper(OneToOneFeatureMixin, _Regroups):
     Attributes
     ----------
     regrouping_ : Regrouping
-        The fitted regrouping.
-    classes_ : ndarray [C]
-        The class labels, sorted.
-    parent_ : ndarray of int64 [K]
-        Class index of each pseudo-class.
+        The fitted regrouping, whose ``classes_`` [C] and ``parent_`` [K] are attributes here, too.
     sampling_strategy_ : dict
         Empty, as no class is sampled: imbalanced-learn's samplers have it.
 

@@ -56,6 +56,37 @@ def as_matrix(features: Any) -> Any:
     return features
 
 
+def count_rows_not_finite(features: np.ndarray | sparse.csr_array) -> int:
+    """Return how many rows hold a NaN or an infinite value."""
+    if features.dtype.kind != "f":
+        return 0
+    if sparse.issparse(features):
+        rows = features.tocoo().row
+        return len(np.unique(rows[~np.isfinite(features.data)]))
+    finite = np.isfinite(features)
+    return 0 if finite.all() else int((~finite).any(axis=1).sum())
+
+
+def check_samples(features: Any, labels: Any) -> None:
+    """Raise a ValueError unless there are rows of features, all finite, and as many labels."""
+    n_rows = features.shape[0]
+    if np.shape(labels) != (n_rows,):
+        raise ValueError(f"{n_rows} rows of features but labels of shape {np.shape(labels)}; expected one per row")
+    if n_rows == 0:
+        raise ValueError("there are no samples")
+    bad = count_rows_not_finite(features) if hasattr(features, "dtype") else 0  # rows of a file are checked when read
+    if bad:
+        raise ValueError(f"{bad} rows of features hold NaN or infinite values; remove or impute them first")
+
+
+def check_whole(**options: Any) -> None:
+    """Raise a ValueError that names the option unless each is a whole number of at least 1."""
+    for name, value in options.items():
+        # Infinity and NaN have no remainder of 0.
+        if isinstance(value, bool) or not isinstance(value, Real) or value < 1 or value % 1 != 0:
+            raise ValueError(f"{name} is {value}; it must be a whole number of at least 1")
+
+
 def check_labels(labels: Any) -> np.ndarray:
     """Return class labels as an array.
 

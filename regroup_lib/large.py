@@ -17,7 +17,7 @@ from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
-from regroup_lib.inputs import check_matrix
+from regroup_lib.inputs import check_matrix, check_whole
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -28,30 +28,16 @@ class NpyRows:
     """Rows of an ``.npy`` file: a slice reads them, and only the path is sent to another process.
 
     The pages of a memory map, by contrast, count as this process's memory for as long as the system likes.
-
-    Parameters
-    ----------
-    path : str
-    offset : int
-        Bytes before the first row.
-    shape : tuple of int
-    dtype : dtype
     """
 
     path: str
-    offset: int
+    offset: int  # bytes before the first row
     shape: tuple[int, ...]
     dtype: np.dtype
 
     @classmethod
     def open(cls, path: str | Path) -> NpyRows:
-        """Read a file's header.
-
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            If there is no file, or it is no ``.npy`` file of whole rows; the message names it.
-        """
+        """Read a file's header; the error for a file that is missing, or holds no whole rows, names it."""
         try:
             mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError:
@@ -76,13 +62,7 @@ class NpyRows:
         return cls(str(Path(whole.filename).absolute()), offset, array.shape, array.dtype)
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        """Return consecutive rows.
-
-        Raises
-        ------
-        ValueError
-            If the file has become shorter.
-        """
+        """Return consecutive rows, or raise a ValueError where the file has become shorter."""
         start, stop, _ = rows.indices(self.shape[0])
         width = int(np.prod(self.shape[1:]))
         wanted = max(0, stop - start) * width
@@ -121,30 +101,15 @@ def open_rows(array: Any) -> Any:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of an array that a mask chooses, read by blocks.
+    """The rows of an array that a mask chooses, read by blocks."""
 
-    Parameters
-    ----------
-    array
-        The return value of `open_rows`, [n, d].
-    mask : ndarray of bool
-        One entry for each consecutive row of the array, from the row `start` on.
-    start : int
-    """
-
-    array: Any
-    mask: np.ndarray
+    array: Any  # the return value of `open_rows`, [n, d]
+    mask: np.ndarray  # bool, one entry for each consecutive row of the array, from the row `start` on
     start: int = 0
 
     @classmethod
     def of(cls, array: Any) -> Rows:
-        """Return all rows of features [n, d].
-
-        Raises
-        ------
-        ValueError
-            If they are not two-dimensional or not numbers, or cannot be read by blocks.
-        """
+        """Return all rows of features [n, d], which must be numbers that can be read by blocks."""
         if isinstance(array, Rows):
             return array
         array = open_rows(array)
@@ -163,13 +128,7 @@ class Rows:
         return Rows(self.array, mask, self.start)
 
     def blocks(self, size: int) -> Iterator[np.ndarray]:
-        """Yield the rows in order as float32, read from `size` rows of the array at a time.
-
-        Raises
-        ------
-        ValueError
-            If a row holds NaN, an infinite value or one whose square float32 cannot hold.
-        """
+        """Yield the rows in order as float32, read from `size` rows of the array at a time; all must be finite."""
         for place in range(0, len(self.mask), size):
             chosen = self.mask[place : place + size]
             if not chosen.any():
@@ -348,9 +307,9 @@ class BlockKMeans(ClusterMixin, BaseEstimator):
         return self
 
     def _check(self, rows: Rows) -> None:
-        for name in ("n_clusters", "block_rows", "n_fitted", "n_init", "max_iter"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        check_whole(
+            **{name: getattr(self, name) for name in ("n_clusters", "block_rows", "n_fitted", "n_init", "max_iter")}
+        )
         n = rows.shape[0]
         if n < self.n_clusters:
             raise ValueError(f"n_clusters is {self.n_clusters}; there are {n} rows of features")

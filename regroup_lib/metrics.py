@@ -305,7 +305,7 @@ def total_variation(features: np.ndarray, labels: Sequence[int]) -> np.ndarray:
 
 
 def clustering_quality(labels: Sequence[int], clusters: Sequence[int]) -> dict[str, float]:
-    """Return purity, normalised mutual information (NMI) and adjusted Rand index (ARI) of clusters.
+    """Return purity, normalized mutual information (NMI) and adjusted Rand index (ARI) of clusters.
 
     Purity is the share of samples whose class is the most frequent one of their cluster.
     """

@@ -22,7 +22,15 @@ from threadpoolctl import ThreadpoolController
 
 from regroup_lib.clusterers import make_clusterer
 from regroup_lib.files import read_npz, write_npz
-from regroup_lib.inputs import as_matrix, by_class_index, check_labels, for_sklearn, is_tensor
+from regroup_lib.inputs import (
+    as_matrix,
+    by_class_index,
+    check_labels,
+    check_samples,
+    check_whole,
+    for_sklearn,
+    is_tensor,
+)
 from regroup_lib.large import Rows
 
 
@@ -52,8 +60,8 @@ def cluster_counts(
     Raises
     ------
     ValueError
-        If a count or a number of clusters is below 1, the threshold is not within (0, largest class], or the
-        mapping names a class that does not exist.
+        If a count or a number of clusters is not a whole number of at least 1, the threshold is not within
+        (0, largest class], or the mapping names a class that does not exist.
 
     Examples
     --------
@@ -77,10 +85,8 @@ def cluster_counts(
         wanted = [n_clusters.get(index, number) for index, number in enumerate(wanted)]
     elif n_clusters is not None:
         wanted = [n_clusters if count > threshold else 1 for count in counts]
-    asked = n_clusters.values() if isinstance(n_clusters, Mapping) else [1 if n_clusters is None else n_clusters]
-    # Infinity and NaN are refused too.
-    if not all(isinstance(number, Real) and number >= 1 and number % 1 == 0 for number in asked):
-        raise ValueError(f"n_clusters is {n_clusters}; it must be a whole number of at least 1")
+    for number in n_clusters.values() if isinstance(n_clusters, Mapping) else [1 if n_clusters is None else n_clusters]:
+        check_whole(n_clusters=number)
     return [min(int(number), count) for number, count in zip(wanted, counts, strict=True)]
 
 
@@ -164,14 +170,7 @@ class Regrouping(BaseEstimator):
             more (see `check_labels`), or an option is out of range.
         """
         features = Rows.of(features) if getattr(self.clusterer, "reads_blocks", False) else as_matrix(features)
-        n_rows = features.shape[0]
-        if np.shape(labels) != (n_rows,):
-            raise ValueError(f"{n_rows} rows of features but labels of shape {np.shape(labels)}; expected one per row")
-        if n_rows == 0:
-            raise ValueError("there are no samples to regroup")
-        bad = 0 if isinstance(features, Rows) else count_rows_not_finite(features)  # blocks are checked when read
-        if bad:
-            raise ValueError(f"{bad} rows of features hold NaN or infinite values; remove or impute them first")
+        check_samples(features, labels)
         labels = check_labels(labels)
         make_clusterer(self.clusterer, 1, None)  # an unknown one is an error even where no class is divided
         if not (isinstance(self.min_cluster_size, Real) and self.min_cluster_size >= 1):
@@ -298,17 +297,6 @@ def one_thread(user_api: str | None = None) -> AbstractContextManager:
     """Return a context in which thread pools (``"openmp"``, ``"blas"`` or all) have one thread."""
     # The libraries are looked through again only after an import, since that takes longer than a small fit.
     return _thread_pools(len(sys.modules)).limit(limits=1, user_api=user_api)
-
-
-def count_rows_not_finite(features: np.ndarray | sparse.csr_array) -> int:
-    """Return how many rows hold a NaN or an infinite value."""
-    if features.dtype.kind != "f":
-        return 0
-    if sparse.issparse(features):
-        rows = features.tocoo().row
-        return len(np.unique(rows[~np.isfinite(features.data)]))
-    finite = np.isfinite(features)
-    return 0 if finite.all() else int((~finite).any(axis=1).sum())
 
 
 def aggregate(scores: Any, parent: Sequence[int], rule: str = "sum") -> Any:

@@ -97,17 +97,3 @@ def test_curves_have_chance_levels_and_names():
     assert figure.axes[0].get_ylabel() == "precision"
     many = diagnostics.plot_precision_recall(rng.integers(5, size=200), rng.random((200, 5)), list("abcde"))
     assert len([axes for axes in many.axes if axes.axison]) == 5
-
-
-def test_calibration_is_drawn_for_each_classifier():
-    rng = np.random.default_rng(0)
-    scores = rng.random(2000)
-    y = rng.random(2000) < scores
-    figure = diagnostics.plot_calibration(y, {"good": scores, "blunt": 0.5 + 0.1 * scores})
-    good = next(line for line in figure.axes[0].lines if line.get_label() == "good")
-    assert np.abs(good.get_xdata() - good.get_ydata()).max() < 0.1
-    assert {text.get_text() for text in figure.axes[0].get_legend().get_texts()} == {
-        "as probabilities",
-        "good",
-        "blunt",
-    }

@@ -240,7 +240,7 @@ def test_features_by_blocks_are_checked_as_others_are(tmp_path, path, features):
         Regrouping(BlockKMeans()).fit(path, [0, 1])
     with pytest.raises(ValueError, match="n_clusters is 5; there are 3 rows"):
         BlockKMeans(5).fit(features[:3])
-    with pytest.raises(ValueError, match="block_rows is 0; expected at least 1"):
+    with pytest.raises(ValueError, match="block_rows is 0; it must be a whole number of at least 1"):
         BlockKMeans(2, block_rows=0).fit(features)
     for value in (np.nan, np.inf, 1e30):
         damaged = features.copy()

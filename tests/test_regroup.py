@@ -383,7 +383,7 @@ def test_labels_that_do_not_fit():
     features = np.zeros((6, 1))
     with pytest.raises(ValueError, match=r"6 rows of features but labels of shape \(6, 1\)"):
         Regrouping().fit(features, np.zeros((6, 1)))
-    with pytest.raises(ValueError, match="there are no samples to regroup"):
+    with pytest.raises(ValueError, match="there are no samples"):
         Regrouping().fit(np.zeros((0, 3)), [])
 
 

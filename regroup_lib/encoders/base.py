@@ -22,7 +22,7 @@ def center_and_normalize(train: np.ndarray, *others: np.ndarray) -> list[np.ndar
     return [rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in centered]
 
 
-def _batches(images: np.ndarray, size: int, label: str) -> Iterator[np.ndarray]:
+def in_batches(images: np.ndarray, size: int, label: str) -> Iterator[np.ndarray]:
     """Yield the images in batches under a progress bar that counts images a second."""
     with progress_bar(total=len(images), desc=label, unit="image") as bar:
         for start in range(0, len(images), size):
@@ -30,8 +30,8 @@ def _batches(images: np.ndarray, size: int, label: str) -> Iterator[np.ndarray]:
             bar.update(min(size, len(images) - start))
 
 
-def _resized(images: np.ndarray, size: int, mean: Sequence[float], std: Sequence[float], device) -> torch.Tensor:
-    """Return uint8 [n, h, w, c] as normalised float32 [n, 3, size, size], resized bicubically."""
+def resized(images: np.ndarray, size: int, mean: Sequence[float], std: Sequence[float], device) -> torch.Tensor:
+    """Return uint8 [n, h, w, c] as normalized float32 [n, 3, size, size], resized bicubically."""
     batch = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float()
     batch = batch.expand(-1, 3, -1, -1)
     if batch.shape[-2:] != (size, size):
@@ -48,7 +48,7 @@ class Encoder:
     label : str
         How tables and figures name it.
     normalize : bool
-        Whether `encode` centres the features and scales them to unit length (pre-trained networks).
+        Whether `encode` centers the features and scales them to unit length (pre-trained networks).
     cached : bool
         Whether the features are worth a file; flattened pixels are not.
     image_size : int or None
@@ -85,7 +85,7 @@ class Encoder:
         raise NotImplementedError
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return what `fit` learnt, as arrays."""
+        """Return what `fit` learned, as arrays."""
         return {}
 
     def load_state(self, state: dict[str, np.ndarray], image_shape: tuple[int, ...]) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from sklearn.decomposition import PCA
 
-from regroup_lib.encoders.base import Encoder, TrainedEncoder, _batches
-from regroup_lib.nn.models import ConvAutoencoder, default_device, unit_range
-from regroup_lib.nn.training import train_autoencoder
+from regroup_lib.encoders.base import Encoder, TrainedEncoder, in_batches
+from regroup_lib.nn.autoencoder import ConvAutoencoder, to_pixels
+from regroup_lib.nn.models import default_device, unit_range
 
 
 class RawEncoder(Encoder):
@@ -27,7 +27,7 @@ class RawEncoder(Encoder):
 
 
 class PCAEncoder(Encoder):
-    """Principal components of the flattened pixels (scikit-learn's randomised solver)."""
+    """Principal components of the flattened pixels (scikit-learn's randomized solver)."""
 
     label = "PCA"
 
@@ -60,7 +60,7 @@ class AutoencoderEncoder(TrainedEncoder):
     Parameters
     ----------
     epochs, code_size, width, batch_size, seed : int
-        Training length, dimension of the code, channels of the first layer, images a step, initialisation.
+        Training length, dimension of the code, channels of the first layer, images a step, initialization.
     """
 
     label = "autoencoder"
@@ -75,8 +75,6 @@ class AutoencoderEncoder(TrainedEncoder):
         return f"autoencoder {json.dumps(self.options)} seed {self.seed}"
 
     def _network(self, image_shape: tuple[int, ...]) -> ConvAutoencoder:
-        if image_shape[0] % 4 or image_shape[1] % 4:
-            raise ValueError(f"the autoencoder needs height and width divisible by 4, not {image_shape[:2]}")
         sizes = {name: self.options[name] for name in ("code_size", "width")}
         return ConvAutoencoder.build(image_shape, seed=self.seed, **sizes)
 
@@ -86,19 +84,15 @@ class AutoencoderEncoder(TrainedEncoder):
         batches = (
             [batch]
             for epoch in range(epochs)
-            for batch in _batches(images[rng.permutation(len(images))], size, f"autoencoder {epoch + 1}/{epochs}")
+            for batch in in_batches(images[rng.permutation(len(images))], size, f"autoencoder {epoch + 1}/{epochs}")
         )
-        train_autoencoder(self.network_, batches, steps=-(-len(images) // size) * epochs, peak_lr=2e-3)
+        self.network_.fit(batches, steps=-(-len(images) // size) * epochs, peak_lr=2e-3)
         return self
 
-    @torch.no_grad()
     def transform(self, images: np.ndarray) -> np.ndarray:
-        device = default_device()
-        parts = [self.network_.encoder(unit_range(b, device)).cpu() for b in _batches(images, 1000, self.label)]
-        return torch.cat(parts).numpy()
+        return self.network_.codes(images)
 
     @torch.no_grad()
     def reconstruct(self, images: np.ndarray) -> np.ndarray:
         """Return the decoder's images of the encoder's codes, uint8 as the input."""
-        output = self.network_(unit_range(images, default_device())).clamp(0, 1)
-        return (output * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        return to_pixels(self.network_(unit_range(images, default_device())))

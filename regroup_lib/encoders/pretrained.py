@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 import torch
 
-from regroup_lib.encoders.base import Encoder, _batches, _resized
+from regroup_lib.encoders.base import Encoder, in_batches, resized
 from regroup_lib.files import digest_arrays, digest_file
 from regroup_lib.nn.models import default_device
 
@@ -142,7 +142,7 @@ class OnnxEncoder(Encoder):
         return f"onnx {digest_file(self.path)} {self.image_size} {self.mean} {self.std}{weights}{chosen}{places}"
 
     def _feed(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        pixels = _resized(images, self.image_size, self.mean, self.std, "cpu").contiguous().numpy()
+        pixels = resized(images, self.image_size, self.mean, self.std, "cpu").contiguous().numpy()
         if self.channels == 1:
             pixels = pixels.mean(axis=1, keepdims=True)
         if self.channels_last:
@@ -153,7 +153,7 @@ class OnnxEncoder(Encoder):
 
     def transform(self, images: np.ndarray) -> np.ndarray:
         parts = []
-        for batch in _batches(images, self.batch_size, self.label):
+        for batch in in_batches(images, self.batch_size, self.label):
             made = np.asarray(self.session.run([self.output], self._feed(batch))[0], dtype=np.float32)[: len(batch)]
             if len(made) != len(batch):
                 raise ValueError(f"{self.path} makes {made.shape} of {len(batch)} images, expected a row for each")
@@ -241,13 +241,13 @@ class ClipEncoder(Encoder):
     @torch.no_grad()
     def transform(self, images: np.ndarray) -> np.ndarray:
         device, parts = default_device(), []
-        for batch in _batches(images, self.batch_size, self.label):
+        for batch in in_batches(images, self.batch_size, self.label):
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                parts.append(self.network(_resized(batch, self.image_size, self.mean, self.std, device)).float().cpu())
+                parts.append(self.network(resized(batch, self.image_size, self.mean, self.std, device)).float().cpu())
         return torch.cat(parts).numpy()
 
 
-def _onnx_options(query: str) -> dict[str, Any]:
+def onnx_options(query: str) -> dict[str, Any]:
     """Return the options of an ONNX encoder that follow its path: ``size=224&mean=0,0,0&std=1,1,1&output=NAME``."""
     read = {"size": int, "mean": _numbers, "std": _numbers, "output": str}
     try:

@@ -12,27 +12,20 @@ from torch import nn
 from torch.nn import functional as F
 
 from regroup_lib.encoders.base import TrainedEncoder
-from regroup_lib.nn.checkpoints import History, Progress
+from regroup_lib.nn.checkpoints import Progress
 from regroup_lib.nn.models import build_network, default_device, unit_range
 from regroup_lib.nn.training import take_step
 from regroup_lib.progress import progress_bar
 
+NETWORK = "slim-resnet"  # of `models.NETWORKS`; "tiny-resnet" for gray images
+TEMPERATURE, PEAK_LR = 0.5, 2e-3
 
-def nt_xent_loss(first: torch.Tensor, second: torch.Tensor, *, temperature: float = 0.5) -> torch.Tensor:
-    """Return the normalized temperature-scaled cross-entropy of two views of each image.
 
-    Each view has to be told from the other 2n - 1 as the partner of its twin, by cosine similarity.
+def nt_xent_loss(first: torch.Tensor, second: torch.Tensor, *, temperature: float = TEMPERATURE) -> torch.Tensor:
+    """Return the normalized temperature-scaled cross-entropy of two views of each image, its mean over the 2n views.
 
-    Parameters
-    ----------
-    first, second : tensor float32 [n, d]
-        Projections of the two views; row i of both is one image.
-    temperature : float
-
-    Returns
-    -------
-    tensor
-        Mean over the 2n views.
+    Each view has to be told from the other 2n - 1 as the partner of its twin, by cosine similarity. Row i of the
+    projections `first` and `second`, float32 [n, d], is one image.
 
     References
     ----------
@@ -63,7 +56,7 @@ def random_views(images: torch.Tensor, generator: torch.Generator, *, flip: bool
     -------
     tensor float32 [n, c, h, w]
         Crops have 20 to 100% of the area; brightness, contrast and saturation change by up to 40%; one color image of
-        five turns grey.
+        five turns gray.
     """
     n, channels = images.shape[:2]
 
@@ -82,9 +75,9 @@ def random_views(images: torch.Tensor, generator: torch.Generator, *, flip: bool
     mean = views.mean(dim=(1, 2, 3), keepdim=True)
     views = mean + (views - mean) * uniform(0.6, 1.4, 1, 1, 1)
     if channels == 3:
-        grey = views.mean(dim=1, keepdim=True)
+        gray = views.mean(dim=1, keepdim=True)
         saturation = torch.where(uniform(0, 1, 1, 1, 1) < 0.2, 0.0, uniform(0.6, 1.4, 1, 1, 1))
-        views = grey + (views - grey) * saturation
+        views = gray + (views - gray) * saturation
     return views.clamp(0, 1)
 
 
@@ -107,11 +100,8 @@ class SimCLREncoder(TrainedEncoder):
     Parameters
     ----------
     epochs : int
-    network : str
-        A residual network of `models.NETWORKS`.
     batch_size : int
         Images a step; each has the others' views to be told from.
-    temperature, peak_lr : float
     flip : bool
         See `random_views`.
     seed : int
@@ -131,21 +121,12 @@ class SimCLREncoder(TrainedEncoder):
         self,
         *,
         epochs: int = 20,
-        network: str = "slim-resnet",
         batch_size: int = 256,
-        temperature: float = 0.5,
-        peak_lr: float = 2e-3,
         flip: bool = True,
         seed: int = 0,
     ):
-        self.options = {
-            "epochs": epochs,
-            "network": network,
-            "batch_size": batch_size,
-            "temperature": temperature,
-            "peak_lr": peak_lr,
-            "flip": flip,
-        }
+        self.options = {"epochs": epochs, "network": NETWORK, "batch_size": batch_size}
+        self.options |= {"temperature": TEMPERATURE, "peak_lr": PEAK_LR, "flip": flip}
         self.seed = seed
 
     def fingerprint(self) -> str:
@@ -153,7 +134,7 @@ class SimCLREncoder(TrainedEncoder):
 
     def _network(self, image_shape: tuple[int, ...]) -> nn.Module:
         channels = image_shape[-1]
-        name = "tiny-resnet" if channels == 1 else self.options["network"]
+        name = "tiny-resnet" if channels == 1 else NETWORK
         network = build_network(name, in_channels=channels, n_classes=64, seed=self.seed)
         width = network.head.in_features
         with torch.random.fork_rng(devices=[]):
@@ -173,20 +154,16 @@ class SimCLREncoder(TrainedEncoder):
         pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
         size, generator = options["batch_size"], torch.Generator(device).manual_seed(self.seed)
         steps = max(1, len(pixels) // size)
-        optimizer = torch.optim.AdamW(network.parameters(), lr=options["peak_lr"], weight_decay=1e-4)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=options["peak_lr"], total_steps=steps * options["epochs"]
-        )
-        history = History()
+        optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK_LR, weight_decay=1e-4)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=PEAK_LR, total_steps=steps * options["epochs"])
         parts = {"network": network, "optimizer": optimizer, "schedule": schedule, "draws": _GeneratorState(generator)}
-        progress = Progress(checkpoint, deadline, parts, history)
-        progress.resume(device)
+        progress = Progress(checkpoint, deadline, parts, device)
+        history = progress.history
         self.earlier_seconds_ = history.seconds
-        left = range(len(history.traces), options["epochs"])
+        left = options["epochs"] - len(history.traces)
         network.train()
-        with progress_bar(total=steps * len(left), desc=self.label, unit="batch") as bar:
-            for _ in left:
-                progress.begin_epoch()
+        with progress_bar(total=steps * left, desc=self.label, unit="batch") as bar:
+            for _ in progress.epochs(options["epochs"]):
                 start = time.perf_counter()
                 order = torch.randperm(len(pixels), generator=generator, device=device)
                 total = torch.zeros((), dtype=torch.float64, device=device)  # nothing waits for the device
@@ -197,7 +174,6 @@ class SimCLREncoder(TrainedEncoder):
                     total += loss.detach()
                     bar.update()
                 history.traces.append({"train_loss": float(total) / steps, "seconds": time.perf_counter() - start})
-                progress.end_epoch()
         self.losses_ = [trace["train_loss"] for trace in history.traces]
         network.eval()
         return self
@@ -207,7 +183,7 @@ class SimCLREncoder(TrainedEncoder):
         views = torch.cat([random_views(batch, generator, flip=flip) for _ in range(2)])
         with torch.autocast(batch.device.type, torch.bfloat16):
             projected = self.network_((views - 0.5) / 0.25)
-        return nt_xent_loss(*projected.float().chunk(2), temperature=self.options["temperature"])
+        return nt_xent_loss(*projected.float().chunk(2))
 
     @torch.no_grad()
     def transform(self, images: np.ndarray) -> np.ndarray:

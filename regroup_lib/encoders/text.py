@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from regroup_lib.encoders.base import Encoder, _batches
+from regroup_lib.encoders.base import Encoder, in_batches
 from regroup_lib.files import digest_file
 from regroup_lib.inputs import words
 from regroup_lib.nn import tokenizers
@@ -67,7 +67,7 @@ class TfidfEncoder(Encoder):
 
 
 class MiniLMEncoder(Encoder):
-    """Sentence embeddings of all-MiniLM-L6-v2, 384 numbers a sentence; needs the extra ``text`` (see `minilm`).
+    """Sentence embeddings of all-MiniLM-L6-v2, 384 numbers for each sentence; needs the extra ``text``.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ class MiniLMEncoder(Encoder):
         order = np.argsort([len(text) for text in texts], kind="stable")
         parts = [
             self.model.encode(batch.tolist(), batch_size=self.batch_size, show_progress_bar=False)
-            for batch in _batches(np.asarray(texts)[order], self.batch_size, self.label)
+            for batch in in_batches(np.asarray(texts)[order], self.batch_size, self.label)
         ]
         features = np.empty((len(texts), parts[0].shape[1]), np.float32)
         features[order] = np.concatenate(parts)

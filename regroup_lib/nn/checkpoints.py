@@ -7,6 +7,7 @@ import io
 import logging
 import time
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class History:
     Attributes
     ----------
     traces : list of dict
-        One a finished epoch: ``epoch``, ``train_loss``, ``images`` (seen), ``seconds``, and what the caller's
+        One for each finished epoch: ``epoch``, ``train_loss``, ``images`` (seen), ``seconds``, and what the caller's
         `on_epoch` returned.
     status : {"finished", "diverged"}
     """
@@ -44,7 +45,9 @@ class History:
 
 
 class Progress:
-    """A run's checkpoint, and the time that it has left.
+    """A run's history and checkpoint, and the time that it has left.
+
+    A checkpoint that is there is loaded; a damaged one is reported, and the run starts from the beginning.
 
     Parameters
     ----------
@@ -54,19 +57,23 @@ class Progress:
         A `time.monotonic` after which no epoch is to end.
     parts : dict of str to object
         What goes on from the checkpoint; each has ``state_dict`` and ``load_state_dict``.
+    device : torch.device
+        Of the tensors.
+
+    Attributes
+    ----------
     history : History
-        Filled by `resume`; the caller appends a trace with ``seconds`` an epoch.
+        The caller appends a trace with ``seconds`` for each epoch.
     """
 
-    def __init__(self, path: Path | None, deadline: float | None, parts: dict[str, Any], history: History):
-        self.path, self.deadline, self.parts, self.history = path, deadline, parts, history
+    def __init__(self, path: str | Path | None, deadline: float | None, parts: dict[str, Any], device: torch.device):
+        self.path, self.deadline, self.parts = None if path is None else Path(path), deadline, parts
+        self.history = History()
         self.epoch = 0.0  # seconds that the last epoch took, with all that belongs to it
-        self.began: float | None = None
+        if self.path is not None and self.path.exists():
+            self._resume(device)
 
-    def resume(self, device: torch.device) -> None:
-        """Load a checkpoint where there is one; a damaged one is reported, and the run starts from the beginning."""
-        if self.path is None or not self.path.exists():
-            return
+    def _resume(self, device: torch.device) -> None:
         fresh = {name: copy.deepcopy(part.state_dict()) for name, part in self.parts.items()}
         try:
             state = load_checkpoint(self.path, device)
@@ -81,18 +88,26 @@ class Progress:
             last = self.history.traces[-1]
             self.epoch = last["seconds"] + last.get("evaluate_seconds", 0.0)
 
-    def begin_epoch(self) -> None:
-        """Stop the run if another epoch does not fit into the time that is left."""
-        self.began = time.monotonic()
-        if self.deadline is not None and self.began + self.epoch > self.deadline:
-            raise OutOfTime
+    def epochs(self, n: int) -> Iterator[int]:
+        """Yield the numbers of the epochs that are left of `n`, and write the checkpoint after each.
 
-    def end_epoch(self) -> None:
-        """Write the checkpoint."""
-        if self.path is not None:
-            state = {name: part.state_dict() for name, part in self.parts.items()}
-            save_checkpoint(self.path, state | {"traces": self.history.traces, "status": self.history.status})
-        self.epoch = time.monotonic() - self.began
+        The last one is that whose trace has a true ``"stop"``, or that diverged.
+
+        Raises
+        ------
+        OutOfTime
+            If another epoch does not fit into the time that is left.
+        """
+        traces = self.history.traces
+        while len(traces) < n and self.history.status == "finished" and not (traces and traces[-1].get("stop")):
+            began = time.monotonic()
+            if self.deadline is not None and began + self.epoch > self.deadline:
+                raise OutOfTime
+            yield len(traces)
+            if self.path is not None:
+                state = {name: part.state_dict() for name, part in self.parts.items()}
+                save_checkpoint(self.path, state | {"traces": traces, "status": self.history.status})
+            self.epoch = time.monotonic() - began
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -2,75 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from imblearn.over_sampling import SMOTE
 
-from regroup_lib.nn.models import ConvAutoencoder, default_device, unit_range
+from regroup_lib.nn.autoencoder import ConvAutoencoder, to_pixels
+from regroup_lib.nn.models import default_device
 from regroup_lib.nn.samplers import StratifiedBatches
-from regroup_lib.nn.training import train_autoencoder
 from regroup_lib.progress import progress_bar
 
 BATCH = 64  # images a step of the reconstruction; half as many of one class for the penalty
 PEAK_LR = 5e-3  # Adam, one cycle; on CIFAR-100 in 4 epochs better than 2e-3 and 1e-2
+NEIGHBORS = 5  # SMOTE's; a class of m images has at most m - 1
+MAX_IMAGES = 10_000  # that the random batches come from, which bounds the cost
 
 
 def deep_smote(
-    images: np.ndarray,
-    labels: np.ndarray,
-    *,
-    seed: int,
-    epochs: int = 4,
-    code_size: int = 128,
-    width: int = 32,
-    n_neighbors: int = 5,
-    max_images: int = 10_000,
+    images: np.ndarray, labels: np.ndarray, *, seed: int, epochs: int = 4, code_size: int = 128, width: int = 32
 ) -> tuple[np.ndarray, np.ndarray]:
     """Make the images that bring every class to the size of the largest (Dablain et al. 2022).
 
-    An autoencoder is trained on the images; `imbalanced-learn`'s SMOTE interpolates between the codes of neighbours
+    An autoencoder is trained on the images; `imbalanced-learn`'s SMOTE interpolates between the codes of neighbors
     in one class; the decoder turns the new codes into images. They are to join the training set, so only
     training images may be passed in.
 
     Parameters
     ----------
     images : ndarray of uint8 [n, h, w, c]
-        Training images; h and w divisible by 4.
+        Training images; h and w divisible by 4, else a ValueError.
     labels : ndarray of int64 [n]
         Class of each image.
     seed : int
-        Seed of initialisation, batches and SMOTE: the same images again on the same machine.
+        Seed of initialization, batches and SMOTE: the same images again on the same machine.
     epochs : int
-        Passes over at most `max_images` images.
+        Passes over at most 10,000 images.
     code_size, width : int
-        Dimension of the code and channels of the first layer, see `ConvAutoencoder`.
-    n_neighbors : int
-        SMOTE's neighbours; a class of m images has at most m - 1. A class of one image has none: its new images
-        all are its one reconstruction.
-    max_images : int
-        The random batches (see Notes) come from at most so many images, drawn once, with the classes' shares;
-        this bounds the cost. The batches of one class draw from all its images.
+        See `ConvAutoencoder`.
 
     Returns
     -------
     images : ndarray of uint8 [m, h, w, c]
-        The synthetic images alone, class by class; m = 0 if all classes are equally large.
+        The synthetic images alone, class by class; m = 0 if all classes are equally large. Those of a class of one
+        image, which has no neighbor, are all its reconstruction.
     labels : ndarray of int64 [m]
-
-    Raises
-    ------
-    ValueError
-        If shapes, types or lengths are not as said, or an option is out of range.
 
     Notes
     -----
-    Each step adds two mean squared errors: the reconstruction of a random batch, and that of a batch of one class,
-    which is drawn uniformly among the classes. The paper (Algorithm 1) permutes the codes of the second batch and
-    compares with the images in their old order; the best answer to that is the class's mean image, and synthetic
-    worms of CIFAR-100 had 7% of the real ones' variance. The authors' published code permutes codes and images alike,
-    as is done here: 79%.
+    Each step adds two mean squared errors: the reconstruction of a random batch of a stratified draw, and that of a
+    batch of one class, which is drawn uniformly among the classes, from all its images. The paper (Algorithm 1)
+    permutes the codes of the second batch and compares with the images in their old order; the best answer to that is
+    the class's mean image, and synthetic worms of CIFAR-100 had 7% of the real ones' variance. The authors' published
+    code permutes codes and images alike, as is done here: 79%.
 
     Both batches go through the network together, so that batch normalization sees one distribution. The gradient of
     the second reaches the encoder, where the published code stops it at the decoder: the squared error of the worms is
@@ -80,53 +64,29 @@ def deep_smote(
     ----------
     Dablain, Krawczyk & Chawla (2022), DeepSMOTE: fusing deep learning and SMOTE for imbalanced data.
     """
-    images, labels = np.asarray(images), np.asarray(labels)
-    _check(images, labels)
-    _check_options(epochs=epochs, code_size=code_size, width=width, n_neighbors=n_neighbors, max_images=max_images)
     classes, counts = np.unique(labels, return_counts=True)
     missing = counts.max() - counts
     synthetic = np.empty((missing.sum(), *images.shape[1:]), np.uint8)
     if len(synthetic) == 0:
         return synthetic, np.empty(0, np.int64)
     network = ConvAutoencoder.build(images.shape[1:], code_size=code_size, width=width, seed=seed)
-    steps = -(-min(max_images, len(images)) // BATCH) * epochs
-    rows = _batches(labels, epochs=epochs, max_images=max_images, seed=seed)
+    steps = -(-min(MAX_IMAGES, len(images)) // BATCH) * epochs
+    rows = _batches(labels, epochs=epochs, seed=seed)
     with progress_bar(iterable=rows, total=steps, desc="DeepSMOTE autoencoder", unit="batch") as bar:
-        train_autoencoder(network, ([images[part] for part in parts] for parts in bar), steps=steps, peak_lr=PEAK_LR)
+        network.fit(([images[part] for part in parts] for parts in bar), steps=steps, peak_lr=PEAK_LR)
     start = 0
-    with progress_bar(total=len(synthetic), desc="DeepSMOTE images", unit="image") as bar:
-        for label, n_wanted in zip(classes, missing, strict=True):
-            if n_wanted:
-                codes = _encode(network, images, np.flatnonzero(labels == label))
-                codes = _interpolate(codes, n_wanted, n_neighbors, seed)
-                _decode(network, codes, synthetic[start : start + n_wanted], bar.update)
-                start += n_wanted
+    for label, n_wanted in zip(classes, missing, strict=True):
+        if n_wanted:
+            codes = _interpolate(network.codes(images[labels == label]), n_wanted, seed)
+            _decode(network, codes, synthetic[start : start + n_wanted])
+            start += n_wanted
     return synthetic, np.repeat(classes, missing).astype(np.int64)
 
 
-def _check(images: np.ndarray, labels: np.ndarray) -> None:
-    if images.ndim != 4 or images.dtype != np.uint8:
-        raise ValueError(f"images are {images.dtype} of shape {images.shape}; expected uint8 [n, h, w, c]")
-    if images.shape[1] % 4 or images.shape[2] % 4:
-        raise ValueError(f"images are {images.shape[1]} x {images.shape[2]} pixels; expected sizes divisible by 4")
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise ValueError(f"labels are {labels.dtype} of shape {labels.shape}; expected one class index an image")
-    if len(labels) != len(images):
-        raise ValueError(f"labels have {len(labels)} rows and images {len(images)}; expected as many")
-    if len(images) == 0:
-        raise ValueError("images have no rows; expected at least one")
-
-
-def _check_options(**options: int) -> None:
-    for name, value in options.items():
-        if value < 1 or value % 1:
-            raise ValueError(f"{name} is {value}; expected a whole number of at least 1")
-
-
-def _batches(labels: np.ndarray, *, epochs: int, max_images: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _batches(labels: np.ndarray, *, epochs: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the rows of each step's two batches: a random one, and one of a single class."""
     # The first of the stratified batches is a stratified draw.
-    drawn = StratifiedBatches(labels, max_images).order(torch.Generator().manual_seed(seed)).numpy()[:max_images]
+    drawn = StratifiedBatches(labels, MAX_IMAGES).order(torch.Generator().manual_seed(seed)).numpy()[:MAX_IMAGES]
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     rng = np.random.default_rng(seed)
     for _ in range(epochs):
@@ -136,20 +96,14 @@ def _batches(labels: np.ndarray, *, epochs: int, max_images: int, seed: int) -> 
             yield order[start : start + BATCH], rng.choice(own, min(BATCH // 2, len(own)), replace=False)
 
 
-@torch.no_grad()
-def _encode(network: ConvAutoencoder, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    parts = [images[rows[start : start + 1000]] for start in range(0, len(rows), 1000)]
-    return np.concatenate([network.encoder(unit_range(part, default_device())).cpu().numpy() for part in parts])
-
-
-def _interpolate(codes: np.ndarray, n_wanted: int, n_neighbors: int, seed: int) -> np.ndarray:
-    """Return `n_wanted` codes between neighbours."""
+def _interpolate(codes: np.ndarray, n_wanted: int, seed: int) -> np.ndarray:
+    """Return `n_wanted` codes between neighbors."""
     if len(codes) == 1:
         return np.repeat(codes, n_wanted, axis=0)
     # SMOTE looks at the class that it enlarges alone, but insists on a second one: a row of zeros.
     smote = SMOTE(
         sampling_strategy={1: len(codes) + n_wanted},
-        k_neighbors=min(n_neighbors, len(codes) - 1),
+        k_neighbors=min(NEIGHBORS, len(codes) - 1),
         random_state=seed,
     )
     both = np.concatenate([np.zeros_like(codes[:1]), codes])
@@ -157,13 +111,11 @@ def _interpolate(codes: np.ndarray, n_wanted: int, n_neighbors: int, seed: int) 
 
 
 @torch.no_grad()
-def _decode(network: ConvAutoencoder, codes: np.ndarray, out: np.ndarray, on_batch: Callable[[int], None]) -> None:
+def _decode(network: ConvAutoencoder, codes: np.ndarray, out: np.ndarray) -> None:
     """Write the images of the codes into `out`, uint8 [n, h, w, c]; never more than a batch is held as float."""
     device = default_device()
     for start in range(0, len(codes), 1000):
         batch = torch.from_numpy(codes[start : start + 1000]).to(device)
         with torch.autocast(device.type, torch.bfloat16):
             pixels = network.decoder(batch)
-        pixels = pixels.float().clamp_(0, 1).mul_(255).round_().byte()
-        out[start : start + len(batch)] = pixels.permute(0, 2, 3, 1).cpu().numpy()
-        on_batch(len(batch))
+        out[start : start + len(batch)] = to_pixels(pixels.float())

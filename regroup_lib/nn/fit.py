@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, Dataset, TensorDataset, default_collate
 
 from regroup_lib.files import atomic_path
-from regroup_lib.inputs import check_labels, for_sklearn
+from regroup_lib.inputs import check_labels, check_whole, for_sklearn
 from regroup_lib.metrics import decide, selection_score
 from regroup_lib.nn.checkpoints import History
 from regroup_lib.nn.models import default_device
@@ -38,13 +38,11 @@ class RegroupedNetwork:
     Attributes
     ----------
     network : Module
-        From inputs to one logit per pseudo-class.
+        From inputs of `dtype`, float32 or int64, to one logit per pseudo-class.
     regrouping : Regrouping
         ``classes_``, ``parent_`` and ``pseudo_labels_`` of the training set.
     history : History
         Mean training loss of each epoch, and the average precision on validation data.
-    dtype : torch.dtype
-        Type of the network's inputs: float32, or int64 where it takes nothing else.
     """
 
     network: nn.Module
@@ -190,7 +188,7 @@ def fit_regrouped(
     device = torch.device(device or default_device())
     if batch_size is None:
         batch_size = inputs.batch_size if isinstance(inputs, DataLoader) else 128
-    _check_options({"epochs": epochs, "batch_size": batch_size} | ({} if patience is None else {"patience": patience}))
+    check_whole(epochs=epochs, batch_size=batch_size, patience=1 if patience is None else patience)
     if sample_weight is not None and loss is not None:
         raise ValueError("sample_weight is for cross-entropy; weigh samples in the loss of your own, or leave loss out")
     if patience is not None and validation is None:
@@ -225,12 +223,6 @@ def fit_regrouped(
     if watch is not None:
         network.load_state_dict(watch.weights)
     return RegroupedNetwork(network, fitted, history, samples.dtype)
-
-
-def _check_options(counts: dict[str, Any]) -> None:
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name} is {value}; it must be a whole number of at least 1")
 
 
 class _Samples(Unaugmented):

@@ -1,13 +1,14 @@
 """Losses against class imbalance: weights, margins, logit adjustment, and two losses that rank instead of classifying.
 
 All take logits float [n, C] and targets int64 [n] and return a scalar. Half-precision logits are converted to float32.
-Class statistics are buffers, so ``loss.to(device)`` moves them.
+Class statistics are buffers, so ``loss.to(device)`` moves them. An argument out of range, counts that are not whole
+numbers of at least 1, and shapes that disagree raise a ValueError.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,13 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from regroup_lib.inputs import check_whole
+
 # ---------------------------------------------------------------- cross-entropy and its relatives
 
 
 def weighted_cross_entropy(class_counts: Sequence[int]) -> nn.CrossEntropyLoss:
-    """Return cross-entropy with weights ``max(n) / n_c``: inverse to the class size, 1 for the largest class.
+    """Return cross-entropy with weights ``max(n) / n_c``, float32: inverse to the class size, 1 for the largest class.
 
     PyTorch divides by the sum of the weights in the batch, not by n. A batch of a single class therefore has the plain
     cross-entropy, and the scale of the loss does not depend on the class sizes.
@@ -28,18 +31,7 @@ def weighted_cross_entropy(class_counts: Sequence[int]) -> nn.CrossEntropyLoss:
     Parameters
     ----------
     class_counts : sequence of int [C]
-        Training samples of each class, n_c; all at least 1.
-
-    Returns
-    -------
-    CrossEntropyLoss
-        Its weights are float32, and PyTorch requires logits of the same type: for others, convert the logits or the
-        loss (``loss.double()``).
-
-    Raises
-    ------
-    ValueError
-        If a count is not a whole number of at least 1.
+        Training samples of each class, n_c; all at least 1, else a ValueError.
 
     Examples
     --------
@@ -54,17 +46,13 @@ class FocalLoss(nn.Module):
     """Cross-entropy with less weight on samples that are already classified well: the mean of (1 - p_t)^gamma CE.
 
     p_t is the softmax probability of the target. There is no class weight alpha: its usual value of 0.25 was made for
-    the sigmoid form, and weights positives down.
+    the sigmoid form, and weights positives down. The loss does not use the class sizes: it favors samples that are
+    hard, not those that are rare, and its probabilities are less confident than those of cross-entropy.
 
     Parameters
     ----------
     gamma : float
         Focusing exponent, finite and at least 0, else a ValueError; 0 gives cross-entropy.
-
-    Notes
-    -----
-    The loss does not use the class sizes: it favors samples that are hard, not those that are rare. Its probabilities
-    are less confident than those of cross-entropy.
 
     References
     ----------
@@ -94,7 +82,9 @@ class FocalLoss(nn.Module):
 class LDAMLoss(nn.Module):
     """Label-distribution-aware margins: cross-entropy of ``scale * (z - margin at the target)``.
 
-    Margins are proportional to n_c^(-1/4), so a rare class has to win by more.
+    Margins are proportional to n_c^(-1/4), so a rare class has to win by more. They are only meaningful beside logits
+    of a known size: the paper's last layer is a cosine (`models.CosineHead`). Multiplied by `scale`, the unbounded
+    logits of a plain linear layer easily make training diverge.
 
     Parameters
     ----------
@@ -103,7 +93,7 @@ class LDAMLoss(nn.Module):
     max_margin : float
         Margin of the smallest class, at least 0.
     scale : float
-        Factor of the logits, above 0 (s in the paper's code).
+        Factor of the logits, above 0. Probabilities are ``softmax(scale * z)``, without a margin.
     deferred : float, optional
         Deferred re-weighting (DRW): from this share of the training on, 0 <= deferred < 1, samples are weighted by
         the effective number of their class, (1 - beta) / (1 - beta^n_c) with beta = 0.9999, normalized to sum to C.
@@ -112,22 +102,9 @@ class LDAMLoss(nn.Module):
 
     Attributes
     ----------
-    scale : float
-        Probabilities are ``softmax(scale * z)``, without a margin.
     margins, effective_weights : Tensor of float32 [C]
     reweighted : bool
         Whether the weights are on.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of range.
-
-    Notes
-    -----
-    A margin is only meaningful beside logits of a known size: the paper's head is a cosine (weights and features
-    normalized, logits within [-1, 1]). The logits of a plain linear layer are unbounded; multiplied by `scale`, they
-    easily make training diverge.
 
     References
     ----------
@@ -166,7 +143,6 @@ class LDAMLoss(nn.Module):
 
     def begin_epoch(self, progress: float) -> None:
         """Switch the re-weighting on or off, for the share of finished epochs: at least 0 and below 1."""
-        _require(0 <= progress < 1, "progress", progress, "at least 0 and below 1")
         self.reweighted = self.deferred is not None and progress >= self.deferred
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -180,26 +156,17 @@ class LDAMLoss(nn.Module):
 class LogitAdjustedLoss(nn.Module):
     """Cross-entropy of ``z + tau * log(pi)``, where pi is the share of each class in the training set.
 
-    The adjustment accounts for the class sizes, so the bare logits predict for balanced classes. With tau = 1 this is
-    balanced softmax (Ren et al. 2020).
+    The adjustment accounts for the class sizes, so the bare logits predict for balanced classes; it is made in
+    training only. With tau = 1 this is balanced softmax (Ren et al. 2020). Adjusting after an ordinary training
+    instead (z - tau * log(pi)) moves the decision threshold of a binary task and cannot change its average precision,
+    because the log-odds of all samples move by the same amount.
 
     Parameters
     ----------
     class_counts : sequence of int [C]
         Training samples of each class; all at least 1 (the logarithm of an empty class is infinite).
     tau : float
-        Strength, at least 0; 0 gives cross-entropy.
-
-    Raises
-    ------
-    ValueError
-        If a count is not a whole number of at least 1, or `tau` is negative or not finite.
-
-    Notes
-    -----
-    The adjustment is made in training only; predictions use the logits as they are. Adjusting after an ordinary
-    training instead (z - tau * log(pi)) moves the decision threshold of a binary task and cannot change its average
-    precision, because the log-odds of all samples move by the same amount.
+        Strength, finite and at least 0; 0 gives cross-entropy.
 
     References
     ----------
@@ -239,15 +206,11 @@ def _counts(class_counts: Sequence[int]) -> torch.Tensor:
     return torch.tensor(counts, dtype=torch.float64)
 
 
-def _checked(
-    logits: torch.Tensor, targets: torch.Tensor, n_classes: int | None = None, *, ranking: bool = False
-) -> torch.Tensor:
+def _checked(logits: torch.Tensor, targets: torch.Tensor, n_classes: int | None = None) -> torch.Tensor:
     """Return logits of at least single precision, if the shapes agree."""
     if logits.ndim != 2 or targets.shape != logits.shape[:1] or n_classes not in (None, logits.shape[1]):
         shapes = f"logits have shape {list(logits.shape)} and targets {list(targets.shape)}"
         raise ValueError(f"{shapes}; expected [n, {'C' if n_classes is None else n_classes}] and [n]")
-    if ranking and logits.shape[1] < 2:
-        raise ValueError(f"logits have shape {list(logits.shape)}; a ranking loss needs two classes or more")
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
@@ -315,8 +278,8 @@ class APLoss(nn.Module):
       with several classes the offset of each class, on the validation split.
     - A batch without positives (or without negatives) has no signal: the loss and its gradient are 0. A class of 1% is
       missing in 28% of all batches of 128, so draw stratified batches.
-    - Its memory grows with positives times n, in a multiclass task with n^2.
-    - The paper's interpolated AP is left out. There is no second derivative.
+    - Its memory grows with positives times n, in a multiclass task with n^2. There is no second derivative.
+    - The paper's interpolated AP is left out.
 
     References
     ----------
@@ -339,15 +302,15 @@ class APLoss(nn.Module):
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the loss of logits [n, C], C at least 2, and targets int64 [n]."""
-        scores = _log_odds(_checked(logits, targets, ranking=True))
-        with torch.no_grad():
-            rows, weights = _positives(scores, targets)
-            difference, positive = _pairs(scores, targets, rows)
-            above = (difference / (2 * self.delta) + 0.5).clamp(0, 1)
-            rank = 0.5 + above.sum(1, keepdim=True)  # the sum has H(0) = 0.5 of the sample itself
-            errors = weights[:, None] * (above / rank).masked_fill(positive, 0)
-            gradient = _score_gradient(errors, scores, targets, rows)
-        return _WithGradient.apply(scores, errors.sum(), gradient)
+        return _by_pairs(_log_odds(_rankable(logits, targets)), targets, self._errors)
+
+    def _errors(
+        self, rows: torch.Tensor, weights: torch.Tensor, difference: torch.Tensor, positive: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        above = (difference / (2 * self.delta) + 0.5).clamp(0, 1)
+        rank = 0.5 + above.sum(1, keepdim=True)  # the sum has H(0) = 0.5 of the sample itself
+        errors = weights[:, None] * (above / rank).masked_fill(positive, 0)
+        return errors.sum(), errors
 
 
 class SOAPLoss(nn.Module):
@@ -362,9 +325,6 @@ class SOAPLoss(nn.Module):
     - The loss is the mean of 1 - u_pos / u_all over the positives.
     - The gradient is that of the mean over i and j of p_ij * l_ij, where the constant p_ij is
       (u_pos_i - u_all_i * [j positive]) / u_all_i^2. Where u is the mean of the batch alone, this is the derivative.
-
-    With more than two classes the loss is the mean over the classes that have positives and negatives in the batch,
-    each against the rest: an addition of this project.
 
     Parameters
     ----------
@@ -383,18 +343,11 @@ class SOAPLoss(nn.Module):
     takes_index : bool
         True: the training loop passes the rows of the samples.
 
-    Raises
-    ------
-    ValueError
-        If an argument is out of range.
-
     Notes
     -----
-    - It ranks and does not calibrate: set the decision threshold on the validation split.
-    - A batch without positives (or without negatives) has no signal: the loss and its gradient are 0 and nothing is
-      updated. Draw stratified batches; the averages then refer to the prevalence in the batches.
-    - A sample that occurs twice in a batch moves its averages once, by the mean of its copies.
-    - Its memory grows with positives times n, in a multiclass task with n^2. There is no second derivative.
+    Several classes are treated as in `APLoss`, whose notes hold here, too. A batch without signal updates nothing; in
+    stratified batches the averages refer to the prevalence there. A sample that occurs twice in a batch moves its
+    averages once, by the mean of its copies.
 
     References
     ----------
@@ -413,8 +366,7 @@ class SOAPLoss(nn.Module):
 
     def __init__(self, n_samples: int, *, margin: float = 1.0, gamma: float = 0.9):
         super().__init__()
-        whole = 1 <= n_samples < math.inf and n_samples % 1 == 0
-        _require(whole, "n_samples", n_samples, "a whole number of at least 1")
+        check_whole(n_samples=n_samples)
         _require(0 < margin < math.inf, "margin", margin, "finite and above 0")
         _require(0 < gamma <= 1, "gamma", gamma, "above 0 and at most 1")
         self.margin, self.gamma = float(margin), float(gamma)
@@ -427,12 +379,11 @@ class SOAPLoss(nn.Module):
         `index`, int64 [n], has the rows of the training set. Without it only the means of the batch are used, and
         nothing is updated.
         """
-        scores = _checked(logits, targets, ranking=True).softmax(1)
+        scores = _rankable(logits, targets).softmax(1)
         if index is not None:
             self._check_index(index, targets)
-        with torch.no_grad():
-            rows, weights = _positives(scores, targets)
-            difference, positive = _pairs(scores, targets, rows)
+
+        def precisions(rows, weights, difference, positive):
             hinge = (self.margin + difference).clamp(min=0)
             # Neither mean is 0: the sample itself is one of its positives, at margin^2.
             u_all, u_pos = (hinge**2).mean(1), (hinge**2 * positive).mean(1)
@@ -440,10 +391,9 @@ class SOAPLoss(nn.Module):
                 u_all = self._averaged(self.u_all, index[rows], u_all)
                 u_pos = self._averaged(self.u_pos, index[rows], u_pos)
             p = (u_pos[:, None] - u_all[:, None] * positive) / u_all[:, None] ** 2
-            pair_gradient = weights[:, None] * p * 2 * hinge / len(scores)
-            gradient = _score_gradient(pair_gradient, scores, targets, rows)
-            value = (weights * (1 - u_pos / u_all)).sum()
-        return _WithGradient.apply(scores, value, gradient)
+            return (weights * (1 - u_pos / u_all)).sum(), weights[:, None] * p * 2 * hinge / len(scores)
+
+        return _by_pairs(scores, targets, precisions)
 
     def _check_index(self, index: torch.Tensor, targets: torch.Tensor) -> None:
         if index.shape != targets.shape or index.dtype != torch.int64:
@@ -461,6 +411,36 @@ class SOAPLoss(nn.Module):
         after = torch.where(before == 0, mean, (1 - self.gamma) * before + self.gamma * mean)
         average[samples] = after.to(average.dtype)
         return after[place]
+
+
+def _rankable(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the logits of two classes or more, in at least single precision."""
+    logits = _checked(logits, targets)
+    if logits.shape[1] < 2:
+        raise ValueError(f"logits have shape {list(logits.shape)}; a ranking loss needs two classes or more")
+    return logits
+
+
+def _by_pairs(
+    scores: torch.Tensor, targets: torch.Tensor, measure: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+) -> torch.Tensor:
+    """Return a loss of scores [n, C] that is made of pairs.
+
+    `measure` takes the rows of the positives [p], their weights [p], and for each pair of a positive i and a sample j
+    the difference s_j - s_i in the class of i and whether j is of that class too, [p, n]. It returns the loss and its
+    gradient by the differences [p, n].
+    """
+    with torch.no_grad():
+        rows, weights = _positives(scores, targets)
+        classes = targets[rows]
+        difference = scores[:, classes].T - scores[rows, classes][:, None]
+        value, by_pair = measure(rows, weights, difference, classes[:, None] == targets)
+        chosen = F.one_hot(classes, scores.shape[1]).to(scores.dtype)
+        # A product, because a GPU adds scattered values in no fixed order; never in bf16, where autocast is on.
+        with torch.autocast(scores.device.type, enabled=False):
+            gradient = by_pair.T @ chosen
+        gradient[rows] -= chosen * by_pair.sum(1, keepdim=True)
+    return _WithGradient.apply(scores, value, gradient)
 
 
 class _WithGradient(torch.autograd.Function):
@@ -491,7 +471,11 @@ def _log_odds(logits: torch.Tensor) -> torch.Tensor:
 
 
 def _positives(scores: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the rows [p] of the batch's positives, and their weights [p] in a mean over classes and positives."""
+    """Return the rows [p] of the batch's positives, and their weights [p] in a mean over classes and positives.
+
+    In a binary task the positives are those of class 1; with more classes each class has some, if the batch has
+    samples of it and others.
+    """
     n_classes = scores.shape[1]
     counts = torch.bincount(targets, minlength=n_classes)
     if len(counts) > n_classes:
@@ -501,21 +485,3 @@ def _positives(scores: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tenso
         usable[0] = False
     rows = usable[targets].nonzero().squeeze(1)
     return rows, 1 / (counts * usable.sum())[targets[rows]].to(scores.dtype)
-
-
-def _pairs(scores: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return s_j - s_i in the class of i, and whether j is of that class too, for positives i and samples j: [p, n]."""
-    classes = targets[rows]
-    return scores[:, classes].T - scores[rows, classes][:, None], classes[:, None] == targets
-
-
-def _score_gradient(
-    pair_gradient: torch.Tensor, scores: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor
-) -> torch.Tensor:
-    """Return the gradient by scores [n, C] from that by the differences which `_pairs` gives [p, n]."""
-    classes = F.one_hot(targets[rows], scores.shape[1]).to(scores.dtype)
-    # A product, because a GPU adds scattered values in no fixed order; never in bf16, where autocast is on.
-    with torch.autocast(scores.device.type, enabled=False):
-        gradient = pair_gradient.T @ classes
-    gradient[rows] -= classes * pair_gradient.sum(1, keepdim=True)
-    return gradient

