@@ -540,10 +540,9 @@ def test_examples_are_what_scikit_learn_has(tmp_path):
 
 def test_the_recorded_example_is_there_without_its_data(monkeypatch, tmp_path):
     monkeypatch.setenv("REGROUP_DATA", str(tmp_path))
-    committed = ROOT / "results"
-    assert plans.missing_records("your-data", profile="cpu", seeds=[0, 1, 2], results_dir=committed) == []
+    assert plans.missing_records("your-data", profile="cpu", seeds=[0, 1, 2]) == []
     specs = plans.chapter_specs("your-data", profile="cpu", seeds=[0, 1, 2])
-    (found,) = comparison.comparisons([load_record(s.path(committed)) for s in specs])
+    (found,) = comparison.comparisons([load_record(s.path()) for s in specs])
     assert found.name == "page-blocks-5"
     assert found.class_table["rows"].tolist() == [4913, 329, 115, 87, 28]  # as KEEL has them
     assert found.look.data_digest == plans.PAGE_BLOCKS.digest

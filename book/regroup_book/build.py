@@ -450,7 +450,7 @@ def _all_chapters(root: Path) -> list[str]:
     return names
 
 
-def build_parameters(name: str, *, results_dir: str | Path | None = None) -> dict[str, Any]:
+def build_parameters(name: str) -> dict[str, Any]:
     """Return the parameters that a chapter is rendered with.
 
     A chapter is shown in profile ``paper`` where all its runs are recorded in it, else in profile ``cpu``. The chapter
@@ -458,11 +458,11 @@ def build_parameters(name: str, *, results_dir: str | Path | None = None) -> dic
     """
     from regroup_book.plans import BINARY_TASKS, recorded_profile, recorded_tasks
 
-    profile = recorded_profile(name, seeds=BUILD_PARAMETERS["seeds"], results_dir=results_dir)
+    profile = recorded_profile(name, seeds=BUILD_PARAMETERS["seeds"])
     parameters = BUILD_PARAMETERS | {"profile": profile}
     if name != "binary":
         return parameters
-    recorded = recorded_tasks(**parameters, results_dir=results_dir)
+    recorded = recorded_tasks(**parameters)
     whole = len(recorded) == len(BINARY_TASKS[profile])
     return parameters | ({} if whole or not recorded else {"tasks": recorded})
 

@@ -348,7 +348,7 @@ def test_contrasts_compare_what_there_is(claim, part):
 def test_every_run_behind_the_papers_claims_is_recorded():
     for claim in claims():
         for chapter in claim["chapter"].split(", ") if "contrasts" in claim else ():
-            assert plans.missing_records(chapter, profile="cpu", seeds=SEEDS, results_dir=ROOT / "results") == [], claim
+            assert plans.missing_records(chapter, profile="cpu", seeds=SEEDS) == [], claim
 
 
 def test_a_verdict_on_committed_records(monkeypatch):
