@@ -510,9 +510,7 @@ def test_the_chapter_takes_a_users_path(pictures, tmp_path):
     parameters = {"path": str(pictures.folder / "scans"), "positive": "digit 7", "threshold": 60, "seeds": [0, 1]}
     executed = tmp_path / "executed.ipynb"
     environment = {"REGROUP_RESULTS": str(tmp_path / "results"), "REGROUP_DATA": str(tmp_path / "data")}
-    build.run_chapter(
-        "your-data", parameters | {"profile": "smoke"}, output=executed, root=ROOT, environment=environment
-    )
+    build.run_chapter("your-data", parameters | {"profile": "smoke"}, output=executed, environment=environment)
     text = executed.read_text(encoding="utf-8")
     assert "scans-digit_7" in text
     assert text.count('"image/png"') == 2
