@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SMOKE_PARAMETERS = {"profile": "smoke", "seeds": [0, 1]}
 BUILD_PARAMETERS = {"profile": "cpu", "seeds": [0, 1, 2]}
-MOST_KERNELS = 4  # at a time; each takes about a gigabyte
+N_KERNELS = min(os.cpu_count() or 1, 4)  # at a time; each takes about a gigabyte
 
 
 class BookError(RuntimeError):
@@ -53,9 +53,17 @@ def book_root(start: str | Path | None = None) -> Path:
 
 
 def chapters() -> list[str]:
-    """Return the names of the notebooks, in the order of ``book/_toc.yml``; those that it does not name come last."""
-    names = sorted(path.stem for path in (book_root() / "notebooks").glob("*.ipynb"))
-    order = _pages()
+    """Return the names of the notebooks, in the order of ``book/_toc.yml``; those that it does not name come last.
+
+    Raises
+    ------
+    BookError
+        If there is none.
+    """
+    folder, order = book_root() / "notebooks", _pages()
+    names = sorted(path.stem for path in folder.glob("*.ipynb"))
+    if not names:
+        raise BookError(f"there is no notebook in {folder}")
     return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 
 
@@ -103,7 +111,7 @@ def check_parameters(name: str, parameters: Mapping[str, Any]) -> Path:
         list, truth value) than the default, or the seeds are too few. The message names what is expected.
     """
     if name not in chapters():
-        raise ValueError(f"no chapter is called {name!r}; there are {', '.join(chapters()) or 'none'}")
+        raise ValueError(f"no chapter is called {name!r}; there are {', '.join(chapters())}")
     path = book_root() / "notebooks" / f"{name}.ipynb"
     known = notebook_parameters(path)
     unknown = sorted(set(parameters) - set(known))
@@ -200,13 +208,14 @@ def smoke(names: Sequence[str] | None = None) -> dict[str, float]:
         After all chapters have been tried, if one or more failed.
     """
     target = book_root() / "_build" / "smoke"
-    names = list(names or _all_chapters())
+    names = list(names or chapters())
     for name in names:
         (target / f"{name}.ipynb").unlink(missing_ok=True)
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="regroup-smoke-") as results:
-        options = {"environment": {"REGROUP_RESULTS": results} | _share_of_cores()}
-        seconds = _execute(dict.fromkeys(names, SMOKE_PARAMETERS), target, **options)
+        # Kernels train beside one another, and threads that wait for a core slow all of them down.
+        environment = {"REGROUP_RESULTS": results, "OMP_NUM_THREADS": str((os.cpu_count() or 1) // N_KERNELS)}
+        seconds = _execute(dict.fromkeys(names, SMOKE_PARAMETERS), target, environment=environment)
     print(f"{len(seconds)} chapters, {time.perf_counter() - begin:.0f} s")
     return seconds
 
@@ -224,10 +233,9 @@ def build() -> Path:
     from regroup_book.show import settings_table
 
     root, listed = book_root(), _pages()
-    parameters = {name: build_parameters(name) for name in _all_chapters() if name in listed}
-    _require_records(parameters)
-    shutil.rmtree(root / "_build" / "html", ignore_errors=True)  # a build that fails leaves no old page behind
+    parameters = {name: build_parameters(name) for name in chapters() if name in listed}
     records = _records_behind(parameters)
+    shutil.rmtree(root / "_build" / "html", ignore_errors=True)  # a build that fails leaves no old page behind
     begin = time.perf_counter()
     executed, pages = root / "_build" / "executed", root / "book"
     _execute(parameters, executed)
@@ -255,7 +263,7 @@ def _execute(parameters: Mapping[str, Mapping[str, Any]], folder: Path, **option
     context = multiprocessing.get_context("spawn")
     seconds: dict[str, float] = {}
     failures: list[str] = []
-    with ProcessPoolExecutor(max_workers=_n_kernels(), mp_context=context) as pool:
+    with ProcessPoolExecutor(max_workers=N_KERNELS, mp_context=context) as pool:
         waiting = {}
         for name, values in parameters.items():
             known = notebook_parameters(book_root() / "notebooks" / f"{name}.ipynb")  # without records it has fewer
@@ -276,15 +284,6 @@ def _execute(parameters: Mapping[str, Mapping[str, Any]], folder: Path, **option
     if failures:
         raise BookError("\n\n".join(failures))
     return {name: seconds[name] for name in parameters}
-
-
-def _n_kernels() -> int:
-    return min(os.cpu_count() or 1, MOST_KERNELS)
-
-
-def _share_of_cores() -> dict[str, str]:
-    """Return the environment of a kernel that trains beside others: threads that wait for a core slow all down."""
-    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // _n_kernels()))}
 
 
 def render() -> Path:
@@ -348,13 +347,6 @@ def pdf() -> Path:
     return html / "regrouping.pdf"
 
 
-def _all_chapters() -> list[str]:
-    names = chapters()
-    if not names:
-        raise BookError(f"there is no notebook in {book_root() / 'notebooks'}")
-    return names
-
-
 def build_parameters(name: str) -> dict[str, Any]:
     """Return the parameters that a chapter is rendered with.
 
@@ -372,20 +364,6 @@ def build_parameters(name: str) -> dict[str, Any]:
     return parameters | ({} if whole or not recorded else {"tasks": recorded})
 
 
-def _require_records(parameters: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise where the book would show a number without a record."""
-    from regroup_book.plans import missing_records
-
-    missing = {name: len(missing_records(name, **passed)) for name, passed in parameters.items()}
-    lines = [
-        f"{name} lacks {n} records: regroup sweep {name} --profile {parameters[name]['profile']}"
-        for name, n in missing.items()
-        if n
-    ]
-    if lines:
-        raise BookError("\n".join(lines))
-
-
 RECORDS_HEAD = """# Records
 
 **Every number of a chapter comes from the records below.** A key leads to the record itself: specification, metrics,
@@ -395,12 +373,26 @@ numbers, under max and sum. {doc}`reproduce` says how a record is made.
 
 
 def _records_behind(parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Record]]:
-    """Return the records that each chapter shows, of those chapters that show any."""
+    """Return the records that each chapter shows, of those chapters that show any.
+
+    Raises
+    ------
+    BookError
+        If the book would show a number without a record.
+    """
     from regroup_book.paper_scale import COMPARED_CHAPTERS, both_profiles
     from regroup_book.plans import PLANS, chapter_specs
     from regroup_lib.runs.records import load_record
 
     specs = {name: chapter_specs(name, **passed) for name, passed in parameters.items() if name in PLANS}
+    missing = {name: sum(not spec.path().exists() for spec in group) for name, group in specs.items()}
+    lines = [
+        f"{name} lacks {n} records: regroup sweep {name} --profile {parameters[name]['profile']}"
+        for name, n in missing.items()
+        if n
+    ]
+    if lines:
+        raise BookError("\n".join(lines))
     found = {name: [load_record(spec.path()) for spec in group] for name, group in specs.items() if group}
     for name in set(found).intersection(COMPARED_CHAPTERS):
         compared = both_profiles(name, BUILD_PARAMETERS["seeds"]).values()

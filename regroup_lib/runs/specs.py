@@ -226,15 +226,12 @@ class _BaseSpec(BaseModel):
 
     @model_validator(mode="after")
     def _names_exist(self) -> _BaseSpec:
-        if self._is_own():
-            if self.encoder is not None:
-                check_encoder_name(self.encoder)
-                check_encoder_takes(self.encoder, text=False, data=self.task)
-            return self
-        dataset, positive = parse_task(self.task)
-        names = class_names_of(dataset)
-        if positive not in (None, LONG_TAIL, *names):
-            raise ValueError(f"task {self.task!r}: {dataset} has no class {positive!r}; it has {', '.join(names)}")
+        dataset = self.task
+        if not self._is_own():
+            dataset, positive = parse_task(self.task)
+            names = class_names_of(dataset)
+            if positive not in (None, LONG_TAIL, *names):
+                raise ValueError(f"task {self.task!r}: {dataset} has no class {positive!r}; it has {', '.join(names)}")
         if self.encoder is not None:
             check_encoder_name(self.encoder)
             check_encoder_takes(self.encoder, text=self.is_text, data=dataset)

@@ -14,6 +14,7 @@ import pytest
 
 from regroup_book import build, plans
 from regroup_lib import files
+from regroup_lib.runs.specs import Spec
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -45,10 +46,6 @@ def small_book(tmp_path, monkeypatch):
 
 def printed_by(path):
     return json.loads(nbformat.read(path, as_version=4).cells[-1].outputs[0].text)
-
-
-def no_missing_records(name, *, profile, seeds):
-    return []
 
 
 def test_chapters_come_in_the_order_of_the_table_of_contents(small_book):
@@ -167,14 +164,13 @@ def test_smoke_tries_every_chapter_in_a_fresh_results_directory(small_book, capf
     assert "ERROR" not in err  # a kernel that ends as it should says nothing
 
 
-def test_build_names_the_sweep_that_makes_missing_records(small_book, monkeypatch):
-    monkeypatch.setattr(plans, "missing_records", lambda name, **_: ["spec"] * (name == "bad"))
+def test_build_names_the_sweep_that_makes_missing_records(small_book, empty_results, monkeypatch):
+    monkeypatch.setitem(plans.PLANS, "bad", lambda profile, seeds: [Spec(task="digits-0", method="ce")])
     with pytest.raises(build.BookError, match=r"^bad lacks 1 records: regroup sweep bad --profile cpu$"):
         build.build()
 
 
-def test_build_stops_at_a_failing_chapter_and_leaves_no_old_page(small_book, monkeypatch):
-    monkeypatch.setattr(plans, "missing_records", no_missing_records)
+def test_build_stops_at_a_failing_chapter_and_leaves_no_old_page(small_book):
     page = small_book / "_build" / "html" / "index.html"
     page.parent.mkdir(parents=True)
     page.touch()
@@ -185,8 +181,7 @@ def test_build_stops_at_a_failing_chapter_and_leaves_no_old_page(small_book, mon
 
 
 @pytest.mark.parametrize("broken", [False, True])
-def test_build_renders_pages_and_fails_at_a_warning(small_book, monkeypatch, broken):
-    monkeypatch.setattr(plans, "missing_records", no_missing_records)
+def test_build_renders_pages_and_fails_at_a_warning(small_book, broken):
     (small_book / "notebooks" / "bad.ipynb").unlink()
     (small_book / "_config.yml").write_text(
         "title: Small\nonly_build_toc_files: true\nexecute: {execute_notebooks: off}\n"

@@ -592,19 +592,3 @@ def test_the_plan_has_every_method_with_every_classifier_that_it_goes_with(profi
             assert {s.method for s in chosen} == methods
             assert len(chosen) == 3 * len(methods)
     assert {"plain", "rg", "rg-random"} <= set(plans.TABULAR_METHODS[profile])  # what the sentences compare
-
-
-# ---------------------------------------------------------------- the committed records
-
-
-def test_the_chapter_has_all_its_records():
-    assert plans.missing_records("tables", profile="cpu") == []
-
-
-def test_stored_scores_of_committed_records_reproduce_their_metrics():
-    specs = plans.tabular("cpu", [0, 1, 2])
-    for record in (find_record(wanted) for wanted in specs[::90]):
-        arrays = record.arrays()
-        for rule, result in record.metrics.items():
-            found = measure_folds(arrays["test_labels"], arrays["folds"], arrays[f"test_scores_{rule}"])
-            assert found["summary"] == pytest.approx(result["test"]["summary"])
