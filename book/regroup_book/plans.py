@@ -580,9 +580,9 @@ def records_of(runs: Mapping[Any, Sequence[AnySpec]], chapter: str) -> dict[Any,
     found = {name: [find_record(spec) for spec in group] for name, group in runs.items()}
     missing = [str(name) for name, group in found.items() if None in group or not group]
     if missing:
-        known = _flat(runs)[0]
-        what = f"{known.task}: records of {', '.join(missing)} are missing"
-        raise ValueError(f"{what}; run `regroup sweep {chapter} --profile {known.profile}`")
+        specs = _flat(runs)  # there is none where all wait for a choice
+        task, profile = (f"{specs[0].task}: ", f" --profile {specs[0].profile}") if specs else ("", "")
+        raise ValueError(f"{task}records of {', '.join(missing)} are missing; run `regroup sweep {chapter}{profile}`")
     return found
 
 

@@ -231,6 +231,13 @@ def test_table_1_is_tuned_with_the_first_seed_and_repeated_with_the_others(shelf
         assert {spec.seed for spec in final if spec.method == method} == set(seeds)
 
 
+def test_records_that_are_missing_are_named_even_where_their_runs_wait_for_a_choice(shelf):
+    with pytest.raises(ValueError, match=r"^records of rg are missing; run `regroup sweep folds`$"):
+        plans.records_of({"rg": []}, "folds")
+    with pytest.raises(ValueError, match=r"^cifar100-worm: records of a are missing; .* folds --profile cpu`$"):
+        plans.records_of({"a": FOCAL}, "folds")
+
+
 @pytest.mark.parametrize("chapter", ["encoders", "motivating-example", "synchronous-learning"])
 def test_chapters_without_tuning_wait_for_nothing(shelf, chapter):
     assert undecided(chapter, profile="cpu") == 0
