@@ -350,7 +350,7 @@ def parameter(folder: Path) -> Artefact:
 
     def read() -> Any:
         value = files.parse_parameter(path.read_bytes().decode(errors="surrogateescape"))
-        build.check_parameters("motivating-example", {"seeds": value}, root=ROOT)
+        build.check_parameters("motivating-example", {"seeds": value})
         return repr(value)
 
     def wrong(value: str) -> Callable[[], None]:

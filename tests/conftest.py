@@ -66,6 +66,13 @@ def private_data_directory(tmp_path_factory):
         yield
 
 
+@pytest.fixture
+def empty_results(tmp_path, monkeypatch):
+    """Return a results directory that is empty, and the one in use."""
+    monkeypatch.setenv("REGROUP_RESULTS", str(tmp_path))
+    return tmp_path
+
+
 @pytest.fixture(autouse=True)
 def close_figures():
     """Close what a test drew, where it drew."""

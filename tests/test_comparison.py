@@ -631,9 +631,7 @@ def test_the_chapter_takes_a_users_path(pictures, tmp_path):
     parameters = {"path": str(pictures.folder / "scans"), "positive": "digit 7", "threshold": 60, "seeds": [0, 1]}
     executed = tmp_path / "executed.ipynb"
     environment = {"REGROUP_RESULTS": str(tmp_path / "results"), "REGROUP_DATA": str(tmp_path / "data")}
-    build.run_chapter(
-        "your-data", parameters | {"profile": "smoke"}, output=executed, root=ROOT, environment=environment
-    )
+    build.run_chapter("your-data", parameters | {"profile": "smoke"}, output=executed, environment=environment)
     text = executed.read_text(encoding="utf-8")
     assert "scans-digit_7" in text
     assert text.count('"image/png"') == 2
@@ -661,10 +659,9 @@ def test_examples_are_what_scikit_learn_has(tmp_path):
 
 def test_the_recorded_example_is_there_without_its_data(monkeypatch, tmp_path):
     monkeypatch.setenv("REGROUP_DATA", str(tmp_path))
-    committed = ROOT / "results"
-    assert plans.missing_records("your-data", profile="cpu", seeds=[0, 1, 2], results_dir=committed) == []
+    assert plans.missing_records("your-data", profile="cpu", seeds=[0, 1, 2]) == []
     specs = plans.chapter_specs("your-data", profile="cpu", seeds=[0, 1, 2])
-    (found,) = comparison.comparisons([load_record(s.path(committed)) for s in specs])
+    (found,) = comparison.comparisons([load_record(s.path()) for s in specs])
     assert found.name == "page-blocks-5"
     assert found.class_table["rows"].tolist() == [4913, 329, 115, 87, 28]  # as KEEL has them
     assert found.look.data_digest == plans.PAGE_BLOCKS.digest

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SMOKE_PARAMETERS = {"profile": "smoke", "seeds": [0, 1]}
 BUILD_PARAMETERS = {"profile": "cpu", "seeds": [0, 1, 2]}
-MOST_KERNELS = 4  # at a time; each takes about a gigabyte
+N_KERNELS = min(os.cpu_count() or 1, 4)  # at a time; each takes about a gigabyte
 
 
 class BookError(RuntimeError):
@@ -36,12 +36,7 @@ class BookError(RuntimeError):
 
 
 def book_root(start: str | Path | None = None) -> Path:
-    """Return the directory that holds ``_config.yml`` and ``notebooks/``.
-
-    Parameters
-    ----------
-    start : str or Path, optional
-        See `files.checkout`.
+    """Return the directory that holds ``_config.yml`` and ``notebooks/``, looked for as `files.checkout` does.
 
     Raises
     ------
@@ -57,44 +52,34 @@ def book_root(start: str | Path | None = None) -> Path:
     return found
 
 
-def chapters(root: str | Path | None = None) -> list[str]:
-    """Return the names of the executable chapters, in the order of ``book/_toc.yml``.
+def chapters() -> list[str]:
+    """Return the names of the notebooks, in the order of ``book/_toc.yml``; those that it does not name come last.
 
-    Parameters
-    ----------
-    root : str or Path, optional
-        See `book_root`. Notebooks that the table of contents does not name come last, sorted.
+    Raises
+    ------
+    BookError
+        If there is none.
     """
-    root = Path(root) if root else book_root()
-    names = sorted(path.stem for path in (root / "notebooks").glob("*.ipynb"))
-    order = _pages(root)
+    folder, order = book_root() / "notebooks", _pages()
+    names = sorted(path.stem for path in folder.glob("*.ipynb"))
+    if not names:
+        raise BookError(f"there is no notebook in {folder}")
     return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 
 
-def _pages(root: Path) -> list[str]:
+def _pages() -> list[str]:
     """Return the files that ``book/_toc.yml`` names below its root."""
-    toc = root / "book" / "_toc.yml"
-    parts = yaml.safe_load(toc.read_text())["parts"] if toc.is_file() else []
-    return [entry["file"] for part in parts for entry in part["chapters"]]
+    toc = yaml.safe_load((book_root() / "book" / "_toc.yml").read_text(encoding="utf-8"))
+    return [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
 
 
 def notebook_parameters(path: str | Path) -> dict[str, Any]:
-    """Return names and defaults of a notebook's parameters.
-
-    Parameters
-    ----------
-    path : str or Path
-        A notebook with one cell tagged ``parameters`` that assigns literals (numbers, text, lists, None).
-
-    Returns
-    -------
-    dict
-        In the order of the cell.
+    """Return names and defaults of a notebook's parameters, in the order of its cell.
 
     Raises
     ------
     ValueError
-        If there is not exactly one such cell, or it holds anything but assignments of literals.
+        If not exactly one cell has the tag ``parameters``, or it holds anything but assignments of literals.
     """
     import nbformat
 
@@ -116,17 +101,8 @@ def notebook_parameters(path: str | Path) -> dict[str, Any]:
     return found
 
 
-def check_parameters(name: str, parameters: Mapping[str, Any], *, root: str | Path | None = None) -> Path:
+def check_parameters(name: str, parameters: Mapping[str, Any]) -> Path:
     """Check that a chapter exists and takes these parameters; return its notebook.
-
-    Parameters
-    ----------
-    name : str
-        A chapter's name, see `chapters`.
-    parameters : mapping of str to object
-        What is to be passed to it.
-    root : str or Path, optional
-        See `book_root`.
 
     Raises
     ------
@@ -134,10 +110,9 @@ def check_parameters(name: str, parameters: Mapping[str, Any], *, root: str | Pa
         If there is no such chapter, it does not have such a parameter, a value is of another kind (text, number,
         list, truth value) than the default, or the seeds are too few. The message names what is expected.
     """
-    root = Path(root) if root else book_root()
-    if name not in chapters(root):
-        raise ValueError(f"no chapter is called {name!r}; there are {', '.join(chapters(root)) or 'none'}")
-    path = root / "notebooks" / f"{name}.ipynb"
+    if name not in chapters():
+        raise ValueError(f"no chapter is called {name!r}; there are {', '.join(chapters())}")
+    path = book_root() / "notebooks" / f"{name}.ipynb"
     known = notebook_parameters(path)
     unknown = sorted(set(parameters) - set(known))
     if unknown:
@@ -171,38 +146,25 @@ def _kind(value: Any) -> str:
 
 
 def run_chapter(
-    name: str,
-    parameters: Mapping[str, Any],
-    *,
-    output: str | Path,
-    root: str | Path | None = None,
-    environment: Mapping[str, str] | None = None,
+    name: str, parameters: Mapping[str, Any], *, output: str | Path, environment: Mapping[str, str] | None = None
 ) -> float:
-    """Execute a chapter's notebook with papermill, by this interpreter.
+    """Execute a chapter's notebook with papermill, by this interpreter, and return the seconds that it took.
 
     Parameters
     ----------
-    name, parameters, root
+    name, parameters
         See `check_parameters`; everything is checked before anything runs.
     output : str or Path
         Where the executed notebook goes, also when it fails. Its working directory is the caller's.
     environment : mapping of str to str, optional
         Environment variables for the notebook.
 
-    Returns
-    -------
-    float
-        Seconds it took.
-
     Raises
     ------
-    ValueError
-        If the chapter or a parameter does not exist.
     BookError
         If the notebook raises; the message names the chapter, the cell and the exception.
     """
-    root = Path(root) if root else book_root()
-    path = check_parameters(name, parameters, root=root)
+    path = check_parameters(name, parameters)
     from papermill import execute_notebook
     from papermill.exceptions import PapermillExecutionError
 
@@ -235,82 +197,55 @@ def _plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
-def smoke(*, root: str | Path | None = None, names: Sequence[str] | None = None) -> dict[str, float]:
-    """Execute chapters live in profile ``smoke``, in an empty results directory.
+def smoke(names: Sequence[str] | None = None) -> dict[str, float]:
+    """Execute chapters (default: all) live in profile ``smoke``, in an empty results directory.
 
-    Parameters
-    ----------
-    root : str or Path, optional
-        See `book_root`. The executed notebooks go to its ``_build/smoke``.
-    names : sequence of str, optional
-        Chapters; default: all.
-
-    Returns
-    -------
-    dict of str to float
-        Seconds a chapter.
+    The executed notebooks go to ``_build/smoke``. Returns the seconds that each took.
 
     Raises
     ------
     BookError
         After all chapters have been tried, if one or more failed.
     """
-    root = Path(root) if root else book_root()
-    target = root / "_build" / "smoke"
-    names = list(names or _all_chapters(root))
+    target = book_root() / "_build" / "smoke"
+    names = list(names or chapters())
     for name in names:
         (target / f"{name}.ipynb").unlink(missing_ok=True)
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="regroup-smoke-") as results:
-        runs = {
-            name: {
-                "parameters": SMOKE_PARAMETERS,
-                "output": target / f"{name}.ipynb",
-                "environment": {"REGROUP_RESULTS": results} | _share_of_cores(),
-            }
-            for name in names
-        }
-        seconds = _execute(runs, root)
+        # Kernels train beside one another, and threads that wait for a core slow all of them down.
+        environment = {"REGROUP_RESULTS": results, "OMP_NUM_THREADS": str((os.cpu_count() or 1) // N_KERNELS)}
+        seconds = _execute(dict.fromkeys(names, SMOKE_PARAMETERS), target, environment=environment)
     print(f"{len(seconds)} chapters, {time.perf_counter() - begin:.0f} s")
     return seconds
 
 
-def build(*, root: str | Path | None = None) -> Path:
-    """Execute every chapter on its records and render the book.
+def build() -> Path:
+    """Execute every chapter on its records, render the book to ``_build/html``, and return its ``index.html``.
 
     A notebook that ``book/_toc.yml`` does not name is left out: one whose records are still being made, say.
-
-    Parameters
-    ----------
-    root : str or Path, optional
-        See `book_root`. Executed notebooks go to its ``book/``, pages to its ``_build/html``.
-
-    Returns
-    -------
-    Path
-        ``index.html``.
 
     Raises
     ------
     BookError
         If records are missing, a chapter raises, or the renderer fails or warns.
     """
-    root = Path(root) if root else book_root()
-    listed = _pages(root)
-    names = [name for name in _all_chapters(root) if name in listed]
-    _require_records(names)
+    from regroup_book.show import settings_table
+
+    root, listed = book_root(), _pages()
+    parameters = {name: build_parameters(name) for name in chapters() if name in listed}
+    records = _records_behind(parameters)
     shutil.rmtree(root / "_build" / "html", ignore_errors=True)  # a build that fails leaves no old page behind
-    records = _records_behind(names)
     begin = time.perf_counter()
     executed, pages = root / "_build" / "executed", root / "book"
-    runs = {name: {"parameters": build_parameters(name), "output": executed / f"{name}.ipynb"} for name in names}
-    _execute(runs, root)
+    _execute(parameters, executed)
     start = time.perf_counter()
-    for name in names:
+    for name in parameters:
         _prepare_page(executed / f"{name}.ipynb", pages / f"{name}.ipynb", records.get(name, ()))
     copied = _write_records_page(records, pages / "records.md")
-    _write_settings(pages / "settings-paper.txt")
-    index = render(root)
+    tasks = ("cifar10-airplane", "cifar100-worm", "ham10000-bcc", "phrasebank-negative")
+    (pages / "settings-paper.txt").write_text(settings_table("paper", tasks), encoding="utf-8")
+    index = render()
     for record in copied:
         target = index.parent / "records" / record.path.parent.name / record.path.name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -320,28 +255,23 @@ def build(*, root: str | Path | None = None) -> Path:
     return index
 
 
-def _execute(runs: Mapping[str, Mapping[str, Any]], root: Path) -> dict[str, float]:
-    """Execute chapters with the options of `run_chapter`, a few at a time, and return the seconds that each took.
+def _execute(parameters: Mapping[str, Mapping[str, Any]], folder: Path, **options: Any) -> dict[str, float]:
+    """Execute chapters with their parameters into a folder, a few at a time; return the seconds that each took.
 
     Each has a kernel of its own. They meet in records at most, where a run that another one makes is waited for.
-
-    Raises
-    ------
-    BookError
-        After all chapters have been tried, if one or more failed.
     """
     context = multiprocessing.get_context("spawn")
     seconds: dict[str, float] = {}
     failures: list[str] = []
-    with ProcessPoolExecutor(max_workers=_n_kernels(), mp_context=context) as pool:
+    with ProcessPoolExecutor(max_workers=N_KERNELS, mp_context=context) as pool:
         waiting = {}
-        for name, options in runs.items():
-            known = notebook_parameters(root / "notebooks" / f"{name}.ipynb")  # a chapter without records has fewer
-            passed = {key: value for key, value in options["parameters"].items() if key in known}
-            waiting[pool.submit(run_chapter, name, root=root, **{**options, "parameters": passed})] = name
+        for name, values in parameters.items():
+            known = notebook_parameters(book_root() / "notebooks" / f"{name}.ipynb")  # without records it has fewer
+            passed = {key: value for key, value in values.items() if key in known}
+            waiting[pool.submit(run_chapter, name, passed, output=folder / f"{name}.ipynb", **options)] = name
         try:
             for future in as_completed(waiting):
-                name, place = waiting[future], f"{len(seconds) + len(failures) + 1}/{len(runs)}"
+                name, place = waiting[future], f"{len(seconds) + len(failures) + 1}/{len(waiting)}"
                 try:
                     seconds[name] = future.result()
                     print(f"{place} {name}, {seconds[name]:.0f} s", flush=True)
@@ -353,39 +283,20 @@ def _execute(runs: Mapping[str, Mapping[str, Any]], root: Path) -> dict[str, flo
             raise
     if failures:
         raise BookError("\n\n".join(failures))
-    return {name: seconds[name] for name in runs}
+    return {name: seconds[name] for name in parameters}
 
 
-def _n_kernels() -> int:
-    return min(os.cpu_count() or 1, MOST_KERNELS)
-
-
-def _share_of_cores() -> dict[str, str]:
-    """Return the environment of a kernel that trains beside others: threads that wait for a core slow all down."""
-    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // _n_kernels()))}
-
-
-def render(root: str | Path) -> Path:
-    """Render ``book/`` to ``_build/html`` with Jupyter Book; a warning is an error.
+def render() -> Path:
+    """Render ``book/`` to ``_build/html`` with Jupyter Book and return its ``index.html``; a warning is an error.
 
     In a workflow of GitHub's the pages of chapters have launch buttons, see `publish.repository`.
-
-    Parameters
-    ----------
-    root : str or Path
-        See `book_root`.
-
-    Returns
-    -------
-    Path
-        ``index.html``.
 
     Raises
     ------
     BookError
         With the renderer's warnings, or the end of its output.
     """
-    root = Path(root).resolve()
+    root = book_root()
     address = repository()
     config = "_config.yml"
     if address:
@@ -418,24 +329,17 @@ def render(root: str | Path) -> Path:
     return index
 
 
-def pdf(*, root: str | Path | None = None) -> Path:
-    """Print the rendered book to one PDF file, without the list of records.
-
-    Parameters
-    ----------
-    root : str or Path, optional
-        See `book_root`. The file is ``_build/html/regrouping.pdf``, beside the pages.
+def pdf() -> Path:
+    """Print the rendered book to ``regrouping.pdf`` beside its pages, without the list of records.
 
     Raises
     ------
     BookError
         If the book is not rendered, or there is nothing to print it with.
     """
-    root = Path(root) if root else book_root()
-    html = root / "_build" / "html"
-    toc = yaml.safe_load((root / "book" / "_toc.yml").read_text(encoding="utf-8"))
+    html = book_root() / "_build" / "html"
     # The list of records leads to files that lie beside the pages, and would be the longest chapter.
-    pages = [name for name in (toc["root"], *_pages(root)) if name != "records"]
+    pages = ["index", *(name for name in _pages() if name != "records")]
     try:
         write_pdf(html, pages, html / "regrouping.pdf")
     except ValueError as error:
@@ -443,14 +347,7 @@ def pdf(*, root: str | Path | None = None) -> Path:
     return html / "regrouping.pdf"
 
 
-def _all_chapters(root: Path) -> list[str]:
-    names = chapters(root)
-    if not names:
-        raise BookError(f"there is no notebook in {root / 'notebooks'}")
-    return names
-
-
-def build_parameters(name: str, *, results_dir: str | Path | None = None) -> dict[str, Any]:
+def build_parameters(name: str) -> dict[str, Any]:
     """Return the parameters that a chapter is rendered with.
 
     A chapter is shown in profile ``paper`` where all its runs are recorded in it, else in profile ``cpu``. The chapter
@@ -458,28 +355,13 @@ def build_parameters(name: str, *, results_dir: str | Path | None = None) -> dic
     """
     from regroup_book.plans import BINARY_TASKS, recorded_profile, recorded_tasks
 
-    profile = recorded_profile(name, seeds=BUILD_PARAMETERS["seeds"], results_dir=results_dir)
+    profile = recorded_profile(name, seeds=BUILD_PARAMETERS["seeds"])
     parameters = BUILD_PARAMETERS | {"profile": profile}
     if name != "binary":
         return parameters
-    recorded = recorded_tasks(**parameters, results_dir=results_dir)
+    recorded = recorded_tasks(**parameters)
     whole = len(recorded) == len(BINARY_TASKS[profile])
     return parameters | ({} if whole or not recorded else {"tasks": recorded})
-
-
-def _require_records(names: Sequence[str]) -> None:
-    """Raise where the book would show a number without a record."""
-    from regroup_book.plans import missing_records
-
-    lines = []
-    for name in names:
-        parameters = build_parameters(name)
-        missing = missing_records(name, **parameters)
-        if missing:
-            profile = parameters["profile"]
-            lines.append(f"{name} lacks {len(missing)} records: regroup sweep {name} --profile {profile}")
-    if lines:
-        raise BookError("\n".join(lines))
 
 
 RECORDS_HEAD = """# Records
@@ -490,13 +372,27 @@ numbers, under max and sum. {doc}`reproduce` says how a record is made.
 """
 
 
-def _records_behind(names: Sequence[str]) -> dict[str, list[Record]]:
-    """Return the records that each chapter shows, of those chapters that show any."""
+def _records_behind(parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Record]]:
+    """Return the records that each chapter shows, of those chapters that show any.
+
+    Raises
+    ------
+    BookError
+        If the book would show a number without a record.
+    """
     from regroup_book.paper_scale import COMPARED_CHAPTERS, both_profiles
     from regroup_book.plans import PLANS, chapter_specs
     from regroup_lib.runs.records import load_record
 
-    specs = {name: chapter_specs(name, **build_parameters(name)) for name in names if name in PLANS}
+    specs = {name: chapter_specs(name, **passed) for name, passed in parameters.items() if name in PLANS}
+    missing = {name: sum(not spec.path().exists() for spec in group) for name, group in specs.items()}
+    lines = [
+        f"{name} lacks {n} records: regroup sweep {name} --profile {parameters[name]['profile']}"
+        for name, n in missing.items()
+        if n
+    ]
+    if lines:
+        raise BookError("\n".join(lines))
     found = {name: [load_record(spec.path()) for spec in group] for name, group in specs.items() if group}
     for name in set(found).intersection(COMPARED_CHAPTERS):
         compared = both_profiles(name, BUILD_PARAMETERS["seeds"]).values()
@@ -519,14 +415,6 @@ def _write_records_page(records: Mapping[str, Sequence[Record]], page: Path) -> 
         listed |= {record.key: record for record in group}
     page.write_text("\n".join(parts), encoding="utf-8")
     return list(listed.values())
-
-
-def _write_settings(file: Path) -> None:
-    """Write the table of the settings of profile ``paper``, which a page includes."""
-    from regroup_book.show import settings_table
-
-    tasks = ("cifar10-airplane", "cifar100-worm", "ham10000-bcc", "phrasebank-negative")
-    file.write_text(settings_table("paper", tasks), encoding="utf-8")
 
 
 def _prepare_page(executed: Path, page: Path, records: Sequence[Record]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from regroup_book import plans
 from regroup_book.show import style_of, traced
 from regroup_lib.intervals import mean_std, minus, starred
 from regroup_lib.runs.differences import AVERAGE_PRECISION, Groups, precision_difference, values
-from regroup_lib.runs.records import Record, load_record
+from regroup_lib.runs.records import Record, find_record
 
 SMALL, LARGE = "cpu", "paper"
 COMPARED_CHAPTERS = ("motivating-example", "binary", "multiclass")
@@ -23,9 +22,7 @@ NOTHING = (
 )
 
 
-def both_profiles(
-    chapter: str, seeds: Sequence[int], results_dir: str | Path | None = None
-) -> dict[str, tuple[Groups, Groups]]:
+def both_profiles(chapter: str, seeds: Sequence[int]) -> dict[str, tuple[Groups, Groups]]:
     """Return the records of each task that is recorded in both profiles, small and large scale, by method.
 
     A table is compared when it is whole: its settings were chosen among runs that must all be there. The label sets of
@@ -34,36 +31,35 @@ def both_profiles(
     Parameters
     ----------
     chapter : {"motivating-example", "binary", "multiclass"}
-    seeds, results_dir
+    seeds
         See `plans.chapter_specs`.
     """
     if chapter == "motivating-example":
-        small, large = (_label_sets(profile, seeds, results_dir) for profile in (SMALL, LARGE))
+        small, large = (_label_sets(profile, seeds) for profile in (SMALL, LARGE))
         shared = [label for label in small if label in large]
         if "ce" not in shared or len(shared) < 2:
             return {}
         small, large = ({label: groups[label] for label in shared} for groups in (small, large))
         return {plans.TASKS[LARGE]: (small, large)}
     if chapter == "binary":
-        recorded = [plans.recorded_tasks(profile, seeds, results_dir) for profile in (SMALL, LARGE)]
+        recorded = [plans.recorded_tasks(profile, seeds) for profile in (SMALL, LARGE)]
         tasks = [task for task in recorded[0] if task in recorded[1]]
     else:
-        options = {"seeds": seeds, "results_dir": results_dir}
-        lacking = any(plans.missing_records(chapter, profile=profile, **options) for profile in (SMALL, LARGE))
+        lacking = any(plans.missing_records(chapter, profile=profile, seeds=seeds) for profile in (SMALL, LARGE))
         tasks = [] if lacking else list(plans.MULTICLASS_TASKS[LARGE])
     found = {}
     for task in tasks:
-        small, large = (plans.competitors(task, profile, seeds, results_dir) for profile in (SMALL, LARGE))
+        small, large = (plans.competitors(task, profile, seeds) for profile in (SMALL, LARGE))
         found[task] = (small, large)
     return found
 
 
-def _label_sets(profile: str, seeds: Sequence[int], results_dir: str | Path | None) -> Groups:
+def _label_sets(profile: str, seeds: Sequence[int]) -> Groups:
     """Return the label sets of the motivating example that have a record for each seed."""
     groups: dict[str, list[Record]] = {}
     for spec in plans.motivating_example(profile, seeds):
-        if spec.path(results_dir).is_file():
-            groups.setdefault(spec.label, []).append(load_record(spec.path(results_dir)))
+        if record := find_record(spec):
+            groups.setdefault(spec.label, []).append(record)
     return {label: group for label, group in groups.items() if len(group) == len(seeds)}
 
 
@@ -104,12 +100,12 @@ def profile_table(small: Groups, large: Groups) -> pd.DataFrame:
     return traced(table.set_index("method"), [[*small[method], *large[method]] for method in small])
 
 
-def profile_section(chapter: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> str:
+def profile_section(chapter: str, seeds: Sequence[int]) -> str:
     """Return `compare_profiles` of each task that both profiles have, or one sentence if there is none."""
-    found = both_profiles(chapter, seeds, results_dir)
+    found = both_profiles(chapter, seeds)
     return "\n\n".join(compare_profiles(task, *groups) for task, groups in found.items()) or NOTHING
 
 
-def profile_tables(chapter: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> list[pd.DataFrame]:
+def profile_tables(chapter: str, seeds: Sequence[int]) -> list[pd.DataFrame]:
     """Return `profile_table` of each task that both profiles have."""
-    return [profile_table(*groups) for groups in both_profiles(chapter, seeds, results_dir).values()]
+    return [profile_table(*groups) for groups in both_profiles(chapter, seeds).values()]

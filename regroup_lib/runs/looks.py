@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.manifold import TSNE
-from sklearn.metrics.cluster import contingency_matrix
+from sklearn.metrics.cluster import contingency_matrix, pair_confusion_matrix
 from sklearn.model_selection import train_test_split
 
 from regroup_lib.data.tasks import Task
-from regroup_lib.diagnostics import cluster_contents, describe_clusters, diagnose, nearest_to_center
+from regroup_lib.diagnostics import describe_clusters, diagnose, nearest_to_center
 from regroup_lib.encoders.features import Features
 from regroup_lib.encoders.pixels import AutoencoderEncoder
 from regroup_lib.metrics import neighbor_accuracy
@@ -52,13 +52,8 @@ def _run_encoder(spec: EncoderSpec, means: _Means) -> tuple[Record, dict[str, np
     encoded = _encoded(spec, task, means)
     features = _features_of(task, encoded)
     start = time.perf_counter()
-    labels = training_labels(
-        task,
-        METHODS["rg"],
-        features=features["train"],
-        threshold=spec.threshold,
-        seed=spec.seed,
-    )
+    options = {"threshold": spec.threshold, "seed": spec.seed}
+    labels = training_labels(task, METHODS["rg"], features=features["train"], **options)
     seconds = {"encode": encoded.seconds, "regroup": time.perf_counter() - start}
     described = _describe(task, labels)
     metrics: dict[str, Any] = {name: described.pop(name) for name in ("purity", "nmi", "ari") if name in described}
@@ -165,6 +160,102 @@ def _contents(task: Task, labels: TrainingLabels) -> dict[str, Any]:
     known = (task.dataset.metadata or {}).get("train", {})
     columns = {name: values[task.train.index][rows] for name, values in known.items()}
     return cluster_contents(labels.labels[rows], task.train.inputs[rows], columns)
+
+
+UNKNOWN = ("", "unknown")  # values of a column of text that say nothing
+
+
+def cluster_contents(
+    clusters: np.ndarray, images: np.ndarray, columns: Mapping[str, np.ndarray] | None = None
+) -> dict[str, Any]:
+    """Relate the clusters int [n] of one class to statistics of its images uint8 [n, h, w, c] and to metadata [n].
+
+    With a column ``lesion_id``, one image a lesion is looked at, as further ones would count twice.
+
+    Returns
+    -------
+    dict
+        ``n`` images looked at; ``explained``: `explained_share` of each column and of each of `image_statistics`;
+        ``same_lesion``, where lesions are known: the share of pairs of images of one lesion that lie in one cluster,
+        and the same share by chance; ``clusters``: a list with, for each, its number, size, and the commonest value
+        (with its share) or the median of each column.
+    """
+    known = {name: values for name, values in (columns or {}).items() if name not in ("image_id", "lesion_id")}
+    known |= image_statistics(images)
+    result: dict[str, Any] = {}
+    rows = np.arange(len(clusters))
+    if columns and "lesion_id" in columns:
+        result["same_lesion"] = _pairs_together(clusters, columns["lesion_id"])
+        rows = np.unique(columns["lesion_id"], return_index=True)[1]
+    result["n"] = len(rows)
+    result["explained"] = {name: explained_share(clusters[rows], v[rows]) for name, v in known.items()}
+    result["clusters"] = [
+        {"cluster": int(k), "size": int((clusters == k).sum())}
+        | {name: _typical(values[rows][clusters[rows] == k]) for name, values in known.items()}
+        for k in np.unique(clusters)
+    ]
+    return result
+
+
+def explained_share(clusters: Sequence[int], values: Sequence[Any]) -> float:
+    """Return the share of a quantity's variation that clusters explain, corrected for chance.
+
+    For numbers it is the adjusted R² of their means by cluster; for categories the same of their indicators, which
+    is Goodman and Kruskal's tau, adjusted. Random clusters have 0 on average, clusters that determine the quantity 1.
+    It is NaN where all values that are known are equal, or there are not more of them than clusters.
+    """
+    column = pd.Series(np.asarray(values))
+    numeric = column.dtype.kind in "fiub"
+    column = column[np.isfinite(column) if numeric else ~column.isin(UNKNOWN)]
+    groups = pd.Series(clusters)[column.index]
+    table = column.astype(float).to_frame() if numeric else pd.get_dummies(column, dtype=float)
+    n, k = len(column), groups.nunique()
+    total = ((table - table.mean()) ** 2).to_numpy().sum()
+    if total == 0 or n <= k:
+        return float("nan")
+    within = ((table - table.groupby(groups).transform("mean")) ** 2).to_numpy().sum()
+    return float(1 - within / total * (n - 1) / (n - k))
+
+
+def image_statistics(images: np.ndarray) -> dict[str, np.ndarray]:
+    """Return statistics [n] of images [n, h, w, c] that depend on how they were taken more than on their subject.
+
+    ``brightness`` and ``contrast`` are mean and standard deviation of gray (0 to 1), ``dark corners`` is how much
+    darker the corners, an eighth of the sides, are than the whole (a dermatoscope's tube), and ``redness``, in color,
+    is red as a share of red, green and blue.
+    """
+    pixels = images.astype(np.float32) / 255
+    gray = pixels.mean(axis=3)
+    height, width = (max(1, side // 8) for side in gray.shape[1:])
+    corners = [gray[:, rows, columns] for rows in _ends(height) for columns in _ends(width)]
+    corner = np.mean([part.mean(axis=(1, 2)) for part in corners], axis=0)
+    brightness = gray.mean(axis=(1, 2))
+    found = {"brightness": brightness, "contrast": gray.std(axis=(1, 2)), "dark corners": brightness - corner}
+    if pixels.shape[3] == 3:
+        channels = pixels.mean(axis=(1, 2))
+        found["redness"] = channels[:, 0] / np.maximum(channels.sum(axis=1), 1e-6)
+    return {name: values.astype(np.float64) for name, values in found.items()}
+
+
+def _ends(n: int) -> tuple[slice, slice]:
+    return slice(n), slice(-n, None)
+
+
+def _pairs_together(clusters: np.ndarray, groups: np.ndarray) -> dict[str, float]:
+    """Return the share of pairs within a group that are in one cluster, and the share of all pairs that are."""
+    pairs = pair_confusion_matrix(groups, clusters)  # each pair twice, by being in one group and in one cluster
+    n_pairs = int(pairs[1].sum() // 2)
+    together = float(pairs[1, 1] / pairs[1].sum()) if n_pairs else float("nan")
+    return {"pairs": n_pairs, "together": together, "chance": float(pairs[:, 1].sum() / max(1, pairs.sum()))}
+
+
+def _typical(values: np.ndarray) -> list[Any] | float | None:
+    """Return the commonest category with its share, or the median; None where nothing is known."""
+    if values.dtype.kind in "fiub":
+        values = values[np.isfinite(values)]
+        return round(float(np.median(values)), 4) if len(values) else None
+    names, counts = np.unique(values[~np.isin(values, UNKNOWN)], return_counts=True)
+    return [str(names[counts.argmax()]), round(float(counts.max() / counts.sum()), 4)] if len(names) else None
 
 
 def _reconstructions(task: Task, encoded: Features) -> dict[str, np.ndarray]:

@@ -6,9 +6,9 @@ The parts can be used alone: `training_labels`, `make_loss` and `make_sampler` h
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy.stats import rankdata
@@ -229,36 +229,28 @@ def _shuffled_within(labels: np.ndarray, pseudo_labels: np.ndarray, seed: int) -
     return shuffled
 
 
-def make_loss(
-    name: str,
-    class_counts: Sequence[int],
-    *,
-    gamma: float | None = None,
-    tau: float | None = None,
-    max_margin: float | None = None,
-    deferred: bool = False,
-) -> nn.Module | None:
-    """Build a loss of `Method` from its name; None is the cross-entropy of the training loop.
+# From the sizes of the training classes and the options of a method; None is the training loop's own cross-entropy.
+LOSSES: dict[str, Callable[..., nn.Module | None]] = {
+    "ce": lambda counts, **of_the_labels: None,
+    "wce": weighted_cross_entropy,
+    "focal": lambda counts, gamma=2.0: FocalLoss(gamma),
+    "la": LogitAdjustedLoss,
+    "ldam": lambda counts, deferred=False, **margin: LDAMLoss(
+        counts, **margin, deferred=DEFERRED if deferred else None
+    ),
+    "ap": lambda counts: APLoss(),
+    "soap": lambda counts: SOAPLoss(int(sum(counts))),
+}
 
-    `class_counts` [K] are those of the training labels (of the pseudo-classes when regrouped). The defaults of `gamma`,
-    `tau` and `max_margin` are those of the losses (2, 1, 0.5); `deferred` switches on LDAM's deferred reweighting.
+
+def make_loss(name: str, class_counts: Sequence[int], **options: Any) -> nn.Module | None:
+    """Build a loss of `LOSSES` for training classes (pseudo-classes when regrouped) of these sizes [K].
+
+    The options are the loss's: `gamma`, `tau`, or `max_margin` and `deferred`; one that is None has its default.
     """
-    if name == "ce":
-        return None
-    if name == "wce":
-        return weighted_cross_entropy(class_counts)
-    if name == "focal":
-        return FocalLoss() if gamma is None else FocalLoss(gamma)
-    if name == "la":
-        return LogitAdjustedLoss(class_counts) if tau is None else LogitAdjustedLoss(class_counts, tau)
-    if name == "ldam":
-        margin = {} if max_margin is None else {"max_margin": max_margin}
-        return LDAMLoss(class_counts, **margin, deferred=DEFERRED if deferred else None)
-    if name == "ap":
-        return APLoss()
-    if name == "soap":
-        return SOAPLoss(int(sum(class_counts)))
-    raise ValueError(f"no loss is called {name!r}; there are ce, wce, focal, la, ldam, ap, soap")
+    if name not in LOSSES:
+        raise ValueError(f"no loss is called {name!r}; there are {', '.join(LOSSES)}")
+    return LOSSES[name](class_counts, **{key: value for key, value in options.items() if value is not None})
 
 
 def make_sampler(

@@ -175,23 +175,13 @@ class _Trainer:
         if auxiliary is not None:  # the second head's outputs stand behind the first's
             n_classes += auxiliary.shape[1] if auxiliary.ndim == 2 else int(auxiliary.max()) + 1
         self.network = build_network(
-            spec.network,
-            in_channels=width,
-            n_classes=n_classes,
-            seed=spec.seed,
-            head=method.head,
+            spec.network, in_channels=width, n_classes=n_classes, seed=spec.seed, head=method.head
         )
         if auxiliary is not None:
             self.loss = AuxiliaryLoss(len(labels.parent), auxiliary, spec.auxiliary_weight or 1.0)
             return
-        self.loss = make_loss(
-            method.loss,
-            np.bincount(training.labels),
-            gamma=spec.gamma,
-            tau=spec.tau,
-            max_margin=spec.max_margin,
-            deferred=spec.deferred,
-        )
+        options = {name: getattr(spec, name) for name in method.options}
+        self.loss = make_loss(method.loss, np.bincount(training.labels), **options)
 
     def _variation_sample(self) -> np.ndarray:
         """Return the training rows whose total variation is traced: the same for every method, epoch and seed."""

@@ -23,7 +23,6 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 import regroup_lib
-from regroup_lib.data.load import load_data
 from regroup_lib.data.sources import SOURCES
 from regroup_lib.data.tasks import parse_task
 from regroup_lib.files import (
@@ -280,17 +279,13 @@ def estimate_seconds(spec: AnySpec, records: Sequence[Record]) -> float | None:
 
 
 def _units(spec: AnySpec) -> float:
-    """Return training images times epochs; runs that have no epochs are all alike, and so are images of own sets."""
+    """Return training images times epochs, where their number differs between runs that are otherwise alike."""
     if spec.kind != "training":
         return 1.0
-    if spec.own is not None:
-        return float(spec.epochs)
-    dataset, _ = parse_task(spec.task)
-    if dataset not in SOURCES:
-        return float(len(load_data(dataset).train) * spec.epochs)
-    counts = SOURCES[dataset].class_counts
+    source = None if spec.own is not None else SOURCES.get(parse_task(spec.task)[0])
+    counts = {"train": (1,)} if source is None else source.class_counts
     n_images = sum(counts["train"]) if "train" in counts else 0.7 * sum(counts["all"])  # split 70/10/20 here
-    return n_images * spec.epochs
+    return float(n_images * spec.epochs)
 
 
 def machine_class(record: Record) -> str:

@@ -7,11 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from regroup_lib.clusterers import CLUSTERERS
 from regroup_lib.data import bundled_tables
@@ -216,15 +226,12 @@ class _BaseSpec(BaseModel):
 
     @model_validator(mode="after")
     def _names_exist(self) -> _BaseSpec:
-        if self._is_own():
-            if self.encoder is not None:
-                check_encoder_name(self.encoder)
-                check_encoder_takes(self.encoder, text=False, data=self.task)
-            return self
-        dataset, positive = parse_task(self.task)
-        names = class_names_of(dataset)
-        if positive not in (None, LONG_TAIL, *names):
-            raise ValueError(f"task {self.task!r}: {dataset} has no class {positive!r}; it has {', '.join(names)}")
+        dataset = self.task
+        if not self._is_own():
+            dataset, positive = parse_task(self.task)
+            names = class_names_of(dataset)
+            if positive not in (None, LONG_TAIL, *names):
+                raise ValueError(f"task {self.task!r}: {dataset} has no class {positive!r}; it has {', '.join(names)}")
         if self.encoder is not None:
             check_encoder_name(self.encoder)
             check_encoder_takes(self.encoder, text=self.is_text, data=dataset)
@@ -261,6 +268,17 @@ class _BaseSpec(BaseModel):
         return results_directory(results_dir) / self.profile / self.task / f"{name}.json"
 
 
+def _one_of(what: str, known: Collection[str]) -> Any:
+    """Return the type of a name that has to be among the `known` ones."""
+
+    def check(name: str) -> str:
+        if name not in known:
+            raise ValueError(f"no {what} is called {name!r}; there are {', '.join(known)}")
+        return name
+
+    return Annotated[str, AfterValidator(check)]
+
+
 def _cluster_numbers(value: Any) -> Any:
     """Check numbers of clusters; a mapping becomes sorted pairs, as a spec must be hashable."""
 
@@ -287,9 +305,9 @@ class Spec(_BaseSpec):
     """
 
     kind: Literal["training"] = "training"
-    method: str
+    method: _one_of("method", METHODS)
     encoder: str | None = None  # the space that is clustered; only for methods that regroup by meaning
-    clusterer: str = "kmeans"
+    clusterer: _one_of("clusterer", CLUSTERERS) = "kmeans"
     threshold: float | None = Field(None, gt=0)
     n_clusters: ClusterNumbers = None  # of each large class, or of classes by name
     gamma: float | None = Field(None, ge=0, allow_inf_nan=False)  # of focal loss
@@ -300,7 +318,7 @@ class Spec(_BaseSpec):
     auxiliary_weight: float | None = Field(None, gt=0, allow_inf_nan=False)  # of the second head's loss
     validation_fraction: float = Field(0.1, ge=0, lt=1)
     imbalance: float | None = Field(None, gt=0, allow_inf_nan=False)  # negatives a positive in training, see make_task
-    network: str
+    network: _one_of("network", (*NETWORKS, *FEATURE_NETWORKS))
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=2)
     optimizer: Literal["sgd", "adam"] = "sgd"
@@ -317,11 +335,7 @@ class Spec(_BaseSpec):
     trace_test: bool = True  # measure the test set after each epoch, not only after the last
 
     @model_validator(mode="after")
-    def _parts_exist(self) -> Spec:
-        networks = (*NETWORKS, *FEATURE_NETWORKS)
-        for name, known in (("method", METHODS), ("network", networks), ("clusterer", CLUSTERERS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"no {name} is called {getattr(self, name)!r}; there are {', '.join(known)}")
+    def _method_fits(self) -> Spec:
         method = METHODS[self.method]
         if method.needs_encoder and self.encoder is None:
             raise ValueError(f"method {self.method!r} needs an encoder")
@@ -382,25 +396,16 @@ class TableSpec(_BaseSpec):
     """One classifier on a table, cross-validated: see `table_methods.out_of_fold`."""
 
     kind: Literal["table"] = "table"
-    method: str
-    estimator: str
+    method: _one_of("method", table_methods.METHODS)
+    estimator: _one_of("estimator", table_methods.ESTIMATORS)
     imbalance: float | None = Field(None, gt=0, allow_inf_nan=False)  # negatives a positive in the training folds
     threshold: float | None = Field(None, gt=0)
-    encoder: str | None = None  # None: the columns are clustered
+    encoder: _one_of("encoder", table_methods.ENCODERS) | None = None  # None: the columns are clustered
 
     @model_validator(mode="after")
     def _names_exist(self) -> TableSpec:
         if not self._is_own():
             bundled_tables.parse_table_task(self.task)
-        parts = {
-            "method": table_methods.METHODS,
-            "estimator": table_methods.ESTIMATORS,
-            "encoder": (None, *table_methods.ENCODERS),
-        }
-        for name, known in parts.items():
-            if getattr(self, name) not in known:
-                there = ", ".join(filter(None, known))
-                raise ValueError(f"no {name} is called {getattr(self, name)!r}; there are {there}")
         method = table_methods.METHODS[self.method]
         if self.estimator not in method.estimators:
             raise ValueError(f"method {self.method!r} goes with {', '.join(method.estimators)}")

@@ -6,6 +6,7 @@ Metrics are not computed by the code that made them: average precisions come fro
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import Counter, defaultdict
@@ -37,47 +38,10 @@ STATUSES = {
     "look": ("finished",),
     "table": ("finished", "not applicable"),
 }
-
 # SHA-256 of each named data set as it is loaded: what a record's data_digest has to be. A set that is decoded from
-# image files has one a size in pixels, and one a size for its split by image.
-DATA_DIGESTS = {
-    "digits": "ebecda1be494c8317af2fcb5cf3dd954ffb4935cb724195ac497b5239f0a5948",
-    "descriptions": "0f5eee8d46969adf1b39e282fb41922b7e2da45e659cb3fc8aec562d98158e24",
-    "cifar10": "082fcb77894e626a30c45cbf7763c809b1113cbfaa8100a9b73ddbeb151ecdb5",
-    "cifar100": "dabd1564a43addd23a4ec5016a65e2064a6f60a51ce984cc1cd5ae9c263313a5",
-    "phrasebank": "8a3ea4d36bc0d4ed57477d0f746d0f6c16ea028250e5e2c09cf50fbec3e3c1e0",
-    "ham10000 64 px": "f5108543e01f89741e24091217f8829fcc6fcf59fbf1ff77921bf82dbaf22f75",
-    "ham10000 64 px, split by image": "90c1575293fabec86bcc6b6fc2c6f2ef7e48284fd01d9d8c024552dd8cd0448a",
-    "ham10000 224 px": "300d6491b0be67e47b73afac17ae1b506a3e9ae1e66818b5978fe7ae776a7109",
-    "ham10000 224 px, split by image": "3dac7f3172bfc83712187e9d71d2c6ecc9cfc51cca9df002f5c7e442e7126af6",
-    # Of tables, whose digest covers the labels of one class against the rest.
-    "breast-cancer-malignant": "d81bda73507bbe9a3c4d841abc443996ae5431590fbbd21d781311824ec1de51",
-    "breast-cancer-benign": "551a61308913416165b2d5fb45ed4b851941658ad4d2ed43e130687d76bd7907",
-    "wine-0": "1754326c358b0c92cb0ff3776bb8a139f5864292f858ec0f996577ef9435e405",
-    "wine-1": "896b1c6794f7cf9b04edd60135aba153874f60debcf3e2d500c8470b4174e344",
-    "wine-2": "696dea190bb0b43106743448fc504de5d81f71c3a22efb60187fed5726fe2745",
-    "iris-setosa": "d8c3b395e537862c9382dd02f4bf2ffef70a3a9528379af0ff1552ecbfc19f6c",
-    "iris-versicolor": "fffd79a202830bcd7ad0d0646f928fc32dfc6fcd73a11e785c3410049cc6b7cd",
-    "iris-virginica": "a11884c80a958e6b6cfd15f7b31edae77b547b00d8931d138ac5c61033663395",
-    "digits-0": "f0bb28ce303d5af8e9a5f39c59e311e5f437f12de24b0a182697cc828907c74d",
-    "digits-1": "115ed17790e6a648f23972d808a5fcf177bf44bf505c74d1ad78259a14530492",
-    "digits-2": "205e58131609fce7959d49b64fcf066e2c0a55515ceee984189027cc5efc7b38",
-    "digits-3": "d3858d9183cac5e998912be1ee23e3a9cfcaed2b2d92342a3917f9217413dd39",
-    "digits-4": "781686e25c805c8a937a0d9d74c02904f53618933e9a3432fb70a733edf6b282",
-    "digits-5": "a60b0e266e2f3528ff18c97bc644c068d05d186731267b944798e6be1cd8f393",
-    "digits-6": "795d7a6c353b12467001afdc319666e816062c205b64e9155018abdfcf6a1a36",
-    "digits-7": "4eb66b83ee24d57801f28812b0a336d194453212f7cc427fd1f452769635f67d",
-    "digits-8": "31eb25d909a8618f8915231e0c3134ce25622f8e117e13160a4aae8a2eb68de4",
-    "digits-9": "cd16dc3d1c556efa4c95e29d1c22e706b438b6e94f2dfc1ce49b9a0299d11d46",
-    "diabetes-high": "4a12c42e6e7af75535dc3c3fbbe6c8ef7b11c6eb286845e50321bfe1e2055602",
-    "ham10000-metadata-nv": "ba921df61fec285beea93e21897fd9f6da9c47e3d35e5900723ca22cd39142a4",
-    "ham10000-metadata-mel": "938d0a88c2679d7779d6d4f50b4555d224af35d54e7c9535a2592cbe81e0cbe0",
-    "ham10000-metadata-bkl": "c935badadb1df287a22cc8625a2e69bf89da9d0569e1d4232647745cf6a2fb87",
-    "ham10000-metadata-bcc": "aaff56de4e88ac25d20bfd67b9d3fc0a0053016e4cf0f325b2fbc093e4b8fe83",
-    "ham10000-metadata-akiec": "af4bdf930011ccd3990b84afe516820c76a97f41e7408b640cb387683c388e9e",
-    "ham10000-metadata-vasc": "e77f629e32f36c0e14dcf5858dade87878e8ddc2955d96f8d5644c98d06466f4",
-    "ham10000-metadata-df": "a4abce930c7b1fea973bec3f42f9798260acc9f795bfb51caf2dbce3e9b4e9c7",
-}
+# image files has one a size in pixels, and one a size for its split by image; that of a table covers the labels of one
+# class against the rest.
+DATA_DIGESTS: dict[str, str] = json.loads(Path(__file__).with_name("data_digests.json").read_text(encoding="utf-8"))
 
 
 def data_variant(spec: AnySpec) -> str:
@@ -165,16 +129,9 @@ def check_results(results_dir: str | Path | None = None, *, profile: str | None 
         if not path.name.startswith(".") and not path.with_suffix(".json").exists():
             report.defects.append(Defect(path, "arrays without a record"))
     shared: _Shared = defaultdict(lambda: defaultdict(list))
-    paths = record_paths(root, profile=profile)
-    for path in progress_bar(iterable=paths, desc="check", unit="record"):
+    for path in progress_bar(iterable=record_paths(root, profile=profile), desc="check", unit="record"):
         try:
-            record = load_record(path)
-        except (ValueError, OSError) as error:
-            report.defects.append(Defect(path, _one_line(error)))
-            continue
-        report.statuses[record.spec.kind][record.status] += 1
-        try:
-            for what in _check(record, root, report, shared):
+            for what in _check(path, root, report, shared):
                 report.defects.append(Defect(path, what))
         except Exception as error:  # a record whose shape no check foresees is a defect, not the end
             what = f"it cannot be checked ({type(error).__name__}: {_one_line(error)})"
@@ -195,32 +152,33 @@ def _one_line(error: Exception) -> str:
 _Shared = dict[tuple[str, str, str], dict[str, list[Path]]]
 
 
-def _check(record: Record, root: Path, report: Report, shared: _Shared) -> Iterator[str]:
+def _check(path: Path, root: Path, report: Report, shared: _Shared) -> Iterator[str]:
     """Yield the defects of a record; count its numbers in the report, and note what it shares with others."""
-    place = record.spec.path(root)
-    if record.path != place:
-        yield f"its spec belongs in {place.relative_to(root)}"
-    yield from _wrong_provenance(record)
-    yield from _wrong_status(record)
-    if record.spec.kind == "training":
-        yield from _wrong_traces(record)
-    if record.status != "not applicable":
-        yield from _wrong_regrouping(record)
     try:
+        record = load_record(path)
+        spec = record.spec
+        report.statuses[spec.kind][record.status] += 1
+        if path != spec.path(root):
+            yield f"its spec belongs in {spec.path(root).relative_to(root)}"
+        yield from _wrong_provenance(record)
+        yield from _wrong_status(record)
+        if spec.kind == "training":
+            yield from _wrong_traces(record)
+        if record.status != "not applicable":
+            yield from _wrong_regrouping(record)
         arrays = record.arrays()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError) as error:  # a damaged file
         yield _one_line(error)
         return
     wrong = list(_wrong_arrays(record, arrays))
     yield from wrong
     if not wrong:  # else the metrics that they determine would be wrong, too
-        check = {"encoder": _wrong_encoder, "look": _wrong_look}.get(record.spec.kind, _wrong_metrics)
+        check = {"encoder": _wrong_encoder, "look": _wrong_look}.get(spec.kind, _wrong_metrics)
         yield from check(record, arrays, report)
-    variant = data_variant(record.spec)
-    owners = dict.fromkeys(("test_labels", "embedding_labels"), record.spec.task)
-    owners["folds"] = f"{variant}, seed {record.spec.seed}"
+    variant = data_variant(spec)
+    owners = dict.fromkeys(("test_labels", "embedding_labels"), spec.task) | {"folds": f"{variant}, seed {spec.seed}"}
     for name in owners.keys() & arrays.keys():
-        shared[name.replace("_", " "), owners[name], variant][digest_arrays(arrays[name])].append(record.path)
+        shared[name.replace("_", " "), owners[name], variant][digest_arrays(arrays[name])].append(path)
 
 
 def _wrong_provenance(record: Record) -> Iterator[str]:
@@ -230,9 +188,7 @@ def _wrong_provenance(record: Record) -> Iterator[str]:
         yield f"no digest is known of {variant}"
     elif record.data_digest != known:
         yield f"its data_digest {record.data_digest[:12]!r} is not that of {variant}, {known[:12]!r}"
-    for step, seconds in record.seconds.items():
-        if not 0 <= seconds < math.inf:
-            yield f"seconds.{step} is {seconds}"
+    yield from (f"seconds.{step} is {n}" for step, n in record.seconds.items() if not 0 <= n < math.inf)
     if not record.seconds and record.status != "not applicable":
         yield "it has no seconds"
     if not re.fullmatch(r"\S+\+[0-9a-f]{12}", record.code):
@@ -263,14 +219,12 @@ def _wrong_traces(record: Record) -> Iterator[str]:
     elif record.status == "finished" and len(epochs) < n_epochs:
         yield f"it is finished, with {len(epochs)} traces of {n_epochs} epochs"
     losses = [trace.get("train_loss", math.nan) for trace in record.traces]
-    if not all(map(_is_number, losses[:-1] if diverged else losses)):
-        yield f"train_loss is {losses}"
-    if diverged and losses and _is_number(losses[-1]):
-        yield f"it is diverged, and its last train_loss is {losses[-1]}"
-    for trace in record.traces:
-        for name, value in trace.items():
-            if not _possible(name, value):
-                yield f"its trace of epoch {trace.get('epoch')} has {name} = {value}"
+    n_finite = max(len(losses) - diverged, 0)  # a run diverges at its last loss
+    if list(map(_is_number, losses)) != [True] * n_finite + [False] * (len(losses) - n_finite):
+        yield f"status is {record.status!r}, and train_loss is {losses}"
+    for epoch, trace in enumerate(record.traces, start=1):
+        wrong = {name: value for name, value in trace.items() if not _possible(name, value)}
+        yield from (f"its trace of epoch {epoch} has {name} = {value}" for name, value in wrong.items())
 
 
 def _possible(name: str, value: Any) -> bool:
@@ -291,8 +245,7 @@ def _wrong_regrouping(record: Record) -> Iterator[str]:
         yield f"regrouping.parent is {str(parent)[:60]}; expected a class of {n_classes} for each pseudo-class"
     elif len(counts or ()) != len(parent) or not all(isinstance(n, int) and n > 0 for n in counts):
         yield f"regrouping.counts is {str(counts)[:60]}; expected {len(parent)} sizes"
-    qualities = {name: described[name] for name in ("purity", "nmi", "ari") if name in described}
-    yield from _not_in_unit(qualities, "regrouping")
+    yield from _not_in_unit({k: described[k] for k in ("purity", "nmi", "ari") if k in described}, "regrouping")
 
 
 # ---------------------------------------------------------------- arrays
@@ -300,9 +253,10 @@ def _wrong_regrouping(record: Record) -> Iterator[str]:
 
 def _wrong_arrays(record: Record, arrays: dict[str, np.ndarray]) -> Iterator[str]:
     expected = _expected_arrays(record, arrays)
-    for name in sorted(set(expected) ^ set(arrays)):
-        yield f"array {name} is missing" if name in expected else f"array {name} does not belong here"
-    for name in sorted(set(expected) & set(arrays)):
+    for name in sorted(set(expected) | set(arrays)):
+        if name not in arrays or name not in expected:
+            yield f"array {name} is missing" if name in expected else f"array {name} does not belong here"
+            continue
         array, (kinds, *shape) = arrays[name], expected[name]
         fits = array.ndim == len(shape) and all(
             size == wanted or (wanted is None and size > 0) for size, wanted in zip(array.shape, shape, strict=True)
@@ -411,10 +365,18 @@ def _wrong_metrics(record: Record, arrays: dict[str, np.ndarray], report: Report
         yield from _not_in_unit({"neighbor_accuracy": stored.get("neighbor_accuracy", 0)}, where)
         if spec.kind == "training" and (part == "val" or spec.trace_test):
             yield from _wrong_last_trace(record, f"{part}_{rule}", stored.get("summary", {}))
-    report.recomputed[spec.kind] += _size(again)
-    report.kept[spec.kind] += _n_kept(again, record.metrics)
-    known = ("neighbor_accuracy", *(MEASURES if len(names) > MANY_CLASSES else ()))
-    yield from _differences(again, record.metrics, "metrics", known)
+    stored, found = _numbers(record.metrics), _numbers(again)
+    report.recomputed[spec.kind] += sum(map(np.size, found.values()))
+    report.kept[spec.kind] += len(stored.keys() - found.keys())
+    if missing := sorted(found.keys() - stored.keys()):
+        yield f"metrics.{missing[0]} is missing" + (f", and {len(missing) - 1} more" if missing[1:] else "")
+    for name in sorted(found.keys() & stored.keys()):
+        if not _agree(stored[name], found[name]):
+            yield f"metrics.{name} is {stored[name]}, and the stored scores give {found[name]}"
+    known = ("neighbor_accuracy", *(MEASURES if len(names) > MANY_CLASSES else ()))  # they may have no second
+    for name in sorted(stored.keys() - found.keys()):
+        if not set(name.split(".")) & set(known):
+            yield f"metrics.{name} is {str(stored[name])[:60]}, which does not belong here"
 
 
 def _measured_again(spec: Spec | TableSpec, arrays: dict[str, np.ndarray], part: str, rule: str) -> dict[str, Any]:
@@ -427,43 +389,27 @@ def _measured_again(spec: Spec | TableSpec, arrays: dict[str, np.ndarray], part:
     )
 
 
-def _differences(again: Any, stored: Any, where: str, known: Sequence[str]) -> Iterator[str]:
-    """Compare stored numbers with those computed again, one by one; numbers of a `known` name may have no second."""
-    if isinstance(again, dict) and isinstance(stored, dict):
-        for name in sorted(set(again) - set(stored)):
-            yield f"{where}.{name} is missing"
-        for name in sorted(set(stored) - set(again) - set(known)):
-            yield f"{where}.{name} is {str(stored[name])[:60]}, which does not belong here"
-        for name in sorted(set(stored) & set(again)):
-            yield from _differences(again[name], stored[name], f"{where}.{name}", known)
-    elif isinstance(again, list) and isinstance(stored, list) and len(again) == len(stored):
-        for i, (one, other) in enumerate(zip(again, stored, strict=True)):
-            yield from _differences(one, other, f"{where}.{i}", known)
-    elif isinstance(again, dict | list):
-        yield f"{where} is {stored!r}; expected {'a mapping' if isinstance(again, dict) else f'{len(again)} numbers'}"
-    elif not _is_number(stored) or abs(stored - again) > TOLERANCE:
-        yield f"{where} is {stored}, and the stored scores give {again}"
+def _numbers(values: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Return the numbers and lists in nested mappings by their path, ``"max.test.balanced_accuracy"``."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = isinstance(value, dict) and value  # an empty one is no number either, and is shown as it is
+        found |= _numbers(value, f"{before}{name}.") if inner else {f"{before}{name}": value}
+    return found
 
 
-def _size(values: Any) -> int:
-    """Return how many numbers there are in nested mappings and lists."""
-    if isinstance(values, dict | list):
-        return sum(map(_size, values.values() if isinstance(values, dict) else values))
-    return 1
-
-
-def _n_kept(again: Any, stored: Any) -> int:
-    """Return how many stored numbers have no second; an interval is one."""
-    if not isinstance(stored, dict) or not isinstance(again, dict):
-        return 0 if again is not None else len(stored) if isinstance(stored, dict) else 1
-    return sum(_n_kept(again.get(name), value) for name, value in stored.items())
+def _agree(stored: Any, again: Any) -> bool:
+    try:
+        return np.shape(stored) == np.shape(again) and bool((np.abs(np.subtract(stored, again)) <= TOLERANCE).all())
+    except (TypeError, ValueError):  # no numbers, or a ragged list of them
+        return False
 
 
 def _wrong_last_trace(record: Record, name: str, summary: dict[str, float]) -> Iterator[str]:
     last = record.traces[-1] if record.traces else {}
     for measure, value in summary.items():
         traced = last.get(f"{name}_{measure}")
-        if not _is_number(traced) or abs(traced - value) > TOLERANCE:
+        if not _agree(traced, value):
             yield f"its last trace has {name}_{measure} = {traced}, its metrics {value}"
 
 

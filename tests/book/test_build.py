@@ -14,6 +14,7 @@ import pytest
 
 from regroup_book import build, plans
 from regroup_lib import files
+from regroup_lib.runs.specs import Spec
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -31,8 +32,9 @@ def write_notebook(path, *sources, parameters='profile = "smoke"\nseeds = [0, 1]
 
 
 @pytest.fixture
-def small_book(tmp_path):
-    """Make a book of two chapters: `good` prints what it was given, `bad` raises in its third cell."""
+def small_book(tmp_path, monkeypatch):
+    """Go to a book of two chapters: `good` prints what it was given, `bad` raises in its third cell."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "_config.yml").touch()
     (tmp_path / "book").mkdir()
     (tmp_path / "book" / "_toc.yml").write_text(TOC_HEAD + "  - file: good\n  - file: page\n  - file: bad\n")
@@ -46,13 +48,9 @@ def printed_by(path):
     return json.loads(nbformat.read(path, as_version=4).cells[-1].outputs[0].text)
 
 
-def no_missing_records(name, *, profile, seeds):
-    return []
-
-
 def test_chapters_come_in_the_order_of_the_table_of_contents(small_book):
     write_notebook(small_book / "notebooks" / "aside.ipynb")
-    assert build.chapters(small_book) == ["good", "bad", "aside"]
+    assert build.chapters() == ["good", "bad", "aside"]
 
 
 def test_book_root_is_found_from_below_and_missed_with_a_message(small_book, tmp_path_factory):
@@ -77,7 +75,7 @@ def test_book_root_is_found_from_below_and_missed_with_a_message(small_book, tmp
 def test_unknown_chapters_and_parameters_are_refused_before_anything_runs(small_book, name, parameters, match):
     output = small_book / "out.ipynb"
     with pytest.raises(ValueError, match=match):
-        build.run_chapter(name, parameters, output=output, root=small_book)
+        build.run_chapter(name, parameters, output=output)
     assert not output.exists()
 
 
@@ -126,7 +124,6 @@ def test_chapter_runs_with_its_parameters_in_this_interpreter(small_book, monkey
         "good",
         {"seeds": [7, 8]},
         output=small_book / "out.ipynb",
-        root=small_book,
         environment={"REGROUP_RESULTS": "elsewhere"},
     )
     assert printed_by(small_book / "out.ipynb") == ["smoke", [7, 8], "elsewhere", sys.prefix]
@@ -136,7 +133,7 @@ def test_chapter_runs_with_its_parameters_in_this_interpreter(small_book, monkey
 def test_failing_chapter_raises_and_keeps_the_notebook(small_book):
     output = small_book / "kept" / "bad.ipynb"
     with pytest.raises(build.BookError) as caught:
-        build.run_chapter("bad", {"seeds": [3, 4]}, output=output, root=small_book)
+        build.run_chapter("bad", {"seeds": [3, 4]}, output=output)
     first, *traceback, last = str(caught.value).splitlines()
     assert first == "chapter bad: cell 4 raised KeyError: 'no such record'"
     assert "----> 1 raise KeyError('no such record')" in traceback
@@ -150,13 +147,13 @@ def test_chapter_whose_kernel_dies_raises_and_keeps_the_notebook(small_book):
     write_notebook(small_book / "notebooks" / "dies.ipynb", "import os", "os._exit(1)")
     output = small_book / "dies.ipynb"
     with pytest.raises(build.BookError, match="chapter dies: DeadKernelError"):
-        build.run_chapter("dies", {}, output=output, root=small_book)
+        build.run_chapter("dies", {}, output=output)
     assert output.exists()
 
 
 def test_smoke_tries_every_chapter_in_a_fresh_results_directory(small_book, capfd):
     with pytest.raises(build.BookError, match="chapter bad") as caught:
-        build.smoke(root=small_book)
+        build.smoke()
     assert "chapter good" not in str(caught.value)
     _, seeds, results, _ = printed_by(small_book / "_build" / "smoke" / "good.ipynb")
     assert seeds == [0, 1]
@@ -167,26 +164,24 @@ def test_smoke_tries_every_chapter_in_a_fresh_results_directory(small_book, capf
     assert "ERROR" not in err  # a kernel that ends as it should says nothing
 
 
-def test_build_names_the_sweep_that_makes_missing_records(small_book, monkeypatch):
-    monkeypatch.setattr(plans, "missing_records", lambda name, **_: ["spec"] * (name == "bad"))
+def test_build_names_the_sweep_that_makes_missing_records(small_book, empty_results, monkeypatch):
+    monkeypatch.setitem(plans.PLANS, "bad", lambda profile, seeds: [Spec(task="digits-0", method="ce")])
     with pytest.raises(build.BookError, match=r"^bad lacks 1 records: regroup sweep bad --profile cpu$"):
-        build.build(root=small_book)
+        build.build()
 
 
-def test_build_stops_at_a_failing_chapter_and_leaves_no_old_page(small_book, monkeypatch):
-    monkeypatch.setattr(plans, "missing_records", no_missing_records)
+def test_build_stops_at_a_failing_chapter_and_leaves_no_old_page(small_book):
     page = small_book / "_build" / "html" / "index.html"
     page.parent.mkdir(parents=True)
     page.touch()
     with pytest.raises(build.BookError, match="chapter bad"):
-        build.build(root=small_book)
+        build.build()
     assert not page.exists()
     assert not (small_book / "book" / "bad.ipynb").exists()
 
 
 @pytest.mark.parametrize("broken", [False, True])
-def test_build_renders_pages_and_fails_at_a_warning(small_book, monkeypatch, broken):
-    monkeypatch.setattr(plans, "missing_records", no_missing_records)
+def test_build_renders_pages_and_fails_at_a_warning(small_book, broken):
     (small_book / "notebooks" / "bad.ipynb").unlink()
     (small_book / "_config.yml").write_text(
         "title: Small\nonly_build_toc_files: true\nexecute: {execute_notebooks: off}\n"
@@ -198,10 +193,10 @@ def test_build_renders_pages_and_fails_at_a_warning(small_book, monkeypatch, bro
     (small_book / "notebooks" / "good.ipynb").write_text(json.dumps(source))
     if broken:
         with pytest.raises(build.BookError, match=r"index\.md:3: WARNING: unknown document"):
-            build.build(root=small_book)
+            build.build()
     else:
         write_notebook(small_book / "notebooks" / "aside.ipynb", "raise AssertionError('not in the table of contents')")
-        index = build.build(root=small_book)
+        index = build.build()
         assert not (index.parent / "aside.html").exists()
         assert index == small_book / "_build" / "html" / "index.html"
         assert "[0, 1, 2]" in (index.parent / "good.html").read_text()
@@ -240,7 +235,7 @@ def test_notebook_has_the_parameters_that_the_book_passes(path):
     assert {"profile", "seeds", "recompute"} <= set(parameters)
     assert parameters["profile"] == "smoke"
     for passed in (build.SMOKE_PARAMETERS, build.BUILD_PARAMETERS):
-        build.check_parameters(path.stem, passed, root=ROOT)
+        build.check_parameters(path.stem, passed)
 
 
 @chapter
@@ -265,7 +260,7 @@ def failures(request):
     names = [item.callspec.params["path"].stem for item in items if not executed_in_smoke(item.callspec.params["path"])]
     try:
         if names:
-            build.smoke(root=ROOT, names=names)
+            build.smoke(names=names)
     except build.BookError as error:
         return str(error)
     return ""
@@ -282,9 +277,7 @@ def test_chapter_runs_in_profile_smoke(path, failures):
 
 def test_the_scorecard_runs_where_there_is_no_record(tmp_path):
     environment = {"REGROUP_RESULTS": str(tmp_path / "results")}
-    build.run_chapter(
-        "scorecard", build.SMOKE_PARAMETERS, output=tmp_path / "s.ipynb", root=ROOT, environment=environment
-    )
+    build.run_chapter("scorecard", build.SMOKE_PARAMETERS, output=tmp_path / "s.ipynb", environment=environment)
 
 
 # ---------------------------------------------------------------- other programs that execute notebooks

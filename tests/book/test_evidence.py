@@ -11,7 +11,7 @@ from scipy import stats
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, precision_score
 
 from regroup_book import evidence, plans
-from regroup_book.build import book_root, chapters
+from regroup_book.build import chapters
 from regroup_book.evidence import MEASURES, WORDS, claims, combine, contrast, groups_of, judge, verdict
 from regroup_lib.data.load import load_data
 from regroup_lib.intervals import Interval, interval
@@ -315,7 +315,7 @@ def test_every_claim_and_question_is_there_once_and_is_decided_by_something():
             assert set(claim) <= fields
             assert claim["statement"]
             assert ("contrasts" in claim) != ("not_tested" in claim)
-    known = set(chapters(book_root()))
+    known = set(chapters())
     assert all(set(claim["chapter"].split(", ")) <= known for claim in claims())
 
 
@@ -348,7 +348,7 @@ def test_contrasts_compare_what_there_is(claim, part):
 def test_every_run_behind_the_papers_claims_is_recorded():
     for claim in claims():
         for chapter in claim["chapter"].split(", ") if "contrasts" in claim else ():
-            assert plans.missing_records(chapter, profile="cpu", seeds=SEEDS, results_dir=ROOT / "results") == [], claim
+            assert plans.missing_records(chapter, profile="cpu", seeds=SEEDS) == [], claim
 
 
 def test_a_verdict_on_committed_records(monkeypatch):

@@ -200,7 +200,7 @@ def test_how_often_a_resample_of_the_validation_split_chooses_another_setting(ma
     """Three seeds stand in for three settings of one grid."""
     shelf = {record.spec: record for record in (make_record("rg", seed, lift=1.5) for seed in (0, 1, 2))}
     monkeypatch.setattr(plans, "regrouping_grids", lambda profile, seed: {"digits-0": list(shelf)})
-    monkeypatch.setattr(plans, "find_record", lambda spec, results_dir=None: shelf[spec])
+    monkeypatch.setattr(plans, "find_record", lambda spec: shelf[spec])
     table = method_tables.selection_table("smoke", [0])
     arrays = [record.arrays() for record in shelf.values()]
     counts = bootstrap_counts(arrays[0]["val_labels"], N_RESAMPLES)

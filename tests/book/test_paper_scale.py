@@ -26,6 +26,7 @@ def both(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REGROUP_DATA", str(tmp_path_factory.mktemp("data")))
+        patch.setenv("REGROUP_RESULTS", str(folder))
         tiny = specs.PROFILES["smoke"]
         for profile, epochs in (("cpu", 1), ("paper", 3)):
             patch.setitem(specs.PROFILES, profile, tiny | {"epochs": epochs})
@@ -35,31 +36,32 @@ def both(tmp_path_factory):
         patch.setattr(plans, "tuning_grid", lambda task, method, profile: [{}])
         patch.setitem(build.BUILD_PARAMETERS, "seeds", SEEDS)
         for profile in ("cpu", "paper"):
-            plans.run_chapter_specs("binary", profile=profile, seeds=SEEDS, results_dir=folder)
+            plans.run_chapter_specs("binary", profile=profile, seeds=SEEDS)
         yield folder
 
 
-def test_the_best_profile_that_is_whole_is_shown(both, tmp_path):
-    assert build.build_parameters("binary", results_dir=both) == {"profile": "paper", "seeds": SEEDS}
-    copy = tmp_path / "results"
-    shutil.copytree(both, copy)
-    next((copy / "paper").rglob("ros-*.json")).unlink()
-    assert build.build_parameters("binary", results_dir=copy)["profile"] == "cpu"
-    shutil.rmtree(copy / "cpu")
-    assert build.build_parameters("binary", results_dir=copy)["profile"] == "cpu"  # and then records are missing
+def test_the_best_profile_that_is_whole_is_shown(both, tmp_path, monkeypatch):
     # Chapters that train nothing, and those with runs in the small profile alone.
     for chapter in ("scorecard", "discrepancies", "motivating-example"):
-        assert build.build_parameters(chapter, results_dir=both)["profile"] == "cpu"
+        assert build.build_parameters(chapter)["profile"] == "cpu"
+    assert build.build_parameters("binary") == {"profile": "paper", "seeds": SEEDS}
+    copy = tmp_path / "results"
+    shutil.copytree(both, copy)
+    monkeypatch.setenv("REGROUP_RESULTS", str(copy))
+    next((copy / "paper").rglob("ros-*.json")).unlink()
+    assert build.build_parameters("binary")["profile"] == "cpu"
+    shutil.rmtree(copy / "cpu")
+    assert build.build_parameters("binary")["profile"] == "cpu"  # and then records are missing
 
 
-def test_both_profiles_are_compared_where_both_are_whole(both, tmp_path):
-    found = paper_scale.both_profiles("binary", SEEDS, both)
+def test_both_profiles_are_compared_where_both_are_whole(both, tmp_path, monkeypatch):
+    found = paper_scale.both_profiles("binary", SEEDS)
     assert list(found) == ["digits-0"]
     small, large = found["digits-0"]
     assert list(small) == list(large) == list(METHODS)
     assert {r.spec.profile for group in small.values() for r in group} == {"cpu"}
     assert {r.spec.epochs for group in large.values() for r in group} == {3}
-    text = paper_scale.profile_section("binary", SEEDS, both)
+    text = paper_scale.profile_section("binary", SEEDS)
     ap = [
         {method: np.mean([result_on_test(r, AVERAGE_PRECISION) for r in group]) for method, group in groups.items()}
         for groups in (small, large)
@@ -67,7 +69,7 @@ def test_both_profiles_are_compared_where_both_are_whole(both, tmp_path):
     same = sum((ap[0][m] > ap[0]["ce"]) == (ap[1][m] > ap[1]["ce"]) for m in ("ros", "rg"))
     assert text.startswith(f"**digits-0.** {same} of 2 others lie on the same side of binary labels")
     assert "`cpu` (tiny-resnet, 1 epochs) and `paper` (tiny-resnet, 3 epochs)" in text
-    (table,) = paper_scale.profile_tables("binary", SEEDS, both)
+    (table,) = paper_scale.profile_tables("binary", SEEDS)
     assert table.attrs["records"] == [[r.key for r in (*small[method], *large[method])] for method in METHODS]
     for method, (_, row) in zip(METHODS, table.iterrows(), strict=True):
         for profile, values, groups in zip(("cpu", "paper"), ap, (small, large), strict=True):
@@ -76,31 +78,31 @@ def test_both_profiles_are_compared_where_both_are_whole(both, tmp_path):
             assert row[f"over CE, {profile}"].removesuffix(" *") == expected
 
     shutil.copytree(both / "cpu", tmp_path / "cpu")
-    assert paper_scale.both_profiles("binary", SEEDS, tmp_path) == {}
-    assert paper_scale.profile_section("binary", SEEDS, tmp_path) == paper_scale.NOTHING
-    assert paper_scale.profile_tables("binary", SEEDS, tmp_path) == []
+    monkeypatch.setenv("REGROUP_RESULTS", str(tmp_path))
+    assert paper_scale.both_profiles("binary", SEEDS) == {}
+    assert paper_scale.profile_section("binary", SEEDS) == paper_scale.NOTHING
+    assert paper_scale.profile_tables("binary", SEEDS) == []
 
 
-def test_label_sets_with_all_seeds_in_both_profiles_are_compared(tmp_path, monkeypatch):
-    monkeypatch.setenv("REGROUP_DATA", str(tmp_path / "data"))
+def test_label_sets_with_all_seeds_in_both_profiles_are_compared(empty_results, tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("REGROUP_DATA", str(tmp_path_factory.mktemp("data")))
     tiny = specs.PROFILES["smoke"] | {"epochs": 1}
     for profile in ("cpu", "paper"):
         monkeypatch.setitem(specs.PROFILES, profile, tiny)
         monkeypatch.setitem(plans.TASKS, profile, "digits-0")
         monkeypatch.setitem(plans.ENCODERS, profile, ("pca",))
-    monkeypatch.setattr(plans, "MOTIVATING_SETTINGS", {"paper": {"epochs": 2}})
+    monkeypatch.setitem(plans.MOTIVATING_SETTINGS, "paper", {"epochs": 2})
     runs = {profile: plans.motivating_example(profile, SEEDS) for profile in ("cpu", "paper")}
     assert {spec.epochs for spec in runs["paper"]} == {2}
-    results = tmp_path / "results"
-    rg.sweep([*runs["cpu"], *(spec for spec in runs["paper"] if spec.label in ("ce", "rg-true"))], results_dir=results)
-    rg.sweep([spec for spec in runs["paper"] if spec.label == "rg-random"][:1], results_dir=results)
-    small, large = paper_scale.both_profiles("motivating-example", SEEDS, results)["digits-0"]
+    rg.sweep([*runs["cpu"], *(spec for spec in runs["paper"] if spec.label in ("ce", "rg-true"))])
+    rg.sweep([spec for spec in runs["paper"] if spec.label == "rg-random"][:1])
+    small, large = paper_scale.both_profiles("motivating-example", SEEDS)["digits-0"]
     assert list(small) == list(large) == ["ce", "rg-true"]
     assert [[record.spec.seed for record in group] for group in large.values()] == [SEEDS, SEEDS]
     for spec in runs["paper"]:
         if spec.label == "rg-true":
-            spec.path(results).unlink(missing_ok=True)
-    assert paper_scale.profile_section("motivating-example", SEEDS, results) == paper_scale.NOTHING
+            spec.path().unlink(missing_ok=True)
+    assert paper_scale.profile_section("motivating-example", SEEDS) == paper_scale.NOTHING
 
 
 def test_the_committed_records_have_a_profile_for_each_chapter():
@@ -109,8 +111,8 @@ def test_the_committed_records_have_a_profile_for_each_chapter():
 
 
 @pytest.mark.parametrize("chapter", ["motivating-example", "multiclass"])
-def test_nothing_is_compared_without_records(chapter, tmp_path):
-    assert paper_scale.profile_section(chapter, [0, 1, 2], tmp_path) == paper_scale.NOTHING
+def test_nothing_is_compared_without_records(chapter, empty_results):
+    assert paper_scale.profile_section(chapter, [0, 1, 2]) == paper_scale.NOTHING
 
 
 def test_the_table_of_settings_is_what_a_run_takes():

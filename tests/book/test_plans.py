@@ -80,8 +80,8 @@ def test_the_chapter_on_own_data_compares_five_methods_on_each_of_its_sets():
 
 @pytest.mark.parametrize("profile", ["smoke", "cpu", "paper"])
 @pytest.mark.parametrize("chapter", CHAPTERS)
-def test_every_chapter_has_runs_in_every_profile_at_the_default_seeds(tmp_path, chapter, profile):
-    specs = chapter_specs(chapter, profile=profile, results_dir=tmp_path)
+def test_every_chapter_has_runs_in_every_profile_at_the_default_seeds(empty_results, chapter, profile):
+    specs = chapter_specs(chapter, profile=profile)
     assert bool(specs) == (chapter not in ("tutorial", "scorecard", "discrepancies", "scale"))  # which train nothing
     if not specs:
         return
@@ -90,8 +90,8 @@ def test_every_chapter_has_runs_in_every_profile_at_the_default_seeds(tmp_path, 
 
 
 @pytest.mark.parametrize("profile", ["smoke", "cpu", "paper"])
-def test_all_chapters_together_need_each_run_once(tmp_path, profile):
-    options = {"profile": profile, "seeds": [0, 1], "results_dir": tmp_path}
+def test_all_chapters_together_need_each_run_once(empty_results, profile):
+    options = {"profile": profile, "seeds": [0, 1]}
     everything = chapter_specs("all", **options)
     assert len(everything) == len({spec.key for spec in everything})
     assert set(everything) == {spec for chapter in CHAPTERS for spec in chapter_specs(chapter, **options)}
@@ -119,28 +119,25 @@ def test_looks_at_clusters_keep_small_images_in_every_profile():
         ("encoders", {"seeds": [-1]}, "seed"),
     ],
 )
-def test_what_there_is_not_is_refused(chapter, options, message, tmp_path):
+def test_what_there_is_not_is_refused(chapter, options, message):
     with pytest.raises(ValueError, match=message):
         chapter_specs(chapter, **options)
     with pytest.raises(ValueError, match=message):
-        missing_records(chapter, results_dir=tmp_path, **options)
+        missing_records(chapter, **options)
 
 
-def test_missing_records_are_those_without_a_file(tmp_path, monkeypatch):
-    specs = chapter_specs("motivating-example", profile="smoke", seeds=[0, 1])
+def test_missing_records_are_those_without_a_file(empty_results):
     options = {"profile": "smoke", "seeds": [0, 1]}
-    assert missing_records("motivating-example", results_dir=tmp_path, **options) == specs
+    specs = chapter_specs("motivating-example", **options)
+    assert missing_records("motivating-example", **options) == specs
     for spec in specs[::2]:
-        spec.path(tmp_path).parent.mkdir(parents=True, exist_ok=True)
-        spec.path(tmp_path).touch()
-    assert missing_records("motivating-example", results_dir=tmp_path, **options) == specs[1::2]
-    assert missing_records("synchronous-learning", results_dir=tmp_path, **options) == specs[1::2]
-    encoders = chapter_specs("encoders", **options)
-    assert missing_records("encoders", results_dir=tmp_path, **options) == encoders
-    monkeypatch.setenv("REGROUP_RESULTS", str(tmp_path))
-    assert missing_records("motivating-example", **options) == specs[1::2]
+        spec.path().parent.mkdir(parents=True, exist_ok=True)
+        spec.path().touch()
+    for chapter in ("motivating-example", "synchronous-learning"):
+        assert missing_records(chapter, **options) == specs[1::2]
+    assert missing_records("encoders", **options) == chapter_specs("encoders", **options)
     for spec in specs:
-        spec.path(tmp_path).touch()
+        spec.path().touch()
     assert missing_records("motivating-example", **options) == []
 
 
@@ -159,7 +156,7 @@ def with_precision(spec, validation, test=0.0, status="finished"):
 def shelf(monkeypatch):
     """Return a dict that takes the place of the records on disk, spec -> record."""
     records = {}
-    monkeypatch.setattr(plans, "find_record", lambda spec, results_dir=None: records.get(spec))
+    monkeypatch.setattr(plans, "find_record", records.get)
     return records
 
 
@@ -234,18 +231,25 @@ def test_table_1_is_tuned_with_the_first_seed_and_repeated_with_the_others(shelf
         assert {spec.seed for spec in final if spec.method == method} == set(seeds)
 
 
+def test_records_that_are_missing_are_named_even_where_their_runs_wait_for_a_choice(shelf):
+    with pytest.raises(ValueError, match=r"^records of rg are missing; run `regroup sweep folds`$"):
+        plans.records_of({"rg": []}, "folds")
+    with pytest.raises(ValueError, match=r"^cifar100-worm: records of a are missing; .* folds --profile cpu`$"):
+        plans.records_of({"a": FOCAL}, "folds")
+
+
 @pytest.mark.parametrize("chapter", ["encoders", "motivating-example", "synchronous-learning"])
 def test_chapters_without_tuning_wait_for_nothing(shelf, chapter):
     assert undecided(chapter, profile="cpu") == 0
 
 
-def test_run_chapter_specs_sweeps_until_nothing_new_comes(tmp_path, monkeypatch):
+def test_run_chapter_specs_sweeps_until_nothing_new_comes(monkeypatch):
     """What the first records decide is run too, and a spec that several rounds name is run once."""
     first, second = (Spec(profile="smoke", task="digits-0", method="ce", seed=seed) for seed in (0, 1))
     done, calls = [], []
 
-    def staged(profile, seeds, results_dir):
-        assert (profile, seeds, results_dir) == ("smoke", [7], tmp_path)
+    def staged(profile, seeds):
+        assert (profile, seeds) == ("smoke", [7])
         return [first, second] if first in done else [first]
 
     def sweep(specs, **options):
@@ -255,9 +259,9 @@ def test_run_chapter_specs_sweeps_until_nothing_new_comes(tmp_path, monkeypatch)
 
     monkeypatch.setitem(plans.PLANS, "staged", staged)
     monkeypatch.setattr(plans, "sweep", sweep)
-    records = run_chapter_specs("staged", profile="smoke", seeds=[7], results_dir=tmp_path, workers=2, recompute=True)
+    records = run_chapter_specs("staged", profile="smoke", seeds=[7], workers=2, recompute=True)
     assert [record.spec for record in records] == [first, second]
-    options = {"results_dir": tmp_path, "recompute": True, "workers": 2}
+    options = {"recompute": True, "workers": 2}
     assert calls == [([first], options), ([second], options)]
 
 

@@ -33,8 +33,9 @@ def test_repository_of_another_form_is_refused(name):
 
 
 @pytest.fixture
-def small_book(tmp_path):
-    """Make a book of one page and one chapter, not rendered."""
+def small_book(tmp_path, monkeypatch):
+    """Go to a book of one page and one chapter, not rendered."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "_config.yml").write_text(
         "title: Small\nonly_build_toc_files: true\nexecute: {execute_notebooks: off}\n"
     )
@@ -56,7 +57,7 @@ def test_chapters_have_launch_buttons_where_the_repository_is_known(small_book, 
     if known:
         monkeypatch.setenv("GITHUB_REPOSITORY", "someone/some.book")
         monkeypatch.setenv("GITHUB_SERVER_URL", "https://github.com")
-    page = build.render(small_book).with_name("good.html").read_text()
+    page = build.render().with_name("good.html").read_text()
     chapter = "notebooks/good.ipynb"
     assert (f"https://mybinder.org/v2/gh/someone/some.book/launch?urlpath=lab/tree/{chapter}" in page) == known
     assert (f"https://colab.research.google.com/github/someone/some.book/blob/launch/{chapter}" in page) == known
@@ -81,7 +82,7 @@ def test_launchable_notebook_installs_the_library_where_it_is_missing(small_book
 @pytest.mark.usefixtures("browser")
 def test_pdf_has_all_pages_with_bookmarks_and_links_within(small_book, monkeypatch):
     monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
-    build.render(small_book)
+    build.render()
     command = [sys.executable, "-c", "from regroup_lib.cli import main; main()", "book", "pdf"]
     subprocess.run(command, cwd=small_book, check=True)
     reader = PdfReader(small_book / "_build" / "html" / "regrouping.pdf")
@@ -100,4 +101,4 @@ def test_pdf_has_all_pages_with_bookmarks_and_links_within(small_book, monkeypat
 
 def test_pdf_of_a_book_that_is_not_rendered_says_what_to_do(small_book):
     with pytest.raises(build.BookError, match="has no index, good; run `regroup book build` first"):
-        build.pdf(root=small_book)
+        build.pdf()

@@ -166,11 +166,11 @@ def test_the_chapter_of_table_1_takes_some_of_its_tasks_and_no_others():
     assert "cifar100-worm" in binary.left_out(["ham10000-bcc", "ham10000-akiec"], "cpu")
 
 
-def test_a_task_counts_as_recorded_when_its_last_run_is(tmp_path, monkeypatch):
+def test_a_task_counts_as_recorded_when_its_last_run_is(empty_results, monkeypatch):
     monkeypatch.setitem(plans.TABLE_METHODS, "smoke", ("ce", "la", "rg"))
-    assert plans.recorded_tasks("smoke", SEEDS, tmp_path) == []
-    plans.run_chapter_specs("binary", profile="smoke", seeds=SEEDS, results_dir=tmp_path)
-    assert plans.recorded_tasks("smoke", SEEDS, tmp_path) == ["digits-0"]
-    chosen = plans.chapter_specs("binary", profile="smoke", seeds=SEEDS, results_dir=tmp_path)[-1]
-    chosen.path(tmp_path).unlink()
-    assert plans.recorded_tasks("smoke", SEEDS, tmp_path) == []
+    assert plans.recorded_tasks("smoke", SEEDS) == []
+    plans.run_chapter_specs("binary", profile="smoke", seeds=SEEDS)
+    assert plans.recorded_tasks("smoke", SEEDS) == ["digits-0"]
+    chosen = plans.chapter_specs("binary", profile="smoke", seeds=SEEDS)[-1]
+    chosen.path().unlink()
+    assert plans.recorded_tasks("smoke", SEEDS) == []

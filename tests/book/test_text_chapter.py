@@ -31,7 +31,7 @@ def groups(folder):
 
 
 def run_shortly(task, names, folder):
-    runs = text_runs(task, "smoke", SEEDS, folder)
+    runs = text_runs(task, "smoke", SEEDS)
     with few_threads():
         return {
             name: [run(s.model_copy(update={"epochs": 1}), results_dir=folder, data_dir=folder) for s in runs[name]]
@@ -50,43 +50,42 @@ def look(folder):
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_every_task_has_the_methods_of_the_comparison_once_a_seed(profile, tmp_path):
+def test_every_task_has_the_methods_of_the_comparison_once_a_seed(profile):
     for task in plans.TEXT_TASKS[profile]:
-        runs = text_runs(task, profile, [0, 1, 2], tmp_path, choose=lambda specs, _: specs[0])
+        runs = text_runs(task, profile, [0, 1, 2], choose=lambda specs: specs[0])
         assert {"CE", "WCE", "Focal", "LA", "ROS", "encoder+MLP", "RG", "RG+WCE"} <= set(runs)
         for specs in runs.values():
             assert [spec.seed for spec in specs] == [0, 1, 2]
             assert {(spec.task, spec.imbalance) for spec in specs} == {task}
     for task in plans.FINE_TUNED_TASKS[profile]:
-        runs = text_runs(task, profile, [0], tmp_path, fine_tuned=True, choose=lambda specs, _: specs[0])
+        runs = text_runs(task, profile, [0], fine_tuned=True, choose=lambda specs: specs[0])
         assert list(runs) == ["CE", "WCE", "RG", "RG+WCE"]
         assert {spec.network for specs in runs.values() for spec in specs} == {"minilm"}
 
 
-def test_the_full_plan_has_three_tasks_two_encoders_and_the_controls(tmp_path):
+def test_the_full_plan_has_three_tasks_two_encoders_and_the_controls():
     assert list(plans.TEXT_TASKS["cpu"]) == [
         ("phrasebank-negative", None),
         ("phrasebank-negative", 30.0),
         ("phrasebank", None),
     ]
     first, second = (
-        text_runs(task, "cpu", [0], tmp_path, choose=lambda specs, _: specs[0])
-        for task in list(plans.TEXT_TASKS["cpu"])[:2]
+        text_runs(task, "cpu", [0], choose=lambda specs: specs[0]) for task in list(plans.TEXT_TASKS["cpu"])[:2]
     )
     assert set(first) - set(second) == {"random groups", "true classes"}
     assert [first[name][0].encoder for name in ("RG", "RG, tfidf")] == ["minilm", "tfidf"]
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_nothing_looks_at_the_test_set_before_the_end(profile, tmp_path):
-    specs = plans.text(profile, [0, 1], tmp_path, choose=lambda specs, _: specs[0])
+def test_nothing_looks_at_the_test_set_before_the_end(profile):
+    specs = plans.text(profile, [0, 1], choose=lambda specs: specs[0])
     assert not any(spec.trace_test for spec in specs if spec.kind == "training")
 
 
-def test_the_clusters_are_chosen_on_the_validation_split_and_the_others_follow(tmp_path, monkeypatch):
+def test_the_clusters_are_chosen_on_the_validation_split_and_the_others_follow(monkeypatch):
     """The chapter names what regroups once the grid of its task is recorded, with the choice in every such run."""
-    shelf, options = {}, {"profile": "cpu", "seeds": [3, 4], "results_dir": tmp_path}
-    monkeypatch.setattr(plans, "find_record", lambda spec, results_dir=None: shelf.get(spec))
+    shelf, options = {}, {"profile": "cpu", "seeds": [3, 4]}
+    monkeypatch.setattr(plans, "find_record", lambda spec: shelf.get(spec))
     # The record of a spec is its validation AP here; the last way to regroup is the best.
     monkeypatch.setattr(plans, "validation_precision", lambda record: record)
     before = chapter_specs("text", **options)
@@ -128,16 +127,16 @@ EXTRA_SPEC = Spec(profile="smoke", task=TASK[0], method="ce", network="minilm", 
 # ---------------------------------------------------------------- tables
 
 
-def test_results_that_lack_records_say_how_to_make_them(tmp_path):
+def test_results_that_lack_records_say_how_to_make_them(empty_results):
     with pytest.raises(ValueError, match=r"records of CE, WCE.* are missing; run `regroup sweep text --profile smoke`"):
-        text.load_results("smoke", SEEDS, tmp_path)
+        text.load_results("smoke", SEEDS)
     with pytest.raises(ValueError, match=r"records of CE.* are missing; run `regroup sweep text --profile cpu`"):
-        text.load_results("cpu", SEEDS, tmp_path)
+        text.load_results("cpu", SEEDS)
 
 
-def test_results_come_by_task_and_contestant(tmp_path, monkeypatch):
-    monkeypatch.setattr(plans, "find_record", lambda spec, results_dir=None: spec)
-    results = text.load_results("smoke", SEEDS, tmp_path)
+def test_results_come_by_task_and_contestant(monkeypatch):
+    monkeypatch.setattr(plans, "find_record", lambda spec: spec)
+    results = text.load_results("smoke", SEEDS)
     assert list(results) == ["descriptions-breast_cancer", "descriptions"]
     assert [spec.seed for spec in results["descriptions"]["RG"]] == SEEDS
 
@@ -200,7 +199,7 @@ def test_the_tuning_table_marks_the_choice(groups, monkeypatch):
     monkeypatch.setitem(plans.TEXT_TASKS, "cpu", {TASK: [{}, {"n_clusters": 4}]})
     natural, halved = groups["RG"]
     shelf = dict(zip(text_grid(TASK, "cpu", 0), (natural, halved), strict=True))
-    monkeypatch.setattr(plans, "find_record", lambda spec, results_dir=None: shelf[spec])
+    monkeypatch.setattr(plans, "find_record", lambda spec: shelf[spec])
     table = text.text_tuning_table("cpu", [0])
     precisions = [100 * validation_precision(record) for record in (natural, halved)]
     assert table["validation AP"].tolist() == [f"{value:.1f}" for value in precisions]

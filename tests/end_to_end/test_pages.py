@@ -26,7 +26,7 @@ pytestmark = pytest.mark.browser
 def site():
     """Serve the rendered book, built first if it is not there; yield its address."""
     if not (HTML / "index.html").is_file():
-        build.build(root=ROOT)
+        build.build()
     with served(HTML) as address:
         yield address
 

@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from regroup_book import plans
+from regroup_lib.data.tasks import make_task
 from regroup_lib.nn.losses import APLoss, FocalLoss, LDAMLoss, LogitAdjustedLoss, SOAPLoss
 from regroup_lib.nn.models import build_network
 from regroup_lib.nn.samplers import StratifiedBatches
 from regroup_lib.nn.training import ResidentFeatures, TrainingOptions, predict, train
 from regroup_lib.runs import networks
 from regroup_lib.runs.methods import METHODS, make_loss, make_sampler
+from regroup_lib.runs.records import find_record
 from regroup_lib.runs.run import run
 from regroup_lib.runs.specs import Spec, parse_spec
 
@@ -201,15 +203,19 @@ def test_undersampling_meets_only_the_rows_it_keeps():
     assert [trace["images"] for trace in history.traces] == [len(sampler)] == [100]
 
 
-def test_a_missing_competitor_is_named_with_the_command_that_makes_it(tmp_path):
-    with pytest.raises(ValueError, match="cifar100-worm: ce lacks records; run `regroup sweep binary --profile cpu`"):
-        plans.competitors("cifar100-worm", "cpu", [0, 1, 2], tmp_path)
+def test_a_missing_competitor_is_named_with_the_command_that_makes_it(empty_results):
+    with pytest.raises(ValueError, match=r"cifar100-worm: records of ce, .* run `regroup sweep binary --profile cpu`"):
+        plans.competitors("cifar100-worm", "cpu", [0, 1, 2])
 
 
-def test_natural_numbers_of_clusters_are_those_of_the_training_splits():
-    from regroup_lib.data.sources import SOURCES
-
-    assert plans.NATURAL_K["cifar100-worm"] == math.ceil(99 * 450 / 450)
-    assert SOURCES["ham10000"].class_names[3:5] == ("bcc", "akiec")
-    assert plans.NATURAL_K["ham10000-bcc"] == math.ceil((7009 - 359) / 359)
-    assert plans.NATURAL_K["ham10000-akiec"] == math.ceil((7009 - 228) / 228)
+@pytest.mark.parametrize("task", plans.TRAINING_COUNTS)
+def test_the_plans_know_the_classes_of_the_training_splits(task):
+    if task.startswith("digits"):
+        counts = make_task(task).class_counts
+    else:
+        (plain,) = plans.tuning_specs("cpu", task, "ce", 0)
+        ablated = (
+            plans.ablation("control", task, "cpu", [0])["binary"][0] if task in plans.ABLATION_TASKS["cpu"] else plain
+        )
+        counts = find_record(ablated).regrouping["counts"]
+    assert tuple(counts) == plans.TRAINING_COUNTS[task]

@@ -2,7 +2,6 @@
 
 import re
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -27,8 +26,6 @@ from regroup_lib.runs.run import run
 from regroup_lib.runs.specs import TableSpec, parse_spec
 from regroup_lib.runs.sweeps import sweep
 from regroup_lib.runs.table_methods import METHODS, NotApplicable, measure_folds, out_of_fold, resample
-
-COMMITTED = Path(__file__).resolve().parents[2] / "results"
 
 
 def spec(method="plain", estimator="logreg", **options):
@@ -595,19 +592,3 @@ def test_the_plan_has_every_method_with_every_classifier_that_it_goes_with(profi
             assert {s.method for s in chosen} == methods
             assert len(chosen) == 3 * len(methods)
     assert {"plain", "rg", "rg-random"} <= set(plans.TABULAR_METHODS[profile])  # what the sentences compare
-
-
-# ---------------------------------------------------------------- the committed records
-
-
-def test_the_chapter_has_all_its_records():
-    assert plans.missing_records("tables", profile="cpu", results_dir=COMMITTED) == []
-
-
-def test_stored_scores_of_committed_records_reproduce_their_metrics():
-    specs = plans.tabular("cpu", [0, 1, 2])
-    for record in (find_record(wanted, COMMITTED) for wanted in specs[::90]):
-        arrays = record.arrays()
-        for rule, result in record.metrics.items():
-            found = measure_folds(arrays["test_labels"], arrays["folds"], arrays[f"test_scores_{rule}"])
-            assert found["summary"] == pytest.approx(result["test"]["summary"])

@@ -37,9 +37,7 @@ def task_title(task: plans.TextTask, *, fine_tuned: bool = False) -> str:
     return task_name(name) + thinned + (", fine-tuned" if fine_tuned else "")
 
 
-def load_results(
-    profile: str, seeds: Sequence[int], results_dir: str | Path | None = None
-) -> dict[str, dict[str, list[Record]]]:
+def load_results(profile: str, seeds: Sequence[int]) -> dict[str, dict[str, list[Record]]]:
     """Return the records of each task by contestant, one record per seed; fine-tuned networks are tasks of their own.
 
     Raises
@@ -50,10 +48,10 @@ def load_results(
     wanted = [(task, False) for task in plans.TEXT_TASKS[profile]]
     wanted += [(task, True) for task in plans.FINE_TUNED_TASKS[profile]]
     runs = {
-        task_title(task, fine_tuned=tuned): plans.text_runs(task, profile, seeds, results_dir, fine_tuned=tuned)
+        task_title(task, fine_tuned=tuned): plans.text_runs(task, profile, seeds, fine_tuned=tuned)
         for task, tuned in wanted
     }
-    return {name: plans.records_of(groups, "text", results_dir) for name, groups in runs.items()}
+    return {name: plans.records_of(groups, "text") for name, groups in runs.items()}
 
 
 # ---------------------------------------------------------------- tables
