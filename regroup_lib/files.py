@@ -133,6 +133,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
         If the file is damaged or holds Python objects. The message names the file.
     """
     try:
+        check_regular(path)
         with zipfile.ZipFile(path) as archive:
             _check_size(archive)
             arrays = {name.removesuffix(".npy"): _read_member(archive, name) for name in archive.namelist()}

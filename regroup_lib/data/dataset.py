@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -21,6 +23,9 @@ FRACTIONS = {"train": 0.7, "val": 0.1, "test": 0.2}  # of a published set that h
 
 class DataError(ValueError):
     """A data set is missing, damaged or another one than it claims to be; the message names the remedy."""
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,14 @@ def dataset_of(
     if isinstance(samples.inputs, pd.DataFrame):
         splits = {part: Split(split.inputs.reset_index(drop=True), split.labels) for part, split in splits.items()}
     metadata = columns and {part: {c: values[index] for c, values in columns.items()} for part, index in rows.items()}
-    return Dataset(name, splits, tuple(class_names), digest or digest_of(splits, **digested), metadata, tuple(notes))
+    return Dataset(
+        name,
+        splits,
+        tuple(class_names),
+        digest or digest_of(splits, **digested),
+        metadata,
+        tuple(map(printable, notes)),
+    )
 
 
 def rows_of(parts: np.ndarray) -> dict[str, np.ndarray]:
@@ -276,6 +288,32 @@ def joined_groups(*divisions: np.ndarray) -> np.ndarray:
     rows, groups = np.concatenate(rows), np.concatenate(groups)
     edges = coo_array((np.ones(len(rows), bool), (rows, groups)), shape=(n_nodes, n_nodes))
     return connected_components(edges, directed=False)[1][:n].astype(np.int64)
+
+
+def composed(text: str) -> str:
+    """Return a text in the form in which an accent and its letter are one character, without spaces around it."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def printable(text: str) -> str:
+    """Return a text in one line, with codes in place of the characters that would steer a terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def class_notes(where: Path, names: Iterable[str]) -> list[str]:
+    """Return a note on classes whose names hardly differ; refuse names that cannot be printed."""
+    alike: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        kinds = {unicodedata.category(c) for c in name}
+        if kinds & {"Cc", "Cs"}:
+            raise DataError(f"{where}: the class {name!r} has characters that cannot be printed; rename it")
+        seen = (
+            c for c in unicodedata.normalize("NFKC", name).casefold() if unicodedata.category(c) not in ("Cf", "Zs")
+        )
+        alike["".join(seen).strip("'\".") or name].add(name)
+    found = [" and ".join(map(repr, sorted(group))) for group in alike.values() if len(group) > 1]
+    what = "warning, classes whose names differ in case, spaces, invisible signs, quotes or a full stop alone"
+    return [f"{what}: {some_of(found)}"] * bool(found)
 
 
 def some_of(names: Iterable[str]) -> str:

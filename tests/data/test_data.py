@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import io
+import os
 import pickle
 import tarfile
 import threading
@@ -174,11 +175,36 @@ def test_a_defect_is_named_with_its_file_the_expectation_and_the_remedy(tmp_path
     assert str(raised.value).endswith("; check the path, or write the file again")
 
 
-def test_labels_beyond_a_byte_are_no_class_without_names(tmp_path, small_arrays):
-    # Without class_names the labels themselves say how many classes there are.
-    arrays = change("train_labels", with_first(5))(small_arrays())
+@pytest.mark.parametrize("names", [["1", "2"], ["-7", "4"], ["0", "1000000000000"]])
+def test_without_names_the_classes_are_the_labels_that_occur(tmp_path, small_arrays, names):
+    arrays = small_arrays()
+    for split in ("train", "val", "test"):
+        arrays[f"{split}_labels"] = np.array(names, np.int64)[np.arange(len(arrays[f"{split}_labels"])) % 2]
     write_npz(tmp_path / "mine.npz", arrays)
-    assert load_data(tmp_path / "mine.npz").class_names == tuple("012345")
+    dataset = load_data(tmp_path / "mine.npz")
+    assert dataset.class_names == tuple(names)
+    assert dataset.class_counts() == [6, 6]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train_labels": np.zeros(12, int)}, "classes without a training image: b"),
+        (
+            {f"{s}_labels": np.zeros(n, int) for s, n in (("train", 12), ("val", 6), ("test", 9))}
+            | {"class_names": ["a"]},
+            "the class 'a' is alone",
+        ),
+        ({"class_names": ["a", "b\x1b[31m", "c"]}, r"the class 'b\\x1b\[31m' has characters that cannot be printed"),
+    ],
+)
+def test_classes_that_cannot_be_learned_or_printed_are_refused(tmp_path, small_arrays, change, message):
+    write_npz(
+        tmp_path / "mine.npz",
+        small_arrays() | {"class_names": np.array(list("abc"))} | {k: np.array(v) for k, v in change.items()},
+    )
+    with pytest.raises(DataError, match=message):
+        load_data(tmp_path / "mine.npz")
 
 
 def test_an_empty_split_is_refused(tmp_path, small_arrays):
@@ -310,9 +336,10 @@ def test_unknown_sets_are_refused_with_those_that_exist(name):
         load_data(name)
 
 
-def test_a_folder_in_place_of_the_file_is_refused(tmp_path):
-    (tmp_path / "cifar10.npz").mkdir()
-    with pytest.raises(DataError, match=r"cifar10\.npz is damaged"):
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_regular_file_is_refused(tmp_path, make):
+    make(tmp_path / "cifar10.npz")
+    with pytest.raises(DataError, match=r"cifar10\.npz is damaged .* is not a regular file"):
         load_data("cifar10", data_dir=tmp_path)
 
 
