@@ -104,16 +104,6 @@ def load_data(
     DataError
         If the set is unknown, missing, truncated, mislabelled or of another shape, or an option is not for it.
 
-    Notes
-    -----
-    HAM10000 has no split of its own; `ham10000_split` says how the one here was made. Two pairs of its images are
-    the same to the byte (ISIC_0024366 and ISIC_0029861, ISIC_0024777 and ISIC_0029938). Each pair shows one lesion,
-    and a lesion is never divided, so no image has its copy in another split.
-
-    Financial PhraseBank is read from ``Sentences_50Agree.txt``, the file with all 4,846 lines. Six of them repeat
-    another, and two sentences stand there with two labels; `without_repeats` drops these, and 4,836 sentences are left.
-    It has no split of its own either: see `phrasebank_split`.
-
     Examples
     --------
     >>> digits = load_data("digits")
@@ -185,15 +175,9 @@ _LOAD_OPTIONS = {
 def fetch_data(name: str, *, data_dir: str | Path | None = None) -> Path:
     """Download a data set from its publisher into the data directory: one npz file, or a folder of images or text.
 
-    torchvision downloads CIFAR's archive, verifies its MD5 and reads it; only then are the arrays written. pooch
-    downloads the files behind a DOI and verifies the MD5 that the repository publishes for each, and the archive of a
-    text set against a known SHA-256; only when all are unpacked and complete does the folder appear, and a folder
-    that is there already is left alone.
-
-    Raises
-    ------
-    DataError
-        If the name is unknown, the set is embedded and needs no download, or the download fails.
+    torchvision downloads CIFAR's archive, pooch the files behind a DOI and the archive of a text set; each is verified
+    against the publisher's MD5 or a known SHA-256. Only when all are read and complete does the file or folder appear,
+    and a folder that is there already is left alone.
     """
     if name not in SOURCES:
         reason = "is embedded and needs no download" if name in EMBEDDED else "is not known"
@@ -272,13 +256,7 @@ def _downloader(title: str) -> Callable:
 
 
 def _unpack(archive: Path, folder: Path, pattern: str) -> None:
-    """Unpack the files of a zip archive whose names match into one folder; refuse paths that leave it, links, bombs.
-
-    Raises
-    ------
-    ValueError
-        If the archive is damaged or unsafe. The message names it.
-    """
+    """Unpack the files of a zip archive whose names match into one folder; refuse paths that leave it, links, bombs."""
     try:
         with zipfile.ZipFile(archive) as bundle:
             members = bundle.infolist()

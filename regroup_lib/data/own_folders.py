@@ -38,15 +38,8 @@ from regroup_lib.files import digest_file
 logger = logging.getLogger(__name__)
 
 OWN_FRACTIONS = {"train": 0.8, "test": 0.2}  # of a set without a test split
-FORMATS = {
-    "PNG": (".png",),
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "BMP": (".bmp",),
-    "TIFF": (".tif", ".tiff"),
-    "WEBP": (".webp",),
-    "GIF": (".gif",),
-}
-SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
+SUFFIXES = tuple(".png .jpg .jpeg .jpe .jfif .bmp .tif .tiff .webp .gif".split())
 # Pictures all the same, so that none is left out as something else: they count as images that cannot be read.
 OTHER_SUFFIXES = tuple(".avif .heic .heif .dcm .dicom .nii .jp2 .psd .svg .dng .cr2 .nef .arw .svs .ndpi .czi".split())
 # Files that systems and programs put beside pictures.
@@ -301,15 +294,14 @@ def _named_after(files: _Files) -> list[str]:
     elif len(origins) > len(known) / 2 and 3 < len(set(origins)) <= len(origins) / 2:
         found = f"names begin alike in {len(set(origins))} ways ({some_of(dict.fromkeys(origins))})"
         notes.append(f"warning, {found}; if these are patients, say, use group= (--group PATTERN)")
-    below = {path.parent for row, path in enumerate(files.paths) if files.below(row)}
-    if len(below) > 3 * len(set(files.classes)):  # each may be of one patient
-        found = f"images lie in {len(below)} folders below their class's; if the images of a folder belong together"
+    below, classes = [files.below(row) for row in range(len(files.paths))], set(files.classes.tolist())
+    folders = {path.parent for path, inside in zip(files.paths, below, strict=True) if inside}
+    if len(folders) > 3 * len(classes):  # each may be of one patient
+        found = f"images lie in {len(folders)} folders below their class's; if the images of a folder belong together"
         notes.append(f"warning, {found}, say so with group='1' (--group 1)")
-    inside = defaultdict(set)
-    for row, name in enumerate(files.classes):
-        inside[name].add(files.below(row)[:1])
-    shared = set.union(*inside.values())
-    if "" in files.parts and len(shared) > 1 and () not in shared and len(set(map(frozenset, inside.values()))) == 1:
+    first = {frozenset(below[row][:1] for row in np.flatnonzero(files.classes == name)) for name in classes}
+    shared = first.pop()
+    if "" in files.parts and not first and len(shared) > 1 and () not in shared:
         found = f"all classes have the same folders below them ({some_of(sorted(name for (name,) in shared))})"
         notes.append(f"warning, {found}; if those are the classes, call the folders above them train and test")
     return notes
@@ -459,7 +451,7 @@ def _divided(
         order = np.lexsort((names, groups))
         names = names[order][np.searchsorted(groups[order], groups)]
         parts = parts.astype("<U5")
-        parts[kept] = split_by_group(labels[kept], names[kept], fractions=OWN_FRACTIONS, several_classes=True)
+        parts[kept] = split_by_group(labels[kept], names[kept], fractions=OWN_FRACTIONS)
         notes.append(f"{NO_SPLIT}: the training images are divided 80/20, class by class")
     rows = rows_of(parts)
     for part in ("train", "test"):

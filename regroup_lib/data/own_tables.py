@@ -105,10 +105,12 @@ def load_frame(
     if group_column == label_column:
         raise DataError(f"{path}: {label_column!r} is the label and cannot be the group too; name one of them")
     found: dict[str, list[str]] = defaultdict(list)
+    others = [repr(name) for name in frame if name.lower() in LABEL_NAMES]
+    if label is None and others and repr(label_column) not in others:
+        found["warning, the last column is taken for the label, not {}; choose with label= (--label)"] = others
     frame = _plain(path, frame, found)
-    for name in filter(None, (label_column, group_column)):
-        if name not in frame:
-            raise DataError(f"{path}: the column {name!r} has lists, which are neither classes nor groups")
+    for name in {label_column, group_column} - {None, *frame}:
+        raise DataError(f"{path}: the column {name!r} has lists, which are neither classes nor groups")
     frame = _blanked(frame, (missing,) if isinstance(missing, str) else missing, found)
     # A spreadsheet writes rows that were once filled, with separators alone.
     n_rows = int(np.flatnonzero(frame.notna().any(axis=1)).max(initial=-1)) + 1
@@ -124,7 +126,7 @@ def load_frame(
     samples, columns = Split(features, labels), {"row": rows} | ({} if groups is None else {"group": groups})
 
     def divided(by: np.ndarray) -> dict[str, np.ndarray]:
-        return rows_of(split_by_group(labels, by, fractions=OWN_FRACTIONS, several_classes=True))
+        return rows_of(split_by_group(labels, by, fractions=OWN_FRACTIONS))
 
     apart = divided(np.arange(len(labels)))
     parts = apart if groups is None else divided(groups)
@@ -137,7 +139,6 @@ def load_frame(
     digest = digest_of(apart, before=[np.array(class_names)], after=[] if group is None else [groups])
     notes = [
         f"label: the column {label_column!r}" + (", the last one" if label is None else ""),
-        *_other_labels(label_column, frame, label),
         *[f"left out: {n_empty} empty rows at the end"] * bool(n_empty),
         *notes,
         *_described(found),
@@ -197,8 +198,6 @@ def _separator(path: Path, options: dict[str, Any]) -> str:
     for separator in SEPARATORS:
         try:
             head = pd.read_csv(path, **options | {"sep": separator, "header": None, "nrows": 20, "dtype": str})
-        except pd.errors.EmptyDataError:
-            raise
         except pd.errors.ParserError:  # a row with more values than the first
             continue
         found[separator] = (head.shape[1] > 1 and head.iloc[:, -1].notna().mean() >= 0.5, head.shape[1])
@@ -211,10 +210,8 @@ def _separator(path: Path, options: dict[str, Any]) -> str:
 def _decimal_mark(frame: pd.DataFrame, separator: str) -> str:
     """Return "," where more values can only be read so than with a point; 1,234 alone is decided by the separator."""
     texts = [frame[name].dropna().drop_duplicates().iloc[:10_000] for name in frame if _is_text(frame[name])]
-    values = pd.concat([_cleaned(_text(text).dropna()) for text in texts]) if texts else pd.Series(dtype=object)
+    values = pd.concat([pd.Series(dtype=object), *(_cleaned(_text(text).dropna()) for text in texts)])
     values = values[values.str.contains("[.,]").astype(bool)]
-    if not len(values):
-        return "."
     point, comma = (values.str.fullmatch(NUMBER[mark]).astype(bool) for mark in (".", ","))
     only_point, only_comma = (point & ~comma).sum(), (comma & ~point).sum()
     if only_point == only_comma == 0 and separator == ";":
@@ -255,9 +252,7 @@ def _check_first_line(path: Path, first: Sequence[str], frame: pd.DataFrame, hea
 
 def _share_of_numbers(values: pd.Series) -> float:
     texts = _cleaned(values.dropna())
-    if not len(texts):
-        return 0.0
-    return float((texts.str.fullmatch(NUMBER["."]) | texts.str.fullmatch(NUMBER[","])).mean())
+    return float((texts.str.fullmatch(NUMBER["."]) | texts.str.fullmatch(NUMBER[","])).mean()) if len(texts) else 0.0
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
@@ -273,9 +268,8 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 def _check_names(path: Path, names: Sequence[object]) -> None:
     counts = Counter(composed(str(name)) for name in names)
-    twice = [name for name, count in counts.items() if count > 1 and name]
-    if twice:
-        raise DataError(f"{path}: two columns are called {some_of(map(repr, twice))}; rename one")
+    if twice := [repr(name) for name, count in counts.items() if count > 1 and name]:
+        raise DataError(f"{path}: two columns are called {some_of(twice)}; rename one")
 
 
 def _checked_columns(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
@@ -331,21 +325,11 @@ def _classes(path: Path, column: pd.Series, decimal: str, allow_missing: bool) -
     longest = max(map(len, names))
     if longest > LONGEST_NAME:
         raise DataError(f"{path}: {column.name!r} has values of {longest} characters; classes have short names")
-    unusual = [name for name in names if name.lower() in TOKENS]
-    if unusual:
-        option = "; if they are missing labels, name them with missing= (--missing)"
-        notes.append(f"classes whose names read like a missing value: {some_of(map(repr, unusual))}{option}")
+    if unusual := [repr(name) for name in names if name.lower() in TOKENS]:
+        option = "if they are missing labels, name them with missing= (--missing)"
+        notes.append(f"classes whose names read like a missing value: {some_of(unusual)}; {option}")
     notes += class_notes(path, names)
     return found.fillna("").to_numpy(object).astype(np.str_), notes
-
-
-def _other_labels(taken: str, frame: pd.DataFrame, label: str | None) -> list[str]:
-    """Return a note on columns that are called as labels are, where another one was taken by default."""
-    others = [name for name in frame if name.lower() in LABEL_NAMES]
-    if label is not None or taken in others or not others:
-        return []
-    what = f"the last column is taken for the label, not {some_of(map(repr, others))}"
-    return [f"warning, {what}; choose with label= (--label)"]
 
 
 def _numbers_first(name: str) -> tuple[bool, float, str]:
@@ -358,9 +342,10 @@ def _numbers_first(name: str) -> tuple[bool, float, str]:
 
 def _is_text(column: pd.Series) -> bool:
     """Tell whether a column may hold anything but numbers, truth values and times."""
-    kinds = pd.api.types
-    return not (
-        kinds.is_numeric_dtype(column) or kinds.is_datetime64_any_dtype(column) or kinds.is_timedelta64_dtype(column)
+    return (
+        not pd.api.types.is_numeric_dtype(column)
+        and not pd.api.types.is_datetime64_any_dtype(column)
+        and column.dtype.kind != "m"
     )
 
 
@@ -402,29 +387,24 @@ def _plain(path: Path, frame: pd.DataFrame, found: dict[str, list[str]]) -> pd.D
 
 def _blanked(frame: pd.DataFrame, missing: Sequence[str], found: dict[str, list[str]]) -> pd.DataFrame:
     """Return a frame without the values that are named as missing ones, 9 also where it is written 9.0."""
-    names = {composed(str(name)) for name in missing}
-    numbers = {number for number in map(_number, names) if number is not None}
-    unseen, frame = set(names), frame.copy(deep=False)
+    unseen = names = {_value(composed(str(name))): repr(name) for name in missing}
     for column in frame if names else ():
-        if _is_text(frame[column]):
-            texts = _text(frame[column])
-            hit = texts.isin(names) | (texts.map(_number).isin(numbers) if numbers else False)
-        else:
-            texts, hit = frame[column].astype(object), frame[column].isin(numbers)
-        if hit.any():
-            values = set(texts[hit])
-            unseen -= {name for name in names if name in values or _number(name) in set(map(_number, values))}
-            frame[column] = frame[column].mask(hit)
+        values = _text(frame[column]).map(_value, na_action="ignore")
+        hit = values.isin(list(names))
+        unseen = {value: name for value, name in unseen.items() if value not in set(values[hit])}
+        frame = frame.assign(**{column: frame[column].mask(hit)})
     if unseen:
-        found["warning, no cell has the value that missing= names: {}"] = sorted(map(repr, unseen))
+        found["warning, no cell has the value that missing= names: {}"] = list(unseen.values())
     return frame
 
 
-def _number(value: object) -> float | None:
+def _value(text: str) -> float | str:
+    """Return the number that a text is, else the text."""
     try:
-        return float(str(value))
+        number = float(text)
     except ValueError:
-        return None
+        return text
+    return text if np.isnan(number) else number
 
 
 def _described(found: dict[str, list[str]]) -> list[str]:
@@ -457,13 +437,10 @@ def _features(
             continue
         if column.isna().any():
             absent.append(f"{column.isna().sum()} of {len(frame)} in {name}")
-        if numeric:
-            sentinels = _sentinels(column)
-            if sentinels:
-                what = "warning, numbers that may mean a missing value: {}; if so, name them with missing= (--missing)"
-                found[what].append(f"{' and '.join(sentinels)} in {name}")
-        else:
-            text.append(name)
+        if numeric and (sentinels := _sentinels(column)):
+            what = "warning, numbers that may mean a missing value: {}; if so, name them with missing= (--missing)"
+            found[what].append(f"{' and '.join(sentinels)} in {name}")
+        text += [] if numeric else [name]
         kept[name] = column.to_numpy() if numeric else column.fillna(MISSING).to_numpy(object)
     if n_numeric > 1 and strange.any():
         shown = some_of(map(repr, _text(frame.iloc[strange.argmax()]).dropna()))
@@ -521,11 +498,9 @@ def _read_numbers(texts: pd.Series, decimal: str) -> tuple[pd.Series, str]:
     good = cleaned.str.fullmatch(NUMBER[mark]).astype(bool)
     plain = cleaned[good].str.replace("," if mark == "." else ".", "", regex=False).str.replace(mark, ".", regex=False)
     numbers = plain.astype(np.float64).reindex(texts.index)
-    if mark == ",":
-        comma = "numbers with a decimal comma: {}; change this with decimal= (--decimal)"
-        return numbers, comma if (plain != texts[good]).any() else ""
-    written = "numbers with separators of thousands or signs: {}; change this with decimal= (--decimal)"
-    return numbers, written if (plain != texts[good]).any() else ""
+    written = "a decimal comma" if mark == "," else "separators of thousands or signs"
+    how = f"numbers with {written}: {{}}; change this with decimal= (--decimal)"
+    return numbers, how if (plain != texts[good]).any() else ""
 
 
 def _read_dates(texts: pd.Series, decimal: str) -> tuple[pd.Series, str]:

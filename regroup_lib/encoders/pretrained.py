@@ -101,7 +101,7 @@ class OnnxEncoder(Encoder):
             )
         if self.image_size < 1 or len(self.mean) != 3 or len(self.std) != 3:
             raise ValueError(f"{self.path} does not say its image_size, mean and std (3 numbers each); pass them")
-        if not all(0 <= mean <= 1 for mean in self.mean) or not all(0 < std <= 1 for std in self.std):
+        if not all(0 <= mean <= 1 for mean in self.mean) or not all(0 < std < 10 for std in self.std):
             raise ValueError(f"{self.path}: mean {self.mean} and std {self.std} are not those of pixels from 0 to 1")
         if isinstance(sides[0], int) and sides != [self.image_size] * 2:
             raise ValueError(f"{self.path} takes pictures of {sides[0]} x {sides[1]} pixels, not of {self.image_size}")

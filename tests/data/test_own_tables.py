@@ -476,9 +476,9 @@ def test_groups_of_several_classes_are_divided_class_by_class(labels, seed, n_fo
     labels = np.array(labels)
     groups = np.random.default_rng(seed).integers(0, 15, len(labels))
     folds = dict.fromkeys(range(n_folds), 1 / n_folds)
-    found = split_by_group(labels, groups, fractions=folds, seed=seed, several_classes=True)
+    found = split_by_group(labels, groups, fractions=folds, seed=seed)
     assert pd.Series(found).groupby(groups).nunique().max() == 1
-    renamed = split_by_group(labels, groups + 100, fractions=folds, seed=seed, several_classes=True)
+    renamed = split_by_group(labels, groups + 100, fractions=folds, seed=seed)
     np.testing.assert_array_equal(found, renamed)
     joined = joined_groups(groups, np.arange(len(labels)) // 2)
     assert pd.Series(joined).groupby(groups).nunique().max() == 1
