@@ -259,7 +259,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         frame = pd.read_parquet(path)
     except ImportError as error:
-        mend = "run `pip install pyarrow`, or save the table as CSV"
+        mend = "run `pip install 'regroup_lib[tables]'`, or save the table as CSV"
         raise DataError(f"{path}: pandas reads Parquet with pyarrow, which is not installed; {mend}") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is no Parquet table ({' '.join(str(error).split())})") from error

@@ -622,7 +622,7 @@ def test_parquet_without_its_reader_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(pd, "read_parquet", read)
     (tmp_path / "t.parquet").touch()
     with pytest.raises(
-        DataError, match="pandas reads Parquet with pyarrow, which is not installed; run `pip install pyarrow`"
+        DataError, match="pandas reads Parquet with pyarrow, which is not installed; run `pip install 'regroup_lib.tables.'`"
     ):
         load_data(tmp_path / "t.parquet")
 
