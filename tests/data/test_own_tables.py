@@ -6,18 +6,19 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regroup_lib.data import bundled_tables
 from regroup_lib.data.dataset import DataError, joined_groups, split_by_group
 from regroup_lib.data.load import load_data
 from regroup_lib.data.tasks import make_task
+from regroup_lib.encoders.features import encode
 from regroup_lib.runs import table_methods
 
 ROWS = 60
 LABELS = np.where(np.arange(ROWS) % 5 == 0, "ill", "well")
-X = np.random.default_rng(0).normal(size=ROWS).round(2)
+X = np.random.default_rng(0).normal(size=ROWS).round(4)
 
 
 @pytest.fixture
@@ -62,6 +63,154 @@ def note(dataset, start):
 
 def cycled(values):
     return [values[i % len(values)] for i in range(ROWS)]
+
+
+# ---------------------------------------------------------------- what is read, what is refused
+
+MIXED = {"site": cycled(["arm", "leg", "arm", ""]), "smoker": np.arange(ROWS) % 3 == 0}
+
+
+def test_a_table_comes_with_its_columns_classes_and_notes(write):
+    path = write({"x": [*X[:-3], "", "", ""], "nothing": [""] * ROWS} | MIXED)
+    dataset = load_data(path)
+    assert (dataset.name, dataset.holds, dataset.is_table, dataset.is_text) == ("t", "rows", True, False)
+    assert dataset.class_names == ("ill", "well")
+    assert (dataset.class_counts("train"), dataset.class_counts("test")) == ([10, 38], [2, 10])
+    np.testing.assert_array_equal(column(dataset, "x"), [*X[:-3], *[np.nan] * 3])
+    assert column(dataset, "site").tolist() == [cell or "(missing)" for cell in MIXED["site"]]
+    assert column(dataset, "smoker").tolist() == list(map(str, MIXED["smoker"]))
+    labels = np.concatenate([split.labels for split in dataset.splits.values()])
+    rows = np.concatenate([dataset.metadata[part]["row"] for part in dataset.splits])
+    assert np.array(dataset.class_names)[labels[np.argsort(rows)]].tolist() == LABELS.tolist()
+    assert dataset.notes == (
+        "label: the column 'label', the last one",
+        "left out, columns without a value: nothing",
+        "columns of text, taken as categories: site, smoker",
+        "missing values: 3 of 60 in x, 15 of 60 in site",
+        "no test split: rows are divided 80/20, class by class",
+    )
+    by_name = load_data(path, label="smoker")
+    assert by_name.class_names == ("False", "True")
+    assert list(by_name.train.inputs) == ["x", "site", "label"]
+    assert by_name.notes[0] == "label: the column 'smoker'"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("t.csv", {"separator": ";"}),
+        ("t.tsv", {"separator": "\t"}),
+        ("t.csv", {"separator": "|", "encoding": "utf-8-sig"}),
+        ("T.CSV", {}),
+    ],
+)
+def test_one_table_has_one_digest_however_it_is_written(write, parquet, name, options):
+    frame = pd.read_csv(write(MIXED)).sample(frac=1, random_state=0).sort_index()
+    assert load_data(write(MIXED, name=name, **options)).digest == load_data(parquet(frame)).digest
+
+
+def test_a_name_or_a_value_that_changes_changes_the_digest(write):
+    changes = [{"y": X}, {"z": X}, {"y": [5.0, *X[1:]]}, {"y": X, "label": np.where(LABELS == "ill", "sick", "well")}]
+    assert len({load_data(write(columns, name=f"{i}.csv")).digest for i, columns in enumerate(changes)}) == 4
+
+
+def test_parquet_without_its_reader_says_what_to_install(parquet, monkeypatch):
+    def read(path):
+        raise ImportError("no engine")
+
+    path = parquet(None)
+    monkeypatch.setattr(pd, "read_parquet", read)
+    with pytest.raises(
+        DataError, match=r"with pyarrow, which is not installed; run `pip install 'regroup_lib\[tables\]'`"
+    ):
+        load_data(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (np.arange(ROWS) % 11, tuple(map(str, range(11)))),
+        (np.where(np.arange(ROWS) % 4 == 0, 1.0, -1.0), ("-1", "1")),
+        (np.arange(ROWS) % 4 == 0, ("False", "True")),
+    ],
+)
+def test_class_names_are_text_and_numbers_stand_in_their_order(write, values, names):
+    assert load_data(write({"label": values})).class_names == names
+
+
+def test_rows_without_a_label_are_refused_or_left_out(write, caplog):
+    labels = np.where(np.isin(np.arange(ROWS), (4, 9)), "", LABELS)
+    path = write({"number": np.arange(ROWS), "label": labels})
+    with pytest.raises(
+        DataError, match="2 of 60 rows have no label in 'label'; fill it in, or load with allow_missing"
+    ):
+        load_data(path)
+    dataset = load_data(path, allow_missing=True)
+    assert "2 of 60 rows have no label; they are left out" in caplog.text
+    rows = np.concatenate([dataset.metadata[part]["row"] for part in ("train", "test")])
+    assert sorted(rows) == np.delete(np.arange(ROWS), [4, 9]).tolist()
+    assert "left out: 2 of 60 rows have no label" in dataset.notes
+    assert "left out, columns that number the rows: number" in dataset.notes
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (None, {"label": "labl"}, r"has no column 'labl'; it has x, z, label; did you mean 'label'\?"),
+        ({"label": np.arange(ROWS) / 7}, {}, "has 60 different values in 60 rows, more like a number to predict"),
+        ({"label": ["well"] * ROWS}, {}, "the column 'label' has the class 'well' alone, and at least two are needed"),
+        ({"z": [np.inf, *X[1:]]}, {}, "the column 'z' has infinite numbers"),
+        (
+            lambda text: "\n".join(line.split(",")[2] for line in text.split()),
+            {},
+            "has 1 columns and 60 rows; expected a h",
+        ),
+        (lambda text: text[:10], {}, "has 3 columns and 0 rows"),
+        (lambda text: text.replace("z", "x"), {}, "two columns are called 'x'"),
+        (lambda text: "\n".join(text.split()[:3]), {}, "2 rows are too few for a test split"),
+        (lambda text: text.replace(",label", ""), {}, "rows have more values than the header has names"),
+        (lambda text: "", {}, "is no table of text"),
+        (lambda text: 'a,b\n1,2\n3,4,5,6\n"', {}, "is no table of text|line 3 has 4 values"),
+    ],
+)
+def test_a_table_that_is_wrong_is_refused_with_what_is_wrong(write, change, options, message):
+    path = write({"z": np.roll(X, 1)} | (change if isinstance(change, dict) else {}))
+    if callable(change):
+        path.write_text(change(path.read_text()))
+    with pytest.raises(DataError, match=message) as raised:
+        load_data(path, **options)
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@settings(max_examples=10)
+@given(counts=st.lists(st.integers(3, 40), min_size=2, max_size=4))
+def test_every_row_is_in_one_split_and_every_class_in_both(tmp_path_factory, counts):
+    path = tmp_path_factory.mktemp("rows") / "t.csv"
+    labels = np.repeat([f"c{i}" for i in range(len(counts))], counts)
+    pd.DataFrame({"x": np.sin(np.arange(len(labels))), "label": labels}).to_csv(path, index=False)
+    dataset = load_data(path)
+    rows = np.concatenate([dataset.metadata[part]["row"] for part in ("train", "test")])
+    assert sorted(rows) == list(range(len(labels)))
+    for n, trained, tested in zip(counts, dataset.class_counts("train"), dataset.class_counts("test"), strict=True):
+        assert trained + tested == n
+        assert abs(tested - 0.2 * n) <= 1
+
+
+def test_a_table_makes_a_task_of_rows_and_no_encoder_takes_it(write):
+    path = write({"label": np.where(LABELS == "ill", "lt", "well")})
+    with pytest.raises(DataError, match=r"image_size is 8, and .* is not .*; leave it out, it is for"):
+        load_data(path, image_size=8)
+    task = make_task(path, positive="lt", validation_fraction=0.25)
+    assert task.class_names == ("not lt", "lt")  # though "lt" stands for a long tail elsewhere
+    assert (len(task.train), len(task.val), len(task.test)) == (36, 12, 12)
+    pd.testing.assert_frame_equal(task.val.inputs, task.dataset.train.inputs.iloc[task.val.index])
+    with pytest.raises(ValueError, match="positive is 'wel', and t has the classes lt, well; did you mean 'well'"):
+        make_task(path, positive="wel")
+    with pytest.raises(ValueError, match="positive is '0', and that is for a path"):
+        make_task("digits-0", positive="0")
+    with pytest.raises(ValueError, match="t is a table, and encoders take images or text"):
+        encode(task.dataset, "pca")
 
 
 # ---------------------------------------------------------------- numbers
