@@ -173,7 +173,7 @@ def _read_text(path: Path, header: bool, decimal: str | None) -> tuple[pd.DataFr
         names = [str(name).strip() for name in names]
         frame = pd.read_csv(path, **named)
         # Where semicolons separate values, 1.234 may be a number of thousands, which pandas takes for one below 2.
-        texts = pd.read_csv(path, dtype=str, **named) if decimal is None and options["sep"] == ";" else frame
+        texts = pd.read_csv(path, dtype=str, nrows=10_000, **named) if options["sep"] == ";" else frame
         decimal = decimal or _decimal_mark(texts, options["sep"])
         if decimal == ",":
             frame = pd.read_csv(path, dtype=str, **named)
@@ -549,11 +549,11 @@ def _names_rows(name: str, column: pd.Series, labels: np.ndarray) -> str:
     text = column.dtype != np.float64
     if text and n_different > 1 and all(SPLIT_NAME.fullmatch(value) for value in values.unique()[:9]):
         return "left out, columns that name splits, as rows are divided anew"
-    if 1 < n_different <= min(20, n / 5) and pd.Series(labels, column.index).groupby(column).nunique().max() == 1:
-        return "warning, columns each of whose values has one class alone, as if they were made from it"
+    alone = 1 < n_different <= min(20, n / 5) and pd.Series(labels, column.index).groupby(column).nunique().max() == 1
+    telling = "warning, columns each of whose values has one class alone, as if they were made from it" if alone else ""
     whole = not text and (values % 1 == 0).all()
     if not (whole or text):
-        return ""
+        return telling
     named = _is_named_like_a_unit(name)
     if whole and n == len(column) and n > 1:
         order = np.diff(values.to_numpy()), np.diff(values.index.to_numpy())
@@ -576,7 +576,7 @@ def _names_rows(name: str, column: pd.Series, labels: np.ndarray) -> str:
         return "warning, columns that number the rows in another order, which may tell the class"
     if whole and n_different == n > 19 and (np.diff(values) > 0).all():
         return "warning, columns that rise from row to row, which may tell the class"
-    return "warning, columns without a name" if name.startswith("Unnamed: ") else ""
+    return telling or ("warning, columns without a name" if name.startswith("Unnamed: ") else "")
 
 
 def _is_named_like_a_unit(name: str) -> bool:

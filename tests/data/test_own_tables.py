@@ -515,6 +515,7 @@ def test_a_label_that_may_be_another_column_or_a_number_is_said(write):
         ("CustomerID", [f"C{i}" for i in range(ROWS)]),
         ("record number", np.random.default_rng(1).permutation(ROWS) * 3),
         ("patientid", np.arange(ROWS) // 2),
+        ("patient", np.arange(ROWS) % 10),  # each of one class
         ("part", np.where(np.arange(ROWS) % 4 == 0, "Test", "Train")),
     ],
 )
