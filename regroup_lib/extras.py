@@ -14,6 +14,7 @@ EXTRAS = {
     "cluster": ("dask", "distributed"),
     "text": ("huggingface_hub", "transformers", "sentence_transformers"),
     "plots": ("matplotlib",),
+    "tables": ("pyarrow",),
 }
 
 

@@ -40,13 +40,7 @@ def results_directory(results_dir: str | Path | None = None) -> Path:
 
 
 def checkout(start: str | Path | None = None) -> Path | None:
-    """Return the root of the book's sources, None where there is none.
-
-    Parameters
-    ----------
-    start : str or Path, optional
-        Where to look, upwards; default: the working directory, then the directory of this package.
-    """
+    """Return the root of the book's sources, upwards from `start`, else from the working directory or this package."""
     for place in [Path(start)] if start else [Path.cwd(), Path(__file__).parent]:
         for folder in (place.resolve(), *place.resolve().parents):
             if all((folder / name).exists() for name in ("_config.yml", "book/_toc.yml", "notebooks")):
@@ -127,12 +121,10 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray], *, compress: bool) ->
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     """Read every array of an npz file, without pickle; every byte is verified by its checksum.
 
-    Raises
-    ------
-    ValueError
-        If the file is damaged or holds Python objects. The message names the file.
+    A file that is damaged or holds Python objects is a ValueError, which names it.
     """
     try:
+        check_regular(path)
         with zipfile.ZipFile(path) as archive:
             _check_size(archive)
             arrays = {name.removesuffix(".npy"): _read_member(archive, name) for name in archive.namelist()}
@@ -181,13 +173,7 @@ def _check_number_of_members(path: str | Path, found: int) -> None:
 
 
 def load_yaml_file(path: Path) -> dict[str, Any]:
-    """Read a YAML file of ``NAME: VALUE`` lines.
-
-    Raises
-    ------
-    ValueError
-        If it holds anything else; the message names the file.
-    """
+    """Read a YAML file of ``NAME: VALUE`` lines; if it holds anything else, a ValueError names the file."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -201,16 +187,7 @@ def load_yaml_file(path: Path) -> dict[str, Any]:
 def load_yaml(text: str, source: str) -> Any:
     """Read plain values from YAML: no tags, which could make objects, and no aliases, which could make them huge.
 
-    Parameters
-    ----------
-    text : str
-    source : str
-        Its name in the error message.
-
-    Raises
-    ------
-    ValueError
-        In one line that names the source.
+    The error, a ValueError, is one line that names the source.
     """
     yaml = import_extra("yaml")
     try:
@@ -242,15 +219,7 @@ def digest_arrays(*arrays: np.ndarray) -> str:
 
 
 def check_regular(path: str | Path, *, at_most: float = math.inf) -> None:
-    """Refuse a file that is too large, or not regular: a pipe or a device might never end.
-
-    Raises
-    ------
-    ValueError
-        The message names the file.
-    FileNotFoundError
-        If there is none.
-    """
+    """Refuse with a ValueError a file that is too large, or not regular: a pipe or a device might never end."""
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{path} is not a regular file; remove it")

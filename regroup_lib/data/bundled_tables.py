@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +18,14 @@ from regroup_lib.files import data_directory, digest_arrays
 
 HIGH_PROGRESSION = 265  # the 90th percentile of the diabetes set: 47 of 442 patients reach it
 
-# ---------------------------------------------------------------- tables
-
 
 @dataclass(frozen=True)
 class Table:
     """A binary task on a table.
 
-    Attributes
-    ----------
-    name, source : str
-        The task, and where its rows come from: tasks of one source are not independent.
-    features : DataFrame [n, d]
-        Numbers, or text for categories; numbers may be missing (NaN).
-    labels : ndarray of int64 [n]
-        1 for the positive class.
-    digest : str
-        SHA-256 of features and labels.
-    groups : ndarray of int64 [n], optional
-        Rows that belong together, which no fold divides.
+    `source` says where its rows come from: tasks of one source are not independent. `features` [n, d] are numbers, NaN
+    where one is missing, or text for categories; `labels` are 1 for the positive class; `digest` is the SHA-256 of
+    both; no fold divides `groups`, int64 [n], of rows that belong together.
     """
 
     name: str
@@ -46,27 +34,6 @@ class Table:
     labels: np.ndarray
     digest: str
     groups: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class TableSource:
-    """Where rows come from.
-
-    Attributes
-    ----------
-    classes : tuple of str
-        Those that a task may make positive.
-    load : callable
-        Data directory -> features, and the class name of each row.
-    """
-
-    classes: tuple[str, ...]
-    load: Callable[[Path], tuple[pd.DataFrame, np.ndarray]]
-
-
-def _bundled(loader: Callable[..., Any], names: Sequence[str], data_dir: Path) -> tuple[pd.DataFrame, np.ndarray]:
-    bunch = loader(as_frame=True)
-    return bunch.data, np.array(names)[bunch.target]
 
 
 def _diabetes(data_dir: Path) -> tuple[pd.DataFrame, np.ndarray]:
@@ -86,58 +53,39 @@ def _ham10000_metadata(data_dir: Path) -> tuple[pd.DataFrame, np.ndarray]:
     return pd.DataFrame(columns), rows["dx"].to_numpy(str)
 
 
+def _bundled(names: Sequence[str], loader: Callable[..., Any]) -> tuple[Sequence[str], Callable]:
+    def load(data_dir: Path) -> tuple[pd.DataFrame, np.ndarray]:
+        bunch = loader(as_frame=True)
+        return bunch.data, np.array(names)[bunch.target]
+
+    return names, load
+
+
+# Where rows come from -> the classes that a task may make positive, and how to load features and the class of each row.
 TABLE_SOURCES = {
-    "breast-cancer": TableSource(
-        ("malignant", "benign"), partial(_bundled, load_breast_cancer, ("malignant", "benign"))
-    ),
-    "wine": TableSource(("0", "1", "2"), partial(_bundled, load_wine, ("0", "1", "2"))),
-    "iris": TableSource(
-        ("setosa", "versicolor", "virginica"), partial(_bundled, load_iris, ("setosa", "versicolor", "virginica"))
-    ),
-    "digits": TableSource(DIGIT_NAMES, partial(_bundled, load_digits, DIGIT_NAMES)),
-    "diabetes": TableSource(("high",), _diabetes),
-    "ham10000-metadata": TableSource(SOURCES["ham10000"].class_names, _ham10000_metadata),
+    "breast-cancer": _bundled(("malignant", "benign"), load_breast_cancer),
+    "wine": _bundled(("0", "1", "2"), load_wine),
+    "iris": _bundled(("setosa", "versicolor", "virginica"), load_iris),
+    "digits": _bundled(DIGIT_NAMES, load_digits),
+    "diabetes": (("high",), _diabetes),
+    "ham10000-metadata": (SOURCES["ham10000"].class_names, _ham10000_metadata),
 }
 
 
 def parse_table_task(task: str) -> tuple[str, str]:
-    """Split a task's name into source and positive class.
-
-    Raises
-    ------
-    ValueError
-        If there is no such source or class.
-
-    Examples
-    --------
-    >>> parse_table_task("breast-cancer-malignant")
-    ('breast-cancer', 'malignant')
-    """
+    """Split a task's name into source and positive class: ``"breast-cancer-malignant"``."""
     source, _, positive = task.rpartition("-")
     if source not in TABLE_SOURCES:
-        raise ValueError(
-            f"task {task!r}: no table of that name; a task is SOURCE-CLASS with {', '.join(TABLE_SOURCES)}"
-        )
-    classes = TABLE_SOURCES[source].classes
+        known = ", ".join(TABLE_SOURCES)
+        raise ValueError(f"task {task!r}: no table of that name; a task is SOURCE-CLASS with {known}")
+    classes = TABLE_SOURCES[source][0]
     if positive not in classes:
         raise ValueError(f"task {task!r}: {source} has no class {positive!r}; it has {', '.join(classes)}")
     return source, positive
 
 
 def load_table(task: str, *, data_dir: str | Path | None = None) -> Table:
-    """Load a task's table.
-
-    Parameters
-    ----------
-    task : str
-        ``"<source>-<class>"`` for a class of `TABLE_SOURCES`.
-    data_dir : path, optional
-        See `data_directory`; most tables come with scikit-learn and need none.
-
-    Raises
-    ------
-    ValueError
-        If there is no such table or class, or its file is missing.
+    """Load a task's table, ``"<source>-<class>"`` for a class of `TABLE_SOURCES`; most come with scikit-learn.
 
     Examples
     --------
@@ -146,7 +94,7 @@ def load_table(task: str, *, data_dir: str | Path | None = None) -> Table:
     ((150, 4), np.int64(50))
     """
     source, positive = parse_table_task(task)
-    features, classes = TABLE_SOURCES[source].load(data_directory(data_dir))
+    features, classes = TABLE_SOURCES[source][1](data_directory(data_dir))
     labels = (classes == positive).astype(np.int64)
     columns = [features[name].to_numpy() for name in features]
     digest = digest_arrays(*(c if c.dtype.kind in "fiub" else c.astype(str) for c in columns), labels)
@@ -154,15 +102,7 @@ def load_table(task: str, *, data_dir: str | Path | None = None) -> Table:
 
 
 def table_of(dataset: Dataset, positive: str) -> Table:
-    """Return a class of a user's table against the rest, all rows in the order of the file.
-
-    Parameters
-    ----------
-    dataset : Dataset
-        A table that `load_data` read. Its split is not used: a table is cross-validated.
-    positive : str
-        One of its classes.
-    """
+    """Return a class of a user's table against the rest, all rows in the order of the file, to be cross-validated."""
     columns = {
         name: np.concatenate([dataset.metadata[part][name] for part in dataset.splits])
         for name in dataset.metadata["train"]

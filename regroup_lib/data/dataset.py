@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -21,6 +23,9 @@ FRACTIONS = {"train": 0.7, "val": 0.1, "test": 0.2}  # of a published set that h
 
 class DataError(ValueError):
     """A data set is missing, damaged or another one than it claims to be; the message names the remedy."""
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
 
 
 @dataclass(frozen=True)
@@ -64,11 +69,10 @@ class Dataset:
         SHA-256 of all inputs and labels, of a user's folder or table also of classes and columns by name: two data
         sets with one digest are the same to the bit.
     metadata : dict of str to dict of str to ndarray, optional
-        Further columns, by split and name, with one value per sample. HAM10000 has ``lesion_id`` (images of one lesion
-        are a group), ``image_id``, ``dx_type``, ``age`` (float32, years, NaN: unknown), ``sex`` and ``localization``.
-        Financial PhraseBank has ``line``, the number of the sentence's line in the file. A user's folder has ``file``,
-        a user's table ``row``, counted from 0 in the order of the file; both have ``group`` (int64) where samples
-        belong together, such as copies or those of one patient: no division parts a group.
+        Further columns, by split and name, with one value per sample. HAM10000 has those of its table but the label
+        (``age`` float32, years, NaN: unknown; images of one ``lesion_id`` are a group), Financial PhraseBank ``line``,
+        a user's folder ``file``, a user's table ``row``, counted from 0 in the order of the file; both have ``group``
+        (int64) where samples belong together, such as copies or those of one patient: no division parts a group.
     notes : tuple of str
         The parts of the set that were left out; for a user's own set also how it was read and divided.
     """
@@ -126,7 +130,14 @@ def dataset_of(
     if isinstance(samples.inputs, pd.DataFrame):
         splits = {part: Split(split.inputs.reset_index(drop=True), split.labels) for part, split in splits.items()}
     metadata = columns and {part: {c: values[index] for c, values in columns.items()} for part, index in rows.items()}
-    return Dataset(name, splits, tuple(class_names), digest or digest_of(splits, **digested), metadata, tuple(notes))
+    return Dataset(
+        name,
+        splits,
+        tuple(class_names),
+        digest or digest_of(splits, **digested),
+        metadata,
+        tuple(map(printable, notes)),
+    )
 
 
 def rows_of(parts: np.ndarray) -> dict[str, np.ndarray]:
@@ -193,41 +204,16 @@ def split_by_group(
     groups: Iterable,
     *,
     fractions: Mapping[str, float],
-    seed: int | None = 0,
-    several_classes: bool = False,
+    seed: int = 0,
 ) -> np.ndarray:
-    """Divide samples into splits, class by class, without dividing a group.
+    """Divide samples into splits, class by class, without dividing a group; return the name of each one's split, [n].
 
     The groups of a class are put in random order, and the row of their samples is cut where the fractions say; a group
     across a cut goes to the side that holds its middle. So each split has its share of each class to within the size
-    of the class's largest group. The order of the samples and the names of the classes are of no influence. With n
-    equal fractions the splits are the folds of a stratified cross-validation by group.
+    of the class's largest group. A group with samples of several classes counts for the rarest of them. The order of
+    the samples and the names of the classes are of no influence. With n equal fractions the splits are the folds of a
+    stratified cross-validation by group.
 
-    Parameters
-    ----------
-    labels : array-like [n]
-        Class of each sample.
-    groups : array-like [n]
-        Group of each sample (for HAM10000 the lesion).
-    fractions : mapping of str to float
-        Name of each split, and its part of each class; they sum to 1.
-    seed : int
-        Seed of the random order.
-    several_classes : bool
-        Take groups that have samples of several classes; such a group counts for the rarest of them.
-
-    Returns
-    -------
-    ndarray of str [n]
-        Name of each sample's split.
-
-    Raises
-    ------
-    ValueError
-        If the lengths differ, a group has two classes and may not, or the fractions are negative or do not sum to 1.
-
-    Examples
-    --------
     >>> split_by_group([0, 0, 0, 0, 1, 1], [7, 7, 8, 8, 9, 6], fractions={"train": 0.5, "test": 0.5}, seed=1)
     array(['train', 'train', 'test', 'test', 'test', 'train'], dtype='<U5')
     """
@@ -237,17 +223,11 @@ def split_by_group(
     parts = np.array(list(fractions.values()), dtype=float)
     if not (parts >= 0).all() or not np.isclose(parts.sum(), 1):
         raise ValueError(f"fractions are {dict(fractions)}; they must be at least 0 and sum to 1")
-    names, first, member = np.unique(groups, return_index=True, return_inverse=True)
-    if several_classes:
-        _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
-        rarest_first = np.argsort(counts[index], kind="stable")
-        first = rarest_first[np.unique(member[rarest_first], return_index=True)[1]]
-    classes = labels[first]
+    names, member = np.unique(groups, return_inverse=True)
+    _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    rarest_first = np.argsort(counts[index], kind="stable")
+    classes = labels[rarest_first[np.unique(member[rarest_first], return_index=True)[1]]]
     sizes = np.bincount(member[labels == classes[member]], minlength=len(names))
-    torn = np.flatnonzero(labels != classes[member])
-    if len(torn) and not several_classes:
-        group, one, other = groups[torn[0]], classes[member[torn[0]]], labels[torn[0]]
-        raise ValueError(f"group {group!s} has the classes {one!s} and {other!s}; a group must have one")
     order = np.random.default_rng(seed).permutation(len(names))
     split = np.empty(len(names), dtype=np.int64)
     for label in np.unique(classes):
@@ -261,8 +241,6 @@ def split_by_group(
 def joined_groups(*divisions: np.ndarray) -> np.ndarray:
     """Return groups, int64 [n], that are as small as can be and divide no group of any of the divisions [n].
 
-    Examples
-    --------
     >>> joined_groups(np.array(["a", "a", "b", "c"]), np.array([1, 2, 2, 3]))
     array([0, 0, 0, 1])
     """
@@ -276,6 +254,32 @@ def joined_groups(*divisions: np.ndarray) -> np.ndarray:
     rows, groups = np.concatenate(rows), np.concatenate(groups)
     edges = coo_array((np.ones(len(rows), bool), (rows, groups)), shape=(n_nodes, n_nodes))
     return connected_components(edges, directed=False)[1][:n].astype(np.int64)
+
+
+def composed(text: str) -> str:
+    """Return a text in the form in which an accent and its letter are one character, without spaces around it."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def printable(text: str) -> str:
+    """Return a text in one line, with codes in place of the characters that would steer a terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def class_notes(where: Path, names: Iterable[str]) -> list[str]:
+    """Return a note on classes whose names hardly differ; refuse names that cannot be printed."""
+    alike: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        kinds = {unicodedata.category(c) for c in name}
+        if kinds & {"Cc", "Cs"}:
+            raise DataError(f"{where}: the class {name!r} has characters that cannot be printed; rename it")
+        seen = (
+            c for c in unicodedata.normalize("NFKC", name).casefold() if unicodedata.category(c) not in ("Cf", "Zs")
+        )
+        alike["".join(seen).strip("'\".") or name].add(name)
+    found = [" and ".join(map(repr, sorted(group))) for group in alike.values() if len(group) > 1]
+    what = "warning, classes whose names differ in case, spaces, invisible signs, quotes or a full stop alone"
+    return [f"{what}: {some_of(found)}"] * bool(found)
 
 
 def some_of(names: Iterable[str]) -> str:

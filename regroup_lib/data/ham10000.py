@@ -39,17 +39,8 @@ def ham10000_split(metadata: pd.DataFrame) -> pd.DataFrame:
     """Return the split of HAM10000, 70/10/20 by lesion and stratified by diagnosis, from its metadata.
 
     The file ``ham10000_split.csv`` beside this module holds the result, so that every record is of the same test
-    images whatever NumPy's generator becomes: ``ham10000_split(metadata).to_csv(path, index=False)``.
-
-    Parameters
-    ----------
-    metadata : DataFrame
-        The columns ``lesion_id`` and ``dx``, one row per image, in any order.
-
-    Returns
-    -------
-    DataFrame
-        The columns ``lesion_id`` (sorted) and ``split``, one row per lesion.
+    images whatever NumPy's generator becomes: ``ham10000_split(metadata).to_csv(path, index=False)``. It has the
+    columns ``lesion_id`` (sorted) and ``split``.
     """
     split = split_by_group(metadata["dx"], metadata["lesion_id"], fractions=FRACTIONS)
     table = pd.DataFrame({"lesion_id": metadata["lesion_id"].to_numpy(), "split": split})
@@ -57,28 +48,11 @@ def ham10000_split(metadata: pd.DataFrame) -> pd.DataFrame:
 
 
 def divided(dataset: Dataset, split: str, *, seed: int = 0) -> Dataset:
-    """Return a data set whose images come in groups with another split of all its images.
+    """Return a data set whose images come in groups with another split of all its images, and so another digest.
 
-    Parameters
-    ----------
-    dataset : Dataset
-        Its metadata have ``lesion_id`` and ``image_id``, and there are three splits.
-    split : {"published", "image", "fold-0", ..., "fold-4"}
-        ``"published"`` leaves the set as it is. ``"image"`` divides 70/10/20, stratified by class, as if the images
-        were independent: the naive split that lets lesions leak. It is here to measure what such a split hides.
-        A fold divides by lesion, stratified by class: that one of five folds tests, an eighth of the others validates.
-    seed : int
-        Of the division by image; two image sizes of one set are divided alike.
-
-    Returns
-    -------
-    Dataset
-        Its digest differs from that of the set, as its splits do.
-
-    Raises
-    ------
-    DataError
-        If the set has no groups.
+    ``"published"`` leaves the set as it is. ``"image"`` divides 70/10/20, stratified by class, as if the images were
+    independent: the naive split that lets lesions leak, to measure what such a split hides. Of ``"fold-0"`` to
+    ``"fold-4"``, which divide by lesion, that one tests, and an eighth of the others validates.
     """
     if split == "published":
         return dataset

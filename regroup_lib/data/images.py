@@ -50,19 +50,9 @@ def open_image(
 ) -> Iterator[Image.Image]:
     """Open an image file of one of Pillow's formats; its pixels are not decoded yet.
 
-    Parameters
-    ----------
-    path : Path
-    formats : sequence of str
-    draft : tuple of int, optional
-        Width and height that are enough; a JPEG file of more than `LARGE` pixels is decoded at a scale above that.
-    max_pixels : int, optional
-        A bound below `MAX_PIXELS`, for a set whose pictures are known to be smaller.
-
-    Raises
-    ------
-    ValueError
-        If it is no regular file, or has too many pixels. Pillow raises a different class for each other defect.
+    A JPEG file of more than `LARGE` pixels is decoded at a scale above `draft`, the width and height that are enough.
+    A file that is not regular, or has more than `max_pixels` (at most `MAX_PIXELS`), is a ValueError; Pillow raises a
+    different class for each other defect.
     """
     if not path.is_file():  # a device or pipe, which reading would not come back from
         raise ValueError("it is a link to nothing, or no regular file")
@@ -90,20 +80,8 @@ def decode_images(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Decode image files in parallel, with a progress bar.
 
-    Parameters
-    ----------
-    paths : sequence of Path [n]
-    shape : tuple of int
-        Height, width and channels of each image.
-    read : callable
-        From a path to an array of that shape; what it raises is the reason why the file cannot be read.
-
-    Returns
-    -------
-    images : ndarray of uint8 [n, height, width, channels]
-        Zero where a file cannot be read.
-    reasons : ndarray of str [n]
-        Why it cannot; empty: it can.
+    `read` makes an array of that shape of a path; what it raises is the reason why the file cannot be read. Return the
+    images, uint8 [n, height, width, channels], zero where a file cannot be read, and the reasons, str [n], else empty.
     """
     images = np.zeros((len(paths), *shape), np.uint8)
 
@@ -126,12 +104,7 @@ def cached_images(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what `decode_images` does, from a cache file where there is one, else decoded and kept there.
 
-    Parameters
-    ----------
-    paths, shape, read
-        See `decode_images`.
-    kept_at : Path
-        The cache file; its name has a key of everything that decides the result.
+    The name of `kept_at` has a key of everything that decides the result.
     """
     try:
         kept = read_npz(kept_at)

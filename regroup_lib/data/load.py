@@ -9,7 +9,7 @@ import stat
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -21,9 +21,12 @@ from regroup_lib.data.dataset import (
     DataError,
     Dataset,
     Split,
+    class_notes,
+    composed,
     dataset_of,
     digest_of,
     kept_until_changed,
+    some_of,
 )
 from regroup_lib.data.ham10000 import HAM10000_TABLES, ham10000_index, load_ham10000
 from regroup_lib.data.images import check_image_size
@@ -63,7 +66,8 @@ def load_data(
           ``val_*`` and ``class_names`` are optional);
         - a folder of images, ``train/<class>/*.png`` with ``test/`` and ``val/`` if you have them, or
           ``<class>/*.png`` (see `load_folder`);
-        - a table, a ``.csv``, ``.tsv`` or ``.parquet`` file with one row per sample (see `load_frame`).
+        - a table with one row per sample: a ``.csv`` or ``.tsv`` file (separated by commas, semicolons, tabs or bars;
+          UTF-8), or a ``.parquet`` file, for which pandas needs pyarrow (see `load_frame`).
 
         A name goes before a path: write ``"./digits"`` for a folder of that name.
     data_dir : str or Path, optional
@@ -80,10 +84,16 @@ def load_data(
     label : str, optional
         The column of a table that holds the classes; default: the last one.
     group : str, optional
-        Where samples have the name of their group, such as their patient: a column of a table, or a level of folders
-        or a pattern of a folder of images. A group stays together wherever samples are divided, as copies do.
-    header, missing, decimal : optional
-        How a table is written: see `load_frame`.
+        Where samples have the name of their group, such as their patient: a column of a table; of a folder of images
+        the level of a folder below their class's (``"1"``: the first), or a regular expression that is searched for in
+        their path, of which the first bracket counts. A group stays whole wherever samples are divided, as copies do.
+    header : bool
+        Whether the first line of a table of text has the names of its columns; else they are ``"column 1"`` and so on.
+    missing : sequence of str
+        Values that are missing ones, in all columns of a table, the label's included. Default: only an empty cell is
+        one, and among numbers also what is commonly written there (``?``, ``NA``, ``unknown``).
+    decimal : {".", ","}, optional
+        The decimal mark of a table of text, where the file itself leaves it open.
 
     Returns
     -------
@@ -93,16 +103,6 @@ def load_data(
     ------
     DataError
         If the set is unknown, missing, truncated, mislabelled or of another shape, or an option is not for it.
-
-    Notes
-    -----
-    HAM10000 has no split of its own; `ham10000_split` says how the one here was made. Two pairs of its images are
-    the same to the byte (ISIC_0024366 and ISIC_0029861, ISIC_0024777 and ISIC_0029938). Each pair shows one lesion,
-    and a lesion is never divided, so no image has its copy in another split.
-
-    Financial PhraseBank is read from ``Sentences_50Agree.txt``, the file with all 4,846 lines. Six of them repeat
-    another, and two sentences stand there with two labels; `without_repeats` drops these, and 4,836 sentences are left.
-    It has no split of its own either: see `phrasebank_split`.
 
     Examples
     --------
@@ -175,15 +175,9 @@ _LOAD_OPTIONS = {
 def fetch_data(name: str, *, data_dir: str | Path | None = None) -> Path:
     """Download a data set from its publisher into the data directory: one npz file, or a folder of images or text.
 
-    torchvision downloads CIFAR's archive, verifies its MD5 and reads it; only then are the arrays written. pooch
-    downloads the files behind a DOI and verifies the MD5 that the repository publishes for each, and the archive of a
-    text set against a known SHA-256; only when all are unpacked and complete does the folder appear, and a folder
-    that is there already is left alone.
-
-    Raises
-    ------
-    DataError
-        If the name is unknown, the set is embedded and needs no download, or the download fails.
+    torchvision downloads CIFAR's archive, pooch the files behind a DOI and the archive of a text set; each is verified
+    against the publisher's MD5 or a known SHA-256. Only when all are read and complete does the file or folder appear,
+    and a folder that is there already is left alone.
     """
     if name not in SOURCES:
         reason = "is embedded and needs no download" if name in EMBEDDED else "is not known"
@@ -262,13 +256,7 @@ def _downloader(title: str) -> Callable:
 
 
 def _unpack(archive: Path, folder: Path, pattern: str) -> None:
-    """Unpack the files of a zip archive whose names match into one folder; refuse paths that leave it, links, bombs.
-
-    Raises
-    ------
-    ValueError
-        If the archive is damaged or unsafe. The message names it.
-    """
+    """Unpack the files of a zip archive whose names match into one folder; refuse paths that leave it, links, bombs."""
     try:
         with zipfile.ZipFile(archive) as bundle:
             members = bundle.infolist()
@@ -337,25 +325,34 @@ def _read_npz(path: Path, source: Source | None, mend: str, name: str = "") -> D
         check(images.dtype == np.uint8, f"{split}_images is {images.dtype}", "uint8")
         check(images.ndim == 4, f"{split}_images has shape {images.shape}", "[n, height, width, channels]")
         check(images.shape[3] in (1, 3), f"{split}_images has {images.shape[3]} channels", "1 or 3")
+        check(0 not in images.shape[1:], f"{split}_images has shape {images.shape}", "pixels")
         check(labels.dtype.kind in "iu", f"{split}_labels is {labels.dtype}", "integers")
         check(labels.ndim == 1, f"{split}_labels has shape {labels.shape}", "[n]")
         check(len(images) == len(labels), f"{len(images)} {split} images but {len(labels)} labels", "as many")
         check(len(labels) > 0, f"the {split} split is empty", "at least one image")
+        check(labels.max() < 2**63, f"{split}_labels runs to {labels.max()}", "smaller numbers")
         splits[split] = Split(images, labels.astype(np.int64))
         shape = splits["train"].inputs.shape[1:]
         check(images.shape[1:] == shape, f"{split} images are {images.shape[1:]}", f"{shape} as in train")
-    every_label = np.concatenate([split.labels for split in splits.values()])
-    smallest, largest = int(every_label.min()), int(every_label.max())
+    every_label = np.unique(np.concatenate([split.labels for split in splits.values()]))
     if "class_names" in arrays:
         check(arrays["class_names"].ndim == 1, f"class_names has shape {arrays['class_names'].shape}", "[C]")
         aliases = source.aliases if source else {}
-        class_names = tuple(aliases.get(str(entry), str(entry)) for entry in arrays["class_names"])
+        names = (entry.decode() if isinstance(entry, bytes) else str(entry) for entry in arrays["class_names"])
+        class_names = tuple(aliases.get(name, name) for name in map(composed, names))
         check(len(set(class_names)) == len(class_names), "a class name occurs twice", "different names")
+        in_range = every_label[0] >= 0 and every_label[-1] < len(class_names)
+        check(in_range, f"labels run from {every_label[0]} to {every_label[-1]}", f"0 to {len(class_names) - 1}")
     else:
-        class_names = tuple(map(str, range(largest + 1)))
-    in_range = smallest >= 0 and largest < len(class_names)
-    check(in_range, f"labels run from {smallest} to {largest}", f"0 to {len(class_names) - 1}")
-    dataset = Dataset(name, splits, class_names, digest_of(splits))
+        class_names = tuple(map(str, every_label))
+        splits = {s: Split(split.inputs, np.searchsorted(every_label, split.labels)) for s, split in splits.items()}
+    check(len(class_names) > 1, f"the class {class_names[0]!r} is alone", "at least two")
+    untrained = set(np.concatenate([split.labels for split in splits.values()])) - set(splits["train"].labels)
+    check(
+        not untrained, f"classes without a training image: {some_of(class_names[label] for label in untrained)}", "one"
+    )
+    notes = () if source else (*class_notes(path, class_names), *_copies_across(splits))
+    dataset = Dataset(name, splits, class_names, digest_of(splits), notes=notes)
     if source is not None:
         check(class_names == source.class_names, f"class names {class_names[:3]}...", f"{source.class_names[:3]}...")
         for split, counts in source.class_counts.items():
@@ -363,3 +360,10 @@ def _read_npz(path: Path, source: Source | None, mend: str, name: str = "") -> D
             check(shape == source.image_shape, f"{split} images are {shape}", f"{source.image_shape}")
             check.counts(class_names, dataset.class_counts(split), counts, of=f" of the {split} split")
     return dataset
+
+
+def _copies_across(splits: Mapping[str, Split]) -> list[str]:
+    """Return a note on images of the test split that are in the training split too."""
+    trained = {hash(image.tobytes()) for image in splits["train"].inputs}
+    copied = sum(hash(image.tobytes()) in trained for image in splits["test"].inputs)
+    return [f"{copied} images of the test split are also in the training split, pixel for pixel"] * bool(copied)

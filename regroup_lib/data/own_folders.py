@@ -9,7 +9,6 @@ import hashlib
 import logging
 import os
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,8 @@ from regroup_lib.data.dataset import (
     DataError,
     Dataset,
     Split,
+    class_notes,
+    composed,
     dataset_of,
     joined_groups,
     kept_until_changed,
@@ -37,26 +38,23 @@ from regroup_lib.files import digest_file
 logger = logging.getLogger(__name__)
 
 OWN_FRACTIONS = {"train": 0.8, "test": 0.2}  # of a set without a test split
-FORMATS = {
-    "PNG": (".png",),
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "BMP": (".bmp",),
-    "TIFF": (".tif", ".tiff"),
-    "WEBP": (".webp",),
-    "GIF": (".gif",),
-}
-SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
+SUFFIXES = tuple(".png .jpg .jpeg .jpe .jfif .bmp .tif .tiff .webp .gif".split())
 # Pictures all the same, so that none is left out as something else: they count as images that cannot be read.
 OTHER_SUFFIXES = tuple(".avif .heic .heif .dcm .dicom .nii .jp2 .psd .svg .dng .cr2 .nef .arw .svs .ndpi .czi".split())
 # Files that systems and programs put beside pictures.
 DEBRIS = re.compile(
-    r"\.|@eadir$|@recycle|@recently|@tmp$|@__thumb|#recycle$|#snapshot$|\$recycle\.bin$|__macosx$|__pycache__$|_?thumbnails?$"
+    r"\.|@eadir$|@recycle|@recently|@tmp$|@__thumb|#recycle$|#snapshot$|\$recycle\.bin$|__macosx$|__pycache__$|_?thumb(?:s|nails?)$"
     r"|e?h?thumbs\.db$|desktop\.ini$|lost\+found$|system volume information$",
     re.IGNORECASE,
 )
 SPLIT_NAME = re.compile(
     r"[\W\d_]*(?:data|images?|imgs?)?[\W\d_]*(?:(?P<train>train(?:ing)?|trn)|(?P<val>val(?:id(?:ation)?)?|dev)"
     r"|(?P<test>test(?:ing)?|tst))[\W\d_]*(?:(?:data)?set|data|images?|imgs?|pictures|photos|samples|split)?[\W\d_]*",
+    re.IGNORECASE,
+)
+LOOSE_SPLIT = re.compile(
+    r"(?:.*[\W\d_])?(?:(?P<train>train(?:ing|val)?|trn)|(?P<val>val(?:id(?:ation)?)?)|(?P<test>test(?:ing)?))(?:[\W\d_].*)?",
     re.IGNORECASE,
 )
 MASK = "masks?|seg|segm|segmentations?|gt|ground[ _-]?truth|labels?|annotations?|annot|overlay|contours?|roi"
@@ -103,40 +101,18 @@ def load_folder(
     allow_missing: bool = False,
     group: str | None = None,
 ) -> Dataset:
-    """Load a folder of image files, one folder per class.
+    """Load a folder of image files, one folder per class; `load_data` describes the options.
 
-    Parameters
-    ----------
-    folder : Path
-        With ``train/<class>/...`` and, where there are any, ``val/`` and ``test/`` (or what else these are called:
-        ``Training_Set``, ``validation``), or with ``<class>/...`` alone. Images may lie in folders below their class's;
-        linked ones are followed. Without a test split the training images are divided 80/20, class by class, by a rule
-        that depends on the images alone; copies of one file stay together.
-    cache : Path
-        Where decoded images are kept.
-    image_size : int, optional
-        Height and width to which each whole picture is resized. Default: images stay as they are, which is refused
-        where they have several sizes or more than `KEPT_SIZE` pixels a side.
-    allow_missing : bool
-        Leave files out that cannot be read, instead of refusing the folder.
-    group : str, optional
-        Where pictures have the name of their group, such as their patient: the level of a folder below their class's
-        ("1": the first), or a regular expression that is searched for in their path, of which the first bracket
-        counts. A group stays together wherever images are divided.
+    Images lie in ``train/<class>/...`` and, where there are any, ``val/`` and ``test/`` (or what else these are called:
+    ``Training_Set``, ``validation``), or in ``<class>/...`` alone; also in folders below their class's and in linked
+    ones. Without a test split the training images are divided 80/20, class by class, by a rule that depends on the
+    images alone; copies of a picture stay together. Images that have several sizes or more than `KEPT_SIZE` pixels a
+    side are refused unless ``image_size`` says what to resize them to.
 
-    Returns
-    -------
-    Dataset
-        Grey if all images are, else RGB. Pictures are turned upright as their camera noted, transparency becomes
-        white, and grey values beyond 8 bits are scaled from the range that they have in the whole set to 0 to 255.
-        ``metadata`` has each image's ``file`` and, where images belong together, its ``group``; ``notes`` say how often
-        each of that was done, and how many images of the test split are also in the training split.
-
-    Raises
-    ------
-    DataError
-        If the layout is another one, there are fewer than two classes, sizes differ and none is given, or files cannot
-        be read; the message names them.
+    The images are grey if all are, else RGB. Pictures are turned upright as their camera noted, transparency becomes
+    white, and grey values beyond 8 bits are scaled from the range that they have in the whole set to 0 to 255.
+    ``metadata`` has each image's ``file`` and, where images belong together, its ``group``; ``notes`` say how often
+    each of that was done, and how many images of the test split are also in the training split.
     """
     files = _listed(folder)
     named = None if group is None else _named_groups(files, group)
@@ -152,6 +128,7 @@ def load_folder(
         key.update(f"{name} {header.digest}\n".encode(errors="surrogateescape"))
     kept_at = cache / f"images-{shape[0]}x{shape[1]}-{key.hexdigest()[:20]}.npz"
     images, reasons = cached_images(files.paths, shape, partial(_read_picture, shape=shape, span=span), kept_at)
+    reasons = np.array([header.reason or reason for header, reason in zip(headers, reasons, strict=True)], object)
     readable, bad = np.flatnonzero(reasons == ""), np.flatnonzero(reasons != "")
     if not len(readable):
         raise DataError(f"{folder}: none of {len(headers)} images can be read; the first: {reasons[0]}")
@@ -165,8 +142,9 @@ def load_folder(
         notes.append(f"left out: {found}")
     headers = [headers[row] for row in readable]
     notes += _conversions(headers, shape, image_size, span)
-    files, digests = files.take(readable), np.array([header.digest for header in headers])
-    return _divided(files, images[readable], digests, None if named is None else named[readable], notes)
+    images = images[readable]
+    digests = np.array([hashlib.sha256(image).hexdigest() for image in images])
+    return _divided(files.take(readable), images, digests, None if named is None else named[readable], notes)
 
 
 def _listed(folder: Path) -> _Files:
@@ -182,6 +160,7 @@ def _listed(folder: Path) -> _Files:
         if stray:
             raise DataError(f"{parent}: {len(stray)} images outside of a class's folder ({some_of(stray)}); {layout}")
         debris += [path for path in parent.iterdir() if DEBRIS.match(path.name)]
+        ignored += [path for path in parent.iterdir() if path.is_file() and not DEBRIS.match(path.name)]
         for class_folder in _folders(parent):
             found = sorted(_files_below(class_folder, debris))
             pictures = [path for path in found if _is_image(path)]
@@ -198,13 +177,15 @@ def _listed(folder: Path) -> _Files:
         for what, names in left_out.items()
         if names
     ]
-    return _Files(folder, paths, np.array(parts), np.array(classes), notes + alike_names(classes))
+    return _Files(folder, paths, np.array(parts), np.array(classes), notes + class_notes(folder, classes))
 
 
 def _split_folders(folder: Path, layout: str) -> dict[str, Path]:
     """Return the folder of each split, none where the folders are classes; refuse what looks like both."""
     inside, of_part = _folders(folder), {}
     parts = {path: _split_named(path.name) for path in inside}
+    if len({_split_named(path.name, LOOSE_SPLIT) for path in inside} - {None}) == len(inside) > 1:
+        parts = {path: _split_named(path.name, LOOSE_SPLIT) for path in inside}  # seg_train/ and seg_test/, say
     if any(part == "train" and _folders(path) for path, part in parts.items()):
         others = [path.name for path, part in parts.items() if part is None]
         if others:
@@ -227,9 +208,9 @@ def _split_folders(folder: Path, layout: str) -> dict[str, Path]:
     return {}
 
 
-def _split_named(name: str) -> str | None:
+def _split_named(name: str, pattern: re.Pattern[str] = SPLIT_NAME) -> str | None:
     """Return the split that a folder of that name is, None where it is none."""
-    match = SPLIT_NAME.fullmatch(name)
+    match = pattern.fullmatch(name)
     return match and match.lastgroup
 
 
@@ -264,20 +245,6 @@ def _is_image(path: Path) -> bool:
     return suffix in (*SUFFIXES, *OTHER_SUFFIXES) and not DEBRIS.match(path.name) and not path.is_dir()
 
 
-def composed(text: str) -> str:
-    """Return a text in the form in which an accent and its letter are one character, without spaces around it."""
-    return unicodedata.normalize("NFC", text).strip()
-
-
-def alike_names(names: Iterable[str]) -> list[str]:
-    """Return a note on classes whose names differ in case and spaces alone."""
-    alike: dict[str, set[str]] = defaultdict(set)
-    for name in names:
-        alike["".join(unicodedata.normalize("NFKC", name).casefold().split())].add(name)
-    found = [" and ".join(map(repr, sorted(group))) for group in alike.values() if len(group) > 1]
-    return [f"warning, classes whose names differ in case or spaces alone: {some_of(found)}"] * bool(found)
-
-
 def _named_groups(files: _Files, group: str) -> np.ndarray:
     """Return the group that a folder level or a pattern gives to each file, str [n]."""
     names = files.names()
@@ -299,18 +266,20 @@ def _named_groups(files: _Files, group: str) -> np.ndarray:
 
 
 def _named_after(files: _Files) -> list[str]:
-    """Warn of masks among the pictures, of files whose name is another's with something added, and of many folders."""
+    """Warn of masks among the pictures, and of names and folders that pictures of one origin may share."""
     known = {(path.parent, path.stem) for path in files.paths}
-    masks, copies = defaultdict(list), []
-    for row, path in enumerate(files.paths):
-        match = NAMED_AFTER.fullmatch(path.stem)
+    masks, copies, origins = defaultdict(list), [], []
+    for row, (path, name) in enumerate(zip(files.paths, files.names(), strict=True)):
+        match, before = NAMED_AFTER.fullmatch(path.stem), re.match(r"[A-Za-z]+[ _.-]+(.+)", path.stem)
         ending = (match[2] or "").lower() if match else ""
         first = re.match(rf"({MASK})[ _.-]", path.stem, re.IGNORECASE)
+        folder = next((part for part in name.split("/")[:-1] if re.fullmatch(MASK, part, re.IGNORECASE)), "")
+        origins += re.findall(r"^(.*?\d+)[ _.-]", path.stem)
         if re.fullmatch(MASK, ending):
             masks[f"ending in _{ending}"].append(row)
-        elif first:
-            masks[f"beginning with {first[0]}"].append(row)
-        elif match and (path.parent, match[1]) in known:
+        elif first or folder:
+            masks[f"beginning with {first[0]}" if first else f"in folders called {folder}"].append(row)
+        elif any(found and (path.parent, found[1]) in known for found in (match, before)):
             copies.append(row)
     notes = []
     for how, rows in masks.items():
@@ -322,10 +291,19 @@ def _named_after(files: _Files) -> list[str]:
         found = f"{len(copies)} files have the name of another one with something added"
         together = "keep altered copies together with group= (--group PATTERN)"
         notes.append(f"warning, {found} ({some_of(files.names(copies))}); {together}")
-    below = {path.parent for row, path in enumerate(files.paths) if files.below(row)}
-    if len(below) > 3 * len(set(files.classes)):  # each may be of one patient
-        found = f"images lie in {len(below)} folders below their class's; if the images of a folder belong together"
+    elif len(origins) > len(known) / 2 and 3 < len(set(origins)) <= len(origins) / 2:
+        found = f"names begin alike in {len(set(origins))} ways ({some_of(dict.fromkeys(origins))})"
+        notes.append(f"warning, {found}; if these are patients, say, use group= (--group PATTERN)")
+    below, classes = [files.below(row) for row in range(len(files.paths))], set(files.classes.tolist())
+    folders = {path.parent for path, inside in zip(files.paths, below, strict=True) if inside}
+    if len(folders) > 3 * len(classes):  # each may be of one patient
+        found = f"images lie in {len(folders)} folders below their class's; if the images of a folder belong together"
         notes.append(f"warning, {found}, say so with group='1' (--group 1)")
+    first = {frozenset(below[row][:1] for row in np.flatnonzero(files.classes == name)) for name in classes}
+    shared = first.pop()
+    if "" in files.parts and not first and len(shared) > 1 and () not in shared:
+        found = f"all classes have the same folders below them ({some_of(sorted(name for (name,) in shared))})"
+        notes.append(f"warning, {found}; if those are the classes, call the folders above them train and test")
     return notes
 
 
@@ -339,7 +317,7 @@ def _check_classes(folder: Path, parts: Sequence[str], classes: Sequence[str], l
         raise DataError(f"{folder} has {found}, and at least two are needed; {layout}")
     for part, found in of_part.items():
         if found - known:
-            alike = "; ".join(alike_names([*found, *known]))
+            alike = "; ".join(class_notes(folder, [*found, *known]))
             unknown = some_of(sorted(found - known)) + (f" ({alike})" if alike else "")
             raise DataError(f"{folder}: {part}/ has classes that train/ has not: {unknown}")
 
@@ -473,7 +451,7 @@ def _divided(
         order = np.lexsort((names, groups))
         names = names[order][np.searchsorted(groups[order], groups)]
         parts = parts.astype("<U5")
-        parts[kept] = split_by_group(labels[kept], names[kept], fractions=OWN_FRACTIONS, several_classes=True)
+        parts[kept] = split_by_group(labels[kept], names[kept], fractions=OWN_FRACTIONS)
         notes.append(f"{NO_SPLIT}: the training images are divided 80/20, class by class")
     rows = rows_of(parts)
     for part in ("train", "test"):
@@ -495,12 +473,12 @@ def _group_notes(files: _Files, digests: np.ndarray, named: np.ndarray | None) -
     torn = np.unique(member[files.classes != files.classes[first][member]])
     if len(torn):
         names = some_of(files.names(first[torn]))
-        notes.append(f"warning, {len(torn)} images lie in several classes, byte for byte ({names})")
+        notes.append(f"warning, {len(torn)} images lie in several classes, pixel for pixel ({names})")
     copied = int(np.isin(digests[tested], digests[trained]).sum())
     if copied:
-        notes.append(f"{copied} images of the test split are also in the training split, byte for byte")
+        notes.append(f"{copied} images of the test split are also in the training split, pixel for pixel")
     elif len(sizes) < len(digests):
-        notes.append(f"{len(digests) - len(sizes)} images repeat another one, byte for byte; copies stay together")
+        notes.append(f"{len(digests) - len(sizes)} images repeat another one, pixel for pixel; copies stay together")
     if named is not None:
         notes.append(f"group: {len(np.unique(named))} groups of images, which stay whole")
         across = np.intersect1d(named[tested], named[trained])

@@ -19,6 +19,8 @@ from regroup_lib.data.dataset import (
     DataError,
     Dataset,
     Split,
+    class_notes,
+    composed,
     dataset_of,
     did_you_mean,
     digest_of,
@@ -28,7 +30,7 @@ from regroup_lib.data.dataset import (
     some_of,
     split_by_group,
 )
-from regroup_lib.data.own_folders import ALLOW, NO_SPLIT, OWN_FRACTIONS, alike_names, composed
+from regroup_lib.data.own_folders import ALLOW, NO_SPLIT, OWN_FRACTIONS, SPLIT_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +45,10 @@ TOKENS = frozenset(
     "?|-|--|---|–|—|.|..|*|/|na|n/a|n.a.|n.a|<na>|nan|nd|n.d.|nil|none|null|unknown|unk|missing|void|\\n|#n/a|#na|#value!|"
     "#ref!|#div/0!|#name?|#num!|#null!|not available|not applicable|not known|no data".split("|")
 )
-FEW_TOKENS, FEW_ROWS = 5, 0.1  # other texts among numbers, and the share of rows that they may have
+# Other texts among numbers: how many, and the share of rows that they may have where numbers are not far more numerous.
+FEW_TOKENS, FEW_ROWS = 5, 0.1
 COPIES = 0.25  # share of rows: where more repeat another one, only rows with a fine-grained column are copies
+LABEL_NAMES = frozenset("class label labels target outcome diagnosis y".split())
 # Words that names of columns consist of where a value stands for a row, or for whom several rows come from.
 ID_WORDS = frozenset("id ids uid pid uuid guid mrn identifier".split())
 UNIT_WORDS = ID_WORDS | frozenset(
@@ -53,11 +57,11 @@ UNIT_WORDS = ID_WORDS | frozenset(
     employee member account unnamed""".split()
 )
 
-_DIGITS = {".": r"(?:\d{1,3}(?:,\d{3})+|\d+)", ",": r"(?:\d{1,3}(?:\.\d{3})+|\d+)"}
-# Decimal mark -> a number as it is written with it, separators of thousands included.
+# Decimal mark -> a number as it is written with it, separators of thousands (and of lakhs) included.
 NUMBER = {
-    mark: rf"[+-]?(?:(?:{digits}(?:\{mark}\d*)?|\{mark}\d+)(?:[eE][+-]?\d+)?|(?i:inf|infinity))"
-    for mark, digits in _DIGITS.items()
+    mark: rf"[+-]?(?:(?:[1-9]\d{{0,2}}(?:\{other}\d{{2,3}})*\{other}\d{{3}}|\d+)(?:\{mark}\d*)?|\{mark}\d+)"
+    rf"(?:[eE][+-]?\d+)?|[+-]?(?i:inf|infinity)"
+    for mark, other in (".,", ",.")
 }
 _TIME = r"(?:[T ]\d{1,2}:\d{2}.*)?"
 YEAR_FIRST = rf"\d{{4}}([-/.])\d{{1,2}}\1\d{{1,2}}{_TIME}"
@@ -76,81 +80,60 @@ def load_frame(
     decimal: str | None = None,
     group: str | None = None,
 ) -> Dataset:
-    """Load a table with one row per sample.
+    """Load a table with one row per sample; `load_data` describes the options.
 
-    Parameters
-    ----------
-    path : Path
-        A ``.csv`` or ``.tsv`` file (separated by commas, semicolons, tabs or bars; UTF-8), or a ``.parquet`` file, for
-        which pandas needs pyarrow.
-    label : str, optional
-        The column with the classes; default: the last one.
-    allow_missing : bool
-        Leave rows out that have no label, instead of refusing the table.
-    header : bool
-        Whether the first line of a text file has the names of the columns; else they are ``"column 1"`` and so on.
-    missing : sequence of str
-        Values that are missing ones, in all columns, the label's included. Default: only an empty cell is one, and
-        among numbers also what is commonly written there (``?``, ``NA``, ``unknown``).
-    decimal : {".", ","}, optional
-        The decimal mark of a text file, where the file itself leaves it open.
-    group : str, optional
-        A column whose value rows of one patient, say, share: they stay together wherever rows are divided.
-
-    Returns
-    -------
-    Dataset
-        ``inputs`` are frames: columns of numbers as float64, NaN where one is missing (of dates the days since 1970),
-        and columns of text (and of truth values) as str, to be taken as categories; where one is missing,
-        ``"(missing)"``. Columns that name or number the rows, or have no value, are left out. Rows are divided 80/20
-        into training and test, class by class, by a rule that looks at columns only to keep rows with equal values
-        together. ``metadata`` has each row's ``row``, counted from 0, and ``group``, where rows belong together. The
-        same values have the same digest whatever file they come from.
-
-    Raises
-    ------
-    DataError
-        If the file is missing or no table, its first line is not what `header` says, a column of that name is missing
-        or two have one name, the label looks like a number to predict, rows have no label, or numbers are infinite.
+    ``inputs`` are frames: columns of numbers as float64, NaN where one is missing (of dates the days since 1970), and
+    columns of text (and of truth values) as str, to be taken as categories; where one is missing, ``"(missing)"``.
+    Columns that name or number the rows, or have no value, are left out. Rows are divided 80/20 into training and test,
+    class by class, by a rule that looks at columns only to keep rows with equal values together. ``metadata`` has each
+    row's ``row``, counted from 0, and ``group``, where rows belong together. The same values have the same digest
+    whatever file they come from.
     """
     if not path.is_file():
         raise DataError(f"{path} does not exist or is no file; check the path")
     if decimal not in (None, ".", ","):
         raise DataError(f"decimal is {decimal!r}; expected '.' or ','")
-    missing = (missing,) if isinstance(missing, str) else missing
     if path.suffix.lower() == ".parquet":
         if not header or decimal:
             raise DataError(f"{path} is no text; leave header and decimal out (--no-header, --decimal)")
-        frame, decimal = _read_parquet(path, missing), "."
+        frame, decimal = _read_parquet(path), "."
     else:
-        frame, decimal = _read_text(path, header, missing, decimal)
+        frame, decimal = _read_text(path, header, decimal)
     frame = _checked_columns(path, frame)
-    # A spreadsheet writes rows that were once filled, with separators alone.
-    n_rows = int(np.flatnonzero(frame.notna().any(axis=1)).max(initial=-1)) + 1
-    n_empty, frame = len(frame) - n_rows, frame.iloc[:n_rows]
     label_column = frame.columns[-1] if label is None else _named_column(path, frame, label)
-    classes, notes = _classes(path, frame[label_column], decimal, allow_missing)
-    rows = np.flatnonzero(classes != "")
     group_column = None if group is None else _named_column(path, frame, group)
     if group_column == label_column:
         raise DataError(f"{path}: {label_column!r} is the label and cannot be the group too; name one of them")
     found: dict[str, list[str]] = defaultdict(list)
-    features = frame.drop(columns=[label_column, group_column or label_column]).iloc[rows]
-    features = _features(path, _spread_lists(path, features, found), decimal, found)
+    others = [repr(name) for name in frame if name.lower() in LABEL_NAMES]
+    if label is None and others and repr(label_column) not in others:
+        found["warning, the last column is taken for the label, not {}; choose with label= (--label)"] = others
+    frame = _plain(path, frame, found)
+    for name in {label_column, group_column} - {None, *frame}:
+        raise DataError(f"{path}: the column {name!r} has lists, which are neither classes nor groups")
+    frame = _blanked(frame, (missing,) if isinstance(missing, str) else missing, found)
+    # A spreadsheet writes rows that were once filled, with separators alone.
+    n_rows = int(np.flatnonzero(frame.notna().any(axis=1)).max(initial=-1)) + 1
+    n_empty, frame = len(frame) - n_rows, frame.iloc[:n_rows]
+    classes, notes = _classes(path, frame[label_column], decimal, allow_missing)
+    rows = np.flatnonzero(classes != "")
     class_names = sorted(set(classes[rows].tolist()), key=_numbers_first)
     labels = np.array([class_names.index(name) for name in classes[rows]], np.int64)
+    features = frame.drop(columns=[label_column, group_column or label_column]).iloc[rows]
+    features = _features(path, features, labels, decimal, found)
     named = None if group is None else _text(frame[group_column].iloc[rows]).to_numpy(object)
     groups, group_notes = _groups(features, labels, group_column, named)
     samples, columns = Split(features, labels), {"row": rows} | ({} if groups is None else {"group": groups})
 
     def divided(by: np.ndarray) -> dict[str, np.ndarray]:
-        return rows_of(split_by_group(labels, by, fractions=OWN_FRACTIONS, several_classes=True))
+        return rows_of(split_by_group(labels, by, fractions=OWN_FRACTIONS))
 
     apart = divided(np.arange(len(labels)))
     parts = apart if groups is None else divided(groups)
     for name in OWN_FRACTIONS:
         if name not in parts:
-            raise DataError(f"{path}: {len(rows)} rows are too few for a {name} split; a class needs three")
+            whole = "" if groups is None else f" in {len(np.unique(groups))} groups that stay whole"
+            raise DataError(f"{path}: {len(rows)} rows{whole} are too few for a {name} split; a class needs three")
     # The digest says which data these are, not how they are divided.
     apart = {name: samples.take(index) for name, index in apart.items()}
     digest = digest_of(apart, before=[np.array(class_names)], after=[] if group is None else [groups])
@@ -200,28 +183,38 @@ def read_rows(
 # ---------------------------------------------------------------- files
 
 
-def _read_text(path: Path, header: bool, missing: Sequence[str], decimal: str | None) -> tuple[pd.DataFrame, str]:
+def _read_text(path: Path, header: bool, decimal: str | None) -> tuple[pd.DataFrame, str]:
     """Return a text file's columns, as numbers where pandas finds no other text in them, and its decimal mark."""
     options: dict[str, Any] = {
         "encoding": "utf-8-sig",
         "skipinitialspace": True,
         "keep_default_na": False,  # a class may be called None
-        "na_values": ["", *missing],
+        "na_values": [""],
         "low_memory": False,
     }
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            announced = re.fullmatch(r"sep=(.)\s*", stream.readline(10))  # a spreadsheet's own mark
+            start = stream.read(10_000)
+        if "\0" in start:
+            raise ValueError("it has zero bytes, as UTF-16 has")
+        announced = re.match(r"sep=(.)\r?\n", start)  # a spreadsheet's own mark
         options |= {"skiprows": 1 if announced else 0}
         options |= {"sep": announced[1] if announced else _separator(path, options)}
-        names = pd.read_csv(path, **options | {"header": None, "nrows": 1, "dtype": str, "na_values": []}).iloc[0]
+        named = options | {"header": 0 if header else None}
+        names = pd.read_csv(path, **options, header=None, nrows=1, dtype=str).iloc[0].fillna("")
         names = [str(name).strip() for name in names]
-        frame = pd.read_csv(path, header=0 if header else None, **options)
-        decimal = decimal or _decimal_mark(frame, options["sep"])
-        if decimal == ",":  # also 1.234, which pandas took for a number below 2
-            frame = pd.read_csv(path, header=0 if header else None, dtype=str, **options)
+        frame = pd.read_csv(path, **named)
+        # Where semicolons separate values, 1.234 may be a number of thousands, which pandas takes for one below 2.
+        texts = pd.read_csv(path, dtype=str, nrows=10_000, **named) if options["sep"] == ";" else frame
+        decimal = decimal or _decimal_mark(texts, options["sep"])
+        if decimal == ",":
+            frame = pd.read_csv(path, dtype=str, **named)
     except (OSError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())
+        uneven = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", reason)
+        if uneven:
+            what = f"line {uneven[2]} has {uneven[3]} values, and those before it have {uneven[1]}"
+            raise DataError(f"{path}: {what}; remove the lines that are no rows of the table") from error
         raise DataError(f"{path} is no table of text in UTF-8 ({reason}); save it as one") from error
     _check_first_line(path, names, frame, header)
     if header:
@@ -237,8 +230,6 @@ def _separator(path: Path, options: dict[str, Any]) -> str:
     for separator in SEPARATORS:
         try:
             head = pd.read_csv(path, **options | {"sep": separator, "header": None, "nrows": 20, "dtype": str})
-        except pd.errors.EmptyDataError:
-            raise
         except pd.errors.ParserError:  # a row with more values than the first
             continue
         found[separator] = (head.shape[1] > 1 and head.iloc[:, -1].notna().mean() >= 0.5, head.shape[1])
@@ -251,17 +242,12 @@ def _separator(path: Path, options: dict[str, Any]) -> str:
 def _decimal_mark(frame: pd.DataFrame, separator: str) -> str:
     """Return "," where more values can only be read so than with a point; 1,234 alone is decided by the separator."""
     texts = [frame[name].dropna().drop_duplicates().iloc[:10_000] for name in frame if _is_text(frame[name])]
-    values = pd.concat([_cleaned(_text(text).dropna()) for text in texts]) if texts else pd.Series(dtype=object)
-    values = values[values.map(lambda text: "," in text).astype(bool)]
-    if not len(values):
-        return "."
+    values = pd.concat([pd.Series(dtype=object), *(_cleaned(_text(text).dropna()) for text in texts)])
+    values = values[values.str.contains("[.,]").astype(bool)]
     point, comma = (values.str.fullmatch(NUMBER[mark]).astype(bool) for mark in (".", ","))
     only_point, only_comma = (point & ~comma).sum(), (comma & ~point).sum()
     if only_point == only_comma == 0 and separator == ";":
-        floats = frame.select_dtypes("float")
-        # Two decimals after a point are no thousands.
-        decimals = ((floats % 1 != 0) & (floats * 100 % 1 == 0)).any(axis=None)
-        return "," if (point & comma).any() and not decimals else "."
+        return "," if (point & comma).any() else "."
     return "," if only_comma > only_point else "."
 
 
@@ -298,28 +284,24 @@ def _check_first_line(path: Path, first: Sequence[str], frame: pd.DataFrame, hea
 
 def _share_of_numbers(values: pd.Series) -> float:
     texts = _cleaned(values.dropna())
-    if not len(texts):
-        return 0.0
-    return float((texts.str.fullmatch(NUMBER["."]) | texts.str.fullmatch(NUMBER[","])).mean())
+    return float((texts.str.fullmatch(NUMBER["."]) | texts.str.fullmatch(NUMBER[","])).mean()) if len(texts) else 0.0
 
 
-def _read_parquet(path: Path, missing: Sequence[str]) -> pd.DataFrame:
+def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         frame = pd.read_parquet(path)
     except ImportError as error:
-        mend = "run `pip install pyarrow`, or save the table as CSV"
+        mend = "run `pip install 'regroup_lib[tables]'`, or save the table as CSV"
         raise DataError(f"{path}: pandas reads Parquet with pyarrow, which is not installed; {mend}") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is no Parquet table ({' '.join(str(error).split())})") from error
-    frame = frame.reset_index(drop=frame.index.name is None)  # a filtered frame keeps its numbers
-    return frame.mask(frame.map(lambda value: str(value) in missing)) if missing else frame
+    return frame.reset_index(drop=not any(frame.index.names))  # a filtered frame keeps its numbers
 
 
 def _check_names(path: Path, names: Sequence[object]) -> None:
     counts = Counter(composed(str(name)) for name in names)
-    twice = [name for name, count in counts.items() if count > 1 and name]
-    if twice:
-        raise DataError(f"{path}: two columns are called {some_of(map(repr, twice))}; rename one")
+    if twice := [repr(name) for name, count in counts.items() if count > 1 and name]:
+        raise DataError(f"{path}: two columns are called {some_of(twice)}; rename one")
 
 
 def _checked_columns(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
@@ -369,14 +351,16 @@ def _classes(path: Path, column: pd.Series, decimal: str, allow_missing: bool) -
     if n_classes < 2:
         only = f"the class {known.iloc[0]!r} alone" if n_classes else "no class"
         raise DataError(f"{path}: the column {column.name!r} has {only}, and at least two are needed")
+    if n_classes > 20 and known.value_counts().median() < 5:
+        many = f"{n_classes} classes, most of them with fewer than 5 rows, as a number to predict has"
+        notes.append(f"warning, the label has {many}; choose the label with label= (--label)")
     longest = max(map(len, names))
     if longest > LONGEST_NAME:
         raise DataError(f"{path}: {column.name!r} has values of {longest} characters; classes have short names")
-    unusual = [name for name in names if name.lower() in TOKENS]
-    if unusual:
-        option = "; if they are missing labels, name them with missing= (--missing)"
-        notes.append(f"classes whose names read like a missing value: {some_of(map(repr, unusual))}{option}")
-    notes += alike_names(names)
+    if unusual := [repr(name) for name in names if name.lower() in TOKENS]:
+        option = "if they are missing labels, name them with missing= (--missing)"
+        notes.append(f"classes whose names read like a missing value: {some_of(unusual)}; {option}")
+    notes += class_notes(path, names)
     return found.fillna("").to_numpy(object).astype(np.str_), notes
 
 
@@ -390,9 +374,10 @@ def _numbers_first(name: str) -> tuple[bool, float, str]:
 
 def _is_text(column: pd.Series) -> bool:
     """Tell whether a column may hold anything but numbers, truth values and times."""
-    kinds = pd.api.types
-    return not (
-        kinds.is_numeric_dtype(column) or kinds.is_datetime64_any_dtype(column) or kinds.is_timedelta64_dtype(column)
+    return (
+        not pd.api.types.is_numeric_dtype(column)
+        and not pd.api.types.is_datetime64_any_dtype(column)
+        and column.dtype.kind != "m"
     )
 
 
@@ -407,27 +392,51 @@ def _cleaned(texts: pd.Series) -> pd.Series:
     """Return texts without what may stand in and around a number: spaces of thousands, currencies, percent."""
     texts = texts.astype(object).str.replace("\N{MINUS SIGN}", "-", regex=False)
     texts = texts.str.replace(r"(?<=\d)[\s'’](?=\d{3}(?!\d))", "", regex=True)
+    texts = texts.str.replace(r"^\((.*\d.*)\)$", r"-\1", regex=True)  # as accountants write what is owed
     return texts.str.replace(r"^([+-]?)[$€£¥]\s*|\s*[$€£¥%]$", r"\1", regex=True)
 
 
-def _spread_lists(path: Path, frame: pd.DataFrame, found: dict[str, list[str]]) -> pd.DataFrame:
-    """Return a frame with a column a number in place of each column of lists of numbers, such as embeddings."""
+def _plain(path: Path, frame: pd.DataFrame, found: dict[str, list[str]]) -> pd.DataFrame:
+    """Return a frame of texts and numbers: bytes become text, and lists of numbers a column for each of these."""
     columns: list[pd.Series | pd.DataFrame] = []
     for name in frame:
-        column = frame[name]
+        column = frame[name].astype(object) if frame[name].dtype == "category" else frame[name]
         known = column.dropna() if column.dtype == object else column.iloc[:0]
-        if not any(isinstance(value, list | tuple | dict | set | bytes | np.ndarray) for value in known):
-            columns.append(column)
-            continue
         try:
-            values = np.array([np.asarray(value, np.float64).ravel() for value in known])
-        except (TypeError, ValueError):
-            defect = "holds something else than lists of equally many numbers; leave it out"
+            if any(isinstance(value, bytes) for value in known):
+                column = known.map(lambda value: value.decode()).reindex(frame.index)
+            elif any(isinstance(value, list | tuple | dict | set | np.ndarray) for value in known):
+                values = np.array([np.asarray(value, np.float64).ravel() for value in known])
+                names = [f"{name}[{number}]" for number in range(values.shape[1])]
+                column = pd.DataFrame(values, known.index, names).reindex(frame.index)
+                found["columns of lists, a column each of their numbers"].append(f"{name} ({len(names)})")
+        except (TypeError, ValueError, AttributeError):
+            defect = "holds something else than text or lists of equally many numbers; leave it out"
             raise DataError(f"{path}: the column {name!r} {defect}") from None
-        names = [f"{name}[{number}]" for number in range(values.shape[1])]
-        columns.append(pd.DataFrame(values, known.index, names).reindex(frame.index))
-        found["columns of lists, a column each of their numbers"].append(f"{name} ({len(names)})")
+        columns.append(column)
     return pd.concat(columns, axis=1)
+
+
+def _blanked(frame: pd.DataFrame, missing: Sequence[str], found: dict[str, list[str]]) -> pd.DataFrame:
+    """Return a frame without the values that are named as missing ones, 9 also where it is written 9.0."""
+    unseen = names = {_value(composed(str(name))): repr(name) for name in missing}
+    for column in frame if names else ():
+        values = _text(frame[column]).map(_value, na_action="ignore")
+        hit = values.isin(list(names))
+        unseen = {value: name for value, name in unseen.items() if value not in set(values[hit])}
+        frame = frame.assign(**{column: frame[column].mask(hit)})
+    if unseen:
+        found["warning, no cell has the value that missing= names: {}"] = list(unseen.values())
+    return frame
+
+
+def _value(text: str) -> float | str:
+    """Return the number that a text is, else the text."""
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return text if np.isnan(number) else number
 
 
 def _described(found: dict[str, list[str]]) -> list[str]:
@@ -435,32 +444,40 @@ def _described(found: dict[str, list[str]]) -> list[str]:
     return [(what if "{}" in what else f"{what}: {{}}").replace("{}", some_of(names)) for what, names in found.items()]
 
 
-def _features(path: Path, frame: pd.DataFrame, decimal: str, found: dict[str, list[str]]) -> pd.DataFrame:
+def _features(
+    path: Path, frame: pd.DataFrame, labels: np.ndarray, decimal: str, found: dict[str, list[str]]
+) -> pd.DataFrame:
     """Return columns as float64 or str, without those that say nothing, and note what was done in `found`."""
-    kept, text, absent = {}, [], []
+    kept, text, absent, n_numeric = {}, [], [], 0
+    strange = np.ones(len(frame), bool)  # rows with text in all columns of numbers
     for name in frame:
         column = _values(name, frame[name], decimal, found)
         if column.isna().all():
             found["left out, columns without a value"].append(name)
             continue
         numeric = column.dtype == np.float64
+        if numeric:
+            n_numeric += 1
+            strange &= (frame[name].notna() & column.isna()).to_numpy()
+            strange[strange] = ~_text(frame[name][strange]).str.lower().isin(TOKENS).to_numpy(bool)
         if numeric and np.isinf(column).any():
             raise DataError(f"{path}: the column {name!r} has infinite numbers; mend them, or leave them empty")
-        reason = _names_rows(name, column)
+        reason = _names_rows(name, column, labels)
         if reason:
             found[reason].append(name)
         if reason.startswith("left out"):
             continue
         if column.isna().any():
             absent.append(f"{column.isna().sum()} of {len(frame)} in {name}")
-        if numeric:
-            found_sentinel = _sentinel(column)
-            if found_sentinel is not None:
-                what = "warning, numbers that may mean a missing value: {}; if so, name them with missing= (--missing)"
-                found[what].append(f"{found_sentinel:g} in {name}")
-        else:
-            text.append(name)
+        if numeric and (sentinels := _sentinels(column)):
+            what = "warning, numbers that may mean a missing value: {}; if so, name them with missing= (--missing)"
+            found[what].append(f"{' and '.join(sentinels)} in {name}")
+        text += [] if numeric else [name]
         kept[name] = column.to_numpy() if numeric else column.fillna(MISSING).to_numpy(object)
+    if n_numeric > 1 and strange.any():
+        shown = some_of(map(repr, _text(frame.iloc[strange.argmax()]).dropna()))
+        what = f"{strange.sum()} rows have text in each column of numbers ({shown})"
+        raise DataError(f"{path}: {what}, as names and units are; remove them")
     for what, names in (("columns of text, taken as categories", text), ("missing values", absent)):
         if names:
             found[what] = names
@@ -490,7 +507,8 @@ def _values(name: str, column: pd.Series, decimal: str, found: dict[str, list[st
         tokens = known[failed].tolist()
         odd = [token for token in tokens if token.lower() not in TOKENS]
         n_odd, n_good = counts[odd].sum(), counts.to_numpy()[~failed].sum()
-        if n_good and len(odd) <= FEW_TOKENS and n_odd <= FEW_ROWS * (n_good + n_odd):
+        few = n_odd <= FEW_ROWS * (n_good + n_odd) or (n_odd < n_good and (~failed).sum() >= 20 * len(odd))
+        if n_good and len(odd) <= FEW_TOKENS and few:
             if tokens:
                 shown = some_of(f"{token[:20]!r} ({counts[token]})" for token in tokens)
                 what = "taken as missing because they are no numbers: {}; name others with missing= (--missing)"
@@ -512,11 +530,9 @@ def _read_numbers(texts: pd.Series, decimal: str) -> tuple[pd.Series, str]:
     good = cleaned.str.fullmatch(NUMBER[mark]).astype(bool)
     plain = cleaned[good].str.replace("," if mark == "." else ".", "", regex=False).str.replace(mark, ".", regex=False)
     numbers = plain.astype(np.float64).reindex(texts.index)
-    if mark == ",":
-        comma = "numbers with a decimal comma: {}; change this with decimal= (--decimal)"
-        return numbers, comma if (plain != texts[good]).any() else ""
-    written = "numbers with separators of thousands or signs: {}; change this with decimal= (--decimal)"
-    return numbers, written if (plain != texts[good]).any() else ""
+    written = "a decimal comma" if mark == "," else "separators of thousands or signs"
+    how = f"numbers with {written}: {{}}; change this with decimal= (--decimal)"
+    return numbers, how if (plain != texts[good]).any() else ""
 
 
 def _read_dates(texts: pd.Series, decimal: str) -> tuple[pd.Series, str]:
@@ -525,39 +541,51 @@ def _read_dates(texts: pd.Series, decimal: str) -> tuple[pd.Series, str]:
     parts = texts[last].str.extract(r"(\d+)(\D)(\d+)")
     day_first, how = False, "dates, as days since 1970"
     if len(parts):
-        day_first = parts[0].astype(int).max() > 12
-        if not day_first and parts[2].astype(int).max() <= 12:
+        day_first, month_first = (bool(parts[side].astype(int).max() > 12) for side in (0, 2))
+        if day_first and month_first:  # some are written one way and some the other: no date is certain
+            return pd.Series(np.nan, texts.index), ""
+        if not day_first and not month_first:
             day_first = bool((parts[1] == ".").all())
             how += f", read {'day' if day_first else 'month'} first; write YYYY-MM-DD to be sure"
-    dates = pd.to_datetime(
-        texts.where(first | last | month), format="mixed", dayfirst=bool(day_first), errors="coerce", utc=True
-    )
-    return _days(dates), how
+        if texts[last].str.fullmatch(r"\d+\D\d+\D\d\d(?:\D.*)?").any():
+            how += ", years of two digits from 1969 to 2068"
+    dates = texts.where(first | last | month)
+    return _days(pd.to_datetime(dates, format="mixed", dayfirst=day_first, errors="coerce", utc=True)), how
 
 
 def _days(dates: pd.Series) -> pd.Series:
-    return (pd.to_datetime(dates, utc=True) - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)
+    seconds = pd.to_datetime(dates, utc=True).dt.as_unit("us")  # nanoseconds end in 2262
+    return (seconds - pd.Timestamp("1970-01-01", tz="UTC").as_unit("us")) / pd.Timedelta(days=1)
 
 
-def _sentinel(column: pd.Series) -> float | None:
-    """Return a number such as -999 that lies far from all others and occurs several times."""
-    for number in (-9999, -999, -99, 999, 9999, 99999):
-        others = column[column != number]
-        if (column == number).sum() > 1 and others.notna().any():
-            low, high = others.min(), others.max()
-            if not low - 2 * (high - low) <= number <= high + 2 * (high - low):
-                return float(number)
-    return None
+def _sentinels(column: pd.Series) -> list[str]:
+    """Return up to three numbers such as -999, each in several rows and far from all others, or -1 among counts."""
+    counts = column.value_counts().sort_index()
+    values, often = counts.index.to_numpy(), counts.to_numpy() > 1
+    for far in (slice(-3, None), slice(-2, None), slice(-1, None), slice(3), slice(2), slice(1)):
+        others = np.delete(values, np.arange(len(values))[far])
+        if len(others) < 3 or not often[far].all():
+            continue
+        coded = all(re.fullmatch(r"-?(7+|8+|9+)", f"{value:.0f}") for value in values[far])
+        gap = max(values[far].min() - others.max(), others.min() - values[far].max())
+        if (coded or len(others) >= 10) and gap > others.max() - others.min():
+            return [f"{value:g}" for value in values[far]]
+    lone = len(values) > 10 and values[0] in (-1, -9) and values[1] >= 0 and often[0]
+    return [f"{values[0]:g}"] * bool(lone)
 
 
-def _names_rows(name: str, column: pd.Series) -> str:
-    """Return why a column may name rows, or groups of them, instead of describing them; empty: it does not."""
+def _names_rows(name: str, column: pd.Series, labels: np.ndarray) -> str:
+    """Return why a column may name rows, groups or classes instead of describing rows; empty: it does not."""
     values = column.dropna()
     n, n_different = len(values), values.nunique()
     text = column.dtype != np.float64
+    if text and n_different > 1 and all(SPLIT_NAME.fullmatch(value) for value in values.unique()[:9]):
+        return "left out, columns that name splits, as rows are divided anew"
+    alone = 1 < n_different <= min(20, n / 5) and pd.Series(labels, column.index).groupby(column).nunique().max() == 1
+    telling = "warning, columns each of whose values has one class alone, as if they were made from it" if alone else ""
     whole = not text and (values % 1 == 0).all()
     if not (whole or text):
-        return ""
+        return telling
     named = _is_named_like_a_unit(name)
     if whole and n == len(column) and n > 1:
         order = np.diff(values.to_numpy()), np.diff(values.index.to_numpy())
@@ -574,11 +602,13 @@ def _names_rows(name: str, column: pd.Series) -> str:
         return "left out, columns whose text is another one in most rows"
     if text and n_different > 20 and n <= 10 * n_different:
         return "warning, columns that may name groups of rows: {}; to keep a group together use group= (--group)"
+    if whole and values.abs().max() > 2**53:
+        return "warning, columns of numbers so long that their last digits are lost, which may name rows"
     if whole and n_different == n > 9 and values.max() - values.min() == n - 1:
         return "warning, columns that number the rows in another order, which may tell the class"
     if whole and n_different == n > 19 and (np.diff(values) > 0).all():
         return "warning, columns that rise from row to row, which may tell the class"
-    return "warning, columns without a name" if name.startswith("Unnamed: ") else ""
+    return telling or ("warning, columns without a name" if name.startswith("Unnamed: ") else "")
 
 
 def _is_named_like_a_unit(name: str) -> bool:

@@ -32,14 +32,7 @@ from regroup_lib.data.sources import DESCRIPTION_NAMES, Source
 
 @dataclass(frozen=True)
 class Sentences:
-    """Sentences with their labels and where they stand.
-
-    Attributes
-    ----------
-    texts, labels : ndarray of str [n]
-    lines : ndarray of int64 [n]
-        Number of the line in the file, from 1.
-    """
+    """Sentences and their labels, str [n], with the number of each one's line in the file, int64 [n], from 1."""
 
     texts: np.ndarray
     labels: np.ndarray
@@ -56,20 +49,9 @@ class Sentences:
 def read_labelled_lines(path: str | Path, label_names: Sequence[str]) -> Sentences:
     """Read a file of ``sentence@label`` lines, Financial PhraseBank's format (Malo et al. 2014).
 
-    The publisher's files are Latin-1. A sentence may hold an ``@``: the last one of the line counts. White space
-    around sentence and label is dropped.
-
-    Parameters
-    ----------
-    path : str or Path
-    label_names : sequence of str
-        The labels that there are.
-
-    Raises
-    ------
-    ValueError
-        If a line has no sentence or none of the labels; the message counts these lines and names the first by number.
-        ``Sentences_AllAgree.txt`` as published has one: its line 38 is ``1``.
+    The publisher's files are Latin-1. A sentence may hold an ``@``: the last one of the line counts. Lines without a
+    sentence or one of the labels are a ValueError, which counts them and names the first by number; the published
+    ``Sentences_AllAgree.txt`` has one: its line 38 is ``1``.
     """
     # Not splitlines: Latin-1 has a character, U+0085, that it takes for the end of a line.
     lines = Path(path).read_bytes().decode("latin-1").split("\n")
@@ -88,17 +70,10 @@ def read_labelled_lines(path: str | Path, label_names: Sequence[str]) -> Sentenc
 
 
 def without_repeats(sentences: Sentences) -> tuple[Sentences, tuple[str, ...]]:
-    """Drop what cannot be split into training and test: repeated lines, and sentences with two labels.
+    """Drop what cannot be split into training and test, and return one note per reason.
 
-    Of a sentence that stands there twice with one label, the first line is kept. A sentence with two labels has
-    no true one: all its lines go.
-
-    Returns
-    -------
-    kept : Sentences
-        In the order of the file.
-    notes : tuple of str
-        The numbers of dropped lines, one text per reason.
+    Of a sentence that stands there twice with one label, the first line is kept. A sentence with two labels has no true
+    one: all its lines go.
     """
     _, first, member = np.unique(sentences.texts, return_index=True, return_inverse=True)
     torn = np.zeros(len(first), bool)
@@ -119,13 +94,7 @@ def sentence_digest(text: str) -> str:
 
 
 def word_form(text: str) -> str:
-    """Return letters and digits in lower case, one space between words: equal for copies that differ in nothing else.
-
-    Examples
-    --------
-    >>> word_form("Net  sales (EUR 3.1 mn) rose .")
-    'net sales eur 3 1 mn rose'
-    """
+    """Return letters and digits in lower case, one space between words: equal for copies but for case and signs."""
     return " ".join(re.findall(r"[^\W_]+", text.lower()))
 
 
@@ -165,21 +134,11 @@ PHRASEBANK_FILE = "Sentences_50Agree.txt"  # the sentences on whose label half o
 
 
 def phrasebank_split(texts: Sequence[str], labels: Sequence[str]) -> pd.DataFrame:
-    """Return the split of Financial PhraseBank, 70/10/20 and stratified by label, from its sentences.
+    """Return the split of Financial PhraseBank, 70/10/20 and stratified by label, from its different sentences.
 
     The file ``phrasebank_split.csv`` beside this module holds the result. The license, CC BY-NC-SA, does not go with
-    this project's: the file names sentences by digests. Copies that differ in case, spaces and punctuation alone
-    (three pairs) stay together.
-
-    Parameters
-    ----------
-    texts, labels : sequence of str [n]
-        Different sentences, in any order.
-
-    Returns
-    -------
-    DataFrame
-        The columns ``sentence`` (`sentence_digest`, sorted) and ``split``, one row per sentence.
+    this project's: its column ``sentence`` has digests (`sentence_digest`, sorted). Copies that differ in case, spaces
+    and punctuation alone (three pairs) stay together.
     """
     split = split_by_group(labels, [word_form(text) for text in texts], fractions=FRACTIONS)
     table = pd.DataFrame({"sentence": [sentence_digest(text) for text in texts], "split": split})

@@ -22,25 +22,12 @@ DESCRIPTION_NAMES = ("breast_cancer", "digits", "iris", "kddcup99", "lfw", "rcv1
 class Source:
     """The expected look of a named data set, and its publisher.
 
-    Attributes
-    ----------
-    class_names : tuple of str
-        Names in label order.
-    publisher : str
-        Whom to thank.
-    published : str
-        Its file or folder in the data directory; empty for a set that scikit-learn brings.
-    image_shape : tuple of int, optional
-        Height, width, channels; of a set that is decoded from image files, the default. None: the set is text.
-    class_counts : dict of str to tuple of int
-        Samples of each class, by split; ``"all"`` where the publisher has no splits.
-    aliases : dict of str to str
-        Other names in use for classes.
-    url, sha256 : str
-        Where the publisher's files lie, and the digest of the archive of a set of text.
-    split_file : Path, optional
-        The split, for a set that has none of its own: a CSV file with a column that names the group (``lesion_id``)
-        or the sentence (``sentence``, by `sentence_digest`) and the column ``split``.
+    `published` is its file or folder in the data directory, empty for a set that scikit-learn brings. `image_shape` is
+    [height, width, channels], the default of a set that is decoded from image files, None for a set of text.
+    `class_counts` has the samples of each class by split, ``"all"`` where the publisher has none; `aliases` other names
+    of classes. `url` and `sha256` say where the publisher's files lie, and the digest of an archive of text.
+    `split_file` is the split of a set that has none of its own: a CSV file with a column that names the group
+    (``lesion_id``) or the sentence (``sentence``, by `sentence_digest`) and the column ``split``.
     """
 
     class_names: tuple[str, ...]

@@ -14,10 +14,9 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
-from regroup_lib.data.dataset import Dataset, did_you_mean, split_by_group
+from regroup_lib.data.dataset import Dataset, composed, did_you_mean, split_by_group
 from regroup_lib.data.ham10000 import divided
 from regroup_lib.data.load import load_data
-from regroup_lib.data.own_folders import composed
 from regroup_lib.data.sources import DATASETS, class_names_of
 
 LONG_TAIL = "lt"  # end of a long-tailed task's name
@@ -27,17 +26,11 @@ LONG_TAIL_RATIOS = {"digits": 10.0}  # where a class has no more than 100 images
 
 @dataclass(frozen=True)
 class TaskSplit:
-    """Images, sentences or rows with the task's labels and the finer labels that the task hides.
+    """Images, sentences or rows (see `Split`) with the task's labels and the finer labels that the task hides.
 
-    Attributes
-    ----------
-    inputs : ndarray of uint8 [n, height, width, channels], ndarray of str [n], or DataFrame [n, d]
-    labels : ndarray of int64 [n]
-        The task's classes; in a binary task 0 is the negative and 1 the positive class.
-    fine_labels : ndarray of int64 [n]
-        The data set's own classes. Only the control with true classes and the diagnostics may look at them.
-    index : ndarray of int64 [n]
-        Rows of the data set's split, so that features of the whole split can be cut to the task.
+    `labels` are the task's classes, in a binary task 1 for the positive one. `fine_labels` are the data set's own: only
+    the control with true classes and the diagnostics may look at them. `index` has the rows of the data set's split, so
+    that features of the whole split can be cut to the task. All are int64 [n].
     """
 
     inputs: np.ndarray | pd.DataFrame
@@ -76,11 +69,6 @@ def parse_task(name: str) -> tuple[str, str | None]:
     """Split a task's name into data set and positive class: ``"cifar10-airplane"`` or, multiclass, ``"cifar10"``.
 
     The long-tailed task's ``"lt"`` stands where a class would.
-
-    Raises
-    ------
-    ValueError
-        If the data set does not exist.
     """
     for dataset in sorted(DATASETS, key=len, reverse=True):
         if name == dataset:
@@ -93,32 +81,9 @@ def parse_task(name: str) -> tuple[str, str | None]:
 def long_tail_counts(largest: int, n_classes: int, ratio: float = LONG_TAIL_RATIO) -> list[int]:
     """Return how many samples each class of a long-tailed training set keeps, in class order.
 
-    The exponential profile of Cui et al. (2019) and Cao et al. (2019), rounded down as in their published code.
+    ``floor(largest * ratio ** (-j / (C - 1)))`` for class j: the exponential profile of Cui et al. (2019,
+    Class-balanced loss based on effective number of samples, Section 5.1), rounded down as in their published code.
 
-    Parameters
-    ----------
-    largest : int
-        Samples of the first class.
-    n_classes : int
-    ratio : float
-        Largest class by smallest.
-
-    Returns
-    -------
-    list of int
-        ``floor(largest * ratio ** (-j / (C - 1)))`` for class j.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two classes, the ratio is below 1, or a class would be left with no sample.
-
-    References
-    ----------
-    Cui et al. (2019), Class-balanced loss based on effective number of samples, Section 5.1.
-
-    Examples
-    --------
     >>> long_tail_counts(5000, 10, 100)
     [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
     """
@@ -155,22 +120,17 @@ def make_task(
     seed : int
         Moves the validation split, and chooses the positives that are kept for `imbalance`.
     validation_fraction : float
-        Part of the training split that is held out, stratified by the task's classes; 0 holds out nothing. Samples
-        that belong together in a set of your own stay together.
-        A data set with a validation split of its own (HAM10000, where images of one lesion must stay together)
-        keeps that one whatever the fraction, 0 included; the seed then moves nothing here.
-        In a long-tailed task it is held out before the tail is cut, so all classes have their share of it.
+        Part of the training split that is held out, stratified by the task's classes and without parting a group; 0
+        holds out nothing. In a long-tailed task it is held out before the tail is cut. A data set with a validation
+        split of its own keeps that one whatever the fraction.
     imbalance : float, optional
-        Negatives per positive in the training split of a binary task: positives are left out at random until there are
-        ``round(negatives / imbalance)``. With one seed, those kept at a higher ratio are among those kept at a lower
-        one. Validation and test split keep the natural ratio, so that numbers at two ratios are of one test set, and
-        encoders still learn from the data set's whole training split, for they see no labels. In a long-tailed task
-        it is the largest class by the smallest, 100 if it is not given (10 for the digits).
+        Negatives per positive in the training split of a binary task, the other splits keep the natural ratio: see
+        `fewer_positives`. Encoders, which see no labels, still learn from the whole training split. In a long-tailed
+        task it is the largest class by the smallest, 100 if it is not given (10 for the digits).
     data_dir, image_size : optional
         See `load_data`.
     split : {"published", "image", "fold-0", ..., "fold-4"}
-        Division of a set whose images come in groups: ``"image"`` takes them as independent, a fold keeps groups whole
-        (see `divided`).
+        Division of a set whose images come in groups: see `divided`.
 
     Raises
     ------
@@ -226,15 +186,12 @@ def _named(
 ) -> tuple[str, Dataset, str | None]:
     """Return a task's name, data set and positive class; a name of the library's goes before a path."""
     options = {"data_dir": data_dir, "image_size": image_size}
-    if isinstance(name, Dataset):
-        dataset = name
-    elif isinstance(name, str) and (not Path(name).exists() or _is_task(name)):
+    if isinstance(name, str) and (not Path(name).exists() or _is_task(name)):
         dataset_name, named = parse_task(name)
         if positive is not None:
             raise ValueError(f"task {name!r}: positive is {positive!r}, and that is for a path; write DATASET-CLASS")
         return name, load_data(dataset_name, **options), named
-    else:
-        dataset = load_data(name, **options)
+    dataset = name if isinstance(name, Dataset) else load_data(name, **options)
     if positive is None:
         return dataset.name, dataset, None
     positive = composed(str(positive))
@@ -281,7 +238,7 @@ def _hold_out(
             train, held_out = train_test_split(rows, test_size=fraction, random_state=seed, stratify=labels)
         else:
             fractions = {"train": 1 - fraction, "val": fraction}
-            part = split_by_group(labels, groups, fractions=fractions, seed=seed, several_classes=True)
+            part = split_by_group(labels, groups, fractions=fractions, seed=seed)
             train, held_out = rows[part == "train"], rows[part == "val"]
             if any(len(np.unique(labels[part == p])) < len(np.unique(labels)) for p in fractions):
                 raise ValueError("a class has too few groups of samples that belong together")
@@ -291,24 +248,10 @@ def _hold_out(
 
 
 def fewer_positives(rows: np.ndarray, labels: np.ndarray, imbalance: float, seed: int, name: str) -> np.ndarray:
-    """Return the rows of all negatives and of as many positives as the ratio asks for, in their order.
+    """Return the rows of all negatives and of as many positives (label 1) as the ratio asks for, in their order.
 
-    With one seed, those kept at a higher ratio are among those kept at a lower one.
-
-    Parameters
-    ----------
-    rows, labels : array [n]
-        Rows of a training set, and 1 for a positive.
-    imbalance : float
-        Negatives per positive.
-    seed : int
-    name : str
-        The task's, for the message.
-
-    Raises
-    ------
-    ValueError
-        If there are too few positives for that, or none would be left.
+    With one seed, those kept at a higher ratio are among those kept at a lower one. The task's name is for the error
+    where there are too few positives for that, or none would be left.
     """
     negatives, positives = rows[labels == 0], rows[labels == 1]
     n_kept = round(len(negatives) / imbalance) if imbalance > 0 else len(rows)

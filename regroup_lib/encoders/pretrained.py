@@ -101,6 +101,8 @@ class OnnxEncoder(Encoder):
             )
         if self.image_size < 1 or len(self.mean) != 3 or len(self.std) != 3:
             raise ValueError(f"{self.path} does not say its image_size, mean and std (3 numbers each); pass them")
+        if not all(0 <= mean <= 1 for mean in self.mean) or not all(0 < std < 10 for std in self.std):
+            raise ValueError(f"{self.path}: mean {self.mean} and std {self.std} are not those of pixels from 0 to 1")
         if isinstance(sides[0], int) and sides != [self.image_size] * 2:
             raise ValueError(f"{self.path} takes pictures of {sides[0]} x {sides[1]} pixels, not of {self.image_size}")
         self.notes = tuple(f"encoder {self.label}: {note}" for note in notes)
@@ -120,7 +122,7 @@ class OnnxEncoder(Encoder):
         places = [name for name in names if len(shapes[name]) in (3, 4)]
         # A row of scores for classes comes last: it has less to say than what it was made of.
         by_name = [[name for name in flat if any(w in name.lower() for w in words)] for words in (POOLED, SCORES)]
-        self.output = wanted or [*by_name[0], *(f for f in flat if f not in by_name[1]), *places, *names][0]
+        self.output = wanted or [*by_name[0], *(f for f in flat if f not in by_name[1]), *places, *flat, *names][0]
         shape, n = shapes[self.output], self.fixed_batch or 1
         if len(shape) not in (2, 3, 4) or shape[0] != n:
             raise ValueError(

@@ -303,7 +303,7 @@ def _folds(table: Table, n_folds: int, seed: int) -> np.ndarray:
         return folds
     # Not scikit-learn's StratifiedGroupKFold, which takes 3 seconds where most of 10,000 rows are a group of their own.
     equal = dict.fromkeys(range(n_folds), 1 / n_folds)
-    return split_by_group(table.labels, table.groups, fractions=equal, seed=seed, several_classes=True).astype(np.uint8)
+    return split_by_group(table.labels, table.groups, fractions=equal, seed=seed).astype(np.uint8)
 
 
 @dataclass(frozen=True)

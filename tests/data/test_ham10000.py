@@ -540,7 +540,6 @@ def test_the_seed_moves_the_split():
 @pytest.mark.parametrize(
     ("labels", "groups", "fractions", "message"),
     [
-        ([0, 1], [5, 5], {"a": 1}, "group 5 has the classes 0 and 1; a group must have one"),
         ([0, 1], [5], {"a": 1}, r"labels have shape \(2,\) and groups \(1,\); both must be \[n\]"),
         ([[0, 1]], [[5, 6]], {"a": 1}, r"both must be \[n\]"),
         ([0, 1], [5, 6], {"a": 0.5, "b": 0.6}, "they must be at least 0 and sum to 1"),

@@ -6,18 +6,19 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regroup_lib.data import bundled_tables
 from regroup_lib.data.dataset import DataError, joined_groups, split_by_group
 from regroup_lib.data.load import load_data
 from regroup_lib.data.tasks import make_task
+from regroup_lib.encoders.features import encode
 from regroup_lib.runs import table_methods
 
 ROWS = 60
 LABELS = np.where(np.arange(ROWS) % 5 == 0, "ill", "well")
-X = np.random.default_rng(0).normal(size=ROWS).round(2)
+X = np.random.default_rng(0).normal(size=ROWS).round(4)
 
 
 @pytest.fixture
@@ -64,6 +65,154 @@ def cycled(values):
     return [values[i % len(values)] for i in range(ROWS)]
 
 
+# ---------------------------------------------------------------- what is read, what is refused
+
+MIXED = {"site": cycled(["arm", "leg", "arm", ""]), "smoker": np.arange(ROWS) % 3 == 0}
+
+
+def test_a_table_comes_with_its_columns_classes_and_notes(write):
+    path = write({"x": [*X[:-3], "", "", ""], "nothing": [""] * ROWS} | MIXED)
+    dataset = load_data(path)
+    assert (dataset.name, dataset.holds, dataset.is_table, dataset.is_text) == ("t", "rows", True, False)
+    assert dataset.class_names == ("ill", "well")
+    assert (dataset.class_counts("train"), dataset.class_counts("test")) == ([10, 38], [2, 10])
+    np.testing.assert_array_equal(column(dataset, "x"), [*X[:-3], *[np.nan] * 3])
+    assert column(dataset, "site").tolist() == [cell or "(missing)" for cell in MIXED["site"]]
+    assert column(dataset, "smoker").tolist() == list(map(str, MIXED["smoker"]))
+    labels = np.concatenate([split.labels for split in dataset.splits.values()])
+    rows = np.concatenate([dataset.metadata[part]["row"] for part in dataset.splits])
+    assert np.array(dataset.class_names)[labels[np.argsort(rows)]].tolist() == LABELS.tolist()
+    assert dataset.notes == (
+        "label: the column 'label', the last one",
+        "left out, columns without a value: nothing",
+        "columns of text, taken as categories: site, smoker",
+        "missing values: 3 of 60 in x, 15 of 60 in site",
+        "no test split: rows are divided 80/20, class by class",
+    )
+    by_name = load_data(path, label="smoker")
+    assert by_name.class_names == ("False", "True")
+    assert list(by_name.train.inputs) == ["x", "site", "label"]
+    assert by_name.notes[0] == "label: the column 'smoker'"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("t.csv", {"separator": ";"}),
+        ("t.tsv", {"separator": "\t"}),
+        ("t.csv", {"separator": "|", "encoding": "utf-8-sig"}),
+        ("T.CSV", {}),
+    ],
+)
+def test_one_table_has_one_digest_however_it_is_written(write, parquet, name, options):
+    frame = pd.read_csv(write(MIXED)).sample(frac=1, random_state=0).sort_index()
+    assert load_data(write(MIXED, name=name, **options)).digest == load_data(parquet(frame)).digest
+
+
+def test_a_name_or_a_value_that_changes_changes_the_digest(write):
+    changes = [{"y": X}, {"z": X}, {"y": [5.0, *X[1:]]}, {"y": X, "label": np.where(LABELS == "ill", "sick", "well")}]
+    assert len({load_data(write(columns, name=f"{i}.csv")).digest for i, columns in enumerate(changes)}) == 4
+
+
+def test_parquet_without_its_reader_says_what_to_install(parquet, monkeypatch):
+    def read(path):
+        raise ImportError("no engine")
+
+    path = parquet(None)
+    monkeypatch.setattr(pd, "read_parquet", read)
+    with pytest.raises(
+        DataError, match=r"with pyarrow, which is not installed; run `pip install 'regroup_lib\[tables\]'`"
+    ):
+        load_data(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (np.arange(ROWS) % 11, tuple(map(str, range(11)))),
+        (np.where(np.arange(ROWS) % 4 == 0, 1.0, -1.0), ("-1", "1")),
+        (np.arange(ROWS) % 4 == 0, ("False", "True")),
+    ],
+)
+def test_class_names_are_text_and_numbers_stand_in_their_order(write, values, names):
+    assert load_data(write({"label": values})).class_names == names
+
+
+def test_rows_without_a_label_are_refused_or_left_out(write, caplog):
+    labels = np.where(np.isin(np.arange(ROWS), (4, 9)), "", LABELS)
+    path = write({"number": np.arange(ROWS), "label": labels})
+    with pytest.raises(
+        DataError, match="2 of 60 rows have no label in 'label'; fill it in, or load with allow_missing"
+    ):
+        load_data(path)
+    dataset = load_data(path, allow_missing=True)
+    assert "2 of 60 rows have no label; they are left out" in caplog.text
+    rows = np.concatenate([dataset.metadata[part]["row"] for part in ("train", "test")])
+    assert sorted(rows) == np.delete(np.arange(ROWS), [4, 9]).tolist()
+    assert "left out: 2 of 60 rows have no label" in dataset.notes
+    assert "left out, columns that number the rows: number" in dataset.notes
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (None, {"label": "labl"}, r"has no column 'labl'; it has x, z, label; did you mean 'label'\?"),
+        ({"label": np.arange(ROWS) / 7}, {}, "has 60 different values in 60 rows, more like a number to predict"),
+        ({"label": ["well"] * ROWS}, {}, "the column 'label' has the class 'well' alone, and at least two are needed"),
+        ({"z": [np.inf, *X[1:]]}, {}, "the column 'z' has infinite numbers"),
+        (
+            lambda text: "\n".join(line.split(",")[2] for line in text.split()),
+            {},
+            "has 1 columns and 60 rows; expected a h",
+        ),
+        (lambda text: text[:10], {}, "has 3 columns and 0 rows"),
+        (lambda text: text.replace("z", "x"), {}, "two columns are called 'x'"),
+        (lambda text: "\n".join(text.split()[:3]), {}, "2 rows are too few for a test split"),
+        (lambda text: text.replace(",label", ""), {}, "rows have more values than the header has names"),
+        (lambda text: "", {}, "is no table of text"),
+        (lambda text: 'a,b\n1,2\n3,4,5,6\n"', {}, "is no table of text|line 3 has 4 values"),
+    ],
+)
+def test_a_table_that_is_wrong_is_refused_with_what_is_wrong(write, change, options, message):
+    path = write({"z": np.roll(X, 1)} | (change if isinstance(change, dict) else {}))
+    if callable(change):
+        path.write_text(change(path.read_text()))
+    with pytest.raises(DataError, match=message) as raised:
+        load_data(path, **options)
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@settings(max_examples=10)
+@given(counts=st.lists(st.integers(3, 40), min_size=2, max_size=4))
+def test_every_row_is_in_one_split_and_every_class_in_both(tmp_path_factory, counts):
+    path = tmp_path_factory.mktemp("rows") / "t.csv"
+    labels = np.repeat([f"c{i}" for i in range(len(counts))], counts)
+    pd.DataFrame({"x": np.sin(np.arange(len(labels))), "label": labels}).to_csv(path, index=False)
+    dataset = load_data(path)
+    rows = np.concatenate([dataset.metadata[part]["row"] for part in ("train", "test")])
+    assert sorted(rows) == list(range(len(labels)))
+    for n, trained, tested in zip(counts, dataset.class_counts("train"), dataset.class_counts("test"), strict=True):
+        assert trained + tested == n
+        assert abs(tested - 0.2 * n) <= 1
+
+
+def test_a_table_makes_a_task_of_rows_and_no_encoder_takes_it(write):
+    path = write({"label": np.where(LABELS == "ill", "lt", "well")})
+    with pytest.raises(DataError, match=r"image_size is 8, and .* is not .*; leave it out, it is for"):
+        load_data(path, image_size=8)
+    task = make_task(path, positive="lt", validation_fraction=0.25)
+    assert task.class_names == ("not lt", "lt")  # though "lt" stands for a long tail elsewhere
+    assert (len(task.train), len(task.val), len(task.test)) == (36, 12, 12)
+    pd.testing.assert_frame_equal(task.val.inputs, task.dataset.train.inputs.iloc[task.val.index])
+    with pytest.raises(ValueError, match="positive is 'wel', and t has the classes lt, well; did you mean 'well'"):
+        make_task(path, positive="wel")
+    with pytest.raises(ValueError, match="positive is '0', and that is for a path"):
+        make_task("digits-0", positive="0")
+    with pytest.raises(ValueError, match="t is a table, and encoders take images or text"):
+        encode(task.dataset, "pca")
+
+
 # ---------------------------------------------------------------- numbers
 
 
@@ -79,6 +228,8 @@ def cycled(values):
         (",", ["12 500", "1'000", "7\u00a0250"], [12500, 1000, 7250]),
         (",", ["$1,200", "$15.50", "-$3"], [1200, 15.5, -3]),
         (",", ["45%", "7.5 %", "\u22123%"], [45, 7.5, -3]),
+        (",", ["1,00,000", "12,34,567", "7"], [100000, 1234567, 7]),
+        (",", ["($200.50)", "$3", "(1,000)"], [-200.5, 3, -1000]),
     ],
 )
 def test_numbers_of_other_countries_are_numbers_and_said(write, separator, cells, numbers):
@@ -89,6 +240,16 @@ def test_numbers_of_other_countries_are_numbers_and_said(write, separator, cells
     np.testing.assert_allclose(column(dataset, "z"), cycled(numbers))
     np.testing.assert_allclose(column(dataset, "x"), X)
     assert f"z ({cells[0]!r} is {numbers[0]:.10g})" in note(dataset, "numbers with")
+
+
+def test_thousands_in_a_file_with_semicolons_are_told_from_decimals_by_the_whole_file(write):
+    cells = cycled(["1.234", "2.500", "12.750"])
+    dataset = load_data(write({"x": np.arange(ROWS) // 2, "z": cells}, separator=";"))
+    assert column(dataset, "z")[0] == 1234
+    assert "z ('1.234' is 1234); change this with decimal= (--decimal)" in note(dataset, "numbers with")
+    for other in (["0.500"], ["0.25"], ["1.2345"]):
+        path = write({"x": np.arange(ROWS) // 2, "z": [*other, *cells[1:]]}, separator=";")
+        assert column(load_data(path), "z")[1] == 2.5
 
 
 def test_the_decimal_mark_can_be_given(write):
@@ -118,10 +279,53 @@ def test_few_strays_among_numbers_are_missing_and_many_make_categories_with_a_wa
     assert "many ('<0', '<1', '<2')" in note(dataset, "warning, text although most values are numbers")
 
 
-def test_missing_values_can_be_named_and_suspicious_ones_are(write):
-    path = write({"z": [-999 if i % 6 == 0 else i % 7 for i in range(ROWS)]})
-    assert note(load_data(path), "warning, numbers that may mean a missing value").count("-999 in z") == 1
-    assert np.isnan(column(load_data(path, missing=["-999"]), "z")).sum() == 10
+@pytest.mark.parametrize("token", ["not recorded", "TBD", "??", "refused"])
+def test_one_unknown_token_among_many_numbers_is_missing_too(write, token):
+    dataset = load_data(write({"z": [token if i % 4 == 0 else i / 4 for i in range(ROWS)]}))
+    assert np.isnan(column(dataset, "z")).sum() == 15
+    assert f"{token!r} (15) in z" in note(dataset, "taken as missing")
+
+
+@pytest.mark.parametrize(
+    ("codes", "others", "said"),
+    [
+        ([-999], range(7), "-999"),
+        ([99], range(8), "99"),
+        ([888, 999], range(30), "888 and 999"),
+        ([-1], range(20, 50), "-1"),
+        ([0], range(40, 70), "0"),
+        ([1e20], range(11), "1e+20"),
+        ([40], range(30), None),
+        ([-1], range(-3, 20), None),
+    ],
+)
+def test_codes_of_missing_values_are_suspected(write, codes, others, said):
+    cells = [codes[i // 6 % len(codes)] if i % 6 == 0 else others[i % len(others)] for i in range(ROWS)]
+    notes = [text for text in load_data(write({"z": cells})).notes if "may mean a missing value" in text]
+    assert [text.partition(": ")[2].partition(" in z")[0] for text in notes] == [said] * bool(said)
+
+
+@pytest.mark.parametrize(
+    ("cells", "named", "n_missing"),
+    [
+        ([" ? ", "red", "blue"], "?", 20),  # whatever spaces stand around it
+        (["9.0", "3", "4"], "9", 20),
+        (["9", "red", "blue"], "9.0", 20),
+        (["Unknown", "red", "blue"], "unknown", 0),
+    ],
+)
+def test_missing_values_are_named_as_text_or_number_and_one_that_is_nowhere_is_said(
+    write, parquet, cells, named, n_missing
+):
+    path = write({"z": cycled(cells)})
+    frame = pd.read_csv(path, skipinitialspace=True)
+    for source in (path, parquet(frame)):
+        dataset = load_data(source, missing=[named])
+        assert pd.Series(column(dataset, "z")).isin([np.nan, "(missing)"]).sum() == n_missing
+        assert (f"warning, no cell has the value that missing= names: {named!r}" in dataset.notes) == (n_missing == 0)
+
+
+def test_a_missing_label_can_be_named(write):
     labels = cycled(["?", "ill", "well", "well"])
     with pytest.raises(DataError, match="15 of 60 rows have no label"):
         load_data(write({"label": labels}), missing="?")
@@ -143,6 +347,8 @@ def test_text_is_no_number_because_a_few_values_are(write):
         (["02/03/2024", "05/06/2024"], "2024-02-03", "dates, as days since 1970, read month first"),
         (["02/03/2024", "25/06/2024", "unknown"], "2024-03-02", "dates, as days since 1970: when"),
         (["1 Mar 2024", "12 Oct 2023"], "2024-03-01", "dates"),
+        (["9999-12-31", "1677-01-01"], "9999-12-31", "dates"),
+        (["1/20/68", "1/20/70"], "2068-01-20", "dates, as days since 1970, years of two digits from 1969 to 2068"),
     ],
 )
 def test_dates_are_days(write, cells, first, said):
@@ -152,7 +358,31 @@ def test_dates_are_days(write, cells, first, said):
     assert any(text.startswith(said) for text in dataset.notes)
 
 
+def test_dates_of_two_orders_are_none(write):
+    cells = cycled(["13/02/2020", "02/13/2020", "01/01/2020"])
+    assert column(load_data(write({"when": cells})), "when").tolist() == cells
+
+
 # ---------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: ["# exported", "# 2024", *lines], "line 3 has 3 values, and those before it have 1; remove the"),
+        (lambda lines: [*lines, "1,2,3,4,5"], "line 62 has 5 values, and those before it have 3; remove the lines"),
+        (
+            lambda lines: [lines[0], "kg,cm,text", *lines[1:]],
+            r"1 rows have text in each column of numbers \('kg', 'cm'\)",
+        ),
+        (lambda lines: lines[:30] + lines[:1] + lines[30:], r"1 rows have text in each column of numbers \('x', 'z'\)"),
+    ],
+)
+def test_lines_that_are_no_rows_are_refused(write, change, message):
+    path = write({"z": np.roll(X, 1)})
+    path.write_text("\n".join(change(path.read_text().splitlines())))
+    with pytest.raises(DataError, match=message):
+        load_data(path)
 
 
 @pytest.mark.parametrize(
@@ -216,6 +446,9 @@ def test_what_is_separated_by_spaces_or_written_otherwise_is_refused(write, tmp_
         load_data(write({"z": np.roll(X, 1)}, separator=" "))
     with pytest.raises(DataError, match=r"no table of text in UTF-8 .*; save it as one"):
         load_data(write({"größe": np.roll(X, 1)}, encoding="latin-1"))
+    for encoding in ("utf-16", "utf-16-le", "utf-32"):
+        with pytest.raises(DataError, match=r"no table of text in UTF-8"):
+            load_data(write({"z": np.roll(X, 1)}, encoding=encoding))
 
 
 def test_long_cells_and_long_numbers(write):
@@ -244,9 +477,30 @@ def test_classes_have_one_unicode_form_and_nearly_equal_ones_are_said(write):
     )
     assert dataset.class_names == ("Sick", "caf\u00e9", "sick", "very  sick", "very sick")
     alike = "'Sick' and 'sick', 'very  sick' and 'very sick'"
-    assert f"warning, classes whose names differ in case or spaces alone: {alike}" in dataset.notes
+    assert (
+        f"warning, classes whose names differ in case, spaces, invisible signs, quotes or a full stop alone: {alike}"
+        in dataset.notes
+    )
     assert make_task(dataset, positive="cafe\u0301").class_names[1] == "caf\u00e9"
     assert load_data(write({"gro\u00df\u0308e": X % 3, "label": LABELS}), label="label").class_names == ("ill", "well")
+
+
+def test_names_of_classes_that_hardly_differ_are_said_and_unprintable_ones_refused(write):
+    dataset = load_data(write({"label": cycled(["ill", "ill\u200b", "'well'", "well", "<=5.", "<=5"])}))
+    for pair in ("'<=5' and '<=5.'", "'ill' and 'ill\\u200b'", "\"'well'\" and 'well'"):
+        assert pair in note(dataset, "warning, classes")
+    with pytest.raises(DataError, match=r"the class '\\x1b\[31mred' has characters that cannot be printed"):
+        load_data(write({"label": cycled(["\x1b[31mred", "blue"])}))
+
+
+def test_a_label_that_may_be_another_column_or_a_number_is_said(write):
+    path = write({"class": LABELS, "score": np.arange(ROWS) % 21})
+    path.write_text("\n".join(line.rpartition(",")[0] for line in path.read_text().splitlines()))
+    notes = load_data(path).notes
+    assert "warning, the last column is taken for the label, not 'class'; choose with label= (--label)" in notes
+    assert any(
+        text.startswith("warning, the label has 21 classes, most of them with fewer than 5 rows") for text in notes
+    )
 
 
 # ---------------------------------------------------------------- columns that name rows
@@ -261,6 +515,8 @@ def test_classes_have_one_unicode_form_and_nearly_equal_ones_are_said(write):
         ("CustomerID", [f"C{i}" for i in range(ROWS)]),
         ("record number", np.random.default_rng(1).permutation(ROWS) * 3),
         ("patientid", np.arange(ROWS) // 2),
+        ("patient", np.arange(ROWS) % 10),  # each of one class
+        ("part", np.where(np.arange(ROWS) % 4 == 0, "Test", "Train")),
     ],
 )
 def test_names_and_numbers_of_rows_are_left_out_by_name(write, name, values):
@@ -276,6 +532,8 @@ def test_names_and_numbers_of_rows_are_left_out_by_name(write, name, values):
         ("ticket", np.arange(ROWS) * 3 + np.arange(ROWS) % 2, "columns that rise from row to row"),
         ("city", [f"city {i % 25}" for i in range(ROWS)], "columns that may name groups of rows"),
         ("", np.arange(ROWS) % 3, "columns without a name"),
+        ("code", np.arange(ROWS) % 5 // 1, "columns each of whose values has one class alone"),
+        ("hash", 2**60 + np.random.default_rng(1).permutation(ROWS), "columns of numbers so long that"),
     ],
 )
 def test_what_may_name_rows_is_kept_with_a_warning(write, name, values, warning):
@@ -342,11 +600,15 @@ def test_rows_that_are_equal_for_lack_of_values_are_no_copies(write):
 
 @pytest.mark.parametrize(
     ("group", "message"),
-    [("label", "is the label and cannot be the group too"), ("patien", "no column 'patien'.*did you mean 'patient'")],
+    [
+        ("label", "is the label and cannot be the group too"),
+        ("patien", "no column 'patien'.*did you mean 'patient'"),
+        ("half", r"60 rows in \d groups that stay whole are too few for a test split"),
+    ],
 )
 def test_a_group_must_be_a_column_beside_the_label(write, group, message):
     with pytest.raises(DataError, match=message):
-        load_data(write({"patient": np.arange(ROWS) // 3}), group=group)
+        load_data(write({"patient": np.arange(ROWS) // 3, "half": np.arange(ROWS) // 30}), group=group)
 
 
 def test_rows_without_a_group_stand_alone(write):
@@ -364,9 +626,9 @@ def test_groups_of_several_classes_are_divided_class_by_class(labels, seed, n_fo
     labels = np.array(labels)
     groups = np.random.default_rng(seed).integers(0, 15, len(labels))
     folds = dict.fromkeys(range(n_folds), 1 / n_folds)
-    found = split_by_group(labels, groups, fractions=folds, seed=seed, several_classes=True)
+    found = split_by_group(labels, groups, fractions=folds, seed=seed)
     assert pd.Series(found).groupby(groups).nunique().max() == 1
-    renamed = split_by_group(labels, groups + 100, fractions=folds, seed=seed, several_classes=True)
+    renamed = split_by_group(labels, groups + 100, fractions=folds, seed=seed)
     np.testing.assert_array_equal(found, renamed)
     joined = joined_groups(groups, np.arange(len(labels)) // 2)
     assert pd.Series(joined).groupby(groups).nunique().max() == 1
@@ -387,6 +649,7 @@ def test_lists_dates_and_exact_numbers_of_parquet_become_columns_of_numbers(parq
             "stay": pd.to_timedelta(np.arange(ROWS) % 9, unit="h"),
             "price": [Decimal(i % 9) / 4 for i in range(ROWS)],
             "site": pd.Categorical(cycled(["arm", "leg"])),
+            "hand": cycled([b"left", b"right"]),
             "label": pd.array([None if i == 3 else i % 2 for i in range(ROWS)], dtype="Int64"),
         }
     )
@@ -399,14 +662,26 @@ def test_lists_dates_and_exact_numbers_of_parquet_become_columns_of_numbers(parq
     np.testing.assert_allclose(column(dataset, "stay"), kept % 9 / 24)
     np.testing.assert_allclose(column(dataset, "price"), kept % 9 / 4)
     assert set(column(dataset, "site")) == {"arm", "leg"}
+    assert set(column(dataset, "hand")) == {"left", "right"}
     assert "columns of lists, a column each of their numbers: embedding (3)" in dataset.notes
 
 
-@pytest.mark.parametrize("values", [[[1.0], [1.0, 2.0]], [{"a": 1}], [b"abc"], [["a", "b"]]])
+@pytest.mark.parametrize("values", [[[1.0], [1.0, 2.0]], [{"a": 1}], [b"\xff"], [["a", "b"]]])
 def test_what_is_no_list_of_numbers_is_refused(parquet, values):
     frame = pd.DataFrame({"x": X, "z": pd.Series(cycled(values), dtype=object), "label": LABELS})
-    with pytest.raises(DataError, match="the column 'z' holds something else than lists of equally many numbers"):
+    with pytest.raises(
+        DataError, match="the column 'z' holds something else than text or lists of equally many numbers"
+    ):
         load_data(parquet(frame))
+
+
+def test_a_label_of_lists_is_refused_and_levels_of_an_index_are_columns(parquet):
+    frame = pd.DataFrame({"x": X, "label": [[0.0, 1.0]] * ROWS})
+    with pytest.raises(DataError, match="the column 'label' has lists, which are neither classes nor groups"):
+        load_data(parquet(frame))
+    levels = pd.MultiIndex.from_arrays([np.arange(ROWS) // 3, cycled("ab")], names=["patient", "side"])
+    dataset = load_data(parquet(pd.DataFrame({"x": X, "label": LABELS}, index=levels)), group="patient")
+    assert list(dataset.train.inputs) == ["side", "x"]
 
 
 @pytest.mark.parametrize("options", [{"header": False}, {"decimal": ","}])

@@ -275,6 +275,8 @@ def test_onnx_without_metadata_asks_for_it_and_takes_it(tmp_path, lost):
         ({"mean": "a,b,c"}, r"odd\.onnx has unreadable metadata"),
         ({"std": "1.0,1.0"}, r"odd\.onnx does not say"),
         ({"image_size": "-16"}, r"odd\.onnx does not say"),
+        ({"mean": "123.7,116.3,103.5"}, r"odd\.onnx: mean .* are not those of pixels from 0 to 1"),
+        ({"std": "0,1,1"}, r"odd\.onnx: mean .* are not those of pixels from 0 to 1"),
     ],
 )
 def test_onnx_with_bad_metadata(tmp_path, wrong, message):
