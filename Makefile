@@ -36,8 +36,8 @@ book: $(STAMP)  ## render the book from the records in results/
 smoke: $(STAMP)  ## execute every chapter live on small embedded data
 	$(BIN)/regroup book smoke
 
-test: $(STAMP)  ## run the tests, make smoke among them (PYTEST_ARGS="-k aggregate" selects some)
-	$(BIN)/python -m pytest --durations=10 $(PYTEST_ARGS)
+test: $(STAMP)  ## run the tests in two processes, make smoke among them (PYTEST_ARGS="-k aggregate" selects some)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations=10 $(PYTEST_ARGS)
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

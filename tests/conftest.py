@@ -6,7 +6,6 @@ import re
 import shutil
 import sys
 import threading
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -151,29 +150,21 @@ def measured_record(tmp_path):
     return make
 
 
-@contextmanager
-def few_threads():
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
     """Compute in one thread, here and in child processes: the networks here are too small to share out.
 
-    Threads that wait for one another cost more than the work, above all where something else keeps a core busy.
+    Threads that wait for one another cost more than the work, above all where something else keeps a core busy, as
+    the second process of the tests does.
     """
-    before = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def one_thread():
-    """Compute in one thread: small networks gain nothing from a second, and lose a lot on a busy machine."""
-    with few_threads():
-        yield
 
 
 @pytest.fixture(scope="session")
-def smoke_results(tmp_path_factory):
+def smoke_results(tmp_path_factory, one_thread):
     """Return a results directory that `run` has filled: three methods and two encoders on digits, seeds 0 and 1.
 
     Tests read it; those that damage something copy it first.
@@ -191,7 +182,7 @@ def smoke_results(tmp_path_factory):
         EncoderSpec(encoder="raw", seed=0, **common),
         EncoderSpec(encoder="autoencoder", seed=0, encoder_epochs=1, **common),
     ]
-    with few_threads(), pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(looks, "EMBEDDED_POINTS", 100)  # t-SNE of all test digits takes seconds
         for spec in specs:
             run.run(spec, results_dir=folder, data_dir=data)

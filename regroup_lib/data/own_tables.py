@@ -161,11 +161,13 @@ def read_rows(
     `columns` has the kind of each column by name, ``"number"`` or ``"text"``; further columns are left out. A missing
     column and text in one of numbers raise a DataError.
     """
+    found: dict[str, list[str]] = defaultdict(list)
     if path.suffix.lower() == ".parquet":
-        frame, decimal = _read_parquet(path, missing), "."
+        frame, decimal = _read_parquet(path), "."
     else:
-        frame, decimal = _read_text(path, header, missing, decimal)
-    frame = _spread_lists(path, _checked_columns(path, frame), defaultdict(list))
+        frame, decimal = _read_text(path, header, decimal)
+    frame.columns = [str(name) for name in frame]
+    frame = _blanked(_plain(path, frame, found), missing, found)
     if absent := [name for name in columns if name not in frame]:
         raise DataError(f"{path} lacks columns that the model reads: {some_of(absent)}")
     rows = {}
@@ -173,7 +175,7 @@ def read_rows(
         if kind == "text":
             rows[name] = _text(frame[name]).fillna(MISSING).to_numpy(object)
             continue
-        values = _values(name, frame[name], decimal, defaultdict(list))
+        values = _values(name, frame[name], decimal, found)
         if values.dtype != np.float64 and values.notna().any():
             raise DataError(f"{path}: the column {name!r} has text, such as {values.dropna().iloc[0]!r}, for numbers")
         rows[name] = values.to_numpy(np.float64, na_value=np.nan)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from conftest import few_threads
 
 from regroup_book import plans
 from regroup_book.chapters import text
@@ -32,16 +31,15 @@ def groups(folder):
 
 def run_shortly(task, names, folder):
     runs = text_runs(task, "smoke", SEEDS)
-    with few_threads():
-        return {
-            name: [run(s.model_copy(update={"epochs": 1}), results_dir=folder, data_dir=folder) for s in runs[name]]
-            for name in names
-        }
+    return {
+        name: [run(s.model_copy(update={"epochs": 1}), results_dir=folder, data_dir=folder) for s in runs[name]]
+        for name in names
+    }
 
 
 @pytest.fixture(scope="module")
 def look(folder):
-    with few_threads(), pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(looks, "EMBEDDED_POINTS", 40)
         return run(plans.text_looks("smoke", [0])["tfidf"][0], results_dir=folder, data_dir=folder)
 

