@@ -166,7 +166,7 @@ def read_rows(
         frame, decimal = _read_parquet(path), "."
     else:
         frame, decimal = _read_text(path, header, decimal)
-    frame.columns = [str(name) for name in frame]
+    frame.columns = [composed(str(name)) for name in frame]
     frame = _blanked(_plain(path, frame, found), missing, found)
     if absent := [name for name in columns if name not in frame]:
         raise DataError(f"{path} lacks columns that the model reads: {some_of(absent)}")
