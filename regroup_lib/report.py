@@ -11,10 +11,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import precision_recall_curve
 
 from regroup_lib.comparison import Comparison, named
-from regroup_lib.diagnostics import plot_calibration, threshold_table
+from regroup_lib.diagnostics import threshold_table
 from regroup_lib.estimator import RegroupClassifier
 from regroup_lib.files import atomic_path
 from regroup_lib.runs import table_methods
@@ -56,9 +57,7 @@ def write_report(comparison: Comparison, path: str | Path) -> None:
         "on, first seed. On new data expect a little less.</p>",
         _table(operating_points(labels, scores)),
         "<h2>Calibration</h2><p>On the diagonal, probabilities mean what they say.</p>",
-        _picture(
-            plot_calibration(labels, {named(advice.row): scores}), "share of positives against predicted probability"
-        ),
+        _picture(_plot_calibration(labels, scores), "share of positives against predicted probability"),
         f"<h2>The same in Python</h2><pre>{escape(python_code(comparison))}</pre>",
         f"<p>{escape(comparison.provenance)}</p>",
     ]
@@ -139,3 +138,12 @@ def _picture(figure: Figure, description: str) -> str:
     return (
         f'<img alt="{escape(description)}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
     )
+
+
+def _plot_calibration(labels: np.ndarray, scores: np.ndarray) -> Figure:
+    figure, axes = plt.subplots(figsize=(4.2, 4.2))
+    share, mean = calibration_curve(labels, scores, n_bins=8, strategy="quantile")
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle=":")
+    axes.plot(mean, share, "o-", color="#0072B2")
+    axes.set(xlabel="mean probability", ylabel="share of positives", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    return figure
