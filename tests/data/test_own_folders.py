@@ -140,11 +140,6 @@ def test_links_are_followed_once_and_links_to_nothing_are_not_overlooked(folder)
         load_data(home)
 
 
-def test_a_picture_of_another_format_is_not_overlooked(folder):
-    with pytest.raises(DataError, match=r"1 of 21 images cannot be read \(a/scan.dcm"):
-        load_data(folder(plain() | {"a/scan.dcm": b"DICM"}))
-
-
 def test_masks_and_names_made_of_other_names_are_warned_about(folder):
     masks = {f"b/{i}_mask.png": np.full((6, 5), i, np.uint8) for i in range(5)}
     (warning,) = (note for note in load_data(folder(plain() | masks)).notes if note.startswith("warning"))
@@ -314,6 +309,8 @@ def test_unreadable_files_are_named_counted_and_left_out_on_demand(folder, caplo
     assert "they are left out" in caplog.text
     assert np.add(dataset.class_counts("train"), dataset.class_counts("test")).tolist() == [9, 9]
     assert any(note.startswith("left out: 3 of 21 images") for note in dataset.notes)
+    with pytest.raises(DataError, match=r"1 of 21 images cannot be read \(a/scan.dcm"):
+        load_data(folder(plain() | {"a/scan.dcm": b"DICM"}, name="scans"))
     odd = folder(plain() | {"a/odd.tif": Image.fromarray(np.full((6, 5), np.nan, np.float32))}, name="odd")
     with pytest.raises(DataError, match=r"a/odd.tif; the first: its pixels are not all finite numbers"):
         load_data(odd)
@@ -517,16 +514,6 @@ def test_a_changed_picture_and_another_name_are_another_data_set(folder):
 
 
 # ---------------------------------------------------------------- paths, tasks
-
-
-def test_a_path_that_is_nothing_says_what_a_path_may_be(tmp_path):
-    with pytest.raises(
-        DataError, match=r"an \.npz file, a folder of images or a table \(\.csv, .*nothing lies at that path"
-    ):
-        load_data(tmp_path / "photos")
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(DataError, match="no data set is called"):
-        load_data(tmp_path / "notes.txt")
 
 
 def test_a_name_goes_before_a_folder_of_that_name(folder, monkeypatch):
