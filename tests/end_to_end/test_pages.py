@@ -83,25 +83,34 @@ def test_page_shows_its_figures_and_formulas(visit, name):
         assert opened.count("main .cell_output img") > 0, "a chapter without a figure"
 
 
+def barriers(page):
+    """Return what axe objects to, and text in the color of its ground, which axe calls hidden on purpose."""
+    found = Axe().run(page, options={"resultTypes": ["violations", "incomplete"]}).response
+    broken = [(rule, node) for rule in found["violations"] for node in rule["nodes"]]
+    broken += [(rule, node) for rule in found["incomplete"] for node in rule["nodes"] if "equalRatio" in str(node)]
+    return [f"{rule['id']}: {node['target']} {node['failureSummary']}" for rule, node in broken]
+
+
 @pytest.mark.parametrize("mode", ["light", "dark"])
-@pytest.mark.parametrize("name", [*PAGES, "search", "genindex"])
-def test_page_has_no_barrier(visit, name, mode):
+@pytest.mark.parametrize("name", ["index", "method", "explore", "motivating-example", "tables", "use", "api", "search"])
+def test_page_has_no_barrier_and_fits_a_telephone(visit, name, mode):
     page = visit(name).page
-    set_theme = "mode => { document.documentElement.dataset.theme = mode }"
-    page.evaluate(set_theme, mode)
+    page.evaluate("mode => { document.documentElement.dataset.theme = mode }", mode)
     page.wait_for_timeout(400)  # colors fade from one to the other
-    # The page of records has a thousand rows that are alike.
-    context = {"exclude": [["table.records tbody tr:nth-child(n+3)"]]}
-    found = Axe().run(page, context=context, options={"resultTypes": ["violations"]}).response["violations"]
-    page.evaluate(set_theme, "light")
-    barriers = [f"{v['id']}: {node['target']} {node['failureSummary']}" for v in found for node in v["nodes"]]
-    assert barriers == []
+    found = barriers(page)
+    page.evaluate("document.documentElement.dataset.theme = 'light'")
+    assert found == []
+    page.set_viewport_size({"width": 390, "height": 900})
+    width = page.evaluate("document.documentElement.scrollWidth")
+    page.set_viewport_size({"width": 1280, "height": 900})
+    assert width <= 390
 
 
 @pytest.mark.parametrize(
     ("change", "rule"),
     [
         ("document.querySelector('main p').style.color = '#bbb'", "color-contrast"),
+        ("document.querySelector('main p').style.cssText = 'color: #222832; background: #222832'", "color-contrast"),
         ("document.querySelector('main img').removeAttribute('alt')", "image-alt"),
     ],
 )
@@ -109,7 +118,7 @@ def test_barriers_are_found_where_there_are_some(browser, site, change, rule):
     page = browser.new_page()
     page.goto(f"{site}/index.html", wait_until="networkidle")
     page.evaluate(change)
-    assert rule in {violation["id"] for violation in Axe().run(page).response["violations"]}
+    assert {barrier.partition(":")[0] for barrier in barriers(page)} == {rule}
     page.close()
 
 
@@ -173,7 +182,6 @@ def test_each_record_is_listed_with_its_file(visit):
 def test_navigation_opens_on_a_telephone_and_search_finds(browser, site):
     page = browser.new_page(viewport={"width": 400, "height": 800})
     page.goto(f"{site}/method.html", wait_until="networkidle")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 400
     page.locator("button.primary-toggle").first.click()
     page.locator("dialog[open] >> text=How to re-run this book").click()
     page.wait_for_url("**/reproduce.html")
