@@ -10,6 +10,7 @@ import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
 from conftest import OTHER_VERDICTS
+from matplotlib.image import imread
 
 from regroup_book import build
 from regroup_book.evidence import WORDS
@@ -120,6 +121,19 @@ def test_barriers_are_found_where_there_are_some(browser, site, change, rule):
     page.evaluate(change)
     assert {barrier.partition(":")[0] for barrier in barriers(page)} == {rule}
     page.close()
+
+
+def test_readme_opens_with_the_sentences_and_pictures_of_the_front_page(visit):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("**", "")
+    sentences = visit("index").page.locator(".front p:has(> strong:first-child)").all_inner_texts()
+    assert len(sentences) == 4
+    without_link = [re.sub(r" \([^()]*\)\.$", ".", sentence) for sentence in sentences]
+    assert [sentence for sentence in without_link if sentence not in readme] == []
+    for picture in (ROOT / "book" / "readme").iterdir():
+        assert f"book/readme/{picture.name}" in readme
+        drawn, kept = (imread(folder / picture.name) for folder in (ROOT / "book" / "figures", picture.parent))
+        assert drawn.shape == kept.shape, "make book, then copy book/figures to book/readme"
+        assert abs(drawn - kept).mean() < 0.002, "make book, then copy book/figures to book/readme"
 
 
 @functools.cache
