@@ -204,6 +204,18 @@ def test_navigation_opens_on_a_telephone_and_search_finds(browser, site):
     page.close()
 
 
+def test_a_wide_table_fades_until_its_end_and_a_figure_opens(browser, site):
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page.goto(f"{site}/motivating-example.html", wait_until="networkidle")
+    page.locator("table.cut").first.evaluate("table => { table.id = 'wide'; table.scrollLeft = table.scrollWidth }")
+    page.locator("#wide:not(.cut)").wait_for()
+    table, cell = (page.locator(place).first.bounding_box() for place in ("#wide", "#wide tbody tr > :first-child"))
+    assert cell["x"] >= table["x"]
+    page.locator("main figure a:has(img)").first.click()
+    page.wait_for_url("**/*.png")
+    page.close()
+
+
 def test_paper_is_light_and_the_screen_stays_dark(browser, site):
     page = browser.new_page()
     page.add_init_script("localStorage.setItem('mode', 'dark'); localStorage.setItem('theme', 'dark')")
