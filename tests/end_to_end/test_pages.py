@@ -119,15 +119,15 @@ def test_barriers_are_found_where_there_are_some(browser, site, change, rule):
     page = browser.new_page()
     page.goto(f"{site}/index.html", wait_until="networkidle")
     page.evaluate(change)
-    assert {barrier.partition(":")[0] for barrier in barriers(page)} == {rule}
+    assert rule in {barrier.partition(":")[0] for barrier in barriers(page)}
     page.close()
 
 
 def test_readme_opens_with_the_sentences_and_pictures_of_the_front_page(visit):
     readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("**", "")
-    sentences = visit("index").page.locator(".front p:has(> strong:first-child)").all_inner_texts()
+    sentences = visit("index").page.locator(".front p:not(td p):has(> strong)").all_inner_texts()
     assert len(sentences) == 4
-    without_link = [re.sub(r" \([^()]*\)\.$", ".", sentence) for sentence in sentences]
+    without_link = [re.sub(r" \([^()]*\)\.$", ".", sentence.replace("’", "'")) for sentence in sentences]
     assert [sentence for sentence in without_link if sentence not in readme] == []
     for picture in (ROOT / "book" / "readme").iterdir():
         assert f"book/readme/{picture.name}" in readme
