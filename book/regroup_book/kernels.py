@@ -1,4 +1,4 @@
-"""Kernels that start at once: each is a fork of one process that has imported the packages of the chapters."""
+"""Kernels that start quickly: each is a fork of one process that has imported the packages of the chapters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if sys.platform != "darwin":
             "regroup_book.pictures",
         ]
     )
-# What the packages read while they are imported, which is before the kernel of a notebook could set it.
+# Packages read this at import, before the kernel of a notebook could set it.
 ENVIRONMENT = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
 
 

@@ -1,4 +1,4 @@
-"""The paper's own numbers, and their distance to ours."""
+"""The numbers that the paper prints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cache
 
 import pandas as pd
 
-# The paper's second binary task contradicts itself about its positive class: both of ours stand beside it.
+# The paper contradicts itself about the positive class of its second binary task, so both of ours are compared with it.
 PAPER_TASKS = {
     "cifar100-worm": "cifar100-worm",
     "ham10000-bcc": "ham10000-binary",

@@ -63,7 +63,7 @@ def plot_pipeline(record: Record) -> Figure:
         x = 0.5 + 23 * i
         axes.add_patch(FancyBboxPatch((x, 42.5), 20, 9.5, boxstyle="round,pad=0.3", fc="#f2f6fa", ec="#0072B2"))
         axes.text(x + 10, 50, heading, ha="center", va="center", weight="bold")
-        axes.text(x + 10, 45.6, text, ha="center", va="center", fontsize=8)
+        axes.text(x + 10, 45.6, text, ha="center", va="center", fontsize=9)
         if i:
             _arrow(axes, (x - 2.6, 47.3), (x - 0.4, 47.3))
     groups = record.arrays()["examples"], parent == parent[-1], counts

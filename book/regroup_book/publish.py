@@ -1,4 +1,4 @@
-"""What goes out besides the pages: launch buttons, notebooks that install the library first, the book as one PDF."""
+"""Launch buttons, notebooks that install the library first, and the book as one PDF."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pypdf import PdfWriter
 
 
-LAUNCH_BRANCH = "launch"  # of the repository: what is in `launchable`, on top of the sources
+LAUNCH_BRANCH = "launch"  # the sources, with the notebooks of `write_launchable`
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--headless", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--no-first-run"]
 
@@ -111,7 +111,7 @@ def served(folder: Path) -> Iterator[str]:
 
 
 def write_pdf(html: Path, pages: Sequence[str], target: Path) -> None:
-    """Print pages of the rendered book to one PDF file, with a bookmark a page and links between them.
+    """Print pages of the rendered book to one PDF file, with a bookmark per page and links between them.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def write_pdf(html: Path, pages: Sequence[str], target: Path) -> None:
 
 
 def _print_page(chromium: Browser, address: str, writer: PdfWriter) -> None:
-    """Append a page, once its formulas and charts are drawn, with a bookmark."""
+    """Append a page with a bookmark once its formulas and charts are drawn."""
     from pypdf import PdfReader
 
     page = chromium.new_page(viewport={"width": 900, "height": 1200})
@@ -172,7 +172,7 @@ def _print_page(chromium: Browser, address: str, writer: PdfWriter) -> None:
 
 
 def _link_pages(writer: PdfWriter, address: str, first: Mapping[str, int]) -> None:
-    """Point links to other pages of the book at those pages; what is not in the PDF, records for one, is no link."""
+    """Make links to other pages of the book point to them; links to pages outside the PDF, such as records, go."""
     from pypdf.generic import ArrayObject, NameObject
 
     for page in writer.pages:

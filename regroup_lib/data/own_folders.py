@@ -143,7 +143,11 @@ def load_folder(
     headers = [headers[row] for row in readable]
     notes += _conversions(headers, shape, image_size, span)
     images = images[readable]
-    digests = np.array([hashlib.sha256(image).hexdigest() for image in images])
+    # An encoder reads the images at a size of its own, and the division must be the same: then it is by the files.
+    if image_size is None:
+        digests = np.array([hashlib.sha256(image).hexdigest() for image in images])
+    else:
+        digests = np.array([header.digest for header in headers])
     return _divided(files.take(readable), images, digests, None if named is None else named[readable], notes)
 
 
