@@ -13,13 +13,12 @@ from sklearn.metrics.cluster import contingency_matrix
 from sklearn.model_selection import train_test_split
 
 from regroup_lib.data.tasks import Task
-from regroup_lib.diagnostics import describe_clusters, diagnose, nearest_to_center
+from regroup_lib.diagnostics import cluster_contents, describe_clusters, diagnose, nearest_to_center
 from regroup_lib.encoders.features import Features
 from regroup_lib.encoders.pixels import AutoencoderEncoder
 from regroup_lib.metrics import neighbor_accuracy
 from regroup_lib.regroup import Regrouping
 from regroup_lib.runs import table_methods
-from regroup_lib.runs.contents import cluster_contents
 from regroup_lib.runs.methods import METHODS, TrainingLabels, training_labels
 from regroup_lib.runs.prepare import _describe, _encoded, _features_of, _Means, _task_of
 from regroup_lib.runs.records import Record

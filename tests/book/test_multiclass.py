@@ -12,7 +12,7 @@ from regroup_lib.data.dataset import DataError, Dataset, Split
 from regroup_lib.data.ham10000 import divided
 from regroup_lib.data.load import load_data
 from regroup_lib.data.tasks import long_tail_counts, make_task
-from regroup_lib.runs.contents import cluster_contents, explained_share, image_statistics
+from regroup_lib.diagnostics import cluster_contents, explained_share, image_statistics
 from regroup_lib.runs.differences import bootstrap_precisions, scores_on_test, values
 from regroup_lib.runs.run import run
 from regroup_lib.runs.specs import EncoderSpec, Spec, parse_spec
