@@ -17,6 +17,7 @@ from regroup_lib.metrics import clustering_quality
 from regroup_lib.regroup import Regrouping
 
 if TYPE_CHECKING:  # a user of tables does not need Matplotlib
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SILHOUETTE_SAMPLES = 2000
@@ -305,9 +306,7 @@ def plot_image_rows(examples: np.ndarray, names: Sequence[str], label: str) -> F
 
     picture, middles = mosaic(examples)
     figure, axes = plt.subplots(figsize=(0.62 * examples.shape[1] + 1, 0.62 * len(examples) + 0.2))
-    axes.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    axes.set(xticks=[], yticks=middles, yticklabels=names, ylabel=label)
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
+    _show(axes, picture)
+    axes.set(yticks=middles, yticklabels=names, ylabel=label)
     axes.tick_params(length=0)
     return figure

@@ -123,7 +123,7 @@ def costs(draw):
 
 @given(costs())
 @settings(max_examples=100)
-def test_no_centre_is_over_full_and_none_is_refused_without_need(drawn):
+def test_no_center_is_over_full_and_none_is_refused_without_need(drawn):
     distances, size = drawn
     assigned = balanced_assignment(distances, size)
     assert np.bincount(assigned, minlength=distances.shape[1]).tolist() == [size] * distances.shape[1]
@@ -137,7 +137,7 @@ def test_balanced_assignment_is_near_the_optimum():
         rng = np.random.default_rng(seed)
         points, centers = rng.normal(size=(120, 5)), rng.normal(size=(6, 5))
         distances = pairwise_distances(points, centers, metric="sqeuclidean")
-        # Twenty places a centre: the transport problem as an assignment problem.
+        # Twenty places a center: the transport problem as an assignment problem.
         rows, places = linear_sum_assignment(np.repeat(distances, 20, axis=1))
         optimum = np.repeat(distances, 20, axis=1)[rows, places].sum()
         found = distances[np.arange(120), balanced_assignment(distances, 20)].sum()

@@ -33,7 +33,7 @@ def blobs(n=3000, k=12, d=8, *, seed=0, spread=0.5):
 
 
 def lloyd(features, centers, passes):
-    """Lloyd's iteration written out, in float64: centres, labels, inertia."""
+    """Lloyd's iteration written out, in float64: centers, labels, inertia."""
     features, centers = features.astype(np.float64), centers.astype(np.float64)
 
     def distances():
@@ -177,7 +177,7 @@ def test_passes_are_lloyds_iteration(features, block_rows):
     assert model.inertia_ == pytest.approx(inertia, rel=1e-4)
 
 
-def test_a_centre_without_rows_stays():
+def test_a_center_without_rows_stays():
     features = np.repeat(np.float32([[0], [1], [5]]), [50, 50, 1], axis=0)
     with pytest.warns(UserWarning, match="distinct clusters"):
         model = BlockKMeans(5, random_state=0).fit(features)

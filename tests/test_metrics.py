@@ -342,7 +342,7 @@ def test_neighbor_accuracy_is_the_definition(n_neighbors):
     assert found == slow_neighbor_accuracy(features, labels.tolist(), n_neighbors)
 
 
-def test_no_point_is_its_own_neighbour():
+def test_no_point_is_its_own_neighbor():
     features = np.repeat(np.eye(4), 2, axis=0)  # twins with different labels
     assert neighbor_accuracy(features, [0, 1] * 4, n_neighbors=1) == 0
     assert neighbor_accuracy(features, [0, 0, 1, 1] * 2, n_neighbors=1) == 1

@@ -532,12 +532,12 @@ def parents(draw, max_classes=4):
 
 
 @st.composite
-def scores_and_parent(draw, *, normalised=False, max_classes=4):
+def scores_and_parent(draw, *, normalized=False, max_classes=4):
     parent = draw(parents(max_classes=max_classes))
     score = st.just(0.0) | st.floats(1e-6, 1.0)
     row = st.lists(score, min_size=len(parent), max_size=len(parent)).filter(any)
     scores = np.array(draw(st.lists(row, min_size=1, max_size=6)))
-    return scores / scores.sum(axis=1, keepdims=True) if normalised else scores, parent
+    return scores / scores.sum(axis=1, keepdims=True) if normalized else scores, parent
 
 
 @pytest.mark.parametrize("rule", ["max", "sum"])
@@ -554,7 +554,7 @@ def test_aggregate_agrees_with_the_definition(rule, library, drawn):
     assert (found >= 0).all()
 
 
-@given(drawn=scores_and_parent(normalised=True))
+@given(drawn=scores_and_parent(normalized=True))
 def test_argmax_is_the_papers_rule_in_the_multiclass_case(drawn):
     """Max: the class of the most likely pseudo-class. Sum: the class with the largest total."""
     scores, parent = drawn
@@ -567,7 +567,7 @@ def test_argmax_is_the_papers_rule_in_the_multiclass_case(drawn):
         assert totals[by_sum.argmax()] >= max(totals) * (1 - 1e-12)
 
 
-@given(drawn=scores_and_parent(normalised=True, max_classes=2).filter(lambda drawn: max(drawn[1]) == 1))
+@given(drawn=scores_and_parent(normalized=True, max_classes=2).filter(lambda drawn: max(drawn[1]) == 1))
 def test_half_is_the_threshold_of_the_papers_binary_rules(drawn):
     """Section 2.2: positive if its largest score is at least the largest negative one; sums likewise."""
     scores, parent = drawn
@@ -585,7 +585,7 @@ def test_an_exact_tie_is_positive():
     assert aggregate(scores, [0, 0, 1], "max")[1, 1] == 0.5
 
 
-@given(drawn=scores_and_parent(normalised=True))
+@given(drawn=scores_and_parent(normalized=True))
 def test_one_pseudo_class_a_class_changes_nothing_but_the_order(drawn):
     scores, _ = drawn
     order = np.random.default_rng(0).permutation(scores.shape[1])

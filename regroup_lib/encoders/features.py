@@ -162,24 +162,9 @@ def encode(
     if encoder.text != dataset.is_text:
         taken, held = ("text", "images") if encoder.text else ("images", "text")
         raise ValueError(f"encoder {encoder.label} takes {taken}, and {dataset.name} holds {held}")
-    if encoder.cached:
-        kept = _cached(dataset, encoder, data_directory(data_dir), checkpoint_dir, deadline, wait=wait)
-    else:
-        kept = _encoded(dataset, encoder)
-    splits = {name.removeprefix("split_"): value for name, value in kept.items() if name.startswith("split_")}
-    return Features(splits, float(kept["seconds"]), encoder)
-
-
-def _cached(
-    dataset: Dataset,
-    encoder: Encoder,
-    root: Path,
-    checkpoint_dir: str | Path | None,
-    deadline: float | None,
-    *,
-    wait: bool,
-) -> dict[str, np.ndarray]:
-    """Return the arrays of `_encoded` from the cache, or make and keep them; the encoder is fitted in both cases."""
+    if not encoder.cached:
+        return _features(_encoded(dataset, encoder), encoder)
+    root = data_directory(data_dir)
     fingerprint = f"{encoder.fingerprint()} normalize={encoder.normalize} {dataset.digest}"
     key = hashlib.sha256(fingerprint.encode()).hexdigest()[:20]
     path = root / "features" / f"{dataset.name}-{type(encoder).__name__}-{key}.npz"
@@ -194,7 +179,12 @@ def _cached(
         else:
             state = {name.removeprefix("state_"): kept[name] for name in kept if name.startswith("state_")}
             encoder.load_state(state, dataset.train.inputs.shape[1:])
-    return kept
+    return _features(kept, encoder)
+
+
+def _features(kept: dict[str, np.ndarray], encoder: Encoder) -> Features:
+    splits = {name.removeprefix("split_"): value for name, value in kept.items() if name.startswith("split_")}
+    return Features(splits, float(kept["seconds"]), encoder)
 
 
 def _encoded(

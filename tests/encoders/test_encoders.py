@@ -126,7 +126,7 @@ def test_autoencoder_is_the_same_for_the_same_seed_and_leaves_the_random_state_a
     assert np.abs(codes[0] - codes[2]).max() > 1e-3
 
 
-def test_autoencoder_takes_colour_and_oblong_images():
+def test_autoencoder_takes_color_and_oblong_images():
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 12, 3), dtype=np.uint8)
     encoder = AutoencoderEncoder(**SMALL | {"epochs": 1}).fit(images)
     assert encoder.transform(images).shape == (40, 16)
@@ -219,7 +219,7 @@ def test_onnx_map_output_is_averaged_over_places(tmp_path):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_onnx_pixels_arrive_as_announced_and_grey_ones_fill_three_channels(tmp_path, channels):
+def test_onnx_pixels_arrive_as_announced_and_gray_ones_fill_three_channels(tmp_path, channels):
     images = make_dataset(channels=channels).train.inputs
     features = OnnxEncoder(flatten_model(tmp_path / "flat.onnx")).transform(images)
     expected = prepared(np.broadcast_to(images, (*images.shape[:3], 3)))
@@ -228,7 +228,7 @@ def test_onnx_pixels_arrive_as_announced_and_grey_ones_fill_three_channels(tmp_p
 
 @pytest.mark.parametrize("size", [8, 24])
 def test_onnx_resizes_as_pillow_does(tmp_path, size):
-    """Bicubic, antialiased, as encoders are trained: one grey level of 255 apart at most."""
+    """Bicubic, antialiased, as encoders are trained: one gray level of 255 apart at most."""
     y, x = np.mgrid[:16, :16]
     # Far enough from 0 and 255: Pillow rounds and clips between its two passes.
     image = np.stack([40 + y * 11, 40 + x * 11, 70 + 110 * ((x + y) % 8 > 3)], axis=-1).astype(np.uint8)
@@ -373,7 +373,7 @@ def test_onnx_without_metadata_takes_the_size_of_its_input_and_says_what_it_assu
 
 
 @pytest.mark.parametrize("shape", [("n", 1, 16, 16), ("n", 16, 16, 3), (4, 16, 16, 1)])
-def test_onnx_takes_grey_pixels_and_channels_that_come_last(tmp_path, shape):
+def test_onnx_takes_gray_pixels_and_channels_that_come_last(tmp_path, shape):
     nodes = [helper.make_node("Flatten", ["images"], ["features"])]
     path = several_outputs(tmp_path / "layout.onnx", {"features": (nodes, [shape[0], "d"])}, shape=shape)
     images = make_dataset().train.inputs
@@ -512,7 +512,7 @@ def test_clip_by_name_through_the_cache(clip_name, clip_file, tmp_path):
     np.testing.assert_array_equal(again.splits["test"], features.splits["test"])
 
 
-def test_clip_takes_small_grey_images(clip_name, clip_file, digits):
+def test_clip_takes_small_gray_images(clip_name, clip_file, digits):
     features = ClipEncoder(clip_name, str(clip_file[0])).transform(digits.test.inputs[:5])
     assert features.shape == (5, 16)
     assert np.isfinite(features).all()
@@ -576,7 +576,7 @@ def test_unknown_encoder_is_refused_with_those_there_are(name, tmp_path):
         encode(make_dataset(), name, data_dir=tmp_path)
 
 
-# ---------------------------------------------------------------- normalisation
+# ---------------------------------------------------------------- normalization
 
 
 def test_center_and_normalize():
@@ -584,7 +584,7 @@ def test_center_and_normalize():
     ours, test = center_and_normalize(train, np.array([[4.0, 9.0], [4.0, 5.0]], np.float32))
     root = np.sqrt(0.5)
     np.testing.assert_allclose(ours, [[-root, -root], [root, -root], [0, 1]], atol=1e-6)
-    np.testing.assert_allclose(test, [[0, 1], [0, 0]], atol=1e-6)  # the centre itself has no direction
+    np.testing.assert_allclose(test, [[0, 1], [0, 0]], atol=1e-6)  # the center itself has no direction
     assert ours.dtype == test.dtype == np.float32
 
 
@@ -592,7 +592,7 @@ def test_center_and_normalize():
 
 
 class Counting(Encoder):
-    """Mean colour of each image, less that of the training set; counts how often it works."""
+    """Mean color of each image, less that of the training set; counts how often it works."""
 
     label = "counting"
 
@@ -640,7 +640,7 @@ def test_second_call_reads_what_the_first_one_wrote(tmp_path, caplog):
     assert read.splits.keys() == dataset.splits.keys()
     for name in dataset.splits:
         np.testing.assert_array_equal(read.splits[name], written.splits[name], strict=True)
-    # What was learnt came back: the encoder works on new images.
+    # What was learned came back: the encoder works on new images.
     new = make_dataset(seed=9).train.inputs
     np.testing.assert_array_equal(second.transform(new), first.transform(new))
     assert second.image_shape == (16, 16, 3)
@@ -775,7 +775,7 @@ def test_damaged_cache_is_reported_and_made_again(tmp_path, caplog, damage):
 
 
 @pytest.mark.parametrize("order", [("train", "test"), ("test", "train"), ("val", "train", "test")])
-def test_features_stay_with_their_split_and_are_centred_on_train(tmp_path, order):
+def test_features_stay_with_their_split_and_are_centered_on_train(tmp_path, order):
     class Normalised(Counting):
         normalize = True
 

@@ -102,7 +102,7 @@ def test_it_learns_without_labels_and_comes_back_from_its_cache(tmp_path, monkey
     assert learned > max(0.8, neighbor_accuracy(before, digits.test.labels))
     kept = encode(digits, SimCLREncoder(epochs=6, batch_size=64, flip=False), data_dir=tmp_path)
     np.testing.assert_array_equal(kept.splits["test"], features["test"])
-    # The restored network gives the same features, before they are centred.
+    # The restored network gives the same features, before they are centered.
     restored, fresh = (e.transform(digits.test.inputs[:5]) for e in (kept.encoder, encoder))
     np.testing.assert_allclose(restored, fresh, atol=1e-5)
 
@@ -131,7 +131,7 @@ def test_training_that_stops_at_its_deadline_goes_on_and_ends_in_the_same_featur
     assert len(batches) == all_batches
     assert all(np.array_equal(expected[name], found.splits[name]) for name in expected)
     assert found.seconds > 0.05 * all_batches  # of both
-    # What was learnt is kept: without its features nothing is trained again.
+    # What was learned is kept: without its features nothing is trained again.
     again = encode(digits, SimCLREncoder(**options), data_dir=tmp_path / "c", **kept)
     assert len(batches) == all_batches
     assert all(np.array_equal(expected[name], again.splits[name]) for name in expected)

@@ -80,7 +80,7 @@ def test_many_classes_class_by_class():
         assert min(distances, key=distances.get) == c
 
 
-def test_colour_and_oblong_images():
+def test_color_and_oblong_images():
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 12, 3), dtype=np.uint8)
     synthetic, labels = deep_smote(images, np.arange(40) // 30, **QUICK)
     assert synthetic.shape == (20, 8, 12, 3)
@@ -106,7 +106,7 @@ def test_a_class_of_one_image_is_repeated():
     assert (synthetic == synthetic[0]).all()
 
 
-def test_a_class_of_two_images_has_one_neighbour():
+def test_a_class_of_two_images_has_one_neighbor():
     synthetic, labels = deep_smote(*tail({3: 20, 5: 2}), **SMALL | {"epochs": 30})
     assert labels.tolist() == [5] * 18
     assert len({image.tobytes() for image in synthetic}) > 1
@@ -158,7 +158,7 @@ def test_the_penalty_is_on_one_class_whatever_its_size(zeros, monkeypatch):
     assert not set(np.concatenate([rows for _, rows in steps])) <= drawn  # from all images of the class
 
 
-def test_new_codes_lie_between_neighbours():
+def test_new_codes_lie_between_neighbors():
     rng = np.random.default_rng(0)
     codes = np.concatenate([rng.normal(size=(6, 3)), 100 + rng.normal(size=(6, 3))]).astype(np.float32)
     new = deepsmote._interpolate(codes, 50, 0)

@@ -134,7 +134,7 @@ def test_quotas(majority, minority, n_wanted, expected):
 
 
 def blobs(table, seed=0):
-    """Return features and labels with `table[cluster][class]` samples of each class around each cluster's centre."""
+    """Return features and labels with `table[cluster][class]` samples of each class around each cluster's center."""
     rng = np.random.default_rng(seed)
     labels = np.concatenate([np.repeat(np.arange(len(row)), row) for row in table])
     place = np.repeat(np.arange(len(table)), [sum(row) for row in table])

@@ -499,7 +499,7 @@ def descriptions():
     return load_data("descriptions")
 
 
-def test_tfidf_is_deterministic_and_cached_with_all_that_it_learnt(descriptions, tmp_path):
+def test_tfidf_is_deterministic_and_cached_with_all_that_it_learned(descriptions, tmp_path):
     made = encode(descriptions, "tfidf", data_dir=tmp_path)
     kept = encode(descriptions, "tfidf", data_dir=tmp_path)
     anew = encode(descriptions, "tfidf", data_dir=tmp_path / "elsewhere")
