@@ -17,7 +17,6 @@ from regroup_lib.metrics import clustering_quality
 from regroup_lib.regroup import Regrouping
 
 if TYPE_CHECKING:  # a user of tables does not need Matplotlib
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SILHOUETTE_SAMPLES = 2000

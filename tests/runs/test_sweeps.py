@@ -76,12 +76,14 @@ def bound():
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
     """Return a client of a scheduler with two workers, processes of their own."""
+    import dask
     from distributed import LocalCluster
 
     folder = tmp_path_factory.mktemp("cluster")
     (folder / "preload.py").write_text(PRELOAD)
     options = {"preload": str(folder / "preload.py"), "local_directory": str(folder), "resources": {"GPU": 1}}
     with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "10 minutes"}),  # a busy machine starts one slowly
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", **options) as cluster,
         cluster.get_client() as client,
     ):
