@@ -305,7 +305,9 @@ def plot_image_rows(examples: np.ndarray, names: Sequence[str], label: str) -> F
 
     picture, middles = mosaic(examples)
     figure, axes = plt.subplots(figsize=(0.62 * examples.shape[1] + 1, 0.62 * len(examples) + 0.2))
-    _show(axes, picture)
-    axes.set(yticks=middles, yticklabels=names, ylabel=label)
+    axes.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axes.set(xticks=[], yticks=middles, yticklabels=names, ylabel=label)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     return figure
