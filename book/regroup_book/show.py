@@ -51,7 +51,7 @@ STYLES = {
     "rg-simclr": Style("regrouped, SimCLR", "#999933", "--", "p"),
     "rg-clip": Style("regrouped, CLIP", "#0072B2", "--", "X"),
 }
-COLORS = {"ce": "#000000", "rusc": "#E69F00", "ros": "#009E73", "rg": "#0072B2"}  # of the methods in Tables 1 and 2
+COLORS = {"ce": "#000000", "rusc": "#882255", "ros": "#AA4499", "rg": "#0072B2"}  # of the methods in Tables 1 and 2
 ENCODER_LABELS = {
     "raw": "raw pixels",
     "pca": "PCA",

@@ -163,7 +163,7 @@ def test_the_chapter_of_table_1_takes_some_of_its_tasks_and_no_others():
     with pytest.raises(ValueError, match="no choice of tasks"):
         plans.chapter_specs("tables", tasks=["ham10000-bcc"])
     assert binary.left_out(["digits-0"], "smoke") == ""
-    assert "cifar100-worm" in binary.left_out(["ham10000-bcc", "ham10000-akiec"], "cpu")
+    assert "worm (CIFAR-100)" in binary.left_out(["ham10000-bcc", "ham10000-akiec"], "cpu")
 
 
 def test_a_task_counts_as_recorded_when_its_last_run_is(tmp_path, monkeypatch):
