@@ -83,8 +83,8 @@ def compare_profiles(task: str, small: Groups, large: Groups) -> str:
     settings = [f"{groups['ce'][0].spec.network}, {groups['ce'][0].spec.epochs} epochs" for groups in (small, large)]
     return (
         f"**{task_name(task)}.** In both profiles, `{SMALL}` ({settings[0]}) and `{LARGE}` ({settings[1]}), "
-        f"{(sides[0] == sides[1]).sum()} of {sides.shape[1]} differences in AP to "
-        f"{style_of(small['ce'][0].spec).label} have the same sign. "
+        f"the difference in AP to {style_of(small['ce'][0].spec).label} has the same sign for "
+        f"{(sides[0] == sides[1]).sum()} of {sides.shape[1]} methods. "
         f"The rank correlation of all APs is {minus(f'{order:.2f}')}."
     )
 

@@ -266,7 +266,7 @@ def plot_curves(records: Sequence[Record], measure: Callable[[Record], np.ndarra
     Seeds whose run diverged are left out, and named under the figure. The legend has the order in which the lines end,
     so it reads without color.
     """
-    _, axes = plt.subplots(figsize=(7.6, 4))
+    figure, axes = plt.subplots(figsize=(5, 4.6))
     groups = by_method(records)
     for group in groups.values():
         curves = np.array([measure(record) for record in group if record.status == "finished"])
@@ -274,11 +274,11 @@ def plot_curves(records: Sequence[Record], measure: Callable[[Record], np.ndarra
             epochs, style = np.arange(1, curves.shape[1] + 1), style_of(group[0].spec)
             look = {"color": style.color, "linestyle": style.line, "marker": style.marker, "label": style.label}
             every, points = max(1, len(epochs) // 10), (np.tile(epochs, len(curves)), curves.ravel())
-            sns.lineplot(x=points[0], y=points[1], errorbar=("pi", 100), markevery=every, ax=axes, **look)
+            sns.lineplot(x=points[0], y=points[1], errorbar=("pi", 100), markevery=every, legend=False, ax=axes, **look)
     lost = [style_of(group[0].spec).label + note for group in groups.values() if (note := _diverged(group))]
     axes.set(xlabel="\n".join(["epoch", *lost]), ylabel=label)
     lines = sorted(axes.get_legend_handles_labels()[0], key=lambda line: -line.get_ydata()[-1])
-    axes.legend(handles=lines, loc="center left", bbox_to_anchor=(1.01, 0.5), title="training labels", handlelength=3)
+    figure.legend(handles=lines, loc="outside lower center", ncol=2, title="training labels", handlelength=3)
     return axes
 
 

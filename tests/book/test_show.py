@@ -379,7 +379,7 @@ def test_variation_has_a_panel_a_method_and_a_line_a_training_class(trained):
     figure, groups = synchronous_learning.plot_variation(trained), by_method(trained)
     panels = {axes.get_title(): axes for axes in drawn(figure)}
     assert list(panels) == [style_of(group[0].spec).label for group in groups.values()]
-    assert legend_texts(figure) == ["minority", "majority: one line a training class"]
+    assert legend_texts(figure) == ["minority", "majority, one line for each training class"]
     for (record, *_), axes in zip(groups.values(), panels.values(), strict=True):
         variation = np.array([epoch["variation"] for epoch in record.traces])
         curves = [line for line in axes.get_lines() if len(line.get_xdata())]

@@ -72,7 +72,7 @@ def plot_variation(records: Sequence[Record]) -> Figure:
     """
     groups = by_method(records)
     rows = (len(groups) + 1) // 2
-    figure, panels = plt.subplots(rows, 2, figsize=(7.6, 2.7 * rows), sharex=True, sharey=True, squeeze=False)
+    figure, panels = plt.subplots(rows, 2, figsize=(5, 2.1 * rows + 0.5), sharex=True, sharey=True, squeeze=False)
     for axes in panels.flat[len(groups) :]:
         axes.set_visible(False)
     for axes, (record, *_) in zip(panels.flat, groups.values(), strict=False):
@@ -81,11 +81,11 @@ def plot_variation(records: Sequence[Record]) -> Figure:
         epochs, style = np.arange(1, len(variation) + 1), style_of(record.spec)
         axes.plot(epochs, variation[:, ~minority], color="0.55", linewidth=1.1)
         axes.plot(epochs, variation[:, minority], color=style.color, linewidth=3)
-        axes.set(title=style.label, xlabel="epoch", ylabel="total variation\n(share of the whole set's)")
+        axes.set(title=style.label, xlabel="epoch", ylabel="total variation")
         axes.label_outer()
     first = panels[0, 0]
     first.set_ylim(bottom=0)
     first.plot([], [], color="0.2", linewidth=3, label="minority")
-    first.plot([], [], color="0.55", linewidth=1.1, label="majority: one line a training class")
-    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncol=2)
+    first.plot([], [], color="0.55", linewidth=1.1, label="majority, one line for each training class")
+    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncol=1)
     return figure
