@@ -104,7 +104,7 @@ def test_cells_and_boxes_escape_what_they_show():
 )
 def test_another_scale_that_says_the_opposite_is_named(here, there, said):
     verdict = made(here, contrasts=(contrast(here),), elsewhere=(contrast(there),))
-    assert ("the ResNet34 runs say the opposite" in scorecard.summary_box([verdict]).data) == said
+    assert ("runs of a ResNet34 show the opposite" in scorecard.summary_box([verdict]).data) == said
     assert (
         f"With ResNet34 after 10 epochs:<br>{contrast(there)}"
         in scorecard.verdict_table([verdict])["measured here"].iloc[0]
@@ -141,9 +141,9 @@ def test_the_gain_of_a_self_supervised_encoder_waits_for_its_runs(tmp_path, monk
 @pytest.mark.parametrize(
     ("means", "text"),
     [
-        ((3, 2), "On 2 of 2 tasks with a pre-trained encoder, regrouping ranks better than plain training: t0 and t1."),
-        ((3, 0), "On 1 of 2 tasks with a pre-trained encoder, regrouping ranks better than plain training: t0."),
-        ((-3, 0), "On 0 of 2 tasks with a pre-trained encoder, regrouping ranks better than plain training."),
+        ((3, 2), "Regrouping ranks better than plain training on 2 of 2 tasks with a pre-trained encoder: t0 and t1."),
+        ((3, 0), "Regrouping ranks better than plain training on 1 of 2 tasks with a pre-trained encoder: t0."),
+        ((-3, 0), "On none of 2 tasks with a pre-trained encoder does regrouping rank better than plain training."),
     ],
 )
 def test_the_sentence_names_the_tasks_with_a_gain(means, text):

@@ -69,7 +69,7 @@ def plot_lowest(printed: float = 0.70) -> Figure:
     source, total = SOURCES["ham10000"], 10_000
     positives = np.unique(np.geomspace(20, total / 2, 60).astype(int))
     share = 100 * positives / total
-    figure, axes = plt.subplots(figsize=(6.6, 3.8))
+    figure, axes = plt.subplots(figsize=(5, 4.6))
     axes.plot(share, share, color="0.45", linestyle=":", label="a random ranking")
     lowest = [100 * lowest_average_precision(n, total - n) for n in positives]
     axes.plot(share, lowest, color="#000000", label="the worst ranking")
@@ -83,12 +83,12 @@ def plot_lowest(printed: float = 0.70) -> Figure:
     axes.set(xlabel="positives (% of the samples)", ylabel="average precision (%)")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center")
     return figure
 
 
 def paper_ranks(task: str, measures: Sequence[str]) -> pd.DataFrame:
-    """Return the place of each method in a table of the paper, a column a measure; 1 is the highest mean.
+    """Return the place of each method in a table of the paper, one column per measure; 1 is the highest mean.
 
     Parameters
     ----------
@@ -189,9 +189,3 @@ def chance_table(method: str) -> pd.DataFrame:
         for name, count in zip(source.class_names, counts, strict=True)
     ]
     return pd.DataFrame(rows).set_index("class")
-
-
-def oversampled_factor() -> float:
-    """Return how many times as many images there are if every class of HAM10000 is made as large as nv."""
-    counts = SOURCES["ham10000"].class_counts["all"]
-    return len(counts) * max(counts) / sum(counts)
