@@ -1,4 +1,4 @@
-"""Table 2 and what stands beside it: a multiclass task class by class, thresholds, clusters, leakage."""
+"""A multiclass task class by class (Table 2): thresholds, clusters, leakage between splits."""
 
 from __future__ import annotations
 
