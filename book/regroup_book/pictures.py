@@ -26,7 +26,7 @@ def plot_embeddings(records: Sequence[Record]) -> Figure:
     colors = dict(zip(names, itertools.cycle(sns.color_palette("tab10")))) | {positive: "black"}
     look = {"palette": colors, "hue_order": names, "style_order": names, "s": 8, "linewidth": 0, "alpha": 0.8}
     rows = -(-len(records) // 2)
-    figure, panels = plt.subplots(rows, 2, figsize=(5, 2.6 * rows + 1), squeeze=False)
+    figure, panels = plt.subplots(rows, 2, figsize=(4.6, 2.4 * rows + 1), squeeze=False)
     for axes in panels.flat[len(records) :]:
         axes.set_visible(False)
     for axes, record in zip(panels.flat, records, strict=False):

@@ -47,8 +47,13 @@ def listed(items: Sequence[str]) -> str:
 
 
 def summary_box(verdicts: Sequence[Verdict]) -> HTML:
-    """Return a box for the top of a chapter: the claims that it tests, each with its verdict in a word."""
-    return box(f"{v.claim} {html.escape(v.statement)}: <b>{html.escape(v.word)}</b>{_other_scale(v)}" for v in verdicts)
+    """Return a box for the top of a chapter: the claims that it tests, by their verdict."""
+    lines = []
+    for word in WORDS:
+        stated = [f"{html.escape(v.statement)} ({v.claim}).{_other_scale(v)}" for v in verdicts if v.word == word]
+        if stated:
+            lines.append(f"<b>{word.capitalize()}:</b> {' '.join(stated)}")
+    return box(lines)
 
 
 def box(lines: Iterable[str]) -> HTML:
@@ -62,7 +67,7 @@ def _other_scale(v: Verdict) -> str:
     here = {c.text: c.word for c in v.contrasts}
     opposite = [c for c in v.elsewhere if {c.word, here.get(c.text)} == {"supported", "contradicted"}]
     found = html.escape("; ".join(map(str, opposite)))
-    return f" (runs of a ResNet34 show the opposite: {found})" if opposite else ""
+    return f" Runs of a ResNet34 show the opposite ({found})." if opposite else ""
 
 
 def _scale(records: Sequence[Record]) -> str:

@@ -267,7 +267,7 @@ def plot_curves(records: Sequence[Record], measure: Callable[[Record], np.ndarra
     Seeds whose run diverged are left out, and named under the figure. The legend has the order in which the lines end,
     so it reads without color.
     """
-    figure, axes = plt.subplots(figsize=(5, 4.6))
+    figure, axes = plt.subplots(figsize=(4.6, 4.6))
     groups = by_method(records)
     for group in groups.values():
         curves = np.array([measure(record) for record in group if record.status == "finished"])

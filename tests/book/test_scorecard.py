@@ -90,7 +90,7 @@ def test_cells_and_boxes_escape_what_they_show():
     assert row["the paper"] == "Fig. 0: &lt;b&gt;"
     assert "&lt;i&gt;: +2.0 [+1.0, +3.0] points <i>(supported)</i>" in row["measured here"]
     assert "a &amp; b" in empty["measured here"]
-    assert "C0 a &lt; b: <b>supported</b>" in scorecard.summary_box(verdicts).data
+    assert "<b>Supported:</b> a &lt; b (C0).</li><li><b>Not tested:</b>" in scorecard.summary_box(verdicts).data
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_cells_and_boxes_escape_what_they_show():
 )
 def test_another_scale_that_says_the_opposite_is_named(here, there, said):
     verdict = made(here, contrasts=(contrast(here),), elsewhere=(contrast(there),))
-    assert ("runs of a ResNet34 show the opposite" in scorecard.summary_box([verdict]).data) == said
+    assert ("Runs of a ResNet34 show the opposite" in scorecard.summary_box([verdict]).data) == said
     assert (
         f"With ResNet34 after 10 epochs:<br>{contrast(there)}"
         in scorecard.verdict_table([verdict])["measured here"].iloc[0]
