@@ -99,23 +99,22 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
 
     rows = []
     for v in verdicts:
-        where = ", ".join(f'<a href="{name}.html">{name}</a>' for name in v.chapters)
+        run = ", ".join(f'<a href="{name}.html">{name}</a>' for name in v.chapters)
         if v.records:
             link = f'<a href="records.html#records-{v.chapters[0]}">{len(v.records)} records</a>'
-            where += f": {html.escape(_scale(v.records))}; {link}"
+            run += f": {html.escape(_scale(v.records))}; {link}"
         larger = f"<br>With ResNet34 after 10 epochs:<br>{lines(v.elsewhere)}" if v.elsewhere else ""
+        paper = html.escape(": ".join(filter(None, (v.where, v.paper))))
         rows.append(
             {
                 "no.": v.claim,
                 "verdict": f'<b class="verdict {v.word.replace(" ", "-")}">{v.word}</b>',
-                "claim": html.escape(v.statement),
-                "the paper": html.escape(": ".join(filter(None, (v.where, v.paper)))),
-                "measured here": f'<div class="measured">{lines(v.contrasts) + larger or html.escape(v.note)}</div>',
-                "what was run": where,
+                "claim": html.escape(v.statement) + (f" <i>({paper})</i>" if paper else ""),
+                "measured here": f'<div class="measured">{lines(v.contrasts) + larger or html.escape(v.note)}'
+                f"<br>Runs: {run}</div>",
             }
         )
-    table = pd.DataFrame(rows).set_index("no.")
-    return table if any(table["the paper"]) else table.drop(columns="the paper")
+    return pd.DataFrame(rows).set_index("no.")
 
 
 # ---------------------------------------------------------------- one picture: where regrouping gains

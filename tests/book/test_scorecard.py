@@ -70,7 +70,9 @@ def test_the_tally_counts_the_words(entries):
 
 def test_the_table_links_records_and_shows_scale_beside_each_word(entries):
     table = scorecard.verdict_table(entries)
-    assert table.loc["C5", "what was run"].startswith('<a href="motivating-example.html">motivating-example</a>: tiny-')
+    assert (
+        '<br>Runs: <a href="motivating-example.html">motivating-example</a>: tiny-' in table.loc["C5", "measured here"]
+    )
     for part in (
         "epochs",
         "% of the labels learned",
@@ -78,16 +80,15 @@ def test_the_table_links_records_and_shows_scale_beside_each_word(entries):
         "4 records",
         "records.html#records-motivating-example",
     ):
-        assert part in table.loc["C5", "what was run"]
-    assert "records" not in table.loc["C20", "what was run"]
+        assert part in table.loc["C5", "measured here"]
+    assert "records.html" not in table.loc["C20", "measured here"]
     assert table.loc["C20", "verdict"] == '<b class="verdict not-tested">not tested</b>'
 
 
 def test_cells_and_boxes_escape_what_they_show():
     verdicts = [made(contrasts=(contrast("supported", "<i>"),)), made("not tested")]
     row, empty = (row for _, row in scorecard.verdict_table(verdicts).iterrows())
-    assert row["claim"] == "a &lt; b"
-    assert row["the paper"] == "Fig. 0: &lt;b&gt;"
+    assert row["claim"] == "a &lt; b <i>(Fig. 0: &lt;b&gt;)</i>"
     assert "&lt;i&gt;: +2.0 [+1.0, +3.0] points <i>(supported)</i>" in row["measured here"]
     assert "a &amp; b" in empty["measured here"]
     assert "<b>Supported:</b> a &lt; b (C0).</li><li><b>Not tested:</b>" in scorecard.summary_box(verdicts).data
