@@ -9,17 +9,14 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from regroup_book import plans
-from regroup_book.show import style_of, traced
+from regroup_book.show import style_of, task_name, traced
 from regroup_lib.intervals import mean_std, minus, starred
 from regroup_lib.runs.differences import AVERAGE_PRECISION, Groups, precision_difference, values
 from regroup_lib.runs.records import Record, find_record
 
 SMALL, LARGE = "cpu", "paper"
 COMPARED_CHAPTERS = ("motivating-example", "binary", "multiclass")
-NOTHING = (
-    f"No runs at the paper's scale (profile `{LARGE}`) are complete for this chapter yet; "
-    "the page *How to re-run this book* says how to make them."
-)
+NOTHING = "Its runs for this chapter are not complete yet."
 
 
 def both_profiles(chapter: str, seeds: Sequence[int]) -> dict[str, tuple[Groups, Groups]]:
@@ -81,9 +78,10 @@ def compare_profiles(task: str, small: Groups, large: Groups) -> str:
     order = spearmanr(*means).statistic
     settings = [f"{groups['ce'][0].spec.network}, {groups['ce'][0].spec.epochs} epochs" for groups in (small, large)]
     return (
-        f"**{task}.** {(sides[0] == sides[1]).sum()} of {sides.shape[1]} others lie on the same side of "
-        f"{style_of(small['ce'][0].spec).label} by AP in profiles `{SMALL}` ({settings[0]}) and `{LARGE}` "
-        f"({settings[1]}); the rank correlation of all APs is {minus(f'{order:.2f}')}."
+        f"**{task_name(task)}.** In both profiles, `{SMALL}` ({settings[0]}) and `{LARGE}` ({settings[1]}), "
+        f"the difference in AP to {style_of(small['ce'][0].spec).label} has the same sign for "
+        f"{(sides[0] == sides[1]).sum()} of {sides.shape[1]} methods. "
+        f"The rank correlation of all APs is {minus(f'{order:.2f}')}."
     )
 
 

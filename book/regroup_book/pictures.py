@@ -24,10 +24,9 @@ def plot_embeddings(records: Sequence[Record]) -> Figure:
     """Draw the t-SNE plots that training or encoder records hold, by the data set's own classes (Figure 3)."""
     names, (_, positive) = fine_class_names(records[0].spec.task), parse_task(records[0].spec.task)
     colors = dict(zip(names, itertools.cycle(sns.color_palette("tab10")))) | {positive: "black"}
-    look = {"palette": colors, "hue_order": names, "style_order": names, "s": 12, "linewidth": 0, "alpha": 0.8}
-    columns = 2 if len(records) in (1, 2, 4) else 3
-    rows = -(-len(records) // columns)
-    figure, panels = plt.subplots(rows, columns, figsize=(7.6, 7.6 / columns * rows + 0.7), squeeze=False)
+    look = {"palette": colors, "hue_order": names, "style_order": names, "s": 8, "linewidth": 0, "alpha": 0.8}
+    rows = -(-len(records) // 2)
+    figure, panels = plt.subplots(rows, 2, figsize=(4.6, 2.4 * rows + 1), squeeze=False)
     for axes in panels.flat[len(records) :]:
         axes.set_visible(False)
     for axes, record in zip(panels.flat, records, strict=False):
@@ -42,7 +41,9 @@ def plot_embeddings(records: Sequence[Record]) -> Figure:
         axes.spines[:].set_visible(True)
         handles, labels = axes.get_legend_handles_labels()
         axes.get_legend().remove()
-    figure.legend(handles, labels, loc="outside lower center", ncol=5, markerscale=2)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncol=4, markerscale=2, columnspacing=1, handletextpad=0.1
+    )
     return figure
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -16,6 +16,7 @@ from regroup_book.show import encoder_label, learned_share, task_name
 from regroup_lib.intervals import Interval
 from regroup_lib.runs import table_methods
 from regroup_lib.runs.differences import precision_difference
+from regroup_lib.runs.methods import METHODS
 from regroup_lib.runs.records import Record, find_record
 from regroup_lib.runs.specs import FEATURE_NETWORKS, Spec
 
@@ -34,69 +35,86 @@ def tally(verdicts: Sequence[Verdict]) -> dict[str, int]:
 
 def tally_sentence(verdicts: Sequence[Verdict]) -> str:
     """Return the tally in words: "Of the paper's 27 claims, 9 are supported, 3 contradicted and 15 undecided"."""
-    counted = [f"{number} {word}" for word, number in tally(verdicts).items() if number]
-    listed = counted[0] if len(counted) == 1 else f"{', '.join(counted[:-1])} and {counted[-1]}"
-    number, rest = listed.split(" ", 1)
-    return f"Of the paper's {len(verdicts)} claims, {number} {'is' if number == '1' else 'are'} {rest}"
+    first, *others = (f"{number} {word}" for word, number in tally(verdicts).items() if number)
+    number, word = first.split(" ", 1)
+    verb = "is" if number == "1" else "are"
+    return f"Of the paper's {len(verdicts)} claims, {listed([f'{number} {verb} {word}', *others])}"
+
+
+def listed(items: Sequence[str]) -> str:
+    """Return items as text: "a", "a and b", "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
 
 
 def summary_box(verdicts: Sequence[Verdict]) -> HTML:
-    """Return a box for the top of a chapter: the claims that it tests, each with its verdict in a word."""
-    lines = "".join(
-        f"<li>{v.claim} {html.escape(v.statement)}: <b>{html.escape(v.word)}</b>{_other_scale(v)}</li>"
-        for v in verdicts
-    )
-    title = '<p class="admonition-title">In short: what this page tests</p>'
-    return HTML(f'<div class="admonition note">{title}<ul>{lines}</ul></div>')
+    """Return a box for the top of a chapter: the claims that it tests, by their verdict."""
+    lines = []
+    for word in WORDS:
+        stated = [f"{html.escape(v.statement)} ({v.claim}).{_other_scale(v)}" for v in verdicts if v.word == word]
+        if stated:
+            lines.append(f"<b>{word.capitalize()}:</b> {' '.join(stated)}")
+    return box(lines)
+
+
+def box(lines: Iterable[str]) -> HTML:
+    """Return the box "In short" with some lines of HTML."""
+    items = "".join(f"<li>{line}</li>" for line in lines)
+    return HTML(f'<div class="admonition note"><p class="admonition-title">In short</p><ul>{items}</ul></div>')
 
 
 def _other_scale(v: Verdict) -> str:
-    """Return what the runs at the paper's scale say, where it is the opposite of a contrast here."""
+    """Return the contrasts that runs at the paper's scale decide in the opposite way."""
     here = {c.text: c.word for c in v.contrasts}
     opposite = [c for c in v.elsewhere if {c.word, here.get(c.text)} == {"supported", "contradicted"}]
-    said = html.escape("; ".join(map(str, opposite)))
-    return f" (the ResNet34 runs say the opposite: {said})" if opposite else ""
+    found = html.escape("; ".join(map(str, opposite)))
+    return f" Runs of a ResNet34 show the opposite ({found})." if opposite else ""
 
 
 def _scale(records: Sequence[Record]) -> str:
-    """Return what was trained, in a few words: network, epochs, share of the labels learned, encoder, seeds."""
+    """Return what was trained, in a few words: network, epochs, share of the labels learned, encoder, seeds.
+
+    The share is that of runs with plain cross-entropy; other losses have another scale.
+    """
     trained: dict[tuple[str, int], list[float]] = {}
     for record in records:
         if record.spec.kind == "training" and record.traces and record.spec.network not in FEATURE_NETWORKS:
-            trained.setdefault((record.spec.network, record.spec.epochs), []).append(learned_share(record))
-    parts = [
-        f"{network}, {epochs} epochs, {100 * min(shares):.0f} to {100 * max(shares):.0f}% of the labels learned"
-        for (network, epochs), shares in sorted(trained.items())
-    ]
+            shares = trained.setdefault((record.spec.network, record.spec.epochs), [])
+            if METHODS[record.spec.method].loss == "ce":
+                shares.append(round(100 * learned_share(record)))
+    parts = [f"{network}, {epochs} epochs{_learned(shares)}" for (network, epochs), shares in sorted(trained.items())]
     encoders = ", ".join(dict.fromkeys(encoder_label(r.spec.encoder) for r in records if r.spec.encoder))
     return "; ".join(filter(None, [*parts, encoders, f"{len({record.spec.seed for record in records})} seeds"]))
+
+
+def _learned(shares: Sequence[int]) -> str:
+    ends = sorted({min(shares), max(shares)}) if shares else []
+    return f", {' to '.join(map(str, ends))}% of the labels learned" if ends else ""
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     """Return claims with their verdicts as a table; its cells are HTML, with a link to each chapter that tests one."""
 
-    def listed(contrasts: Sequence[Contrast]) -> str:
+    def lines(contrasts: Sequence[Contrast]) -> str:
         return "<br>".join(f"{html.escape(str(c))} <i>({c.word})</i>" for c in contrasts)
 
     rows = []
     for v in verdicts:
-        where = ", ".join(f'<a href="{name}.html">{name}</a>' for name in v.chapters)
+        run = ", ".join(f'<a href="{name}.html">{name}</a>' for name in v.chapters)
         if v.records:
             link = f'<a href="records.html#records-{v.chapters[0]}">{len(v.records)} records</a>'
-            where += f": {html.escape(_scale(v.records))}; {link}"
-        larger = f"<br>With ResNet34 after 10 epochs:<br>{listed(v.elsewhere)}" if v.elsewhere else ""
+            run += f": {html.escape(_scale(v.records))}; {link}"
+        larger = f"<br>With ResNet34 after 10 epochs:<br>{lines(v.elsewhere)}" if v.elsewhere else ""
+        paper = html.escape(": ".join(filter(None, (v.where, v.paper))))
         rows.append(
             {
                 "no.": v.claim,
                 "verdict": f'<b class="verdict {v.word.replace(" ", "-")}">{v.word}</b>',
-                "claim": html.escape(v.statement),
-                "the paper": html.escape(": ".join(filter(None, (v.where, v.paper)))),
-                "measured here": f'<div class="measured">{listed(v.contrasts) + larger or html.escape(v.note)}</div>',
-                "what was run": where,
+                "claim": html.escape(v.statement) + (f" <i>({paper})</i>" if paper else ""),
+                "measured here": f'<div class="measured">{lines(v.contrasts) + larger or html.escape(v.note)}'
+                f"<br>Runs: {run}</div>",
             }
         )
-    table = pd.DataFrame(rows).set_index("no.")
-    return table if any(table["the paper"]) else table.drop(columns="the paper")
+    return pd.DataFrame(rows).set_index("no.")
 
 
 # ---------------------------------------------------------------- one picture: where regrouping gains
@@ -161,11 +179,11 @@ def gains_sentence(found: Sequence[Gain]) -> str:
         return "No task with a pre-trained encoder is recorded in this profile."
     better = [gain.row for gain in group if gain.difference.low > 0]
     worse = [gain.row for gain in group if gain.difference.high < 0]
-    listed = " and ".join(better) if len(better) < 3 else ", ".join(better)
-    first = (
-        f"On {len(better)} of {len(group)} tasks with a pre-trained encoder, "
-        f"regrouping ranks better than plain training{': ' if better else ''}{listed}"
-    )
+    tasks = f"{len(group)} tasks with a pre-trained encoder"
+    if better:
+        first = f"Regrouping ranks better than plain training on {len(better)} of {tasks}: {listed(better)}."
+    else:
+        first = f"On none of {tasks} does regrouping rank better than plain training."
     if worse:
-        return f"{first}. It ranks worse on {len(worse)}: {', '.join(worse)}."
-    return f"{first}. {'The others are' if len(better) < len(group) else 'None is'} undecided."
+        return f"{first} It ranks worse on {len(worse)}: {listed(worse)}."
+    return first if len(better) == len(group) else f"{first} The other differences are undecided."

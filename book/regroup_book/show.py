@@ -51,7 +51,8 @@ STYLES = {
     "rg-simclr": Style("regrouped, SimCLR", "#999933", "--", "p"),
     "rg-clip": Style("regrouped, CLIP", "#0072B2", "--", "X"),
 }
-COLORS = {"ce": "#000000", "rusc": "#E69F00", "ros": "#009E73", "rg": "#0072B2"}  # of the methods in Tables 1 and 2
+# Of methods beside regrouping; no label set above has one of their colors.
+COLORS = {"ce": "#000000", "wce": "#44AA99", "ros": "#882255", "rusc": "#8C6D31", "rg": "#0072B2"}
 ENCODER_LABELS = {
     "raw": "raw pixels",
     "pca": "PCA",
@@ -266,7 +267,7 @@ def plot_curves(records: Sequence[Record], measure: Callable[[Record], np.ndarra
     Seeds whose run diverged are left out, and named under the figure. The legend has the order in which the lines end,
     so it reads without color.
     """
-    _, axes = plt.subplots(figsize=(7.6, 4))
+    figure, axes = plt.subplots(figsize=(4.6, 4.6))
     groups = by_method(records)
     for group in groups.values():
         curves = np.array([measure(record) for record in group if record.status == "finished"])
@@ -274,11 +275,11 @@ def plot_curves(records: Sequence[Record], measure: Callable[[Record], np.ndarra
             epochs, style = np.arange(1, curves.shape[1] + 1), style_of(group[0].spec)
             look = {"color": style.color, "linestyle": style.line, "marker": style.marker, "label": style.label}
             every, points = max(1, len(epochs) // 10), (np.tile(epochs, len(curves)), curves.ravel())
-            sns.lineplot(x=points[0], y=points[1], errorbar=("pi", 100), markevery=every, ax=axes, **look)
+            sns.lineplot(x=points[0], y=points[1], errorbar=("pi", 100), markevery=every, legend=False, ax=axes, **look)
     lost = [style_of(group[0].spec).label + note for group in groups.values() if (note := _diverged(group))]
     axes.set(xlabel="\n".join(["epoch", *lost]), ylabel=label)
     lines = sorted(axes.get_legend_handles_labels()[0], key=lambda line: -line.get_ydata()[-1])
-    axes.legend(handles=lines, loc="center left", bbox_to_anchor=(1.01, 0.5), title="training labels", handlelength=3)
+    figure.legend(handles=lines, loc="outside lower center", ncol=2, title="training labels", handlelength=3)
     return axes
 
 

@@ -32,10 +32,6 @@ def test_the_papers_number_is_impossible_for_either_class():
     printed = float(row[row.measure == "average_precision_positive"]["mean"].iloc[0])
     for name in ("bcc", "akiec"):
         assert printed < float(table.loc[name, "lowest AP of any ranking"])
-    axes = discrepancies.plot_lowest().axes[0]
-    bound = axes.lines[1].get_ydata()
-    assert (np.diff(bound) > 0).all()
-    assert (bound < axes.lines[0].get_ydata()).all()  # below chance
 
 
 def test_welchs_test_is_that_of_three_runs_with_such_moments():
@@ -58,10 +54,10 @@ def test_ranks_and_classes_won_are_counted_from_the_table():
     assert discrepancies.classes_won("rg", "ros") == ((means["rg"] > means["ros"]).sum(), len(means))
     assert discrepancies.mean_precision("ros") == pytest.approx(means["ros"].mean())
     assert discrepancies.mean_precision("ros") > discrepancies.mean_precision("rg")
-    ranks = discrepancies.paper_ranks("cifar100-worm", ["balanced_accuracy", "average_precision_positive"])
+    ranks = discrepancies.paper_ranks("cifar100-worm")
     assert ranks.loc["encoder+MLP"].tolist() == [1, 1]
-    assert ranks.loc["RG", "average_precision_positive"] == 2
-    assert sorted(ranks["balanced_accuracy"]) == list(range(1, 12))
+    assert ranks.loc["RG", "by AP"] == 2
+    assert sorted(ranks["by BA"]) == list(range(1, 12))
 
 
 def test_every_claimed_difference_has_its_numbers():
@@ -69,4 +65,3 @@ def test_every_claimed_difference_has_its_numbers():
     assert len(table) == len(discrepancies.CLAIMED_BETTER)
     assert table.loc["RG beats ROS, CIFAR-100", "points"] == "+5.3"
     assert (discrepancies.chance_table("mlp")["by chance"].astype(float) > 1).all()
-    assert discrepancies.oversampled_factor() == pytest.approx(7 * 6705 / 10015)

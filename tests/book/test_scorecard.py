@@ -70,7 +70,9 @@ def test_the_tally_counts_the_words(entries):
 
 def test_the_table_links_records_and_shows_scale_beside_each_word(entries):
     table = scorecard.verdict_table(entries)
-    assert table.loc["C5", "what was run"].startswith('<a href="motivating-example.html">motivating-example</a>: tiny-')
+    assert (
+        '<br>Runs: <a href="motivating-example.html">motivating-example</a>: tiny-' in table.loc["C5", "measured here"]
+    )
     for part in (
         "epochs",
         "% of the labels learned",
@@ -78,19 +80,18 @@ def test_the_table_links_records_and_shows_scale_beside_each_word(entries):
         "4 records",
         "records.html#records-motivating-example",
     ):
-        assert part in table.loc["C5", "what was run"]
-    assert "records" not in table.loc["C20", "what was run"]
+        assert part in table.loc["C5", "measured here"]
+    assert "records.html" not in table.loc["C20", "measured here"]
     assert table.loc["C20", "verdict"] == '<b class="verdict not-tested">not tested</b>'
 
 
 def test_cells_and_boxes_escape_what_they_show():
     verdicts = [made(contrasts=(contrast("supported", "<i>"),)), made("not tested")]
     row, empty = (row for _, row in scorecard.verdict_table(verdicts).iterrows())
-    assert row["claim"] == "a &lt; b"
-    assert row["the paper"] == "Fig. 0: &lt;b&gt;"
+    assert row["claim"] == "a &lt; b <i>(Fig. 0: &lt;b&gt;)</i>"
     assert "&lt;i&gt;: +2.0 [+1.0, +3.0] points <i>(supported)</i>" in row["measured here"]
     assert "a &amp; b" in empty["measured here"]
-    assert "C0 a &lt; b: <b>supported</b>" in scorecard.summary_box(verdicts).data
+    assert "<b>Supported:</b> a &lt; b (C0).</li><li><b>Not tested:</b>" in scorecard.summary_box(verdicts).data
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_cells_and_boxes_escape_what_they_show():
 )
 def test_another_scale_that_says_the_opposite_is_named(here, there, said):
     verdict = made(here, contrasts=(contrast(here),), elsewhere=(contrast(there),))
-    assert ("the ResNet34 runs say the opposite" in scorecard.summary_box([verdict]).data) == said
+    assert ("Runs of a ResNet34 show the opposite" in scorecard.summary_box([verdict]).data) == said
     assert (
         f"With ResNet34 after 10 epochs:<br>{contrast(there)}"
         in scorecard.verdict_table([verdict])["measured here"].iloc[0]
@@ -141,9 +142,9 @@ def test_the_gain_of_a_self_supervised_encoder_waits_for_its_runs(tmp_path, monk
 @pytest.mark.parametrize(
     ("means", "text"),
     [
-        ((3, 2), "On 2 of 2 tasks with a pre-trained encoder, regrouping ranks better than plain training: t0 and t1."),
-        ((3, 0), "On 1 of 2 tasks with a pre-trained encoder, regrouping ranks better than plain training: t0."),
-        ((-3, 0), "On 0 of 2 tasks with a pre-trained encoder, regrouping ranks better than plain training."),
+        ((3, 2), "Regrouping ranks better than plain training on 2 of 2 tasks with a pre-trained encoder: t0 and t1."),
+        ((3, 0), "Regrouping ranks better than plain training on 1 of 2 tasks with a pre-trained encoder: t0."),
+        ((-3, 0), "On none of 2 tasks with a pre-trained encoder does regrouping rank better than plain training."),
     ],
 )
 def test_the_sentence_names_the_tasks_with_a_gain(means, text):
@@ -163,7 +164,7 @@ def test_the_chapter_of_table_1_takes_some_of_its_tasks_and_no_others():
     with pytest.raises(ValueError, match="no choice of tasks"):
         plans.chapter_specs("tables", tasks=["ham10000-bcc"])
     assert binary.left_out(["digits-0"], "smoke") == ""
-    assert "cifar100-worm" in binary.left_out(["ham10000-bcc", "ham10000-akiec"], "cpu")
+    assert "worm (CIFAR-100)" in binary.left_out(["ham10000-bcc", "ham10000-akiec"], "cpu")
 
 
 def test_a_task_counts_as_recorded_when_its_last_run_is(empty_results, monkeypatch):

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from regroup_book import pictures, show
-from regroup_book.chapters import synchronous_learning
 from regroup_book.chapters.synchronous_learning import asynchrony, asynchrony_table, pace_gap
 from regroup_book.show import by_method, comparison_table, encoder_table, provenance, style_of
 from regroup_lib.intervals import mean_std
@@ -373,19 +372,6 @@ def test_a_method_that_diverged_keeps_its_row(trained):
     assert rows["learned"].iloc[-1] == ""
     assert "diverged" not in " ".join(rows.index[:-1])
     assert all(title.endswith("(1 of 2 seeds diverged)") for title in show.label_set_table(half).index)
-
-
-def test_variation_has_a_panel_a_method_and_a_line_a_training_class(trained):
-    figure, groups = synchronous_learning.plot_variation(trained), by_method(trained)
-    panels = {axes.get_title(): axes for axes in drawn(figure)}
-    assert list(panels) == [style_of(group[0].spec).label for group in groups.values()]
-    assert legend_texts(figure) == ["minority", "majority: one line a training class"]
-    for (record, *_), axes in zip(groups.values(), panels.values(), strict=True):
-        variation = np.array([epoch["variation"] for epoch in record.traces])
-        curves = [line for line in axes.get_lines() if len(line.get_xdata())]
-        assert {tuple(line.get_ydata()) for line in curves} == {tuple(values) for values in variation.T}
-        thickest = max(curves, key=lambda line: line.get_linewidth())
-        np.testing.assert_array_equal(thickest.get_ydata(), variation[:, -1])  # the minority stands out
 
 
 def test_embeddings_show_every_point_by_class(encoded, committed):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from regroup_book import plans
+from regroup_book.show import task_name
 from regroup_lib.metrics import rates_above
 from regroup_lib.runs.differences import Groups, scores_on_test
 from regroup_lib.runs.records import Record
@@ -21,22 +22,17 @@ def threshold_curves(record: Record, thresholds: np.ndarray) -> dict[str, np.nda
         return {"balanced accuracy": (true + 1 - false) / 2, "precision": hits / (hits + alarms)}
 
 
-def describe_task(groups: Groups) -> str:
-    """Return one sentence on a task: class sizes in the test set, chance level of AP, number of seeds and epochs."""
+def describe_task(task: str, groups: Groups) -> str:
+    """Return what a task consists of, in Markdown: class sizes in both splits and the chance level of AP."""
     record = groups["ce"][0]
-    labels = record.arrays()["test_labels"]
-    negatives, positives = np.bincount(labels, minlength=2)
-    trained = record.regrouping["counts"]
+    trained, tested = record.regrouping["counts"], np.bincount(record.arrays()["test_labels"], minlength=2)
     return (
-        f"{trained[0]:,} negatives and {trained[1]:,} positives train the networks; the test set has {negatives:,} and "
-        f"{positives:,}, so AP by chance is {100 * positives / len(labels):.1f}. {len(groups['ce'])} seeds, "
-        f"{record.spec.epochs} epochs of {record.spec.network}."
+        f"**{task_name(task)}.** Training: {trained[0]:,} negatives and {trained[1]:,} positives. "
+        f"Test: {tested[0]:,} and {tested[1]:,}. A random ranking has an AP of {100 * tested[1] / tested.sum():.1f}%."
     )
 
 
 def left_out(tasks: Sequence[str], profile: str) -> str:
     """Return a sentence that names the binary tasks of a profile that are not among `tasks`; empty if all are."""
-    absent = [task for task in plans.BINARY_TASKS[profile] if task not in tasks]
-    if not absent:
-        return ""
-    return f"\n\n**Not shown: {', '.join(absent)}.** Claims that need more than the tasks shown have no verdict below."
+    absent = [task_name(task) for task in plans.BINARY_TASKS[profile] if task not in tasks]
+    return f"Without all records, and so without a verdict: {', '.join(absent)}." if absent else ""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from scipy.stats import ttest_ind_from_stats
 
 from regroup_book.method_tables import title
@@ -34,17 +32,10 @@ def lowest_average_precision(n_positives: int, n_negatives: int) -> float:
     return float(np.mean(found / (n_negatives + found)))
 
 
-def class_sizes_table(printed: tuple[int, int] = (9_688, 327)) -> pd.DataFrame:
-    """Return each class of HAM10000 against the rest: negatives and positives, and whether Table 1 prints these.
-
-    Parameters
-    ----------
-    printed : tuple of int
-        Negatives and positives in the head of the paper's Table 1.
-    """
-    source = SOURCES["ham10000"]
-    counts = dict(zip(source.class_names, source.class_counts["all"], strict=True))
-    whole = sum(counts.values())
+def class_sizes_table() -> pd.DataFrame:
+    """Return each class of HAM10000 against the rest: negatives and positives, and whether Table 1 prints these."""
+    source, printed = SOURCES["ham10000"], (9_688, 327)
+    whole = sum(source.class_counts["all"])
     rows = [
         {
             "positive": name,
@@ -53,69 +44,22 @@ def class_sizes_table(printed: tuple[int, int] = (9_688, 327)) -> pd.DataFrame:
             "in Table 1": "yes" if (whole - count, count) == printed else "",
             "lowest AP of any ranking": f"{100 * lowest_average_precision(count, whole - count):.2f}",
         }
-        for name, count in counts.items()
+        for name, count in zip(source.class_names, source.class_counts["all"], strict=True)
     ]
     return pd.DataFrame(rows).set_index("positive")
 
 
-def plot_lowest(printed: float = 0.70) -> Figure:
-    """Draw the AP of the worst and of a random ranking over the share of positives, and the paper's CLIP+MLP.
-
-    Parameters
-    ----------
-    printed : float
-        AP of CLIP+MLP on binary HAM10000 in the paper's Table 1, percent.
-    """
-    source, total = SOURCES["ham10000"], 10_000
-    positives = np.unique(np.geomspace(20, total / 2, 60).astype(int))
-    share = 100 * positives / total
-    figure, axes = plt.subplots(figsize=(6.6, 3.8))
-    axes.plot(share, share, color="0.45", linestyle=":", label="a random ranking")
-    lowest = [100 * lowest_average_precision(n, total - n) for n in positives]
-    axes.plot(share, lowest, color="#000000", label="the worst ranking")
-    axes.fill_between(share, 0.1, lowest, color="0.85", label="impossible")
-    counts = dict(zip(source.class_names, source.class_counts["all"], strict=True))
-    for name, marker in (("bcc", "X"), ("akiec", "o")):
-        at = 100 * counts[name] / sum(counts.values())
-        label = f"CLIP+MLP, if {name} is positive"
-        axes.plot(at, printed, color="#D55E00", marker=marker, markersize=8, linestyle="none", label=label)
-    axes.set(xscale="log", yscale="log", xlim=(0.2, 50), ylim=(0.1, 100))
-    axes.set(xlabel="positives (% of the samples)", ylabel="average precision (%)")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter("{x:g}")
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
-    return figure
-
-
-def paper_ranks(task: str, measures: Sequence[str]) -> pd.DataFrame:
-    """Return the place of each method in a table of the paper, a column a measure; 1 is the highest mean.
-
-    Parameters
-    ----------
-    task : str
-        ``"cifar100-worm"``, ``"ham10000-binary"`` or ``"ham10000"``.
-    measures : sequence of str
-        As in the data files: ``"balanced_accuracy"``, ``"average_precision_positive"``, ...
-    """
-    frame = pd.concat([paper_numbers(1), paper_numbers(2)])
-    means = frame[frame.task == task].pivot(index="method", columns="measure", values="mean")[list(measures)]
-    ranks = means.rank(ascending=False, method="min").astype(int).sort_values(list(measures)[-1])
-    return ranks.rename(index=title).rename_axis(columns=None)
+def paper_ranks(task: str) -> pd.DataFrame:
+    """Return the rank of each method by BA and by AP in Table 1 of the paper, 1 the highest mean."""
+    names = {"balanced_accuracy": "by BA", "average_precision_positive": "by AP"}
+    frame = paper_numbers(1)
+    means = frame[frame.task == task].pivot(index="method", columns="measure", values="mean")[list(names)]
+    ranks = means.rank(ascending=False, method="min").astype(int).rename(index=title, columns=names)
+    return ranks.sort_values("by AP").rename_axis(columns=None)
 
 
 def welch(task: str, first: str, second: str, measure: str) -> tuple[float, float]:
-    """Return the difference of two of the paper's means, and Welch's two-sided p-value for three runs each.
-
-    Parameters
-    ----------
-    task, first, second, measure : str
-        See `paper.paper_number`.
-
-    Raises
-    ------
-    ValueError
-        If the paper does not print one of them.
-    """
+    """Return the difference of two of the paper's means, and Welch's two-sided p-value for three runs each."""
     numbers = [paper_number(task, method, measure) for method in (first, second)]
     if None in numbers:
         raise ValueError(f"the paper has no {measure} of {first} and {second} on {task}")
@@ -189,9 +133,3 @@ def chance_table(method: str) -> pd.DataFrame:
         for name, count in zip(source.class_names, counts, strict=True)
     ]
     return pd.DataFrame(rows).set_index("class")
-
-
-def oversampled_factor() -> float:
-    """Return how many times as many images there are if every class of HAM10000 is made as large as nv."""
-    counts = SOURCES["ham10000"].class_counts["all"]
-    return len(counts) * max(counts) / sum(counts)

@@ -18,6 +18,7 @@ from typing import Any
 
 import altair as alt
 import numpy as np
+import seaborn as sns
 import vl_convert
 from PIL import Image
 from sklearn.metrics import precision_recall_curve
@@ -36,13 +37,13 @@ N_STEPS = 1000
 CURVE_POINTS = 120  # of a precision-recall curve, the others lie between them
 SHOWN_IMAGES = 800  # points of a t-SNE plot
 BINS = 40  # of the histograms; a divisor of N_STEPS
-COLUMNS = 40  # images a row of the sheet of thumbnails
+COLUMNS = 40  # images per row of the sheet of thumbnails
 
-Runs = Mapping[str, Mapping[str, Sequence[Record]]]  # by task and method, a record a seed
+Runs = Mapping[str, Mapping[str, Sequence[Record]]]  # by task and method, one record per seed
 
 
 def binary_runs(profile: str, seeds: Sequence[int]) -> dict[str, dict[str, list[Record]]]:
-    """Return the runs on binary tasks that are all recorded, by task and method, a record a seed.
+    """Return the runs on binary tasks that are all recorded, by task and method, one record per seed.
 
     They are the label sets of the motivating example, and the methods of Table 1 with their chosen settings.
 
@@ -110,10 +111,10 @@ def run_data(record: Record) -> dict[str, Any] | None:
 
 
 def runs_data(runs: Runs) -> list[dict[str, Any]]:
-    """Return what the page knows of all runs: a task's name, its methods, of each a run a seed."""
+    """Return what the page knows of all runs: a task's name, its methods, one run per seed for each."""
     return [
         {
-            "name": task,
+            "name": show.task_name(task),
             "methods": [
                 {"name": name, "runs": [data for record in group if (data := run_data(record))]}
                 for name, group in methods.items()
@@ -183,7 +184,7 @@ def space_data(record: Record) -> dict[str, Any]:
 def spaces_data(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> dict[str, Any]:
     """Return the t-SNE plots of the motivating example: classes, images with their class, spaces.
 
-    An encoder's space is the same for all seeds, a network's penultimate layer has one plot a seed.
+    An encoder's space is the same for all seeds, a network's penultimate layer has one plot per seed.
     """
     task = plans.TASKS[profile]
     names = show.fine_class_names(task)
@@ -213,7 +214,7 @@ def spaces_data(profile: str, seeds: Sequence[int], results_dir: str | Path | No
 # ---------------------------------------------------------------- charts
 
 NEGATIVE, POSITIVE = "#7a8ca3", "#D55E00"
-CLASS_COLORS = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#17becf", "#bcbd22"]
+CLASS_COLORS = sns.color_palette("tab10").as_hex()  # as in `pictures.plot_embeddings`
 SHAPES = ["triangle-up", "square", "triangle-down", "diamond", "triangle-left", "cross", "triangle-right", "circle"]
 # Text and lines have the color of the page's text, in the light, in the dark and on paper.
 TEXT = {"labelColor": "currentColor", "titleColor": "currentColor"}
@@ -293,7 +294,7 @@ def space_chart(classes: Sequence[str], positive: str) -> alt.TopLevelMixin:
     """Return a t-SNE plot that shows a point's image; data sets ``points`` and ``chosen``."""
     others = [name for name in classes if name != positive]
     names = [*others, positive]
-    colors = [CLASS_COLORS[i % len(CLASS_COLORS)] for i in range(len(others))] + ["currentColor"]
+    colors = [CLASS_COLORS[classes.index(name) % len(CLASS_COLORS)] for name in others] + ["currentColor"]
     shapes = [SHAPES[i % len(SHAPES)] for i in range(len(others))] + ["circle"]
     place = {"x": alt.X("x:Q", axis=None), "y": alt.Y("y:Q", axis=None)}
     points = (

@@ -1,4 +1,4 @@
-"""Table 2 and what stands beside it: a multiclass task class by class, thresholds, clusters, leakage."""
+"""A multiclass task class by class (Table 2): thresholds, clusters, leakage between splits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from regroup_book.method_tables import mean_cells, relative_cost, title
 from regroup_book.paper import paper_cell
 from regroup_book.show import table
 from regroup_lib.intervals import mean_std, minus
-from regroup_lib.runs.differences import Groups, precision_difference, scores_on_test, values
+from regroup_lib.runs.differences import Groups, scores_on_test, values
 from regroup_lib.runs.records import Record, find_record
 from regroup_lib.runs.specs import task_class_names
 
@@ -25,14 +25,10 @@ def class_names(groups: Groups) -> tuple[str, ...]:
 
 
 def describe_task(groups: Groups) -> str:
-    """Return one sentence on the test set: the images of each class, seeds, epochs and network."""
-    record = groups["ce"][0]
-    counts = np.bincount(scores_on_test(record)[0])
+    """Return the images of each class in the test set, in words."""
+    counts = np.bincount(scores_on_test(groups["ce"][0])[0])
     listed = ", ".join(f"{name} {count:,}" for name, count in zip(class_names(groups), counts, strict=True))
-    return (
-        f"The test set has {counts.sum():,} images ({listed}). {len(groups['ce'])} seeds, {record.spec.epochs} epochs "
-        f"of {record.spec.network}."
-    )
+    return f"Test images of each class: {listed}."
 
 
 def class_table(groups: Groups, task: str) -> pd.DataFrame:
@@ -121,6 +117,15 @@ def _shown(value: Any) -> str:
     return minus(f"{value:.3f}".removesuffix(".000"))
 
 
+def explained_sentence(looks: Sequence[Record]) -> str:
+    """Say which two quantities the clusters of the largest class follow most closely."""
+    first, second = explained_table(looks)["explained"].iloc[:2].items()
+    return (
+        f"The clusters of the largest class follow {first[0]} most closely: they explain {first[1]}% of its variation, "
+        f"and {second[1]}% of that of {second[0]}."
+    )
+
+
 def same_lesion_sentence(looks: Sequence[Record]) -> str:
     """Return how often two images of one lesion share a cluster, against chance; empty where no lesions are known."""
     found = [look.metrics["contents"].get("same_lesion") for look in looks]
@@ -129,8 +134,8 @@ def same_lesion_sentence(looks: Sequence[Record]) -> str:
     together = mean_std([f["together"] for f in found])
     chance = np.mean([f["chance"] for f in found])
     return (
-        f"Two images of one lesion lie in one cluster in {together}% of {found[0]['pairs']:,} pairs, "
-        f"by chance in {100 * chance:.1f}%."
+        f"Two images of one lesion are in the same cluster in {together}% of the pairs; by chance it would be "
+        f"{100 * chance:.1f}%."
     )
 
 
@@ -179,11 +184,9 @@ def recall_by_exposure(record: Record) -> tuple[float, float]:
 def leakage_sentence(leaking: Groups) -> str:
     """Return how many test images of the split by image show a lesion that was trained on."""
     if not leaking:
-        return "These images come in no groups, so nothing can leak; profile `cpu` has lesions."
+        return "The images of this task do not come in groups, so a split by image hides nothing."
     seen = next(iter(leaking.values()))[0].arrays()["test_in_training"]
-    return (
-        f"In the split by image {seen.mean():.0%} of the {len(seen):,} test images show a lesion of the training set."
-    )
+    return f"In the split by image, {seen.mean():.0%} of the test images show a lesion of the training set."
 
 
 def budget_table(groups: Groups, equal_budget: Sequence[Record]) -> pd.DataFrame:
@@ -200,18 +203,22 @@ def budget_table(groups: Groups, equal_budget: Sequence[Record]) -> pd.DataFrame
 
 
 def headline(groups: Groups) -> str:
-    """Say which place RG takes by mean AP, what it adds to CE, and who is first on the smallest class."""
+    """Say which place RG takes by mean AP, and who is first on the smallest class."""
     sizes = np.bincount(scores_on_test(groups["ce"][0])[0])
     smallest = class_names(groups)[int(sizes.argmin())]
     on_smallest = {m: values(g, f"average_precision_{smallest}") for m, g in groups.items()}
     order = _best_first({m: values(g, "average_precision") for m, g in groups.items()})
-    rival = _best_first(on_smallest)[0]
-    ahead = "" if order[0] == "rg" else f", {title(order[0])} number 1"
+    rival, place = _best_first(on_smallest)[0], order.index("rg") + 1
+    by_mean = "is first" if place == 1 else f"has rank {place}, and {title(order[0])} is first"
+    by_smallest = f"RG is first, with an AP of {mean_std(on_smallest['rg'], scale=1)}"
+    if rival != "rg":
+        by_smallest = (
+            f"{title(rival)} is first with an AP of {mean_std(on_smallest[rival], scale=1)}; "
+            f"RG has {mean_std(on_smallest['rg'], scale=1)}"
+        )
     return (
-        f"By mean AP, RG is number {order.index('rg') + 1} of {len(groups)} methods{ahead}; it adds "
-        f"{precision_difference(groups, 'rg', 'ce')} points to CE. On the smallest class, {smallest} with "
-        f"{sizes.min()} test images, {title(rival)} is first with {mean_std(on_smallest[rival], scale=1)}; RG has "
-        f"{mean_std(on_smallest['rg'], scale=1)}."
+        f"By mean AP, RG {by_mean} of {len(groups)} methods. On the smallest class, {smallest} with {sizes.min()} test "
+        f"images, {by_smallest}."
     )
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from regroup_book.show import by_method, fine_class_names, style_of, table
 from regroup_lib.data.tasks import parse_task
@@ -62,30 +60,3 @@ def asynchrony_table(records: Sequence[Record]) -> pd.DataFrame:
         "g, hidden classes": [mean_std(means, scale=1, digits=2) for means in hidden],
     }
     return table(columns, groups.values())
-
-
-def plot_variation(records: Sequence[Record]) -> Figure:
-    """Draw the total variation of each training class over epochs, first seed, one panel per method (Figure 5).
-
-    The minority is the thick line, in its label set's color; each thin line is one class, pseudo-class or group of
-    the majority.
-    """
-    groups = by_method(records)
-    rows = (len(groups) + 1) // 2
-    figure, panels = plt.subplots(rows, 2, figsize=(7.6, 2.7 * rows), sharex=True, sharey=True, squeeze=False)
-    for axes in panels.flat[len(groups) :]:
-        axes.set_visible(False)
-    for axes, (record, *_) in zip(panels.flat, groups.values(), strict=False):
-        variation = np.array([epoch["variation"] for epoch in record.traces])
-        minority = np.asarray(record.regrouping["parent"]) == record.regrouping["parent"][-1]
-        epochs, style = np.arange(1, len(variation) + 1), style_of(record.spec)
-        axes.plot(epochs, variation[:, ~minority], color="0.55", linewidth=1.1)
-        axes.plot(epochs, variation[:, minority], color=style.color, linewidth=3)
-        axes.set(title=style.label, xlabel="epoch", ylabel="total variation\n(share of the whole set's)")
-        axes.label_outer()
-    first = panels[0, 0]
-    first.set_ylim(bottom=0)
-    first.plot([], [], color="0.2", linewidth=3, label="minority")
-    first.plot([], [], color="0.55", linewidth=1.1, label="majority: one line a training class")
-    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncol=2)
-    return figure
