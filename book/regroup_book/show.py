@@ -51,7 +51,8 @@ STYLES = {
     "rg-simclr": Style("regrouped, SimCLR", "#999933", "--", "p"),
     "rg-clip": Style("regrouped, CLIP", "#0072B2", "--", "X"),
 }
-COLORS = {"ce": "#000000", "rusc": "#E69F00", "ros": "#009E73", "rg": "#0072B2"}  # of the methods in Tables 1 and 2
+# Of methods beside regrouping; no label set above has one of their colors.
+COLORS = {"ce": "#000000", "wce": "#44AA99", "ros": "#882255", "rusc": "#8C6D31", "rg": "#0072B2"}
 ENCODER_LABELS = {
     "raw": "raw pixels",
     "pca": "PCA",
