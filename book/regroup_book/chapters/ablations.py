@@ -109,7 +109,7 @@ def draw_curves(axes: Axes, drawn: pd.DataFrame, *, over: str, by: str, ap: str 
     axes.set(xscale="log", ylabel="test AP (%)")
     axes.set_xticks(numbers, [f"{number:g}" for number in numbers])
     axes.minorticks_off()
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncol=4)
 
 
 # ---------------------------------------------------------------- tables
