@@ -254,7 +254,8 @@ def provenance(records: Sequence[Record]) -> str:
     lengths = dict.fromkeys(f"{r.spec.epochs} epochs of {r.spec.network}" for r in records if r.spec.kind == "training")
     digests = sorted({r.data_digest[:12] for r in records})
     named = len(tasks) <= 3
-    what = f"task {', '.join(tasks)}" if named else f"{len(tasks)} tasks of {len(digests)} data sets"
+    kinds = {(r.spec.task, getattr(r.spec, "imbalance", None)) for r in records}
+    what = f"task {', '.join(tasks)}" if named else f"{len(kinds)} tasks"
     data = f"data {', '.join(digests)}; " if named else ""
     machines = sorted({machine_class(r) for r in records})
     run = ", ".join([f"seeds {', '.join(map(str, seeds))}", *lengths])
