@@ -74,6 +74,8 @@ TASK_NAMES = {
     "phrasebank": "news sentiment",
     "digits-0": "digit 0",
     "digits-lt": "digits, long-tailed",
+    "cifar10-lt": "CIFAR-10-LT",
+    "cifar100-lt": "CIFAR-100-LT",
 }
 
 

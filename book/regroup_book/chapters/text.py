@@ -194,9 +194,9 @@ def describe_clusters(looks: Mapping[str, Sequence[Record]]) -> str:
         tested = np.bincount(group[0].arrays()["embedding_labels"])
         texts.append(
             f"- **{encoder_label(encoder)}.** The NMI of clusters and hidden classes is {nmi:.2f}. Purity is "
-            f"{purity:.2f}; a single cluster would have {by_class.max() / by_class.sum():.2f}. Five nearest neighbors find the "
-            f"class of {group[0].metrics['neighbor_accuracy']:.0%} of the test sentences, and the largest class alone "
-            f"holds {tested.max() / tested.sum():.0%}."
+            f"{purity:.2f}; a single cluster would have {by_class.max() / by_class.sum():.2f}. Five nearest neighbors "
+            f"find the class of {group[0].metrics['neighbor_accuracy']:.0%} of the test sentences; the largest class "
+            f"alone holds {tested.max() / tested.sum():.0%}."
         )
     return "\n".join(texts)
 
