@@ -95,7 +95,7 @@ def test_at_the_breaking_points_both_sides_are_equal(measured):
 def test_the_table_adds_up_and_takes_its_prices(measured):
     table = scale.cost_table(measured, {"a": (10**6, 19), "b": (10**7, 19)}, Plan(), machine_hour=3, terabyte_month=7)
     number = {name: float(value.replace(",", "")) for name, value in table["b"].items()}
-    steps = sum(number[f"{step}, machine hours"] for step in scale.STEPS)
+    steps = sum(number[f"{step}, machine hours"] for step in ("encode", "cluster", "train"))
     assert number["machine hours"] == pytest.approx(steps, abs=0.7)
     assert number["price of the machine"] == pytest.approx(3 * steps, abs=2)
     disk = number["images on disk, TB"] + number["features on disk, TB"]
