@@ -13,8 +13,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from IPython.display import HTML
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
@@ -79,26 +79,22 @@ def span(differences: Mapping[str, Interval]) -> str:
     return minus(f"{min(means):+.1f} to {max(means):+.1f}")
 
 
-def draw_interval(axes: Axes, height: float, difference: Interval) -> None:
-    """Draw a difference: filled where 0 is outside its interval, hollow where it is not."""
-    looks = {1: ("#0072B2", ">", "#0072B2"), -1: ("#B2182B", "<", "#B2182B"), 0: ("0.45", "o", "w")}
-    color, marker, face = looks[(difference.low > 0) - (difference.high < 0)]
-    axes.plot([difference.low, difference.high], [height] * 2, color=color, linewidth=1.6)
-    axes.plot(difference.mean, height, marker=marker, color=color, markerfacecolor=face)
-
-
-def plot_intervals(panels: Mapping[str, Mapping[str, Interval]], label: str) -> Figure:
-    """Draw differences with their intervals, a panel per key and a row per name; hollow where 0 is inside."""
-    rows = list(dict.fromkeys(name for found in panels.values() for name in found))
-    size = (2.2 + 2.1 * len(panels), 1.2 + 0.28 * len(rows))
-    figure, all_axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
-    for axes, (heading, found) in zip(all_axes[0], panels.items(), strict=True):
-        for name, difference in found.items():
-            draw_interval(axes, rows.index(name), difference)
-        axes.axvline(0, color="0.3", linewidth=1)
-        axes.set_title(heading.replace(", ", ",\n"), fontsize=9)
-    all_axes[0, 0].set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.5, -0.5))
-    figure.supxlabel(label, fontsize=10)
+def plot_intervals(series: Mapping[str, Mapping[str, Interval]], label: str) -> Figure:
+    """Draw differences with their intervals, a row per name and a mark for each series; hollow where 0 is inside."""
+    names = list(dict.fromkeys(name for found in series.values() for name in found))
+    figure, axes = plt.subplots(figsize=(5, 1.2 + 0.14 * len(names) * (1 + len(series))))
+    colors = dict(zip(series, sns.color_palette("dark"), strict=False))
+    for place, ((title, found), marker) in enumerate(zip(series.items(), "osD^v", strict=False)):
+        look = {"color": colors[title], "marker": marker, "markersize": 4, "linewidth": 1.2}
+        axes.plot([], [], label=title, **look)
+        for name, d in found.items():
+            height = names.index(name) + 0.8 * ((place + 0.5) / len(series) - 0.5)
+            axes.plot([d.low, d.high], [height] * 2, color=look["color"], linewidth=1.2)
+            axes.plot(d.mean, height, markerfacecolor="w" if d.low <= 0 <= d.high else look["color"], **look)
+    axes.axvline(0, color="0.3", linewidth=1)
+    axes.set(xlabel=label, yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+    if len(series) > 1:
+        figure.legend(loc="outside lower center", ncol=2)
     return figure
 
 

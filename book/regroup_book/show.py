@@ -74,6 +74,8 @@ TASK_NAMES = {
     "phrasebank": "news sentiment",
     "digits-0": "digit 0",
     "digits-lt": "digits, long-tailed",
+    "cifar10-lt": "CIFAR-10-LT",
+    "cifar100-lt": "CIFAR-100-LT",
 }
 
 
@@ -248,17 +250,18 @@ def settings_table(profile: str, tasks: Sequence[str]) -> str:
 
 
 def provenance(records: Sequence[Record]) -> str:
-    """Return one sentence: how many runs, of what, on which data and machines."""
+    """Return one line: how many runs, of what, on which data and machines; more than three tasks are counted."""
     profiles, tasks = (list(dict.fromkeys(getattr(r.spec, name) for r in records)) for name in ("profile", "task"))
     seeds = sorted({r.spec.seed for r in records})
     lengths = dict.fromkeys(f"{r.spec.epochs} epochs of {r.spec.network}" for r in records if r.spec.kind == "training")
     digests = sorted({r.data_digest[:12] for r in records})
+    named = len(tasks) <= 3
+    kinds = {(r.spec.task, getattr(r.spec, "imbalance", None)) for r in records}
+    what = f"task {', '.join(tasks)}" if named else f"{len(kinds)} tasks"
+    data = f"data {', '.join(digests)}; " if named else ""
     machines = sorted({machine_class(r) for r in records})
     run = ", ".join([f"seeds {', '.join(map(str, seeds))}", *lengths])
-    return (
-        f"{len(records)} records, profile {', '.join(profiles)}, task {', '.join(tasks)}, {run}; "
-        f"data {', '.join(digests)}; {', '.join(machines)}."
-    )
+    return f"{len(records):,} records, profile {', '.join(profiles)}, {what}, {run}; {data}{', '.join(machines)}."
 
 
 def plot_curves(records: Sequence[Record], measure: Callable[[Record], np.ndarray], label: str) -> Axes:

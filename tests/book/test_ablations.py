@@ -132,7 +132,6 @@ def test_the_table_compares_with_the_reference(clusterers):
     assert table.loc["spectral", "NMI"] == "0.70"
     assert table.loc["spectral", "largest : smallest"] == f"{200 / 60:.1f}"
     assert table.loc["kmeans", "AP (max)"] == table.loc["kmeans", "AP (sum)"]  # made so
-    assert table.loc["kmeans", "clustering, s"] == "3"
 
 
 def test_sentences_are_of_the_settings_that_differ(clusterers, controls, make):
@@ -142,13 +141,15 @@ def test_sentences_are_of_the_settings_that_differ(clusterers, controls, make):
     points = ablations.points(clusterers, {"again": clusterers["kmeans"], "binary": controls["binary"]})
     assert points["label"].tolist() == [name for name in (*clusterers, "binary") for _ in range(2)]
     found = ablations.quality_sentence(points.dropna())
-    assert found.startswith("Over 3 settings the rank correlation of AP is +1.00 with NMI and +1.00")
+    assert "AP rises with the match" in found
+    assert "+1.00 with NMI and +1.00 with purity" in found
     apart = make(spec("rg", n_clusters=5), 3.0, nmi=0.5)
     for record in apart:
         by_rule = {rule: record.metrics[rule]["test"]["summary"] for rule in ("max", "sum")}
         by_rule["sum"]["average_precision"] = by_rule["max"]["average_precision"] + 0.02
     text = ablations.rules_sentence(clusterers, {"5": apart}, clusterers)
-    assert text == "AP under sum is above AP under max in 1 of 4 settings, by +0.0 to +2.0 points, +0.5 in the mean."
+    assert text.startswith("Sum aggregation ranks better than max in 1 of 4 settings.")
+    assert text.endswith("+0.5 points on average, with a range from +0.0 to +2.0.")
 
 
 METHODS = {"ce": (3.0, 1.0), "wce": (2.9, 1.5), "ros": (4.0, 2.5), "rg": (3.1, 5.0)}
@@ -168,7 +169,7 @@ def imbalance(make):
 
 @pytest.mark.parametrize(("methods", "suffix"), [(ablations.EQUAL_EPOCHS, ""), (ablations.EQUAL_STEPS, "-longer")])
 def test_each_ratio_has_a_row_with_the_differences_to_ce_and_to_the_best_on_validation(imbalance, methods, suffix):
-    found = ablations.ratio_table(imbalance, methods, "ratio")
+    found = ablations.ratio_table(imbalance, methods)
     assert list(found.index) == ["10:1", "100:1"]
     expected = values(imbalance[f"rg{suffix} 10"], "average_precision").mean()
     assert found.loc["10:1", "RG"].startswith(f"{expected:.1f} ±")
@@ -180,10 +181,10 @@ def test_each_ratio_has_a_row_with_the_differences_to_ce_and_to_the_best_on_vali
     assert found.loc["100:1", "RG − CE"].endswith("*")
     shares = np.array([360, 40]) / 400
     learned = 100 * (1 - 0.1 / -(shares * np.log(shares)).sum())
-    assert found.loc["10:1", "learned by CE"] == f"{learned:.0f} ± 0"
+    assert f"CE has learned {learned:.0f}% of its labels" in ablations.pays_between(imbalance)
     gains = [precision_difference(imbalance, f"rg{suffix} {ratio}", f"ce{suffix} {ratio}") for ratio in (10, 100)]
-    where = "With as many steps as ROS," if suffix else "At equal epochs"
-    said = f"{where} RG adds {gains[0]} points to CE at 10:1 and {gains[1]} at 100:1"
+    where = "With twice as many" if suffix else "For equally many epochs"
+    said = f"{where}, the AP of RG minus that of CE is {gains[0]} points at 10:1 and {gains[1]} at 100:1"
     assert said in ablations.pays_between(imbalance)
 
 
@@ -217,9 +218,9 @@ def test_the_table_of_lengths_compares_at_equal_lengths(lengths):
     assert table.loc["6", "binary"].startswith(f"{values(groups['binary'], 'average_precision').mean():.1f}")
     errors = {label: 100 - values(lengths[f"{label} 6"], "average_precision").mean() for label in groups}
     ratio = f"{errors['clusters'] / errors['binary']:.2f}"
-    assert table.loc["6", "error left by clusters"] == ratio
-    assert f"; 6 epochs {gain}. " in ablations.length_sentence(lengths)
-    assert ablations.length_sentence(lengths).endswith(f", {ratio} of that of binary labels.")
+    assert table.loc["6", "error left"] == ratio
+    assert f"and {gain} after 6." in ablations.length_sentence(lengths)
+    assert ablations.length_sentence(lengths).endswith(f" and {ratio} of that of binary labels.")
     assert table.loc["3", "true − binary"].endswith("*")
     assert table.loc["6", "true"] == table.loc["6", "true − binary"] == ""  # not trained so long
 
@@ -243,8 +244,8 @@ def test_parts_of_the_gain_are_differences_of_label_sets(controls):
     assert set(controls) <= set(ablations.CONTROL_PARTS)
     meaning = precision_difference(controls, "clusters", "clusters' sizes")
     text = ablations.parts_sentence(controls)
-    assert text.startswith(f"Clusters change AP by {expected} points against binary labels")
-    assert text.endswith(f"their meaning adds: {meaning}.")
+    assert text.startswith(f"Clusters change the AP of binary labels by {expected} points.")
+    assert text.endswith(f"clusters differ by {meaning}: this is the effect of meaning.")
 
 
 def test_what_ba_says_is_beside_what_is_called_positive(controls):
@@ -254,7 +255,7 @@ def test_what_ba_says_is_beside_what_is_called_positive(controls):
     assert table.loc["random, equal", "called positive"].startswith(f"{np.mean(called):.1f} ±")
     assert table.loc["binary", "BA (max)"] == table.loc["binary", "BA (sum)"]
     text = ablations.balanced_accuracy_sentence(controls)
-    assert f"differs by {precision_difference(controls, 'random, equal', 'clusters')} points" in text
+    assert f"is {precision_difference(controls, 'random, equal', 'clusters')} points" in text
     assert f"call {np.mean(called):.0f}% of the test images positive" in text
     ba = values(controls["random, equal"], "balanced_accuracy").mean()
-    assert text.startswith(f"Random groups of equal sizes have a BA of {ba:.1f} under max and {ba:.1f} under sum")
+    assert text.startswith(f"Under max, random groups of equal sizes have a BA of {ba:.1f}")

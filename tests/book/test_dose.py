@@ -47,5 +47,12 @@ def test_the_table_has_every_set_of_groups(groups):
     table = dose.dose_table(groups)
     assert table["purity"].tolist() == ["1.00", "0.78", "0.55", "0.78", "0.55"]
     assert table["AP − binary labels"].str.contains(r"\*").any()
-    said = "from a purity of 0.55 on where images are re-assigned at random, from a purity of 1.00 on"
-    assert said in dose.dose_sentence(groups)
+    said = dose.dose_sentence(groups | {f"autoencoder {share}": groups[f"random {share}"] for share in (0.25, 0.5)})
+    assert said.startswith("To help clearly, groups need a purity of 0.55 if images are re-assigned at random, 1.00 if")
+    assert "any purity" not in said
+    worthless = groups | {"true": groups["binary"]}
+    for record in worthless["true"]:
+        record.regrouping["purity"] = 1.0
+    assert dose.dose_sentence(worthless).startswith(
+        "Groups do not clearly help at any purity if images are re-assigned"
+    )

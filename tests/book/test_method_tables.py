@@ -183,17 +183,18 @@ def test_threshold_curves_at_half_are_the_decision(groups):
 
 
 def test_differences_are_drawn_with_their_intervals():
-    """A panel for each task, a row for each method, and a hollow circle where 0 is inside."""
+    """A row for each method, a mark for each task, hollow where 0 is inside."""
     made = {"RG": Interval(2, 1, 3, 1, 9), "ROS": Interval(-2, -3, -1, 1, 9), "LA": Interval(0.5, -1, 2, 1, 9)}
     figure = method_tables.plot_intervals({"one": made, "two, 9:1": {"ROS": made["LA"]}}, "points")
-    first, second = figure.axes
-    assert [label.get_text() for label in first.get_yticklabels()] == list(made)
-    assert second.get_title() == "two,\n9:1"
-    ends, points = first.lines[:-1:2], first.lines[1:-1:2]
-    assert [tuple(line.get_xdata()) for line in ends] == [(d.low, d.high) for d in made.values()]
-    assert [(*line.get_xdata(), line.get_marker()) for line in points] == [(2, ">"), (-2, "<"), (0.5, "o")]
-    assert points[2].get_markerfacecolor() == "w"
-    assert second.lines[1].get_ydata() == [1]
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(made)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "two, 9:1"]
+    bars = [line for line in axes.lines if line.get_marker() == "None"]
+    assert [tuple(bar.get_xdata()) for bar in bars[:4]] == [(d.low, d.high) for d in (*made.values(), made["LA"])]
+    points = [line for line in axes.lines if len(line.get_xdata()) == 1]
+    assert [line.get_xdata()[0] for line in points] == [2, -2, 0.5, 0.5]
+    assert [line.get_markerfacecolor() == "w" for line in points] == [False, False, True, True]
+    assert 1 < points[3].get_ydata()[0] < 1.5
 
 
 def test_how_often_a_resample_of_the_validation_split_chooses_another_setting(make_record, monkeypatch):

@@ -59,7 +59,7 @@ def test_tables_and_sentences_follow_the_records(records):
     assert table.loc["CE", "pseudo-classes"] == 10
     assert table.loc["RG, n' = 50", "pseudo-classes"] > 10
     assert "20 to 100" not in open_ends.describe_tail(records)
-    assert open_ends.describe_tail(records).endswith("112 to 5 a class")
+    assert open_ends.describe_tail(records).endswith("112 in the largest and 5 in the smallest")
 
 
 def changed(record, *, validation, precision):
@@ -113,9 +113,9 @@ def test_validation_chooses_and_the_test_set_measures(records, monkeypatch):
         float(cell.split(" ")[0].replace("−", "-")) == pytest.approx(gained, abs=0.05) for cell in table["accuracy"]
     )
     above, below, equal = open_ends.long_tail_sentences({"digits": groups, "again": groups}).values()
-    assert "mean AP is higher on 2 of 2 sets. Over the 2 sets together" in above
-    assert "mean AP is lower on 2 of 2 sets." in below
-    assert "mean AP is lower on 2 of 2 sets." in equal
+    assert "mean AP is clearly higher on 2 of 2 sets. The mean difference over the sets is" in above
+    assert "mean AP is clearly lower on 2 of 2 sets." in below
+    assert "mean AP is clearly lower on 2 of 2 sets." in equal
     assert open_ends.long_tail_table(groups).loc["ROS", "images seen"] == "2.00"
 
 
@@ -157,10 +157,11 @@ def test_the_looks_are_summed_up_by_their_ends_and_their_last_step():
     looks = {2: (0.10, 0.12), 5: (0.2, 0.2), 10: (0.33, 0.31)}
     made = {epochs: [SimpleNamespace(metrics={"nmi": v}) for v in found] for epochs, found in looks.items()}
     assert open_ends.looks_sentence(made) == (
-        "From 2 to 10 epochs NMI goes from 0.11 to 0.32; the step from 5 to 10 moves it by +0.12."
+        "Between 2 and 10 epochs of training, the NMI goes from 0.11 to 0.32. "
+        "The last step, from 5 epochs on, changes it by +0.12."
     )
     made.pop(10)
-    assert open_ends.looks_sentence(made).endswith("from 0.11 to 0.20; the step from 2 to 5 moves it by +0.09.")
+    assert open_ends.looks_sentence(made).endswith("from 2 epochs on, changes it by +0.09.")
 
 
 def test_records_that_keep_scores_have_the_interval_over_images(records):
@@ -186,11 +187,11 @@ def test_records_of_many_classes_have_the_interval_over_seeds(records, tmp_path,
 @pytest.mark.parametrize(
     ("own", "best", "said"),
     [
-        ((10, 8, 12), (20, 15, 25), "keeps 50% of the gain of Inception-v3 (ImageNet) over binary labels: +10.0"),
+        ((10, 8, 12), (20, 15, 25), "SimCLR (trained here) by +10.0 [+8.0, +12.0], 50% of it."),
         (
             (-10, -12, -8),
             (20, 15, 25),
-            "keeps nothing of the gain of Inception-v3 (ImageNet) over binary labels: −10.0",
+            "SimCLR (trained here) by −10.0 [−12.0, −8.0].",
         ),
         ((10, 8, 12), (15, -5, 35), "Inception-v3 (ImageNet) has no clear gain over binary labels here"),
     ],

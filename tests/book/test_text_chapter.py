@@ -232,10 +232,10 @@ def test_sentences_of_other_data_are_not_shown(look, monkeypatch, tmp_path):
 
 def test_the_description_of_clusters_has_the_records_numbers(look):
     said = text.describe_clusters({"tfidf": [look]})
-    assert f"NMI of clusters and hidden classes {look.metrics['nmi']:.2f}" in said
-    assert f"5-NN accuracy over all classes {look.metrics['neighbor_accuracy']:.2f}" in said
+    assert f"NMI of clusters and hidden classes is {look.metrics['nmi']:.2f}" in said
+    assert f"class of {look.metrics['neighbor_accuracy']:.0%} of the test sentences" in said
     by_class = text.hidden_counts(look).sum()
-    assert f"one cluster alone would have {by_class.max() / by_class.sum():.2f}" in said
+    assert f"a single cluster would have {by_class.max() / by_class.sum():.2f}" in said
 
 
 # ---------------------------------------------------------------- the headline
@@ -243,7 +243,12 @@ def test_the_description_of_clusters_has_the_records_numbers(look):
 
 @pytest.mark.parametrize(
     ("signs", "counted"),
-    [([1, 1], "better AP on 2 and the worse on 0 of 2"), ([0, -1], "better AP on 0 and the worse on 1 of 2")],
+    [
+        ([1, 1], "clearly above plain training (CE) on 2 of 2 tasks."),
+        ([0, -1], "clearly below plain training (CE) on 1 of 2 tasks."),
+        ([1, -1], "clearly above plain training (CE) on 1 of 2 tasks, and clearly below it on 1."),
+        ([0, 0], "neither clearly above nor clearly below plain training (CE) on any of 2 tasks."),
+    ],
 )
 def test_the_headline_counts_differences_that_leave_0_out(monkeypatch, groups, signs, counted):
     results = {f"task {i}": dict(groups) for i in range(len(signs))}
@@ -255,4 +260,4 @@ def test_the_headline_counts_differences_that_leave_0_out(monkeypatch, groups, s
     monkeypatch.setattr(text, "precision_difference", difference)
     headline = text.headline(results)
     assert counted in headline
-    assert f"features, used at test time, beats RG on {signs.count(1)} of {len(signs)}." in headline
+    assert f"features is {counted.replace('plain training (CE)', 'RG')}" in headline

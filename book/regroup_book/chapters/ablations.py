@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from scipy.stats import spearmanr
 
-from regroup_book import plans
+from regroup_book import plans, show
 from regroup_book.method_tables import span, title
 from regroup_book.show import learned_share, traced
 from regroup_lib.intervals import mean_std, minus, starred
@@ -30,9 +30,21 @@ RULES = ("max", "sum")
 EQUAL_EPOCHS = ("ce", "wce", "ros", "rg")
 EQUAL_STEPS = ("ce-longer", "wce-longer", "ros", "rg-longer")  # as many steps as ROS takes
 # What has a curve of its own -> its color.
-COLORS = dict.fromkeys(("CE", "binary"), "#000000") | dict.fromkeys(("RG", "clusters", "max"), "#0072B2")
-COLORS |= dict.fromkeys(("WCE", "random, equal"), "#E69F00") | dict.fromkeys(("ROS", "true"), "#009E73")
-COLORS |= {"sum": "#D55E00"}
+COLORS = {title(method): color for method, color in show.COLORS.items()} | {"binary": show.COLORS["ce"]}
+COLORS |= dict.fromkeys(("clusters", "max"), show.COLORS["rg"]) | {"sum": "#7FB8DB"}
+COLORS |= {"random, equal": show.STYLES["rg-random"].color, "true": show.STYLES["rg-true"].color}
+# Clusterer -> what readers call it.
+CLUSTERERS = {
+    "kmeans": "k-means",
+    "minibatch-kmeans": "mini-batch k-means",
+    "constrained-kmeans": "balanced k-means",
+    "spectral": "spectral",
+    "gmm": "Gaussian mixture",
+    "agglomerative": "Ward's agglomeration",
+    "random": "random groups",
+    "random-equal": "random, equal sizes",
+    "random-halving": "random, halving sizes",
+}
 # Control -> what it has: more classes, balance, meaning.
 CONTROL_PARTS = {
     "binary": "–",
@@ -97,7 +109,7 @@ def draw_curves(axes: Axes, drawn: pd.DataFrame, *, over: str, by: str, ap: str 
     axes.set(xscale="log", ylabel="test AP (%)")
     axes.set_xticks(numbers, [f"{number:g}" for number in numbers])
     axes.minorticks_off()
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncol=4)
 
 
 # ---------------------------------------------------------------- tables
@@ -107,7 +119,8 @@ def ablation_table(groups: Groups, reference: str, *, heading: str = "setting") 
     """Return one row per setting: AP under both rules, BA, what its groups are like, and the difference to a reference.
 
     Percent, mean ± standard deviation over seeds. Groups: purity and NMI against the hidden classes, and the largest
-    over the smallest. The difference is that of AP under max aggregation, starred after Holm's correction.
+    over the smallest; left out where all settings share the groups. The difference is that of AP under max
+    aggregation, starred after Holm's correction.
     """
     rows = []
     for label, group in groups.items():
@@ -115,14 +128,15 @@ def ablation_table(groups: Groups, reference: str, *, heading: str = "setting") 
         row["AP (max)"] = mean_std(values(group, "average_precision"), scale=1)
         row["AP (sum)"] = mean_std([result_on_test(r, "average_precision", "sum") for r in group])
         row["BA"] = mean_std(values(group, "balanced_accuracy"), scale=1)
-        row |= {"purity": "", "NMI": "", "largest : smallest": "", "clustering, s": ""}
+        row |= {"purity": "", "NMI": "", "largest : smallest": ""}
         if all("purity" in r.regrouping for r in group):
             row["purity"] = f"{np.mean([r.regrouping['purity'] for r in group]):.2f}"
             row["NMI"] = f"{np.mean([r.regrouping['nmi'] for r in group]):.2f}"
             row["largest : smallest"] = f"{np.mean([_spread(r) for r in group]):.1f}"
-            row["clustering, s"] = f"{np.median([r.seconds['regroup'] for r in group]):.0f}"
         rows.append(row)
     table = pd.DataFrame(rows)
+    if table["purity"].nunique() == 1:
+        table = table.drop(columns=["purity", "NMI", "largest : smallest"])
     differences = [None if label == reference else precision_difference(groups, label, reference) for label in groups]
     table[f"AP − {reference}"] = starred(differences)
     return traced(table.set_index(heading), groups.values())
@@ -135,7 +149,7 @@ def _spread(record: Record) -> float:
     return float(sizes.max() / sizes.min())
 
 
-def ratio_table(groups: Groups, methods: Sequence[str], heading: str) -> pd.DataFrame:
+def ratio_table(groups: Groups, methods: Sequence[str]) -> pd.DataFrame:
     """Return one row per imbalance ratio: AP of each method, and RG minus CE and minus the best of the others.
 
     Parameters
@@ -144,23 +158,20 @@ def ratio_table(groups: Groups, methods: Sequence[str], heading: str) -> pd.Data
         The section ``"imbalance"``.
     methods : sequence of str
         `EQUAL_EPOCHS` or `EQUAL_STEPS`. The best of the others is chosen on validation.
-    heading : str
-        Of the column of ratios.
     """
     rows, over_plain, over_best = [], [], []
     plain, *_, regrouped = methods
     at_each = {ratio: {m: at[m] for m in methods} for ratio, at in by_number(groups).items()}
     for ratio, at in at_each.items():
         rival = best_on_validation(at, methods[:-1])
-        row: dict[str, Any] = {heading: f"{ratio}:1"}
+        row: dict[str, Any] = {"ratio": f"{ratio}:1"}
         row |= {short_title(m): mean_std(values(at[m], "average_precision"), scale=1) for m in methods}
-        row["learned by CE"] = mean_std([learned_share(r) for r in at[plain]], digits=0)
         rows.append(row | {"best other on validation": short_title(rival)})
         over_plain.append(precision_difference(at, regrouped, plain))
         over_best.append(precision_difference(at, regrouped, rival))
     table = pd.DataFrame(rows)
     table["RG − CE"], table["RG − best other"] = starred(over_plain), starred(over_best)
-    return traced(table.set_index(heading), _behind(at_each))
+    return traced(table.set_index("ratio"), _behind(at_each))
 
 
 def _behind(at_each: Mapping[str, Groups]) -> list[list[Record]]:
@@ -176,15 +187,15 @@ def length_table(groups: Groups) -> pd.DataFrame:
     """Return one row per training length: AP of each label set trained so long, and what it adds to binary labels."""
     at_each = by_number(groups)
     labels = list(dict.fromkeys(label for at in at_each.values() for label in at))
-    table = pd.DataFrame({"trained epochs": list(at_each)})
+    table = pd.DataFrame({"epochs": list(at_each)})
     for label in labels:
         found = [at.get(label) for at in at_each.values()]
         table[label] = ["" if g is None else mean_std(values(g, "average_precision"), scale=1) for g in found]
     for label in labels[1:]:
         differences = [precision_difference(at, label, "binary") if label in at else None for at in at_each.values()]
         table[f"{label} − binary"] = starred(differences)
-    table["error left by clusters"] = [f"{error_left(at):.2f}" for at in at_each.values()]
-    return traced(table.set_index("trained epochs"), _behind(at_each))
+    table["error left"] = [f"{error_left(at):.2f}" for at in at_each.values()]
+    return traced(table.set_index("epochs"), _behind(at_each))
 
 
 def error_left(groups: Groups) -> float:
@@ -230,9 +241,10 @@ def quality_sentence(drawn: pd.DataFrame) -> str:
     """Return the rank correlation of AP with clustering quality over the settings of `points` (means over seeds)."""
     means = drawn.groupby("label")[["nmi", "purity", "max"]].mean()
     by_nmi, by_purity = (float(spearmanr(means[name], means["max"]).statistic) for name in ("nmi", "purity"))
-    return (
-        f"Over {len(means)} settings the rank correlation of AP is {by_nmi:+.2f} with NMI "
-        f"and {by_purity:+.2f} with purity."
+    rises = "rises with" if min(by_nmi, by_purity) >= 0.5 else "does not follow"
+    return minus(
+        f"Over these settings, AP {rises} the match of groups and hidden classes: the rank correlation is "
+        f"{by_nmi:+.2f} with NMI and {by_purity:+.2f} with purity."
     )
 
 
@@ -241,22 +253,22 @@ def rules_sentence(*sections: Groups) -> str:
     means = points(*sections).groupby("setting")[["max", "sum", "nmi"]].agg(lambda column: column.mean(skipna=False))
     gains = (means["sum"] - means["max"])[means.notna().all(axis=1)]
     return minus(
-        f"AP under sum is above AP under max in {(gains > 0).sum()} of {len(gains)} settings, "
-        f"by {gains.min():+.1f} to {gains.max():+.1f} points, {gains.mean():+.1f} in the mean."
+        f"Sum aggregation ranks better than max in {(gains > 0).sum()} of {len(gains)} settings. It changes AP by "
+        f"{gains.mean():+.1f} points on average, with a range from {gains.min():+.1f} to {gains.max():+.1f}."
     )
 
 
 def pays_between(groups: Groups) -> str:
-    """Return what RG adds to CE at the smallest and the largest ratio, at equal epochs and at equal steps."""
+    """Return how RG's AP differs from CE's at the smallest and the largest ratio, at equal epochs and equal steps."""
     at_each = by_number(groups)
     low, *_, high = at_each
     sentences = []
-    for beginning, methods in (("At equal epochs", EQUAL_EPOCHS), ("With as many steps as ROS,", EQUAL_STEPS)):
+    for beginning, methods in (("For equally many epochs", EQUAL_EPOCHS), ("With twice as many", EQUAL_STEPS)):
         first, last = (precision_difference(at_each[ratio], methods[-1], methods[0]) for ratio in (low, high))
         learned = 100 * np.mean([learned_share(r) for r in at_each[high][methods[0]]])
         sentences.append(
-            f"{beginning} RG adds {first} points to CE at {low}:1 and {last} at {high}:1, where CE has learned "
-            f"{learned:.0f}% of its labels."
+            f"{beginning}, the AP of RG minus that of CE is {first} points at {low}:1 and {last} at {high}:1, where "
+            f"CE has learned {learned:.0f}% of its labels."
         )
     return " ".join(sentences)
 
@@ -264,11 +276,13 @@ def pays_between(groups: Groups) -> str:
 def length_sentence(groups: Groups) -> str:
     """Return what the clusters add at each training length."""
     at_each = by_number(groups)
-    gains = [f"{epochs} epochs {precision_difference(at, 'clusters', 'binary')}" for epochs, at in at_each.items()]
-    errors = [f"{error_left(at):.2f}" for at in at_each.values()]
+    short, *_, long = at_each
+    first, last = (precision_difference(at_each[epochs], "clusters", "binary") for epochs in (short, long))
+    errors = [error_left(at) for at in at_each.values()]
+    share = f"between {min(errors):.2f} and {max(errors):.2f}"
     return (
-        f"Clusters add to the AP of binary labels, in points: {'; '.join(gains)}. The error that they leave, 1 − AP, "
-        f"is {', '.join(errors)} of that of binary labels."
+        f"The AP of clusters minus that of binary labels is {first} points after {short} epochs and {last} after "
+        f"{long}. At every length, the error of clusters, 1 − AP, is {share} of that of binary labels."
     )
 
 
@@ -277,9 +291,9 @@ def parts_sentence(groups: Groups) -> str:
     names = ("all: clusters", "more classes and balance", "meaning, given the sizes")
     all_parts, no_meaning, meaning = (precision_difference(groups, *PARTS[name]) for name in names)
     return (
-        f"Clusters change AP by {all_parts} points against binary labels; random groups of equal sizes, which have the "
-        f"classes and the balance, by {no_meaning}. Clusters against random groups of the same sizes, which is what "
-        f"their meaning adds: {meaning}."
+        f"Clusters change the AP of binary labels by {all_parts} points. Random groups of equal sizes, which bring "
+        f"more classes and balance but no meaning, change it by {no_meaning}. Against random groups of their own "
+        f"sizes, clusters differ by {meaning}: this is the effect of meaning."
     )
 
 
@@ -290,7 +304,7 @@ def balanced_accuracy_sentence(groups: Groups) -> str:
         by_rule = ([result_on_test(r, "balanced_accuracy", rule) for r in group] for rule in RULES)
         found += [100 * np.mean(numbers) for numbers in (*by_rule, [called_positive(r) for r in group])]
     return (
-        "Random groups of equal sizes have a BA of {0:.1f} under max and {1:.1f} under sum, clusters {3:.1f} and "
-        "{4:.1f}; their AP differs by {difference} points. Random groups call {2:.0f}% of the test images positive, "
-        "clusters {5:.0f}%."
+        "Under max, random groups of equal sizes have a BA of {0:.1f} and clusters {3:.1f}; under sum, {1:.1f} and "
+        "{4:.1f}. The AP of random groups minus that of clusters is {difference} points. Random groups call {2:.0f}% "
+        "of the test images positive, and clusters {5:.0f}%."
     ).format(*found, difference=precision_difference(groups, "random, equal", "clusters"))

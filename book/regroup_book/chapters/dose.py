@@ -14,7 +14,7 @@ from regroup_lib.runs.records import Record
 
 FOLLOWS = {
     "random": ("re-assigned at random", "#E69F00"),
-    "brightness": ("re-assigned by brightness", "#CC79A7"),
+    "brightness": ("re-assigned by brightness", "#8C6D31"),
     "autoencoder": ("re-assigned by autoencoder clusters", "#D55E00"),
 }
 
@@ -65,9 +65,14 @@ def least_purity(groups: Groups, follows: str) -> tuple[float, Interval] | None:
 
 def dose_sentence(groups: Groups) -> str:
     """Return, for each kind of re-assignment, from which purity on the gain is clear."""
-    parts = []
-    for follows, (label, _) in FOLLOWS.items():
-        found = least_purity(groups, follows)
-        level = "at no purity" if found is None else f"from a purity of {found[0]:.2f} on"
-        parts.append(f"{level} where images are {label}")
-    return f"Regrouping clearly helps {', '.join(parts[:-1])} and {parts[-1]}."
+    found = {label: least_purity(groups, follows) for follows, (label, _) in FOLLOWS.items()}
+    needed = [f"{level[0]:.2f} if images are {label}" for label, level in found.items() if level]
+    never = [label for label, level in found.items() if level is None]
+    sentences = [f"To help clearly, groups need a purity of {_listed(needed, 'and')}."] if needed else []
+    sentences += [f"Groups do not clearly help at any purity if images are {_listed(never, 'or')}."] if never else []
+    return " ".join(sentences)
+
+
+def _listed(parts: Sequence[str], word: str) -> str:
+    *others, last = parts
+    return f"{', '.join(others)} {word} {last}" if others else last

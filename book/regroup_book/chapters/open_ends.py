@@ -66,7 +66,8 @@ def long_tail_table(groups: Groups) -> pd.DataFrame:
     columns["images seen"] = [f"{relative_cost(group, groups['CE']):.2f}" for group in groups.values()]
     found = [pd.DataFrame([shot_accuracies(record) for record in group]) for group in groups.values()]
     for name in ("all", *SHOTS):
-        columns[f"accuracy, {name}"] = ["" if f[name].isna().all() else mean_std(f[name]) for f in found]
+        if not all(f[name].isna().all() for f in found):
+            columns[f"accuracy, {name}"] = ["" if f[name].isna().all() else mean_std(f[name]) for f in found]
     columns["mean AP"] = mean_cells(groups, "average_precision", marked=True)
     return table(columns, groups.values())
 
@@ -135,30 +136,31 @@ def long_tail_sentences(tails: Mapping[str, Groups]) -> dict[str, str]:
     titles = {
         "RG − CE": "RG against CE",
         "with − without": "The best method that regroups against the best that does not",
-        "at equal steps": "The best that regroups against the best that does not, of those that see as many images",
+        "at equal steps": "The same among methods that see as many images as CE",
     }
     sentences = {}
     for contest, compared in titles.items():
         found = [tail_differences(groups, *contests(groups)[contest]) for groups in tails.values()]
-        tallies = " and ".join(f"{measure} is {_tally([f[measure] for f in found])}" for measure in found[0])
+        tallies = ", and ".join(f"{measure} is {_tally([f[measure] for f in found])}" for measure in found[0])
         means = {measure: interval([f[measure].mean for f in found]) for measure in found[0]} if len(found) > 1 else {}
-        pooled = "".join(f", {mean} points of {measure}" for measure, mean in means.items())
-        over = f" Over the {len(tails)} sets together:{pooled[1:]}." if pooled else ""
+        pooled = " and ".join(f"{mean} points of {measure}" for measure, mean in means.items())
+        over = f" The mean difference over the sets is {pooled}." if pooled else ""
         sentences[contest] = f"{compared}: {tallies}.{over}"
     return sentences
 
 
 def _tally(differences: Sequence[Interval]) -> str:
-    """Return on how many sets a difference is clear: ``"higher on 2 of 4 sets"``, ``"undecided on all 4 sets"``."""
+    """Return on how many sets a difference is clear: ``"clearly higher on 2 of 4 sets"``."""
     n, counted = len(differences), Counter((d.low > 0) - (d.high < 0) for d in differences)
-    parts = [f"{word} on {counted[sign]}" for word, sign in (("higher", 1), ("lower", -1)) if counted[sign]]
-    return f"{' and '.join(parts)} of {n} sets" if parts else f"undecided on all {n} sets"
+    parts = [f"clearly {word} on {counted[sign]}" for word, sign in (("higher", 1), ("lower", -1)) if counted[sign]]
+    return f"{' and '.join(parts)} of {n} sets" if parts else f"not clearly different on any of {n} sets"
 
 
 def describe_tail(groups: Groups) -> str:
     """Return the size of a long-tailed training set in words."""
     counts = training_counts(next(iter(groups.values()))[0])
-    return f"{counts.sum():,} training images in {len(counts)} classes, {counts.max():,} to {counts.min():,} a class"
+    images = f"{counts.sum():,} training images in {len(counts)} classes"
+    return f"{images}, {counts.max():,} in the largest and {counts.min():,} in the smallest"
 
 
 def gain_kept(groups: Groups, name: str, best: str) -> str:
@@ -166,11 +168,13 @@ def gain_kept(groups: Groups, name: str, best: str) -> str:
     whole, own = (precision_difference(groups, label, "binary") for label in (best, name))
     ours, theirs = encoder_label(name), encoder_label(best)
     if not whole.low > 0:
-        return f"{theirs} has no clear gain over binary labels here, so there is none to keep."
-    kept = f"{100 * own.mean / whole.mean:.0f}%" if own.mean > 0 else "nothing"
+        return (
+            f"Regrouping in the space of {theirs} has no clear gain over binary labels here, so there is none to keep."
+        )
+    kept = f", {100 * own.mean / whole.mean:.0f}% of it" if own.mean > 0 else ""
     return (
-        f"{ours} keeps {kept} of the gain of {theirs} over binary labels: {own} points of AP, "
-        f"where {theirs} has {whole}."
+        f"Regrouping in the space of {theirs} changes the AP of binary labels by {whole} points, and in the space of "
+        f"{ours} by {own}{kept}."
     )
 
 
@@ -180,6 +184,6 @@ def looks_sentence(looks: Mapping[int, Sequence[Record]]) -> str:
     lengths = list(nmi)
     first, before, last = lengths[0], lengths[-2], lengths[-1]
     return minus(
-        f"From {first} to {last} epochs NMI goes from {nmi[first]:.2f} to {nmi[last]:.2f}; "
-        f"the step from {before} to {last} moves it by {nmi[last] - nmi[before]:+.2f}."
+        f"Between {first} and {last} epochs of training, the NMI goes from {nmi[first]:.2f} to {nmi[last]:.2f}. "
+        f"The last step, from {before} epochs on, changes it by {nmi[last] - nmi[before]:+.2f}."
     )

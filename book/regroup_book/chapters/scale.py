@@ -9,14 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from regroup_book.build import book_root
 
-STEPS = {"encode": "#0072B2", "cluster": "#D55E00", "train": "#009E73"}
 FLOAT = 4  # bytes
 
 
@@ -265,21 +262,3 @@ def wide_error(measured: Measured) -> tuple[int, float]:
     a_row = measured.seconds_a_row + wide["n_clusters"] * measured.seconds_a_row_and_cluster
     predicted = wide["rows"] * a_row * wide["width"] / measured.width
     return wide["width"], predicted / wide["seconds_a_pass"]
-
-
-def plot_hours(measured: Measured, plan: Plan, *, k: int, smallest_class: float) -> Figure:
-    """Draw the hours of each step over the number of images: K fixed, and K growing with n."""
-    n = np.geomspace(1e5, 1e9, 60)
-    figure, panels = plt.subplots(1, 2, figsize=(7.2, 3.4), sharey=True)
-    growing = f"K = n / {smallest_class:,.0f}: a minority that stays small"
-    for axes, title, clusters in (
-        (panels[0], f"K = {k}: a fixed imbalance", np.full(len(n), k)),
-        (panels[1], growing, n / smallest_class),
-    ):
-        for (step, color), style in zip(STEPS.items(), ("-", "--", ":"), strict=True):
-            values = [hours(measured, rows, number, plan)[step] for rows, number in zip(n, clusters, strict=True)]
-            axes.plot(n, values, color=color, linestyle=style, label=step)
-        axes.set(xscale="log", yscale="log", xlabel="images", title=title)
-    panels[0].set_ylabel("hours on one machine")
-    panels[0].legend()
-    return figure

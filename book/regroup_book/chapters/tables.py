@@ -177,8 +177,9 @@ class Tally:
         return word if 2 * len(found) >= self.n_tasks else f"{word} on a few tables"
 
     def __str__(self) -> str:
-        open_tasks = self.n_tasks - len(self.better) - len(self.worse)
-        return f"better on {len(self.better)}, worse on {len(self.worse)}, undecided on {open_tasks} of {self.n_tasks}"
+        found = [f"{word} on {len(tasks)}" for word, tasks in (("better", self.better), ("worse", self.worse)) if tasks]
+        counted = " and ".join(found) or "neither better nor worse on any"
+        return f"{counted} of {self.n_tasks} tasks"
 
 
 def tally(differences: Mapping[str, Interval]) -> Tally:
@@ -322,20 +323,13 @@ def describe_ranks(results: TableResults, estimator: str) -> str:
     means, n_tasks, n_sources = results.ranks(estimator).mean(), len(results.tasks), _count_sources(results)
     _, p_value = friedman(means, n_tasks)
     needed, by_source = (critical_difference(len(means), n) for n in (n_tasks, n_sources))
-    apart = "far enough" if abs(means["plain"] - means["rg"]) > needed else "too close"
+    apart = "differ" if abs(means["plain"] - means["rg"]) > needed else "cannot be told apart"
     return (
-        f"**{ESTIMATOR_TITLES[estimator].capitalize()}.** Friedman's test that all {len(means)} are alike: "
-        f"p {'< 0.001' if p_value < 0.001 else f'= {p_value:.3f}'} over {n_tasks} tasks. "
-        f"RG ranks {means['rg']:.1f}, plain {means['plain']:.1f}; {apart} to tell them apart, as that takes "
-        f"{needed:.1f} (over {n_sources} sources {by_source:.1f})."
+        f"**{ESTIMATOR_TITLES[estimator].capitalize()}.** Friedman's test of equal ranks of all {len(means)} methods "
+        f"has p {'< 0.001' if p_value < 0.001 else f'= {p_value:.3f}'}. RG has a mean rank of {means['rg']:.1f} and "
+        f"the plain classifier {means['plain']:.1f}. The critical difference is {needed:.1f}, or {by_source:.1f} if "
+        f"each source counts once, so the two {apart}."
     )
-
-
-def headline(results: TableResults) -> str:
-    """Return the answer in one sentence: what regrouping does to each classifier."""
-    found = {e: tally(results.differences(e, "rg")) for e in results.estimators}
-    text = "; ".join(f"{ESTIMATOR_TITLES[e]}: {counted.word} ({counted})" for e, counted in found.items())
-    return f"**Regrouping against the plain classifier, on {len(results.tasks)} tasks.** {text[0].upper()}{text[1:]}."
 
 
 def summary(results: TableResults) -> str:
@@ -343,8 +337,8 @@ def summary(results: TableResults) -> str:
     points = [_verdict(results, estimator) for estimator in results.estimators]
     if len(results.estimators) > 1:
         counted = tally(results.free_choice())
-        text = f"**With the best classifier of each: regrouping {counted.word}.** The best regrouped one is {counted}."
-        points.append(text + _listed(results, counted, "It"))
+        text = f"Against the best plain classifier, the best regrouped one is {counted}.{_sources(results, counted)}"
+        points.append(f"**A free choice of classifier: regrouping {counted.word}.** {text}")
     return "\n".join(f"- {point}" for point in points)
 
 
@@ -352,29 +346,28 @@ def _verdict(results: TableResults, estimator: str) -> str:
     """Return a classifier's answer in one paragraph: RG against plain, against its control, and its place."""
     counted = tally(results.differences(estimator, "rg"))
     control = tally(results.differences(estimator, "rg", "rg-random"))
-    means = results.ranks(estimator).mean().sort_values(kind="stable")
-    best = next(name for name in means.index if name not in (*REGROUPED, "rg-random"))
-    text = f"**{ESTIMATOR_TITLES[estimator].capitalize()}: regrouping {counted.word}.** RG against plain: {counted}."
-    if "rg-auto" in means:
-        text += f" With K chosen by cross-validation: {tally(results.differences(estimator, 'rg-auto'))}."
-    text += f"{_listed(results, counted, 'RG')} Against random groups of equal size: {control}."
-    if counted.better and not control.better:
-        text += " So nothing says that it is the clusters that help."
-    return text + (
-        f" By mean rank RG is number {list(means.index).index('rg') + 1} of {len(means)}; the best that does not "
-        f"regroup is {LABELS[best]} ({means[best]:.1f}; RG {means['rg']:.1f})."
+    text = (
+        f"**{ESTIMATOR_TITLES[estimator].capitalize()}: regrouping {counted.word}.** Against the plain classifier, "
+        f"regrouping is {counted}.{_sources(results, counted)}"
     )
-
-
-def _listed(results: TableResults, counted: Tally, subject: str) -> str:
-    """Name the tasks of a tally with the number of their sources: tasks of one source are one piece of evidence."""
-    text = ""
-    for tasks, word in ((counted.better, "better"), (counted.worse, "worse")):
-        if tasks:
-            n_sources = len({results.source_of[task] for task in tasks})
-            found = f"{'; '.join(tasks)} ({n_sources} of {_count_sources(results)} sources)"
-            text += f" {subject} is {word} on {found}."
+    if "rg-auto" in results.contestants(estimator):
+        chosen = tally(results.differences(estimator, "rg-auto"))
+        text += f" With the number of clusters chosen by cross-validation, it is {chosen}."
+    text += f" Against random groups of equal size, it is {control}."
+    if counted.better and not control.better:
+        text += " So the gain need not come from the clusters."
     return text
+
+
+def _sources(results: TableResults, counted: Tally) -> str:
+    """Name the sources of a tally's tasks: tasks of one source are one piece of evidence."""
+    parts = []
+    for tasks, word in ((counted.better, "gains"), (counted.worse, "losses")):
+        sources = list(dict.fromkeys(results.source_of[task].replace("-", " ") for task in tasks))
+        listed = " and ".join(filter(None, [", ".join(sources[:-1]), *sources[-1:]]))
+        parts += [f"the {word} are on {listed}"] if tasks else []
+    text = " and ".join(parts)
+    return f" {text[0].upper()}{text[1:]}." if text else ""
 
 
 def _count_sources(results: TableResults) -> int:

@@ -184,18 +184,19 @@ def cluster_table(record: Record, sentences: Sequence[str] | None = None, *, n_t
 
 
 def describe_clusters(looks: Mapping[str, Sequence[Record]]) -> str:
-    """Return how well clusters and neighbors match the classes: NMI, purity and 5-NN accuracy by encoder."""
+    """Return how well clusters and neighbors match the classes, a Markdown list by encoder."""
     texts = []
     for encoder, group in looks.items():
         by_class = hidden_counts(group[0]).sum()
         nmi, purity = (np.mean([r.metrics[name] for r in group]) for name in ("nmi", "purity"))
         tested = np.bincount(group[0].arrays()["embedding_labels"])
         texts.append(
-            f"{encoder_label(encoder)}: NMI of clusters and hidden classes {nmi:.2f}, purity {purity:.2f} (one cluster "
-            f"alone would have {by_class.max() / by_class.sum():.2f}), 5-NN accuracy over all classes "
-            f"{group[0].metrics['neighbor_accuracy']:.2f} (always the largest class: {tested.max() / tested.sum():.2f})"
+            f"- **{encoder_label(encoder)}.** The NMI of clusters and hidden classes is {nmi:.2f}. Purity is "
+            f"{purity:.2f}; a single cluster would have {by_class.max() / by_class.sum():.2f}. Five nearest neighbors "
+            f"find the class of {group[0].metrics['neighbor_accuracy']:.0%} of the test sentences; the largest class "
+            f"alone holds {tested.max() / tested.sum():.0%}."
         )
-    return ". ".join(texts) + "."
+    return "\n".join(texts)
 
 
 # ---------------------------------------------------------------- the answer
@@ -204,15 +205,24 @@ def describe_clusters(looks: Mapping[str, Sequence[Record]]) -> str:
 def headline(results: Mapping[str, Groups]) -> str:
     """Return on how many tasks RG ranks better or worse than CE, than the best other method, than encoder+MLP."""
     found = [precision_difference(groups, "RG", "CE") for groups in results.values()]
-    better, worse = sum(d.low > 0 for d in found), sum(d.high < 0 for d in found)
     rivals = [_best_difference(groups) for groups in results.values()]
     direct = [precision_difference(g, "encoder+MLP", "RG") for g in results.values() if "encoder+MLP" in g]
-    return (
-        f"Against CE, RG has the better AP on {better} and the worse on {worse} of {len(found)} tasks; the others are "
-        f"undecided. The better of RG and RG+WCE beats the best method on words that does not regroup on "
-        f"{sum(d.low > 0 for d in rivals)} and is beaten on {sum(d.high < 0 for d in rivals)}. A perceptron on the "
-        f"encoder's features, used at test time, beats RG on {sum(d.low > 0 for d in direct)} of {len(direct)}."
+    compared = (
+        ("By AP, RG", "plain training (CE)", found),
+        ("The better of RG and RG+WCE", "the best of the other methods on words, both chosen on validation,", rivals),
+        ("A perceptron on the encoder's features", "RG", direct),
     )
+    return " ".join(_compared(*parts) for parts in compared if parts[-1])
+
+
+def _compared(first: str, second: str, differences: Sequence[Interval]) -> str:
+    """Return in a sentence on how many tasks the first is clearly above and below the second."""
+    above, below = sum(d.low > 0 for d in differences), sum(d.high < 0 for d in differences)
+    if not above and not below:
+        return f"{first} is neither clearly above nor clearly below {second} on any of {len(differences)} tasks."
+    word, number = ("above", above) if above else ("below", below)
+    rest = f", and clearly below it on {below}" if above and below else ""
+    return f"{first} is clearly {word} {second} on {number} of {len(differences)} tasks{rest}."
 
 
 def _best_difference(groups: Groups) -> Interval:
