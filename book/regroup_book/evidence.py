@@ -276,7 +276,9 @@ def verdict(claim: Mapping[str, Any], profile: str, seeds: Sequence[int]) -> Ver
     if missing:
         sweeps = {_sweep_of(name, claim["chapter"]) for part in claim["contrasts"] for name in part["runs"]}
         commands = " and ".join(f"regroup sweep {name} --profile {profile}" for name in sorted(sweeps))
-        contrasts, note = [], f"not all runs are recorded ({', '.join(missing)}); {commands} makes them"
+        note = f"not all runs are recorded ({', '.join(missing)}); {commands} makes them"
+        if combine([c.word for c in contrasts]) != "mixed":  # which further contrasts would not change
+            contrasts = []
     elsewhere = _contrasts(claim, "paper", seeds)[0] if profile == "cpu" else []
     return Verdict(
         **{name: claim.get(name, "") for name in ("claim", "statement", "where", "paper")},

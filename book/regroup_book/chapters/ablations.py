@@ -12,11 +12,13 @@ from matplotlib.axes import Axes
 from scipy.stats import spearmanr
 
 from regroup_book import plans, show
-from regroup_book.method_tables import span, title
+from regroup_book.method_tables import mean_cells, span, title
+from regroup_book.scorecard import listed
 from regroup_book.show import learned_share, traced
 from regroup_lib.intervals import mean_std, minus, starred
 from regroup_lib.metrics import decide
 from regroup_lib.runs.differences import (
+    AVERAGE_PRECISION,
     Groups,
     best_on_validation,
     precision_difference,
@@ -24,7 +26,7 @@ from regroup_lib.runs.differences import (
     scores_on_test,
     values,
 )
-from regroup_lib.runs.records import Record
+from regroup_lib.runs.records import Record, find_record
 
 RULES = ("max", "sum")
 EQUAL_EPOCHS = ("ce", "wce", "ros", "rg")
@@ -271,6 +273,45 @@ def pays_between(groups: Groups) -> str:
             f"CE has learned {learned:.0f}% of its labels."
         )
     return " ".join(sentences)
+
+
+def recorded_uses(profile: str, seeds: Sequence[int]) -> dict[str, Groups]:
+    """Return the ways to use an encoder of which every seed has a record, by task."""
+    found = {}
+    for task in plans.USES_TASKS[profile]:
+        uses = plans.encoder_uses(task, profile, seeds)
+        whole = {method: runs for method, runs in uses.items() if len(runs) == len(seeds)}
+        records = {
+            m: [find_record(run) for run in runs] for m, runs in whole.items() if all(r.path().exists() for r in runs)
+        }
+        if {"rg", "probe"} <= set(records):
+            found[task] = records
+    return found
+
+
+def uses_table(uses: Mapping[str, Groups]) -> pd.DataFrame:
+    """Return the AP of each way to use an encoder, one column for each task."""
+    columns = {
+        show.task_name(task): pd.Series(mean_cells(groups, AVERAGE_PRECISION), [title(method) for method in groups])
+        for task, groups in uses.items()
+    }
+    records = [group for groups in uses.values() for group in groups.values()]
+    return traced(pd.DataFrame(columns).fillna("not run").rename_axis("method"), records)
+
+
+def uses_sentence(uses: Mapping[str, Groups]) -> str:
+    """Return on which tasks regrouping ranks above and below a linear probe on the features."""
+    signs: dict[int, list[str]] = {}
+    for task, groups in uses.items():
+        difference = precision_difference(groups, "rg", "probe")
+        signs.setdefault((difference.low > 0) - (difference.high < 0), []).append(show.task_name(task))
+    words = {
+        -1: "regrouping ranks below a linear probe on the encoder's features",
+        1: "regrouping ranks above a linear probe on the encoder's features",
+        0: "the difference from a linear probe is undecided",
+    }
+    text = "; ".join(f"{words[sign]} on {listed(signs[sign])}" for sign in words if sign in signs)
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def length_sentence(groups: Groups) -> str:
