@@ -385,7 +385,12 @@ def compare(
         # The methods of which every run has a record are compared all the same.
         lacking = {_row(spec) for spec in specs if not spec.path(results_dir).exists()}
         whole = [find_record(spec, results_dir) for spec in specs if _row(spec) not in lacking]
-        if {record.spec.kind for record in whole} < {"look", specs[-1].kind}:
+        plain = {_row(spec)[0] for spec in specs if _row(spec)[1] in ("ce", "plain")} - {
+            estimator for estimator, method in lacking if method in ("ce", "plain")
+        }
+        whole = [record for record in whole if record.spec.kind == "look" or _row(record.spec)[0] in plain]
+        regrouped = any((_row(record.spec)[1] or "").startswith("rg") for record in whole)
+        if not regrouped or all(record.spec.kind != "look" for record in whole):
             raise
         return replace(Comparison.of(whole), own=own, failed=str(error))
 
@@ -821,6 +826,8 @@ def check_output(output: str | Path | None, report: str | Path | None = None, fo
     for path, suffixes in ((output, (".json", ".csv")), (report, (".html",))):
         if path is not None and Path(path).suffix not in suffixes:
             raise ValueError(f"{path} does not end in {' or '.join(suffixes)}; name a file that does")
+        if path is not None and Path(path).is_dir():
+            raise ValueError(f"{path} is a folder; name a file")
     if folder is not None and Path(folder).exists():
         raise ValueError(f"{folder} exists; name a new folder for the model, or remove it")
 

@@ -23,7 +23,9 @@ from regroup_lib.runs import table_methods
 WANTED = (0.5, 0.7, 0.8, 0.9, 0.95)  # precisions and recalls of the table of thresholds
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse } th, td { padding: .2rem .8rem; border-bottom: 1px solid #ccc; text-align: left }
+body { overflow-wrap: anywhere }
+table { border-collapse: collapse; margin-bottom: 1rem }
+th, td { padding: .2rem .8rem; border-bottom: 1px solid #ccc; text-align: left }
 div, pre { overflow-x: auto } img { max-width: 100%; height: auto } pre { background: #f4f4f4; padding: 1rem }
 """
 
@@ -39,6 +41,13 @@ def write_report(comparison: Comparison, path: str | Path) -> None:
     comparison : Comparison
     path : str or Path
     """
+    with plt.rc_context({"text.parse_math": False}):  # a dollar sign in a name is no formula
+        page = _page(comparison)
+    with atomic_path(Path(path)) as partial:
+        partial.write_text(page + "\n", encoding="utf-8")
+
+
+def _page(comparison: Comparison) -> str:
     advice, name = comparison.recommendation, escape(comparison.name)
     measured = comparison.scores(*advice.row)
     labels, scores = measured.labels[0], measured.scores[0]
@@ -62,11 +71,8 @@ def write_report(comparison: Comparison, path: str | Path) -> None:
         f"<p>{escape(comparison.provenance)}</p>",
     ]
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{name}</title>'
-    page = (
-        f'<!DOCTYPE html><html lang="en"><head>{head}<style>{STYLE}</style></head><body>{"".join(parts)}</body></html>'
-    )
-    with atomic_path(Path(path)) as partial:
-        partial.write_text(page + "\n", encoding="utf-8")
+    style = f"<style>{STYLE}</style>"
+    return f'<!DOCTYPE html><html lang="en"><head>{head}{style}</head><body>{"".join(parts)}</body></html>'
 
 
 def operating_points(labels: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
@@ -80,15 +86,24 @@ def operating_points(labels: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
     for name, reached, other in (("precision", precision[:-1], recall), ("recall", recall[:-1], precision)):
         for wanted in WANTED:
             if len(found := np.flatnonzero(reached >= wanted)):
-                chosen[f"{name} of {wanted:.0%}"] = thresholds[found[np.argmax(other[found])]]
+                best = found[other[found] == other[found].max()][-1]  # of thresholds that are as good, the highest
+                chosen[f"{name} of {wanted:.0%}"] = _printed_below(thresholds[best])
     table = threshold_table(labels, scores, list(chosen.values())).reset_index()
-    return table.round(3).set_index(pd.Index(chosen, name="wanted"))
+    rounded = table.round(dict.fromkeys(table.columns.drop("threshold"), 3))
+    return rounded.assign(threshold=[f"{t:.4g}" for t in table["threshold"]]).set_index(pd.Index(chosen, name="wanted"))
+
+
+def _printed_below(threshold: float) -> float:
+    """Return the largest number of four digits that calls every sample that a threshold calls."""
+    step = 10.0 ** (np.floor(np.log10(threshold)) - 3) if threshold > 0 else 1e-4
+    return float(f"{np.floor(threshold / step) * step:.4g}")
 
 
 def python_code(comparison: Comparison) -> str:
     """Return Python code that fits the recommended classifier on the same data, and applies it."""
     own, spec = comparison.own or comparison.look.spec.own, comparison.groups[comparison.recommendation.row][0].spec
-    reading = {name: getattr(own, name) for name in ("label", "group", "missing", "decimal")}
+    reading = {name: getattr(own, name) for name in ("label", "group", "missing", "decimal", "allow_missing")}
+    reading["image_size"] = getattr(spec, "image_size", None)
     options = "".join(f", {name}={value!r}" for name, value in reading.items() if value)
     path = str(own.path or "your data")
     if not comparison.is_table:
@@ -98,12 +113,14 @@ model = comparison.fit()
 model.save("model")
 print(model.predict("new images"))"""
     options += "" if own.header else ", header=False"
-    steps = [table_methods.make_model(spec.method, spec.estimator, seed=spec.seed, threshold=spec.threshold)]
+    settings = {"seed": spec.seed, "threshold": spec.threshold, "encoder": spec.encoder}
+    steps = [table_methods.make_model(spec.method, spec.estimator, **settings)]
     if sampler := table_methods.METHODS[spec.method].sampler:
         steps.insert(0, table_methods.RESAMPLERS[sampler](1, spec.seed))
     if isinstance(steps[-1], RegroupClassifier):
-        steps[-1].set_params(aggregation="sum")
-    parts = [*steps, *(step.estimator for step in steps if isinstance(step, RegroupClassifier))]
+        steps[-1].set_params(aggregation="sum", min_cluster_size=2)
+    inner = [p for s in steps if isinstance(s, RegroupClassifier) for p in (s.estimator, s.encoder) if p is not None]
+    parts = [step for step in steps if not isinstance(step, RegroupClassifier)] + inner
     imports = sorted({f"from {type(p).__module__.split('._')[0]} import {type(p).__name__}" for p in parts})
     return "\n".join(
         [

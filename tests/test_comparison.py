@@ -399,6 +399,27 @@ def test_a_saved_model_predicts_as_it_did_before(home, tmp_path, method, estimat
     assert set(found["class"]) == {"middle", "not middle"}
 
 
+def test_new_rows_are_read_as_the_table_was_and_never_guessed(tmp_path):
+    """Dates, decimal commas and codes whose new rows alone would be read in another way."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"day": [*pd.date_range("2020-01-01", periods=30).strftime("%d/%m/%Y")] * 2})
+    frame["size"] = [f"{x:.3f}".replace(".", ",") for x in rng.normal(3, 1, 60)]
+    frame["code"] = rng.choice(["01", "02", "A1"], 60)
+    frame["kind"] = ["ill", "well", "well"] * 20
+    frame.to_csv(tmp_path / "all.csv", index=False)
+    own = comparison.own_data(load_data(tmp_path / "all.csv"), "ill", tmp_path / "all.csv")
+    model = fit_model(spec(task="own-all-ill", own=own, method="plain", estimator="forest"), own)
+    assert model.about["columns"] == {"day": "day first", "size": "number ,", "code": "text"}
+    whole = model.predict(tmp_path / "all.csv")["probability"]
+    for row in (2, 5, 11):  # read alone, these days may be months, and codes numbers
+        frame.iloc[[row]].to_csv(tmp_path / "one.csv", index=False)
+        assert model.predict(tmp_path / "one.csv")["probability"].tolist() == [whole[row]]
+    for column, value in (("day", "2020.13.45"), ("size", "1.5.2")):
+        frame.iloc[:3].assign(**{column: value}).to_csv(tmp_path / "odd.csv", index=False)
+        with pytest.raises(DataError, match=f"'{column}' has '{value}', which is no"):
+            model.predict(tmp_path / "odd.csv")
+
+
 def test_a_saved_network_predicts_as_the_run_did(pictures, tmp_path):
     record = pictures.comparison.groups["tiny-resnet", "RG"][1]
     fit_model(record.spec, pictures.comparison.own).save(tmp_path / "model")
@@ -416,7 +437,7 @@ def test_a_model_that_is_damaged_or_holds_other_types_is_refused(home, tmp_path)
     with pytest.raises(DataError, match="lacks columns that the model reads: y"):
         load_model(tmp_path / "model").predict(tmp_path / "less.csv")
     (tmp_path / "words.csv").write_text("x,y\n1,far\n2,near\n3,far\n")
-    with pytest.raises(DataError, match="'y' has text, such as 'far', for numbers"):
+    with pytest.raises(DataError, match="'y' has 'far', which is no finite number with a decimal point"):
         load_model(tmp_path / "model").predict(tmp_path / "words.csv")
     skops.io.dump(Path.touch, tmp_path / "model" / "estimator.skops")
     with pytest.raises(ValueError, match="holds types that no saved model has: pathlib"):

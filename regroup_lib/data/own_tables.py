@@ -148,6 +148,30 @@ def load_frame(
     return dataset_of(path.stem, samples, parts, class_names, columns=columns, notes=notes, digest=digest)
 
 
+def column_kinds(
+    path: Path, names: Sequence[str], *, header: bool = True, missing: Sequence[str] = (), decimal: str | None = None
+) -> dict[str, str]:
+    """Return how `load_frame` reads columns of a table, for `read_rows`.
+
+    ``"text"``, ``"truth"``, ``"number ."`` and ``"number ,"`` (the decimal mark), ``"day first"`` or ``"month first"``
+    (dates whose year is last or first).
+    """
+    frame, decimal = _all_columns(path, header, missing, decimal)
+    kinds = {}
+    for name in names:
+        column = _values(name, frame[name], decimal, found := defaultdict(list))
+        if column.dtype != np.float64:
+            kinds[name] = "truth" if pd.api.types.is_bool_dtype(frame[name]) else "text"
+        elif any(note.startswith("dates") for note in found):
+            texts = _text(frame[name]).dropna()
+            kinds[name] = (
+                "day first" if _day_first(texts[texts.str.fullmatch(YEAR_LAST).astype(bool)]) else "month first"
+            )
+        else:
+            kinds[name] = "number ," if any("decimal comma" in note for note in found) else "number ."
+    return kinds
+
+
 def read_rows(
     path: Path,
     columns: Mapping[str, str],
@@ -156,36 +180,70 @@ def read_rows(
     missing: Sequence[str] = (),
     decimal: str | None = None,
 ) -> pd.DataFrame:
-    """Return columns of new rows, as `load_frame` made them of a table.
+    """Return columns of new rows, read as those of the table that a model was fitted on.
 
-    `columns` has the kind of each column by name, ``"number"`` or ``"text"``; further columns are left out. A missing
-    column and text in one of numbers raise a DataError.
+    `columns` has the kind of each column by name, see `column_kinds`; further columns are left out. Nothing is guessed
+    from the new rows: a value of another kind raises a DataError, as do a missing column and a file without rows.
     """
-    found: dict[str, list[str]] = defaultdict(list)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist or is no file; check the path")
+    frame, _ = _all_columns(path, header, missing, decimal, as_text=True)
+    if absent := [name for name in columns if name not in frame]:
+        raise DataError(f"{path} lacks columns that the model reads: {some_of(absent)}")
+    frame = frame[frame.notna().any(axis=1)]
+    if not len(frame):
+        raise DataError(f"{path} has no rows")
+    rows = {}
+    for name, kind in columns.items():
+        texts = _text(frame[name])
+        if kind == "text":
+            rows[name] = texts.fillna(MISSING).to_numpy(object)
+            continue
+        known = texts[~texts.str.lower().isin(TOKENS) & texts.notna()]
+        if kind == "truth":
+            read = known.str.capitalize().where(known.str.lower().isin(("true", "false")))
+        elif kind.startswith("number"):
+            read, _ = _read_numbers(known, kind[-1], fixed=True)
+        else:
+            read, _ = _read_dates(known, day_first=kind == "day first")
+        bad = known[read.isna() | read.isin((np.inf, -np.inf))]
+        if len(bad):
+            raise DataError(f"{path}: the column {name!r} has {bad.iloc[0]!r}, which is no {_WRITTEN[kind]}")
+        read = read.reindex(frame.index)
+        rows[name] = (read.fillna(MISSING) if kind == "truth" else read.astype(np.float64)).to_numpy()
+    return pd.DataFrame(rows)
+
+
+_WRITTEN = {
+    "truth": "True or False",
+    "number .": "finite number with a decimal point",
+    "number ,": "finite number with a decimal comma",
+    "day first": "date with the day first, or year, month and day",
+    "month first": "date with the month first, or year, month and day",
+}
+
+
+KINDS = {"text", *_WRITTEN}
+
+
+def _all_columns(
+    path: Path, header: bool, missing: Sequence[str], decimal: str | None, *, as_text: bool = False
+) -> tuple[pd.DataFrame, str]:
+    """Return a table's columns, plain and without missing values, and the decimal mark of its file."""
     if path.suffix.lower() == ".parquet":
         frame, decimal = _read_parquet(path), "."
     else:
-        frame, decimal = _read_text(path, header, decimal)
+        frame, decimal = _read_text(path, header, decimal, as_text=as_text)
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise DataError(f"{path}: rows have more values than the header has names; give every column a name")
     frame.columns = [composed(str(name)) for name in frame]
-    frame = _blanked(_plain(path, frame, found), missing, found)
-    if absent := [name for name in columns if name not in frame]:
-        raise DataError(f"{path} lacks columns that the model reads: {some_of(absent)}")
-    rows = {}
-    for name, kind in columns.items():
-        if kind == "text":
-            rows[name] = _text(frame[name]).fillna(MISSING).to_numpy(object)
-            continue
-        values = _values(name, frame[name], decimal, found)
-        if values.dtype != np.float64 and values.notna().any():
-            raise DataError(f"{path}: the column {name!r} has text, such as {values.dropna().iloc[0]!r}, for numbers")
-        rows[name] = values.to_numpy(np.float64, na_value=np.nan)
-    return pd.DataFrame(rows)
+    return _blanked(_plain(path, frame, defaultdict(list)), missing, defaultdict(list)), decimal
 
 
 # ---------------------------------------------------------------- files
 
 
-def _read_text(path: Path, header: bool, decimal: str | None) -> tuple[pd.DataFrame, str]:
+def _read_text(path: Path, header: bool, decimal: str | None, *, as_text: bool = False) -> tuple[pd.DataFrame, str]:
     """Return a text file's columns, as numbers where pandas finds no other text in them, and its decimal mark."""
     options: dict[str, Any] = {
         "encoding": "utf-8-sig",
@@ -209,7 +267,7 @@ def _read_text(path: Path, header: bool, decimal: str | None) -> tuple[pd.DataFr
         # Where semicolons separate values, 1.234 may be a number of thousands, which pandas takes for one below 2.
         texts = pd.read_csv(path, dtype=str, nrows=10_000, **named) if options["sep"] == ";" else frame
         decimal = decimal or _decimal_mark(texts, options["sep"])
-        if decimal == ",":
+        if decimal == "," or as_text:
             frame = pd.read_csv(path, dtype=str, **named)
     except (OSError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())
@@ -524,10 +582,13 @@ def _values(name: str, column: pd.Series, decimal: str, found: dict[str, list[st
     return texts
 
 
-def _read_numbers(texts: pd.Series, decimal: str) -> tuple[pd.Series, str]:
-    """Return the numbers that different texts are, NaN where one is none, and how they are written if not plainly."""
+def _read_numbers(texts: pd.Series, decimal: str, *, fixed: bool = False) -> tuple[pd.Series, str]:
+    """Return the numbers that different texts are, NaN where one is none, and how they are written if not plainly.
+
+    `decimal` is their decimal mark if `fixed`, else the likelier one.
+    """
     cleaned = _cleaned(texts)
-    marks = (decimal, "," if decimal == "." else ".")
+    marks = (decimal,) if fixed else (decimal, "," if decimal == "." else ".")
     mark = max(marks, key=lambda mark: cleaned.str.fullmatch(NUMBER[mark]).sum())  # of equal ones the file's
     good = cleaned.str.fullmatch(NUMBER[mark]).astype(bool)
     plain = cleaned[good].str.replace("," if mark == "." else ".", "", regex=False).str.replace(mark, ".", regex=False)
@@ -537,22 +598,31 @@ def _read_numbers(texts: pd.Series, decimal: str) -> tuple[pd.Series, str]:
     return numbers, how if (plain != texts[good]).any() else ""
 
 
-def _read_dates(texts: pd.Series, decimal: str) -> tuple[pd.Series, str]:
+def _day_first(dates: pd.Series) -> bool | None:
+    """Tell whether dates with the year last begin with the day; None: some do, and some begin with the month."""
+    parts = dates.str.extract(r"(\d+)(\D)(\d+)")
+    if not len(parts):
+        return False
+    day_first, month_first = (bool(parts[side].astype(int).max() > 12) for side in (0, 2))
+    if day_first and month_first:
+        return None
+    return day_first or (not month_first and bool((parts[1] == ".").all()))
+
+
+def _read_dates(texts: pd.Series, decimal: str = ".", *, day_first: bool | None = None) -> tuple[pd.Series, str]:
     """Return the days since 1970 of different texts, NaN where one is no date, and how they were read."""
     first, last, month = (texts.str.fullmatch(pattern).astype(bool) for pattern in (YEAR_FIRST, YEAR_LAST, WITH_MONTH))
-    parts = texts[last].str.extract(r"(\d+)(\D)(\d+)")
-    day_first, how = False, "dates, as days since 1970"
-    if len(parts):
-        day_first, month_first = (bool(parts[side].astype(int).max() > 12) for side in (0, 2))
-        if day_first and month_first:  # some are written one way and some the other: no date is certain
+    how = "dates, as days since 1970"
+    if day_first is None and last.any():
+        day_first = _day_first(texts[last])
+        if day_first is None:
             return pd.Series(np.nan, texts.index), ""
-        if not day_first and not month_first:
-            day_first = bool((parts[1] == ".").all())
+        if (texts[last].str.extract(r"(\d+)\D(\d+)").astype(int).max() <= 12).all():
             how += f", read {'day' if day_first else 'month'} first; write YYYY-MM-DD to be sure"
-        if texts[last].str.fullmatch(r"\d+\D\d+\D\d\d(?:\D.*)?").any():
-            how += ", years of two digits from 1969 to 2068"
+    if texts[last].str.fullmatch(r"\d+\D\d+\D\d\d(?:\D.*)?").any():
+        how += ", years of two digits from 1969 to 2068"
     dates = texts.where(first | last | month)
-    return _days(pd.to_datetime(dates, format="mixed", dayfirst=day_first, errors="coerce", utc=True)), how
+    return _days(pd.to_datetime(dates, format="mixed", dayfirst=bool(day_first), errors="coerce", utc=True)), how
 
 
 def _days(dates: pd.Series) -> pd.Series:

@@ -23,7 +23,7 @@ from regroup_lib.encoders.pixels import AutoencoderEncoder, PCAEncoder, RawEncod
 from regroup_lib.encoders.pretrained import ClipEncoder, OnnxEncoder, onnx_options
 from regroup_lib.encoders.simclr import SimCLREncoder
 from regroup_lib.encoders.text import MiniLMEncoder, TfidfEncoder
-from regroup_lib.files import atomic_path, data_directory, read_npz, write_npz
+from regroup_lib.files import atomic_path, data_directory, digest_arrays, read_npz, write_npz
 from regroup_lib.large import NpyRows, open_rows
 from regroup_lib.progress import progress_bar, silence
 
@@ -175,7 +175,8 @@ def encode(
         if kept is None:
             checkpoint = None if checkpoint_dir is None else Path(checkpoint_dir) / f"encoder-{key}.pt"
             kept = _encoded(dataset, encoder, checkpoint, deadline)
-            write_npz(path, kept | {f"state_{name}": value for name, value in encoder.state().items()})
+            arrays = kept | {f"state_{name}": value for name, value in encoder.state().items()}
+            write_npz(path, arrays | {"digest": np.array(_digest_of(arrays))})
         else:
             state = {name.removeprefix("state_"): kept[name] for name in kept if name.startswith("state_")}
             encoder.load_state(state, dataset.train.inputs.shape[1:])
@@ -202,10 +203,18 @@ def _encoded(
     }
 
 
+def _digest_of(arrays: dict[str, np.ndarray]) -> str:
+    return digest_arrays(*(arrays[name] for name in sorted(arrays)), np.array(sorted(arrays)))
+
+
 def _read_cache(path: Path, dataset: Dataset) -> dict[str, np.ndarray] | None:
     """Return a cache file's arrays, or None where there is none or it is damaged."""
     try:
         kept = read_npz(path)
+        # The checksums of the format do not cover names and headers of the arrays.
+        digest = kept.pop("digest", None)  # older files have none
+        if digest is not None and str(digest) != _digest_of(kept):
+            raise ValueError("it is not what was written: its digest differs")
         for name, split in dataset.splits.items():
             if len(kept[f"split_{name}"]) != len(split):
                 raise ValueError(f"{path} has {len(kept[f'split_{name}'])} {name} rows, expected {len(split)}")

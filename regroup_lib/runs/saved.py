@@ -7,7 +7,6 @@ of networks are safetensors, the rest is JSON.
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from regroup_lib.data.bundled_tables import table_of
-from regroup_lib.data.own_folders import read_pictures
-from regroup_lib.data.own_tables import read_rows
+from regroup_lib.data.own_folders import KEPT_SIZE, read_pictures
+from regroup_lib.data.own_tables import KINDS, column_kinds, read_rows
 from regroup_lib.encoders.base import center_and_normalize
 from regroup_lib.encoders.features import make_encoder
 from regroup_lib.nn.models import build_network
@@ -88,7 +87,7 @@ class Model:
                 save_file({name: value.contiguous() for name, value in weights.items()}, written / WEIGHTS)
             else:
                 skops.io.dump(self.fitted, written / ESTIMATOR)
-            shutil.move(written, folder)
+            written.rename(folder)
 
     def predict(self, path: str | Path, *, data_dir: str | Path | None = None) -> pd.DataFrame:
         """Return the probability of the positive class of new samples, and the decision at 0.5.
@@ -160,6 +159,11 @@ def fit_model(spec: Spec | TableSpec, own: OwnData, *, data_dir: str | Path | No
     with tempfile.TemporaryDirectory() as scratch:
         means = _Means(data_dir, Path(scratch) / "checkpoint.pt", None, True)
         trainer = make_trainer(spec, means, {})
+        if any("of more than 8 bits" in note for note in trainer.task.dataset.notes):
+            raise ValueError(
+                f"{own.path} has pictures of more than 8 bits, scaled by the range of all; new ones may have another; "
+                "convert them to 8 bits, compare again, and save that model"
+            )
         history = trainer.train(means.checkpoint, None)
     if history.status != "finished":
         raise ValueError(f"the training of {spec.label} diverged; nothing is saved")
@@ -190,9 +194,20 @@ def _fit_table(spec: TableSpec, data_dir: str | Path | None) -> Model:
     if method.clusterer:
         model.set_params(aggregation="sum", min_cluster_size=2)
     fitted = make_pipeline(*steps, model).fit(table.features, table.labels)
-    columns = {name: "number" if kind == np.float64 else "text" for name, kind in table.features.dtypes.items()}
     reading = {name: getattr(spec.own, name) for name in ("header", "missing", "decimal")}
+    columns = column_kinds(Path(spec.own.path), list(table.features), **reading)
     return Model(spec, {"columns": columns, "reading": reading}, fitted)
+
+
+def _check_about(spec: Spec | TableSpec, about: dict[str, Any]) -> None:
+    if isinstance(spec, TableSpec):
+        sound = set(about["reading"]) == {"header", "missing", "decimal"} and set(about["columns"].values()) <= KINDS
+    else:
+        shape, parent = about["shape"], about["parent"]
+        sound = len(shape) == 3 and all(isinstance(side, int) and 0 < side <= KEPT_SIZE for side in shape)
+        sound &= parent == sorted(parent) and set(parent) == {0, 1}
+    if not sound:
+        raise ValueError(f"{ABOUT} is not as it was written")
 
 
 def _normalized(features: np.ndarray, center: list[float] | None) -> np.ndarray:
@@ -216,6 +231,7 @@ def load_model(folder: str | Path) -> Model:
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         spec = parse_spec(about.pop("spec"))
+        _check_about(spec, about)
         if (folder / ESTIMATOR).is_file():
             if unknown := set(skops.io.get_untrusted_types(file=folder / ESTIMATOR)) - TRUSTED:
                 raise ValueError(
@@ -230,6 +246,15 @@ def load_model(folder: str | Path) -> Model:
             head=METHODS[spec.method].head,
         )
         network.load_state_dict(load_file(folder / WEIGHTS))
-    except (KeyError, TypeError, OSError, RuntimeError, SafetensorError, BadZipFile, json.JSONDecodeError) as error:
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+        OSError,
+        RuntimeError,
+        SafetensorError,
+        BadZipFile,
+        ValueError,
+    ) as error:
         raise ValueError(f"{folder} is damaged or was not written by `regroup fit --save` ({error})") from error
     return Model(spec, about, network)

@@ -16,9 +16,12 @@ import typer
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from regroup_lib import comparison
 from regroup_lib.cli import app, main
 from regroup_lib.data import load
 from regroup_lib.data.dataset import DataError
+from regroup_lib.runs.saved import fit_model
+from regroup_lib.runs.specs import TableSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "book").glob("*.md"))]
@@ -84,7 +87,7 @@ def call(tmp_path, monkeypatch, capsys):
 
 
 @pytest.fixture
-def own_data(tmp_path):
+def own_data(tmp_path, request):
     """Write the files that the examples name: a folder of images and a table."""
     digits = load_digits(as_frame=True)
     for digit, images in ((0, 50), (1, 25)):
@@ -94,6 +97,12 @@ def own_data(tmp_path):
             Image.fromarray((scan * 15).astype(np.uint8)).save(target / f"{i}.png")
     rows = digits.data.iloc[:300, 2:8].assign(outcome=np.where(digits.target[:300] == 3, "ill", "well"))
     rows.to_csv(tmp_path / "patients.csv", index=False)
+    rows.to_csv(tmp_path / "new-patients.csv", index=False)
+    if "regroup predict" not in request.node.name:  # the other examples save a model themselves
+        return
+    own = comparison.own_data(load.load_data(tmp_path / "patients.csv"), "ill", tmp_path / "patients.csv")
+    task = comparison.own_task("patients", "ill")
+    fit_model(TableSpec(task=task, method="plain", estimator="logreg", own=own), own).save(tmp_path / "model")
 
 
 def test_the_pages_and_the_help_show_commands():
