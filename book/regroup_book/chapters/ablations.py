@@ -295,12 +295,7 @@ def uses_table(uses: Mapping[str, Groups]) -> pd.DataFrame:
         show.task_name(task): pd.Series(mean_cells(groups, AVERAGE_PRECISION), [title(method) for method in groups])
         for task, groups in uses.items()
     }
-    table = pd.DataFrame(columns).fillna("not run").rename_axis("method")
-    behind = {title(method): [] for groups in uses.values() for method in groups}
-    for groups in uses.values():
-        for method, group in groups.items():
-            behind[title(method)] += group
-    return traced(table, [behind[name] for name in table.index])
+    return pd.DataFrame(columns).fillna("not run").rename_axis("method")
 
 
 def uses_sentence(uses: Mapping[str, Groups]) -> str:
