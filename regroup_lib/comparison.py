@@ -93,7 +93,7 @@ LOOKS = {
     "linear probe": ("#CC79A7", "-"),
     "encoder+MLP": ("#D55E00", ":"),
     "balanced forest": ("#CC79A7", "-"),
-    "EasyEnsemble": ("#CC79A7", "-"),
+    "EasyEnsemble": ("#CC79A7", ":"),
     "RG": ("#0072B2", "-."),
     "RG+WCE": ("#56B4E9", "-"),
 }

@@ -18,7 +18,7 @@ from regroup_lib.comparison import Comparison, named
 from regroup_lib.diagnostics import threshold_table
 from regroup_lib.estimator import RegroupClassifier
 from regroup_lib.files import atomic_path
-from regroup_lib.runs import table_methods
+from regroup_lib.runs.saved import steps_of
 
 WANTED = (0.5, 0.7, 0.8, 0.9, 0.95)  # precisions and recalls of the table of thresholds
 STYLE = """
@@ -113,12 +113,7 @@ model = comparison.fit()
 model.save("model")
 print(model.predict("new images"))"""
     options += "" if own.header else ", header=False"
-    settings = {"seed": spec.seed, "threshold": spec.threshold, "encoder": spec.encoder}
-    steps = [table_methods.make_model(spec.method, spec.estimator, **settings)]
-    if sampler := table_methods.METHODS[spec.method].sampler:
-        steps.insert(0, table_methods.RESAMPLERS[sampler](1, spec.seed))
-    if isinstance(steps[-1], RegroupClassifier):
-        steps[-1].set_params(aggregation="sum", min_cluster_size=2)
+    steps = steps_of(spec)
     inner = [p for s in steps if isinstance(s, RegroupClassifier) for p in (s.estimator, s.encoder) if p is not None]
     parts = [step for step in steps if not isinstance(step, RegroupClassifier)] + inner
     imports = sorted({f"from {type(p).__module__.split('._')[0]} import {type(p).__name__}" for p in parts})

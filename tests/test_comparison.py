@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -310,6 +311,18 @@ def test_advice_follows_the_interval(home, monkeypatch, low, high, word):
     assert fresh.recommendation.word == word
     named = {"regroup": "Regroup: RG", "undecided": "Undecided, so do without regrouping: "}
     assert fresh.recommendation.headline.startswith(named.get(word, "Leave the labels as they are: "))
+
+
+@pytest.mark.parametrize(("stability", "word"), [(0.5, "not worth it"), (0.9, "undecided")])
+def test_unstable_clusters_of_a_table_are_not_worth_it_where_the_interval_includes_0(
+    home, monkeypatch, stability, word
+):
+    monkeypatch.setattr(comparison.Comparison, "_difference", lambda *_: Interval(0.1, -1, 1, 1, 9))
+    rows = [{"class": "not middle", "stability": stability}]
+    look = replace(home.comparison.look, metrics=home.comparison.look.metrics | {"diagnosis": rows})
+    advice = replace(home.comparison, look=look).recommendation
+    assert advice.word == word
+    assert advice.row[1] not in comparison.REGROUPED
 
 
 def test_one_seed_decides_nothing(home):

@@ -185,18 +185,22 @@ def fit_model(spec: Spec | TableSpec, own: OwnData, *, data_dir: str | Path | No
 
 def _fit_table(spec: TableSpec, data_dir: str | Path | None) -> Model:
     table = table_of(spec.own.verified(data_dir=data_dir), spec.own.positive)
-    method, n_positives = table_methods.METHODS[spec.method], int(table.labels.sum())
-    steps = [table_methods.make_preparation()]
-    if method.sampler:
-        steps.append(table_methods.RESAMPLERS[method.sampler](n_positives, spec.seed))
-    options = {"threshold": spec.threshold, "encoder": spec.encoder}
-    model = table_methods.make_model(spec.method, spec.estimator, seed=spec.seed, **options)
-    if method.clusterer:
-        model.set_params(aggregation="sum", min_cluster_size=2)
-    fitted = make_pipeline(*steps, model).fit(table.features, table.labels)
+    fitted = make_pipeline(table_methods.make_preparation(), *steps_of(spec)).fit(table.features, table.labels)
     reading = {name: getattr(spec.own, name) for name in ("header", "missing", "decimal")}
     columns = column_kinds(Path(spec.own.path), list(table.features), **reading)
     return Model(spec, {"columns": columns, "reading": reading}, fitted)
+
+
+def steps_of(spec: TableSpec) -> list[Any]:
+    """Return a run's resampler, if it has one, and its classifier, unfitted, with the library's own defaults."""
+    method = table_methods.METHODS[spec.method]
+    # Of a comparison, which oversamples at random, so the number of positives does not matter.
+    steps = [table_methods.RESAMPLERS[method.sampler](1, spec.seed)] if method.sampler else []
+    options = {"seed": spec.seed, "threshold": spec.threshold, "encoder": spec.encoder}
+    steps.append(table_methods.make_model(spec.method, spec.estimator, **options))
+    if method.clusterer:
+        steps[-1].set_params(aggregation="sum", min_cluster_size=2)
+    return steps
 
 
 def _check_about(spec: Spec | TableSpec, about: dict[str, Any]) -> None:
