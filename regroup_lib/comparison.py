@@ -51,10 +51,10 @@ from regroup_lib.runs.records import Record, find_record
 from regroup_lib.runs.specs import OWN, PROFILES, LookSpec, OwnData, Spec, TableSpec, parse_spec
 from regroup_lib.runs.sweeps import SweepError, sweep
 
-logger = logging.getLogger(__name__)
-
 if TYPE_CHECKING:
     from regroup_lib.runs.saved import Model
+
+logger = logging.getLogger(__name__)
 
 # Title -> the method's identifier.
 IMAGE_METHODS = {
@@ -385,14 +385,14 @@ def compare(
         # The methods of which every run has a record are compared all the same.
         lacking = {_row(spec) for spec in specs if not spec.path(results_dir).exists()}
         whole = [find_record(spec, results_dir) for spec in specs if _row(spec) not in lacking]
-        plain = {_row(spec)[0] for spec in specs if _row(spec)[1] in ("ce", "plain")} - {
-            estimator for estimator, method in lacking if method in ("ce", "plain")
-        }
-        whole = [record for record in whole if record.spec.kind == "look" or _row(record.spec)[0] in plain]
-        regrouped = any((_row(record.spec)[1] or "").startswith("rg") for record in whole)
-        if not regrouped or all(record.spec.kind != "look" for record in whole):
+        if all(record.spec.kind != "look" for record in whole):
             raise
-        return replace(Comparison.of(whole), own=own, failed=str(error))
+        found = replace(Comparison.of(whole), own=own, failed=str(error))
+        plain = {classifier for classifier, title in found.groups if title == "CE"}
+        rows = [row for row in found.groups if row[0] in plain or (plain and not found.is_table)]
+        if not any(title in REGROUPED for _, title in rows):
+            raise
+        return replace(found, records=tuple(record for row in rows for record in found.groups[row]))
 
 
 def _positive(dataset: Dataset, positive: str | None) -> str:

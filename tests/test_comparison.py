@@ -31,6 +31,7 @@ from regroup_lib.runs.differences import result_on_test, validation_precision
 from regroup_lib.runs.records import find_record, load_record
 from regroup_lib.runs.saved import fit_model, load_model
 from regroup_lib.runs.specs import LookSpec, OwnData, Spec, TableSpec, parse_spec
+from regroup_lib.runs.sweeps import SweepError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -427,6 +428,16 @@ def test_new_rows_are_read_as_the_table_was_and_never_guessed(tmp_path):
     for row in (2, 5, 11):  # read alone, these days may be months, and codes numbers
         frame.iloc[[row]].to_csv(tmp_path / "one.csv", index=False)
         assert model.predict(tmp_path / "one.csv")["probability"].tolist() == [whole[row]]
+    frame.iloc[[2, 5]].to_csv(tmp_path / "gap.csv", index=False)
+    first, second = (tmp_path / "gap.csv").read_text().splitlines()[1:]
+    head = ",".join(frame)
+    (tmp_path / "gap.csv").write_text(f"{head}\n{first}\n,,,\n{second}\n")
+    assert model.predict(tmp_path / "gap.csv")[["row", "probability"]].to_numpy().tolist() == [
+        [0, whole[2]],
+        [2, whole[5]],
+    ]
+    (tmp_path / "absent.csv").write_text(f"{head}\n,,A1,\n")
+    assert len(model.predict(tmp_path / "absent.csv")) == 1
     for column, value in (("day", "2020.13.45"), ("size", "1.5.2")):
         frame.iloc[:3].assign(**{column: value}).to_csv(tmp_path / "odd.csv", index=False)
         with pytest.raises(DataError, match=f"'{column}' has '{value}', which is no"):
@@ -489,8 +500,10 @@ def test_operating_points_reach_what_is_wanted():
 def test_a_run_that_fails_loses_its_method_alone(home, tmp_path, monkeypatch):
     make_model = table_methods.make_model
 
+    failed = {"weights"}
+
     def failing(method, *arguments, **options):
-        if method == "weights":
+        if method in failed:
             raise RuntimeError("out of luck")
         return make_model(method, *arguments, **options)
 
@@ -501,6 +514,9 @@ def test_a_run_that_fails_loses_its_method_alone(home, tmp_path, monkeypatch):
     assert [title for _, title in found.groups] == ["CE", "ROS", "RG", "RG+WCE"]
     assert any("out of luck" in note for note in found.notes)
     assert found.recommendation.word == "regroup"
+    failed |= {"rg", "rg-weights"}  # nothing is left to compare
+    with pytest.raises(SweepError, match="out of luck"):
+        rg.compare(home.table, positive="middle", estimators=["logreg"], seeds=[0], results_dir=tmp_path / "other")
 
 
 # ---------------------------------------------------------------- images

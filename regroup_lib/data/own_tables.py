@@ -183,7 +183,8 @@ def read_rows(
     """Return columns of new rows, read as those of the table that a model was fitted on.
 
     `columns` has the kind of each column by name, see `column_kinds`; further columns are left out. Nothing is guessed
-    from the new rows: a value of another kind raises a DataError, as do a missing column and a file without rows.
+    from the new rows: a value of another kind raises a DataError, as do a missing column and a file without rows. The
+    index counts the rows of the file from 0, those without any value included, which are left out.
     """
     if not path.is_file():
         raise DataError(f"{path} does not exist or is no file; check the path")
@@ -211,7 +212,7 @@ def read_rows(
             raise DataError(f"{path}: the column {name!r} has {bad.iloc[0]!r}, which is no {_WRITTEN[kind]}")
         read = read.reindex(frame.index)
         rows[name] = (read.fillna(MISSING) if kind == "truth" else read.astype(np.float64)).to_numpy()
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, frame.index)
 
 
 _WRITTEN = {

@@ -112,7 +112,7 @@ class Model:
         """
         if isinstance(self.spec, TableSpec):
             rows = read_rows(Path(path), self.about["columns"], **self.about["reading"])
-            found, scores = {"row": np.arange(len(rows))}, self.fitted.predict_proba(rows)[:, 1]
+            found, scores = {"row": rows.index.to_numpy()}, self.fitted.predict_proba(rows)[:, 1]
         else:
             files, scores = self._of_images(Path(path), data_dir)
             found = {"file": files}
