@@ -164,7 +164,7 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def smoke_results(tmp_path_factory, one_thread):
+def smoke_results(tmp_path_factory):
     """Return a results directory that `run` has filled: three methods and two encoders on digits, seeds 0 and 1.
 
     Tests read it; those that damage something copy it first.

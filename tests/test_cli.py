@@ -23,8 +23,6 @@ from regroup_lib.runs import records, table_methods
 from regroup_lib.runs.records import find_record, load_records
 from regroup_lib.runs.specs import Spec
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SMOKE = ["--set", "profile=smoke", "--set", "task=digits-0", "--set", "epochs=2", "--set", "variation_samples=200"]
 COLUMNS = [
     *["key", "profile", "task", "method", "encoder", "clusterer", "aggregation", "n_clusters", "seed", "epochs"],

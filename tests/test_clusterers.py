@@ -32,7 +32,7 @@ def blobs(n=400, k=4, d=100, spread=0.3, seed=0):
 
 @pytest.mark.parametrize("name", CLUSTERERS)
 @pytest.mark.parametrize(("n", "d", "k"), [(60, 3, 4), (200, 150, 7), (30, 1, 2), (12, 5, 12), (5, 2, 1)])
-def test_every_sample_gets_a_group(one_thread, name, n, d, k):
+def test_every_sample_gets_a_group(name, n, d, k):
     features = np.random.default_rng(0).normal(size=(n, d)).astype(np.float32)
     labels = make_clusterer(name, k, 0).fit_predict(features)
     assert labels.shape == (n,)
@@ -41,7 +41,7 @@ def test_every_sample_gets_a_group(one_thread, name, n, d, k):
 
 
 @pytest.mark.parametrize("name", MEANINGFUL)
-def test_separate_blobs_are_found(one_thread, name):
+def test_separate_blobs_are_found(name):
     features, truth = blobs()
     assert adjusted_rand_score(truth, make_clusterer(name, 4, 0).fit_predict(features)) > 0.95
 
@@ -56,7 +56,7 @@ def test_random_groups_do_not_look(name):
 
 @pytest.mark.parametrize("name", ["constrained-kmeans", "random-equal"])
 @pytest.mark.parametrize(("n", "k"), [(400, 4), (401, 4), (50, 7), (9, 9)])
-def test_equal_groups_are_equal(one_thread, name, n, k):
+def test_equal_groups_are_equal(name, n, k):
     # One blob holds most samples: without the constraint its cluster would, too.
     features = np.concatenate([blobs(n - n // 8, k=1)[0], blobs(n // 8, k=3, seed=1)[0]])[:n]
     counts = np.bincount(make_clusterer(name, k, 0).fit_predict(features), minlength=k)
@@ -67,7 +67,7 @@ def test_equal_groups_are_equal(one_thread, name, n, k):
 
 
 @pytest.mark.parametrize("name", CLUSTERERS)
-def test_the_seed_decides(one_thread, name):
+def test_the_seed_decides(name):
     features = np.random.default_rng(3).normal(size=(150, 80)).astype(np.float32)
     first, again = (make_clusterer(name, 5, 1).fit_predict(features) for _ in range(2))
     np.testing.assert_array_equal(first, again)
@@ -76,14 +76,14 @@ def test_the_seed_decides(one_thread, name):
 @pytest.mark.parametrize("name", CLUSTERERS)
 @pytest.mark.parametrize("features", [np.zeros((40, 70)), np.repeat(np.eye(70)[:2], 20, axis=0)], ids=["one", "two"])
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_equal_samples_are_no_error(one_thread, name, features):
+def test_equal_samples_are_no_error(name, features):
     labels = make_clusterer(name, 5, 0).fit_predict(features.astype(np.float32))
     assert len(labels) == 40
     assert set(labels) <= set(range(5))
 
 
 @pytest.mark.parametrize("name", CLUSTERERS)
-def test_regrouping_takes_every_name(one_thread, name):
+def test_regrouping_takes_every_name(name):
     features, _ = blobs(330, k=3, d=6)
     labels = (np.arange(330) >= 300).astype(int)
     regrouping = Regrouping(name, n_clusters=3, random_state=0).fit(features, labels)
@@ -151,7 +151,7 @@ def test_too_few_places_are_refused():
         balanced_assignment(np.zeros((7, 3)), 2)
 
 
-def test_landmarks_find_what_is_not_convex(one_thread):
+def test_landmarks_find_what_is_not_convex():
     rng = np.random.default_rng(0)
     angle = rng.uniform(0, 2 * np.pi, 3000)
     ring = np.repeat([0, 1], 1500)

@@ -35,8 +35,6 @@ from regroup_lib.runs.sweeps import SweepError
 
 ROOT = Path(__file__).resolve().parents[1]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def surrounded(n=60, *, seed=0):
     """Return a table whose minority lies between four heaps of the majority: no line parts them, heaps do."""

@@ -19,7 +19,6 @@ from sklearn.metrics import adjusted_rand_score
 from regroup_lib.large import BlockKMeans, NpyRows, Rows, open_rows
 from regroup_lib.regroup import Regrouping
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).resolve().parents[1]
 
 

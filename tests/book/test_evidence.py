@@ -21,8 +21,6 @@ from regroup_lib.runs.records import load_records
 from regroup_lib.runs.run import run
 from regroup_lib.runs.specs import Spec
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = [0, 1, 2]
 PARTS = [(claim, part) for claim in (*claims(), *claims("questions")) for part in claim.get("contrasts", ())]

@@ -299,7 +299,7 @@ def test_a_wrong_regrouping_is_refused_when_the_spec_is_made(method, wrong, mess
         parse_spec({"task": "ham10000", "method": method, "encoder": "raw"} | wrong)
 
 
-def test_a_threshold_above_the_largest_class_is_refused(tmp_path, one_thread):
+def test_a_threshold_above_the_largest_class_is_refused(tmp_path):
     spec = Spec(profile="smoke", task="digits-lt", method="rg", encoder="raw", threshold=1000, epochs=1)
     with pytest.raises(
         ValueError, match=r"threshold is 1000\.0; it must be above 0 and at most the largest class, 112"
@@ -307,14 +307,14 @@ def test_a_threshold_above_the_largest_class_is_refused(tmp_path, one_thread):
         run(spec, results_dir=tmp_path)
 
 
-def test_clusters_by_class_name_reach_the_regrouping(tmp_path, one_thread):
+def test_clusters_by_class_name_reach_the_regrouping(tmp_path):
     common = {"profile": "smoke", "task": "digits-lt", "method": "rg", "encoder": "raw", "epochs": 1}
     record = run(Spec(n_clusters={"0": 3, "2": 2}, threshold=112, **common), results_dir=tmp_path)
     assert np.bincount(record.regrouping["parent"]).tolist() == [3, 1, 2, 1, 1, 1, 1, 1, 1, 1]
     assert "purity" not in record.regrouping  # a class of the data set is never mixed here
 
 
-def test_a_look_at_several_classes_keeps_the_largest_clusters(tmp_path, one_thread):
+def test_a_look_at_several_classes_keeps_the_largest_clusters(tmp_path):
     record = run(EncoderSpec(profile="smoke", task="digits-lt", encoder="raw", threshold=8), results_dir=tmp_path)
     arrays, counts = record.arrays(), np.asarray(record.regrouping["counts"])
     shown = arrays["example_clusters"]

@@ -18,7 +18,7 @@ from regroup_lib.runs.specs import Spec
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory, one_thread):
+def records(tmp_path_factory):
     """Run CE and RG on long-tailed digits for one epoch."""
     folder = tmp_path_factory.mktemp("long-tail")
     common = {"profile": "smoke", "task": "digits-lt", "epochs": 1, "imbalance": 20.0}

@@ -14,8 +14,6 @@ from regroup_book.show import settings_table
 from regroup_lib.runs import specs
 from regroup_lib.runs.differences import AVERAGE_PRECISION, precision_difference, result_on_test
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SEEDS = [0, 1]
 METHODS = ("ce", "ros", "rg")
 

@@ -16,7 +16,7 @@ SEEDS = [0, 1]
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory, one_thread):
+def recorded(tmp_path_factory):
     """Record the smoke runs of two chapters, and leave the others unrecorded."""
     folder = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as patch:

@@ -20,8 +20,6 @@ from regroup_lib.runs.export import compared_frame, records_frame
 from regroup_lib.runs.records import Record, find_record, load_records
 from regroup_lib.runs.specs import EncoderSpec, Spec
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 COMMITTED = Path(__file__).resolve().parents[2] / "results"
 MEASURES = ("balanced_accuracy", "average_precision", "calibrated_average_precision")
 

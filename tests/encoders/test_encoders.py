@@ -26,8 +26,6 @@ from regroup_lib.encoders.pretrained import ClipEncoder, OnnxEncoder
 from regroup_lib.encoders.simclr import SimCLREncoder
 from regroup_lib.files import data_directory, digest_arrays, read_npz, write_npz
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def make_dataset(n=24, size=16, channels=3, seed=0, order=("train", "test")):
     """Return random images; the splits differ in length and stand in the order given."""
@@ -674,7 +672,7 @@ def test_cache_lies_in_the_data_directory_and_names_what_it_is(tmp_path, monkeyp
     encode(make_dataset(), Counting())
     (path,) = cached_files(tmp_path / "here")
     assert path.name.startswith("noise-Counting-")
-    assert set(read_npz(path)) == {"split_train", "split_test", "state_mean", "seconds"}
+    assert set(read_npz(path)) == {"split_train", "split_test", "state_mean", "seconds", "digest"}
 
 
 def test_another_encoder_data_set_or_option_has_a_file_of_its_own(tmp_path):

@@ -18,8 +18,6 @@ from regroup_lib.metrics import neighbor_accuracy
 from regroup_lib.nn import checkpoints
 from regroup_lib.nn.checkpoints import OutOfTime
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def written_out(first, second, temperature):
     """Equation 1 of Chen et al. (2020), view by view."""

@@ -22,8 +22,6 @@ from regroup_lib.runs.records import load_records
 from regroup_lib.runs.run import run
 from regroup_lib.runs.specs import Spec
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -37,7 +35,7 @@ def load_benchmark(name):
 
 
 @pytest.fixture(scope="module")
-def faults(one_thread):
+def faults():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "benchmarks"))  # where child processes look, too
         yield load_benchmark("faults")

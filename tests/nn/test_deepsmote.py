@@ -13,9 +13,6 @@ SMALL = {"epochs": 12, "code_size": 64, "width": 16, "seed": 0}
 QUICK = SMALL | {"epochs": 1}
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture(scope="module")
 def zeros():
     """Return the images and labels of digits-0: 1,019 others and 112 zeros."""

@@ -17,7 +17,7 @@ from regroup_lib.nn.training import ResidentFeatures, TrainingOptions, train
 
 
 @pytest.fixture(scope="module")
-def digits(one_thread):
+def digits():
     X, digit = load_digits(return_X_y=True)
     return (X / 16).astype(np.float32), np.where(digit == 8, "eight", "other")
 

@@ -37,9 +37,6 @@ RANKING = {"ap": lambda c: APLoss(), "soap": lambda c: SOAPLoss(100)}
 LOSSES = CLASSIFYING | RANKING
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def all_losses(kinds=None):
     kinds = LOSSES if kinds is None else kinds
     return pytest.mark.parametrize("make", kinds.values(), ids=kinds.keys())

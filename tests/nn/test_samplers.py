@@ -27,9 +27,6 @@ labels_of_classes = st.integers(2, 5).flatmap(
 )
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 

@@ -36,8 +36,6 @@ from regroup_lib.nn.training import (
 )
 from regroup_lib.runs.methods import make_loss
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 EPOCHS = 3
 OPTIONS = TrainingOptions(epochs=EPOCHS, batch_size=20, peak_lr=0.1, flip=False, shift=1, precision="fp32")
 

@@ -18,8 +18,6 @@ from regroup_lib.runs.records import find_record
 from regroup_lib.runs.run import run
 from regroup_lib.runs.specs import Spec, parse_spec
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def smoke_spec(method, **fields):
     encoder = {"encoder": "pca"} if METHODS[method].needs_encoder else {}

@@ -15,8 +15,6 @@ from regroup_lib.metrics import clustering_quality
 from regroup_lib.runs.methods import METHODS, training_labels
 from regroup_lib.runs.specs import Spec
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def task():

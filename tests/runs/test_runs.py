@@ -34,8 +34,6 @@ from regroup_lib.runs.run import run
 from regroup_lib.runs.specs import PROFILES, EncoderSpec, Spec, parse_spec
 from regroup_lib.runs.sweeps import SweepError, sweep
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 COMMITTED = Path(__file__).resolve().parents[2] / "results"
 BATCHES = 18  # an epoch of 1131 digits in batches of 64
 
@@ -635,7 +633,7 @@ def killed_spec():
 
 
 @pytest.fixture(scope="module")
-def unkilled(killed_spec, tmp_path_factory, one_thread):
+def unkilled(killed_spec, tmp_path_factory):
     """Return the record's numbers of a run that nothing killed."""
     return numbers(run(killed_spec, results_dir=tmp_path_factory.mktemp("unkilled")).path)
 

@@ -20,8 +20,6 @@ from regroup_lib.runs.run import run
 from regroup_lib.runs.specs import EncoderSpec, Spec, TableSpec
 from regroup_lib.runs.verify import DATA_DIGESTS, check_results, data_variant
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 COMMITTED = Path(__file__).resolve().parents[2] / "results"
 # A committed record of each kind; numbers of the first three are of scores, decisions and tables.
 REAL = {
