@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,6 +49,8 @@ class Encoder:
     ----------
     label : str
         How tables and figures name it.
+    batch_size : int
+        Images at a time, for encoders with ``_batch``, which returns the features of so many.
     normalize : bool
         Whether `encode` centers the features and scales them to unit length (pre-trained networks).
     cached : bool
@@ -64,6 +68,7 @@ class Encoder:
     """
 
     label: str
+    batch_size: int
     normalize = False
     cached = True
     image_size: int | None = None
@@ -81,8 +86,8 @@ class Encoder:
         return self
 
     def transform(self, images: np.ndarray) -> np.ndarray:
-        """Return float32 features [n, d] of uint8 images [n, h, w, c]."""
-        raise NotImplementedError
+        """Return float32 features [n, d] of uint8 images [n, h, w, c], `batch_size` of them at a time."""
+        return np.concatenate([self._batch(batch) for batch in in_batches(images, self.batch_size, self.label)])
 
     def state(self) -> dict[str, np.ndarray]:
         """Return what `fit` learned, as arrays."""
@@ -96,6 +101,12 @@ class TrainedEncoder(Encoder):
     """Base of the encoders that train a network here, ``network_``, made by ``_network(image_shape)``."""
 
     network_: nn.Module
+    kind: str  # the encoder's identifier
+    options: dict[str, Any]
+    seed: int
+
+    def fingerprint(self) -> str:
+        return f"{self.kind} {json.dumps(self.options)} seed {self.seed}"
 
     def state(self) -> dict[str, np.ndarray]:
         return {name: value.cpu().numpy() for name, value in self.network_.state_dict().items()}

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from regroup_lib.encoders.base import Encoder, in_batches
+from regroup_lib.encoders.base import Encoder
 from regroup_lib.files import digest_file
 from regroup_lib.inputs import words
 from regroup_lib.nn import tokenizers
@@ -91,12 +91,9 @@ class MiniLMEncoder(Encoder):
         return f"minilm {self.digest} {self.model.max_seq_length}"
 
     def transform(self, texts: np.ndarray) -> np.ndarray:
-        # Sentences of like length share a batch: the shorter ones are filled up to the longest.
+        # Sentences of similar length share a batch, because shorter ones are padded to the longest.
         order = np.argsort([len(text) for text in texts], kind="stable")
-        parts = [
-            self.model.encode(batch.tolist(), batch_size=self.batch_size, show_progress_bar=False)
-            for batch in in_batches(np.asarray(texts)[order], self.batch_size, self.label)
-        ]
-        features = np.empty((len(texts), parts[0].shape[1]), np.float32)
-        features[order] = np.concatenate(parts)
-        return features
+        return super().transform(np.asarray(texts)[order])[order.argsort()]
+
+    def _batch(self, texts: np.ndarray) -> np.ndarray:
+        return self.model.encode(texts.tolist(), batch_size=self.batch_size, show_progress_bar=False)

@@ -44,6 +44,19 @@ class History:
         return sum(trace["seconds"] for trace in self.traces)
 
 
+class Draws:
+    """A random generator as a part of a checkpoint."""
+
+    def __init__(self, generator: torch.Generator):
+        self.generator = generator
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {"state": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self.generator.set_state(state["state"].cpu())
+
+
 class Progress:
     """A run's history and checkpoint, and the time that it has left.
 

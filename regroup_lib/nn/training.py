@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from regroup_lib.large import open_rows
-from regroup_lib.nn.checkpoints import History, Progress
+from regroup_lib.nn.checkpoints import Draws, History, Progress
 from regroup_lib.nn.models import default_device
 from regroup_lib.nn.samplers import BlockShuffledRows, Sampler, ShuffledRows
 from regroup_lib.nn.tokenizers import PADDING, Tokenizer
@@ -80,7 +80,8 @@ class ResidentImages:
         if statistics is not None:
             self.mean, self.scale = statistics.mean, statistics.scale
             return
-        counts = sum(_histograms(block.reshape(-1, self.width)) for block in blocks)
+        channels = (block.reshape(-1, self.width).T for block in blocks)
+        counts = sum(np.stack([np.bincount(values, minlength=256) for values in block]) for block in channels)
         values, n = np.arange(256), counts[0].sum()
         mean = counts @ values / n
         std = np.sqrt(np.maximum(counts @ values**2 / n - mean**2, 1e-6))
@@ -219,11 +220,6 @@ class ResidentTokens(Unaugmented):
 Resident = ResidentImages | ResidentFeatures | ResidentTokens
 
 
-def _histograms(values: np.ndarray) -> np.ndarray:
-    """Return how often each channel has each value, int64 [c, 256]."""
-    return np.stack([np.bincount(channel, minlength=256) for channel in values.T])
-
-
 def _moved(
     pixels: torch.Tensor, index: torch.Tensor, generator: torch.Generator, *, flip: bool, shift: int
 ) -> torch.Tensor:
@@ -272,6 +268,7 @@ def train(
     on_epoch: Callable[[nn.Module, int], dict[str, Any]] | None = None,
     checkpoint: str | Path | None = None,
     deadline: float | None = None,
+    generator: torch.Generator | None = None,
     description: str = "training",
 ) -> History:
     """Train a network in place.
@@ -301,6 +298,8 @@ def train(
         Written after each epoch; where it exists the run goes on from it and ends in the same weights.
     deadline : float, optional
         A `time.monotonic`: when the next epoch would end after it, the checkpoint is written and the run stops.
+    generator : torch.Generator, optional
+        Draws orders and augmentation of all epochs, and is part of the checkpoint; default: a new one for each epoch.
     description : str
         Text before the progress bar.
 
@@ -336,13 +335,15 @@ def train(
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
     if isinstance(loss, nn.Module):
         parts["loss"] = loss.to(device)
+    if generator is not None:
+        parts["draws"] = Draws(generator)
     progress = Progress(checkpoint, deadline, parts, device)
     history = progress.history
     forward = _forward(network, options, images)
     takes_index = getattr(loss, "takes_index", False)
 
-    def step(index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        batch = images.augmented(index, generator, flip=options.flip, shift=options.shift)
+    def step(index: torch.Tensor, draws: torch.Generator) -> torch.Tensor:
+        batch = images.augmented(index, draws, flip=options.flip, shift=options.shift)
         with autocast(options.precision, device):
             logits = forward(batch)
         value = loss(logits.float(), targets[index], *([index] if takes_index else []))
@@ -357,12 +358,12 @@ def train(
             if hasattr(loss, "begin_epoch"):
                 loss.begin_epoch(epoch / options.epochs)
             # Both seeds depend on the run's seed and the epoch only: a resumed run draws the same numbers.
-            generator = torch.Generator(device).manual_seed(seed * 100_003 + epoch)
+            draws = generator or torch.Generator(device).manual_seed(seed * 100_003 + epoch)
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 torch.manual_seed(seed * 100_003 + epoch)  # of dropout
-                order, total = sampler.order(generator), torch.zeros((), device=device)
+                order, total = sampler.order(draws), torch.zeros((), device=device)
                 for first, last in pairwise(bounds):
-                    total += step(order[first:last], generator) * (last - first)
+                    total += step(order[first:last], draws) * (last - first)
                     bar.update()
             mean_loss = float(total) / len(order)
             trace = {"epoch": epoch + 1, "train_loss": mean_loss, "images": len(sampler)}
