@@ -1,4 +1,4 @@
-"""The base class of the encoders, and what several of them do to images and features."""
+"""`Encoder`, the base class of the encoders, and preprocessing of images and features that several of them share."""
 
 from __future__ import annotations
 
@@ -43,39 +43,17 @@ def resized(images: np.ndarray, size: int, mean: Sequence[float], std: Sequence[
 
 
 class Encoder:
-    """Base of all encoders.
+    """Base of all encoders; each has a `transform`, or a ``_batch`` for the features of `batch_size` images."""
 
-    Attributes
-    ----------
-    label : str
-        How tables and figures name it.
-    batch_size : int
-        Images at a time, for encoders with ``_batch``, which returns the features of so many.
-    normalize : bool
-        Whether `encode` centers the features and scales them to unit length (pre-trained networks).
-    cached : bool
-        Whether the features are worth a file; flattened pixels are not.
-    image_size : int or None
-        Side of the images that it was made for; None where it takes those of the data set.
-    text : bool
-        Whether it takes sentences, str [n], in the place of images.
-    resumable : bool
-        Whether `fit` takes a checkpoint and a deadline, as `train` does: of encoders that are trained for long.
-    earlier_seconds_ : float
-        Training time before the checkpoint that `fit` went on from.
-    notes : tuple of str
-        What was assumed of its file.
-    """
-
-    label: str
+    label: str  # the name in tables and figures
     batch_size: int
-    normalize = False
-    cached = True
-    image_size: int | None = None
-    text = False
-    resumable = False
-    earlier_seconds_ = 0.0
-    notes: tuple[str, ...] = ()
+    normalize = False  # whether `encode` centers features and scales them to unit length (pre-trained networks)
+    cached = True  # whether the features are worth a file; flattened pixels are not
+    image_size: int | None = None  # side of the images that it was made for; None: those of the data set
+    text = False  # whether it takes sentences, str [n], in the place of images
+    resumable = False  # whether `fit` takes a checkpoint and a deadline, as `train` does
+    earlier_seconds_ = 0.0  # training time before the checkpoint that `fit` went on from
+    notes: tuple[str, ...] = ()  # assumptions about its file
 
     def fingerprint(self) -> str:
         """Return a text that differs whenever the features would: options, and the digest of loaded weights."""

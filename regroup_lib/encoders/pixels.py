@@ -53,13 +53,7 @@ class PCAEncoder(Encoder):
 
 
 class AutoencoderEncoder(TrainedEncoder):
-    """The code of a convolutional autoencoder, trained here on the training images with squared error.
-
-    Parameters
-    ----------
-    epochs, code_size, width, batch_size, seed : int
-        Training length, dimension of the code, channels of the first layer, images a step, initialization.
-    """
+    """The code of a `ConvAutoencoder`, trained here on the training images with squared error."""
 
     kind = label = "autoencoder"
 

@@ -35,11 +35,6 @@ class OnnxEncoder(Encoder):
         Name of the output with the features; default: the pooled one.
     batch_size : int
         Images a call, where the file leaves it open.
-
-    Attributes
-    ----------
-    notes : tuple of str
-        What was taken and assumed.
     """
 
     normalize = True
@@ -205,8 +200,6 @@ class ClipEncoder(Encoder):
         open_clip's name; OpenAI's weights need the ``-quickgelu`` configuration.
     pretrained : str
         A tag (``"openai"``; open_clip downloads it) or the path of a local checkpoint.
-    batch_size : int
-        Images a call.
 
     References
     ----------

@@ -44,19 +44,8 @@ def nt_xent_loss(first: torch.Tensor, second: torch.Tensor, *, temperature: floa
 def random_views(images: torch.Tensor, generator: torch.Generator, *, flip: bool = True) -> torch.Tensor:
     """Return a random crop of each image at its own size, mirrored half of the time, and with its colors changed.
 
-    Parameters
-    ----------
-    images : tensor float32 [n, c, h, w]
-        In [0, 1].
-    generator : torch.Generator
-    flip : bool
-        Leave it out where a mirror image is another class.
-
-    Returns
-    -------
-    tensor float32 [n, c, h, w]
-        Crops have 20 to 100% of the area; brightness, contrast and saturation change by up to 40%; one color image of
-        five turns gray.
+    Images are float32 [n, c, h, w] in [0, 1]. Crops have 20 to 100% of the area; brightness, contrast and saturation
+    change by up to 40%; one color image of five turns gray. Leave out `flip` where a mirror image is another class.
     """
     n, channels = images.shape[:2]
 

@@ -18,16 +18,8 @@ from regroup_lib.nn.models import default_device
 class TfidfEncoder(Encoder):
     """Latent semantic analysis: TF-IDF of words and pairs of words, then a truncated singular value decomposition.
 
-    Parameters
-    ----------
-    n_components : int
-        Dimension, at most; small sets have fewer.
-    min_count : int
-        Sentences that a term must occur in.
-
-    References
-    ----------
-    Deerwester et al. (1990), Indexing by latent semantic analysis.
+    Features have at most `n_components` dimensions, and terms occur in at least `min_count` training sentences.
+    Source: Deerwester et al. (1990), Indexing by latent semantic analysis.
     """
 
     label = "TF-IDF + SVD"
@@ -69,12 +61,7 @@ class TfidfEncoder(Encoder):
 class MiniLMEncoder(Encoder):
     """Sentence embeddings of all-MiniLM-L6-v2, 384 numbers for each sentence; needs the extra ``text``.
 
-    Parameters
-    ----------
-    folder : path, optional
-        Another sentence-transformers model; default: `tokenizers.find_model`.
-    batch_size : int
-        Sentences a call.
+    `folder` may hold another sentence-transformers model; default: `tokenizers.find_model`.
     """
 
     label = tokenizers.LABEL

@@ -1,4 +1,7 @@
-"""A convolutional autoencoder of images: the network of DeepSMOTE, and an encoder without outside knowledge."""
+"""The convolutional autoencoder of images: the network of DeepSMOTE, and an encoder without outside knowledge.
+
+It has steps of its own: those of `train` need a label for each image, and a batch of DeepSMOTE has two parts.
+"""
 
 from __future__ import annotations
 

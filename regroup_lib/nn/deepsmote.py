@@ -30,12 +30,10 @@ def deep_smote(
 
     Parameters
     ----------
-    images : ndarray of uint8 [n, h, w, c]
+    images, labels : ndarray of uint8 [n, h, w, c] and int64 [n]
         Training images; h and w divisible by 4, else a ValueError.
-    labels : ndarray of int64 [n]
-        Class of each image.
     seed : int
-        Seed of initialization, batches and SMOTE: the same images again on the same machine.
+        Of initialization, batches and SMOTE.
     epochs : int
         Passes over at most 10,000 images.
     code_size, width : int
