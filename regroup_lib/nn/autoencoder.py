@@ -91,6 +91,16 @@ class ConvAutoencoder(nn.Module):
         batches = (unit_range(images[start : start + 1000], default_device()) for start in range(0, len(images), 1000))
         return np.concatenate([self.encoder(batch).cpu().numpy() for batch in batches])
 
+    @torch.no_grad()
+    def images(self, codes: np.ndarray) -> np.ndarray:
+        """Return uint8 images [n, h, w, c] of float32 codes [n, code_size]."""
+        device, parts = default_device(), []
+        for batch in torch.from_numpy(codes).split(1000):
+            with torch.autocast(device.type, torch.bfloat16):
+                pixels = self.decoder(batch.to(device))
+            parts.append(to_pixels(pixels.float()))
+        return np.concatenate(parts)
+
 
 def to_pixels(images: torch.Tensor) -> np.ndarray:
     """Return float32 images [n, c, h, w] in about [0, 1] as uint8 [n, h, w, c]: the way back from `unit_range`."""

@@ -44,18 +44,6 @@ def test_the_loss_is_the_papers_formula(seed, n, temperature):
     assert float(found) == pytest.approx(written_out(first, second, temperature), rel=1e-4, abs=1e-5)
 
 
-def test_the_loss_is_low_for_twins_and_blind_to_length_and_order():
-    twins = torch.eye(4)
-    assert nt_xent_loss(twins, twins, temperature=0.1) < 1e-3
-    assert nt_xent_loss(twins, twins.flip(0), temperature=0.1) > 5
-    first, second = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
-    value = nt_xent_loss(first, second)
-    assert torch.allclose(nt_xent_loss(second, first), value)
-    assert torch.allclose(nt_xent_loss(3 * first, second), value)
-    order = torch.tensor([2, 0, 4, 1, 3])
-    assert torch.allclose(nt_xent_loss(first[order], second[order]), value)
-
-
 @pytest.mark.parametrize("shapes", [((3, 4), (3, 5)), ((1, 4), (1, 4)), ((4,), (4,))])
 def test_views_that_do_not_pair_are_refused(shapes):
     with pytest.raises(ValueError, match="views have shapes"):

@@ -122,18 +122,3 @@ def test_the_penalty_is_on_one_class_whatever_its_size(zeros, monkeypatch):
     assert 0.25 < np.mean([labels[rows[0]] for _, rows in steps]) < 0.75
     drawn = set(np.concatenate([batch for batch, _ in steps]))
     assert not set(np.concatenate([rows for _, rows in steps])) <= drawn  # from all images of the class
-
-
-def test_new_codes_lie_between_neighbors():
-    rng = np.random.default_rng(0)
-    codes = np.concatenate([rng.normal(size=(6, 3)), 100 + rng.normal(size=(6, 3))]).astype(np.float32)
-    new = deepsmote._interpolate(codes, 50, 0)
-    assert new.shape == (50, 3)
-    assert new.dtype == np.float32
-    groups = codes[:6], codes[6:]
-    for code in new:
-        group = groups[int(code[0] > 50)]
-        assert (code >= group.min(axis=0) - 1e-5).all()
-        assert (code <= group.max(axis=0) + 1e-5).all()
-    far = deepsmote._interpolate(codes[[0, 1, 6]], 200, 0)  # cut to 2: every other code is a neighbor
-    assert ((far[:, 0] > 20) & (far[:, 0] < 80)).any()
