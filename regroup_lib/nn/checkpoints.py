@@ -33,10 +33,13 @@ class History:
         One for each finished epoch: ``epoch``, ``train_loss``, ``images`` (seen), ``seconds``, and what the caller's
         `on_epoch` returned.
     status : {"finished", "diverged"}
+    resumed : int
+        Epochs that were in the checkpoint which the run went on from.
     """
 
     traces: list[dict[str, Any]] = field(default_factory=list)
     status: str = "finished"
+    resumed: int = 0
 
     @property
     def seconds(self) -> float:
@@ -69,7 +72,7 @@ def resume(path: Path, parts: dict[str, Any], device: torch.device) -> History:
         state = load_checkpoint(path, device)
         for name, part in parts.items():
             part.load_state_dict(state[name])
-        return History(list(state["traces"]), state["status"])
+        return History(list(state["traces"]), state["status"], len(state["traces"]))
     except Exception as error:  # each defect raises a different class
         logger.warning("the checkpoint %s is damaged; the run starts again (%s)", path, error)
         for name, part in parts.items():
