@@ -1,8 +1,10 @@
-"""The base class of the encoders, and what several of them do to images and features."""
+"""`Encoder`, the base class of the encoders, and preprocessing of images and features that several of them share."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,36 +43,17 @@ def resized(images: np.ndarray, size: int, mean: Sequence[float], std: Sequence[
 
 
 class Encoder:
-    """Base of all encoders.
+    """Base of all encoders; each has a `transform`, or a ``_batch`` for the features of `batch_size` images."""
 
-    Attributes
-    ----------
-    label : str
-        How tables and figures name it.
-    normalize : bool
-        Whether `encode` centers the features and scales them to unit length (pre-trained networks).
-    cached : bool
-        Whether the features are worth a file; flattened pixels are not.
-    image_size : int or None
-        Side of the images that it was made for; None where it takes those of the data set.
-    text : bool
-        Whether it takes sentences, str [n], in the place of images.
-    resumable : bool
-        Whether `fit` takes a checkpoint and a deadline, as `train` does: of encoders that are trained for long.
-    earlier_seconds_ : float
-        Training time before the checkpoint that `fit` went on from.
-    notes : tuple of str
-        What was assumed of its file.
-    """
-
-    label: str
-    normalize = False
-    cached = True
-    image_size: int | None = None
-    text = False
-    resumable = False
-    earlier_seconds_ = 0.0
-    notes: tuple[str, ...] = ()
+    label: str  # the name in tables and figures
+    batch_size: int
+    normalize = False  # whether `encode` centers features and scales them to unit length (pre-trained networks)
+    cached = True  # whether the features are worth a file; flattened pixels are not
+    image_size: int | None = None  # side of the images that it was made for; None: those of the data set
+    text = False  # whether it takes sentences, str [n], in the place of images
+    resumable = False  # whether `fit` takes a checkpoint and a deadline, as `train` does
+    earlier_seconds_ = 0.0  # training time before the checkpoint that `fit` went on from
+    notes: tuple[str, ...] = ()  # assumptions about its file
 
     def fingerprint(self) -> str:
         """Return a text that differs whenever the features would: options, and the digest of loaded weights."""
@@ -81,8 +64,8 @@ class Encoder:
         return self
 
     def transform(self, images: np.ndarray) -> np.ndarray:
-        """Return float32 features [n, d] of uint8 images [n, h, w, c]."""
-        raise NotImplementedError
+        """Return float32 features [n, d] of uint8 images [n, h, w, c], `batch_size` of them at a time."""
+        return np.concatenate([self._batch(batch) for batch in in_batches(images, self.batch_size, self.label)])
 
     def state(self) -> dict[str, np.ndarray]:
         """Return what `fit` learned, as arrays."""
@@ -96,6 +79,12 @@ class TrainedEncoder(Encoder):
     """Base of the encoders that train a network here, ``network_``, made by ``_network(image_shape)``."""
 
     network_: nn.Module
+    kind: str  # the encoder's identifier
+    options: dict[str, Any]
+    seed: int
+
+    def fingerprint(self) -> str:
+        return f"{self.kind} {json.dumps(self.options)} seed {self.seed}"
 
     def state(self) -> dict[str, np.ndarray]:
         return {name: value.cpu().numpy() for name, value in self.network_.state_dict().items()}

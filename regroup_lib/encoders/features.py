@@ -1,8 +1,4 @@
-"""Images or sentences to feature vectors, cached on disk under what made them.
-
-Every encoder has ``fit`` (on training inputs, without labels) and ``transform``. `encode` runs one over a data
-set's splits and keeps the result; `make_encoder` builds one from its identifier.
-"""
+"""`encode`: images or sentences to feature vectors, cached on disk; `make_encoder` builds an encoder by its name."""
 
 from __future__ import annotations
 
@@ -56,23 +52,12 @@ def check_encoder_takes(name: str, *, text: bool, data: str) -> None:
 
 
 def make_encoder(name: str, *, data_dir: str | Path | None = None, epochs: int | None = None) -> Encoder:
-    """Build an encoder from its identifier.
+    """Build an encoder from its identifier, with a training length if it is one that is trained here.
 
-    Parameters
-    ----------
-    name : str
-        ``"raw"``, ``"pca"``, ``"autoencoder"``, ``"simclr"``, ``"clip"`` (or ``"clip:MODEL:TAG_OR_FILE"``),
-        ``"onnx:STEM"`` for ``encoders/STEM.onnx`` in the data directory (or ``"onnx:PATH.onnx"``), both with options of
-        `OnnxEncoder` if need be, ``"onnx:STEM?size=224&output=NAME"``; for text ``"tfidf"`` and ``"minilm"``.
-    data_dir : str or Path, optional
-        See `load_data`.
-    epochs : int, optional
-        Training length, for encoders that are trained here.
-
-    Raises
-    ------
-    ValueError, FileNotFoundError
-        If there is no such encoder, or its file is missing or damaged.
+    Identifiers are ``"raw"``, ``"pca"``, ``"autoencoder"``, ``"simclr"``, ``"clip"`` (or ``"clip:MODEL:TAG_OR_FILE"``),
+    ``"onnx:STEM"`` for ``encoders/STEM.onnx`` in the data directory (or ``"onnx:PATH.onnx"``), both with options of
+    `OnnxEncoder` if need be, ``"onnx:STEM?size=224&output=NAME"``; for text ``"tfidf"`` and ``"minilm"``. A
+    ValueError or FileNotFoundError says that there is no such encoder, or that its file is missing or damaged.
     """
     check_encoder_name(name)
     if name in TEXT_ENCODERS:
@@ -91,20 +76,10 @@ def make_encoder(name: str, *, data_dir: str | Path | None = None, epochs: int |
 
 @dataclass(frozen=True)
 class Features:
-    """The features of a data set.
+    """The features of a data set, and the fitted encoder that made them."""
 
-    Attributes
-    ----------
-    splits : dict of str to ndarray of float32 [n, d]
-        Features of each split, in the data set's order.
-    seconds : float
-        Time it took to fit and encode, when it was done.
-    encoder : Encoder
-        The fitted encoder.
-    """
-
-    splits: dict[str, np.ndarray]
-    seconds: float
+    splits: dict[str, np.ndarray]  # float32 [n, d] for each split, in the data set's order
+    seconds: float  # to fit and encode, when that was done
     encoder: Encoder
 
 
@@ -128,8 +103,10 @@ def encode(
     dataset : Dataset
     encoder : str or Encoder
         An identifier of `make_encoder`, or an encoder of your own.
-    data_dir, epochs
-        See `make_encoder`.
+    data_dir : path, optional
+        See `load_data`.
+    epochs : int, optional
+        Training length, for encoders that are trained here.
     checkpoint_dir : path, optional
         Folder for the checkpoint of a resumable encoder (SimCLR). It is kept, so that lost features can be made again
         without training.
@@ -137,10 +114,6 @@ def encode(
         A `time.monotonic` after which no epoch of such an encoder may end.
     wait : bool
         When another process computes the same features: wait for them (True) or raise.
-
-    Returns
-    -------
-    Features
 
     Raises
     ------
@@ -163,7 +136,7 @@ def encode(
         taken, held = ("text", "images") if encoder.text else ("images", "text")
         raise ValueError(f"encoder {encoder.label} takes {taken}, and {dataset.name} holds {held}")
     if not encoder.cached:
-        return _features(_encoded(dataset, encoder), encoder)
+        return _features(_fitted_and_encoded(dataset, encoder), encoder)
     root = data_directory(data_dir)
     fingerprint = f"{encoder.fingerprint()} normalize={encoder.normalize} {dataset.digest}"
     key = hashlib.sha256(fingerprint.encode()).hexdigest()[:20]
@@ -174,33 +147,34 @@ def encode(
         kept = _read_cache(path, dataset)
         if kept is None:
             checkpoint = None if checkpoint_dir is None else Path(checkpoint_dir) / f"encoder-{key}.pt"
-            kept = _encoded(dataset, encoder, checkpoint, deadline)
+            kept = _fitted_and_encoded(dataset, encoder, checkpoint, deadline)
             arrays = kept | {f"state_{name}": value for name, value in encoder.state().items()}
             write_npz(path, arrays | {"digest": np.array(_digest_of(arrays))})
         else:
-            state = {name.removeprefix("state_"): kept[name] for name in kept if name.startswith("state_")}
-            encoder.load_state(state, dataset.train.inputs.shape[1:])
+            encoder.load_state(_with_prefix(kept, "state_"), dataset.train.inputs.shape[1:])
     return _features(kept, encoder)
 
 
+def _with_prefix(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+
+
 def _features(kept: dict[str, np.ndarray], encoder: Encoder) -> Features:
-    splits = {name.removeprefix("split_"): value for name, value in kept.items() if name.startswith("split_")}
-    return Features(splits, float(kept["seconds"]), encoder)
+    return Features(_with_prefix(kept, "split_"), float(kept["seconds"]), encoder)
 
 
-def _encoded(
+def _fitted_and_encoded(
     dataset: Dataset, encoder: Encoder, checkpoint: Path | None = None, deadline: float | None = None
 ) -> dict[str, np.ndarray]:
     """Fit an encoder and encode every split: ``split_<name>``, and ``seconds``."""
     start = time.perf_counter()
     encoder.fit(dataset.train.inputs, **({"checkpoint": checkpoint, "deadline": deadline} if encoder.resumable else {}))
-    names = ["train", *(name for name in dataset.splits if name != "train")]
+    names = sorted(dataset.splits, key=lambda name: name != "train")  # whose mean is subtracted from all
     arrays = [encoder.transform(dataset.splits[name].inputs) for name in names]
     if encoder.normalize:
         arrays = center_and_normalize(*arrays)
-    return {f"split_{name}": array for name, array in zip(names, arrays, strict=True)} | {
-        "seconds": np.array(time.perf_counter() - start + encoder.earlier_seconds_)
-    }
+    seconds = np.array(time.perf_counter() - start + encoder.earlier_seconds_)
+    return dict(zip([f"split_{name}" for name in names], arrays, strict=True)) | {"seconds": seconds}
 
 
 def _digest_of(arrays: dict[str, np.ndarray]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import torch
 from sklearn.decomposition import PCA
@@ -55,24 +53,15 @@ class PCAEncoder(Encoder):
 
 
 class AutoencoderEncoder(TrainedEncoder):
-    """The code of a convolutional autoencoder, trained here on the training images with squared error.
+    """The code of a `ConvAutoencoder`, trained here on the training images with squared error."""
 
-    Parameters
-    ----------
-    epochs, code_size, width, batch_size, seed : int
-        Training length, dimension of the code, channels of the first layer, images a step, initialization.
-    """
-
-    label = "autoencoder"
+    kind = label = "autoencoder"
 
     def __init__(
         self, *, epochs: int = 12, code_size: int = 128, width: int = 48, batch_size: int = 256, seed: int = 0
     ):
         self.options = {"epochs": epochs, "code_size": code_size, "width": width, "batch_size": batch_size}
         self.seed = seed
-
-    def fingerprint(self) -> str:
-        return f"autoencoder {json.dumps(self.options)} seed {self.seed}"
 
     def _network(self, image_shape: tuple[int, ...]) -> ConvAutoencoder:
         sizes = {name: self.options[name] for name in ("code_size", "width")}

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 import torch
 
-from regroup_lib.encoders.base import Encoder, in_batches, resized
+from regroup_lib.encoders.base import Encoder, resized
 from regroup_lib.files import digest_arrays, digest_file
 from regroup_lib.nn.models import default_device
 
@@ -35,11 +35,6 @@ class OnnxEncoder(Encoder):
         Name of the output with the features; default: the pooled one.
     batch_size : int
         Images a call, where the file leaves it open.
-
-    Attributes
-    ----------
-    notes : tuple of str
-        What was taken and assumed.
     """
 
     normalize = True
@@ -153,14 +148,11 @@ class OnnxEncoder(Encoder):
             pixels = np.resize(pixels, (self.fixed_batch, *pixels.shape[1:]))  # repeats images
         return {self.input.name: pixels.astype(PIXELS[self.input.type], copy=False)}
 
-    def transform(self, images: np.ndarray) -> np.ndarray:
-        parts = []
-        for batch in in_batches(images, self.batch_size, self.label):
-            made = np.asarray(self.session.run([self.output], self._feed(batch))[0], dtype=np.float32)[: len(batch)]
-            if len(made) != len(batch):
-                raise ValueError(f"{self.path} makes {made.shape} of {len(batch)} images, expected a row for each")
-            parts.append(made.mean(axis=self.pooled_axes) if self.pooled_axes else made)
-        return np.concatenate(parts)
+    def _batch(self, images: np.ndarray) -> np.ndarray:
+        made = np.asarray(self.session.run([self.output], self._feed(images))[0], dtype=np.float32)[: len(images)]
+        if len(made) != len(images):
+            raise ValueError(f"{self.path} makes {made.shape} of {len(images)} images, expected a row for each")
+        return made.mean(axis=self.pooled_axes) if self.pooled_axes else made
 
 
 PIXELS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -208,8 +200,6 @@ class ClipEncoder(Encoder):
         open_clip's name; OpenAI's weights need the ``-quickgelu`` configuration.
     pretrained : str
         A tag (``"openai"``; open_clip downloads it) or the path of a local checkpoint.
-    batch_size : int
-        Images a call.
 
     References
     ----------
@@ -241,12 +231,11 @@ class ClipEncoder(Encoder):
         return f"clip {weights} {self.image_size} {self.mean} {self.std}"
 
     @torch.no_grad()
-    def transform(self, images: np.ndarray) -> np.ndarray:
-        device, parts = default_device(), []
-        for batch in in_batches(images, self.batch_size, self.label):
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                parts.append(self.network(resized(batch, self.image_size, self.mean, self.std, device)).float().cpu())
-        return torch.cat(parts).numpy()
+    def _batch(self, images: np.ndarray) -> np.ndarray:
+        device = default_device()
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            pixels = resized(images, self.image_size, self.mean, self.std, device)
+            return self.network(pixels).float().cpu().numpy()
 
 
 def onnx_options(query: str) -> dict[str, Any]:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import OneCycleLR
 
 from regroup_lib.encoders.base import TrainedEncoder
-from regroup_lib.nn.checkpoints import Progress
-from regroup_lib.nn.models import build_network, default_device, unit_range
-from regroup_lib.nn.training import take_step
-from regroup_lib.progress import progress_bar
+from regroup_lib.nn.models import build_network, default_device
+from regroup_lib.nn.samplers import ShuffledRows
+from regroup_lib.nn.training import TrainingOptions, predict, train
 
 NETWORK = "slim-resnet"  # of `models.NETWORKS`; "tiny-resnet" for gray images
 TEMPERATURE, PEAK_LR = 0.5, 2e-3
@@ -44,19 +43,8 @@ def nt_xent_loss(first: torch.Tensor, second: torch.Tensor, *, temperature: floa
 def random_views(images: torch.Tensor, generator: torch.Generator, *, flip: bool = True) -> torch.Tensor:
     """Return a random crop of each image at its own size, mirrored half of the time, and with its colors changed.
 
-    Parameters
-    ----------
-    images : tensor float32 [n, c, h, w]
-        In [0, 1].
-    generator : torch.Generator
-    flip : bool
-        Leave it out where a mirror image is another class.
-
-    Returns
-    -------
-    tensor float32 [n, c, h, w]
-        Crops have 20 to 100% of the area; brightness, contrast and saturation change by up to 40%; one color image of
-        five turns gray.
+    Images are float32 [n, c, h, w] in [0, 1]. Crops have 20 to 100% of the area; brightness, contrast and saturation
+    change by up to 40%; one color image of five turns gray. Leave out `flip` where a mirror image is another class.
     """
     n, channels = images.shape[:2]
 
@@ -81,17 +69,26 @@ def random_views(images: torch.Tensor, generator: torch.Generator, *, flip: bool
     return views.clamp(0, 1)
 
 
-class _GeneratorState:
-    """A generator as a part of a checkpoint."""
+class _Views:
+    """Images on the device, for `train`: a batch of them is one of their views, and then one of their other views."""
 
-    def __init__(self, generator: torch.Generator):
-        self.generator = generator
+    def __init__(self, images: np.ndarray):
+        self.device = default_device()
+        self.pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        return {"state": self.generator.get_state()}
+    def __len__(self) -> int:
+        return len(self.pixels)
 
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        self.generator.set_state(state["state"].cpu())
+    def batch(self, index: torch.Tensor | slice) -> torch.Tensor:
+        """Return the images themselves."""
+        return (self._unit_range(index) - 0.5) / 0.25
+
+    def augmented(self, index: torch.Tensor, generator: torch.Generator, *, flip: bool, shift: int) -> torch.Tensor:
+        images = self._unit_range(index)
+        return (torch.cat([random_views(images, generator, flip=flip) for _ in range(2)]) - 0.5) / 0.25
+
+    def _unit_range(self, index: torch.Tensor | slice) -> torch.Tensor:
+        return self.pixels[index].permute(0, 3, 1, 2).float() / 255
 
 
 class SimCLREncoder(TrainedEncoder):
@@ -109,28 +106,19 @@ class SimCLREncoder(TrainedEncoder):
 
     Attributes
     ----------
-    losses_ : list of float
-        Mean loss of each epoch.
+    history_ : History
+        Mean loss and seconds of each epoch.
     """
 
+    kind = "simclr"
     label = "SimCLR (trained here)"
     normalize = True
     resumable = True
 
-    def __init__(
-        self,
-        *,
-        epochs: int = 20,
-        batch_size: int = 256,
-        flip: bool = True,
-        seed: int = 0,
-    ):
+    def __init__(self, *, epochs: int = 20, batch_size: int = 256, flip: bool = True, seed: int = 0):
         self.options = {"epochs": epochs, "network": NETWORK, "batch_size": batch_size}
         self.options |= {"temperature": TEMPERATURE, "peak_lr": PEAK_LR, "flip": flip}
         self.seed = seed
-
-    def fingerprint(self) -> str:
-        return f"simclr {json.dumps(self.options)} seed {self.seed}"
 
     def _network(self, image_shape: tuple[int, ...]) -> nn.Module:
         channels = image_shape[-1]
@@ -145,52 +133,34 @@ class SimCLREncoder(TrainedEncoder):
     def fit(
         self, images: np.ndarray, *, checkpoint: Path | None = None, deadline: float | None = None
     ) -> SimCLREncoder:
-        """Train on images, uint8 [n, h, w, c]; a last batch of one image is left out, as it has no other.
+        """Train on images, uint8 [n, h, w, c]; each epoch leaves out the rest that is no whole batch.
 
         `checkpoint` and `deadline` are those of `train`; a run that goes on ends in the same weights.
         """
-        device, options = default_device(), self.options
-        self.network_ = network = self._network(images.shape[1:])
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
-        size, generator = options["batch_size"], torch.Generator(device).manual_seed(self.seed)
-        steps = max(1, len(pixels) // size)
-        optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK_LR, weight_decay=1e-4)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=PEAK_LR, total_steps=steps * options["epochs"])
-        parts = {"network": network, "optimizer": optimizer, "schedule": schedule, "draws": _GeneratorState(generator)}
-        progress = Progress(checkpoint, deadline, parts, device)
-        history = progress.history
-        self.earlier_seconds_ = history.seconds
-        left = options["epochs"] - len(history.traces)
-        network.train()
-        with progress_bar(total=steps * left, desc=self.label, unit="batch") as bar:
-            for _ in progress.epochs(options["epochs"]):
-                start = time.perf_counter()
-                order = torch.randperm(len(pixels), generator=generator, device=device)
-                total = torch.zeros((), dtype=torch.float64, device=device)  # nothing waits for the device
-                for step in range(steps):
-                    batch = pixels[order[step * size : (step + 1) * size]].permute(0, 3, 1, 2).float() / 255
-                    loss = self._step(batch, generator)
-                    take_step(loss, optimizer, schedule)
-                    total += loss.detach()
-                    bar.update()
-                history.traces.append({"train_loss": float(total) / steps, "seconds": time.perf_counter() - start})
-        self.losses_ = [trace["train_loss"] for trace in history.traces]
-        network.eval()
+        self.network_, n, size = self._network(images.shape[1:]), len(images), self.options["batch_size"]
+        options = TrainingOptions(
+            epochs=self.options["epochs"],
+            batch_size=size,
+            optimizer=partial(torch.optim.AdamW, lr=PEAK_LR, weight_decay=1e-4),
+            schedule=lambda optimizer, steps: OneCycleLR(optimizer, PEAK_LR, total_steps=steps),
+            flip=self.options["flip"],
+            precision="bf16",
+        )
+        self.history_ = train(
+            self.network_,
+            _Views(images),
+            np.zeros(n, np.int64),  # there are no labels
+            options=options,
+            seed=self.seed,
+            loss=lambda projected, _: nt_xent_loss(*projected.chunk(2)),
+            sampler=ShuffledRows(np.arange(n), n - n % size or n),
+            checkpoint=checkpoint,
+            deadline=deadline,
+            generator=torch.Generator(default_device()).manual_seed(self.seed),
+            description=self.label,
+        )
+        self.earlier_seconds_ = sum(trace["seconds"] for trace in self.history_.traces[: self.history_.resumed])
         return self
 
-    def _step(self, batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        flip = self.options["flip"]
-        views = torch.cat([random_views(batch, generator, flip=flip) for _ in range(2)])
-        with torch.autocast(batch.device.type, torch.bfloat16):
-            projected = self.network_((views - 0.5) / 0.25)
-        return nt_xent_loss(*projected.float().chunk(2))
-
-    @torch.no_grad()
     def transform(self, images: np.ndarray) -> np.ndarray:
-        device, parts = default_device(), []
-        for start in range(0, len(images), 1000):
-            batch = unit_range(images[start : start + 1000], device)
-            with torch.autocast(device.type, torch.bfloat16):
-                embedded = self.network_.embed((batch - 0.5) / 0.25)
-            parts.append(embedded.float().cpu())
-        return torch.cat(parts).numpy()
+        return predict(self.network_, _Views(images), precision="bf16")[1]

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from regroup_lib.encoders.base import Encoder, in_batches
+from regroup_lib.encoders.base import Encoder
 from regroup_lib.files import digest_file
 from regroup_lib.inputs import words
 from regroup_lib.nn import tokenizers
@@ -18,16 +18,8 @@ from regroup_lib.nn.models import default_device
 class TfidfEncoder(Encoder):
     """Latent semantic analysis: TF-IDF of words and pairs of words, then a truncated singular value decomposition.
 
-    Parameters
-    ----------
-    n_components : int
-        Dimension, at most; small sets have fewer.
-    min_count : int
-        Sentences that a term must occur in.
-
-    References
-    ----------
-    Deerwester et al. (1990), Indexing by latent semantic analysis.
+    Features have at most `n_components` dimensions, and terms occur in at least `min_count` training sentences.
+    Source: Deerwester et al. (1990), Indexing by latent semantic analysis.
     """
 
     label = "TF-IDF + SVD"
@@ -69,12 +61,7 @@ class TfidfEncoder(Encoder):
 class MiniLMEncoder(Encoder):
     """Sentence embeddings of all-MiniLM-L6-v2, 384 numbers for each sentence; needs the extra ``text``.
 
-    Parameters
-    ----------
-    folder : path, optional
-        Another sentence-transformers model; default: `tokenizers.find_model`.
-    batch_size : int
-        Sentences a call.
+    `folder` may hold another sentence-transformers model; default: `tokenizers.find_model`.
     """
 
     label = tokenizers.LABEL
@@ -91,12 +78,9 @@ class MiniLMEncoder(Encoder):
         return f"minilm {self.digest} {self.model.max_seq_length}"
 
     def transform(self, texts: np.ndarray) -> np.ndarray:
-        # Sentences of like length share a batch: the shorter ones are filled up to the longest.
+        # Sentences of similar length share a batch, because shorter ones are padded to the longest.
         order = np.argsort([len(text) for text in texts], kind="stable")
-        parts = [
-            self.model.encode(batch.tolist(), batch_size=self.batch_size, show_progress_bar=False)
-            for batch in in_batches(np.asarray(texts)[order], self.batch_size, self.label)
-        ]
-        features = np.empty((len(texts), parts[0].shape[1]), np.float32)
-        features[order] = np.concatenate(parts)
-        return features
+        return super().transform(np.asarray(texts)[order])[order.argsort()]
+
+    def _batch(self, texts: np.ndarray) -> np.ndarray:
+        return self.model.encode(texts.tolist(), batch_size=self.batch_size, show_progress_bar=False)

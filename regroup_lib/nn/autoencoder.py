@@ -1,4 +1,7 @@
-"""A convolutional autoencoder of images: the network of DeepSMOTE, and an encoder without outside knowledge."""
+"""The convolutional autoencoder of images: the network of DeepSMOTE, and an encoder without outside knowledge.
+
+It has steps of its own: those of `train` need a label for each image, and a batch of DeepSMOTE has two parts.
+"""
 
 from __future__ import annotations
 
@@ -87,6 +90,16 @@ class ConvAutoencoder(nn.Module):
         """Return float32 codes [n, code_size] of uint8 images [n, h, w, c]."""
         batches = (unit_range(images[start : start + 1000], default_device()) for start in range(0, len(images), 1000))
         return np.concatenate([self.encoder(batch).cpu().numpy() for batch in batches])
+
+    @torch.no_grad()
+    def images(self, codes: np.ndarray) -> np.ndarray:
+        """Return uint8 images [n, h, w, c] of float32 codes [n, code_size]."""
+        device, parts = default_device(), []
+        for batch in torch.from_numpy(codes).split(1000):
+            with torch.autocast(device.type, torch.bfloat16):
+                pixels = self.decoder(batch.to(device))
+            parts.append(to_pixels(pixels.float()))
+        return np.concatenate(parts)
 
 
 def to_pixels(images: torch.Tensor) -> np.ndarray:

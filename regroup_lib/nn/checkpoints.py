@@ -33,10 +33,13 @@ class History:
         One for each finished epoch: ``epoch``, ``train_loss``, ``images`` (seen), ``seconds``, and what the caller's
         `on_epoch` returned.
     status : {"finished", "diverged"}
+    resumed : int
+        Epochs that were in the checkpoint which the run went on from.
     """
 
     traces: list[dict[str, Any]] = field(default_factory=list)
     status: str = "finished"
+    resumed: int = 0
 
     @property
     def seconds(self) -> float:
@@ -44,80 +47,62 @@ class History:
         return sum(trace["seconds"] for trace in self.traces)
 
 
-class Progress:
-    """A run's history and checkpoint, and the time that it has left.
+class Draws:
+    """A random generator as a part of a checkpoint."""
 
-    A checkpoint that is there is loaded; a damaged one is reported, and the run starts from the beginning.
+    def __init__(self, generator: torch.Generator):
+        self.generator = generator
 
-    Parameters
-    ----------
-    path : Path, optional
-        The checkpoint; None: nothing is kept.
-    deadline : float, optional
-        A `time.monotonic` after which no epoch is to end.
-    parts : dict of str to object
-        What goes on from the checkpoint; each has ``state_dict`` and ``load_state_dict``.
-    device : torch.device
-        Of the tensors.
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {"state": self.generator.get_state()}
 
-    Attributes
-    ----------
-    history : History
-        The caller appends a trace with ``seconds`` for each epoch.
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self.generator.set_state(state["state"].cpu())
+
+
+def resume(path: Path, parts: dict[str, Any], device: torch.device) -> History:
+    """Load a checkpoint into what goes on from it, each a part with ``state_dict``, and return the run's history.
+
+    A damaged file is reported, and the parts stay as they are.
     """
+    if not path.exists():
+        return History()
+    fresh = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
+    try:
+        state = load_checkpoint(path, device)
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        return History(list(state["traces"]), state["status"], len(state["traces"]))
+    except Exception as error:  # each defect raises a different class
+        logger.warning("the checkpoint %s is damaged; the run starts again (%s)", path, error)
+        for name, part in parts.items():
+            part.load_state_dict(fresh[name])
+        return History()
 
-    def __init__(self, path: str | Path | None, deadline: float | None, parts: dict[str, Any], device: torch.device):
-        self.path, self.deadline, self.parts = None if path is None else Path(path), deadline, parts
-        self.history = History()
-        self.epoch = 0.0  # seconds that the last epoch took, with all that belongs to it
-        if self.path is not None and self.path.exists():
-            self._resume(device)
 
-    def _resume(self, device: torch.device) -> None:
-        fresh = {name: copy.deepcopy(part.state_dict()) for name, part in self.parts.items()}
-        try:
-            state = load_checkpoint(self.path, device)
-            for name, part in self.parts.items():
-                part.load_state_dict(state[name])
-            self.history.traces, self.history.status = list(state["traces"]), state["status"]
-        except Exception as error:  # each defect raises a different class
-            logger.warning("the checkpoint %s is damaged; the run starts again (%s)", self.path, error)
-            for name, part in self.parts.items():
-                part.load_state_dict(fresh[name])
-        if self.history.traces:
-            last = self.history.traces[-1]
-            self.epoch = last["seconds"] + last.get("evaluate_seconds", 0.0)
+def remaining_epochs(
+    n: int, history: History, parts: dict[str, Any], path: Path | None, deadline: float | None
+) -> Iterator[int]:
+    """Yield the numbers of the epochs that are left of `n`, and write the checkpoint after each.
 
-    def epochs(self, n: int) -> Iterator[int]:
-        """Yield the numbers of the epochs that are left of `n`, and write the checkpoint after each.
-
-        The last one is that whose trace has a true ``"stop"``, or that diverged.
-
-        Raises
-        ------
-        OutOfTime
-            If another epoch does not fit into the time that is left.
-        """
-        traces = self.history.traces
-        while len(traces) < n and self.history.status == "finished" and not (traces and traces[-1].get("stop")):
-            began = time.monotonic()
-            if self.deadline is not None and began + self.epoch > self.deadline:
-                raise OutOfTime
-            yield len(traces)
-            if self.path is not None:
-                state = {name: part.state_dict() for name, part in self.parts.items()}
-                save_checkpoint(self.path, state | {"traces": traces, "status": self.history.status})
-            self.epoch = time.monotonic() - began
+    The caller appends a trace with ``seconds`` to the history. The last epoch is that whose trace has a true
+    ``"stop"``, or that diverged. OutOfTime is raised if another does not fit into the time before the deadline.
+    """
+    traces, last = history.traces, history.traces[-1] if history.traces else {"seconds": 0.0}
+    took = last["seconds"] + last.get("evaluate_seconds", 0.0)
+    while len(traces) < n and history.status == "finished" and not (traces and traces[-1].get("stop")):
+        began = time.monotonic()
+        if deadline is not None and began + took > deadline:
+            raise OutOfTime
+        yield len(traces)
+        if path is not None:
+            state = {name: part.state_dict() for name, part in parts.items()}
+            save_checkpoint(path, state | {"traces": traces, "status": history.status})
+        took = time.monotonic() - began
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain values in one step.
-
-    Raises
-    ------
-    DiskFullError
-        If there is no room; the checkpoint that was there before is unchanged.
-    """
+    """Write tensors and plain values in one step; where there is no room, the checkpoint before stays."""
     # Through memory: where the disk is full, Python's own write says so and torch's does not.
     content = io.BytesIO()
     torch.save(state, content)
@@ -126,13 +111,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """Return what `save_checkpoint` wrote, its tensors on a device.
-
-    Raises
-    ------
-    Exception
-        If the file is missing or damaged; each defect has a class of its own. Nothing in it is run.
-    """
+    """Return what `save_checkpoint` wrote, its tensors on a device; nothing in the file is run."""
     with zipfile.ZipFile(path) as archive:  # torch.load compares no checksums
         if (damaged := archive.testzip()) is not None:
             raise ValueError(f"the checksum of {damaged} is wrong")

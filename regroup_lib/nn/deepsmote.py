@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from imblearn.over_sampling import SMOTE
 
-from regroup_lib.nn.autoencoder import ConvAutoencoder, to_pixels
-from regroup_lib.nn.models import default_device
+from regroup_lib.nn.autoencoder import ConvAutoencoder
 from regroup_lib.nn.samplers import StratifiedBatches
 from regroup_lib.progress import progress_bar
 
@@ -30,12 +29,10 @@ def deep_smote(
 
     Parameters
     ----------
-    images : ndarray of uint8 [n, h, w, c]
+    images, labels : ndarray of uint8 [n, h, w, c] and int64 [n]
         Training images; h and w divisible by 4, else a ValueError.
-    labels : ndarray of int64 [n]
-        Class of each image.
     seed : int
-        Seed of initialization, batches and SMOTE: the same images again on the same machine.
+        Of initialization, batches and SMOTE.
     epochs : int
         Passes over at most 10,000 images.
     code_size, width : int
@@ -66,21 +63,17 @@ def deep_smote(
     """
     classes, counts = np.unique(labels, return_counts=True)
     missing = counts.max() - counts
-    synthetic = np.empty((missing.sum(), *images.shape[1:]), np.uint8)
-    if len(synthetic) == 0:
-        return synthetic, np.empty(0, np.int64)
-    network = ConvAutoencoder.build(images.shape[1:], code_size=code_size, width=width, seed=seed)
-    steps = -(-min(MAX_IMAGES, len(images)) // BATCH) * epochs
-    rows = _batches(labels, epochs=epochs, seed=seed)
-    with progress_bar(iterable=rows, total=steps, desc="DeepSMOTE autoencoder", unit="batch") as bar:
-        network.fit(([images[part] for part in parts] for parts in bar), steps=steps, peak_lr=PEAK_LR)
-    start = 0
-    for label, n_wanted in zip(classes, missing, strict=True):
-        if n_wanted:
-            codes = _interpolate(network.codes(images[labels == label]), n_wanted, seed)
-            _decode(network, codes, synthetic[start : start + n_wanted])
-            start += n_wanted
-    return synthetic, np.repeat(classes, missing).astype(np.int64)
+    synthetic = [np.empty((0, *images.shape[1:]), np.uint8)]
+    if missing.any():
+        network = ConvAutoencoder.build(images.shape[1:], code_size=code_size, width=width, seed=seed)
+        steps = -(-min(MAX_IMAGES, len(images)) // BATCH) * epochs
+        rows = _batches(labels, epochs=epochs, seed=seed)
+        with progress_bar(iterable=rows, total=steps, desc="DeepSMOTE autoencoder", unit="batch") as bar:
+            network.fit(([images[part] for part in parts] for parts in bar), steps=steps, peak_lr=PEAK_LR)
+        small = [(label, n) for label, n in zip(classes, missing, strict=True) if n]
+        codes = (_interpolate(network.codes(images[labels == label]), n, seed) for label, n in small)
+        synthetic += map(network.images, codes)
+    return np.concatenate(synthetic), np.repeat(classes, missing).astype(np.int64)
 
 
 def _batches(labels: np.ndarray, *, epochs: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -108,14 +101,3 @@ def _interpolate(codes: np.ndarray, n_wanted: int, seed: int) -> np.ndarray:
     )
     both = np.concatenate([np.zeros_like(codes[:1]), codes])
     return smote.fit_resample(both, [0] + [1] * len(codes))[0][len(both) :]
-
-
-@torch.no_grad()
-def _decode(network: ConvAutoencoder, codes: np.ndarray, out: np.ndarray) -> None:
-    """Write the images of the codes into `out`, uint8 [n, h, w, c]; never more than a batch is held as float."""
-    device = default_device()
-    for start in range(0, len(codes), 1000):
-        batch = torch.from_numpy(codes[start : start + 1000]).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
-            pixels = network.decoder(batch)
-        out[start : start + len(batch)] = to_pixels(pixels.float())

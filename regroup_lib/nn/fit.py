@@ -1,4 +1,4 @@
-"""Regrouping for a PyTorch module: cluster, train, aggregate in one call.
+"""`fit_regrouped`: regrouping for a PyTorch module, which clusters, trains and aggregates in one call.
 
 Someone with a training loop of their own needs none of this: train on `Regrouping.pseudo_labels_`, and pass the
 probabilities and ``parent_`` to `aggregate`.
@@ -37,29 +37,20 @@ class RegroupedNetwork:
 
     Attributes
     ----------
-    network : Module
-        From inputs of `dtype`, float32 or int64, to one logit per pseudo-class.
-    regrouping : Regrouping
-        ``classes_``, ``parent_`` and ``pseudo_labels_`` of the training set.
     history : History
         Mean training loss of each epoch, and the average precision on validation data.
     """
 
-    network: nn.Module
-    regrouping: Regrouping
+    network: nn.Module  # from inputs of `dtype` to one logit per pseudo-class
+    regrouping: Regrouping  # `classes_`, `parent_` and `pseudo_labels_` of the training set
     history: History
-    dtype: torch.dtype = torch.float32
+    dtype: torch.dtype = torch.float32  # or int64
 
     def predict_proba(self, inputs: Any, *, rule: str = "sum", batch_size: int = 1000) -> np.ndarray:
         """Return class probabilities, float64 [n, C], in the order of ``regrouping.classes_``.
 
-        Parameters
-        ----------
-        inputs : array, tensor, Dataset or DataLoader [n, ...]
-            As in training.
-        rule : {"sum", "max"}
-            See `aggregate`.
-        batch_size : int
+        `inputs` are an array, tensor, Dataset or DataLoader, as in training; `rule`, "sum" or "max", is that of
+        `aggregate`.
         """
         samples = _Samples(inputs, _device_of(self.network), self.dtype)
         self.network.eval()
@@ -84,13 +75,7 @@ class RegroupedNetwork:
 
     @classmethod
     def load(cls, folder: str | Path, build: Callable[[int], nn.Module]) -> RegroupedNetwork:
-        """Read what `save` wrote; `build` is that of `fit_regrouped`.
-
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            If a file is missing or damaged, or the module has other weights.
-        """
+        """Read what `save` wrote; `build` is that of `fit_regrouped`, and has to make a module with such weights."""
         regrouping, path = Regrouping.load(Path(folder) / "regrouping.npz"), Path(folder) / "network.safetensors"
         try:
             with safe_open(path, "pt") as file:

@@ -1,4 +1,4 @@
-"""Losses against class imbalance: weights, margins, logit adjustment, and two losses that rank instead of classifying.
+"""Losses against class imbalance: weighted, focal, LDAM, logit-adjusted, and two that rank: AP-Loss and SOAP.
 
 All take logits float [n, C] and targets int64 [n] and return a scalar. Half-precision logits are converted to float32.
 Class statistics are buffers, so ``loss.to(device)`` moves them. An argument out of range, counts that are not whole
@@ -98,13 +98,7 @@ class LDAMLoss(nn.Module):
         Deferred re-weighting (DRW): from this share of the training on, 0 <= deferred < 1, samples are weighted by
         the effective number of their class, (1 - beta) / (1 - beta^n_c) with beta = 0.9999, normalized to sum to C.
         The mean is then a weighted one, as in ``nn.CrossEntropyLoss``. The training loop calls `begin_epoch`, which
-        switches the weights on. Default: never.
-
-    Attributes
-    ----------
-    margins, effective_weights : Tensor of float32 [C]
-    reweighted : bool
-        Whether the weights are on.
+        switches the weights on (`reweighted`). Default: never.
 
     References
     ----------
@@ -215,10 +209,9 @@ def _checked(logits: torch.Tensor, targets: torch.Tensor, n_classes: int | None 
 
 
 class AuxiliaryLoss(nn.Module):
-    """Cross-entropy of the task plus a second loss on further outputs of the same network.
+    """Cross-entropy of the task plus a second loss on further outputs, which learn each image's cluster or features.
 
-    It uses an encoder without regrouping: the network also learns to predict the cluster of each image, or its
-    features (distillation).
+    It uses an encoder without regrouping.
 
     Parameters
     ----------
@@ -304,9 +297,7 @@ class APLoss(nn.Module):
         """Return the loss of logits [n, C], C at least 2, and targets int64 [n]."""
         return _by_pairs(_log_odds(_rankable(logits, targets)), targets, self._errors)
 
-    def _errors(
-        self, rows: torch.Tensor, weights: torch.Tensor, difference: torch.Tensor, positive: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _errors(self, rows, weights, difference, positive) -> tuple[torch.Tensor, torch.Tensor]:
         above = (difference / (2 * self.delta) + 0.5).clamp(0, 1)
         rank = 0.5 + above.sum(1, keepdim=True)  # the sum has H(0) = 0.5 of the sample itself
         errors = weights[:, None] * (above / rank).masked_fill(positive, 0)
@@ -340,8 +331,6 @@ class SOAPLoss(nn.Module):
     u_all, u_pos : Tensor of float32 [n_samples]
         The moving averages; 0 before the first visit. A sample is a positive of one class only, so one value per
         sample suffices. They belong to ``state_dict``: a resumed run continues from them.
-    takes_index : bool
-        True: the training loop passes the rows of the samples.
 
     Notes
     -----
@@ -448,14 +437,13 @@ class _WithGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, scores: torch.Tensor, value: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(gradient)
+        ctx.gradient = gradient
         return value.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return upstream * gradient, None, None
+        return upstream * ctx.gradient, None, None
 
 
 def _log_odds(logits: torch.Tensor) -> torch.Tensor:

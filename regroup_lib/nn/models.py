@@ -1,7 +1,6 @@
-"""The networks. Each has `embed` (images, features or tokens to penultimate features) and a `head` (to logits).
+"""The networks, by name in `NETWORKS`; `build_network` makes one.
 
-They are built from the number of channels, features or tokens, the number of classes, and the name of a head in
-`HEADS`.
+Each has `embed` (images, features or tokens to penultimate features) and a `head` (to logits).
 """
 
 from __future__ import annotations
@@ -126,31 +125,13 @@ class MLP(_Network):
 class TextCNN(_Network):
     """Convolutions of several widths over word vectors, each channel's maximum over the sentence, dropout.
 
-    The amount of padding does not change the features of a sentence.
-
-    Parameters
-    ----------
-    embedding : int
-        Dimension of the word vectors, which are learned from scratch.
-    width : int
-        Channels of each convolution.
-    dropout : float
-        Share of the elements of word vectors and features that is dropped in training.
-
-    References
-    ----------
-    Kim (2014), Convolutional neural networks for sentence classification.
+    Word vectors, of dimension `embedding`, are learned from scratch; each convolution has `width` channels; dropout is
+    of word vectors and features. The amount of padding does not change the features of a sentence.
+    Source: Kim (2014), Convolutional neural networks for sentence classification.
     """
 
     def __init__(
-        self,
-        n_tokens: int,
-        n_classes: int,
-        *,
-        embedding: int,
-        width: int,
-        dropout: float = 0.5,
-        head: str = "linear",
+        self, n_tokens: int, n_classes: int, *, embedding: int, width: int, dropout: float = 0.5, head: str = "linear"
     ):
         super().__init__()
         self.words = nn.Embedding(n_tokens, embedding, padding_idx=PADDING)
@@ -259,15 +240,9 @@ TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {
 
 
 def build_network(name: str, *, in_channels: int, n_classes: int, seed: int, head: str = "linear") -> nn.Module:
-    """Build a network with weights drawn from `seed`; the global random state is left alone.
+    """Build a network of `NETWORKS` with weights drawn from `seed`; the global random state is left alone.
 
-    Parameters
-    ----------
-    name, head : str
-        Keys of `NETWORKS` and `HEADS`, else a ValueError.
-    in_channels : int
-        Channels of the images, or the number of features, or of tokens.
-    n_classes, seed : int
+    `in_channels` is the number of channels, or of features, or of tokens; `head` is a key of `HEADS`.
     """
     for kind, given, known in (("network", name, NETWORKS), ("head", head, HEADS)):
         if given not in known:

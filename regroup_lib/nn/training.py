@@ -1,4 +1,4 @@
-"""The one training loop: data resident or on disk, augmentation on batches, mixed precision, traces, checkpoints.
+"""The one training loop, `train`; what it reads (`ResidentImages`, `DiskImages`, features, tokens); and `predict`.
 
 On two cores it trains `small-resnet` 2.5 times as fast as a DataLoader of PIL images in float32, and reaches that
 loop's AP 4.8 times as fast (`benchmarks/README.md`). With a GPU the same code keeps the data there.
@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from regroup_lib.large import open_rows
-from regroup_lib.nn.checkpoints import History, Progress
+from regroup_lib.nn.checkpoints import Draws, History, remaining_epochs, resume
 from regroup_lib.nn.models import default_device
 from regroup_lib.nn.samplers import BlockShuffledRows, Sampler, ShuffledRows
 from regroup_lib.nn.tokenizers import PADDING, Tokenizer
@@ -80,7 +80,8 @@ class ResidentImages:
         if statistics is not None:
             self.mean, self.scale = statistics.mean, statistics.scale
             return
-        counts = sum(_histograms(block.reshape(-1, self.width)) for block in blocks)
+        channels = (block.reshape(-1, self.width).T for block in blocks)
+        counts = sum(np.stack([np.bincount(values, minlength=256) for values in block]) for block in channels)
         values, n = np.arange(256), counts[0].sum()
         mean = counts @ values / n
         std = np.sqrt(np.maximum(counts @ values**2 / n - mean**2, 1e-6))
@@ -108,36 +109,21 @@ class DiskImages(ResidentImages):
     """Images on disk, for use instead of `ResidentImages` where they do not fit in memory.
 
     Blocks of rows are read, and the last ``2 * window`` blocks are kept, ``2 * window * block_rows * h * w * c`` bytes.
-    In any order but that of `sampler`, each block is read many times.
+    In any order but that of `sampler`, a `BlockShuffledRows` and the default of `train`, each block is read many times.
 
     Parameters
     ----------
     images : path of an ``.npy`` file, or an array that `large.open_rows` takes
-        uint8 [n, h, w, c], in random order: the rows of a batch come from `window` blocks only, so images that are
-        sorted by class must be shuffled before they are written.
+        uint8 [n, h, w, c], else a ValueError; in random order: the rows of a batch come from `window` blocks only, so
+        images that are sorted by class must be shuffled before they are written.
     statistics : ResidentImages or DiskImages, optional
         See `ResidentImages`; by default the images are read once for their mean and deviation.
     block_rows, window : int
         See `samplers.BlockShuffledRows`.
-
-    Attributes
-    ----------
-    sampler : BlockShuffledRows
-        The order of an epoch, and the default of `train`.
-
-    Raises
-    ------
-    ValueError
-        If the array is not uint8 [n, h, w, c], or cannot be read by blocks.
     """
 
     def __init__(
-        self,
-        images: Any,
-        *,
-        statistics: ResidentImages | None = None,
-        block_rows: int = 256,
-        window: int = 16,
+        self, images: Any, *, statistics: ResidentImages | None = None, block_rows: int = 256, window: int = 16
     ):
         self.rows = open_rows(images)
         if len(self.rows.shape) != 4 or self.rows.dtype != np.uint8:
@@ -173,12 +159,7 @@ class DiskImages(ResidentImages):
 
 
 class ResidentFeatures(Unaugmented):
-    """Feature vectors on the device, for use instead of `ResidentImages`.
-
-    Parameters
-    ----------
-    features : ndarray of float32 [n, d]
-    """
+    """Feature vectors, float32 [n, d], on the device, for use instead of `ResidentImages`."""
 
     def __init__(self, features: np.ndarray):
         self.device, self.width = default_device(), features.shape[-1]
@@ -193,14 +174,7 @@ class ResidentFeatures(Unaugmented):
 
 
 class ResidentTokens(Unaugmented):
-    """Sentences as token numbers on the device, for use instead of `ResidentImages`.
-
-    Parameters
-    ----------
-    texts : ndarray of str [n]
-    tokenizer : tokenizers.Tokenizer
-        Fitted on training sentences.
-    """
+    """Sentences, str [n], as the numbers of a fitted tokenizer on the device, for use instead of `ResidentImages`."""
 
     def __init__(self, texts: np.ndarray, tokenizer: Tokenizer):
         self.device, self.tokenizer, self.width = default_device(), tokenizer, len(tokenizer)
@@ -217,11 +191,6 @@ class ResidentTokens(Unaugmented):
 
 
 Resident = ResidentImages | ResidentFeatures | ResidentTokens
-
-
-def _histograms(values: np.ndarray) -> np.ndarray:
-    """Return how often each channel has each value, int64 [c, 256]."""
-    return np.stack([np.bincount(channel, minlength=256) for channel in values.T])
 
 
 def _moved(
@@ -272,6 +241,7 @@ def train(
     on_epoch: Callable[[nn.Module, int], dict[str, Any]] | None = None,
     checkpoint: str | Path | None = None,
     deadline: float | None = None,
+    generator: torch.Generator | None = None,
     description: str = "training",
 ) -> History:
     """Train a network in place.
@@ -301,6 +271,8 @@ def train(
         Written after each epoch; where it exists the run goes on from it and ends in the same weights.
     deadline : float, optional
         A `time.monotonic`: when the next epoch would end after it, the checkpoint is written and the run stops.
+    generator : torch.Generator, optional
+        Draws orders and augmentation of all epochs, and is part of the checkpoint; default: a new one for each epoch.
     description : str
         Text before the progress bar.
 
@@ -336,43 +308,45 @@ def train(
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
     if isinstance(loss, nn.Module):
         parts["loss"] = loss.to(device)
-    progress = Progress(checkpoint, deadline, parts, device)
-    history = progress.history
+    if generator is not None:
+        parts["draws"] = Draws(generator)
+    path = None if checkpoint is None else Path(checkpoint)
+    history = History() if path is None else resume(path, parts, device)
     forward = _forward(network, options, images)
     takes_index = getattr(loss, "takes_index", False)
 
-    def step(index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        batch = images.augmented(index, generator, flip=options.flip, shift=options.shift)
+    def step(index: torch.Tensor, draws: torch.Generator) -> torch.Tensor:
+        batch = images.augmented(index, draws, flip=options.flip, shift=options.shift)
         with autocast(options.precision, device):
             logits = forward(batch)
         value = loss(logits.float(), targets[index], *([index] if takes_index else []))
         take_step(value, optimizer, schedule)
         return value.detach()
 
-    left = options.epochs - len(history.traces)
-    with progress_bar(total=steps * left, desc=description, unit="batch") as bar:
-        for epoch in progress.epochs(options.epochs):
+    n_steps = steps * (options.epochs - len(history.traces))
+    with progress_bar(total=n_steps, desc=description, unit="batch") as bar:
+        for epoch in remaining_epochs(options.epochs, history, parts, path, deadline):
             start = time.perf_counter()
             forward.train()
             if hasattr(loss, "begin_epoch"):
                 loss.begin_epoch(epoch / options.epochs)
             # Both seeds depend on the run's seed and the epoch only: a resumed run draws the same numbers.
-            generator = torch.Generator(device).manual_seed(seed * 100_003 + epoch)
+            draws = generator or torch.Generator(device).manual_seed(seed * 100_003 + epoch)
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 torch.manual_seed(seed * 100_003 + epoch)  # of dropout
-                order, total = sampler.order(generator), torch.zeros((), device=device)
+                order, total = sampler.order(draws), torch.zeros((), device=device)
                 for first, last in pairwise(bounds):
-                    total += step(order[first:last], generator) * (last - first)
+                    total += step(order[first:last], draws) * (last - first)
                     bar.update()
             mean_loss = float(total) / len(order)
-            trace = {"epoch": epoch + 1, "train_loss": mean_loss, "images": len(sampler)}
-            trace["seconds"] = time.perf_counter() - start
-            if np.isfinite(mean_loss) and on_epoch is not None:
+            seconds = time.perf_counter() - start
+            trace = {"epoch": epoch + 1, "train_loss": mean_loss, "images": len(sampler), "seconds": seconds}
+            if not np.isfinite(mean_loss):
+                history.status = "diverged"
+            elif on_epoch is not None:
                 network.eval()
                 trace |= on_epoch(network, epoch + 1)
             history.traces.append(trace)
-            if not np.isfinite(mean_loss):
-                history.status = "diverged"
     return history
 
 

@@ -1,10 +1,8 @@
 """Encoders: features of the promised shape and values, the same every time, kept on disk and never trusted blindly."""
 
-import io
 import json
 import logging
 import os
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -65,17 +63,8 @@ def test_pca_agrees_with_an_eigendecomposition(digits):
     np.testing.assert_allclose((ours.astype(float) ** 2).sum(axis=0), variances[::-1][:10], rtol=0.02)
     # Axes have no sign; the first components are well apart.
     np.testing.assert_allclose(np.abs(ours[:, :3]), np.abs(theirs[:, :3]), atol=0.02)
-
-
-def test_pca_of_few_images_has_as_many_components_as_there_are(digits):
-    few = digits.train.inputs[:7]
-    assert PCAEncoder().fit(few).transform(digits.test.inputs).shape == (540, 7)
-    assert PCAEncoder().fit(digits.train.inputs).transform(few).shape == (7, 64)
-
-
-def test_pca_is_the_same_every_time(digits):
-    first, again = (PCAEncoder(8).fit(digits.train.inputs).transform(digits.test.inputs) for _ in range(2))
-    np.testing.assert_array_equal(first, again)
+    # Of few images there are as many components as images.
+    assert PCAEncoder().fit(digits.train.inputs[:7]).transform(digits.test.inputs).shape == (540, 7)
 
 
 # ---------------------------------------------------------------- autoencoder
@@ -96,17 +85,13 @@ def test_autoencoder_codes(trained, digits):
     assert codes.std(axis=0).min() > 0
     # A code belongs to its image, whatever stands beside it in the batch.
     np.testing.assert_allclose(trained.transform(digits.test.inputs[100:107]), codes[100:107], rtol=1e-3, atol=1e-3)
-
-
-def test_autoencoder_reconstructs_better_than_the_mean_image(trained, digits):
+    # Its decoder reconstructs better than the mean image would.
     images = digits.test.inputs
     decoded = trained.reconstruct(images)
-    assert decoded.shape == images.shape
-    assert decoded.dtype == np.uint8
+    assert (decoded.shape, decoded.dtype) == (images.shape, np.uint8)
     assert decoded.max() > 200  # the whole range of pixels is used
-    error = np.mean((decoded.astype(float) - images) ** 2)
     chance = np.mean((images - digits.train.inputs.mean(axis=0)) ** 2)
-    assert error < 0.9 * chance
+    assert np.mean((decoded.astype(float) - images) ** 2) < 0.9 * chance
 
 
 def test_autoencoder_is_the_same_for_the_same_seed_and_leaves_the_random_state_alone(digits):
@@ -124,14 +109,11 @@ def test_autoencoder_is_the_same_for_the_same_seed_and_leaves_the_random_state_a
     assert np.abs(codes[0] - codes[2]).max() > 1e-3
 
 
-def test_autoencoder_takes_color_and_oblong_images():
+def test_autoencoder_takes_color_and_oblong_images_and_refuses_sizes_that_it_cannot_halve_twice():
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 12, 3), dtype=np.uint8)
     encoder = AutoencoderEncoder(**SMALL | {"epochs": 1}).fit(images)
     assert encoder.transform(images).shape == (40, 16)
     assert encoder.reconstruct(images[:2]).shape == (2, 8, 12, 3)
-
-
-def test_autoencoder_refuses_sizes_that_it_cannot_halve_twice():
     with pytest.raises(ValueError, match=r"divisible by 4, not \(10, 8\)"):
         AutoencoderEncoder().fit(np.zeros((4, 10, 8, 1), np.uint8))
 
@@ -144,48 +126,51 @@ def test_autoencoder_comes_back_from_its_cache_with_its_decoder(digits, tmp_path
     np.testing.assert_array_equal(read.encoder.reconstruct(some), written.encoder.reconstruct(some))
 
 
-def test_progress_counts_images_a_second(digits, monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    AutoencoderEncoder(**SMALL | {"epochs": 1}).fit(digits.test.inputs)
-    assert "autoencoder 1/1" in sys.stderr.getvalue()
-    assert "540/540" in sys.stderr.getvalue()
-    assert "image/s" in sys.stderr.getvalue()
-
-
 # ---------------------------------------------------------------- onnx
 
 MEAN, STD = [0.5, 0.25, 0.125], [0.5, 1.0, 2.0]
 METADATA = {"image_size": "16", "mean": "0.5,0.25,0.125", "std": "0.5,1.0,2.0", "label": "tiny net"}
 
 
-def write_onnx(path, nodes, output_shape, *, constants=None, metadata=METADATA, batch="n"):
-    """Write a model of `nodes` from `images` [batch, 3, h, w] to `features`."""
+def node(kind, output, *, of="images", **attributes):
+    return helper.make_node(kind, [of, *attributes.pop("more", [])], [output], **attributes)
+
+
+# From pixels to outputs by name, of which the file announces the last axis as "d" or as it is.
+FLAT = {"features": ([node("Flatten", "features")], ["n", "d"])}
+MAP = {"features": ([node("Identity", "features")], ["n", 3, "h", "w"])}
+POOLED = {"pooler_output": ([node("ReduceMean", "pooler_output", axes=[2, 3], keepdims=0)], ["n", 3])}
+SCORES = {"logits": ([node("ReduceMax", "logits", axes=[2, 3], keepdims=0)], ["n", 3])}
+BY_PLACE = {"by_place": ([node("Reshape", "by_place", more=["places"])], ["n", 3, 256])}
+TO_TOKENS = [*BY_PLACE["by_place"][0], node("Transpose", "tokens", of="by_place", perm=[0, 2, 1])]
+TOKENS = {"tokens": (TO_TOKENS, ["n", 256, 3])}
+LAST = {"map": ([node("Transpose", "map", perm=[0, 2, 3, 1])], ["n", 16, 16, 3])}
+NUMBER = {"features": ([node("ReduceMean", "features", axes=[1, 2, 3], keepdims=0)], ["n"])}
+MATMUL = [*POOLED["pooler_output"][0], node("MatMul", "features", of="pooler_output", more=["weights"])]
+WEIGHTS = np.random.default_rng(1).normal(size=(3, 5)).astype(np.float32)
+WEIGHTED = {"features": (MATMUL, ["n", 5])}
+
+
+def write_onnx(path, outputs=FLAT, *, shape=("n", 3, "h", "w"), metadata=METADATA):
+    """Write a model with outputs name -> (nodes from `images`, shape)."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    nodes = [node for nodes, _ in outputs.values() for node in nodes]
+    read = {name for node in nodes for name in node.input}
+    constants = {"places": np.array([0, 3, -1]), "weights": WEIGHTS}
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 3, "h", "w"])],
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [batch, *output_shape])],
-        [numpy_helper.from_array(value, name) for name, value in (constants or {}).items()],
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, [shape[0], *form[1:]])
+            for name, (_, form) in outputs.items()
+        ],
+        [numpy_helper.from_array(value, name) for name, value in constants.items() if name in read],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     helper.set_model_props(model, metadata)
     onnx.save(model, path)
     return path
-
-
-def flatten_model(path, **options):
-    """Write a model whose features are its prepared pixels, all of them."""
-    return write_onnx(path, [helper.make_node("Flatten", ["images"], ["features"])], ["d"], **options)
-
-
-def identity_model(path, **options):
-    """Write a model whose output is a map [n, 3, h, w]: its prepared pixels."""
-    return write_onnx(path, [helper.make_node("Identity", ["images"], ["features"])], [3, "h", "w"], **options)
 
 
 def prepared(images):
@@ -194,34 +179,27 @@ def prepared(images):
     return pixels.transpose(0, 3, 1, 2).astype(np.float32)
 
 
-def test_onnx_vector_output_is_the_networks(tmp_path):
-    weights = np.random.default_rng(1).normal(size=(3, 5)).astype(np.float32)
-    nodes = [
-        helper.make_node("ReduceMean", ["images"], ["pooled"], axes=[2, 3], keepdims=0),
-        helper.make_node("MatMul", ["pooled", "weights"], ["features"]),
-    ]
-    path = write_onnx(tmp_path / "tiny.onnx", nodes, [5], constants={"weights": weights})
+def test_onnx_features_are_the_networks(tmp_path):
     images = make_dataset(n=70).train.inputs  # more than one batch
-    encoder = OnnxEncoder(path)
+    encoder = OnnxEncoder(write_onnx(tmp_path / "tiny.onnx", WEIGHTED))
     assert (encoder.label, encoder.image_size, encoder.mean, encoder.std) == ("tiny net", 16, MEAN, STD)
     features = encoder.transform(images)
     assert features.dtype == np.float32
-    np.testing.assert_allclose(features, prepared(images).mean(axis=(2, 3)) @ weights, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(features, prepared(images).mean(axis=(2, 3)) @ WEIGHTS, rtol=1e-4, atol=1e-5)
 
 
-def test_onnx_map_output_is_averaged_over_places(tmp_path):
-    images = make_dataset().train.inputs
-    features = OnnxEncoder(identity_model(tmp_path / "map.onnx"), batch_size=7).transform(images)
-    assert features.shape == (24, 3)
-    np.testing.assert_allclose(features, prepared(images).mean(axis=(2, 3)), rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_onnx_pixels_arrive_as_announced_and_gray_ones_fill_three_channels(tmp_path, channels):
+@pytest.mark.parametrize("channels", [1, 3])  # gray images fill three channels
+@pytest.mark.parametrize(  # the last three are files for a fixed number of images
+    "shape",
+    [("n", 3, "h", "w"), ("n", 1, 16, 16), ("n", 16, 16, 3), (4, 16, 16, 1), (1, 3, "h", "w"), (100, 3, "h", "w")],
+)
+def test_onnx_pixels_arrive_as_the_file_takes_them(tmp_path, shape, channels):
     images = make_dataset(channels=channels).train.inputs
-    features = OnnxEncoder(flatten_model(tmp_path / "flat.onnx")).transform(images)
     expected = prepared(np.broadcast_to(images, (*images.shape[:3], 3)))
-    np.testing.assert_allclose(features.reshape(-1, 3, 16, 16), expected, rtol=1e-5, atol=1e-6)
+    expected = expected.mean(axis=1, keepdims=True) if 1 in shape[1:] else expected
+    expected = expected.transpose(0, 2, 3, 1) if shape[1] == 16 else expected
+    found = OnnxEncoder(write_onnx(tmp_path / "layout.onnx", shape=shape)).transform(images)
+    np.testing.assert_allclose(found, expected.reshape(24, -1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [8, 24])
@@ -230,40 +208,35 @@ def test_onnx_resizes_as_pillow_does(tmp_path, size):
     y, x = np.mgrid[:16, :16]
     # Far enough from 0 and 255: Pillow rounds and clips between its two passes.
     image = np.stack([40 + y * 11, 40 + x * 11, 70 + 110 * ((x + y) % 8 > 3)], axis=-1).astype(np.uint8)
-    path = flatten_model(tmp_path / "flat.onnx")
+    path = write_onnx(tmp_path / "flat.onnx")
     encoder = OnnxEncoder(path, image_size=size, mean=[0.0, 0.0, 0.0], std=[1.0, 1.0, 1.0])
     ours = encoder.transform(image[None]).reshape(3, size, size).transpose(1, 2, 0) * 255
     theirs = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)).astype(float)
     assert np.abs(ours - theirs).max() < 1.5
-
-
-def test_resizing_stays_in_the_range_of_pixels(tmp_path):
     board = np.kron(np.indices((4, 4)).sum(axis=0) % 2, np.ones((4, 4)))[None, :, :, None] * 255
-    encoder = OnnxEncoder(
-        flatten_model(tmp_path / "flat.onnx"), image_size=24, mean=[0.0, 0.0, 0.0], std=[1.0, 1.0, 1.0]
-    )
     pixels = encoder.transform(board.astype(np.uint8))
-    assert (pixels.min(), pixels.max()) == (0, 1)  # a bicubic spline overshoots
-
-
-@pytest.mark.parametrize("batch", [1, 7, 100])
-def test_onnx_file_for_a_fixed_number_of_images(tmp_path, batch):
-    images = make_dataset().train.inputs
-    fixed = OnnxEncoder(flatten_model(tmp_path / "fixed.onnx", batch=batch)).transform(images)
-    free = OnnxEncoder(flatten_model(tmp_path / "free.onnx")).transform(images)
-    np.testing.assert_array_equal(fixed, free)
+    assert 0 <= pixels.min() < pixels.max() <= 1  # a bicubic spline overshoots
 
 
 @pytest.mark.parametrize("lost", ["image_size", "mean", "std"])
 def test_onnx_without_metadata_asks_for_it_and_takes_it(tmp_path, lost):
     metadata = {name: value for name, value in METADATA.items() if name != lost}
-    path = flatten_model(tmp_path / "bare.onnx", metadata=metadata)
+    path = write_onnx(tmp_path / "bare.onnx", metadata=metadata)
     with pytest.raises(ValueError, match=r"bare\.onnx does not say its image_size, mean and std .*; pass them"):
         OnnxEncoder(path)
     given = {"image_size": 16, "mean": MEAN, "std": STD}[lost]
     images = make_dataset().train.inputs
     features = OnnxEncoder(path, **{lost: given}).transform(images)
     np.testing.assert_allclose(features.reshape(-1, 3, 16, 16), prepared(images), rtol=1e-5, atol=1e-6)
+
+
+def test_onnx_without_metadata_takes_the_size_of_its_input_and_says_what_it_assumes(tmp_path):
+    encoder = OnnxEncoder(write_onnx(tmp_path / "bare.onnx", POOLED, shape=("n", 3, 16, 16), metadata={}))
+    assert encoder.image_size == 16
+    assert encoder.mean == [0.485, 0.456, 0.406]
+    assert encoder.notes == (
+        "encoder bare: it does not say its mean and std, so those of ImageNet are taken (onnx:PATH?mean=...&std=...)",
+    )
 
 
 @pytest.mark.parametrize(
@@ -278,74 +251,31 @@ def test_onnx_without_metadata_asks_for_it_and_takes_it(tmp_path, lost):
     ],
 )
 def test_onnx_with_bad_metadata(tmp_path, wrong, message):
-    path = flatten_model(tmp_path / "odd.onnx", metadata=METADATA | wrong)
+    path = write_onnx(tmp_path / "odd.onnx", metadata=METADATA | wrong)
     with pytest.raises(ValueError, match=message):
         OnnxEncoder(path)
-
-
-def test_onnx_whose_output_has_no_features(tmp_path):
-    nodes = [helper.make_node("ReduceMean", ["images"], ["features"], axes=[1, 2, 3], keepdims=0)]
-    path = write_onnx(tmp_path / "numbers.onnx", nodes, [])
-    with pytest.raises(
-        ValueError, match=r"numbers\.onnx makes \(1,\) of 1 images, expected \[n, d\], \[n, tokens, d\]"
-    ):
-        OnnxEncoder(path)
-
-
-def several_outputs(path, outputs, *, shape=("n", 3, 16, 16), metadata=METADATA, constants=None):
-    """Write a model with outputs name -> (nodes from `images`, shape)."""
-    graph = helper.make_graph(
-        [node for nodes, _ in outputs.values() for node in nodes],
-        "several",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, form) for name, (_, form) in outputs.items()],
-        [numpy_helper.from_array(value, name) for name, value in (constants or {}).items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    helper.set_model_props(model, metadata)
-    onnx.save(model, path)
-    return path
-
-
-# Pixels as tokens [n, 256, 3], as places of channels [n, 3, 256], and as an image whose channels are last.
-TO_PLACES = helper.make_node("Reshape", ["images", "places"], ["by_place"])
-TO_TOKENS = [TO_PLACES, helper.make_node("Transpose", ["by_place"], ["tokens"], perm=[0, 2, 1])]
-CHANNELS_LAST = [helper.make_node("Transpose", ["images"], ["map"], perm=[0, 2, 3, 1])]
-POOL = helper.make_node("ReduceMean", ["images"], ["pooler_output"], axes=[2, 3], keepdims=0)
-HEAD = helper.make_node("ReduceMax", ["images"], ["logits"], axes=[2, 3], keepdims=0)
-PLACES = {"places": np.array([0, 3, -1])}
 
 
 @pytest.mark.parametrize(
     ("outputs", "said"),
     [
-        (
-            {"tokens": (TO_TOKENS, ["n", 256, 3]), "pooler_output": ([POOL], ["n", 3])},
-            "'pooler_output' [1, 3] is taken, not",
-        ),
-        ({"tokens": (TO_TOKENS, ["n", 256, 3])}, "'tokens' [1, 256, 3], averaged over axis 1, its tokens, is taken"),
-        (
-            {"by_place": ([TO_PLACES], ["n", 3, 256])},
-            "'by_place' [1, 3, 256], averaged over axis 2, its tokens, is taken",
-        ),
-        (
-            {"logits": ([HEAD], ["n", 3]), "tokens": (TO_TOKENS, ["n", 256, 3])},
-            "averaged over axis 1, its tokens, is taken, not",
-        ),
-        ({"map": (CHANNELS_LAST, ["n", 16, 16, 3])}, ""),
+        (TOKENS | POOLED, "'pooler_output' [1, 3] is taken, not"),
+        (TOKENS, "'tokens' [1, 256, 3], averaged over axis 1, its tokens, is taken"),
+        (BY_PLACE, "'by_place' [1, 3, 256], averaged over axis 2, its tokens, is taken"),
+        (SCORES | TOKENS, "averaged over axis 1, its tokens, is taken, not"),
+        (MAP, ""),
+        (LAST, ""),
     ],
 )
 def test_onnx_outputs_are_pooled_over_places_and_named(tmp_path, outputs, said):
-    constants = PLACES if any("tokens" in name or "place" in name for name in outputs) else None
-    encoder = OnnxEncoder(several_outputs(tmp_path / "several.onnx", outputs, constants=constants))
+    encoder = OnnxEncoder(write_onnx(tmp_path / "several.onnx", outputs))
     images = make_dataset().train.inputs
     np.testing.assert_allclose(encoder.transform(images), prepared(images).mean(axis=(2, 3)), rtol=1e-4, atol=1e-5)
     assert said in "; ".join(encoder.notes)
 
 
 def test_onnx_output_and_preprocessing_can_be_chosen_by_name(tmp_path):
-    outputs = {"logits": ([HEAD], ["n", 3]), "pooler_output": ([POOL], ["n", 3])}
-    path = several_outputs(tmp_path / "several.onnx", outputs, shape=("n", 3, "h", "w"), metadata={})
+    path = write_onnx(tmp_path / "several.onnx", SCORES | POOLED, metadata={})
     chosen = make_encoder(f"onnx:{path}?size=24&mean=0,0,0&std=1,1,1&output=logits")
     assert (chosen.image_size, chosen.mean, chosen.std, chosen.output) == (24, [0, 0, 0], [1, 1, 1], "logits")
     images = make_dataset().train.inputs
@@ -360,80 +290,49 @@ def test_onnx_output_and_preprocessing_can_be_chosen_by_name(tmp_path):
             make_encoder(f"onnx:{path}?{query}")
 
 
-def test_onnx_without_metadata_takes_the_size_of_its_input_and_says_what_it_assumes(tmp_path):
-    path = several_outputs(tmp_path / "bare.onnx", {"pooler_output": ([POOL], ["n", 3])}, metadata={})
-    encoder = OnnxEncoder(path)
-    assert encoder.image_size == 16
-    assert encoder.mean == [0.485, 0.456, 0.406]
-    assert encoder.notes == (
-        "encoder bare: it does not say its mean and std, so those of ImageNet are taken (onnx:PATH?mean=...&std=...)",
-    )
-
-
-@pytest.mark.parametrize("shape", [("n", 1, 16, 16), ("n", 16, 16, 3), (4, 16, 16, 1)])
-def test_onnx_takes_gray_pixels_and_channels_that_come_last(tmp_path, shape):
-    nodes = [helper.make_node("Flatten", ["images"], ["features"])]
-    path = several_outputs(tmp_path / "layout.onnx", {"features": (nodes, [shape[0], "d"])}, shape=shape)
-    images = make_dataset().train.inputs
-    expected = prepared(images)
-    expected = expected.mean(axis=1, keepdims=True) if 1 in shape else expected
-    expected = expected.transpose(0, 2, 3, 1) if shape[1] == 16 else expected
-    np.testing.assert_allclose(OnnxEncoder(path).transform(images), expected.reshape(24, -1), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("shape", "options", "message"),
-    [
-        (("n", 4, 16, 16), {}, r"takes pixels of shape \['n', 4, 16, 16\]; expected 3 channels or 1"),
-        (("n", 3, 256), {}, r"expected one input of pixels, float \[n, channels, h, w\]"),
-        (("n", 3, 16, 16), {"image_size": 24}, "takes pictures of 16 x 16 pixels, not of 24"),
-    ],
-)
-def test_onnx_input_that_is_no_picture_is_refused_before_any_is_read(tmp_path, shape, options, message):
-    nodes = [helper.make_node("Flatten", ["images"], ["features"])]
-    path = several_outputs(tmp_path / "odd.onnx", {"features": (nodes, ["n", "d"])}, shape=shape)
-    with pytest.raises(ValueError, match=message):
-        OnnxEncoder(path, **options)
-
-
 def test_onnx_weights_in_another_file_count_and_may_not_be_missing(tmp_path):
-    weights = np.arange(6, dtype=np.float32).reshape(3, 2)
-    nodes = [POOL, helper.make_node("MatMul", ["pooler_output", "weights"], ["features"])]
-    path = several_outputs(tmp_path / "large.onnx", {"features": (nodes, ["n", 2])}, constants={"weights": weights})
+    path = write_onnx(tmp_path / "large.onnx", WEIGHTED)
     onnx.save(onnx.load(path), path, save_as_external_data=True, location="large.weights", size_threshold=0)
     before = OnnxEncoder(path).fingerprint()
-    (tmp_path / "large.weights").write_bytes((weights + 1).tobytes())
+    (tmp_path / "large.weights").write_bytes((WEIGHTS + 1).tobytes())
     assert OnnxEncoder(path).fingerprint() != before
     (tmp_path / "large.weights").unlink()
     with pytest.raises(ValueError, match=r"large\.onnx is not an ONNX model .*, or its file of weights is missing"):
         OnnxEncoder(path)
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"no model", lambda b: b""])
-def test_damaged_onnx_file_is_named(tmp_path, damage):
-    path = flatten_model(tmp_path / "encoders" / "tiny.onnx")
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=r"tiny\.onnx is not an ONNX model that can be run"):
-        make_encoder("onnx:tiny", data_dir=tmp_path)
+@pytest.mark.parametrize(
+    ("outputs", "shape", "options", "message"),
+    [
+        (NUMBER, ("n", 3, 16, 16), {}, r"makes \(1,\) of 1 images, expected \[n, d\], \[n, tokens, d\]"),
+        (FLAT, ("n", 4, 16, 16), {}, r"takes pixels of shape \['n', 4, 16, 16\]; expected 3 channels or 1"),
+        (FLAT, ("n", 3, 256), {}, r"expected one input of pixels, float \[n, channels, h, w\]"),
+        (FLAT, ("n", 3, 16, 16), {"image_size": 24}, "takes pictures of 16 x 16 pixels, not of 24"),
+    ],
+)
+def test_onnx_files_that_are_no_encoders_are_refused_before_an_image_is_read(
+    tmp_path, outputs, shape, options, message
+):
+    path = write_onnx(tmp_path / "odd.onnx", outputs, shape=shape)
+    with pytest.raises(ValueError, match=rf"odd\.onnx.*{message}"):
+        OnnxEncoder(path, **options)
 
 
 def test_onnx_by_stem_and_by_path(tmp_path):
-    path = flatten_model(tmp_path / "encoders" / "tiny.onnx")
+    path = write_onnx(tmp_path / "encoders" / "tiny.onnx")
     assert make_encoder("onnx:tiny", data_dir=tmp_path).path == path
     assert make_encoder(f"onnx:{path}", data_dir=tmp_path / "elsewhere").path == path
     with pytest.raises(FileNotFoundError, match=r"encoders.absent\.onnx does not exist; put the ONNX encoder there"):
         make_encoder("onnx:absent", data_dir=tmp_path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match=r"tiny\.onnx is not an ONNX model that can be run"):
+        make_encoder("onnx:tiny", data_dir=tmp_path)
 
 
-def test_an_encoder_file_of_the_data_directory_works_on_digits(tmp_path, digits):
-    """The real encoders where there are any, else one made here."""
-    real = sorted((data_directory() / "encoders").glob("*.onnx"))
-    path = real[0] if real else identity_model(tmp_path / "tiny.onnx")
-    few = Dataset("few", {name: s.take(np.arange(3)) for name, s in digits.splits.items()}, digits.class_names, "few")
-    features = encode(few, OnnxEncoder(path), data_dir=tmp_path)
-    for split in features.splits.values():
-        assert len(split) == 3
-        np.testing.assert_allclose(np.linalg.norm(split, axis=1), 1, rtol=1e-5)
+@pytest.mark.skipif(not list((data_directory() / "encoders").glob("*.onnx")), reason="there is no real encoder here")
+def test_an_encoder_file_of_the_data_directory_works_on_digits(digits):
+    path = sorted((data_directory() / "encoders").glob("*.onnx"))[0]
+    assert len(OnnxEncoder(path).transform(digits.test.inputs[:3])) == 3
 
 
 # ---------------------------------------------------------------- clip
@@ -494,26 +393,13 @@ def test_clip_by_name_through_the_cache(clip_name, clip_file, tmp_path):
     for name, split in features.splits.items():
         centered = raw[name] - raw["train"].mean(axis=0)
         np.testing.assert_allclose(split, centered / np.linalg.norm(centered, axis=1, keepdims=True), **CLOSE)
-    (kept,) = (tmp_path / "features").iterdir()
-    # Other weights of the same architecture are another encoder.
-    other = tmp_path / "other.pt"
-    torch.save({name: value * 1.01 for name, value in model.state_dict().items()}, other)
-    encode(dataset, f"clip:{clip_name}:{other}", data_dir=tmp_path)
-    assert len(list((tmp_path / "features").iterdir())) == 2
-    # The same weights in another file are the same encoder.
-    before = kept.stat().st_mtime_ns
-    copy = tmp_path / "copy.pt"
+    # The same weights in another file are the same encoder; other weights of the same architecture are another.
+    copy, other = tmp_path / "copy.pt", tmp_path / "other.pt"
     copy.write_bytes(path.read_bytes())
-    again = encode(dataset, f"clip:{clip_name}:{copy}", data_dir=tmp_path)
-    assert len(list((tmp_path / "features").iterdir())) == 2
-    assert kept.stat().st_mtime_ns == before
-    np.testing.assert_array_equal(again.splits["test"], features.splits["test"])
-
-
-def test_clip_takes_small_gray_images(clip_name, clip_file, digits):
-    features = ClipEncoder(clip_name, str(clip_file[0])).transform(digits.test.inputs[:5])
-    assert features.shape == (5, 16)
-    assert np.isfinite(features).all()
+    torch.save({name: value * 1.01 for name, value in model.state_dict().items()}, other)
+    for weights, n_files in ((copy, 1), (other, 2)):
+        encode(dataset, f"clip:{clip_name}:{weights}", data_dir=tmp_path)
+        assert len(cached_files(tmp_path)) == n_files
 
 
 class Trap:
@@ -527,29 +413,18 @@ class Trap:
 
 
 def test_clip_that_cannot_be_loaded(clip_name, clip_file, tmp_path):
-    half, other = tmp_path / "half.pt", tmp_path / "other.pt"
+    half, other, trap = (tmp_path / name for name in ("half.pt", "other.pt", "trap.pt"))
     half.write_bytes(clip_file[0].read_bytes()[:5000])
     torch.save({"visual.conv1.weight": torch.zeros(8, 3, 4, 4)}, other)  # of another architecture
-    for name, weights in (
-        (clip_name, half),
-        (clip_name, tmp_path / "absent.pt"),
-        (clip_name, other),
-        ("no-such-model", clip_file[0]),
-    ):
-        with pytest.raises(
-            ValueError, match=f"(?s)CLIP model '{name}' with .* cannot be loaded .*`clip:MODEL:FILE` takes"
-        ):
+    torch.save({"state_dict": Trap(tmp_path / "sprung")}, trap)
+    wrong = [(clip_name, path) for path in (half, tmp_path / "absent.pt", other, trap)]
+    for name, weights in (*wrong, ("no-such-model", clip_file[0])):
+        message = f"(?s)CLIP model '{name}' with .* cannot be loaded .*`clip:MODEL:FILE` takes"
+        with pytest.raises(ValueError, match=message):
             make_encoder(f"clip:{name}:{weights}")
-
-
-def test_clip_checkpoint_never_runs_code(clip_name, tmp_path):
-    path, sprung = tmp_path / "trap.pt", tmp_path / "sprung"
-    torch.save({"state_dict": Trap(sprung)}, path)
-    with pytest.raises(ValueError, match="cannot be loaded"):
-        ClipEncoder(clip_name, str(path))
-    assert not sprung.exists()
-    torch.load(path, weights_only=False)  # the trap does work
-    assert sprung.exists()
+    assert not (tmp_path / "sprung").exists()
+    torch.load(trap, weights_only=False)  # the trap does work
+    assert (tmp_path / "sprung").exists()
 
 
 # ---------------------------------------------------------------- names
@@ -572,18 +447,6 @@ def test_unknown_encoder_is_refused_with_those_there_are(name, tmp_path):
         ValueError, match=r"no encoder is called .*; there are raw, pca, autoencoder, simclr, clip, onnx:"
     ):
         encode(make_dataset(), name, data_dir=tmp_path)
-
-
-# ---------------------------------------------------------------- normalization
-
-
-def test_center_and_normalize():
-    train = np.array([[3.0, 4.0], [5.0, 4.0], [4.0, 7.0]], np.float32)
-    ours, test = center_and_normalize(train, np.array([[4.0, 9.0], [4.0, 5.0]], np.float32))
-    root = np.sqrt(0.5)
-    np.testing.assert_allclose(ours, [[-root, -root], [root, -root], [0, 1]], atol=1e-6)
-    np.testing.assert_allclose(test, [[0, 1], [0, 0]], atol=1e-6)  # the center itself has no direction
-    assert ours.dtype == test.dtype == np.float32
 
 
 # ---------------------------------------------------------------- cache
@@ -638,6 +501,8 @@ def test_second_call_reads_what_the_first_one_wrote(tmp_path, caplog):
     assert read.splits.keys() == dataset.splits.keys()
     for name in dataset.splits:
         np.testing.assert_array_equal(read.splits[name], written.splits[name], strict=True)
+    assert path.name.startswith("noise-Counting-")
+    assert set(read_npz(path)) == {"split_train", "split_test", "state_mean", "seconds", "digest"}
     # What was learned came back: the encoder works on new images.
     new = make_dataset(seed=9).train.inputs
     np.testing.assert_array_equal(second.transform(new), first.transform(new))
@@ -667,94 +532,55 @@ def test_two_at_once_encode_once(tmp_path):
     np.testing.assert_array_equal(*features)
 
 
-def test_cache_lies_in_the_data_directory_and_names_what_it_is(tmp_path, monkeypatch):
-    monkeypatch.setenv("REGROUP_DATA", str(tmp_path / "here"))
-    encode(make_dataset(), Counting())
-    (path,) = cached_files(tmp_path / "here")
-    assert path.name.startswith("noise-Counting-")
-    assert set(read_npz(path)) == {"split_train", "split_test", "state_mean", "seconds", "digest"}
-
-
-def test_another_encoder_data_set_or_option_has_a_file_of_its_own(tmp_path):
+def test_what_changes_a_number_has_a_file_of_its_own_and_nothing_else_has(tmp_path):
     class Normalised(Counting):
         normalize = True
 
     Normalised.__name__ = "Counting"
-    variants = [
-        (make_dataset(), Counting()),
-        (make_dataset(seed=1), Counting()),
-        (make_dataset(), Counting(option=2)),
-        (make_dataset(), Normalised()),
-        (make_dataset(), PCAEncoder(3)),
-        (make_dataset(), PCAEncoder(4)),
-    ]
-    for number, (dataset, encoder) in enumerate(variants, start=1):
-        encode(dataset, encoder, data_dir=tmp_path)
+    path, copy, dataset = write_onnx(tmp_path / "a.onnx"), tmp_path / "b.onnx", make_dataset()
+    copy.write_bytes(path.read_bytes())
+    variants = [(dataset, Counting()), (make_dataset(seed=1), Counting()), (dataset, Counting(option=2))]
+    variants += [(dataset, encoder) for encoder in (Normalised(), PCAEncoder(3), PCAEncoder(4))]
+    variants += [(dataset, OnnxEncoder(write_onnx(tmp_path / "c.onnx", MAP)))]
+    for options in ({}, {"image_size": 8}, {"mean": [0.0, 0.0, 0.0]}, {"std": [1.0, 1.0, 1.0]}):
+        variants.append((dataset, OnnxEncoder(path, **options)))
+    for number, (data, encoder) in enumerate(variants, start=1):
+        encode(data, encoder, data_dir=tmp_path)
         assert len(cached_files(tmp_path)) == number
-    for dataset, encoder in variants:
-        encode(dataset, encoder, data_dir=tmp_path)
+    for data, encoder in (*variants, (dataset, OnnxEncoder(copy, batch_size=5))):
+        encode(data, encoder, data_dir=tmp_path)
     assert len(cached_files(tmp_path)) == len(variants)
 
 
-def test_onnx_preprocessing_is_part_of_the_key(tmp_path):
-    path, dataset = flatten_model(tmp_path / "flat.onnx"), make_dataset()
-    for options in ({}, {"image_size": 8}, {"mean": [0.0, 0.0, 0.0]}, {"std": [1.0, 1.0, 1.0]}):
-        encode(dataset, OnnxEncoder(path, **options), data_dir=tmp_path)
-    assert len(cached_files(tmp_path)) == 4
-    encode(dataset, OnnxEncoder(path, batch_size=5), data_dir=tmp_path)  # changes no number
-    assert len(cached_files(tmp_path)) == 4
-
-
-def test_onnx_file_is_known_by_its_content(tmp_path):
-    dataset, path, copy = make_dataset(), tmp_path / "a.onnx", tmp_path / "b.onnx"
-    first = encode(dataset, OnnxEncoder(flatten_model(path)), data_dir=tmp_path)
-    copy.write_bytes(path.read_bytes())
-    encode(dataset, OnnxEncoder(copy), data_dir=tmp_path)
-    assert len(cached_files(tmp_path)) == 1
-    other = encode(dataset, OnnxEncoder(identity_model(path)), data_dir=tmp_path)  # another network, the same path
-    assert len(cached_files(tmp_path)) == 2
-    assert other.splits["test"].shape != first.splits["test"].shape
-
-
-def flip_at(share):
-    """Return a damage: one bit turned over at that share of the file."""
+def rewritten(change):
+    """Return a damage that changes the arrays of a cache file."""
 
     def damage(path):
-        content = bytearray(path.read_bytes())
-        content[int(share * (len(content) - 1))] ^= 1
-        path.write_bytes(content)
+        write_npz(path, change(read_npz(path)))
 
-    damage.__name__ = f"bit-at-{share}"
     return damage
 
 
-def truncate(path):
-    path.write_bytes(path.read_bytes()[:-40])
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
 
 
-def empty(path):
-    path.write_bytes(b"")
+DAMAGES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-40]),
+    "bit": flipped,
+    "rows": rewritten(lambda arrays: arrays | {"split_test": arrays["split_test"][:-1]}),
+    "split": rewritten(lambda arrays: {name: array for name, array in arrays.items() if name != "split_test"}),
+    "old rows": rewritten(
+        lambda arrays: {"split_train": arrays["split_train"], "split_test": arrays["split_test"][1:]}
+    ),
+    "seconds": rewritten(lambda arrays: arrays | {"seconds": np.array(["a", "b"])}),
+}
 
 
-def lose_rows(path):
-    arrays = read_npz(path)
-    write_npz(path, arrays | {"split_test": arrays["split_test"][:-1]})
-
-
-def lose_split(path):
-    arrays = read_npz(path)
-    write_npz(path, {name: array for name, array in arrays.items() if name != "split_test"})
-
-
-def lose_seconds(path):
-    write_npz(path, read_npz(path) | {"seconds": np.array(["a", "b"])})
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [truncate, empty, lose_rows, lose_split, lose_seconds, *map(flip_at, (0, 0.1, 0.3, 0.5))],
-    ids=lambda damage: damage.__name__,
-)
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_damaged_cache_is_reported_and_made_again(tmp_path, caplog, damage):
     dataset = make_dataset()
     written = encode(dataset, Counting(), data_dir=tmp_path)
@@ -765,11 +591,9 @@ def test_damaged_cache_is_reported_and_made_again(tmp_path, caplog, damage):
     assert f"{path} is damaged and is made again" in caplog.text
     for name in dataset.splits:
         np.testing.assert_array_equal(mended.splits[name], written.splits[name])
-    caplog.clear()
     reader = Counting()
     encode(dataset, reader, data_dir=tmp_path)
     assert reader.transformed == 0
-    assert not caplog.records
 
 
 @pytest.mark.parametrize("order", [("train", "test"), ("test", "train"), ("val", "train", "test")])
@@ -784,6 +608,7 @@ def test_features_stay_with_their_split_and_are_centered_on_train(tmp_path, orde
         centered = means[name] - means["train"].mean(axis=0)
         expected = centered / np.linalg.norm(centered, axis=1, keepdims=True)
         np.testing.assert_allclose(features.splits[name], expected, atol=1e-3)
+    assert not center_and_normalize(np.float32([[1, 2], [3, 4]]), np.float32([[2, 3]]))[1].any()  # has no direction
 
 
 # ---------------------------------------------------------------- to disk, by blocks

