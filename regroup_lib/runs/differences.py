@@ -14,6 +14,7 @@ from sklearn.metrics import f1_score
 
 from regroup_lib.intervals import Interval, interval
 from regroup_lib.metrics import bootstrap_counts, weighted_average_precisions
+from regroup_lib.runs import NOT_AGGREGATED
 from regroup_lib.runs.records import Record
 
 Groups = Mapping[str, Sequence[Record]]
@@ -25,8 +26,8 @@ N_RESAMPLES = 250  # enough for a variance: its relative error is 9%
 
 
 def rule_of(record: Record, rule: str = PAPER_RULE) -> str:
-    """Return the aggregation rule to read: `rule`, or ``"none"`` where nothing was aggregated."""
-    return "none" if "none" in record.metrics else rule
+    """Return the aggregation rule to read: `rule`, or `NOT_AGGREGATED` where nothing was aggregated."""
+    return NOT_AGGREGATED if NOT_AGGREGATED in record.metrics else rule
 
 
 def result_on_test(record: Record, measure: str, rule: str = PAPER_RULE) -> float:

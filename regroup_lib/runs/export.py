@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from regroup_lib.files import atomic_path, check_regular, digest_file, record_paths, results_directory
+from regroup_lib.runs import NOT_AGGREGATED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +85,7 @@ def record_rows(record: Record) -> list[dict[str, Any]]:
     rows = []
     for rule in record.rules or [""]:
         test = record.metrics[rule]["test"] if rule else {"summary": {}, "average_precision": {}}
-        row = {"key": record.key} | fields | {"aggregation": "" if rule == "none" else rule}
+        row = {"key": record.key} | fields | {"aggregation": "" if rule == NOT_AGGREGATED else rule}
         row |= {measure: test["summary"].get(measure) for measure in MEASURES}
         row |= {"seconds": record.own_seconds, "status": record.status}
         rows.append(row | {f"{OF_A_CLASS}{name}": value for name, value in test["average_precision"].items()})
@@ -227,7 +228,7 @@ def compared_frame(records: Sequence[Record]) -> pd.DataFrame:
             precision = [r.metrics[rule]["test"]["summary"]["average_precision"] for r in finished]
             accuracy = [r.metrics[rule]["test"]["summary"]["balanced_accuracy"] for r in finished]
             row = {"profile": spec.profile, "method": spec.method, "encoder": spec.encoder or "", "settings": options}
-            row |= {"rule": "" if rule == "none" else rule, "epochs": spec.epochs, "seeds": len(finished)}
+            row |= {"rule": "" if rule == NOT_AGGREGATED else rule, "epochs": spec.epochs, "seeds": len(finished)}
             row |= {name: _mean_of(found) for name, found in (("BA", accuracy), ("AP", precision))}
             rows.append(row | {"diverged": len(group) - len(finished), "_": np.mean(precision) if finished else -1})
     columns = ["profile", "method", "encoder", "settings", "rule", "epochs", "seeds", "BA", "AP", "diverged"]

@@ -40,7 +40,7 @@ from regroup_lib.nn.training import (
     train,
 )
 from regroup_lib.regroup import Regrouping, aggregate
-from regroup_lib.runs import table_methods
+from regroup_lib.runs import NOT_AGGREGATED, rules_of, table_methods
 from regroup_lib.runs.looks import _embed
 from regroup_lib.runs.methods import METHODS, TrainingLabels, make_loss, make_sampler, training_labels
 from regroup_lib.runs.prepare import _by_class, _describe, _encoded, _features_of, _Means, _task_of, _timed
@@ -272,12 +272,11 @@ class _FrozenTrainer:
 def _scores(logits: np.ndarray, parent: np.ndarray) -> dict[str, np.ndarray]:
     """Return class scores a rule, as they are kept: float32 [n, C], in a binary task the positive column [n]."""
     probabilities = softmax(logits)
-    if len(parent) == int(parent.max()) + 1:
-        scores = {"none": probabilities}
-    else:
-        scores = {rule: aggregate(probabilities, parent, rule) for rule in ("max", "sum")}
-    binary = int(parent.max()) == 1
-    return {rule: (s[:, 1] if binary else s).astype(np.float32) for rule, s in scores.items()}
+    scores = {}
+    for rule in rules_of(parent):
+        by_class = probabilities if rule == NOT_AGGREGATED else aggregate(probabilities, parent, rule)
+        scores[rule] = (by_class[:, 1] if by_class.shape[1] == 2 else by_class).astype(np.float32)
+    return scores
 
 
 def summary(result: dict[str, Any]) -> dict[str, float]:

@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 import regroup_lib
 from regroup_lib.data.sources import SOURCES
@@ -51,6 +51,12 @@ def _code_version() -> str:
     return f"{importlib.metadata.version('regroup_lib')}+{digest.hexdigest()[:12]}"
 
 
+def _time_with_zone(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError(f"{text!r} is no time with its zone")
+    return text
+
+
 # The package's version and a digest of its source as imported, which every record carries.
 CODE_VERSION = _code_version()
 
@@ -62,7 +68,7 @@ class Record:
     Attributes
     ----------
     spec : Spec, EncoderSpec, TableSpec or LookSpec
-    status : {"finished", "diverged", "not applicable"}
+    status : str
     metrics : dict
         Training: ``metrics[rule][split]`` is what `evaluate` returns, with the rules ``"max"`` and ``"sum"``, or
         ``"none"`` where nothing is aggregated. Table: the same of `table_methods.measure_folds`, with the out-of-fold
@@ -83,16 +89,16 @@ class Record:
     """
 
     spec: Spec | EncoderSpec | TableSpec | LookSpec
-    status: str
+    status: Literal["finished", "diverged", "not applicable"]
     metrics: dict[str, Any]
-    seconds: dict[str, float]
+    seconds: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
     data_digest: str
     traces: list[dict[str, Any]] = field(default_factory=list)
     regrouping: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
-    code: str = ""
-    created: str = ""
+    code: Annotated[str, Field(pattern=r"^\S+\+[0-9a-f]{12}$")] = ""
+    created: Annotated[str, AfterValidator(_time_with_zone)] = ""
     arrays_digest: str = ""
     reason: str = ""
     path: Path | None = None

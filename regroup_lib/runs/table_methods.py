@@ -33,6 +33,7 @@ from regroup_lib.data.tasks import fewer_positives
 from regroup_lib.diagnostics import diagnose
 from regroup_lib.estimator import RegroupClassifier
 from regroup_lib.metrics import evaluate
+from regroup_lib.runs import NOT_AGGREGATED
 
 N_TREES = 100
 N_FOLDS = 5
@@ -84,7 +85,7 @@ class TableMethod:
     def rules(self) -> tuple[str, ...]:
         """The aggregation rules to measure; the automatic choice of clusters is made for the first alone."""
         if self.clusterer is None:
-            return ("none",)
+            return (NOT_AGGREGATED,)
         return ("max",) if self.n_clusters == "auto" else ("max", "sum")
 
 
@@ -343,7 +344,7 @@ def _fit_fold(
     model.fit(X_fit, y_fit, **grouped)
     scores = {}
     for rule in chosen.rules:
-        if rule != "none":
+        if rule != NOT_AGGREGATED:
             model.aggregation = rule
         scores[rule] = model.predict_proba(X_test)[:, 1]
     seconds = {"prepare": prepared - start, "resample": resampled - prepared, "train": time.perf_counter() - resampled}
@@ -378,7 +379,9 @@ def foresee(X: np.ndarray, y: np.ndarray, seed: int) -> dict[str, float]:
 # ---------------------------------------------------------------- measures
 
 
-def measure_folds(labels: np.ndarray, folds: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
+def measure_folds(
+    labels: np.ndarray, folds: np.ndarray, scores: np.ndarray, *, evaluate: Callable[..., dict[str, Any]] = evaluate
+) -> dict[str, Any]:
     """Measure out-of-fold scores.
 
     Average precision is the mean over folds of each fold's own, not that of all scores together. It measures an
