@@ -82,6 +82,12 @@ class Method:
         regroups = self.labels in ("regrouped", "shuffled", "random") or self.auxiliary == "clusters"
         return ("clusterer", "threshold", "n_clusters") if regroups else ()
 
+    def clusterer_of(self, named: str) -> str:
+        """Return the clusterer that is used where a spec has the named one; nothing for a method without clusters."""
+        if self.labels == "random" and named not in BLIND_CLUSTERERS:
+            return "random"
+        return named if "clusterer" in self.cluster_options else ""
+
 
 METHODS = {
     "ce": Method("CE"),
@@ -158,7 +164,7 @@ def training_labels(
         found, numbers = np.unique(pairs, axis=0, return_inverse=True)
         return TrainingLabels(numbers.reshape(-1).astype(np.int64), found[:, 0].astype(np.int64))
     if method.labels == "random":
-        clusterer = clusterer if clusterer in BLIND_CLUSTERERS else "random"
+        clusterer = method.clusterer_of(clusterer)
         features = np.zeros((len(labels), 1), np.float32)
     if features is None:
         raise ValueError("this method clusters features; none were given")
