@@ -130,16 +130,14 @@ class Record:
         """
         path = self.path.with_suffix(".npz")
         try:
-            status = path.stat()
-            return dict(_verified_arrays(path, self.arrays_digest, (status.st_mtime_ns, status.st_size)))
+            return dict(_verified_arrays(path, self.arrays_digest))
         except (ValueError, OSError) as error:
             what = f"{path} is missing or damaged ({error}); delete {self.path} and run its spec again"
             raise ValueError(what) from error
 
 
 @lru_cache(maxsize=128)
-def _verified_arrays(path: Path, digest: str, written: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Read arrays; time and size at which the file was `written` make a replaced one a new one."""
+def _verified_arrays(path: Path, digest: str) -> dict[str, np.ndarray]:
     check_regular(path, at_most=MAX_ARRAYS)
     if digest_file(path) != digest:
         raise ValueError("its digest is not the one in the record")
@@ -162,7 +160,13 @@ def load_record(path: str | Path) -> Record:
     """
     path = Path(path)
     try:
-        values = _record_values(path)
+        check_regular(path, at_most=MAX_RECORD)
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict) or values.pop("format", None) != RECORD_FORMAT:
+            raise ValueError(f"its format is not {RECORD_FORMAT}")
+        digest = values.pop("digest", None)  # older records have none
+        if digest is not None and digest != _digest_of_values(values):
+            raise ValueError("it is not what was written: its digest differs")
         key, spec = values.pop("key"), parse_spec(values.pop("spec"))
         if key != spec.key or not path.stem.endswith(f"-{key}"):
             raise ValueError(f"its spec has key {spec.key}, not the one it is filed under")
@@ -170,18 +174,6 @@ def load_record(path: str | Path) -> Record:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         what = describe_defects(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
         raise ValueError(f"the record {path} is damaged ({what}); delete it and run its spec again") from error
-
-
-def _record_values(path: Path) -> dict[str, Any]:
-    """Read a record's fields; their digest, which older records do not have, is verified and left out."""
-    check_regular(path, at_most=MAX_RECORD)
-    values = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict) or values.pop("format", None) != RECORD_FORMAT:
-        raise ValueError(f"its format is not {RECORD_FORMAT}")
-    digest = values.pop("digest", None)
-    if digest is not None and digest != _digest_of_values(values):
-        raise ValueError("it is not what was written: its digest differs")
-    return values
 
 
 def _digest_of_values(values: dict[str, Any]) -> str:

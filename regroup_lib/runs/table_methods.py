@@ -7,9 +7,9 @@ A task names a source and the positive class (``"wine-1"``); all other rows are 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -106,14 +106,10 @@ METHODS = {
 }
 
 
-def _smote(n_positives: int, seed: int) -> SMOTE:
-    # The usual five neighbors, or all there are.
-    return SMOTE(k_neighbors=min(5, n_positives - 1), random_state=seed)
-
-
 RESAMPLERS: dict[str, Callable[[int, int], Any]] = {
     "ros": lambda n_positives, seed: RandomOverSampler(random_state=seed),
-    "smote": _smote,
+    # The usual five neighbors, or all there are.
+    "smote": lambda n_positives, seed: SMOTE(k_neighbors=min(5, n_positives - 1), random_state=seed),
     "kmeans-smote": lambda n_positives, seed: KMeansSMOTE(random_state=seed),
     "cluster-centroids": lambda n_positives, seed: ClusterCentroids(random_state=seed),
 }
@@ -167,24 +163,11 @@ ENCODERS: dict[str, Callable[[], Any]] = {
 
 
 def make_model(
-    method: str,
-    estimator: str,
-    *,
-    seed: int,
-    threshold: float | None = None,
-    encoder: str | None = None,
+    method: str, estimator: str, *, seed: int, threshold: float | None = None, encoder: str | None = None
 ) -> Any:
-    """Return the unfitted classifier of a method.
+    """Return the unfitted classifier of a method, by keys of `METHODS`, `ESTIMATORS` and `ENCODERS`.
 
-    Parameters
-    ----------
-    method, estimator : str
-        Keys of `METHODS` and `ESTIMATORS`.
-    seed : int
-    threshold : float, optional
-        See `RegroupClassifier`.
-    encoder : str, optional
-        A key of `ENCODERS`; default: the columns themselves are clustered.
+    Without an encoder the columns themselves are clustered. For `threshold` see `RegroupClassifier`.
     """
     chosen = METHODS[method]
     if method == "balanced-forest":
@@ -257,10 +240,8 @@ def out_of_fold(
     seed : int
         Moves the folds and everything random in them. Methods with one seed have the same folds.
     n_folds : int
-        A run has `N_FOLDS`.
     imbalance : float, optional
-        Negatives a positive in the training folds: positives are left out of them at random. The held-out fold keeps
-        its own ratio, so results at two ratios are on the same rows.
+        Negatives per positive in the training folds, which lose positives at random. Rows held out keep their ratio.
     """
     X, y, groups = table.features, table.labels, table.groups
     result = OutOfFold(_folds(table, n_folds, seed))
@@ -281,16 +262,12 @@ def out_of_fold(
         result.scores[rule] = np.empty(len(y), np.float32)
         for (_, held_out), fold in zip(splits, fitted, strict=True):
             result.scores[rule][held_out] = fold.scores[rule]
-    result.regrouping = {"parent": fitted[0].parent, "counts": fitted[0].counts}
-    result.regrouping["n_clusters"] = [fold.parent.count(0) for fold in fitted]
+    n_clusters = [fold.parent.count(0) for fold in fitted]
+    result.regrouping = {"parent": fitted[0].parent, "counts": fitted[0].counts, "n_clusters": n_clusters}
     if fitted[0].before:
-        result.regrouping["before"] = _over_folds([fold.before for fold in fitted], np.mean)
-    result.seconds = _over_folds([fold.seconds for fold in fitted], sum)
+        result.regrouping["before"] = pd.DataFrame([fold.before for fold in fitted]).mean(skipna=False).to_dict()
+    result.seconds = pd.DataFrame([fold.seconds for fold in fitted]).sum().to_dict()
     return result
-
-
-def _over_folds(by_fold: Sequence[dict[str, float]], reduce: Callable[[list[float]], float]) -> dict[str, float]:
-    return {name: float(reduce([values[name] for values in by_fold])) for name in by_fold[0]}
 
 
 def _folds(table: Table, n_folds: int, seed: int) -> np.ndarray:
@@ -307,8 +284,7 @@ def _folds(table: Table, n_folds: int, seed: int) -> np.ndarray:
     return split_by_group(table.labels, table.groups, fractions=equal, seed=seed).astype(np.uint8)
 
 
-@dataclass(frozen=True)
-class _FittedFold:
+class _FittedFold(NamedTuple):
     """Scores of the rows held out, by rule, and the classes that the classifier was trained on."""
 
     scores: dict[str, np.ndarray]
@@ -329,14 +305,13 @@ def _fit_fold(
     **options: Any,
 ) -> _FittedFold:
     """Prepare, resample and fit on training rows alone, and score the rows held out."""
-    start = time.perf_counter()
+    chosen, times = METHODS[method], [time.perf_counter()]
     preparation = make_preparation()
     X_train = np.asarray(preparation.fit_transform(X))
     X_test = np.asarray(preparation.transform(X_held_out))
-    prepared = time.perf_counter()
-    chosen = METHODS[method]
+    times.append(time.perf_counter())
     X_fit, y_fit = (X_train, y) if chosen.sampler is None else resample(chosen.sampler, X_train, y, seed)
-    resampled = time.perf_counter()
+    times.append(time.perf_counter())
     grouped = {"groups": groups} if groups is not None and chosen.n_clusters == "auto" else {}
     model = make_model(method, seed=seed, **options)
     if isinstance(model, RegroupClassifier) and getattr(model.estimator, "early_stopping", "") and len(y_fit) > 10_000:
@@ -347,27 +322,19 @@ def _fit_fold(
         if rule != NOT_AGGREGATED:
             model.aggregation = rule
         scores[rule] = model.predict_proba(X_test)[:, 1]
-    seconds = {"prepare": prepared - start, "resample": resampled - prepared, "train": time.perf_counter() - resampled}
+    times.append(time.perf_counter())
     parent = getattr(model, "parent_", np.array([0, 1]))
     counts = np.bincount(getattr(model, "pseudo_labels_", y_fit), minlength=len(parent))
     before = foresee(X_train, y, seed) if method == "rg" else {}
+    seconds = dict(zip(("prepare", "resample", "train"), np.diff(times).tolist(), strict=True))
     return _FittedFold(scores, parent.tolist(), counts.tolist(), before, seconds)
 
 
 def foresee(X: np.ndarray, y: np.ndarray, seed: int) -> dict[str, float]:
-    """Return what is known of a task before a classifier is trained, from prepared training rows.
+    """Return what is known of a task before a classifier is trained, from prepared training rows [n, d].
 
-    Parameters
-    ----------
-    X, y : array [n, d], [n]
-    seed : int
-
-    Returns
-    -------
-    dict
-        ``silhouette`` and ``stability`` of the majority's natural clusters, as `diagnose` has them (NaN where the
-        majority is not divided), and ``minority neighbors``: the share of the positives among the five nearest
-        neighbors of a positive.
+    These are ``silhouette`` and ``stability`` of the majority's natural clusters, as `diagnose` has them (NaN where it
+    is not divided), and ``minority neighbors``: the share of the positives among the five nearest of a positive.
     """
     classes = diagnose(X, y, n_repeats=2, seed=seed).classes
     majority = classes.loc[0] if 0 in classes.index else {}
@@ -382,29 +349,13 @@ def foresee(X: np.ndarray, y: np.ndarray, seed: int) -> dict[str, float]:
 def measure_folds(
     labels: np.ndarray, folds: np.ndarray, scores: np.ndarray, *, evaluate: Callable[..., dict[str, Any]] = evaluate
 ) -> dict[str, Any]:
-    """Measure out-of-fold scores.
+    """Measure out-of-fold scores [n], each fold by `evaluate`.
 
-    Average precision is the mean over folds of each fold's own, not that of all scores together. It measures an
-    order, and scores of two folds are by two classifiers, which need not agree on what 0.3 means: regrouping finds
-    other clusters in each fold, and the automatic choice even another number of them. One order made of five charges
-    a method for a mixture that nobody uses (Forman & Scholz 2010, who find it for the area under the ROC curve).
-    The price: a fold with ten positives has a coarse average precision. The pooled number stands beside it.
-
-    Balanced accuracy is pooled: its threshold of 0.5 means the same in every fold.
-
-    Parameters
-    ----------
-    labels, folds, scores : array [n]
-
-    Returns
-    -------
-    dict
-        ``balanced_accuracy``, ``average_precision`` and ``calibrated_average_precision`` (by class),
-        ``pooled_average_precision`` (positive class), ``prevalence``, ``average_precision_by_fold``, ``summary``.
-
-    References
-    ----------
-    Forman & Scholz (2010), Apples-to-apples in cross-validation studies.
+    Average precision is the mean over folds of each fold's own. It measures an order, and the scores of two folds are
+    from two classifiers, which need not agree on what 0.3 means, as regrouping finds other clusters in each fold. One
+    order of all scores charges a method for a mixture that nobody uses (Forman & Scholz 2010, Apples-to-apples in
+    cross-validation studies); it is kept as ``pooled_average_precision``. Balanced accuracy is pooled: its threshold
+    of 0.5 means the same in every fold.
     """
     names = ("negative", "positive")
     by_fold = [evaluate(labels[folds == f], scores[folds == f], names) for f in np.unique(folds)]
