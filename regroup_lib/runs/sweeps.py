@@ -47,16 +47,10 @@ CLOSING = 2.0  # seconds that a process has to stop by itself before it is ended
 # Training frees its activations at every step. Without these settings glibc returns that memory to the system and takes
 # it back as page faults: an epoch of HAM10000 then takes 4.0 s instead of 2.7 s. They keep up to 1 GB, in pieces up to
 # 32 MB, in the main thread's arena.
-KEEPING_MEMORY = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_TRIM_THRESHOLD_": str(2**30),
-    "MALLOC_MMAP_THRESHOLD_": str(2**25),
-}
+KEEPING_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-LOST = (
-    f"{TRIES} workers ended while they ran it, and no epoch was finished between: "
-    "they crashed, were killed, or ran out of memory"
-)
+LOST = f"{TRIES} workers ended while they ran it, and no epoch was finished between: "
+LOST += "they crashed, were killed, or ran out of memory"
 
 
 class SweepError(RuntimeError):
@@ -127,10 +121,7 @@ def sweep(
         (client is not None and workers is not None, "both a client and workers are given; name one of them"),
         (client is None and resources, "resources are those of a client's workers; name a client"),
         (minutes is not None and not minutes > 0, f"minutes is {minutes}; expected more than 0"),
-        (
-            minutes and client is not None,
-            "minutes are for runs on this machine; leave them out, or name a number of workers",
-        ),
+        (minutes and client, "minutes are for runs on this machine; leave them out, or name a number of workers"),
         (minutes and recompute, "recompute would begin again with every call; leave it out, or leave the minutes out"),
     ):
         if wrong:

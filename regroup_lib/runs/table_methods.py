@@ -56,30 +56,14 @@ ESTIMATOR_TITLES = {"logreg": "logistic regression", "forest": "random forest", 
 
 @dataclass(frozen=True)
 class TableMethod:
-    """What is done about imbalance.
+    """What is done about imbalance."""
 
-    Attributes
-    ----------
-    title : str
-        How tables and figures name it.
-    sampler : str, optional
-        A key of `RESAMPLERS`.
-    weighted : bool
-        Whether training classes weigh the same.
-    clusterer : str, optional
-        Of a method that regroups.
-    n_clusters : "auto", optional
-        See `RegroupClassifier`.
-    estimators : tuple of str
-        Those that it goes with.
-    """
-
-    title: str
-    sampler: str | None = None
-    weighted: bool = False
-    clusterer: str | None = None
-    n_clusters: str | None = None
-    estimators: tuple[str, ...] = tuple(ESTIMATORS)
+    title: str  # in tables and figures
+    sampler: str | None = None  # a key of `RESAMPLERS`
+    weighted: bool = False  # whether training classes weigh the same
+    clusterer: str | None = None  # of a method that regroups
+    n_clusters: str | None = None  # "auto": see `RegroupClassifier`
+    estimators: tuple[str, ...] = tuple(ESTIMATORS)  # those that it goes with
 
     @property
     def rules(self) -> tuple[str, ...]:
@@ -197,25 +181,14 @@ def make_model(
 
 @dataclass
 class OutOfFold:
-    """Scores of all rows of a table, each by a classifier that was not fitted on it.
+    """Scores of all rows of a table, each by a classifier that was not fitted on it."""
 
-    Attributes
-    ----------
-    folds : ndarray of uint8 [n]
-        The fold that a row was held out in.
-    scores : dict of str to ndarray of float32 [n]
-        Score of the positive class, by aggregation rule; empty where the method cannot be used.
-    reason : str
-        Why it cannot.
-    regrouping : dict
-        ``parent`` and ``counts``: class and size of the training classes in the first fold, after resampling;
-        ``n_clusters``: clusters of the majority, by fold; ``before``: what `foresee` says, mean over folds.
-    seconds : dict of str to float
-    """
-
-    folds: np.ndarray
+    folds: np.ndarray  # uint8 [n], the fold that a row was held out in
+    # float32 [n] of the positive class, by aggregation rule; empty where the method cannot be used.
     scores: dict[str, np.ndarray] = field(default_factory=dict)
-    reason: str = ""
+    reason: str = ""  # why it cannot
+    # `parent` and `counts`: class and size of the training classes in the first fold, after resampling; `n_clusters`:
+    # clusters of the majority, by fold; `before`: what `foresee` says, mean over folds.
     regrouping: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
