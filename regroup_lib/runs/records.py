@@ -130,14 +130,16 @@ class Record:
         """
         path = self.path.with_suffix(".npz")
         try:
-            return dict(_verified_arrays(path, self.arrays_digest))
+            status = path.stat()
+            return dict(_verified_arrays(path, self.arrays_digest, (status.st_mtime_ns, status.st_size)))
         except (ValueError, OSError) as error:
             what = f"{path} is missing or damaged ({error}); delete {self.path} and run its spec again"
             raise ValueError(what) from error
 
 
 @lru_cache(maxsize=128)
-def _verified_arrays(path: Path, digest: str) -> dict[str, np.ndarray]:
+def _verified_arrays(path: Path, digest: str, written: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Read arrays; time and size at which the file was `written` make a replaced one a new one."""
     check_regular(path, at_most=MAX_ARRAYS)
     if digest_file(path) != digest:
         raise ValueError("its digest is not the one in the record")

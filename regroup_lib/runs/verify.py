@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -55,8 +55,7 @@ def data_variant(spec: AnySpec) -> str:
     return f"{name} {spec.image_size or SOURCES[name].image_shape[0]} px{by_image}"
 
 
-@dataclass(frozen=True)
-class Defect:
+class Defect(NamedTuple):
     """What is wrong with one file."""
 
     path: Path
