@@ -204,16 +204,13 @@ def _wrong_traces(record: Record) -> Iterator[str]:
     if list(map(_is_number, losses)) != [*[True] * (len(traces) - 1), status != "diverged"][: len(traces)]:
         yield f"status is {status!r}, and train_loss is {losses}"  # a run diverges at its last loss
     for epoch, trace in enumerate(traces, start=1):
-        where = f"its trace of epoch {epoch}: "
-        values = {name: value for name, value in trace.items() if name != "train_loss"}
-        shares = {name: values.pop(name) for name in trace if name.startswith(("val_", "test_"))}
-        variations = {name: values.pop(name) for name in trace if name.startswith("variation")}
-        yield from _impossible(shares, where)
-        yield from _impossible(values, where, high=math.inf)
-        for name, by_class in variations.items():
-            known = [v for v in by_class if not _is_nan(v)] if isinstance(by_class, list) else [None]
-            if list(_impossible(dict(enumerate(known)), "", high=math.inf)):  # NaN: no sampled image is of the class
-                yield f"{where}{name} is {by_class}"
+        for name, value in trace.items():
+            high = 1 if name.startswith(("val_", "test_")) else math.inf
+            values = [v for v in value if not _is_nan(v)] if isinstance(value, list) else [value]
+            fits = isinstance(value, list) == name.startswith("variation")  # NaN: no sampled image is of that class
+            fits &= all(_is_number(v) and -TOLERANCE <= v <= high + TOLERANCE for v in values)
+            if name != "train_loss" and not fits:
+                yield f"its trace of epoch {epoch}: {name} is {value}"
 
 
 def _wrong_regrouping(record: Record) -> Iterator[str]:
@@ -228,11 +225,11 @@ def _wrong_regrouping(record: Record) -> Iterator[str]:
     yield from _impossible({k: described[k] for k in ("purity", "nmi", "ari") if k in described}, "regrouping.")
 
 
-def _impossible(values: dict[str, Any], where: str, *, high: float = 1.0) -> Iterator[str]:
-    """Yield the values that are no number between 0 and `high`; some quantities go down to -1."""
+def _impossible(values: dict[str, Any], where: str) -> Iterator[str]:
+    """Yield the values that are no number between 0, or what a quantity goes down to, and 1."""
     for name, value in values.items():
         low = -1 if name in ("ari", "stability", "silhouette") else 0
-        if not (_is_number(value) and low - TOLERANCE <= value <= high + TOLERANCE):
+        if not (_is_number(value) and low - TOLERANCE <= value <= 1 + TOLERANCE):
             yield f"{where}{name} is {value}"
 
 
