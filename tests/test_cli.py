@@ -319,9 +319,9 @@ def test_run_trains_and_records_and_recomputes_on_request(regroup, results_direc
     assert f"record: {record.path}" in out
     values = json.loads(record.path.read_text())
     del values["digest"]  # an older record has none
-    record.path.write_text(json.dumps(values | {"code": "old"}))
+    record.path.write_text(json.dumps(values | {"code": "0.0.0+0123456789ab"}))
     regroup(*arguments)
-    assert [r.code for r in load_records(results_directory)] == ["old"]
+    assert [r.code for r in load_records(results_directory)] == ["0.0.0+0123456789ab"]
     regroup(*arguments, "--recompute")
     assert [r.code for r in load_records(results_directory)] == [record.code]
 
