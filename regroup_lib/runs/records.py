@@ -153,13 +153,7 @@ _RECORD = TypeAdapter(Record)
 
 
 def load_record(path: str | Path) -> Record:
-    """Read a record.
-
-    Raises
-    ------
-    ValueError
-        If the file is damaged, is no record, or its spec does not have the key in its name.
-    """
+    """Read a record; a file that is damaged, or whose spec does not have the key in its name, raises a ValueError."""
     path = Path(path)
     try:
         check_regular(path, at_most=MAX_RECORD)
@@ -266,16 +260,16 @@ def estimate_seconds(spec: AnySpec, records: Sequence[Record]) -> float | None:
     task, else of all tasks, a training image and epoch taking as long in one as in the other.
     """
 
-    def like(spec: AnySpec) -> tuple[Any, ...]:
-        return spec.kind, spec.profile, spec.own is None, getattr(spec, "network", None)
+    def said(spec: AnySpec) -> tuple[Any, ...]:
+        return spec.kind, spec.profile, spec.own is None, getattr(spec, "network", None), spec.task, spec.label
 
-    alike = [r for r in records if like(r.spec) == like(spec)]
-    same_task = [r for r in alike if r.spec.task == spec.task]
-    same_method = [r for r in same_task if r.spec.label == spec.label]
-    chosen = same_method or same_task or alike
-    if not chosen:
+    wanted = said(spec)
+    alike = [r for r in records if said(r.spec)[:4] == wanted[:4]]
+    for n_same in (5, 6):
+        alike = [r for r in alike if said(r.spec)[:n_same] == wanted[:n_same]] or alike
+    if not alike:
         return None
-    return float(np.median([r.own_seconds / _units(r.spec) for r in chosen])) * _units(spec)
+    return float(np.median([r.own_seconds / _units(r.spec) for r in alike])) * _units(spec)
 
 
 def _units(spec: AnySpec) -> float:

@@ -84,6 +84,7 @@ METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "probe": {"network": "logreg", "epochs": 1, "flip": False, "shift": 0},
     "knn": {"network": "knn", "epochs": 1, "flip": False, "shift": 0},
 }
+OPTIONS = tuple({name: None for method in METHODS.values() for name in (*method.options, *method.cluster_options)})
 FEATURE_NETWORKS = ("mlp", "logreg", "knn")
 Profile = Literal["smoke", "cpu", "paper"]
 TRAINED_ENCODERS = ("autoencoder", "simclr")
@@ -137,13 +138,7 @@ class OwnData(BaseModel):
         return self
 
     def load(self, *, data_dir: str | Path | None = None, image_size: int | None = None) -> Dataset:
-        """Load the data set from where it lies.
-
-        Raises
-        ------
-        DataError
-            If no path is known: the spec was read from a record.
-        """
+        """Load the data set from where it lies; a spec that was read from a record does not know where."""
         if self.path is None:
             raise DataError(f"the data set with digest {self.digest[:12]} has no path here; name it to `compare` again")
         options = {name: getattr(self, name) for name in READING}
@@ -307,9 +302,8 @@ class Spec(_BaseSpec):
             raise ValueError(f"method {self.method!r} needs an encoder")
         if not method.needs_encoder and self.encoder is not None:
             raise ValueError(f"method {self.method!r} uses no encoder; leave it out")
-        known = {*method.options, *method.cluster_options}
-        options = ("gamma", "tau", "max_margin", "deferred", "mixed_share", "auxiliary_weight")
-        for name in (*options, "clusterer", "threshold", "n_clusters"):
+        known = (*method.options, *method.cluster_options)
+        for name in OPTIONS:
             if name not in known and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"method {self.method!r} has no option {name}; it has {', '.join(known) or 'none'}")
         if isinstance(self.n_clusters, tuple):
@@ -421,10 +415,7 @@ RETIRED: dict[str, dict[str, Any]] = {
 def parse_spec(values: dict[str, Any]) -> Spec | EncoderSpec | TableSpec | LookSpec:
     """Build a spec from plain values (a YAML file, a record); a retired field at its old default is left out.
 
-    Raises
-    ------
-    ValueError
-        With one line a defect: the field, what was given, what was expected.
+    A ValueError names each field that is wrong, and what was expected.
     """
     values = {"kind": "training"} | dict(values)
     retired = RETIRED.get(str(values["kind"]), {}).items()
