@@ -473,11 +473,12 @@ def test_results_are_exported_as_the_suffix_says(regroup, recorded, tmp_path, su
 def test_what_a_record_says_is_text_and_commands_no_terminal(regroup, smoke_results, monkeypatch, tmp_path):
     root = shutil.copytree(smoke_results, tmp_path / "results")
     path = next(root.glob("smoke/digits-0/ce-s0-*.json"))
-    values = json.loads(path.read_text()) | {"status": "[bold]\x1b[2J\u202e"}
+    values = json.loads(path.read_text())
+    values["metrics"]["none"]["test"]["[bold]\x1b[2J\u202e"] = 1
     del values["digest"]
     path.write_text(json.dumps(values))
     monkeypatch.setenv("REGROUP_RESULTS", str(root))
-    assert "[bold]\\x1b[2J\\u202e" in regroup("results")[1]
+    assert "[bold]\\x1b[2J\\u202e" in regroup("results", "check")[1]
 
 
 def test_results_are_compared_over_seeds(regroup, recorded):
