@@ -319,9 +319,9 @@ def test_run_trains_and_records_and_recomputes_on_request(regroup, results_direc
     assert f"record: {record.path}" in out
     values = json.loads(record.path.read_text())
     del values["digest"]  # an older record has none
-    record.path.write_text(json.dumps(values | {"code": "old"}))
+    record.path.write_text(json.dumps(values | {"code": "0.0.0+0123456789ab"}))
     regroup(*arguments)
-    assert [r.code for r in load_records(results_directory)] == ["old"]
+    assert [r.code for r in load_records(results_directory)] == ["0.0.0+0123456789ab"]
     regroup(*arguments, "--recompute")
     assert [r.code for r in load_records(results_directory)] == [record.code]
 
@@ -473,11 +473,12 @@ def test_results_are_exported_as_the_suffix_says(regroup, recorded, tmp_path, su
 def test_what_a_record_says_is_text_and_commands_no_terminal(regroup, smoke_results, monkeypatch, tmp_path):
     root = shutil.copytree(smoke_results, tmp_path / "results")
     path = next(root.glob("smoke/digits-0/ce-s0-*.json"))
-    values = json.loads(path.read_text()) | {"status": "[bold]\x1b[2J\u202e"}
+    values = json.loads(path.read_text())
+    values["metrics"]["none"]["test"]["[bold]\x1b[2J\u202e"] = 1
     del values["digest"]
     path.write_text(json.dumps(values))
     monkeypatch.setenv("REGROUP_RESULTS", str(root))
-    assert "[bold]\\x1b[2J\\u202e" in regroup("results")[1]
+    assert "[bold]\\x1b[2J\\u202e" in regroup("results", "check")[1]
 
 
 def test_results_are_compared_over_seeds(regroup, recorded):

@@ -14,6 +14,7 @@ from sklearn.metrics import f1_score
 
 from regroup_lib.intervals import Interval, interval
 from regroup_lib.metrics import bootstrap_counts, weighted_average_precisions
+from regroup_lib.runs import NOT_AGGREGATED
 from regroup_lib.runs.records import Record
 
 Groups = Mapping[str, Sequence[Record]]
@@ -25,15 +26,15 @@ N_RESAMPLES = 250  # enough for a variance: its relative error is 9%
 
 
 def rule_of(record: Record, rule: str = PAPER_RULE) -> str:
-    """Return the aggregation rule to read: `rule`, or ``"none"`` where nothing was aggregated."""
-    return "none" if "none" in record.metrics else rule
+    """Return the aggregation rule to read: `rule`, or `NOT_AGGREGATED` where nothing was aggregated."""
+    return NOT_AGGREGATED if NOT_AGGREGATED in record.metrics else rule
 
 
-def result_on_test(record: Record, measure: str, rule: str = PAPER_RULE) -> float:
-    """Return one number of a record's test set; NaN where the run diverged."""
+def result_on_test(record: Record, measure: str, rule: str = PAPER_RULE, *, split: str = "test") -> float:
+    """Return one number of a record's test set, or of another split; NaN where the run diverged."""
     if record.status != "finished":
-        return float("nan")
-    return record.metrics[rule_of(record, rule)]["test"]["summary"][measure]
+        return math.nan
+    return record.metrics[rule_of(record, rule)][split]["summary"][measure]
 
 
 def trace(record: Record, measure: str, *, split: str = "test", rule: str = PAPER_RULE) -> np.ndarray:
@@ -44,13 +45,9 @@ def trace(record: Record, measure: str, *, split: str = "test", rule: str = PAPE
 def values(group: Sequence[Record], measure: str) -> np.ndarray:
     """Return one number a seed, percent, under the paper's rule; NaN where a run diverged.
 
-    Parameters
-    ----------
-    group : sequence of Record
-    measure : str
-        ``"balanced_accuracy"``, ``"average_precision"`` (positive class; in a multiclass task the mean over classes),
-        ``"calibrated_average_precision"``, ``"average_precision_negative"``, ``"average_precision_<class>"``, or
-        ``"macro_f1"``.
+    A measure is ``"balanced_accuracy"``, ``"average_precision"`` (positive class; in a multiclass task the mean over
+    classes), ``"calibrated_average_precision"``, ``"average_precision_negative"``, ``"average_precision_<class>"``, or
+    ``"macro_f1"``.
     """
     return 100 * np.array([_value(r, measure) if r.status == "finished" else np.nan for r in group], float)
 
@@ -75,9 +72,8 @@ def scores_on_test(record: Record, rule: str = PAPER_RULE) -> tuple[np.ndarray, 
 
 def validation_precision(record: Record, rule: str = PAPER_RULE) -> float:
     """Return a record's average precision on the validation split; minus infinity where the run diverged."""
-    if record.status != "finished":
-        return -math.inf
-    return record.metrics[rule_of(record, rule)]["val"]["summary"]["average_precision"]
+    found = result_on_test(record, AVERAGE_PRECISION, rule, split="val")
+    return -math.inf if math.isnan(found) else found
 
 
 def best_on_validation(groups: Groups, names: Iterable[str]) -> str:
@@ -96,16 +92,10 @@ def _resampled(labels: bytes, label: int, scores: bytes) -> np.ndarray:
 def bootstrap_precisions(
     group: Sequence[Record], classes: Sequence[int] | None = None, rule: str = PAPER_RULE
 ) -> np.ndarray:
-    """Return AP, percent, in resamples of the test set: [seeds, N_RESAMPLES].
+    """Return AP, percent, in resamples of the test set: [seeds, N_RESAMPLES]; NaN where a run diverged.
 
-    All methods of a task see the same resamples, so their differences are paired.
-
-    Parameters
-    ----------
-    group : sequence of Record
-    classes : sequence of int, optional
-        Those whose mean AP is meant; default: the positive class, in a multiclass task all.
-    rule : {"max", "sum"}
+    It is the mean over `classes`; default: the positive class, in a multiclass task all. All methods of a task see the
+    same resamples, so their differences are paired.
     """
     precisions = []
     for record in group:
@@ -122,15 +112,9 @@ def bootstrap_precisions(
 def precision_difference(
     groups: Groups, first: str, second: str, classes: Sequence[int] | None = None, *, rule: str = PAPER_RULE
 ) -> Interval:
-    """Return the difference of two methods' AP, in points; of the mean over classes in a multiclass task.
+    """Return the difference of two methods' AP, in points; for `classes` see `bootstrap_precisions`.
 
-    Parameters
-    ----------
-    groups : mapping of str to records
-    first, second : str
-        Methods whose records have the same seeds in the same order.
-    classes, rule
-        See `bootstrap_precisions`.
+    The records of both have the same seeds in the same order.
     """
     resampled = bootstrap_precisions(groups[first], classes, rule) - bootstrap_precisions(groups[second], classes, rule)
     labels = groups[second][0].arrays()["test_labels"]

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from regroup_lib.files import atomic_path, check_regular, digest_file, record_paths, results_directory
+from regroup_lib.runs import NOT_AGGREGATED
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from regroup_lib.runs.records import Record
-    from regroup_lib.runs.specs import Spec, TableSpec
+    from regroup_lib.runs.specs import Spec
 
 
 MEASURES = ("balanced_accuracy", "average_precision", "calibrated_average_precision")
@@ -71,37 +72,30 @@ def record_rows(record: Record) -> list[dict[str, Any]]:
     Numbers of tables are those of the rows held out; a method that could not be used has no numbers. Their clusters
     are those of the first fold.
     """
+    from regroup_lib.runs import methods, table_methods
+
     spec = record.spec
     if spec.kind in ("encoder", "look"):
         return []
+    if spec.kind == "table":
+        clusterer = table_methods.METHODS[spec.method].clusterer or ""
+    else:
+        clusterer = methods.METHODS[spec.method].clusterer_of(spec.clusterer)
     fields = spec.model_dump(mode="json", exclude={"own", "kind", "clusterer"})
     # What was asked for; the column `n_clusters` is what came of it.
     fields["requested_clusters"] = fields.pop("n_clusters", None)
-    fields |= {"encoder": spec.encoder or "", "clusterer": _clusterer(spec), "data": record.data_digest[:12]}
+    fields |= {"encoder": spec.encoder or "", "clusterer": clusterer, "data": record.data_digest[:12]}
     # The paper's K: clusters of the majority in a binary task, all pseudo-classes in a multiclass one.
     parent = record.regrouping.get("parent", [0, 1])  # none where a method could not be used
     fields |= {"n_clusters": len(parent) - (max(parent) == 1)}
     rows = []
     for rule in record.rules or [""]:
         test = record.metrics[rule]["test"] if rule else {"summary": {}, "average_precision": {}}
-        row = {"key": record.key} | fields | {"aggregation": "" if rule == "none" else rule}
+        row = {"key": record.key} | fields | {"aggregation": "" if rule == NOT_AGGREGATED else rule}
         row |= {measure: test["summary"].get(measure) for measure in MEASURES}
         row |= {"seconds": record.own_seconds, "status": record.status}
         rows.append(row | {f"{OF_A_CLASS}{name}": value for name, value in test["average_precision"].items()})
     return rows
-
-
-def _clusterer(spec: Spec | TableSpec) -> str:
-    """Return the clusterer of a spec that makes groups, else nothing."""
-    from regroup_lib.clusterers import BLIND_CLUSTERERS
-    from regroup_lib.runs import table_methods
-    from regroup_lib.runs.methods import METHODS
-
-    if spec.kind == "table":
-        return table_methods.METHODS[spec.method].clusterer or ""
-    if METHODS[spec.method].labels == "random":
-        return spec.clusterer if spec.clusterer in BLIND_CLUSTERERS else "random"
-    return spec.clusterer if "clusterer" in METHODS[spec.method].cluster_options else ""
 
 
 def rows_frame(rows: Sequence[dict[str, Any]], *, long: bool = False) -> pd.DataFrame:
@@ -128,8 +122,8 @@ def rows_frame(rows: Sequence[dict[str, Any]], *, long: bool = False) -> pd.Data
     if not long:
         return frame
     settings = [name for name in frame.columns if name not in values]
-    frame = frame.assign(place=range(len(frame))).melt([*settings, "place"], values, var_name="metric")
-    return frame.dropna(subset="value").sort_values("place", kind="stable", ignore_index=True).drop(columns="place")
+    frame = frame.melt(settings, values, var_name="metric", ignore_index=False).dropna(subset="value")
+    return frame.sort_index(kind="stable", ignore_index=True)
 
 
 def records_frame(records: Sequence[Record]) -> pd.DataFrame:
@@ -139,25 +133,22 @@ def records_frame(records: Sequence[Record]) -> pd.DataFrame:
 
 def runs_behind(records: Sequence[Record]) -> str:
     """Return a Markdown list, a line a task and profile: number of records, seeds, epochs, data digest and machines."""
+    from regroup_lib.runs.records import machine_class
+
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         groups.setdefault((record.spec.task, record.spec.profile), []).append(record)
-    return "\n".join(f"- {_runs_of(group)}" for group in groups.values())
-
-
-def _runs_of(records: Sequence[Record]) -> str:
-    from regroup_lib.runs.records import machine_class
-
-    specs = [record.spec for record in records]
-    epochs = sorted({spec.epochs for spec in specs if spec.kind == "training"})
-    parts = {
-        "seeds": ", ".join(map(str, sorted({spec.seed for spec in specs}))),
-        "epochs": ", ".join(map(str, epochs)),
-        "data": ", ".join(sorted({record.data_digest[:12] for record in records})),
-        "on": ", ".join(sorted({machine_class(record) for record in records})),
-    }
-    known = "; ".join(f"{name} {value}" for name, value in parts.items() if value)
-    return markdown_text(f"{specs[0].task}: {len(records)} records; profile {specs[0].profile}; {known}")
+    lines = []
+    for (task, profile), group in groups.items():
+        parts: dict[str, set[Any]] = {
+            "seeds": {record.spec.seed for record in group},
+            "epochs": {record.spec.epochs for record in group if record.spec.kind == "training"},
+            "data": {record.data_digest[:12] for record in group},
+            "on": {machine_class(record) for record in group},
+        }
+        known = "; ".join(f"{name} {', '.join(map(str, sorted(values)))}" for name, values in parts.items() if values)
+        lines.append("- " + markdown_text(f"{task}: {len(group)} records; profile {profile}; {known}"))
+    return "\n".join(lines)
 
 
 def record_links(records: Sequence[Record], known: Collection[str] = ()) -> str:
@@ -173,36 +164,25 @@ def record_links(records: Sequence[Record], known: Collection[str] = ()) -> str:
 
     rows = []
     for record in records:
-        spec = record.spec
+        spec, looks = record.spec, record.spec.kind in ("encoder", "look")
         name = quote(f"{record.path.parent.name}/{record.path.name}")
         anchor = "" if record.key in known else f' id="{record.key}"'
-        link = f'<a{anchor} href="records/{name}">{record.key}</a>'
-        row = {"key": link, "profile": spec.profile, "task": spec.task, "seed": spec.seed}
-        if spec.kind in ("encoder", "look"):
-            row |= {"what": f"look at {spec.encoder or 'the columns'}", "epochs": "", "AP": ""}
-        else:
-            what = f"{spec.method}, {spec.estimator}" if spec.kind == "table" else spec.label
-            precision = [record.metrics[rule]["test"]["summary"]["average_precision"] for rule in record.rules]
-            shown = "; ".join(f"{100 * value:.1f}" for value in precision)
-            row |= {"what": what, "epochs": getattr(spec, "epochs", ""), "AP": shown}
+        what = f"{spec.method}, {spec.estimator}" if spec.kind == "table" else spec.label
+        results = [] if looks else [result["test"]["summary"] for result in record.metrics.values()]
+        row = {"profile": spec.profile, "task": spec.task, "seed": spec.seed}
+        row |= {"what": f"look at {spec.encoder or 'the columns'}" if looks else what}
+        row |= {"epochs": getattr(spec, "epochs", "")}
+        row |= {"AP": "; ".join(f"{100 * result['average_precision']:.1f}" for result in results)}
         row |= {"seconds": f"{record.own_seconds:.0f}", "status": record.status, "data": record.data_digest[:12]}
-        rows.append({name: cell if name == "key" else html.escape(str(cell)) for name, cell in row.items()})
+        row = {name: html.escape(str(cell)) for name, cell in row.items()}
+        rows.append({"key": f'<a{anchor} href="records/{name}">{record.key}</a>'} | row)
     table = pd.DataFrame(rows).to_html(index=False, classes="sortable records", border=0, escape=False)
     return f'<div class="cell_output">\n{table}\n</div>'
 
 
 # Fields of a spec that a row of `compared_frame` shows only where they are not the default.
-_SHOWN_OPTIONS = (
-    "clusterer",
-    "n_clusters",
-    "threshold",
-    "gamma",
-    "tau",
-    "max_margin",
-    "deferred",
-    "imbalance",
-    "split",
-)
+_SHOWN_OPTIONS = ("clusterer", "n_clusters", "threshold", "gamma", "tau", "max_margin", "deferred")
+_SHOWN_OPTIONS += ("imbalance", "split")
 
 
 def compared_frame(records: Sequence[Record]) -> pd.DataFrame:
@@ -227,7 +207,7 @@ def compared_frame(records: Sequence[Record]) -> pd.DataFrame:
             precision = [r.metrics[rule]["test"]["summary"]["average_precision"] for r in finished]
             accuracy = [r.metrics[rule]["test"]["summary"]["balanced_accuracy"] for r in finished]
             row = {"profile": spec.profile, "method": spec.method, "encoder": spec.encoder or "", "settings": options}
-            row |= {"rule": "" if rule == "none" else rule, "epochs": spec.epochs, "seeds": len(finished)}
+            row |= {"rule": "" if rule == NOT_AGGREGATED else rule, "epochs": spec.epochs, "seeds": len(finished)}
             row |= {name: _mean_of(found) for name, found in (("BA", accuracy), ("AP", precision))}
             rows.append(row | {"diverged": len(group) - len(finished), "_": np.mean(precision) if finished else -1})
     columns = ["profile", "method", "encoder", "settings", "rule", "epochs", "seeds", "BA", "AP", "diverged"]

@@ -32,39 +32,20 @@ DEFERRED = 0.8  # share of the training before deferred reweighting starts: 160 
 
 @dataclass(frozen=True)
 class Method:
-    """One method.
+    """What is done about imbalance; a name of it is in `LOSSES`, in `make_sampler` or in `models.HEADS`."""
 
-    Attributes
-    ----------
-    title : str
-        Its name in tables and figures.
-    labels : {"task", "regrouped", "shuffled", "random", "true", "mixed"}
-        The training labels: the classes of the task, clusters of the large classes, random groups of the sizes of the
-        clusters, random groups of the same number, the finer classes that the task merges, or these with a share of
-        the majority re-assigned (see `mixed_labels`).
-    loss : {"ce", "wce", "focal", "ldam", "la", "ap", "soap"}
-    sampler : {"shuffled", "stratified", "ros", "rus", "rusc", "dsmt"}
-    head : {"linear", "cosine"}
-        The last layer, see `models.HEADS`.
-    options : tuple of str
-        The fields of a spec that tune the method.
-    features : bool
-        Whether the network takes the features of an encoder instead of images.
-    mixed_by : {"random", "brightness", "features"}, optional
-        The rule by which ``"mixed"`` labels are re-assigned.
-    auxiliary : {"clusters", "features"}, optional
-        The targets of a second head, see `losses.AuxiliaryLoss`.
-    """
-
-    title: str
+    title: str  # in tables and figures
+    # What is trained on: the classes of the task, clusters of the large classes, random groups of the sizes of the
+    # clusters, random groups of the same number, the finer classes that the task merges, or these with a share of the
+    # majority re-assigned (see `mixed_labels`).
     labels: Literal["task", "regrouped", "shuffled", "random", "true", "mixed"] = "task"
     loss: str = "ce"
     sampler: str = "shuffled"
     head: str = "linear"
-    options: tuple[str, ...] = ()
-    features: bool = False
-    mixed_by: Literal["random", "brightness", "features"] | None = None
-    auxiliary: Literal["clusters", "features"] | None = None
+    options: tuple[str, ...] = ()  # the fields of a spec that tune the method
+    features: bool = False  # whether the network takes the features of an encoder instead of images
+    mixed_by: Literal["random", "brightness", "features"] | None = None  # how "mixed" labels are re-assigned
+    auxiliary: Literal["clusters", "features"] | None = None  # targets of a second head, see `losses.AuxiliaryLoss`
 
     @property
     def needs_encoder(self) -> bool:
@@ -82,7 +63,14 @@ class Method:
         regroups = self.labels in ("regrouped", "shuffled", "random") or self.auxiliary == "clusters"
         return ("clusterer", "threshold", "n_clusters") if regroups else ()
 
+    def clusterer_of(self, named: str) -> str:
+        """Return the clusterer that is used where a spec has the named one; nothing for a method without clusters."""
+        if self.labels == "random" and named not in BLIND_CLUSTERERS:
+            return "random"
+        return named if "clusterer" in self.cluster_options else ""
 
+
+_MIXED: dict[str, Any] = {"labels": "mixed", "options": ("mixed_share",)}
 METHODS = {
     "ce": Method("CE"),
     "wce": Method("WCE", loss="wce"),
@@ -111,13 +99,9 @@ METHODS = {
     "rg-random": Method("random groups", "random"),
     "rg-shuffled": Method("clusters' sizes alone", "shuffled"),
     "rg-true": Method("true classes", "true"),
-    "rg-mixed-random": Method("true classes, mixed at random", "mixed", options=("mixed_share",), mixed_by="random"),
-    "rg-mixed-brightness": Method(
-        "true classes, mixed by brightness", "mixed", options=("mixed_share",), mixed_by="brightness"
-    ),
-    "rg-mixed-features": Method(
-        "true classes, mixed by clusters", "mixed", options=("mixed_share",), mixed_by="features"
-    ),
+    "rg-mixed-random": Method("true classes, mixed at random", mixed_by="random", **_MIXED),
+    "rg-mixed-brightness": Method("true classes, mixed by brightness", mixed_by="brightness", **_MIXED),
+    "rg-mixed-features": Method("true classes, mixed by clusters", mixed_by="features", **_MIXED),
 }
 
 
@@ -158,7 +142,7 @@ def training_labels(
         found, numbers = np.unique(pairs, axis=0, return_inverse=True)
         return TrainingLabels(numbers.reshape(-1).astype(np.int64), found[:, 0].astype(np.int64))
     if method.labels == "random":
-        clusterer = clusterer if clusterer in BLIND_CLUSTERERS else "random"
+        clusterer = method.clusterer_of(clusterer)
         features = np.zeros((len(labels), 1), np.float32)
     if features is None:
         raise ValueError("this method clusters features; none were given")
@@ -184,26 +168,12 @@ def _merged(task: Task, n_groups: int, seed: int) -> np.ndarray:
 
 
 def mixed_labels(task: Task, by: str, share: float, *, features: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
-    """Return the true fine labels of a binary task with a share of the rows of the majority re-assigned.
+    """Return the true fine labels of a binary task, int64 [n], with a share of the rows of the majority re-assigned.
 
-    The rows are drawn at random. There are as many new groups as the majority has fine classes, and a row gets one at
-    random, by the brightness of the image, or by its cluster in the space of an encoder. So groups of the same purity
-    differ in how easily a network learns them.
-
-    Parameters
-    ----------
-    task : Task
-        A binary task, whose negative class is the majority.
-    by : {"random", "brightness", "features"}
-    share : float
-        0 leaves the true classes, 1 re-assigns every negative.
-    features : ndarray [n, d], optional
-        Of the training images; clustered by k-means.
-    seed : int
-
-    Returns
-    -------
-    ndarray of int64 [n]
+    The rows are drawn at random; a `share` of 1 is every negative. There are as many new groups as the majority has
+    fine classes, and a row gets one ``"random"``, by the ``"brightness"`` of the image, or by its k-means cluster in
+    the ``"features"`` [n, d] of the training images. So groups of the same purity differ in how easily a network
+    learns them.
     """
     rng, mixed = np.random.default_rng(seed), task.train.fine_labels.copy()
     rows = np.flatnonzero(task.train.labels == 0)

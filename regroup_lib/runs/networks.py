@@ -1,7 +1,4 @@
-"""A spec, run: `run` returns its record where there is one and makes it where there is none.
-
-`sweeps.sweep` does that for many specs.
-"""
+"""Runs that train a classifier: a network on images, features or text, and a cross-validated one on a table."""
 
 from __future__ import annotations
 
@@ -39,8 +36,8 @@ from regroup_lib.nn.training import (
     softmax,
     train,
 )
-from regroup_lib.regroup import Regrouping, aggregate
-from regroup_lib.runs import table_methods
+from regroup_lib.regroup import aggregate
+from regroup_lib.runs import NOT_AGGREGATED, rules_of, table_methods
 from regroup_lib.runs.looks import _embed
 from regroup_lib.runs.methods import METHODS, TrainingLabels, make_loss, make_sampler, training_labels
 from regroup_lib.runs.prepare import _by_class, _describe, _encoded, _features_of, _Means, _task_of, _timed
@@ -72,47 +69,26 @@ def _run_training(spec: Spec, means: _Means) -> tuple[Record, dict[str, np.ndarr
 
 def make_trainer(spec: Spec, means: _Means, seconds: dict[str, float]) -> _Trainer | _FrozenTrainer:
     """Return the classifier of a run, ready to be trained; the time of each step is added to `seconds`."""
-    task = _task_of(
-        spec,
-        means.data_dir,
-        seed=spec.seed,
-        validation_fraction=spec.validation_fraction,
-        imbalance=spec.imbalance,
-        split=spec.split,
-    )
+    options = {name: getattr(spec, name) for name in ("seed", "validation_fraction", "imbalance", "split")}
+    task = _task_of(spec, means.data_dir, **options)
     features: dict[str, np.ndarray] = {}
     if METHODS[spec.method].needs_encoder:
         encoded = _encoded(spec, task, means)
         features, seconds["encode"] = _features_of(task, encoded), encoded.seconds
+    options = {"clusterer": spec.clusterer, "threshold": spec.threshold, "n_clusters": _by_class(spec.n_clusters, task)}
+    options |= {"features": features.get("train"), "mixed_share": spec.mixed_share, "seed": spec.seed}
     with _timed(seconds, "regroup"):
-        labels = training_labels(
-            task,
-            METHODS[spec.method],
-            features=features.get("train"),
-            clusterer=spec.clusterer,
-            threshold=spec.threshold,
-            n_clusters=_by_class(spec.n_clusters, task),
-            mixed_share=spec.mixed_share,
-            seed=spec.seed,
-        )
-        auxiliary = _auxiliary_targets(spec, task, features)
+        labels = training_labels(task, METHODS[spec.method], **options)
+        auxiliary = None  # what a second head learns: clusters int64 [n], or features float32 [n, d]
+        if METHODS[spec.method].auxiliary == "features":
+            auxiliary = features["train"].astype(np.float32)
+        elif METHODS[spec.method].auxiliary == "clusters":
+            auxiliary = training_labels(task, METHODS["rg"], **options).labels
     with _timed(seconds, "resample"):
         training = _training_set(spec, task, labels, features)
     if spec.network in FROZEN_ESTIMATORS:
         return _FrozenTrainer(spec, task, labels, features)
     return _Trainer(spec, task, labels, training, features, auxiliary)
-
-
-def _auxiliary_targets(spec: Spec, task: Task, features: dict[str, np.ndarray]) -> np.ndarray | None:
-    """Return what a second head learns: clusters int64 [n], features float32 [n, d], or None."""
-    kind = METHODS[spec.method].auxiliary
-    if kind == "features":
-        return features["train"].astype(np.float32)
-    if kind is None:
-        return None
-    n_clusters = _by_class(spec.n_clusters, task)
-    regrouping = Regrouping(spec.clusterer, threshold=spec.threshold, n_clusters=n_clusters, random_state=spec.seed)
-    return regrouping.fit(features["train"], task.train.labels).pseudo_labels_
 
 
 @dataclass(frozen=True)
@@ -140,15 +116,8 @@ def _training_set(spec: Spec, task: Task, labels: TrainingLabels, features: dict
         images, added = deep_smote(task.train.inputs, targets, seed=spec.seed)
         inputs = _resident(spec, np.concatenate([task.train.inputs, images]), inputs)
         targets = np.concatenate([targets, added])
-    sampler = make_sampler(
-        method.sampler,
-        targets,
-        batch_size=spec.batch_size,
-        seed=spec.seed,
-        features=features.get("train"),
-        clusterer=spec.clusterer,
-        n_clusters=spec.n_clusters,
-    )
+    options = {name: getattr(spec, name) for name in ("batch_size", "seed", "clusterer", "n_clusters")}
+    sampler = make_sampler(method.sampler, targets, features=features.get("train"), **options)
     return _TrainingSet(inputs, targets, sampler)
 
 
@@ -272,12 +241,11 @@ class _FrozenTrainer:
 def _scores(logits: np.ndarray, parent: np.ndarray) -> dict[str, np.ndarray]:
     """Return class scores a rule, as they are kept: float32 [n, C], in a binary task the positive column [n]."""
     probabilities = softmax(logits)
-    if len(parent) == int(parent.max()) + 1:
-        scores = {"none": probabilities}
-    else:
-        scores = {rule: aggregate(probabilities, parent, rule) for rule in ("max", "sum")}
-    binary = int(parent.max()) == 1
-    return {rule: (s[:, 1] if binary else s).astype(np.float32) for rule, s in scores.items()}
+    scores = {}
+    for rule in rules_of(parent):
+        by_class = probabilities if rule == NOT_AGGREGATED else aggregate(probabilities, parent, rule)
+        scores[rule] = (by_class[:, 1] if by_class.shape[1] == 2 else by_class).astype(np.float32)
+    return scores
 
 
 def summary(result: dict[str, Any]) -> dict[str, float]:
@@ -303,6 +271,7 @@ def _measure(trainer: _Trainer, history: History) -> tuple[dict[str, Any], dict[
         return metrics, arrays
     for part in trainer.resident:
         truth = getattr(task, part).labels
+        arrays[f"{part}_labels"] = truth.astype(np.uint8)
         by_rule, features = trainer.scores(part)
         for rule, scores in by_rule.items():
             result = evaluate(truth, scores, task.class_names)
@@ -311,14 +280,12 @@ def _measure(trainer: _Trainer, history: History) -> tuple[dict[str, Any], dict[
                 arrays[f"{part}_predictions_{rule}"] = scores.argmax(axis=1).astype(np.uint8)
             else:
                 arrays[f"{part}_scores_{rule}"] = scores
-        if part == "val":
-            arrays["val_labels"] = truth.astype(np.uint8)
     if spec.embedding:
         # The last split is the test split: its features are at hand.
         fine = task.test.fine_labels
-        metrics_of_space = {"neighbor_accuracy": neighbor_accuracy(features, fine)}
-        for rule in metrics:
-            metrics[rule]["test"] |= metrics_of_space
+        agreeing = neighbor_accuracy(features, fine)
+        for by_part in metrics.values():
+            by_part["test"]["neighbor_accuracy"] = agreeing
         points, position = _embed(features, fine)
         arrays |= {"embedding": position, "embedding_labels": fine[points].astype(np.uint8)}
     return metrics, arrays

@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 import regroup_lib
 from regroup_lib.data.sources import SOURCES
@@ -51,6 +51,12 @@ def _code_version() -> str:
     return f"{importlib.metadata.version('regroup_lib')}+{digest.hexdigest()[:12]}"
 
 
+def _time_with_zone(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError(f"{text!r} is no time with its zone")
+    return text
+
+
 # The package's version and a digest of its source as imported, which every record carries.
 CODE_VERSION = _code_version()
 
@@ -62,7 +68,7 @@ class Record:
     Attributes
     ----------
     spec : Spec, EncoderSpec, TableSpec or LookSpec
-    status : {"finished", "diverged", "not applicable"}
+    status : str
     metrics : dict
         Training: ``metrics[rule][split]`` is what `evaluate` returns, with the rules ``"max"`` and ``"sum"``, or
         ``"none"`` where nothing is aggregated. Table: the same of `table_methods.measure_folds`, with the out-of-fold
@@ -83,16 +89,16 @@ class Record:
     """
 
     spec: Spec | EncoderSpec | TableSpec | LookSpec
-    status: str
+    status: Literal["finished", "diverged", "not applicable"]
     metrics: dict[str, Any]
-    seconds: dict[str, float]
+    seconds: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
     data_digest: str
     traces: list[dict[str, Any]] = field(default_factory=list)
     regrouping: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
-    code: str = ""
-    created: str = ""
+    code: Annotated[str, Field(pattern=r"^\S+\+[0-9a-f]{12}$")] = ""
+    created: Annotated[str, AfterValidator(_time_with_zone)] = ""
     arrays_digest: str = ""
     reason: str = ""
     path: Path | None = None
@@ -147,16 +153,16 @@ _RECORD = TypeAdapter(Record)
 
 
 def load_record(path: str | Path) -> Record:
-    """Read a record.
-
-    Raises
-    ------
-    ValueError
-        If the file is damaged, is no record, or its spec does not have the key in its name.
-    """
+    """Read a record; a file that is damaged, or whose spec does not have the key in its name, raises a ValueError."""
     path = Path(path)
     try:
-        values = _record_values(path)
+        check_regular(path, at_most=MAX_RECORD)
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict) or values.pop("format", None) != RECORD_FORMAT:
+            raise ValueError(f"its format is not {RECORD_FORMAT}")
+        digest = values.pop("digest", None)  # older records have none
+        if digest is not None and digest != _digest_of_values(values):
+            raise ValueError("it is not what was written: its digest differs")
         key, spec = values.pop("key"), parse_spec(values.pop("spec"))
         if key != spec.key or not path.stem.endswith(f"-{key}"):
             raise ValueError(f"its spec has key {spec.key}, not the one it is filed under")
@@ -164,18 +170,6 @@ def load_record(path: str | Path) -> Record:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         what = describe_defects(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
         raise ValueError(f"the record {path} is damaged ({what}); delete it and run its spec again") from error
-
-
-def _record_values(path: Path) -> dict[str, Any]:
-    """Read a record's fields; their digest, which older records do not have, is verified and left out."""
-    check_regular(path, at_most=MAX_RECORD)
-    values = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict) or values.pop("format", None) != RECORD_FORMAT:
-        raise ValueError(f"its format is not {RECORD_FORMAT}")
-    digest = values.pop("digest", None)
-    if digest is not None and digest != _digest_of_values(values):
-        raise ValueError("it is not what was written: its digest differs")
-    return values
 
 
 def _digest_of_values(values: dict[str, Any]) -> str:
@@ -266,16 +260,16 @@ def estimate_seconds(spec: AnySpec, records: Sequence[Record]) -> float | None:
     task, else of all tasks, a training image and epoch taking as long in one as in the other.
     """
 
-    def like(spec: AnySpec) -> tuple[Any, ...]:
-        return spec.kind, spec.profile, spec.own is None, getattr(spec, "network", None)
+    def said(spec: AnySpec) -> tuple[Any, ...]:
+        return spec.kind, spec.profile, spec.own is None, getattr(spec, "network", None), spec.task, spec.label
 
-    alike = [r for r in records if like(r.spec) == like(spec)]
-    same_task = [r for r in alike if r.spec.task == spec.task]
-    same_method = [r for r in same_task if r.spec.label == spec.label]
-    chosen = same_method or same_task or alike
-    if not chosen:
+    wanted = said(spec)
+    alike = [r for r in records if said(r.spec)[:4] == wanted[:4]]
+    for n_same in (5, 6):
+        alike = [r for r in alike if said(r.spec)[:n_same] == wanted[:n_same]] or alike
+    if not alike:
         return None
-    return float(np.median([r.own_seconds / _units(r.spec) for r in chosen])) * _units(spec)
+    return float(np.median([r.own_seconds / _units(r.spec) for r in alike])) * _units(spec)
 
 
 def _units(spec: AnySpec) -> float:

@@ -36,36 +36,15 @@ from regroup_lib.runs import table_methods
 from regroup_lib.runs.methods import METHODS
 
 PROFILES: dict[str, dict[str, Any]] = {
-    # The embedded digits: seconds a run, for a first look and for continuous integration.
-    "smoke": {
-        "network": "tiny-resnet",
-        "epochs": 4,
-        "batch_size": 64,
-        "peak_lr": 0.1,
-        "flip": False,  # a mirrored 2 is no 2
-        "shift": 1,
-        "encoder_epochs": 5,
-    },
+    # The embedded digits: seconds a run, for a first look and for continuous integration. A mirrored 2 is no 2.
+    "smoke": {"network": "tiny-resnet", "epochs": 4, "batch_size": 64, "peak_lr": 0.1}
+    | {"flip": False, "shift": 1, "encoder_epochs": 5},
     # The paper's data sets, complete, in minutes on two cores.
-    "cpu": {
-        "network": "small-resnet",
-        "epochs": 8,
-        "batch_size": 256,
-        "peak_lr": 0.2,
-        "flip": True,
-        "shift": 3,
-        "encoder_epochs": 12,
-    },
+    "cpu": {"network": "small-resnet", "epochs": 8, "batch_size": 256, "peak_lr": 0.2}
+    | {"flip": True, "shift": 3, "encoder_epochs": 12},
     # The paper's network; needs a GPU.
-    "paper": {
-        "network": "resnet34",
-        "epochs": 100,
-        "batch_size": 256,
-        "peak_lr": 0.2,
-        "flip": True,
-        "shift": 4,
-        "encoder_epochs": 50,
-    },
+    "paper": {"network": "resnet34", "epochs": 100, "batch_size": 256, "peak_lr": 0.2}
+    | {"flip": True, "shift": 4, "encoder_epochs": 50},
 }
 # Sentences have no mirror image.
 TEXT = {"optimizer": "adam", "flip": False, "shift": 0}
@@ -74,6 +53,7 @@ FEW_SENTENCES = TEXT | {"network": "tiny-text-cnn", "epochs": 20, "batch_size": 
 # to learn: 0.55 at 5e-3, 0.58 at this rate; with 10 epochs at 5e-3 0.46.
 CONVOLUTIONS = {"epochs": 15, "batch_size": 64, "peak_lr": 1e-2, "weight_decay": 0.01}
 FINE_TUNING = {"epochs": 3, "batch_size": 32, "peak_lr": 5e-5, "weight_decay": 0.01}
+LESIONS = {"batch_size": 128, "peak_lr": 0.1}
 # What differs from that for a data set, ...
 DATASET_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "smoke": {
@@ -86,26 +66,13 @@ DATASET_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         # With 450 positives, 12 epochs of the slim network reach a higher validation AP than 5 of the small one,
         # in the same time.
         "cifar100": {"network": "slim-resnet", "epochs": 12},
-        "ham10000": {
-            "network": "slim-resnet-64",
-            "image_size": 64,
-            "epochs": 30,
-            "batch_size": 128,
-            "peak_lr": 0.1,
-            "shift": 6,
-        },
+        "ham10000": {"network": "slim-resnet-64", "image_size": 64, "epochs": 30} | LESIONS | {"shift": 6},
     },
     "paper": {
         "descriptions": FEW_SENTENCES,
         "phrasebank": TEXT | FINE_TUNING | {"network": "minilm"},
-        # Batch and rate are those of profile `cpu`, the shift is the same share of the image.
-        "ham10000": {
-            "network": "resnet34-224",
-            "image_size": 224,
-            "batch_size": 128,
-            "peak_lr": 0.1,
-            "shift": 21,
-        },
+        # The shift is the same share of the image.
+        "ham10000": {"network": "resnet34-224", "image_size": 224} | LESIONS | {"shift": 21},
     },
 }
 # ... for a network that is not the profile's, ...
@@ -117,6 +84,7 @@ METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "probe": {"network": "logreg", "epochs": 1, "flip": False, "shift": 0},
     "knn": {"network": "knn", "epochs": 1, "flip": False, "shift": 0},
 }
+OPTIONS = tuple({name: None for method in METHODS.values() for name in (*method.options, *method.cluster_options)})
 FEATURE_NETWORKS = ("mlp", "logreg", "knn")
 Profile = Literal["smoke", "cpu", "paper"]
 TRAINED_ENCODERS = ("autoencoder", "simclr")
@@ -170,13 +138,7 @@ class OwnData(BaseModel):
         return self
 
     def load(self, *, data_dir: str | Path | None = None, image_size: int | None = None) -> Dataset:
-        """Load the data set from where it lies.
-
-        Raises
-        ------
-        DataError
-            If no path is known: the spec was read from a record.
-        """
+        """Load the data set from where it lies; a spec that was read from a record does not know where."""
         if self.path is None:
             raise DataError(f"the data set with digest {self.digest[:12]} has no path here; name it to `compare` again")
         options = {name: getattr(self, name) for name in READING}
@@ -225,9 +187,16 @@ class _BaseSpec(BaseModel):
         return settings | values
 
     @model_validator(mode="after")
-    def _names_exist(self) -> _BaseSpec:
+    def _fits(self) -> _BaseSpec:
+        if (self.own is not None) != self.task.startswith(OWN):
+            raise ValueError(f"task {self.task!r}: a task on own data is called {OWN}..., and has `own`")
+        self._check()
+        return self
+
+    def _check(self) -> None:
+        """Raise a ValueError where a name does not exist or fields do not go together."""
         dataset = self.task
-        if not self._is_own():
+        if self.own is None:
             dataset, positive = parse_task(self.task)
             names = class_names_of(dataset)
             if positive not in (None, LONG_TAIL, *names):
@@ -235,13 +204,6 @@ class _BaseSpec(BaseModel):
         if self.encoder is not None:
             check_encoder_name(self.encoder)
             check_encoder_takes(self.encoder, text=self.is_text, data=dataset)
-        return self
-
-    def _is_own(self) -> bool:
-        """Tell whether the spec is about the user's own data; its name and its data must say the same."""
-        if (self.own is not None) != self.task.startswith(OWN):
-            raise ValueError(f"task {self.task!r}: a task on own data is called {OWN}..., and has `own`")
-        return self.own is not None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -279,19 +241,18 @@ def _one_of(what: str, known: Collection[str]) -> Any:
     return Annotated[str, AfterValidator(check)]
 
 
+_Number = Annotated[int, Field(strict=True, ge=1)]
+_NUMBERS = TypeAdapter(_Number | Annotated[dict[str, _Number], Field(min_length=1)] | None)
+
+
 def _cluster_numbers(value: Any) -> Any:
     """Check numbers of clusters; a mapping becomes sorted pairs, as a spec must be hashable."""
-
-    def number(entry: Any) -> bool:
-        return isinstance(entry, int) and not isinstance(entry, bool) and entry >= 1
-
-    if value is None or number(value):
-        return value
-    pairs = value.items() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    pairs = tuple(sorted((tuple(pair) for pair in pairs if isinstance(pair, list | tuple)), key=str))
-    if not pairs or not all(len(p) == 2 and isinstance(p[0], str) and number(p[1]) for p in pairs):
-        raise ValueError(f"expected a whole number of at least 1, or one for each of some classes; got {value!r}")
-    return pairs
+    try:
+        number = _NUMBERS.validate_python(dict(value) if isinstance(value, list | tuple) else value)
+    except (TypeError, ValueError) as error:
+        what = f"expected a whole number of at least 1, or one for each of some classes; got {value!r}"
+        raise ValueError(what) from error
+    return tuple(sorted(number.items(), key=str)) if isinstance(number, dict) else number
 
 
 # An int for all large classes, or pairs of a class's name and its number; a mapping in a YAML file or in Python.
@@ -334,16 +295,15 @@ class Spec(_BaseSpec):
     embedding: bool = False  # keep a t-SNE plot of the test features
     trace_test: bool = True  # measure the test set after each epoch, not only after the last
 
-    @model_validator(mode="after")
-    def _method_fits(self) -> Spec:
-        method = METHODS[self.method]
+    def _check(self) -> None:
+        super()._check()
+        method, kind = METHODS[self.method], "text" if self.is_text else "images"
         if method.needs_encoder and self.encoder is None:
             raise ValueError(f"method {self.method!r} needs an encoder")
         if not method.needs_encoder and self.encoder is not None:
             raise ValueError(f"method {self.method!r} uses no encoder; leave it out")
-        known = {*method.options, *method.cluster_options}
-        options = ("gamma", "tau", "max_margin", "deferred", "mixed_share", "auxiliary_weight")
-        for name in (*options, "clusterer", "threshold", "n_clusters"):
+        known = (*method.options, *method.cluster_options)
+        for name in OPTIONS:
             if name not in known and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"method {self.method!r} has no option {name}; it has {', '.join(known) or 'none'}")
         if isinstance(self.n_clusters, tuple):
@@ -356,11 +316,6 @@ class Spec(_BaseSpec):
             raise ValueError(f"method {self.method!r} is for binary tasks and needs a mixed_share between 0 and 1")
         if (self.network in FEATURE_NETWORKS) != method.features:
             raise ValueError(f"method {self.method!r} does not go with network {self.network!r}")
-        return self
-
-    @model_validator(mode="after")
-    def _fits_the_data(self) -> Spec:
-        method, kind = METHODS[self.method], "text" if self.is_text else "images"
         if not method.features and (self.network in TOKENIZERS) != self.is_text:
             fitting = [n for n in NETWORKS if n not in FEATURE_NETWORKS and (n in TOKENIZERS) == self.is_text]
             raise ValueError(f"network {self.network!r} does not read {kind}; there are {', '.join(fitting)}")
@@ -369,7 +324,6 @@ class Spec(_BaseSpec):
             raise ValueError(f"{what} needs images, and task {self.task!r} is one of text")
         if self.imbalance is not None and self.own is None and parse_task(self.task)[1] is None:
             raise ValueError(f"imbalance is for a class against the rest, and task {self.task!r} has all classes")
-        return self
 
     @property
     def label(self) -> str:
@@ -402,9 +356,8 @@ class TableSpec(_BaseSpec):
     threshold: float | None = Field(None, gt=0)
     encoder: _one_of("encoder", table_methods.ENCODERS) | None = None  # None: the columns are clustered
 
-    @model_validator(mode="after")
-    def _names_exist(self) -> TableSpec:
-        if not self._is_own():
+    def _check(self) -> None:
+        if self.own is None:
             bundled_tables.parse_table_task(self.task)
         method = table_methods.METHODS[self.method]
         if self.estimator not in method.estimators:
@@ -412,7 +365,6 @@ class TableSpec(_BaseSpec):
         for name in ("threshold", "encoder"):
             if method.clusterer is None and getattr(self, name) is not None:
                 raise ValueError(f"method {self.method!r} does not regroup; leave {name} out")
-        return self
 
     @property
     def label(self) -> str:
@@ -430,22 +382,19 @@ class LookSpec(_BaseSpec):
     threshold: float | None = Field(None, gt=0)
     image_size: int | None = Field(None, ge=8)  # of images that are decoded from files
 
-    @model_validator(mode="after")
-    def _names_exist(self) -> LookSpec:
+    def _check(self) -> None:
         if self.holds == "images":
+            super()._check()
             if self.encoder is None:
                 raise ValueError("a look at images needs an encoder")
-            super()._names_exist()
             if self.is_text or len(self.class_names) != 2:
                 raise ValueError(f"a look is at images of one class against the rest, and task {self.task!r} is not")
-            return self
-        if not self._is_own():
+            return
+        if self.own is None:
             raise ValueError(f"a look at rows is at data of your own; task {self.task!r} has no `own`")
         if self.encoder not in (None, *table_methods.ENCODERS):
-            raise ValueError(
-                f"no encoder of tables is called {self.encoder!r}; there are {', '.join(table_methods.ENCODERS)}"
-            )
-        return self
+            known = ", ".join(table_methods.ENCODERS)
+            raise ValueError(f"no encoder of tables is called {self.encoder!r}; there are {known}")
 
     @property
     def label(self) -> str:
@@ -466,10 +415,7 @@ RETIRED: dict[str, dict[str, Any]] = {
 def parse_spec(values: dict[str, Any]) -> Spec | EncoderSpec | TableSpec | LookSpec:
     """Build a spec from plain values (a YAML file, a record); a retired field at its old default is left out.
 
-    Raises
-    ------
-    ValueError
-        With one line a defect: the field, what was given, what was expected.
+    A ValueError names each field that is wrong, and what was expected.
     """
     values = {"kind": "training"} | dict(values)
     retired = RETIRED.get(str(values["kind"]), {}).items()

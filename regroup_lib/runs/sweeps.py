@@ -19,10 +19,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
-from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from joblib.externals.loky import ProcessPoolExecutor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -48,16 +47,10 @@ CLOSING = 2.0  # seconds that a process has to stop by itself before it is ended
 # Training frees its activations at every step. Without these settings glibc returns that memory to the system and takes
 # it back as page faults: an epoch of HAM10000 then takes 4.0 s instead of 2.7 s. They keep up to 1 GB, in pieces up to
 # 32 MB, in the main thread's arena.
-KEEPING_MEMORY = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_TRIM_THRESHOLD_": str(2**30),
-    "MALLOC_MMAP_THRESHOLD_": str(2**25),
-}
+KEEPING_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-LOST = (
-    f"{TRIES} workers ended while they ran it, and no epoch was finished between: "
-    "they crashed, were killed, or ran out of memory"
-)
+LOST = f"{TRIES} workers ended while they ran it, and no epoch was finished between: "
+LOST += "they crashed, were killed, or ran out of memory"
 
 
 class SweepError(RuntimeError):
@@ -128,10 +121,7 @@ def sweep(
         (client is not None and workers is not None, "both a client and workers are given; name one of them"),
         (client is None and resources, "resources are those of a client's workers; name a client"),
         (minutes is not None and not minutes > 0, f"minutes is {minutes}; expected more than 0"),
-        (
-            minutes and client is not None,
-            "minutes are for runs on this machine; leave them out, or name a number of workers",
-        ),
+        (minutes and client, "minutes are for runs on this machine; leave them out, or name a number of workers"),
         (minutes and recompute, "recompute would begin again with every call; leave it out, or leave the minutes out"),
     ):
         if wrong:
@@ -148,49 +138,37 @@ def sweep(
         place = _in_processes(workers or 1, deadline)
         options["deadline"] = deadline and deadline - CLOSING
     records: dict[AnySpec, Record] = {}
-    failures: dict[AnySpec, _Failure] = {}
+    failures: list[tuple[AnySpec, _Outcome]] = []
     with place as (submit, n_slots), progress_bar(total=len(once), desc="sweep", unit="run") as bar, silence():
         for spec, outcome in _outcomes(once, submit, n_slots, options):
-            if isinstance(outcome, _Failure):
-                failures[spec] = outcome
-            elif outcome is not _Open.STOPPED:
-                records[spec] = _received(spec.path(results), outcome)
+            if outcome.state == "recorded":
+                records[spec] = _received(spec.path(results), outcome.files)
+            elif outcome.state == "failed":
+                failures.append((spec, outcome))
             bar.update()
-    _raise_failures(once, records, failures)
+    _raise_failures(once, len(records), failures)
     return [records[spec] for spec in named]
 
 
-class _Open(Enum):
-    """In the place of a record: another process runs the spec, or the time is over."""
+class _Outcome(NamedTuple):
+    """What came of a run; an error in words, as an exception itself may not survive the way back from a worker."""
 
-    BUSY = "busy"
-    STOPPED = "stopped"
-
-
-class _Failure(NamedTuple):
-    """Why a run failed, in words: an exception itself may not survive the way back from a worker."""
-
-    what: str
-    traceback: str  # empty where the message says what to mend
-
-    @classmethod
-    def of(cls, error: Exception) -> _Failure:
-        explained = isinstance(error, ValueError | OSError | LostWorkers)
-        text = "" if explained else "".join(traceback.format_exception(error))
-        return cls(f"{type(error).__name__}: {error}", text)
+    state: Literal["recorded", "failed", "busy", "stopped"]  # busy: another process runs it; stopped: time is over
+    what: str = ""  # the record's path, or what went wrong
+    traceback: str = ""  # empty where the message says what to mend
+    files: tuple[bytes, ...] = ()  # the record and its arrays, where they come back from a cluster
 
 
-class _Files(NamedTuple):
-    """A record's files, as they come back from a cluster."""
-
-    record: bytes
-    arrays: bytes
+def _failed(error: Exception) -> _Outcome:
+    explained = isinstance(error, ValueError | OSError | LostWorkers)
+    text = "" if explained else "".join(traceback.format_exception(error))
+    return _Outcome("failed", f"{type(error).__name__}: {error}", text)
 
 
 def _outcomes(
     specs: Sequence[AnySpec], submit: Callable[..., Future], n_slots: int, options: dict[str, Any]
-) -> Iterator[tuple[AnySpec, Any]]:
-    """Run specs, so many at a time, and yield each with what `_attempt` says of it in the end."""
+) -> Iterator[tuple[AnySpec, _Outcome]]:
+    """Run specs, so many at a time, and yield each with what came of it in the end."""
     waiting, lost = deque(specs), Counter()
     running: dict[Future, tuple[AnySpec, int]] = {}
     while waiting or running:
@@ -208,8 +186,8 @@ def _outcomes(
                 if lost[spec] < TRIES:
                     waiting.appendleft(spec)
                     continue
-                outcome = _Failure.of(error)
-            if outcome is _Open.BUSY:
+                outcome = _failed(error)
+            if outcome.state == "busy":
                 waiting.append(spec)
             else:
                 yield spec, outcome
@@ -221,18 +199,18 @@ def _last_epoch(spec: AnySpec, options: dict[str, Any]) -> int:
     return checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
 
 
-def _attempt(spec: AnySpec, options: dict[str, Any]) -> Path | _Failure | _Open:
-    """Run a spec in this process and return its record's path, or why there is none."""
+def _attempt(spec: AnySpec, options: dict[str, Any]) -> _Outcome:
+    """Run a spec in this process."""
     try:
         with silence():
-            return run(spec, **options, wait=False).path
+            return _Outcome("recorded", str(run(spec, **options, wait=False).path))
     except OutOfTime:
-        return _Open.STOPPED
+        return _Outcome("stopped")
     except Busy:
         time.sleep(BUSY_WAIT)
-        return _Open.BUSY
+        return _Outcome("busy")
     except Exception as error:  # one bad run must not cost the others
-        return _Failure.of(error)
+        return _failed(error)
 
 
 def _submit_here(spec: AnySpec, options: dict[str, Any]) -> Future:
@@ -242,24 +220,25 @@ def _submit_here(spec: AnySpec, options: dict[str, Any]) -> Future:
     return future
 
 
-def _received(path: Path, outcome: Path | _Files) -> Record:
+def _received(path: Path, files: tuple[bytes, ...]) -> Record:
     """Return a record, whose files are written first where they came over the network."""
-    if isinstance(outcome, _Files) and not (path.exists() and path.read_bytes() == outcome.record):
-        for target, content in ((path.with_suffix(".npz"), outcome.arrays), (path, outcome.record)):
+    if files and not (path.exists() and path.read_bytes() == files[0]):
+        for target, content in zip((path.with_suffix(".npz"), path), reversed(files), strict=True):
             with atomic_path(target) as written:
                 written.write_bytes(content)
     return load_record(path)
 
 
-def _raise_failures(specs: Sequence[Any], records: dict[Any, Record], failures: dict[Any, _Failure]) -> None:
-    left = len(specs) - len(records) - len(failures)
+def _raise_failures(specs: Sequence[AnySpec], n_recorded: int, failures: Sequence[tuple[AnySpec, _Outcome]]) -> None:
+    left = len(specs) - n_recorded - len(failures)
     if left and not failures:
-        raise Unfinished(f"{len(records)} of {len(specs)} runs are recorded; the same call goes on with the others")
+        raise Unfinished(f"{n_recorded} of {len(specs)} runs are recorded; the same call goes on with the others")
+    named = [(f"{spec.task} {spec.label} seed {spec.seed}:", failure) for spec, failure in failures]
     lines = [f"{len(failures)} of {len(specs)} runs failed, the others are recorded:"]
-    lines += [f"{spec.task} {spec.label} seed {spec.seed}: {failure.what}" for spec, failure in failures.items()]
+    lines += [f"{name} {failure.what}" for name, failure in named]
     # One traceback for all runs that failed at one place.
-    shown = {failure.traceback: spec for spec, failure in failures.items() if failure.traceback}
-    lines += [f"\n{spec.task} {spec.label} seed {spec.seed}:\n{text}" for text, spec in shown.items()]
+    shown = {failure.traceback: name for name, failure in named if failure.traceback}
+    lines += [f"\n{name}\n{text}" for text, name in shown.items()]
     if left:
         raise Unfinished("\n".join([*lines, f"{left} runs are left"]))
     if failures:
@@ -281,7 +260,7 @@ def _in_processes(workers: int, deadline: float | None) -> Iterator[_Place]:
     def supervise(*arguments: Any) -> Any:
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= CLOSING:
-            return _Open.STOPPED
+            return _Outcome("stopped")
         if getattr(own, "pool", None) is None:
             own.pool = ProcessPoolExecutor(1, env=environment, initializer=_end_with, initargs=(os.getpid(),))
             pools.append(own.pool)
@@ -289,7 +268,7 @@ def _in_processes(workers: int, deadline: float | None) -> Iterator[_Place]:
             return own.pool.submit(_attempt, *arguments).result(left)
         except TimeoutError:  # training stops by itself before; encoding, clustering and measuring do not
             own.pool.shutdown(kill_workers=True)
-            return _Open.STOPPED
+            return _Outcome("stopped")
         except TerminatedWorkerError:
             own.pool = None
             raise LostWorkers(LOST) from None
@@ -331,8 +310,8 @@ def _on_cluster(client: Client, resources: Mapping[str, float]) -> Iterator[_Pla
         executor.shutdown(wait=False)  # takes back what has not started
 
 
-def _attempt_on_cluster(code: str, topic: str, spec: AnySpec, options: dict[str, Any]) -> _Files | _Failure | _Open:
-    """Run a spec on a worker and return its record's files, or why there are none.
+def _attempt_on_cluster(code: str, topic: str, spec: AnySpec, options: dict[str, Any]) -> _Outcome:
+    """Run a spec on a worker and return its record's files, too.
 
     The scheduler does not know which of the runs that it gave to a worker ended it. So each start is noted there, and a
     run that was started again and again without an epoch between gives itself up.
@@ -341,15 +320,16 @@ def _attempt_on_cluster(code: str, topic: str, spec: AnySpec, options: dict[str,
 
     if code != CODE_VERSION:
         what = f"the worker has regroup_lib {CODE_VERSION}, the sweep {code}; install one on both"
-        return _Failure.of(ValueError(what))
+        return _failed(ValueError(what))
     start = [spec.key, _last_epoch(spec, options)]
     events = [list(event) for _, event in get_client().get_events(topic) if event[0] == spec.key]
     if events[-TRIES:] == TRIES * [start]:
-        return _Failure.of(LostWorkers(LOST))
+        return _failed(LostWorkers(LOST))
     get_client().log_event(topic, start)
     outcome = _attempt(spec, options)
-    if outcome is _Open.BUSY:
-        get_client().log_event(topic, [spec.key, outcome.value])
-    if isinstance(outcome, Path):
-        return _Files(outcome.read_bytes(), outcome.with_suffix(".npz").read_bytes())
-    return outcome
+    if outcome.state == "busy":
+        get_client().log_event(topic, [spec.key, outcome.state])
+    if outcome.state != "recorded":
+        return outcome
+    path = Path(outcome.what)
+    return outcome._replace(files=(path.read_bytes(), path.with_suffix(".npz").read_bytes()))

@@ -7,9 +7,9 @@ A task names a source and the positive class (``"wine-1"``); all other rows are 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,7 @@ from regroup_lib.data.tasks import fewer_positives
 from regroup_lib.diagnostics import diagnose
 from regroup_lib.estimator import RegroupClassifier
 from regroup_lib.metrics import evaluate
+from regroup_lib.runs import NOT_AGGREGATED
 
 N_TREES = 100
 N_FOLDS = 5
@@ -55,36 +56,20 @@ ESTIMATOR_TITLES = {"logreg": "logistic regression", "forest": "random forest", 
 
 @dataclass(frozen=True)
 class TableMethod:
-    """What is done about imbalance.
+    """What is done about imbalance."""
 
-    Attributes
-    ----------
-    title : str
-        How tables and figures name it.
-    sampler : str, optional
-        A key of `RESAMPLERS`.
-    weighted : bool
-        Whether training classes weigh the same.
-    clusterer : str, optional
-        Of a method that regroups.
-    n_clusters : "auto", optional
-        See `RegroupClassifier`.
-    estimators : tuple of str
-        Those that it goes with.
-    """
-
-    title: str
-    sampler: str | None = None
-    weighted: bool = False
-    clusterer: str | None = None
-    n_clusters: str | None = None
-    estimators: tuple[str, ...] = tuple(ESTIMATORS)
+    title: str  # in tables and figures
+    sampler: str | None = None  # a key of `RESAMPLERS`
+    weighted: bool = False  # whether training classes weigh the same
+    clusterer: str | None = None  # of a method that regroups
+    n_clusters: str | None = None  # "auto": see `RegroupClassifier`
+    estimators: tuple[str, ...] = tuple(ESTIMATORS)  # those that it goes with
 
     @property
     def rules(self) -> tuple[str, ...]:
         """The aggregation rules to measure; the automatic choice of clusters is made for the first alone."""
         if self.clusterer is None:
-            return ("none",)
+            return (NOT_AGGREGATED,)
         return ("max",) if self.n_clusters == "auto" else ("max", "sum")
 
 
@@ -105,14 +90,10 @@ METHODS = {
 }
 
 
-def _smote(n_positives: int, seed: int) -> SMOTE:
-    # The usual five neighbors, or all there are.
-    return SMOTE(k_neighbors=min(5, n_positives - 1), random_state=seed)
-
-
 RESAMPLERS: dict[str, Callable[[int, int], Any]] = {
     "ros": lambda n_positives, seed: RandomOverSampler(random_state=seed),
-    "smote": _smote,
+    # The usual five neighbors, or all there are.
+    "smote": lambda n_positives, seed: SMOTE(k_neighbors=min(5, n_positives - 1), random_state=seed),
     "kmeans-smote": lambda n_positives, seed: KMeansSMOTE(random_state=seed),
     "cluster-centroids": lambda n_positives, seed: ClusterCentroids(random_state=seed),
 }
@@ -166,24 +147,11 @@ ENCODERS: dict[str, Callable[[], Any]] = {
 
 
 def make_model(
-    method: str,
-    estimator: str,
-    *,
-    seed: int,
-    threshold: float | None = None,
-    encoder: str | None = None,
+    method: str, estimator: str, *, seed: int, threshold: float | None = None, encoder: str | None = None
 ) -> Any:
-    """Return the unfitted classifier of a method.
+    """Return the unfitted classifier of a method, by keys of `METHODS`, `ESTIMATORS` and `ENCODERS`.
 
-    Parameters
-    ----------
-    method, estimator : str
-        Keys of `METHODS` and `ESTIMATORS`.
-    seed : int
-    threshold : float, optional
-        See `RegroupClassifier`.
-    encoder : str, optional
-        A key of `ENCODERS`; default: the columns themselves are clustered.
+    Without an encoder the columns themselves are clustered. For `threshold` see `RegroupClassifier`.
     """
     chosen = METHODS[method]
     if method == "balanced-forest":
@@ -213,25 +181,14 @@ def make_model(
 
 @dataclass
 class OutOfFold:
-    """Scores of all rows of a table, each by a classifier that was not fitted on it.
+    """Scores of all rows of a table, each by a classifier that was not fitted on it."""
 
-    Attributes
-    ----------
-    folds : ndarray of uint8 [n]
-        The fold that a row was held out in.
-    scores : dict of str to ndarray of float32 [n]
-        Score of the positive class, by aggregation rule; empty where the method cannot be used.
-    reason : str
-        Why it cannot.
-    regrouping : dict
-        ``parent`` and ``counts``: class and size of the training classes in the first fold, after resampling;
-        ``n_clusters``: clusters of the majority, by fold; ``before``: what `foresee` says, mean over folds.
-    seconds : dict of str to float
-    """
-
-    folds: np.ndarray
+    folds: np.ndarray  # uint8 [n], the fold that a row was held out in
+    # float32 [n] of the positive class, by aggregation rule; empty where the method cannot be used.
     scores: dict[str, np.ndarray] = field(default_factory=dict)
-    reason: str = ""
+    reason: str = ""  # why it cannot
+    # `parent` and `counts`: class and size of the training classes in the first fold, after resampling; `n_clusters`:
+    # clusters of the majority, by fold; `before`: what `foresee` says, mean over folds.
     regrouping: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -256,10 +213,8 @@ def out_of_fold(
     seed : int
         Moves the folds and everything random in them. Methods with one seed have the same folds.
     n_folds : int
-        A run has `N_FOLDS`.
     imbalance : float, optional
-        Negatives a positive in the training folds: positives are left out of them at random. The held-out fold keeps
-        its own ratio, so results at two ratios are on the same rows.
+        Negatives per positive in the training folds, which lose positives at random. Rows held out keep their ratio.
     """
     X, y, groups = table.features, table.labels, table.groups
     result = OutOfFold(_folds(table, n_folds, seed))
@@ -280,16 +235,12 @@ def out_of_fold(
         result.scores[rule] = np.empty(len(y), np.float32)
         for (_, held_out), fold in zip(splits, fitted, strict=True):
             result.scores[rule][held_out] = fold.scores[rule]
-    result.regrouping = {"parent": fitted[0].parent, "counts": fitted[0].counts}
-    result.regrouping["n_clusters"] = [fold.parent.count(0) for fold in fitted]
+    n_clusters = [fold.parent.count(0) for fold in fitted]
+    result.regrouping = {"parent": fitted[0].parent, "counts": fitted[0].counts, "n_clusters": n_clusters}
     if fitted[0].before:
-        result.regrouping["before"] = _over_folds([fold.before for fold in fitted], np.mean)
-    result.seconds = _over_folds([fold.seconds for fold in fitted], sum)
+        result.regrouping["before"] = pd.DataFrame([fold.before for fold in fitted]).mean(skipna=False).to_dict()
+    result.seconds = pd.DataFrame([fold.seconds for fold in fitted]).sum().to_dict()
     return result
-
-
-def _over_folds(by_fold: Sequence[dict[str, float]], reduce: Callable[[list[float]], float]) -> dict[str, float]:
-    return {name: float(reduce([values[name] for values in by_fold])) for name in by_fold[0]}
 
 
 def _folds(table: Table, n_folds: int, seed: int) -> np.ndarray:
@@ -306,8 +257,7 @@ def _folds(table: Table, n_folds: int, seed: int) -> np.ndarray:
     return split_by_group(table.labels, table.groups, fractions=equal, seed=seed).astype(np.uint8)
 
 
-@dataclass(frozen=True)
-class _FittedFold:
+class _FittedFold(NamedTuple):
     """Scores of the rows held out, by rule, and the classes that the classifier was trained on."""
 
     scores: dict[str, np.ndarray]
@@ -328,14 +278,13 @@ def _fit_fold(
     **options: Any,
 ) -> _FittedFold:
     """Prepare, resample and fit on training rows alone, and score the rows held out."""
-    start = time.perf_counter()
+    chosen, times = METHODS[method], [time.perf_counter()]
     preparation = make_preparation()
     X_train = np.asarray(preparation.fit_transform(X))
     X_test = np.asarray(preparation.transform(X_held_out))
-    prepared = time.perf_counter()
-    chosen = METHODS[method]
+    times.append(time.perf_counter())
     X_fit, y_fit = (X_train, y) if chosen.sampler is None else resample(chosen.sampler, X_train, y, seed)
-    resampled = time.perf_counter()
+    times.append(time.perf_counter())
     grouped = {"groups": groups} if groups is not None and chosen.n_clusters == "auto" else {}
     model = make_model(method, seed=seed, **options)
     if isinstance(model, RegroupClassifier) and getattr(model.estimator, "early_stopping", "") and len(y_fit) > 10_000:
@@ -343,30 +292,22 @@ def _fit_fold(
     model.fit(X_fit, y_fit, **grouped)
     scores = {}
     for rule in chosen.rules:
-        if rule != "none":
+        if rule != NOT_AGGREGATED:
             model.aggregation = rule
         scores[rule] = model.predict_proba(X_test)[:, 1]
-    seconds = {"prepare": prepared - start, "resample": resampled - prepared, "train": time.perf_counter() - resampled}
+    times.append(time.perf_counter())
     parent = getattr(model, "parent_", np.array([0, 1]))
     counts = np.bincount(getattr(model, "pseudo_labels_", y_fit), minlength=len(parent))
     before = foresee(X_train, y, seed) if method == "rg" else {}
+    seconds = dict(zip(("prepare", "resample", "train"), np.diff(times).tolist(), strict=True))
     return _FittedFold(scores, parent.tolist(), counts.tolist(), before, seconds)
 
 
 def foresee(X: np.ndarray, y: np.ndarray, seed: int) -> dict[str, float]:
-    """Return what is known of a task before a classifier is trained, from prepared training rows.
+    """Return what is known of a task before a classifier is trained, from prepared training rows [n, d].
 
-    Parameters
-    ----------
-    X, y : array [n, d], [n]
-    seed : int
-
-    Returns
-    -------
-    dict
-        ``silhouette`` and ``stability`` of the majority's natural clusters, as `diagnose` has them (NaN where the
-        majority is not divided), and ``minority neighbors``: the share of the positives among the five nearest
-        neighbors of a positive.
+    These are ``silhouette`` and ``stability`` of the majority's natural clusters, as `diagnose` has them (NaN where it
+    is not divided), and ``minority neighbors``: the share of the positives among the five nearest of a positive.
     """
     classes = diagnose(X, y, n_repeats=2, seed=seed).classes
     majority = classes.loc[0] if 0 in classes.index else {}
@@ -378,30 +319,16 @@ def foresee(X: np.ndarray, y: np.ndarray, seed: int) -> dict[str, float]:
 # ---------------------------------------------------------------- measures
 
 
-def measure_folds(labels: np.ndarray, folds: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
-    """Measure out-of-fold scores.
+def measure_folds(
+    labels: np.ndarray, folds: np.ndarray, scores: np.ndarray, *, evaluate: Callable[..., dict[str, Any]] = evaluate
+) -> dict[str, Any]:
+    """Measure out-of-fold scores [n], each fold by `evaluate`.
 
-    Average precision is the mean over folds of each fold's own, not that of all scores together. It measures an
-    order, and scores of two folds are by two classifiers, which need not agree on what 0.3 means: regrouping finds
-    other clusters in each fold, and the automatic choice even another number of them. One order made of five charges
-    a method for a mixture that nobody uses (Forman & Scholz 2010, who find it for the area under the ROC curve).
-    The price: a fold with ten positives has a coarse average precision. The pooled number stands beside it.
-
-    Balanced accuracy is pooled: its threshold of 0.5 means the same in every fold.
-
-    Parameters
-    ----------
-    labels, folds, scores : array [n]
-
-    Returns
-    -------
-    dict
-        ``balanced_accuracy``, ``average_precision`` and ``calibrated_average_precision`` (by class),
-        ``pooled_average_precision`` (positive class), ``prevalence``, ``average_precision_by_fold``, ``summary``.
-
-    References
-    ----------
-    Forman & Scholz (2010), Apples-to-apples in cross-validation studies.
+    Average precision is the mean over folds of each fold's own. It measures an order, and the scores of two folds are
+    from two classifiers, which need not agree on what 0.3 means, as regrouping finds other clusters in each fold. One
+    order of all scores charges a method for a mixture that nobody uses (Forman & Scholz 2010, Apples-to-apples in
+    cross-validation studies); it is kept as ``pooled_average_precision``. Balanced accuracy is pooled: its threshold
+    of 0.5 means the same in every fold.
     """
     names = ("negative", "positive")
     by_fold = [evaluate(labels[folds == f], scores[folds == f], names) for f in np.unique(folds)]

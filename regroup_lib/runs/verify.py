@@ -1,21 +1,19 @@
 """Whether records are what they claim to be: specs, keys, digests, arrays, and metrics computed again from scores.
 
-Metrics are not computed by the code that made them: average precisions come from one sort a class
-(`metrics.weighted_average_precisions`), recalls from counts.
+Average precisions and recalls are not computed by the code that made them: the former come from one sort a class
+(`metrics.weighted_average_precisions`), the latter from counts.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,11 +22,11 @@ from regroup_lib.data.tasks import parse_task
 from regroup_lib.files import digest_arrays, record_paths, results_directory
 from regroup_lib.metrics import accuracy_interval, decide, precision_interval, weighted_average_precisions
 from regroup_lib.progress import progress_bar
-from regroup_lib.runs import table_methods
+from regroup_lib.runs import rules_of, table_methods
 from regroup_lib.runs.looks import EMBEDDED_POINTS
-from regroup_lib.runs.networks import FROZEN_ESTIMATORS, MANY_CLASSES
+from regroup_lib.runs.networks import FROZEN_ESTIMATORS, MANY_CLASSES, summary
 from regroup_lib.runs.records import Record, load_record
-from regroup_lib.runs.specs import AnySpec, Spec, TableSpec
+from regroup_lib.runs.specs import AnySpec
 
 TOLERANCE = 1e-9
 MEASURES = ("average_precision", "calibrated_average_precision")
@@ -57,8 +55,7 @@ def data_variant(spec: AnySpec) -> str:
     return f"{name} {spec.image_size or SOURCES[name].image_shape[0]} px{by_image}"
 
 
-@dataclass(frozen=True)
-class Defect:
+class Defect(NamedTuple):
     """What is wrong with one file."""
 
     path: Path
@@ -134,8 +131,7 @@ def check_results(results_dir: str | Path | None = None, *, profile: str | None 
             for what in _check(path, root, report, shared):
                 report.defects.append(Defect(path, what))
         except Exception as error:  # a record whose shape no check foresees is a defect, not the end
-            what = f"it cannot be checked ({type(error).__name__}: {_one_line(error)})"
-            report.defects.append(Defect(path, what))
+            report.defects.append(Defect(path, f"it cannot be checked ({type(error).__name__}: {_one_line(error)})"))
     for (what, where, _), by_digest in shared.items():
         _, *others = sorted(by_digest.values(), key=len, reverse=True)
         what = f"its {what} are not those of most records of {where}"
@@ -156,84 +152,65 @@ def _check(path: Path, root: Path, report: Report, shared: _Shared) -> Iterator[
     """Yield the defects of a record; count its numbers in the report, and note what it shares with others."""
     try:
         record = load_record(path)
-        spec = record.spec
-        report.statuses[spec.kind][record.status] += 1
-        if path != spec.path(root):
-            yield f"its spec belongs in {spec.path(root).relative_to(root)}"
-        yield from _wrong_provenance(record)
-        yield from _wrong_status(record)
-        if spec.kind == "training":
-            yield from _wrong_traces(record)
-        if record.status != "not applicable":
-            yield from _wrong_regrouping(record)
+        report.statuses[record.spec.kind][record.status] += 1
         arrays = record.arrays()
     except (ValueError, OSError) as error:  # a damaged file
         yield _one_line(error)
         return
+    spec, variant = record.spec, data_variant(record.spec)
+    if path != spec.path(root):
+        yield f"its spec belongs in {spec.path(root).relative_to(root)}"
+    yield from _wrong_provenance(record)
+    yield from _wrong_traces(record)
+    if record.status != "not applicable":
+        yield from _wrong_regrouping(record)
     wrong = list(_wrong_arrays(record, arrays))
     yield from wrong
     if not wrong:  # else the metrics that they determine would be wrong, too
         check = {"encoder": _wrong_encoder, "look": _wrong_look}.get(spec.kind, _wrong_metrics)
         yield from check(record, arrays, report)
-    variant = data_variant(spec)
     owners = dict.fromkeys(("test_labels", "embedding_labels"), spec.task) | {"folds": f"{variant}, seed {spec.seed}"}
     for name in owners.keys() & arrays.keys():
         shared[name.replace("_", " "), owners[name], variant][digest_arrays(arrays[name])].append(path)
 
 
 def _wrong_provenance(record: Record) -> Iterator[str]:
-    variant, own = data_variant(record.spec), record.spec.own
-    known = own.digest if own else DATA_DIGESTS.get(variant)
-    if known is None:
-        yield f"no digest is known of {variant}"
-    elif record.data_digest != known:
-        yield f"its data_digest {record.data_digest[:12]!r} is not that of {variant}, {known[:12]!r}"
-    yield from (f"seconds.{step} is {n}" for step, n in record.seconds.items() if not 0 <= n < math.inf)
-    if not record.seconds and record.status != "not applicable":
-        yield "it has no seconds"
-    if not re.fullmatch(r"\S+\+[0-9a-f]{12}", record.code):
-        yield f"code is {record.code!r}, not VERSION+DIGEST"
-    if not _is_time(record.created):
-        yield f"created is {record.created!r}, not a time with its zone"
+    spec, status, statuses = record.spec, record.status, STATUSES[record.spec.kind]
+    variant, applicable = data_variant(spec), status != "not applicable"
+    known = spec.own.digest if spec.own else DATA_DIGESTS.get(variant, "")
+    stated = f"its data_digest {record.data_digest[:12]!r}"
     wanted = {"machine": ("cores", "threads"), "versions": ("python", "torch", "numpy", "scikit-learn")}
-    for name, keys in wanted.items():
-        if missing := [key for key in keys if key not in getattr(record, name)]:
-            yield f"{name} lacks {', '.join(missing)}"
-
-
-def _wrong_status(record: Record) -> Iterator[str]:
-    status, kind = record.status, record.spec.kind
-    if status not in STATUSES[kind]:
-        yield f"status is {status!r}; of {kind} it is {' or '.join(STATUSES[kind])}"
-    if (status == "finished") != bool(record.metrics):
-        yield f"status is {status!r}, with {len(record.metrics)} metrics"
-    if (status == "not applicable") != bool(record.reason):
-        yield f"status is {status!r}, with the reason {record.reason!r}"
+    missing = {name: [key for key in keys if key not in getattr(record, name)] for name, keys in wanted.items()}
+    for wrong, what in (
+        (not known, f"no digest is known of {variant}"),
+        (known and record.data_digest != known, f"{stated} is not that of {variant}, {known[:12]!r}"),
+        (applicable and not record.seconds, "it has no seconds"),
+        *((keys, f"{name} lacks {', '.join(keys)}") for name, keys in missing.items()),
+        (status not in statuses, f"status is {status!r}; of {spec.kind} it is {' or '.join(statuses)}"),
+        ((status == "finished") != bool(record.metrics), f"status is {status!r}, with {len(record.metrics)} metrics"),
+        (applicable == bool(record.reason), f"status is {status!r}, with the reason {record.reason!r}"),
+    ):
+        if wrong:
+            yield what
 
 
 def _wrong_traces(record: Record) -> Iterator[str]:
-    n_epochs, diverged = record.spec.epochs, record.status == "diverged"
-    epochs = [trace.get("epoch") for trace in record.traces]
-    if epochs != list(range(1, len(epochs) + 1)) or len(epochs) > n_epochs:
-        yield f"its traces are of epochs {epochs}, and the spec has {n_epochs}"
-    elif record.status == "finished" and len(epochs) < n_epochs:
-        yield f"it is finished, with {len(epochs)} traces of {n_epochs} epochs"
-    losses = [trace.get("train_loss", math.nan) for trace in record.traces]
-    n_finite = max(len(losses) - diverged, 0)  # a run diverges at its last loss
-    if list(map(_is_number, losses)) != [True] * n_finite + [False] * (len(losses) - n_finite):
-        yield f"status is {record.status!r}, and train_loss is {losses}"
-    for epoch, trace in enumerate(record.traces, start=1):
-        wrong = {name: value for name, value in trace.items() if not _possible(name, value)}
-        yield from (f"its trace of epoch {epoch} has {name} = {value}" for name, value in wrong.items())
-
-
-def _possible(name: str, value: Any) -> bool:
-    """Return whether a trace can have such a value."""
-    if name == "train_loss":  # checked with the status
-        return True
-    if name.startswith("variation"):  # NaN: a class that no sampled image belongs to
-        return isinstance(value, list) and all(isinstance(v, float) and not v < 0 and v != math.inf for v in value)
-    return _in_unit(value) if name.startswith(("val_", "test_")) else _is_number(value) and value >= 0
+    """Yield what is wrong with a record's traces; only the records of networks have some."""
+    status, traces, n_epochs = record.status, record.traces, getattr(record.spec, "epochs", 0)
+    epochs, losses = ([trace.get(name) for trace in traces] for name in ("epoch", "train_loss"))
+    n_traces = n_epochs if status == "finished" else min(len(traces), n_epochs)
+    if epochs != list(range(1, n_traces + 1)):
+        yield f"it is {status}, its traces are of epochs {epochs}, and the spec has {n_epochs}"
+    if list(map(_is_number, losses)) != [*[True] * (len(traces) - 1), status != "diverged"][: len(traces)]:
+        yield f"status is {status!r}, and train_loss is {losses}"  # a run diverges at its last loss
+    for epoch, trace in enumerate(traces, start=1):
+        for name, value in trace.items():
+            high = 1 if name.startswith(("val_", "test_")) else math.inf
+            values = [v for v in value if not _is_nan(v)] if isinstance(value, list) else [value]
+            fits = isinstance(value, list) == name.startswith("variation")  # NaN: no sampled image is of that class
+            fits &= all(_is_number(v) and -TOLERANCE <= v <= high + TOLERANCE for v in values)
+            if name != "train_loss" and not fits:
+                yield f"its trace of epoch {epoch}: {name} is {value}"
 
 
 def _wrong_regrouping(record: Record) -> Iterator[str]:
@@ -245,7 +222,23 @@ def _wrong_regrouping(record: Record) -> Iterator[str]:
         yield f"regrouping.parent is {str(parent)[:60]}; expected a class of {n_classes} for each pseudo-class"
     elif len(counts or ()) != len(parent) or not all(isinstance(n, int) and n > 0 for n in counts):
         yield f"regrouping.counts is {str(counts)[:60]}; expected {len(parent)} sizes"
-    yield from _not_in_unit({k: described[k] for k in ("purity", "nmi", "ari") if k in described}, "regrouping")
+    yield from _impossible({k: described[k] for k in ("purity", "nmi", "ari") if k in described}, "regrouping.")
+
+
+def _impossible(values: dict[str, Any], where: str) -> Iterator[str]:
+    """Yield the values that are no number between 0, or what a quantity goes down to, and 1."""
+    for name, value in values.items():
+        low = -1 if name in ("ari", "stability", "silhouette") else 0
+        if not (_is_number(value) and low - TOLERANCE <= value <= 1 + TOLERANCE):
+            yield f"{where}{name} is {value}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 # ---------------------------------------------------------------- arrays
@@ -253,7 +246,7 @@ def _wrong_regrouping(record: Record) -> Iterator[str]:
 
 def _wrong_arrays(record: Record, arrays: dict[str, np.ndarray]) -> Iterator[str]:
     expected = _expected_arrays(record, arrays)
-    for name in sorted(set(expected) | set(arrays)):
+    for name in sorted(expected.keys() | arrays.keys()):
         if name not in arrays or name not in expected:
             yield f"array {name} is missing" if name in expected else f"array {name} does not belong here"
             continue
@@ -280,50 +273,43 @@ def _expected_arrays(record: Record, arrays: dict[str, np.ndarray]) -> dict[str,
 
     Arrays that are there give the sizes that others share with them.
     """
-    spec, images = record.spec, (None, None, None, None)
-    n = {name: len(arrays.get(name, ())) for name in ("test_labels", "val_labels", "embedding_labels", "shown")}
-    if spec.kind == "look":
-        columns = len(record.metrics.get("columns", ()))
-        pictures = {"centers": ("f", n["shown"], columns)} if spec.holds == "rows" else {}
-        return {"shown": ("iu", None)} | (pictures or {"examples": ("u", n["shown"], *images)})
-    if spec.kind == "encoder":
-        return _embedding(n["embedding_labels"]) | _examples_of_encoder(record, arrays, images)
-    expected: dict[str, tuple] = {"test_labels": ("u", None)}
-    if spec.kind == "table":
-        expected["folds"] = ("u", n["test_labels"])
-    elif spec.split == "image":
-        expected["test_in_training"] = ("b", n["test_labels"])
-    if record.status != "finished":
-        return expected
-    parts = ["test"]
-    if spec.kind == "training" and (spec.validation_fraction > 0 or n["val_labels"]):
-        expected["val_labels"] = ("u", None)
-        parts.append("val")
-    n_classes = len(_class_names(spec))
-    for part, rule in product(parts, _rules(record)):
-        if n_classes > MANY_CLASSES:
-            expected[f"{part}_predictions_{rule}"] = ("u", n[f"{part}_labels"])
-        else:
-            expected[f"{part}_scores_{rule}"] = ("f", n[f"{part}_labels"], *([n_classes] if n_classes > 2 else []))
-    return expected | (_embedding(min(n["test_labels"], EMBEDDED_POINTS)) if getattr(spec, "embedding", False) else {})
-
-
-def _embedding(n: int) -> dict[str, tuple]:
-    return {"embedding": ("f", n, 2), "embedding_labels": ("u", n or None)}
-
-
-def _examples_of_encoder(record: Record, arrays: dict[str, np.ndarray], images: tuple) -> dict[str, tuple]:
-    n_shown, expected = len(record.regrouping.get("parent", ())), {}
-    if record.spec.is_text:
-        return {"example_rows": ("iu", n_shown, None)}
-    if len(record.spec.class_names) > 2:
-        expected["example_clusters"] = ("iu", None)
-        n_shown = len(arrays.get("example_clusters", ()))
-    expected["examples"] = ("u", n_shown, *images)
-    if record.spec.encoder == "autoencoder":
-        expected |= dict.fromkeys(("originals", "reconstructions"), ("u", *images))
-        expected |= dict.fromkeys(("squared_errors", "squared_deviations"), ("f", None))
-    return expected
+    spec, kind = record.spec, record.spec.kind
+    encoder, look, table, training = (kind == name for name in ("encoder", "look", "table", "training"))
+    n = {name: len(array) for name, array in arrays.items()}
+    n_tested, n_classes, images = n.get("test_labels"), len(_class_names(spec)), (None, None, None, None)
+    rows, text = look and spec.holds == "rows", encoder and spec.is_text
+    several, trained_here = encoder and not text and n_classes > 2, encoder and spec.encoder == "autoencoder"
+    n_shown = n.get("example_clusters" if several else "shown", len(record.regrouping.get("parent", ())))
+    finished = record.status == "finished"
+    plotted = encoder or (training and finished and spec.embedding)
+    n_plotted = n.get("embedding_labels") if encoder else min(n_tested or 0, EMBEDDED_POINTS)
+    held_out = training and finished and (spec.validation_fraction > 0 or "val_labels" in arrays)
+    expected = [
+        # Whether an array belongs to such a record, its name, the kinds of its dtype, its shape.
+        (look, "shown", "iu", None),
+        (rows, "centers", "f", n_shown, len(record.metrics.get("columns", ()))),
+        (text, "example_rows", "iu", n_shown, None),
+        (several, "example_clusters", "iu", None),
+        ((look or encoder) and not (rows or text), "examples", "u", n_shown, *images),
+        (trained_here, "originals", "u", *images),
+        (trained_here, "reconstructions", "u", *images),
+        (trained_here, "squared_errors", "f", None),
+        (trained_here, "squared_deviations", "f", None),
+        (plotted, "embedding", "f", n_plotted, 2),
+        (plotted, "embedding_labels", "u", n_plotted),
+        (table or training, "test_labels", "u", None),
+        (held_out, "val_labels", "u", None),
+        (table, "folds", "u", n_tested),
+        (training and spec.split == "image", "test_in_training", "b", n_tested),
+    ]
+    if (table or training) and finished:
+        for part, rule in product(["test", "val"] if held_out else ["test"], _rules(record)):
+            n_part, columns = n.get(f"{part}_labels"), [n_classes] if n_classes > 2 else []
+            expected += [
+                (n_classes > MANY_CLASSES, f"{part}_predictions_{rule}", "u", n_part),
+                (n_classes <= MANY_CLASSES, f"{part}_scores_{rule}", "f", n_part, *columns),
+            ]
+    return {name: tuple(kinds_and_shape) for belongs, name, *kinds_and_shape in expected if belongs}
 
 
 def _class_names(spec: AnySpec) -> Sequence[str]:
@@ -333,8 +319,7 @@ def _class_names(spec: AnySpec) -> Sequence[str]:
 def _rules(record: Record) -> Sequence[str]:
     if record.spec.kind == "table":
         return table_methods.METHODS[record.spec.method].rules
-    parent = record.regrouping["parent"]
-    return ("none",) if len(parent) == max(parent) + 1 else ("max", "sum")
+    return rules_of(record.regrouping["parent"])
 
 
 # ---------------------------------------------------------------- metrics
@@ -342,29 +327,32 @@ def _rules(record: Record) -> Sequence[str]:
 
 def _wrong_metrics(record: Record, arrays: dict[str, np.ndarray], report: Report) -> Iterator[str]:
     """Compare the metrics of a training run or a table with those that its scores or decisions give."""
+    spec, names = record.spec, _class_names(record.spec)
     if record.status != "finished":
         return
-    if record.spec.kind == "table" and (n_folds := len(np.unique(arrays["folds"]))) != table_methods.N_FOLDS:
+    if "folds" in arrays and (n_folds := len(np.unique(arrays["folds"]))) != table_methods.N_FOLDS:
         yield f"array folds has {n_folds} folds, and a run {table_methods.N_FOLDS}"
         return
-    spec, names = record.spec, _class_names(record.spec)
     again: dict[str, Any] = {}
     for rule, part in product(_rules(record), ("val", "test")):
         if f"{part}_labels" not in arrays:
             continue
-        stored, where = record.metrics.get(rule, {}).get(part, {}), f"metrics.{rule}.{part}"
-        measured = _measured_again(spec, arrays, part, rule)
-        shares = {measure: (stored | measured).get(measure, {}) for measure in MEASURES}  # of many classes as stored
-        for measure, by_class in shares.items():
-            if list(by_class) != list(names) or not all(map(_in_unit, by_class.values())):
-                yield f"{where}.{measure} is not one share for each of the {len(names)} classes"
+        stored, where = record.metrics.get(rule, {}).get(part, {}), f"metrics.{rule}.{part}."
+        measured = _measured_again(names, arrays, part, rule)
+        for measure in MEASURES:  # of many classes as stored
+            by_class = (stored | measured).get(measure, {})
+            if list(by_class) != list(names) or list(_impossible(by_class, where)):
+                yield f"{where}{measure} is not one share for each of the {len(names)} classes"
                 return
-        means = {m: s[names[1]] if len(names) == 2 else float(np.mean(list(s.values()))) for m, s in shares.items()}
-        summary = {"balanced_accuracy": measured["balanced_accuracy"]} | means
-        again.setdefault(rule, {})[part] = measured | {"summary": summary}
-        yield from _not_in_unit({"neighbor_accuracy": stored.get("neighbor_accuracy", 0)}, where)
-        if spec.kind == "training" and (part == "val" or spec.trace_test):
-            yield from _wrong_last_trace(record, f"{part}_{rule}", stored.get("summary", {}))
+        again.setdefault(rule, {})[part] = measured | {"summary": summary(stored | measured)}
+        yield from _impossible({"neighbor_accuracy": stored.get("neighbor_accuracy", 0)}, where)
+        # What scikit-learn fits is not measured in epochs.
+        if spec.kind == "training" and (part == "val" or spec.trace_test) and spec.network not in FROZEN_ESTIMATORS:
+            last = record.traces[-1] if record.traces else {}
+            for measure, value in stored.get("summary", {}).items():
+                traced = last.get(f"{part}_{rule}_{measure}")
+                if not _agree(traced, value):
+                    yield f"its last trace has {part}_{rule}_{measure} = {traced}, its metrics {value}"
     stored, found = _numbers(record.metrics), _numbers(again)
     report.recomputed[spec.kind] += sum(map(np.size, found.values()))
     report.kept[spec.kind] += len(stored.keys() - found.keys())
@@ -373,20 +361,20 @@ def _wrong_metrics(record: Record, arrays: dict[str, np.ndarray], report: Report
     for name in sorted(found.keys() & stored.keys()):
         if not _agree(stored[name], found[name]):
             yield f"metrics.{name} is {stored[name]}, and the stored scores give {found[name]}"
-    known = ("neighbor_accuracy", *(MEASURES if len(names) > MANY_CLASSES else ()))  # they may have no second
+    known = {"neighbor_accuracy", *(MEASURES if len(names) > MANY_CLASSES else ())}  # they may have no second
     for name in sorted(stored.keys() - found.keys()):
-        if not set(name.split(".")) & set(known):
+        if not known & set(name.split(".")):
             yield f"metrics.{name} is {str(stored[name])[:60]}, which does not belong here"
 
 
-def _measured_again(spec: Spec | TableSpec, arrays: dict[str, np.ndarray], part: str, rule: str) -> dict[str, Any]:
-    labels, names = arrays[f"{part}_labels"].astype(np.int64), _class_names(spec)
+def _measured_again(names: Sequence[str], arrays: dict[str, np.ndarray], part: str, rule: str) -> dict[str, Any]:
+    labels = arrays[f"{part}_labels"].astype(np.int64)
     if len(names) > MANY_CLASSES:
         return measure_decisions(labels, arrays[f"{part}_predictions_{rule}"], names)
     scores = arrays[f"{part}_scores_{rule}"]
-    return (
-        measure_folds(labels, arrays["folds"], scores) if "folds" in arrays else measure_scores(labels, scores, names)
-    )
+    if "folds" in arrays:
+        return table_methods.measure_folds(labels, arrays["folds"], scores, evaluate=measure_scores)
+    return measure_scores(labels, scores, names)
 
 
 def _numbers(values: dict[str, Any], before: str = "") -> dict[str, Any]:
@@ -405,21 +393,11 @@ def _agree(stored: Any, again: Any) -> bool:
         return False
 
 
-def _wrong_last_trace(record: Record, name: str, summary: dict[str, float]) -> Iterator[str]:
-    if record.spec.kind == "training" and record.spec.network in FROZEN_ESTIMATORS:
-        return  # fitted at once, not in epochs that are measured
-    last = record.traces[-1] if record.traces else {}
-    for measure, value in summary.items():
-        traced = last.get(f"{name}_{measure}")
-        if not _agree(traced, value):
-            yield f"its last trace has {name}_{measure} = {traced}, its metrics {value}"
-
-
 def _wrong_encoder(record: Record, arrays: dict[str, np.ndarray], report: Report) -> Iterator[str]:
     """Check that the numbers of an encoder are possible; the features that would give them are not kept."""
     metrics = {name: value for name, value in record.metrics.items() if name != "contents"}
     report.kept["encoder"] += len(metrics)
-    yield from _not_in_unit(metrics, "metrics")
+    yield from _impossible(metrics, "metrics.")
 
 
 def _wrong_look(record: Record, arrays: dict[str, np.ndarray], report: Report) -> Iterator[str]:
@@ -434,33 +412,8 @@ def _wrong_look(record: Record, arrays: dict[str, np.ndarray], report: Report) -
         yield f"shown names cluster {arrays['shown'].max()} of {len(counts)}"
     for row in metrics.get("diagnosis", ()):
         report.kept["look"] += 2
-        for name in ("stability", "silhouette"):
-            if not (row[name] is None or math.isnan(row[name]) or _in_unit(row[name], low=-1)):
-                yield f"metrics.diagnosis has a {name} of {row[name]}"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _in_unit(value: Any, *, low: float = 0.0) -> bool:
-    return _is_number(value) and low - TOLERANCE <= value <= 1 + TOLERANCE
-
-
-def _not_in_unit(values: dict[str, Any], where: str) -> Iterator[str]:
-    for name, value in values.items():
-        if not _in_unit(value, low=-1 if name == "ari" else 0):
-            yield f"{where}.{name} is {value}"
-
-
-def _is_time(text: str) -> bool:
-    try:
-        return datetime.fromisoformat(text).tzinfo is not None
-    except ValueError:
-        return False
-
-
-# ---------------------------------------------------------------- metrics, a second time
+        known = {k: row[k] for k in ("stability", "silhouette") if row[k] is not None and not _is_nan(row[k])}
+        yield from _impossible(known, "metrics.diagnosis: ")
 
 
 def measure_scores(labels: np.ndarray, scores: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
@@ -472,16 +425,18 @@ def measure_scores(labels: np.ndarray, scores: np.ndarray, names: Sequence[str])
     scores : ndarray of float [n, C], or [n] of the positive class
     names : sequence of str [C]
     """
-    columns = _columns(scores)
-    result = measure_decisions(labels, decide(columns), names)
-    values = [_precisions(labels == c, columns[:, c], np.ones((1, len(labels)))) for c in range(len(names))]
-    for measure, (found,) in zip(MEASURES, np.transpose(values, (1, 2, 0)), strict=True):
-        result[measure] = dict(zip(names, found.tolist(), strict=True))
-    counts = np.bincount(labels, minlength=len(names))
-    result["intervals"]["average_precision"] = {
-        name: precision_interval(result["average_precision"][name], int(count))
-        for name, count in zip(names, counts, strict=True)
-    }
+    scores = scores.astype(np.float64)
+    columns = np.stack([1 - scores, scores], axis=1) if scores.ndim == 1 else scores
+    result, counts = measure_decisions(labels, decide(columns), names), np.bincount(labels, minlength=len(names))
+    result |= {measure: {} for measure in MEASURES}
+    intervals = result["intervals"]["average_precision"] = {}
+    for c, name in enumerate(names):
+        positive = labels == c
+        calibrated = np.where(positive, 0.5 / counts[c], 0.5 / (len(labels) - counts[c]))
+        weights = np.stack([np.ones(len(labels)), calibrated])
+        for measure, value in zip(MEASURES, weighted_average_precisions(positive, columns[:, c], weights), strict=True):
+            result[measure][name] = float(value)
+        intervals[name] = precision_interval(result["average_precision"][name], int(counts[c]))
     return result
 
 
@@ -494,35 +449,3 @@ def measure_decisions(labels: np.ndarray, decisions: np.ndarray, names: Sequence
         "prevalence": dict(zip(names, (counts / len(labels)).tolist(), strict=True)),
         "intervals": {"balanced_accuracy": accuracy_interval(recalls, counts)},
     }
-
-
-def measure_folds(labels: np.ndarray, folds: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
-    """Return what `table_methods.measure_folds` returns, computed another way."""
-    names = ("negative", "positive")
-    columns = _columns(scores)
-    result = measure_decisions(labels, decide(columns), names)
-    del result["intervals"]
-    # The first row is all folds together, the others one fold each.
-    members = np.stack([np.ones(len(folds)), *(folds == fold for fold in np.unique(folds))])
-    values = {name: _precisions(labels == c, columns[:, c], members) for c, name in enumerate(names)}
-    for i, measure in enumerate(MEASURES):
-        result[measure] = {name: float(found[i][1:].mean()) for name, found in values.items()}
-    result["pooled_average_precision"] = float(values["positive"][0][0])
-    result["average_precision_by_fold"] = values["positive"][0][1:].tolist()
-    return result
-
-
-def _columns(scores: np.ndarray) -> np.ndarray:
-    scores = scores.astype(np.float64)
-    return np.stack([1 - scores, scores], axis=1) if scores.ndim == 1 else scores
-
-
-def _precisions(positive: np.ndarray, scores: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """Return plain and calibrated average precision, [2, m], among each of m choices of samples, [m, n]."""
-    calibrated = np.where(
-        positive,
-        0.5 / (members * positive).sum(axis=1, keepdims=True),
-        0.5 / (members * ~positive).sum(axis=1, keepdims=True),
-    )
-    weights = np.concatenate([members, members * calibrated])
-    return weighted_average_precisions(positive, scores, weights).reshape(2, -1)
