@@ -10,6 +10,7 @@ import sklearn
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from imblearn import FunctionSampler
 from imblearn.ensemble import BalancedBaggingClassifier, BalancedRandomForestClassifier
 from imblearn.over_sampling import SMOTE, RandomOverSampler
 from imblearn.pipeline import make_pipeline as make_sampling_pipeline
@@ -23,6 +24,7 @@ from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_breast_cancer, load_digits, make_blobs
 from sklearn.decomposition import PCA, TruncatedSVD
+from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import (
     AdaBoostClassifier,
     BaggingClassifier,
@@ -33,10 +35,13 @@ from sklearn.ensemble import (
 )
 from sklearn.exceptions import NotFittedError, UnsetMetadataPassedError
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.frozen import FrozenEstimator
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression, SGDClassifier
 from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, make_scorer
+from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import (
+    FixedThresholdClassifier,
     GridSearchCV,
     GroupKFold,
     RandomizedSearchCV,
@@ -48,9 +53,10 @@ from sklearn.model_selection import (
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.naive_bayes import GaussianNB, MultinomialNB
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, RadiusNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+from sklearn.semi_supervised import SelfTrainingClassifier
 from sklearn.svm import SVC, LinearSVC
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -519,8 +525,13 @@ def test_fit_parameters_that_the_classifier_does_not_take(ring):
         RegroupClassifier().fit(X, y, weights=1, colour=2, sample_weight=np.ones(len(y)))
     with pytest.raises(ValueError, match=r"at least 2 classes; sample_weight is above 0 in 1 class: \[1\]"):
         RegroupClassifier().fit(X, y, sample_weight=y)
-    with pytest.raises(ValueError, match="sample_weight"):
-        RegroupClassifier().fit(X, y, sample_weight=np.ones(3))
+    for weights in (np.ones(3), "balanced", 2.0, {0: 1, 1: 2}):
+        with pytest.raises(ValueError, match=r"sample_weight is .* of shape .*; expected a number for each of 420"):
+            RegroupClassifier().fit(X, y, sample_weight=weights)
+    with pytest.raises(ValueError, match="init_score is for classes, and the estimator learns pseudo-classes"):
+        RegroupClassifier(TakesAnything()).fit(X, y, init_score=np.ones(len(y)))
+    with pytest.raises(ValueError, match="takes the label -1 for none, and regrouping for a class"):
+        RegroupClassifier(SelfTrainingClassifier(LOGISTIC)).fit(X, np.where(y == 0, -1, y))
 
 
 @pytest.mark.usefixtures("routing")
@@ -602,6 +613,18 @@ def test_groups_are_routed_to_the_folds(ring):
 WEIGHTS = {0: 1, 1: 20}
 
 
+class WeighsByOption(LogisticRegression):
+    """A classifier that takes weights as CatBoost does, and as Keras does: in the order of classes, and in fit."""
+
+    def __init__(self, class_weights=None):
+        super().__init__()
+        self.class_weights = class_weights
+
+    def fit(self, X, y, class_weight=None):
+        weights = class_weight or dict(enumerate(self.class_weights))
+        return super().fit(X, y, sample_weight=[weights[label] for label in y])
+
+
 @pytest.mark.parametrize(
     "weighted",
     [
@@ -613,6 +636,9 @@ WEIGHTS = {0: 1, 1: 20}
             make_pipeline(LogisticRegression()), [{"logisticregression__class_weight": [WEIGHTS]}], n_iter=1
         ),
         RegroupClassifier(LogisticRegression(class_weight=WEIGHTS), n_clusters=1),
+        GridSearchCV(make_pipeline(LOGISTIC), {"logisticregression": [LogisticRegression(class_weight=WEIGHTS)]}),
+        GridSearchCV(LogisticRegression(), {"class_weight": np.array([WEIGHTS])}),
+        WeighsByOption([1, 20]),
     ],
     ids=lambda weighted: type(weighted).__name__,
 )
@@ -621,6 +647,24 @@ def test_weights_by_class_weigh_classes_wherever_they_are_given(ring, weighted):
     model = RegroupClassifier(weighted, random_state=0).fit(X, y)
     by_sample = RegroupClassifier(random_state=0).fit(X, y, sample_weight=np.where(y == 1, 20, 1))
     np.testing.assert_allclose(model.predict_proba(X), by_sample.predict_proba(X), atol=1e-6)
+
+
+def test_weights_by_class_given_to_fit_weigh_classes(ring):
+    X, y = ring
+    model = RegroupClassifier(WeighsByOption(), random_state=0).fit(X, y, class_weight=WEIGHTS)
+    by_option = RegroupClassifier(WeighsByOption([1, 20]), random_state=0).fit(X, y)
+    np.testing.assert_array_equal(model.predict_proba(X), by_option.predict_proba(X))
+
+
+@pytest.mark.parametrize("label", ["rare", "usual"])
+def test_one_class_named_by_an_option_is_that_class(ring, label):
+    X, y = ring[0], np.where(ring[1] == 1, "rare", "usual")
+    for estimator in (
+        RadiusNeighborsClassifier(outlier_label=label),
+        DummyClassifier(strategy="constant", constant=label),
+    ):
+        model = RegroupClassifier(estimator, random_state=0).fit(X, y)
+        assert model.predict([[99, 99]]).tolist() == [label]
 
 
 @pytest.mark.parametrize(
@@ -659,8 +703,10 @@ class Weighted(GaussianNB):
             make_sampling_pipeline(RandomUnderSampler(sampling_strategy={0: 5}), LOGISTIC),
             r"5 samples of 6 pseudo-.*\(0\)",
         ),
-        (GaussianNB(priors=[0.9, 0.1]), "(?s)Number of priors.* trained on 7 pseudo-classes. The smallest, "),
-        (Weighted(scale_pos_weight=9), "scale_pos_weight is 9, which is for two classes, and 7 pseudo-classes"),
+        (GaussianNB(priors=[0.9, 0.1]), r"priors is \[0.9, 0.1\], which is for 2 classes, and 7 pseudo-classes are"),
+        (Weighted(scale_pos_weight=9), "scale_pos_weight is 9, which is for 2 classes, and 7 pseudo-classes"),
+        (FixedThresholdClassifier(LOGISTIC), "(?s)Only binary.* 7 pseudo-classes. The .* belongs around RegroupClass"),
+        (make_sampling_pipeline(FunctionSampler(func=min), LOGISTIC), "FunctionSampler would give func pseudo-classes"),
         (Weighted(train_split=partial(print)), "train_split holds class labels, and pseudo-classes are learned"),
         (GridSearchCV(LOGISTIC, {"C": [1]}, scoring="f1"), "GridSearchCV could not score its candidates on 7 pseudo-"),
     ],
@@ -719,6 +765,8 @@ VALIDATION = [
     ("X_valid", np.zeros((2, 2))),
     ("valid_sets", [object()]),
     ("sample_weight_val", np.ones(2)),
+    ("watchlist", [object()]),
+    ("y_extra", [0, 1]),
 ]
 
 
@@ -958,6 +1006,17 @@ BAD = [
     ({"estimator": LogisticRegression}, ValueError, r"estimator is the class .*pass an object, LogisticRegression\(\)"),
     ({"estimator": SVC(decision_function_shape="ovo")}, ValueError, "decision_function_shape is 'ovo'.* 'ovr' is"),
     ({"estimator": Forgetful(), "n_clusters": 9}, ValueError, r"Forgetful knows \d of the \d+ pseudo-classes after"),
+    (
+        {"estimator": GaussianMixture(2)},
+        ValueError,
+        "GaussianMixture is not a classifier",
+    ),
+    (
+        {"estimator": FrozenEstimator(GaussianNB().fit([[0], [1]], ["a", "b"])), "n_clusters": 1},
+        ValueError,
+        "Frozen.* keep",
+    ),
+    ({"n_clusters": "auto", "cv": []}, ValueError, r"cv is \[\], which has no folds"),
     ({"encoder": PCA}, ValueError, "encoder is <class .*PCA'>; pass an object with scikit-learn's fit_transform"),
     ({"encoder": "pca"}, ValueError, "encoder is 'pca'; pass an object"),
     ({"encoder": FunctionTransformer(lambda X: X[:9])}, ValueError, "the encoder made 9 rows out of 50; it must keep"),
