@@ -3,6 +3,9 @@ PYTHON  ?= python3
 PROFILE ?= cpu
 PYTEST_ARGS ?=
 
+# Bytecode is kept whatever the caller's environment says: without it each process compiles PyTorch anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 BIN   := .venv/bin
 UV    := $(BIN)/uv pip install --python $(BIN)/python
 STAMP := .venv/.installed
@@ -37,7 +40,7 @@ smoke: $(STAMP)  ## execute every chapter live on small embedded data
 	$(BIN)/regroup book smoke
 
 test: $(STAMP)  ## run the tests in two processes, make smoke among them (PYTEST_ARGS="-k aggregate" selects some)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations=10 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=10 $(PYTEST_ARGS)
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

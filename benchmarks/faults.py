@@ -17,6 +17,7 @@ import pickle
 import platform
 import random
 import resource
+import shutil
 import tempfile
 import time
 import zipfile
@@ -144,10 +145,10 @@ def full_disk(folder: Path) -> list[dict[str, Any]]:
     """Let the disk be full at each kind of file, with and without an earlier file there."""
     found = []
     spec = smoke(method="rg", encoder="pca", epochs=2)
-    key = spec.key
+    key, first = spec.key, folder / "first"
+    run(spec, results_dir=first / "results", data_dir=first / "data")
     for what, ending in (("checkpoint", ".pt"), ("arrays", f"{key}.npz"), ("record", ".json"), ("cache", "pca.npz")):
-        here = folder / what
-        run(spec, results_dir=here / "results", data_dir=here / "data")
+        here = shutil.copytree(first, folder / what)
         if what == "cache":
             (cache,) = (here / "data" / "features").glob("*.npz")
             ending = cache.name

@@ -12,9 +12,9 @@ import pandas as pd
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
 from sklearn.metrics import adjusted_rand_score, average_precision_score, precision_recall_curve, silhouette_score
 
-from regroup_lib.inputs import as_matrix, check_labels, words
+from regroup_lib.inputs import as_matrix, check_labels, check_whole, words
 from regroup_lib.metrics import clustering_quality
-from regroup_lib.regroup import Regrouping
+from regroup_lib.regroup import Regrouping, seed_of
 
 if TYPE_CHECKING:  # a user of tables does not need Matplotlib
     from matplotlib.figure import Figure
@@ -72,7 +72,7 @@ def diagnose(
     regrouping: Regrouping | None = None,
     sub_labels: Sequence[Any] | None = None,
     n_repeats: int = 3,
-    seed: int = 0,
+    seed: int | None = 0,
 ) -> Diagnosis:
     """Cluster the large classes several times and say how stable, separate and true the clusters are.
 
@@ -86,8 +86,8 @@ def diagnose(
         Finer labels, where they are known for a check.
     n_repeats : int
         Clusterings that are compared, at least 2.
-    seed : int
-        Of the first; the others count up.
+    seed : int or None
+        Of the first; the others count up. None draws it.
 
     Returns
     -------
@@ -106,11 +106,17 @@ def diagnose(
     >>> diagnosis.classes[["clusters", "smallest"]].values.tolist(), float(diagnosis.classes.stability[0])
     ([[2, 50]], 1.0)
     """
+    check_whole(n_repeats=n_repeats)
     if n_repeats < 2:
         raise ValueError(f"n_repeats is {n_repeats}; stability needs at least 2 clusterings")
+    if not isinstance(regrouping, Regrouping | None):
+        raise ValueError(f"regrouping is {regrouping!r}; expected a Regrouping, such as Regrouping(n_clusters=3)")
     features, labels = as_matrix(features), check_labels(labels)
-    if sub_labels is not None and len(sub_labels) != len(labels):
-        raise ValueError(f"{len(sub_labels)} sub-labels but {len(labels)} labels; expected one for each sample")
+    if sub_labels is not None:
+        sub_labels = check_labels(sub_labels)
+        if len(sub_labels) != len(labels):
+            raise ValueError(f"{len(sub_labels)} sub-labels but {len(labels)} labels; expected one for each sample")
+    seed = int(np.random.default_rng().integers(2**31)) if seed is None else seed_of(seed)
     options = {} if regrouping is None else regrouping.get_params(deep=False)
     fits = [Regrouping(**options | {"random_state": seed + i * 1000}).fit(features, labels) for i in range(n_repeats)]
     rows = {}
@@ -118,7 +124,7 @@ def diagnose(
         if (fits[0].parent_ == j).sum() > 1:
             of_class = np.flatnonzero(labels == fits[0].classes_[j])
             clusterings = [fit.pseudo_labels_[of_class] for fit in fits]
-            finer = None if sub_labels is None else np.asarray(sub_labels)[of_class]
+            finer = None if sub_labels is None else sub_labels[of_class]
             rows[name] = _describe(features[of_class], clusterings, finer, seed)
     return Diagnosis(fits[0], pd.DataFrame.from_dict(rows, orient="index").rename_axis("class"))
 

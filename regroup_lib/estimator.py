@@ -18,6 +18,7 @@ import pandas as pd
 from scipy.special import expit, softmax
 from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, OneToOneFeatureMixin, clone
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, check_cv
 from sklearn.utils import (
@@ -28,7 +29,6 @@ from sklearn.utils import (
     _safe_indexing,
     check_array,
     check_consistent_length,
-    check_random_state,
     get_tags,
     indexable,
 )
@@ -40,6 +40,7 @@ from regroup_lib.clusterers import make_clusterer
 from regroup_lib.inputs import (
     GRIDS,
     by_class_index,
+    by_pseudo_class,
     check_fit_params,
     check_labels,
     count_rows_not_finite,
@@ -47,7 +48,7 @@ from regroup_lib.inputs import (
     for_sklearn,
 )
 from regroup_lib.metrics import decide, selection_score
-from regroup_lib.regroup import Regrouping, aggregate, cluster_counts, merge_small, one_thread
+from regroup_lib.regroup import Regrouping, aggregate, cluster_counts, merge_small, one_thread, seed_of
 
 # A fit on fewer numbers than these is over before threads have shared it out: boosting 306 x 4 took 15 times as long.
 WORTH_THREADS = 10**6
@@ -63,12 +64,6 @@ class _Regroups(BaseEstimator):
         validate_data(self, X, y, skip_check_array=True)  # n_features_in_ and feature_names_in_
         check_consistent_length(X, y)
         return y
-
-    def _seed(self) -> int | None:
-        """Return the seed; a generator gives one, so that all that is seeded in one fit hangs on one draw."""
-        if self.random_state is None or isinstance(self.random_state, int | np.integer):
-            return self.random_state
-        return int(check_random_state(self.random_state).randint(2**31 - 1))
 
     def _clusters_sparse(self) -> bool:
         try:
@@ -124,7 +119,8 @@ def _encode(encoder: Any, X: Any, y: np.ndarray) -> Any:
         raise ValueError(f"encoder is {encoder!r}; pass an object with scikit-learn's fit_transform")
     if hasattr(fresh, "fit_transform"):
         return fresh.fit_transform(X, y)
-    return fresh.fit(X).transform(X)  # as this library's encoders of images have it
+    # One that is fitted already, and this library's encoders of images.
+    return (fresh if isinstance(fresh, FrozenEstimator) else fresh.fit(X)).transform(X)
 
 
 class _Fit:
@@ -309,7 +305,7 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
             fit_params["groups"] = groups
         fit_params, split_params = self._route(estimator, fit_params)
         check_fit_params(y, fit_params)
-        seed = self._seed()
+        seed = seed_of(self.random_state)
         if isinstance(self.n_clusters, str):
             regrouping, search = self._search(estimator, X, y, fit_params, split_params, seed)
         else:
@@ -368,6 +364,9 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
         if isinstance(estimator, type):
             raise ValueError(f"estimator is the class {estimator.__name__}; pass an object, {estimator.__name__}()")
         _score_method(estimator, type(estimator))  # searches and stacks have some methods only after a fit
+        kind = get_tags(estimator).estimator_type if hasattr(estimator, "__sklearn_tags__") else "classifier"
+        if kind not in ("classifier", None):  # a mixture has predict_proba, an outlier detector decision_function
+            raise ValueError(f"{_name(estimator)} is not a classifier (its type is {kind.replace('_', ' ')})")
         options = {} if hasattr(estimator, "predict_proba") else estimator.get_params()
         # Three pseudo-classes make three pairs: the number of columns would not give it away.
         if any(name.endswith("decision_function_shape") and value == "ovo" for name, value in options.items()):
@@ -457,6 +456,8 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
         else:
             splitter = check_cv(self.cv, y, classifier=True)
         folds = list(splitter.split(X, y, **split_params))
+        if not folds:
+            raise ValueError(f"cv is {self.cv}, which has no folds")
         for number, rows in enumerate(folds):
             for part, side in zip(rows, ("training", "test"), strict=True):
                 missing = sorted(set(classes.tolist()) - set(y[part].tolist()))
@@ -489,6 +490,9 @@ def _trained(
 ) -> Any:
     """Return the estimator, trained on pseudo-labels 0 .. K - 1; what goes wrong with these is said."""
     model = for_pseudo_classes(estimator, classes, parent)
+    fit_params = {
+        name: by_pseudo_class(name.rpartition("__")[2], value, classes, parent) for name, value in fit_params.items()
+    }
     try:
         with _threads(X):
             fitted = model.fit(X, labels, **fit_params)
@@ -500,7 +504,8 @@ def _trained(
         raise type(error)(
             f"{error}\n{_name(estimator)} was trained on {len(parent)} pseudo-classes. The smallest, {k}, is part of "
             f"class {classes.tolist()[parent[k]]!r} and its sample count is {counts[k]}: if that is too few, raise "
-            "min_cluster_size or lower n_clusters"
+            "min_cluster_size or lower n_clusters. What is for two classes, such as a scoring or a threshold, belongs "
+            "around RegroupClassifier"
         ) from error
     _score_method(fitted)
     if np.isnan(getattr(fitted, "best_score_", 0.0)):
@@ -508,11 +513,11 @@ def _trained(
             f"{_name(estimator)} could not score its candidates on {len(parent)} pseudo-classes; use a scoring for "
             "several classes (average_precision), or search around RegroupClassifier"
         )
-    known = getattr(fitted, "classes_", parent)
-    if len(known) != len(parent):
+    known = getattr(fitted, "classes_", np.arange(len(parent)))
+    if not np.array_equal(known, np.arange(len(parent))):
         raise ValueError(
             f"{_name(estimator)} knows {len(known)} of the {len(parent)} pseudo-classes after training; "
-            "it must not leave any out"
+            "it must not leave any out, nor keep other classes"
         )
     return fitted
 
@@ -530,12 +535,9 @@ def _pseudo_scores(estimator: Any, X: Any, n_pseudo: int) -> np.ndarray:
         found = np.asarray(getattr(estimator, method)(X), dtype=np.float64)
     if method == "decision_function":
         found = np.stack([expit(-found), expit(found)], axis=1) if found.ndim == 1 else softmax(found, axis=1)
-    known = getattr(estimator, "classes_", np.arange(n_pseudo))
-    if found.shape[1:] != (len(known),):
-        raise ValueError(f"{_name(estimator)} gives scores of shape {found.shape} for {len(known)} pseudo-classes")
-    scores = np.zeros((len(found), n_pseudo))
-    scores[:, known] = found
-    return scores
+    if found.shape[1:] != (n_pseudo,):
+        raise ValueError(f"{_name(estimator)} gives scores of shape {found.shape} for {n_pseudo} pseudo-classes")
+    return found
 
 
 def _ladder(counts: np.ndarray, threshold: float | None, min_cluster_size: int) -> list[list[int]]:
@@ -633,7 +635,7 @@ class Regrouper(OneToOneFeatureMixin, _Regroups):
     def fit_resample(self, X: Any, y: Sequence[Any]) -> tuple[Any, Any]:
         """Return X as it is, and pseudo-labels, int64 [n], in the kind of container that `y` is."""
         labels = self._labels(X, y)
-        self.regrouping_ = self._regroup(for_sklearn(X), labels, self.n_clusters, self._seed())
+        self.regrouping_ = self._regroup(for_sklearn(X), labels, self.n_clusters, seed_of(self.random_state))
         self.classes_, self.parent_ = self.regrouping_.classes_, self.regrouping_.parent_
         self.sampling_strategy_: dict[Any, int] = {}
         pseudo = self.regrouping_.pseudo_labels_

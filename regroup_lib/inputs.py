@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from itertools import accumulate
 from numbers import Real
@@ -15,6 +16,7 @@ from scipy import sparse
 from sklearn.base import clone
 from sklearn.multiclass import OneVsOneClassifier, OneVsRestClassifier, OutputCodeClassifier
 from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
+from sklearn.semi_supervised import LabelPropagation, LabelSpreading, SelfTrainingClassifier
 from sklearn.utils.multiclass import check_classification_targets
 
 
@@ -27,8 +29,11 @@ def for_sklearn(values: Any) -> Any:
     """Return tensors as arrays (halves as float32) and sparse rows with 32-bit indices; anything else as it is.
 
     Scikit-learn reads neither tensors of bfloat16, of a GPU or with a gradient, nor most sparse rows with 64-bit
-    indices, which SciPy makes in passing even of small arrays.
+    indices, which SciPy makes in passing even of small arrays. Masked values become NaN, since it reads what is
+    behind the mask.
     """
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        return values.astype(object).filled(np.nan)
     if is_tensor(values):
         values = values.detach().cpu()
         return (values.float() if values.is_floating_point() and values.element_size() < 4 else values).numpy()
@@ -52,6 +57,9 @@ def as_matrix(features: Any) -> Any:
     """Return features [n, d] of numbers as an array, or as CSR where they are sparse."""
     features = for_sklearn(features.tocsr() if sparse.issparse(features) else features)
     features = features if sparse.issparse(features) else np.asarray(features)
+    if features.dtype == object:  # numbers in a frame whose columns may have missing values, or in Python's types
+        with suppress(TypeError, ValueError):
+            features = pd.DataFrame(features).to_numpy(np.float64, na_value=np.nan)
     check_matrix(features)
     return features
 
@@ -79,11 +87,15 @@ def check_samples(features: Any, labels: Any) -> None:
         raise ValueError(f"{bad} rows of features hold NaN or infinite values; remove or impute them first")
 
 
+def is_number(value: Any) -> bool:
+    """Tell whether this is a real number, and not True or False."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def check_whole(**options: Any) -> None:
     """Raise a ValueError that names the option unless each is a whole number of at least 1."""
     for name, value in options.items():
-        # Infinity and NaN have no remainder of 0.
-        if isinstance(value, bool) or not isinstance(value, Real) or value < 1 or value % 1 != 0:
+        if not (is_number(value) and value >= 1 and value % 1 == 0):  # infinity and NaN have no remainder of 0
             raise ValueError(f"{name} is {value}; it must be a whole number of at least 1")
 
 
@@ -123,8 +135,14 @@ def by_class_index(option: str, mapping: Mapping[Any, Any], classes: np.ndarray)
 
 
 GRIDS = ("param_grid", "param_distributions", "search_spaces")  # of searches
-_NEUTRAL = {"scale_pos_weight": (None, 1), "is_unbalance": (None, False)}  # gradient boosting's, of two classes alone
-_VALIDATION = re.compile(r"(^|_)[xy]?(eval|val|valid|test|dev)(ation)?(_?(set|data)s?)?(_|$)")
+# Options of the classes in their order, or of two classes alone, with the value that changes nothing.
+_BY_PLACE = {"scale_pos_weight": 1, "is_unbalance": False, "priors": None, "class_prior": None}
+_ONE_CLASS = ("outlier_label", "constant")  # of neighbors within a radius, and of the dummy classifier
+_VALIDATION = re.compile(
+    r"(^|_)([xy]?(evals?|val|valid|test|dev|holdout|watchlist)(ation)?(_?(set|data)s?)?|y|labels?|targets?)(_|$)"
+)
+_SCORES = ("init_score", "base_margin")
+_UNLABELED = (SelfTrainingClassifier, LabelPropagation, LabelSpreading)
 _BINARY = (OneVsRestClassifier, OneVsOneClassifier, OutputCodeClassifier, ClassifierChain, MultiOutputClassifier)
 
 
@@ -132,18 +150,30 @@ def for_pseudo_classes(estimator: Any, classes: np.ndarray, parent: np.ndarray) 
     """Return a clone in which the options that name classes, wherever they are, name pseudo-classes."""
     fresh = clone(estimator)
     options = fresh.get_params()
+    for part in (fresh, *options.values()):
+        if isinstance(part, _UNLABELED) and -1 in classes.tolist():
+            name = type(part).__name__
+            raise ValueError(f"{name} takes the label -1 for none, and regrouping for a class; put {name} around it")
 
     def translated(name: str, value: Any) -> Any:
         *path, option = name.split("__")
         if option in GRIDS:
             prefix = "__".join([*path, "estimator", ""])
-            return _mapped(value, lambda key, one: translated(prefix + key, one))
-        new = _by_pseudo_class(option, value, classes, parent)
-        for outer in (fresh, *(options.get(place) for place in accumulate(path, "{}__{}".format))):
+            return _mapped(value, lambda key, one: in_grid(prefix + key, one))
+        new = by_pseudo_class(option, value, classes, parent)
+        outside = [fresh, *(options.get(place) for place in accumulate(path, "{}__{}".format))]
+        if option == "func" and value is not None and hasattr(outside[-1], "fit_resample"):
+            name = type(outside[-1]).__name__
+            raise ValueError(f"{name} would give func pseudo-classes; put it before RegroupClassifier in a pipeline")
+        for outer in outside:
             if new is not value and isinstance(outer, _BINARY):
                 outer = type(outer).__name__
                 raise ValueError(f"{option} is {value} inside {outer}, which makes classes of its own; weigh samples")
         return new
+
+    def in_grid(name: str, value: Any) -> Any:
+        a_step = hasattr(value, "get_params") and not isinstance(value, type)
+        return for_pseudo_classes(value, classes, parent) if a_step else translated(name, value)
 
     changed = {name: new for name, value in options.items() if (new := translated(name, value)) is not value}
     return fresh.set_params(**changed) if changed else fresh
@@ -154,24 +184,30 @@ def _mapped(grid: Any, change: Callable[[str, Any], Any]) -> Any:
     if not isinstance(grid, Mapping):
         return [_mapped(part, change) for part in grid] if isinstance(grid, list | tuple) else grid
     return {
-        name: [change(name, value) for value in values] if isinstance(values, list | tuple) else values
+        name: [change(name, value) for value in values] if isinstance(values, list | tuple | np.ndarray) else values
         for name, values in grid.items()
     }
 
 
-def _by_pseudo_class(option: str, value: Any, classes: np.ndarray, parent: np.ndarray) -> Any:
+def by_pseudo_class(option: str, value: Any, classes: np.ndarray, parent: np.ndarray) -> Any:
     """Return an option by pseudo-class where it is one by class; any other as it is."""
-    if option in ("class_weight", "class_weights") and isinstance(value, Mapping):
-        weights = by_class_index(option, value, classes)
-        return {k: weights.get(c, 1) for k, c in enumerate(parent.tolist())}
+    if option in ("class_weight", "class_weights"):
+        if isinstance(value, Mapping):
+            weights = by_class_index(option, value, classes)
+            return {k: weights.get(c, 1) for k, c in enumerate(parent.tolist())}
+        if isinstance(value, list | tuple | np.ndarray) and len(value) == len(classes):
+            return [value[c] for c in parent]
+    if option in _ONE_CLASS and np.ndim(value) == 0 and value in classes.tolist():
+        return int(parent.searchsorted(classes.tolist().index(value)))
     if option == "sampling_strategy" and isinstance(value, list):
         named = by_class_index(option, dict.fromkeys(value), classes)
         return np.flatnonzero(np.isin(parent, list(named))).tolist()
     if option == "sampling_strategy" and (isinstance(value, Mapping) or callable(value)):
         return _Shares(value, classes, parent)
-    if len(parent) > len(classes) and option in _NEUTRAL and value not in _NEUTRAL[option]:
+    divided = len(parent) > len(classes)
+    if divided and option in _BY_PLACE and value is not None and (np.ndim(value) or value != _BY_PLACE[option]):
         raise ValueError(
-            f"{option} is {value}, which is for two classes, and {len(parent)} pseudo-classes are learned; "
+            f"{option} is {value}, which is for {len(classes)} classes, and {len(parent)} pseudo-classes are learned; "
             "use class_weight or sample_weight"
         )
     if option == "train_split" and isinstance(value, partial):  # skorch's predefined_split
@@ -210,14 +246,20 @@ def check_fit_params(y: np.ndarray, fit_params: dict[str, Any]) -> None:
     for name, value in fit_params.items():
         parts = value if isinstance(value, list | tuple) else [value]
         is_data = not (isinstance(value, Real) or all(isinstance(part, str) or callable(part) for part in parts))
+        if is_data and name.rpartition("__")[2] in _SCORES:
+            raise ValueError(f"{name} is for classes, and the estimator learns pseudo-classes; leave it out")
         if is_data and _VALIDATION.search(name.lower()):
             raise ValueError(
                 f"{name} is validation data for classes, and the estimator learns pseudo-classes; leave it out and let "
                 "the estimator split off a share of the training samples (early_stopping, validation_fraction)"
             )
-    weights = np.asarray(fit_params.get("sample_weight"))
-    if weights.shape != y.shape:  # there are none, or the estimator is to refuse them
+    if fit_params.get("sample_weight") is None:
         return
+    weights = np.asarray(fit_params["sample_weight"])
+    if weights.shape != y.shape or weights.dtype.kind not in "fiub":
+        raise ValueError(
+            f"sample_weight is {weights.dtype} of shape {weights.shape}; expected a number for each of {len(y)} samples"
+        )
     left = np.unique(y[weights != 0]).tolist()
     if not left:
         raise ValueError("sample_weight is zero for all samples")

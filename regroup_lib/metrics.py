@@ -20,6 +20,8 @@ from sklearn.metrics import (
 from sklearn.metrics.cluster import contingency_matrix
 from sklearn.neighbors import NearestNeighbors
 
+from regroup_lib.inputs import for_sklearn, is_number
+
 
 def evaluate(
     y_true: Sequence[int], scores: np.ndarray, class_names: Sequence[str] | None = None, *, confidence: float = 0.95
@@ -49,7 +51,8 @@ def evaluate(
     Raises
     ------
     ValueError
-        If lengths disagree, a score is not finite, or a class has no sample.
+        If lengths disagree, a score is not finite, a vector is no probability, a class has no sample, names are not
+        one for each class, or the confidence is not between 0 and 1.
 
     Examples
     --------
@@ -57,15 +60,19 @@ def evaluate(
     >>> result["balanced_accuracy"], result["average_precision"]["1"]
     (0.75, 0.5)
     """
-    y_true, scores = np.asarray(y_true), np.asarray(scores, dtype=np.float64)
+    y_true, scores = np.asarray(for_sklearn(y_true)), np.asarray(for_sklearn(scores), dtype=np.float64)
+    if not (is_number(confidence) and 0 < confidence < 1):
+        raise ValueError(f"confidence is {confidence!r}; it must lie between 0 and 1")
     if scores.ndim == 1:
+        if (scores < 0).any() or (scores > 1 + 1e-6).any():  # of numbers in single precision a sum may pass 1
+            raise ValueError("scores are not probabilities; pass a column for each class, such as [-score, score]")
         scores = np.stack([1 - scores, scores], axis=1)
     if scores.ndim != 2 or y_true.ndim != 1 or len(y_true) != len(scores):
         raise ValueError(f"y_true has shape {y_true.shape} and scores {scores.shape}; expected [n] and [n, C]")
     n_classes = scores.shape[1]
     names = [str(name) for name in (class_names if class_names is not None else range(n_classes))]
-    if len(names) != n_classes:
-        raise ValueError(f"{len(names)} class names for {n_classes} columns of scores")
+    if len(names) != n_classes or len(set(names)) < n_classes:
+        raise ValueError(f"{len(set(names))} class names for {n_classes} columns of scores")
     if not np.isfinite(scores).all():
         raise ValueError(f"{int((~np.isfinite(scores)).any(axis=1).sum())} rows of scores are NaN or infinite")
     if y_true.dtype.kind not in "iu" or len(y_true) == 0 or y_true.min() < 0 or y_true.max() >= n_classes:

@@ -6,10 +6,9 @@ import json
 import math
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics.pairwise import euclidean_distances
+from sklearn.utils import check_random_state
 from threadpoolctl import ThreadpoolController
 
 from regroup_lib.clusterers import make_clusterer
@@ -29,6 +29,7 @@ from regroup_lib.inputs import (
     check_samples,
     check_whole,
     for_sklearn,
+    is_number,
     is_tensor,
 )
 from regroup_lib.large import Rows
@@ -70,13 +71,14 @@ def cluster_counts(
     >>> cluster_counts([6705, 1113, 115], threshold=1000)
     [7, 2, 1]
     """
-    counts = [int(count) for count in class_counts]
-    if not counts or min(counts) < 1:
-        raise ValueError(f"class_counts is {counts}; every class needs at least one sample")
+    counts = list(class_counts) if isinstance(class_counts, Iterable) and not isinstance(class_counts, Mapping) else []
+    if not counts or not all(is_number(count) and count >= 1 and count % 1 == 0 for count in counts):
+        raise ValueError(f"class_counts is {class_counts}; every class needs at least one sample, in a list of numbers")
+    counts = [int(count) for count in counts]
     if threshold is None:
         threshold = min(counts)
-    if not 0 < threshold <= max(counts):  # also refuses NaN
-        raise ValueError(f"threshold is {threshold}; it must be above 0 and at most the largest class, {max(counts)}")
+    if not (is_number(threshold) and 0 < threshold <= max(counts)):  # also refuses NaN
+        raise ValueError(f"threshold is {threshold!r}; it must be above 0 and at most the largest class, {max(counts)}")
     wanted = [math.ceil(count / threshold) for count in counts]
     if isinstance(n_clusters, Mapping):
         unknown = set(n_clusters) - set(range(len(counts)))
@@ -104,7 +106,7 @@ class Regrouping(BaseEstimator):
     min_cluster_size : int
         A class gets no more clusters than it has room for at this size, and a smaller cluster joins the nearest larger
         one of its class. The paper has no such limit.
-    random_state : int, optional
+    random_state : int, RandomState or None
         Seed of the clusterer; class j of the sorted classes uses ``random_state + j``.
 
     Attributes
@@ -143,7 +145,7 @@ class Regrouping(BaseEstimator):
         threshold: float | None = None,
         n_clusters: int | Mapping[Any, int] | None = None,
         min_cluster_size: int = 1,
-        random_state: int | None = None,
+        random_state: int | np.random.RandomState | None = None,
     ):
         self.clusterer = clusterer
         self.threshold = threshold
@@ -173,14 +175,14 @@ class Regrouping(BaseEstimator):
         check_samples(features, labels)
         labels = check_labels(labels)
         make_clusterer(self.clusterer, 1, None)  # an unknown one is an error even where no class is divided
-        if not (isinstance(self.min_cluster_size, Real) and self.min_cluster_size >= 1):
-            raise ValueError(f"min_cluster_size is {self.min_cluster_size}; it must be at least 1")
+        check_whole(min_cluster_size=self.min_cluster_size)
+        seed = seed_of(self.random_state)
         self.classes_, index, class_counts = np.unique(labels, return_inverse=True, return_counts=True)
         self.pseudo_labels_ = np.empty(len(labels), dtype=np.int64)
         parent: list[int] = []
         for j, k in enumerate(self._wanted(class_counts)):
             rows = index == j
-            groups = self._cluster(features[rows], k, j) if k > 1 else np.zeros(class_counts[j], np.int64)
+            groups = self._cluster(features[rows], k, j, seed) if k > 1 else np.zeros(class_counts[j], np.int64)
             self.pseudo_labels_[rows] = groups + len(parent)
             parent += [j] * (int(groups.max()) + 1)
         self.parent_ = np.array(parent, dtype=np.int64)
@@ -203,14 +205,16 @@ class Regrouping(BaseEstimator):
             )
         return [max(1, min(k, int(n // self.min_cluster_size))) for k, n in zip(wanted, class_counts, strict=True)]
 
-    def _cluster(self, features: np.ndarray | Rows, k: int, j: int) -> np.ndarray:
+    def _cluster(self, features: np.ndarray | Rows, k: int, j: int, seed: int | None) -> np.ndarray:
         """Return groups 0..k'-1 of one class, every one with a sample (k' <= k)."""
-        seed = None if self.random_state is None else self.random_state + j
+        seed = None if seed is None else (seed + j) % 2**32
         # One thread: sums in another order can move a sample to another cluster, and a run must be repeatable.
         with one_thread(), warnings.catch_warnings():
             # k-means says that it found fewer distinct clusters; the warning below says it for every clusterer.
             warnings.simplefilter("ignore", ConvergenceWarning)
             groups = make_clusterer(self.clusterer, k, seed).fit_predict(features)
+        if np.shape(groups) != features.shape[:1]:
+            raise ValueError(f"{self.clusterer} has labels of shape {np.shape(groups)} for {features.shape[0]} samples")
         found, groups = np.unique(groups, return_inverse=True)
         groups, left = merge_small(features, groups, np.full(len(found), j), self.min_cluster_size)
         if len(left) < k:
@@ -252,6 +256,17 @@ class Regrouping(BaseEstimator):
         for name, value in arrays.items():
             setattr(regrouping, name, value)
         return regrouping
+
+
+def seed_of(random_state: Any) -> int | None:
+    """Return the seed; a generator gives one, so that all that is seeded in one fit hangs on one draw."""
+    if random_state is None or (isinstance(random_state, int | np.integer) and random_state >= 0):
+        return random_state
+    try:
+        return int(check_random_state(random_state).randint(2**31 - 1))
+    except ValueError:
+        expected = "expected a whole number of at least 0, a RandomState or None"
+        raise ValueError(f"random_state is {random_state!r}; {expected}") from None
 
 
 def merge_small(features: Any, labels: np.ndarray, parent: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

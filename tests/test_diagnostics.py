@@ -44,7 +44,7 @@ def test_noise_is_neither(blobs):
 
 def test_nothing_to_divide_is_said(blobs):
     features, corner = blobs
-    diagnosis = rg.diagnose(features, corner)
+    diagnosis = rg.diagnose(features, corner, seed=None)
     assert diagnosis.classes.empty
     assert "nothing is divided" in diagnosis.text
 
@@ -56,12 +56,21 @@ def test_the_regrouping_that_is_asked_for_is_looked_at(blobs):
     assert diagnosis.regrouping.clusterer == "minibatch-kmeans"
 
 
-def test_bad_input_is_named(blobs):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_repeats": 1}, "n_repeats is 1; stability needs at least 2"),
+        ({"n_repeats": "3"}, "n_repeats is 3; it must be a whole number"),
+        ({"sub_labels": [1, 2, 3]}, "3 sub-labels but 200 labels"),
+        ({"sub_labels": [None, 1] * 100}, "100 labels are missing"),
+        ({"regrouping": "kmeans"}, "regrouping is 'kmeans'; expected a Regrouping"),
+        ({"seed": -1}, "random_state is -1; expected a whole number"),
+    ],
+)
+def test_bad_input_is_named(blobs, options, message):
     features, corner = blobs
-    with pytest.raises(ValueError, match="n_repeats is 1; stability needs at least 2"):
-        rg.diagnose(features, corner, n_repeats=1)
-    with pytest.raises(ValueError, match="3 sub-labels but 200 labels"):
-        rg.diagnose(features, corner, sub_labels=[1, 2, 3])
+    with pytest.raises(ValueError, match=message):
+        rg.diagnose(features, corner, **options)
 
 
 def test_sparse_features_are_described_as_dense_ones(blobs):

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import (
@@ -129,6 +130,11 @@ def test_evaluate_agrees_with_scikit_learn(n_classes):
         assert list(result[key]) == names
 
 
+def test_tensors_are_measured_as_arrays():
+    labels, scores = torch.tensor([0, 1, 1]), torch.tensor([0.25, 0.5, 0.125], dtype=torch.bfloat16, requires_grad=True)
+    assert evaluate(labels, scores) == evaluate([0, 1, 1], [0.25, 0.5, 0.125])
+
+
 def test_a_vector_of_scores_is_the_positive_class():
     labels, scores = classified(200, 2)
     assert evaluate(labels, scores[:, 1]) == evaluate(labels, np.stack([1 - scores[:, 1], scores[:, 1]], axis=1))
@@ -211,8 +217,8 @@ def test_balanced_accuracys_interval_covers_its_true_value():
     covered = 0
     for _ in range(200):
         right = rng.random(200) < true_recalls[labels]
-        result = evaluate(labels, np.where(right, labels, 1 - labels), confidence=0.9)
-        low, high = result["intervals"]["balanced_accuracy"]
+        recalls = np.array([right[labels == c].mean() for c in (0, 1)])
+        low, high = metrics.accuracy_interval(recalls, np.array([150, 50]), confidence=0.9)
         covered += low <= true_recalls.mean() <= high
     assert 0.84 < covered / 200 < 0.96
 
@@ -236,11 +242,19 @@ PAIR = [[0.4, 0.6], [0.7, 0.3]]
         ([0.0, 1.0], PAIR, None, "y_true must be class indices from 0 to 1"),
         (np.array([], int), np.zeros((0, 2)), None, "y_true must be class indices"),
         ([0, 1], PAIR, ["a", "b", "c"], "3 class names for 2 columns of scores"),
+        ([0, 1], PAIR, ["a", "a"], "1 class names for 2 columns of scores"),
+        ([0, 1], [-2.0, 3.0], None, "scores are not probabilities; pass a column for each class"),
     ],
 )
 def test_evaluate_errors(labels, scores, names, message):
     with pytest.raises(ValueError, match=message):
         evaluate(labels, scores, names)
+
+
+@pytest.mark.parametrize("confidence", [0, 1, 95, "0.9"])
+def test_confidence_out_of_range(confidence):
+    with pytest.raises(ValueError, match=r"confidence is .*; it must lie between 0 and 1"):
+        evaluate([0, 1], PAIR, confidence=confidence)
 
 
 # ---------------------------------------------------------------- total variation

@@ -84,10 +84,15 @@ def test_cluster_counts_by_example(counts, options, expected):
     ("counts", "options", "message"),
     [
         ([], {}, "every class needs at least one sample"),
+        ([5, 2.5], {}, r"class_counts is \[5, 2.5\]; every class"),
+        ({7: 5, 3: 2}, {}, "class_counts is {7: 5, 3: 2}; .* in a list of numbers"),
+        (5, {}, "class_counts is 5; "),
         ([5, 0], {}, r"class_counts is \[5, 0\]; every class needs at least one sample"),
         ([5, 2], {"threshold": 0}, "threshold is 0; it must be above 0 and at most the largest class, 5"),
         ([5, 2], {"threshold": 5.1}, r"threshold is 5\.1; .* at most the largest class, 5"),
         ([5, 2], {"threshold": math.nan}, "threshold is nan"),
+        ([5, 2], {"threshold": "2"}, "threshold is '2'; it must be above 0"),
+        ([5, 2], {"threshold": True}, "threshold is True"),
         ([5, 5], {"n_clusters": 0}, "n_clusters is 0; it must be a whole number of at least 1"),  # and none is divided
         ([5, 2], {"n_clusters": 2.5}, r"n_clusters is 2\.5"),
         ([5, 2], {"n_clusters": math.inf}, "n_clusters is inf"),
@@ -233,6 +238,18 @@ def test_no_cluster_is_below_the_least_size_unless_its_class_is(sizes, least, se
 # ---------------------------------------------------------------- other clusterers
 
 
+class OneLabel(ClusterMixin, BaseEstimator):
+    """A clusterer that has one label whatever it is given."""
+
+    labels_ = np.zeros(1)
+
+    def __init__(self, n_clusters=2):
+        self.n_clusters = n_clusters
+
+    def fit(self, X, y=None):
+        return self
+
+
 class ByFirstFeature(ClusterMixin, BaseEstimator):
     """A clusterer of one's own: equal parts along the first feature, numbered from the far end with gaps."""
 
@@ -315,7 +332,10 @@ BAD_FEATURES = [
     (np.zeros(6), r"features have shape \(6,\); expected \[n, d\]"),
     (np.zeros((5, 2)), r"5 rows of features but labels of shape \(6,\); expected one per row"),
     (np.array([["a"]] * 6), "features are <U1; expected numbers"),
-    (np.array([[None]] * 6), "features are object; expected numbers"),
+    (np.array([["a"]] * 6, dtype=object), "features are object; expected numbers"),
+    (np.array([[None]] * 6), "6 rows of features hold NaN"),
+    (pd.DataFrame({"a": pd.array([1, 2, 3, 4, 5, None], "Int64")}), "1 rows of features hold NaN"),
+    (np.ma.masked_array(np.ones((6, 1)), np.eye(6, 1)), "1 rows of features hold NaN"),
     (np.array([[np.inf, np.nan], [0.0, np.nan]] + [[0.0, 1.0]] * 4), "2 rows of features hold NaN or infinite values"),
     (np.array([[0.0, 1.0]] * 5 + [[0.0, -np.inf]], np.float32), "1 rows of features hold NaN or infinite values"),
 ]
@@ -364,6 +384,7 @@ BAD_LABELS = [
     ([1, 1, 1, "a", "a", "a"], "labels are of several types"),
     (pd.Series([1, 1, 1, "a", "a", "a"], dtype=object), "labels are of several types"),
     (["x"] * 6, r"at least 2 classes; y holds 1 class: \['x'\]"),
+    (np.ma.masked_array([0, 0, 0, 0, 1, 1], [0, 1, 0, 0, 1, 0]), "2 labels are missing"),
     (torch.ones(6), r"at least 2 classes; y holds 1 class: \[1.0\]"),
 ]
 
@@ -392,7 +413,10 @@ def test_labels_that_do_not_fit():
     [
         ({"threshold": 5}, "threshold is 5; .*the largest class, 4"),
         ({"n_clusters": 0}, "n_clusters is 0"),
-        ({"min_cluster_size": 0}, "min_cluster_size is 0; it must be at least 1"),
+        ({"min_cluster_size": 0}, "min_cluster_size is 0; it must be a whole number of at least 1"),
+        ({"random_state": "0"}, "random_state is '0'; expected a whole number of at least 0, a RandomState or None"),
+        ({"random_state": np.random.default_rng(0)}, r"random_state is Generator\(PCG64\) .*; expected"),
+        ({"clusterer": OneLabel()}, r"OneLabel\(\) has labels of shape \(1,\) for 4 samples"),
         ({"n_clusters": {"c": 2}}, r"n_clusters names classes \['c'\]; the labels are \['a', 'b'\]"),
         ({"n_clusters": {0: 2}}, r"n_clusters names classes \[0\]"),  # labels, not positions
     ],
@@ -424,10 +448,11 @@ def test_labels_of_any_kind(labels):
     assert named.parent_.tolist() == [0, 0, 0, 0, 1]
 
 
-@pytest.mark.parametrize("kind", [np.float16, np.float32, np.int64, np.uint8, torch.tensor])
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.int64, np.uint8, object, "Int64", torch.tensor])
 def test_features_of_any_number_type(kind):
     values = np.array([[0], [1], [50], [51], [90], [91]])
-    features = torch.tensor(values) if kind is torch.tensor else values.astype(kind)
+    features = torch.tensor(values) if kind is torch.tensor else pd.DataFrame(values).astype(kind)
+    features = features.to_numpy() if isinstance(kind, type) else features
     regrouping = Regrouping(random_state=0).fit(features, [0, 0, 0, 0, 1, 1])
     assert regrouping.counts_.tolist() == [2, 2, 2]
 
