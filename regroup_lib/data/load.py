@@ -351,7 +351,7 @@ def _read_npz(path: Path, source: Source | None, mend: str, name: str = "") -> D
     check(
         not untrained, f"classes without a training image: {some_of(class_names[label] for label in untrained)}", "one"
     )
-    notes = () if source else (*class_notes(path, class_names), *_copies_across(splits))
+    notes = () if source else (*class_notes(path, class_names), *_oddities(arrays, splits))
     dataset = Dataset(name, splits, class_names, digest_of(splits), notes=notes)
     if source is not None:
         check(class_names == source.class_names, f"class names {class_names[:3]}...", f"{source.class_names[:3]}...")
@@ -362,8 +362,16 @@ def _read_npz(path: Path, source: Source | None, mend: str, name: str = "") -> D
     return dataset
 
 
-def _copies_across(splits: Mapping[str, Split]) -> list[str]:
-    """Return a note on images of the test split that are in the training split too."""
+def _oddities(arrays: Mapping[str, np.ndarray], splits: Mapping[str, Split]) -> list[str]:
+    """Return notes on other arrays, dark images, and images of the test split that are in the training split too."""
     trained = {hash(image.tobytes()) for image in splits["train"].inputs}
     copied = sum(hash(image.tobytes()) in trained for image in splits["test"].inputs)
-    return [f"{copied} images of the test split are also in the training split, pixel for pixel"] * bool(copied)
+    brightest = max(split.inputs.max() for split in splits.values())
+    others = sorted(set(arrays) - {f"{split}_{part}" for split in splits for part in ("images", "labels")})
+    others = [name for name in others if name != "class_names"]
+    found = {
+        f"left out, arrays that are no split's: {some_of(others)}": others,
+        f"warning, no pixel is above {brightest} of 255; images of 0 to 1 are to be multiplied by 255": brightest < 16,
+        f"{copied} images of the test split are also in the training split, pixel for pixel": copied,
+    }
+    return [note for note, holds in found.items() if holds]

@@ -94,15 +94,22 @@ def test_flat_labels_of_any_integer_type_without_val_and_with_names(tmp_path, sm
 def test_digest_tells_content_and_nothing_else(tmp_path, small_arrays):
     arrays = small_arrays()
     wide = {name: a.astype(np.int32).ravel() if "labels" in name else a for name, a in arrays.items()}
-    noted = arrays | {"notes": np.array("drawn by hand")}
+    noted = arrays | {"remark": np.array("drawn by hand")}
     pixel = arrays | {"test_images": arrays["test_images"] ^ (np.arange(9 * 64).reshape(9, 8, 8) == 100)}
     label = arrays | {"train_labels": np.roll(arrays["train_labels"], 1)}
     digests = []
     for content in (arrays, wide, noted, pixel, label):  # one file, which is read again as it changes
         write_npz(tmp_path / "mine.npz", content, compress=content is wide)
         digests.append(load_data(tmp_path / "mine.npz").digest)
+        said = load_data(tmp_path / "mine.npz").notes
+        assert ("left out, arrays that are no split's: remark" in said) == (content is noted)
     assert digests[0] == digests[1] == digests[2]
     assert len(set(digests)) == 3
+
+
+def test_images_that_are_all_dark_are_warned_about(tmp_path, small_arrays):
+    write_npz(tmp_path / "dark.npz", {k: a // 200 if "images" in k else a for k, a in small_arrays().items()})
+    assert "warning, no pixel is above 1 of 255" in load_data(tmp_path / "dark.npz").notes[0]
 
 
 def change(name, function):
