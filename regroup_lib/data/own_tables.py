@@ -98,18 +98,13 @@ def load_frame(
     row's ``row``, counted from 0, and ``group``, where rows belong together. The same values have the same digest
     whatever file they come from.
     """
-    if not path.is_file():
-        raise DataError(f"{path} does not exist or is no file; check the path")
-    if decimal not in (None, ".", ","):
-        raise DataError(f"decimal is {decimal!r}; expected '.' or ','")
     found: dict[str, list[str]] = defaultdict(list)
-    if path.suffix.lower() == ".parquet":
-        if not header or decimal:
-            raise DataError(f"{path} is no text; leave header and decimal out (--no-header, --decimal)")
-        frame, decimal = _read_parquet(path), "."
-    else:
-        frame, decimal = _read_text(path, header, decimal, found)
-    frame = _checked_columns(path, frame)
+    frame, decimal = _read(path, header, decimal, found)
+    # Separators at the end of each line make a last column that is none.
+    frame = frame.drop(columns=[name for name in frame if name.startswith("Unnamed: ") and frame[name].isna().all()])
+    if frame.shape[1] < 2 or not len(frame):
+        shape = f"{frame.shape[1]} columns and {len(frame)} rows; expected a header, rows, and at least one column"
+        raise DataError(f"{path} has {shape} beside the label, with commas, semicolons, tabs or bars between them")
     label_column = frame.columns[-1] if label is None else _named_column(path, frame, label)
     if label is None and label_column.startswith("Unnamed: "):
         raise DataError(f"{path}: the last column has no name; give it one, or choose the label with label= (--label)")
@@ -165,25 +160,12 @@ def load_frame(
 def column_kinds(
     path: Path, names: Sequence[str], *, header: bool = True, missing: Sequence[str] = (), decimal: str | None = None
 ) -> dict[str, str]:
-    """Return how `load_frame` reads columns of a table, for `read_rows`.
+    """Return how `load_frame` reads columns of a table, for `read_rows`: one of `KINDS` for each.
 
-    ``"text"``, ``"truth"``, ``"number ."`` and ``"number ,"`` (the decimal mark), ``"day first"`` or ``"month first"``
-    (dates whose year is last or first).
+    ``"number ,"`` has a decimal comma; of dates the day or the month is first where the year is last.
     """
     frame, decimal = _all_columns(path, header, missing, decimal)
-    kinds = {}
-    for name in names:
-        column = _values(name, frame[name], decimal, found := defaultdict(list))
-        if column.dtype != np.float64:
-            kinds[name] = "truth" if pd.api.types.is_bool_dtype(frame[name]) else "text"
-        elif any(note.startswith("dates") for note in found):
-            texts = _text(frame[name]).dropna()
-            kinds[name] = (
-                "day first" if _day_first(texts[texts.str.fullmatch(YEAR_LAST).astype(bool)]) else "month first"
-            )
-        else:
-            kinds[name] = "number ," if any("decimal comma" in note for note in found) else "number ."
-    return kinds
+    return {name: _values(name, frame[name], decimal, defaultdict(list))[1] for name in names}
 
 
 def read_rows(
@@ -200,8 +182,6 @@ def read_rows(
     from the new rows: a value of another kind raises a DataError, as do a missing column and a file without rows. The
     index counts the rows of the file from 0, those without any value included, which are left out.
     """
-    if not path.is_file():
-        raise DataError(f"{path} does not exist or is no file; check the path")
     frame, _ = _all_columns(path, header, missing, decimal, as_text=True)
     if absent := [name for name in columns if name not in frame]:
         raise DataError(f"{path} lacks columns that the model reads: {some_of(absent)}")
@@ -218,9 +198,9 @@ def read_rows(
         if kind == "truth":
             read = known.str.capitalize().where(known.str.lower().isin(("true", "false")))
         elif kind.startswith("number"):
-            read, _ = _read_numbers(known, kind[-1], fixed=True)
+            read, *_ = _read_numbers(known, kind[-1], fixed=True)
         else:
-            read, _ = _read_dates(known, day_first=kind == "day first")
+            read, *_ = _read_dates(known, day_first=kind == "day first")
         bad = known[read.isna() | read.isin((np.inf, -np.inf))]
         if len(bad):
             raise DataError(f"{path}: the column {name!r} has {bad.iloc[0]!r}, which is no {_WRITTEN[kind]}")
@@ -245,17 +225,32 @@ def _all_columns(
     path: Path, header: bool, missing: Sequence[str], decimal: str | None, *, as_text: bool = False
 ) -> tuple[pd.DataFrame, str]:
     """Return a table's columns, plain and without missing values, and the decimal mark of its file."""
-    if path.suffix.lower() == ".parquet":
-        frame, decimal = _read_parquet(path), "."
-    else:
-        frame, decimal = _read_text(path, header, decimal, defaultdict(list), as_text=as_text)
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise DataError(f"{path}: rows have more values than the header has names; give every column a name")
-    frame.columns = [composed(str(name)) for name in frame]
-    return _blanked(_plain(path, frame, defaultdict(list)), missing, defaultdict(list)), decimal
+    found: dict[str, list[str]] = defaultdict(list)
+    frame, decimal = _read(path, header, decimal, found, as_text=as_text)
+    return _blanked(_plain(path, frame, found), missing, found), decimal
 
 
 # ---------------------------------------------------------------- files
+
+
+def _read(
+    path: Path, header: bool, decimal: str | None, found: dict[str, list[str]], *, as_text: bool = False
+) -> tuple[pd.DataFrame, str]:
+    """Return the columns of a file, each with a name of its own, and its decimal mark."""
+    if not path.is_file():
+        raise DataError(f"{path} does not exist or is no file; check the path")
+    if decimal not in (None, ".", ","):
+        raise DataError(f"decimal is {decimal!r}; expected '.' or ','")
+    if path.suffix.lower() != ".parquet":
+        frame, decimal = _read_text(path, header, decimal, found, as_text=as_text)
+    elif header and not decimal:
+        frame, decimal = _read_parquet(path), "."
+        _check_names(path, frame.columns)
+    else:
+        raise DataError(f"{path} is no text; leave header and decimal out (--no-header, --decimal)")
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise DataError(f"{path}: rows have more values than the header has names; give every column a name")
+    return frame.set_axis([composed(str(name)) for name in frame], axis=1), decimal
 
 
 def _read_text(
@@ -389,19 +384,6 @@ def _check_names(path: Path, names: Sequence[object]) -> None:
         raise DataError(f"{path}: two columns are called {some_of(twice)}; rename one")
 
 
-def _checked_columns(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
-    _check_names(path, frame.columns)
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise DataError(f"{path}: rows have more values than the header has names; give every column a name")
-    frame = frame.set_axis([composed(str(name)) for name in frame.columns], axis=1)
-    # Separators at the end of each line make a last column that is none.
-    frame = frame.drop(columns=[name for name in frame if name.startswith("Unnamed: ") and frame[name].isna().all()])
-    if frame.shape[1] < 2 or not len(frame):
-        found = f"{frame.shape[1]} columns and {len(frame)} rows; expected a header, rows, and at least one column"
-        raise DataError(f"{path} has {found} beside the label, with commas, semicolons, tabs or bars between them")
-    return frame
-
-
 def _named_column(path: Path, frame: pd.DataFrame, name: str) -> str:
     names, name = frame.columns.to_list(), composed(name)
     if name not in names:
@@ -427,7 +409,7 @@ def _classes(path: Path, column: pd.Series, decimal: str, allow_missing: bool) -
         notes = [f"left out: {lacking}"]
     known = found[~absent]
     names = sorted(set(known))
-    numbers, _ = _read_numbers(pd.Series(names, dtype=object), decimal)
+    numbers, *_ = _read_numbers(pd.Series(names, dtype=object), decimal)
     if decimal == "," and (numbers % 1 == 0).all():  # as elsewhere 1.0 is the class 1
         found = found.map(dict(zip(names, numbers.astype(np.int64).astype(str), strict=True)))
         known, names = found[~absent], sorted(set(found[~absent]))
@@ -543,7 +525,7 @@ def _features(
     kept, text, absent, n_numeric = {}, [], [], 0
     strange = np.ones(len(frame), bool)  # rows with text in all columns of numbers
     for name in frame:
-        column = _values(name, frame[name], decimal, found)
+        column, _ = _values(name, frame[name], decimal, found)
         if column.isna().all():
             found["left out, columns without a value"].append(name)
             continue
@@ -583,23 +565,23 @@ def _features(
     return pd.DataFrame(kept)
 
 
-def _values(name: str, column: pd.Series, decimal: str, found: dict[str, list[str]]) -> pd.Series:
-    """Return a column as float64, or as text where it holds neither numbers nor times."""
+def _values(name: str, column: pd.Series, decimal: str, found: dict[str, list[str]]) -> tuple[pd.Series, str]:
+    """Return a column as float64, or as text where it holds neither numbers nor times, and its kind (see `KINDS`)."""
     kinds = pd.api.types
     if kinds.is_bool_dtype(column):
-        return _text(column)
+        return _text(column), "truth"
     if kinds.is_datetime64_any_dtype(column):
         found["dates, as days since 1970"].append(name)
-        return _days(column)
+        return _days(column), "month first"
     if kinds.is_timedelta64_dtype(column):
-        return column / pd.Timedelta(days=1)
+        return column / pd.Timedelta(days=1), "number ."
     if not _is_text(column):
-        return pd.Series(column.to_numpy(np.float64, na_value=np.nan), column.index)
+        return pd.Series(column.to_numpy(np.float64, na_value=np.nan), column.index), "number ."
     texts = _text(column)
     counts = texts.value_counts()
     known = counts.index.to_series().reset_index(drop=True)
     for read in (_read_numbers, _read_dates):
-        numbers, how = read(known, decimal)
+        numbers, how, kind = read(known, decimal)
         failed = numbers.isna().to_numpy()
         tokens = known[failed].tolist()
         odd = [token for token in tokens if token.lower() not in TOKENS]
@@ -612,15 +594,15 @@ def _values(name: str, column: pd.Series, decimal: str, found: dict[str, list[st
                 found[what].append(f"{shown} in {name}")
             if how:
                 found[how].append(f"{name} ({known[~failed].iloc[0]!r} is {numbers[~failed].iloc[0]:.10g})")
-            return texts.map(dict(zip(known, numbers, strict=True))).astype(np.float64)
+            return texts.map(dict(zip(known, numbers, strict=True))).astype(np.float64), kind
         if n_good > n_odd:
             shown = some_of(repr(token[:20]) for token in odd)
             found["warning, text although most values are numbers or dates"].append(f"{name} ({shown})")
-    return texts
+    return texts, "text"
 
 
-def _read_numbers(texts: pd.Series, decimal: str, *, fixed: bool = False) -> tuple[pd.Series, str]:
-    """Return the numbers that different texts are, NaN where one is none, and how they are written if not plainly.
+def _read_numbers(texts: pd.Series, decimal: str, *, fixed: bool = False) -> tuple[pd.Series, str, str]:
+    """Return the numbers that different texts are, NaN where one is none, how they are written, and their kind.
 
     `decimal` is their decimal mark if `fixed`, else the likelier one.
     """
@@ -635,7 +617,7 @@ def _read_numbers(texts: pd.Series, decimal: str, *, fixed: bool = False) -> tup
     signs = set(texts[good & (numbers != 0)].str.extract(f"({SIGN})")[0].fillna(""))
     if len(signs - {""}) > 1 or ("" in signs and "%" in signs):
         how = f"warning, {how}; signs differ, or some numbers have a percent sign alone, and all are read without"
-    return numbers, how if (plain != texts[good]).any() else ""
+    return numbers, how if (plain != texts[good]).any() else "", f"number {mark}"
 
 
 def _day_first(dates: pd.Series) -> bool | None:
@@ -649,8 +631,8 @@ def _day_first(dates: pd.Series) -> bool | None:
     return day_first or (not month_first and bool((parts[1] == ".").all()))
 
 
-def _read_dates(texts: pd.Series, decimal: str = ".", *, day_first: bool | None = None) -> tuple[pd.Series, str]:
-    """Return the days since 1970 of different texts, NaN where one is no date, and how they were read."""
+def _read_dates(texts: pd.Series, decimal: str = ".", *, day_first: bool | None = None) -> tuple[pd.Series, str, str]:
+    """Return the days since 1970 of different texts, NaN where one is no date, how they were read, and their kind."""
     first, last, month = (
         texts.str.fullmatch(pattern).astype(bool)
         for pattern in (f"{YEAR_FIRST}|{YEAR_AND_MONTH}", YEAR_LAST, WITH_MONTH)
@@ -659,13 +641,14 @@ def _read_dates(texts: pd.Series, decimal: str = ".", *, day_first: bool | None 
     if day_first is None and last.any():
         day_first = _day_first(texts[last])
         if day_first is None:
-            return pd.Series(np.nan, texts.index), ""
+            return pd.Series(np.nan, texts.index), "", ""
         if (texts[last].str.extract(r"(\d+)\D(\d+)").astype(int).max() <= 12).all():
             how += f", read {'day' if day_first else 'month'} first; write YYYY-MM-DD to be sure"
     if texts[last | month].str.fullmatch(r"[^:]*[^\d:]\d\d(?:[T ]\d+:.*)?").any():
         how += ", years of two digits from 1969 to 2068"
     dates = texts.where(first | last | month)
-    return _days(pd.to_datetime(dates, format="mixed", dayfirst=bool(day_first), errors="coerce", utc=True)), how
+    dates = pd.to_datetime(dates, format="mixed", dayfirst=bool(day_first), errors="coerce", utc=True)
+    return _days(dates), how, "day first" if day_first else "month first"
 
 
 def _days(dates: pd.Series) -> pd.Series:
