@@ -355,12 +355,6 @@ def test_a_missing_label_can_be_named(write):
         load_data(write({"label": labels}), missing="?")
 
 
-def test_text_is_no_number_because_a_few_values_are(write):
-    grades = cycled(["A1", "B2", "3", "none"])
-    dataset = load_data(write({"grade": grades}))
-    assert column(dataset, "grade").tolist() == grades
-
-
 @pytest.mark.parametrize(
     ("cells", "first", "said"),
     [
