@@ -48,19 +48,18 @@ DEBRIS = re.compile(
     r"|e?h?thumbs\.db$|desktop\.ini$|lost\+found$|system volume information$",
     re.IGNORECASE,
 )
-# English, then German, Spanish, French, Portuguese, Italian, Russian, Chinese and Japanese.
+# In English, Spanish, French, Portuguese, Italian, Russian, Chinese and Japanese; German's differ in the ending alone.
+_SPLITS = (
+    "(?:(?P<train>train(?:ing|val)?|trn|entrenamiento|entra[iî]nement|apprentissage|treino|treinamento|addestramento"
+    "|обучение|训练集?|訓練集?|学習)|(?P<val>val(?:id(?:ation)?)?|dev|validaci[oó]n|valida[cç][aã]o|validazione"
+    "|валидация|验证集?|検証)|(?P<test>test(?:ing)?|tst|pruebas?|testes?|prova|тест|测试集?|測試集?|テスト))"
+)
 SPLIT_NAME = re.compile(
-    r"[\W\d_]*(?:data|images?|imgs?)?[\W\d_]*(?:(?P<train>train(?:ing)?s?|trn"
-    r"|entrenamiento|entra[iî]nement|apprentissage|treino|treinamento|addestramento|обучение|训练集?|訓練集?|学習)"
-    r"|(?P<val>val(?:id(?:ation)?)?s?|dev|validaci[oó]n|valida[cç][aã]o|validazione|валидация|验证集?|検証)"
-    r"|(?P<test>test(?:ing)?s?|tst|pruebas?|testes?|prova|тест|测试集?|測試集?|テスト))"
-    r"[\W\d_]*(?:(?:data)?set|daten|data|images?|imgs?|pictures|photos|samples|split)?[\W\d_]*",
+    rf"[\W\d_]*(?:data|images?|imgs?)?[\W\d_]*{_SPLITS}"
+    r"[\W\d_]*(?:(?:data)?set|s?daten|data|images?|imgs?|pictures|photos|samples|split)?[\W\d_]*",
     re.IGNORECASE,
 )
-LOOSE_SPLIT = re.compile(
-    r"(?:.*[\W\d_])?(?:(?P<train>train(?:ing|val)?|trn)|(?P<val>val(?:id(?:ation)?)?)|(?P<test>test(?:ing)?))(?:[\W\d_].*)?",
-    re.IGNORECASE,
-)
+LOOSE_SPLIT = re.compile(rf"(?:.*[\W\d_])?{_SPLITS}(?:[\W\d_].*)?", re.IGNORECASE)
 MASK = "masks?|seg|segm|segmentations?|gt|ground[ _-]?truth|labels?|annotations?|annot|overlay|contours?|roi"
 NO_SPLIT = "no test split"
 KEPT_SIZE = 128  # images of one size up to this stay as they are

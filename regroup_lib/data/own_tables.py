@@ -283,12 +283,10 @@ def _read_text(
             frame = pd.read_csv(path, dtype=str, **named)
         for name in texts if given is None and decimal == "." else ():
             known = texts[name].dropna()
-            thousands = known[known.str.contains(".", regex=False)]
-            if len(thousands) and known.str.fullmatch(r"[+-]?(?:0|[1-9]\d{0,2}(?:\.\d{3})?)").all():
-                what = (
-                    "numbers read with three decimals and not as thousands: {}; change this with decimal= (--decimal)"
-                )
-                found[what].append(f"{name} ({thousands.iloc[0]})")
+            pointed = known[known.str.contains(".", regex=False)]
+            if len(pointed) and known.str.fullmatch(r"[+-]?(?:0|[1-9]\d{0,2}(?:\.\d{3})?)").all():
+                what = "numbers read with three decimals and not as thousands"
+                found[f"{what}: {{}}; change this with decimal= (--decimal)"].append(f"{name} ({pointed.iloc[0]})")
     except (OSError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())
         uneven = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", reason)
