@@ -68,7 +68,7 @@ NUMBER = {
 _TIME = r"(?:[T ]\d{1,2}:\d{2}.*)?"
 YEAR_FIRST = rf"\d{{4}}([-/.])\d{{1,2}}\1\d{{1,2}}{_TIME}"
 YEAR_LAST = rf"\d{{1,2}}(?:([/.])\d{{1,2}}\1(?:\d{{4}}|\d\d)|-\d{{1,2}}-\d{{4}}){_TIME}"
-YEAR_AND_MONTH = r"\d{4}-(?:0[1-9]|1[0-2])"
+YEAR_AND_MONTH = r"(?:1[89]|2[01])\d\d-(?:0[1-9]|1[0-2])"
 WITH_MONTH = (
     r"(?:[A-Za-z]{3,9},? +)?(?:\d{1,2}[ .-]*[A-Za-z]{3,9}[ .,-]*(?:\d{4}|\d\d)"
     rf"|[A-Za-z]{{3,9}}[ .]+\d{{1,2}}[ .,-]+\d{{4}}){_TIME}"
@@ -249,7 +249,9 @@ def _read(
     else:
         raise DataError(f"{path} is no text; leave header and decimal out (--no-header, --decimal)")
     if not isinstance(frame.index, pd.RangeIndex):
-        raise DataError(f"{path}: rows have more values than the header has names; give every column a name")
+        raise DataError(
+            f"{path}: rows have more values than the header has names; name every column, or remove lines above the names"
+        )
     return frame.set_axis([composed(str(name)) for name in frame], axis=1), decimal
 
 
@@ -706,11 +708,8 @@ def _names_rows(name: str, column: pd.Series, labels: np.ndarray) -> str:
         return "warning, columns that number the rows in another order, which may tell the class"
     if whole and n_different == n > 19 and (np.diff(values) > 0).all():
         return "warning, columns that rise from row to row, which may tell the class"
-    if (
-        whole
-        and n_different > 4
-        and pd.to_datetime(values.map("{:.0f}".format), format="%Y%m%d", errors="coerce").notna().all()
-    ):
+    days = values.drop_duplicates() if whole and n_different > 4 and values.between(18000101, 21001231).all() else []
+    if len(days) and pd.to_datetime(days.astype(int).astype(str), format="%Y%m%d", errors="coerce").notna().all():
         return "warning, columns of numbers that may be dates: {}; write YYYY-MM-DD to have days"
     return telling or ("warning, columns without a name" if name.startswith("Unnamed: ") else "")
 
