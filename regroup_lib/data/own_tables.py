@@ -249,9 +249,8 @@ def _read(
     else:
         raise DataError(f"{path} is no text; leave header and decimal out (--no-header, --decimal)")
     if not isinstance(frame.index, pd.RangeIndex):
-        raise DataError(
-            f"{path}: rows have more values than the header has names; name every column, or remove lines above the names"
-        )
+        mend = "give every column a name, and remove lines above the names"
+        raise DataError(f"{path}: rows have more values than the header has names; {mend}")
     return frame.set_axis([composed(str(name)) for name in frame], axis=1), decimal
 
 
