@@ -16,11 +16,12 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import yaml
 
 from regroup_book.publish import repository, write_config, write_launchable, write_pdf
-from regroup_lib.files import changed_environment, checkout
+from regroup_lib.files import checkout
 
 if TYPE_CHECKING:
     from regroup_lib.runs.records import Record
@@ -174,7 +175,7 @@ def run_chapter(
     output.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     try:
-        with changed_environment(ENVIRONMENT | dict(environment or {})):
+        with patch.dict(os.environ, ENVIRONMENT | dict(environment or {})):
             execute_notebook(
                 path,
                 output,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache, wraps
@@ -267,19 +268,33 @@ def printable(text: str) -> str:
 
 
 def class_notes(where: Path, names: Iterable[str]) -> list[str]:
-    """Return a note on classes whose names hardly differ; refuse names that cannot be printed."""
+    """Return notes on classes whose names hardly differ or may mean the same; refuse names that cannot be printed."""
+    names = list(dict.fromkeys(names))
+    for name in names:
+        if {unicodedata.category(c) for c in name} & {"Cc", "Cs"}:
+            raise DataError(f"{where}: the class {name!r} has characters that cannot be printed; rename it")
+    alike = names_alike(names)
+    found = {
+        "classes whose names differ in case, spaces, invisible signs, quotes or a full stop alone": alike,
+        "classes that may mean the same": [] if alike else names_alike(names, _meaning),
+    }
+    return [f"warning, {what}: {some_of(pairs)}" for what, pairs in found.items() if pairs]
+
+
+def names_alike(names: Iterable[str], form: Callable[[str], str] = lambda name: name) -> list[str]:
+    """Return which names are the same but for case, spaces and signs, and the form that a function gives the rest."""
     alike: dict[str, set[str]] = defaultdict(set)
     for name in names:
-        kinds = {unicodedata.category(c) for c in name}
-        if kinds & {"Cc", "Cs"}:
-            raise DataError(f"{where}: the class {name!r} has characters that cannot be printed; rename it")
-        seen = (
-            c for c in unicodedata.normalize("NFKC", name).casefold() if unicodedata.category(c) not in ("Cf", "Zs")
-        )
-        alike["".join(seen).strip("'\".") or name].add(name)
-    found = [" and ".join(map(repr, sorted(group))) for group in alike.values() if len(group) > 1]
-    what = "warning, classes whose names differ in case, spaces, invisible signs, quotes or a full stop alone"
-    return [f"{what}: {some_of(found)}"] * bool(found)
+        folded = unicodedata.normalize("NFKC", name).casefold()
+        seen = "".join(c for c in folded if unicodedata.category(c) not in ("Cf", "Zs"))
+        alike[form(seen.strip("'\".")) or name].add(name)
+    return [" and ".join(map(repr, sorted(group))) for group in alike.values() if len(group) > 1]
+
+
+def _meaning(name: str) -> str:
+    with suppress(ValueError):
+        name = f"{float(name):g}"
+    return {"y": "yes", "true": "yes", "1": "yes", "n": "no", "false": "no", "0": "no"}.get(name, name)
 
 
 def some_of(names: Iterable[str]) -> str:

@@ -38,8 +38,8 @@ from regroup_lib.files import digest_file
 logger = logging.getLogger(__name__)
 
 OWN_FRACTIONS = {"train": 0.8, "test": 0.2}  # of a set without a test split
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
-SUFFIXES = tuple(".png .jpg .jpeg .jpe .jfif .bmp .tif .tiff .webp .gif".split())
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
+SUFFIXES = tuple(".png .jpg .jpeg .jpe .jfif .bmp .tif .tiff .webp .gif .ppm .pgm .pbm".split())
 # Pictures all the same, so that none is left out as something else: they count as images that cannot be read.
 OTHER_SUFFIXES = tuple(".avif .heic .heif .dcm .dicom .nii .jp2 .psd .svg .dng .cr2 .nef .arw .svs .ndpi .czi".split())
 # Files that systems and programs put beside pictures.
@@ -48,17 +48,19 @@ DEBRIS = re.compile(
     r"|e?h?thumbs\.db$|desktop\.ini$|lost\+found$|system volume information$",
     re.IGNORECASE,
 )
+# In English, Spanish, French, Portuguese, Italian, Russian, Chinese and Japanese; German's differ in the ending alone.
+_SPLITS = (
+    "(?:(?P<train>train(?:ing|val)?|trn|entrenamiento|entra[iî]nement|apprentissage|treino|treinamento|addestramento"
+    "|обучение|训练集?|訓練集?|学習)|(?P<val>val(?:id(?:ation)?)?|dev|validaci[oó]n|valida[cç][aã]o|validazione"
+    "|валидация|验证集?|検証)|(?P<test>test(?:ing)?|tst|pruebas?|testes?|prova|тест|测试集?|測試集?|テスト))"
+)
 SPLIT_NAME = re.compile(
-    r"[\W\d_]*(?:data|images?|imgs?)?[\W\d_]*(?:(?P<train>train(?:ing)?|trn)|(?P<val>val(?:id(?:ation)?)?|dev)"
-    r"|(?P<test>test(?:ing)?|tst))[\W\d_]*(?:(?:data)?set|data|images?|imgs?|pictures|photos|samples|split)?[\W\d_]*",
+    rf"[\W\d_]*(?:data|images?|imgs?)?[\W\d_]*{_SPLITS}"
+    r"[\W\d_]*(?:(?:data)?set|s?daten|data|images?|imgs?|pictures|photos|samples|split)?[\W\d_]*",
     re.IGNORECASE,
 )
-LOOSE_SPLIT = re.compile(
-    r"(?:.*[\W\d_])?(?:(?P<train>train(?:ing|val)?|trn)|(?P<val>val(?:id(?:ation)?)?)|(?P<test>test(?:ing)?))(?:[\W\d_].*)?",
-    re.IGNORECASE,
-)
+LOOSE_SPLIT = re.compile(rf"(?:.*[\W\d_])?{_SPLITS}(?:[\W\d_].*)?", re.IGNORECASE)
 MASK = "masks?|seg|segm|segmentations?|gt|ground[ _-]?truth|labels?|annotations?|annot|overlay|contours?|roi"
-NAMED_AFTER = re.compile(r"(.+?)(?:[ _.-]+([A-Za-z]+)(?:[ _.-]*\d+)*|[ _.-]+\d+|[ _.-]*\(\d+\))")
 NO_SPLIT = "no test split"
 KEPT_SIZE = 128  # images of one size up to this stay as they are
 ALLOW = "load with allow_missing=True (--allow-missing) to leave them out"
@@ -214,7 +216,7 @@ def _split_folders(folder: Path, layout: str) -> dict[str, Path]:
 
 def _split_named(name: str, pattern: re.Pattern[str] = SPLIT_NAME) -> str | None:
     """Return the split that a folder of that name is, None where it is none."""
-    match = pattern.fullmatch(name)
+    match = pattern.fullmatch(composed(name))
     return match and match.lastgroup
 
 
@@ -274,8 +276,9 @@ def _named_after(files: _Files) -> list[str]:
     known = {(path.parent, path.stem) for path in files.paths}
     masks, copies, origins = defaultdict(list), [], []
     for row, (path, name) in enumerate(zip(files.paths, files.names(), strict=True)):
-        match, before = NAMED_AFTER.fullmatch(path.stem), re.match(r"[A-Za-z]+[ _.-]+(.+)", path.stem)
-        ending = (match[2] or "").lower() if match else ""
+        others = [path.stem[: sign.start()] for sign in re.finditer("[ _.@(-]+", path.stem)]  # and one after a word
+        others += re.findall(r"^[A-Za-z]+[ _.-]+(.+)", path.stem)
+        ending = "".join(re.findall(r".[ _.-]+([A-Za-z]+)(?:[ _.-]*\d+)*$", path.stem)).lower()
         first = re.match(rf"({MASK})[ _.-]", path.stem, re.IGNORECASE)
         folder = next((part for part in name.split("/")[:-1] if re.fullmatch(MASK, part, re.IGNORECASE)), "")
         origins += re.findall(r"^(.*?\d+)[ _.-]", path.stem)
@@ -283,7 +286,7 @@ def _named_after(files: _Files) -> list[str]:
             masks[f"ending in _{ending}"].append(row)
         elif first or folder:
             masks[f"beginning with {first[0]}" if first else f"in folders called {folder}"].append(row)
-        elif any(found and (path.parent, found[1]) in known for found in (match, before)):
+        elif any((path.parent, other) in known for other in others):
             copies.append(row)
     notes = []
     for how, rows in masks.items():
@@ -300,9 +303,11 @@ def _named_after(files: _Files) -> list[str]:
         notes.append(f"warning, {found}; if these are patients, say, use group= (--group PATTERN)")
     below, classes = [files.below(row) for row in range(len(files.paths))], set(files.classes.tolist())
     folders = {path.parent for path, inside in zip(files.paths, below, strict=True) if inside}
-    if len(folders) > 3 * len(classes):  # each may be of one patient
-        found = f"images lie in {len(folders)} folders below their class's; if the images of a folder belong together"
-        notes.append(f"warning, {found}, say so with group='1' (--group 1)")
+    if folders:
+        inside = some_of(sorted({path.relative_to(files.folder).as_posix() for path in folders}))
+        found = f"images lie in {len(folders)} folders below their class's and count as that class's ({inside})"
+        found = "warning, " * (len(folders) > 3 * len(classes)) + found  # each may be of one patient
+        notes.append(f"{found}; if the images of a folder belong together, say so with group='1' (--group 1)")
     first = {frozenset(below[row][:1] for row in np.flatnonzero(files.classes == name)) for name in classes}
     shared = first.pop()
     if "" in files.parts and not first and len(shared) > 1 and () not in shared:

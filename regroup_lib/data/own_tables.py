@@ -26,6 +26,7 @@ from regroup_lib.data.dataset import (
     digest_of,
     joined_groups,
     kept_until_changed,
+    names_alike,
     rows_of,
     some_of,
     split_by_group,
@@ -38,6 +39,7 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 SEPARATORS = (",", ";", "\t", "|")
 MANY_CLASSES = 100  # beyond that, and beyond a tenth of the rows, a label column is taken for something else
 MANY_TEXTS = 0.5  # share of rows: a text column with more different values names rows, it does not sort them
+MANY_CATEGORIES = 1000  # of a column; beyond that their names are not compared
 MISSING = "(missing)"
 LONGEST_NAME = 200  # characters of a class
 # Texts that people write in the place of a missing number, in lower case.
@@ -66,7 +68,14 @@ NUMBER = {
 _TIME = r"(?:[T ]\d{1,2}:\d{2}.*)?"
 YEAR_FIRST = rf"\d{{4}}([-/.])\d{{1,2}}\1\d{{1,2}}{_TIME}"
 YEAR_LAST = rf"\d{{1,2}}(?:([/.])\d{{1,2}}\1(?:\d{{4}}|\d\d)|-\d{{1,2}}-\d{{4}}){_TIME}"
-WITH_MONTH = rf"(?:\d{{1,2}}[ .-]+[A-Za-z]{{3,9}}|[A-Za-z]{{3,9}}[ .]+\d{{1,2}})[ .,-]+\d{{4}}{_TIME}"
+YEAR_AND_MONTH = r"(?:1[89]|2[01])\d\d-(?:0[1-9]|1[0-2])"
+WITH_MONTH = (
+    r"(?:[A-Za-z]{3,9},? +)?(?:\d{1,2}[ .-]*[A-Za-z]{3,9}[ .,-]*(?:\d{4}|\d\d)"
+    rf"|[A-Za-z]{{3,9}}[ .]+\d{{1,2}}[ .,-]+\d{{4}}){_TIME}"
+)
+# Signs beside a number, and words at the beginning of a row that sums up those above it.
+SIGN = "(?:[A-Z]{0,2}[$€£¥₹₽₩₺₪]|USD|EUR|GBP|CHF|JPY|CAD|AUD|SEK|NOK|DKK|PLN|INR|CNY|BRL|[%‰])"
+TOTAL = re.compile("(?:(?:grand |sub-?)?totals?|sums?|averages?|means?|summe|gesamt|somme|suma)[: ]*", re.IGNORECASE)
 
 
 @kept_until_changed(lambda path, **_: [path], maxsize=4)
@@ -89,22 +98,19 @@ def load_frame(
     row's ``row``, counted from 0, and ``group``, where rows belong together. The same values have the same digest
     whatever file they come from.
     """
-    if not path.is_file():
-        raise DataError(f"{path} does not exist or is no file; check the path")
-    if decimal not in (None, ".", ","):
-        raise DataError(f"decimal is {decimal!r}; expected '.' or ','")
-    if path.suffix.lower() == ".parquet":
-        if not header or decimal:
-            raise DataError(f"{path} is no text; leave header and decimal out (--no-header, --decimal)")
-        frame, decimal = _read_parquet(path), "."
-    else:
-        frame, decimal = _read_text(path, header, decimal)
-    frame = _checked_columns(path, frame)
+    found: dict[str, list[str]] = defaultdict(list)
+    frame, decimal = _read(path, header, decimal, found)
+    # Separators at the end of each line make a last column that is none.
+    frame = frame.drop(columns=[name for name in frame if name.startswith("Unnamed: ") and frame[name].isna().all()])
+    if frame.shape[1] < 2 or not len(frame):
+        shape = f"{frame.shape[1]} columns and {len(frame)} rows; expected a header, rows, and at least one column"
+        raise DataError(f"{path} has {shape} beside the label, with commas, semicolons, tabs or bars between them")
     label_column = frame.columns[-1] if label is None else _named_column(path, frame, label)
+    if label is None and label_column.startswith("Unnamed: "):
+        raise DataError(f"{path}: the last column has no name; give it one, or choose the label with label= (--label)")
     group_column = None if group is None else _named_column(path, frame, group)
     if group_column == label_column:
         raise DataError(f"{path}: {label_column!r} is the label and cannot be the group too; name one of them")
-    found: dict[str, list[str]] = defaultdict(list)
     others = [repr(name) for name in frame if name.lower() in LABEL_NAMES]
     if label is None and others and repr(label_column) not in others:
         found["warning, the last column is taken for the label, not {}; choose with label= (--label)"] = others
@@ -117,6 +123,9 @@ def load_frame(
     n_empty, frame = len(frame) - n_rows, frame.iloc[:n_rows]
     classes, notes = _classes(path, frame[label_column], decimal, allow_missing)
     rows = np.flatnonzero(classes != "")
+    last = _text(frame.iloc[rows[-1]]).dropna()
+    if TOTAL.fullmatch(last.iloc[0]) and (_text(frame[last.index[0]]) == last.iloc[0]).sum() == 1:
+        raise DataError(f"{path}: the last row looks like the sum of those above it ({last.iloc[0]!r}); remove it")
     class_names = sorted(set(classes[rows].tolist()), key=_numbers_first)
     labels = np.array([class_names.index(name) for name in classes[rows]], np.int64)
     features = frame.drop(columns=[label_column, group_column or label_column]).iloc[rows]
@@ -151,25 +160,12 @@ def load_frame(
 def column_kinds(
     path: Path, names: Sequence[str], *, header: bool = True, missing: Sequence[str] = (), decimal: str | None = None
 ) -> dict[str, str]:
-    """Return how `load_frame` reads columns of a table, for `read_rows`.
+    """Return how `load_frame` reads columns of a table, for `read_rows`: one of `KINDS` for each.
 
-    ``"text"``, ``"truth"``, ``"number ."`` and ``"number ,"`` (the decimal mark), ``"day first"`` or ``"month first"``
-    (dates whose year is last or first).
+    ``"number ,"`` has a decimal comma; of dates the day or the month is first where the year is last.
     """
     frame, decimal = _all_columns(path, header, missing, decimal)
-    kinds = {}
-    for name in names:
-        column = _values(name, frame[name], decimal, found := defaultdict(list))
-        if column.dtype != np.float64:
-            kinds[name] = "truth" if pd.api.types.is_bool_dtype(frame[name]) else "text"
-        elif any(note.startswith("dates") for note in found):
-            texts = _text(frame[name]).dropna()
-            kinds[name] = (
-                "day first" if _day_first(texts[texts.str.fullmatch(YEAR_LAST).astype(bool)]) else "month first"
-            )
-        else:
-            kinds[name] = "number ," if any("decimal comma" in note for note in found) else "number ."
-    return kinds
+    return {name: _values(name, frame[name], decimal, defaultdict(list))[1] for name in names}
 
 
 def read_rows(
@@ -186,8 +182,6 @@ def read_rows(
     from the new rows: a value of another kind raises a DataError, as do a missing column and a file without rows. The
     index counts the rows of the file from 0, those without any value included, which are left out.
     """
-    if not path.is_file():
-        raise DataError(f"{path} does not exist or is no file; check the path")
     frame, _ = _all_columns(path, header, missing, decimal, as_text=True)
     if absent := [name for name in columns if name not in frame]:
         raise DataError(f"{path} lacks columns that the model reads: {some_of(absent)}")
@@ -204,9 +198,9 @@ def read_rows(
         if kind == "truth":
             read = known.str.capitalize().where(known.str.lower().isin(("true", "false")))
         elif kind.startswith("number"):
-            read, _ = _read_numbers(known, kind[-1], fixed=True)
+            read, *_ = _read_numbers(known, kind[-1], fixed=True)
         else:
-            read, _ = _read_dates(known, day_first=kind == "day first")
+            read, *_ = _read_dates(known, day_first=kind == "day first")
         bad = known[read.isna() | read.isin((np.inf, -np.inf))]
         if len(bad):
             raise DataError(f"{path}: the column {name!r} has {bad.iloc[0]!r}, which is no {_WRITTEN[kind]}")
@@ -231,20 +225,38 @@ def _all_columns(
     path: Path, header: bool, missing: Sequence[str], decimal: str | None, *, as_text: bool = False
 ) -> tuple[pd.DataFrame, str]:
     """Return a table's columns, plain and without missing values, and the decimal mark of its file."""
-    if path.suffix.lower() == ".parquet":
-        frame, decimal = _read_parquet(path), "."
-    else:
-        frame, decimal = _read_text(path, header, decimal, as_text=as_text)
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise DataError(f"{path}: rows have more values than the header has names; give every column a name")
-    frame.columns = [composed(str(name)) for name in frame]
-    return _blanked(_plain(path, frame, defaultdict(list)), missing, defaultdict(list)), decimal
+    found: dict[str, list[str]] = defaultdict(list)
+    frame, decimal = _read(path, header, decimal, found, as_text=as_text)
+    return _blanked(_plain(path, frame, found), missing, found), decimal
 
 
 # ---------------------------------------------------------------- files
 
 
-def _read_text(path: Path, header: bool, decimal: str | None, *, as_text: bool = False) -> tuple[pd.DataFrame, str]:
+def _read(
+    path: Path, header: bool, decimal: str | None, found: dict[str, list[str]], *, as_text: bool = False
+) -> tuple[pd.DataFrame, str]:
+    """Return the columns of a file, each with a name of its own, and its decimal mark."""
+    if not path.is_file():
+        raise DataError(f"{path} does not exist or is no file; check the path")
+    if decimal not in (None, ".", ","):
+        raise DataError(f"decimal is {decimal!r}; expected '.' or ','")
+    if path.suffix.lower() != ".parquet":
+        frame, decimal = _read_text(path, header, decimal, found, as_text=as_text)
+    elif header and not decimal:
+        frame, decimal = _read_parquet(path), "."
+        _check_names(path, frame.columns)
+    else:
+        raise DataError(f"{path} is no text; leave header and decimal out (--no-header, --decimal)")
+    if not isinstance(frame.index, pd.RangeIndex):
+        mend = "give every column a name, and remove lines above the names"
+        raise DataError(f"{path}: rows have more values than the header has names; {mend}")
+    return frame.set_axis([composed(str(name)) for name in frame], axis=1), decimal
+
+
+def _read_text(
+    path: Path, header: bool, decimal: str | None, found: dict[str, list[str]], *, as_text: bool = False
+) -> tuple[pd.DataFrame, str]:
     """Return a text file's columns, as numbers where pandas finds no other text in them, and its decimal mark."""
     options: dict[str, Any] = {
         "encoding": "utf-8-sig",
@@ -266,10 +278,16 @@ def _read_text(path: Path, header: bool, decimal: str | None, *, as_text: bool =
         names = [str(name).strip() for name in names]
         frame = pd.read_csv(path, **named)
         # Where semicolons separate values, 1.234 may be a number of thousands, which pandas takes for one below 2.
-        texts = pd.read_csv(path, dtype=str, nrows=10_000, **named) if options["sep"] == ";" else frame
-        decimal = decimal or _decimal_mark(texts, options["sep"])
+        texts = pd.read_csv(path, dtype=str, nrows=10_000, **named)
+        given, decimal = decimal, decimal or _decimal_mark(texts if options["sep"] == ";" else frame, options["sep"])
         if decimal == "," or as_text:
             frame = pd.read_csv(path, dtype=str, **named)
+        for name in texts if given is None and decimal == "." else ():
+            known = texts[name].dropna()
+            pointed = known[known.str.contains(".", regex=False)]
+            if len(pointed) and known.str.fullmatch(r"[+-]?(?:0|[1-9]\d{0,2}(?:\.\d{3})?)").all():
+                what = "numbers read with three decimals and not as thousands"
+                found[f"{what}: {{}}; change this with decimal= (--decimal)"].append(f"{name} ({pointed.iloc[0]})")
     except (OSError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())
         uneven = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", reason)
@@ -365,19 +383,6 @@ def _check_names(path: Path, names: Sequence[object]) -> None:
         raise DataError(f"{path}: two columns are called {some_of(twice)}; rename one")
 
 
-def _checked_columns(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
-    _check_names(path, frame.columns)
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise DataError(f"{path}: rows have more values than the header has names; give every column a name")
-    frame = frame.set_axis([composed(str(name)) for name in frame.columns], axis=1)
-    # Separators at the end of each line make a last column that is none.
-    frame = frame.drop(columns=[name for name in frame if name.startswith("Unnamed: ") and frame[name].isna().all()])
-    if frame.shape[1] < 2 or not len(frame):
-        found = f"{frame.shape[1]} columns and {len(frame)} rows; expected a header, rows, and at least one column"
-        raise DataError(f"{path} has {found} beside the label, with commas, semicolons, tabs or bars between them")
-    return frame
-
-
 def _named_column(path: Path, frame: pd.DataFrame, name: str) -> str:
     names, name = frame.columns.to_list(), composed(name)
     if name not in names:
@@ -402,9 +407,12 @@ def _classes(path: Path, column: pd.Series, decimal: str, allow_missing: bool) -
         logger.warning("%s: %s; they are left out", path, lacking)
         notes = [f"left out: {lacking}"]
     known = found[~absent]
-    n_classes = known.nunique()
     names = sorted(set(known))
-    numbers, _ = _read_numbers(pd.Series(names, dtype=object), decimal)
+    numbers, *_ = _read_numbers(pd.Series(names, dtype=object), decimal)
+    if decimal == "," and (numbers % 1 == 0).all():  # as elsewhere 1.0 is the class 1
+        found = found.map(dict(zip(names, numbers.astype(np.int64).astype(str), strict=True)))
+        known, names = found[~absent], sorted(set(found[~absent]))
+    n_classes = len(names)
     continuous = numbers.notna().all() and (numbers % 1 != 0).any() and n_classes > 20
     if n_classes > max(MANY_CLASSES, len(known) / 10) or continuous:
         defect = f"has {n_classes} different values in {len(known)} rows, more like a number to predict than classes"
@@ -418,7 +426,8 @@ def _classes(path: Path, column: pd.Series, decimal: str, allow_missing: bool) -
     longest = max(map(len, names))
     if longest > LONGEST_NAME:
         raise DataError(f"{path}: {column.name!r} has values of {longest} characters; classes have short names")
-    if unusual := [repr(name) for name in names if name.lower() in TOKENS]:
+    codes = {name for name in names if re.fullmatch("-9+|99+", name) and str(int(name) - 1) not in names}
+    if unusual := [repr(name) for name in names if name.lower() in TOKENS or name in codes]:
         option = "if they are missing labels, name them with missing= (--missing)"
         notes.append(f"classes whose names read like a missing value: {some_of(unusual)}; {option}")
     notes += class_notes(path, names)
@@ -452,16 +461,19 @@ def _text(column: pd.Series) -> pd.Series:
 def _cleaned(texts: pd.Series) -> pd.Series:
     """Return texts without what may stand in and around a number: spaces of thousands, currencies, percent."""
     texts = texts.astype(object).str.replace("\N{MINUS SIGN}", "-", regex=False)
+    texts = texts.str.replace(r'^="(.*)"$', r"\1", regex=True)  # as spreadsheets keep digits as they are
     texts = texts.str.replace(r"(?<=\d)[\s'’](?=\d{3}(?!\d))", "", regex=True)
     texts = texts.str.replace(r"^\((.*\d.*)\)$", r"-\1", regex=True)  # as accountants write what is owed
-    return texts.str.replace(r"^([+-]?)[$€£¥]\s*|\s*[$€£¥%]$", r"\1", regex=True)
+    return texts.str.replace(rf"^([+-]?){SIGN}\s*|\s*{SIGN}$", r"\1", regex=True)
 
 
 def _plain(path: Path, frame: pd.DataFrame, found: dict[str, list[str]]) -> pd.DataFrame:
     """Return a frame of texts and numbers: bytes become text, and lists of numbers a column for each of these."""
     columns: list[pd.Series | pd.DataFrame] = []
     for name in frame:
-        column = frame[name].astype(object) if frame[name].dtype == "category" else frame[name]
+        column = frame[name].astype(
+            {"category": object, "float16": float}.get(str(frame[name].dtype), frame[name].dtype)
+        )
         known = column.dropna() if column.dtype == object else column.iloc[:0]
         try:
             if any(isinstance(value, bytes) for value in known):
@@ -512,7 +524,7 @@ def _features(
     kept, text, absent, n_numeric = {}, [], [], 0
     strange = np.ones(len(frame), bool)  # rows with text in all columns of numbers
     for name in frame:
-        column = _values(name, frame[name], decimal, found)
+        column, _ = _values(name, frame[name], decimal, found)
         if column.isna().all():
             found["left out, columns without a value"].append(name)
             continue
@@ -532,7 +544,12 @@ def _features(
             absent.append(f"{column.isna().sum()} of {len(frame)} in {name}")
         if numeric and (sentinels := _sentinels(column)):
             what = "warning, numbers that may mean a missing value: {}; if so, name them with missing= (--missing)"
-            found[what].append(f"{' and '.join(sentinels)} in {name}")
+            written = _text(frame[name]) if _is_text(frame[name]) else column.map("{:.10g}".format)
+            found[what].append(f"{' and '.join(written[column == value].iloc[0] for value in sentinels)} in {name}")
+        if not numeric and column.nunique() < MANY_CATEGORIES and (alike := names_alike(column.dropna().unique())):
+            found["warning, categories whose names differ in case, spaces or signs alone"].append(
+                f"{some_of(alike)} in {name}"
+            )
         text += [] if numeric else [name]
         kept[name] = column.to_numpy() if numeric else column.fillna(MISSING).to_numpy(object)
     if n_numeric > 1 and strange.any():
@@ -547,23 +564,23 @@ def _features(
     return pd.DataFrame(kept)
 
 
-def _values(name: str, column: pd.Series, decimal: str, found: dict[str, list[str]]) -> pd.Series:
-    """Return a column as float64, or as text where it holds neither numbers nor times."""
+def _values(name: str, column: pd.Series, decimal: str, found: dict[str, list[str]]) -> tuple[pd.Series, str]:
+    """Return a column as float64, or as text where it holds neither numbers nor times, and its kind (see `KINDS`)."""
     kinds = pd.api.types
     if kinds.is_bool_dtype(column):
-        return _text(column)
+        return _text(column), "truth"
     if kinds.is_datetime64_any_dtype(column):
         found["dates, as days since 1970"].append(name)
-        return _days(column)
+        return _days(column), "month first"
     if kinds.is_timedelta64_dtype(column):
-        return column / pd.Timedelta(days=1)
+        return column / pd.Timedelta(days=1), "number ."
     if not _is_text(column):
-        return pd.Series(column.to_numpy(np.float64, na_value=np.nan), column.index)
+        return pd.Series(column.to_numpy(np.float64, na_value=np.nan), column.index), "number ."
     texts = _text(column)
     counts = texts.value_counts()
     known = counts.index.to_series().reset_index(drop=True)
     for read in (_read_numbers, _read_dates):
-        numbers, how = read(known, decimal)
+        numbers, how, kind = read(known, decimal)
         failed = numbers.isna().to_numpy()
         tokens = known[failed].tolist()
         odd = [token for token in tokens if token.lower() not in TOKENS]
@@ -576,15 +593,15 @@ def _values(name: str, column: pd.Series, decimal: str, found: dict[str, list[st
                 found[what].append(f"{shown} in {name}")
             if how:
                 found[how].append(f"{name} ({known[~failed].iloc[0]!r} is {numbers[~failed].iloc[0]:.10g})")
-            return texts.map(dict(zip(known, numbers, strict=True))).astype(np.float64)
+            return texts.map(dict(zip(known, numbers, strict=True))).astype(np.float64), kind
         if n_good > n_odd:
             shown = some_of(repr(token[:20]) for token in odd)
             found["warning, text although most values are numbers or dates"].append(f"{name} ({shown})")
-    return texts
+    return texts, "text"
 
 
-def _read_numbers(texts: pd.Series, decimal: str, *, fixed: bool = False) -> tuple[pd.Series, str]:
-    """Return the numbers that different texts are, NaN where one is none, and how they are written if not plainly.
+def _read_numbers(texts: pd.Series, decimal: str, *, fixed: bool = False) -> tuple[pd.Series, str, str]:
+    """Return the numbers that different texts are, NaN where one is none, how they are written, and their kind.
 
     `decimal` is their decimal mark if `fixed`, else the likelier one.
     """
@@ -596,7 +613,10 @@ def _read_numbers(texts: pd.Series, decimal: str, *, fixed: bool = False) -> tup
     numbers = plain.astype(np.float64).reindex(texts.index)
     written = "a decimal comma" if mark == "," else "separators of thousands or signs"
     how = f"numbers with {written}: {{}}; change this with decimal= (--decimal)"
-    return numbers, how if (plain != texts[good]).any() else ""
+    signs = set(texts[good & (numbers != 0)].str.extract(f"({SIGN})")[0].fillna(""))
+    if len(signs - {""}) > 1 or ("" in signs and "%" in signs):
+        how = f"warning, {how}; signs differ, or some numbers have a percent sign alone, and all are read without"
+    return numbers, how if (plain != texts[good]).any() else "", f"number {mark}"
 
 
 def _day_first(dates: pd.Series) -> bool | None:
@@ -610,20 +630,24 @@ def _day_first(dates: pd.Series) -> bool | None:
     return day_first or (not month_first and bool((parts[1] == ".").all()))
 
 
-def _read_dates(texts: pd.Series, decimal: str = ".", *, day_first: bool | None = None) -> tuple[pd.Series, str]:
-    """Return the days since 1970 of different texts, NaN where one is no date, and how they were read."""
-    first, last, month = (texts.str.fullmatch(pattern).astype(bool) for pattern in (YEAR_FIRST, YEAR_LAST, WITH_MONTH))
+def _read_dates(texts: pd.Series, decimal: str = ".", *, day_first: bool | None = None) -> tuple[pd.Series, str, str]:
+    """Return the days since 1970 of different texts, NaN where one is no date, how they were read, and their kind."""
+    first, last, month = (
+        texts.str.fullmatch(pattern).astype(bool)
+        for pattern in (f"{YEAR_FIRST}|{YEAR_AND_MONTH}", YEAR_LAST, WITH_MONTH)
+    )
     how = "dates, as days since 1970"
     if day_first is None and last.any():
         day_first = _day_first(texts[last])
         if day_first is None:
-            return pd.Series(np.nan, texts.index), ""
+            return pd.Series(np.nan, texts.index), "", ""
         if (texts[last].str.extract(r"(\d+)\D(\d+)").astype(int).max() <= 12).all():
             how += f", read {'day' if day_first else 'month'} first; write YYYY-MM-DD to be sure"
-    if texts[last].str.fullmatch(r"\d+\D\d+\D\d\d(?:\D.*)?").any():
+    if texts[last | month].str.fullmatch(r"[^:]*[^\d:]\d\d(?:[T ]\d+:.*)?").any():
         how += ", years of two digits from 1969 to 2068"
     dates = texts.where(first | last | month)
-    return _days(pd.to_datetime(dates, format="mixed", dayfirst=bool(day_first), errors="coerce", utc=True)), how
+    dates = pd.to_datetime(dates, format="mixed", dayfirst=bool(day_first), errors="coerce", utc=True)
+    return _days(dates), how, "day first" if day_first else "month first"
 
 
 def _days(dates: pd.Series) -> pd.Series:
@@ -631,7 +655,7 @@ def _days(dates: pd.Series) -> pd.Series:
     return (seconds - pd.Timestamp("1970-01-01", tz="UTC").as_unit("us")) / pd.Timedelta(days=1)
 
 
-def _sentinels(column: pd.Series) -> list[str]:
+def _sentinels(column: pd.Series) -> list[float]:
     """Return up to three numbers such as -999, each in several rows and far from all others, or -1 among counts."""
     counts = column.value_counts().sort_index()
     values, often = counts.index.to_numpy(), counts.to_numpy() > 1
@@ -642,9 +666,9 @@ def _sentinels(column: pd.Series) -> list[str]:
         coded = all(re.fullmatch(r"-?(7+|8+|9+)", f"{value:.0f}") for value in values[far])
         gap = max(values[far].min() - others.max(), others.min() - values[far].max())
         if (coded or len(others) >= 10) and gap > others.max() - others.min():
-            return [f"{value:g}" for value in values[far]]
+            return values[far].tolist()
     lone = len(values) > 10 and values[0] in (-1, -9) and values[1] >= 0 and often[0]
-    return [f"{values[0]:g}"] * bool(lone)
+    return [values[0]] * bool(lone)
 
 
 def _names_rows(name: str, column: pd.Series, labels: np.ndarray) -> str:
@@ -657,6 +681,8 @@ def _names_rows(name: str, column: pd.Series, labels: np.ndarray) -> str:
     alone = 1 < n_different <= min(20, n / 5) and pd.Series(labels, column.index).groupby(column).nunique().max() == 1
     telling = "warning, columns each of whose values has one class alone, as if they were made from it" if alone else ""
     whole = not text and (values % 1 == 0).all()
+    if not text and not alone and _tells(values, labels[column.notna()]):
+        telling = "warning, columns whose values alone tell the classes apart, as if they were made from them"
     if not (whole or text):
         return telling
     named = _is_named_like_a_unit(name)
@@ -681,7 +707,17 @@ def _names_rows(name: str, column: pd.Series, labels: np.ndarray) -> str:
         return "warning, columns that number the rows in another order, which may tell the class"
     if whole and n_different == n > 19 and (np.diff(values) > 0).all():
         return "warning, columns that rise from row to row, which may tell the class"
+    days = values.drop_duplicates() if whole and n_different > 4 and values.between(18000101, 21001231).all() else []
+    if len(days) and pd.to_datetime(days.astype(int).astype(str), format="%Y%m%d", errors="coerce").notna().all():
+        return "warning, columns of numbers that may be dates: {}; write YYYY-MM-DD to have days"
     return telling or ("warning, columns without a name" if name.startswith("Unnamed: ") else "")
+
+
+def _tells(values: pd.Series, labels: np.ndarray) -> bool:
+    """Tell whether each class, of which the rarest has five rows or more, has a range of values of its own."""
+    ranges = values.groupby(labels).agg(["min", "max", "size"]).sort_values("min")
+    apart = (ranges["min"].iloc[1:].to_numpy() > ranges["max"].iloc[:-1].to_numpy()).all()
+    return bool(apart and len(ranges) > 1 and ranges["size"].min() >= 5)
 
 
 def _is_named_like_a_unit(name: str) -> bool:

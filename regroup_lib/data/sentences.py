@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
@@ -30,25 +29,10 @@ from regroup_lib.data.dataset import (
 from regroup_lib.data.sources import DESCRIPTION_NAMES, Source
 
 
-@dataclass(frozen=True)
-class Sentences:
-    """Sentences and their labels, str [n], with the number of each one's line in the file, int64 [n], from 1."""
-
-    texts: np.ndarray
-    labels: np.ndarray
-    lines: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def take(self, rows: np.ndarray) -> Sentences:
-        """Return the rows given by index or mask."""
-        return Sentences(self.texts[rows], self.labels[rows], self.lines[rows])
-
-
-def read_labelled_lines(path: str | Path, label_names: Sequence[str]) -> Sentences:
+def read_labelled_lines(path: str | Path, label_names: Sequence[str]) -> pd.DataFrame:
     """Read a file of ``sentence@label`` lines, Financial PhraseBank's format (Malo et al. 2014).
 
+    Return a frame of sentences: columns ``texts``, ``labels``, and ``lines``, the number of each one's line from 1.
     The publisher's files are Latin-1. A sentence may hold an ``@``: the last one of the line counts. Lines without a
     sentence or one of the labels are a ValueError, which counts them and names the first by number; the published
     ``Sentences_AllAgree.txt`` has one: its line 38 is ``1``.
@@ -66,26 +50,23 @@ def read_labelled_lines(path: str | Path, label_names: Sequence[str]) -> Sentenc
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         found = f"malformed lines: {len(bad)} of {len(lines)} ({shown}{more})"
         raise ValueError(f"{path}: {found}, expected sentence@label with one of {', '.join(label_names)}")
-    return Sentences(np.array(texts, np.str_), np.array(labels, np.str_), np.arange(1, len(lines) + 1))
+    return pd.DataFrame({"texts": texts, "labels": labels, "lines": np.arange(1, len(lines) + 1)})
 
 
-def without_repeats(sentences: Sentences) -> tuple[Sentences, tuple[str, ...]]:
+def without_repeats(sentences: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Drop what cannot be split into training and test, and return one note per reason.
 
     Of a sentence that stands there twice with one label, the first line is kept. A sentence with two labels has no true
     one: all its lines go.
     """
-    _, first, member = np.unique(sentences.texts, return_index=True, return_inverse=True)
-    torn = np.zeros(len(first), bool)
-    torn[member[sentences.labels != sentences.labels[first[member]]]] = True
-    is_first = np.arange(len(sentences)) == first[member]
-    repeated = int((~is_first & ~torn[member]).sum())
-    notes = []
-    if repeated:
-        notes.append(f"repeated lines left out: {repeated}")
-    if torn.any():
-        notes.append(f"sentences with two labels left out: {torn.sum()} ({torn[member].sum()} lines)")
-    return sentences.take(is_first & ~torn[member]), tuple(notes)
+    torn = sentences.groupby("texts")["labels"].transform("nunique") > 1
+    repeated = sentences.duplicated("texts") & ~torn
+    found = {
+        f"repeated lines left out: {repeated.sum()}": repeated,
+        f"sentences with two labels left out: {sentences['texts'][torn].nunique()} ({torn.sum()} lines)": torn,
+    }
+    kept = sentences[~(torn | repeated)].reset_index(drop=True)
+    return kept, tuple(note for note, rows in found.items() if rows.any())
 
 
 def sentence_digest(text: str) -> str:
@@ -98,20 +79,19 @@ def word_form(text: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", text.lower()))
 
 
-def read_descriptions() -> Sentences:
+def read_descriptions() -> pd.DataFrame:
     """Return the sentences of scikit-learn's descriptions of data sets, labelled by the set that they describe.
 
     Some hundred sentences of real prose which need neither network nor licence: enough to see a text classifier
     learn. Other versions of scikit-learn have other sentences. Tables, code and rules are left out, and so are
-    sentences of fewer than four words and those that stand in two descriptions. `Sentences.lines` counts the
+    sentences of fewer than four words and those that stand in two descriptions. ``lines`` counts the
     sentences of a description.
     """
     rows = []
     for name in DESCRIPTION_NAMES:
         text = files("sklearn.datasets.descr").joinpath(f"{name}.rst").read_text(encoding="utf-8")
         rows += [(sentence, name, number) for number, sentence in enumerate(_prose(text), start=1)]
-    texts, labels, lines = zip(*rows, strict=True)
-    return without_repeats(Sentences(np.array(texts), np.array(labels), np.array(lines)))[0]
+    return without_repeats(pd.DataFrame(rows, columns=["texts", "labels", "lines"]))[0]
 
 
 # Directives, options, code and rules of reStructuredText.
@@ -168,14 +148,14 @@ def read_phrasebank(folder: Path, source: Source, mend: str) -> Dataset:
         raise DataError(f"{error}; {mend}") from error
     check = Check(path, mend)
     for name, expected in zip(names, source.class_counts["all"], strict=True):
-        found = int((published.labels == name).sum())
+        found = int((published["labels"] == name).sum())
         check(found == expected, f"{found} lines are labelled {name!r}", str(expected))
     sentences, notes = without_repeats(published)
     split_of = source.split()
-    parts = np.array([split_of.get(sentence_digest(text), "") for text in sentences.texts])
-    astray = sentences.lines[parts == ""]
+    parts = np.array([split_of.get(sentence_digest(text), "") for text in sentences["texts"]])
+    astray = sentences["lines"][parts == ""]
     found = f"sentences that are not the published ones: {len(astray)} (lines {some_of(map(str, astray))})"
     check(len(astray) == 0, found, f"those of {source.split_file.name}, in Latin-1")
-    samples = Split(sentences.texts, np.array([names.index(label) for label in sentences.labels], np.int64))
-    columns = {"line": sentences.lines}
+    samples = Split(sentences["texts"].to_numpy(str), sentences["labels"].map(names.index).to_numpy(np.int64))
+    columns = {"line": sentences["lines"].to_numpy()}
     return dataset_of("phrasebank", samples, rows_of(parts), names, columns=columns, notes=notes)

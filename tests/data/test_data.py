@@ -6,7 +6,6 @@ import io
 import os
 import pickle
 import tarfile
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -94,15 +93,22 @@ def test_flat_labels_of_any_integer_type_without_val_and_with_names(tmp_path, sm
 def test_digest_tells_content_and_nothing_else(tmp_path, small_arrays):
     arrays = small_arrays()
     wide = {name: a.astype(np.int32).ravel() if "labels" in name else a for name, a in arrays.items()}
-    noted = arrays | {"notes": np.array("drawn by hand")}
+    noted = arrays | {"remark": np.array("drawn by hand")}
     pixel = arrays | {"test_images": arrays["test_images"] ^ (np.arange(9 * 64).reshape(9, 8, 8) == 100)}
     label = arrays | {"train_labels": np.roll(arrays["train_labels"], 1)}
     digests = []
     for content in (arrays, wide, noted, pixel, label):  # one file, which is read again as it changes
         write_npz(tmp_path / "mine.npz", content, compress=content is wide)
         digests.append(load_data(tmp_path / "mine.npz").digest)
+        said = load_data(tmp_path / "mine.npz").notes
+        assert ("left out, arrays that are no split's: remark" in said) == (content is noted)
     assert digests[0] == digests[1] == digests[2]
     assert len(set(digests)) == 3
+
+
+def test_images_that_are_all_dark_are_warned_about(tmp_path, small_arrays):
+    write_npz(tmp_path / "dark.npz", {k: a // 200 if "images" in k else a for k, a in small_arrays().items()})
+    assert "warning, no pixel is above 1 of 255" in load_data(tmp_path / "dark.npz").notes[0]
 
 
 def change(name, function):
@@ -133,9 +139,7 @@ def with_first(value):
 NAMED = "class_names"
 DEFECTS = [
     (change("train_images", None), "array train_images is missing, expected it beside"),
-    (change("test_labels", None), "array test_labels is missing"),
     (change("val_labels", None), "array val_labels is missing"),
-    (change("val_images", None), "array val_images is missing"),
     (change("train_images", lambda a: a.astype(np.float32)), "train_images is float32, expected uint8"),
     (change("test_images", lambda a: a.reshape(9, -1)), r"test_images has shape \(9, 64\), expected \[n, height"),
     (change("test_images", lambda a: a[:, :4, :4]), r"test images are \(4, 4, 1\), expected \(8, 8, 1\) as in train"),
@@ -144,9 +148,7 @@ DEFECTS = [
     (change("train_labels", lambda a: a / 2), "train_labels is float64, expected integers"),
     (change("train_labels", lambda a: a.astype("U1")), "train_labels is <U1, expected integers"),
     (change("train_labels", lambda a: np.hstack([a, a])), r"train_labels has shape \(12, 2\), expected \[n\]"),
-    (change("train_labels", lambda a: np.array(1)), r"train_labels has shape \(\), expected \[n\]"),
     (change("train_labels", lambda a: a[:-1]), "12 train images but 11 labels, expected as many"),
-    (change("val_labels", lambda a: a[:-1]), "6 val images but 5 labels, expected as many"),
     (
         lambda a: {k: v[:0] if "test" in k else v for k, v in a.items()},
         "the test split is empty, expected at least one",
@@ -379,14 +381,6 @@ def test_cifar_is_complete_and_held_once(cifar_directory, name, n_classes, tasks
         assert task.dataset is dataset
 
 
-def test_cifar_class_names_are_the_publishers():
-    assert len(CIFAR100_NAMES) == len(set(CIFAR100_NAMES)) == 100
-    assert list(CIFAR100_NAMES) == sorted(CIFAR100_NAMES)
-    assert CIFAR100_NAMES[99] == "worm"
-    assert CIFAR10_NAMES[0] == "airplane"
-    assert list(CIFAR10_NAMES) == sorted(CIFAR10_NAMES)
-
-
 @pytest.fixture
 def few(monkeypatch):
     """Let CIFAR have 5 training images and 1 test image of each class, and return a function that makes its arrays."""
@@ -411,17 +405,6 @@ def test_cifar100_from_folders_gets_the_publishers_names(tmp_path, few):
     assert short != list(CIFAR100_NAMES)
     write_npz(tmp_path / "cifar100.npz", few("cifar100") | {"class_names": np.array(short)})
     assert load_data("cifar100", data_dir=tmp_path).class_names == CIFAR100_NAMES
-
-
-def test_one_mislabelled_image_is_noticed(tmp_path, few):
-    arrays = few("cifar10")
-    assert arrays["train_labels"][12] == 2
-    arrays["train_labels"][12] = 5
-    write_npz(tmp_path / "cifar10.npz", arrays)
-    message = "2 classes of the train split have a wrong count, the first 'bird' with 4, expected 5; run `regroup"
-    with pytest.raises(DataError, match=message) as raised:
-        load_data("cifar10", data_dir=tmp_path)
-    assert str(raised.value).startswith(f"{tmp_path / 'cifar10.npz'}: ")
 
 
 CIFAR_DEFECTS = [
@@ -554,36 +537,6 @@ def test_a_file_appears_complete_or_not_at_all(tmp_path, error):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_readers_never_see_part_of_a_file(tmp_path):
-    path, writers_left, failures = tmp_path / "x.npz", threading.Semaphore(0), []
-    write_npz(path, {"x": np.zeros(20_000)})
-
-    def write(value):
-        for _ in range(15):
-            write_npz(path, {"x": np.full(20_000, value)})
-        writers_left.release()
-
-    def read():
-        while not done.is_set():
-            try:
-                assert len(np.unique(read_npz(path)["x"])) == 1
-            except Exception as error:  # an error in a thread would fail no test
-                failures.append(error)
-
-    done = threading.Event()
-    threads = [threading.Thread(target=write, args=[value]) for value in (1, 2, 3)]
-    reader = threading.Thread(target=read)
-    for thread in (*threads, reader):
-        thread.start()
-    for thread in threads:
-        thread.join()
-    done.set()
-    reader.join()
-    assert not failures
-    assert writers_left.acquire(blocking=False)
-    assert list(tmp_path.iterdir()) == [path]
-
-
 @given(
     hnp.arrays(
         dtype=st.sampled_from(["u1", "<i8", ">i4", "<f4", "?", "<U3"]),
@@ -603,17 +556,8 @@ def test_npz_round_trip(tmp_path_factory, array, compress):
 def test_digest_arrays_tells_types_shapes_values_and_order_apart():
     x = np.arange(6, dtype=np.int32)
     groups = [
-        [x],
-        [x.reshape(2, 3)],
-        [x.reshape(3, 2)],
-        [x.astype(np.int64)],
-        [x.view(np.uint32)],
-        [x + 1],
-        [x, x],
-        [x[:3], x[3:]],
-        [x[3:], x[:3]],
-        [np.array(["a", "b"])],
-        [np.array(["a", "c"])],
+        *([y] for y in (x, x.reshape(2, 3), x.reshape(3, 2), x.astype(np.int64), x.view(np.uint32), x + 1)),
+        *([x, x], [x[:3], x[3:]], [x[3:], x[:3]], [np.array(["a", "b"])], [np.array(["a", "c"])]),
     ]
     digests = [digest_arrays(*group) for group in groups]
     assert len(set(digests)) == len(groups)

@@ -269,10 +269,7 @@ def changed(function):
 CACHE_DAMAGES = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
     "no images": changed(lambda arrays: {"readable": arrays["readable"]}),
-    "too few": changed(lambda arrays: arrays | {"images": arrays["images"][1:]}),
     "another type": changed(lambda arrays: arrays | {"images": arrays["images"].astype(np.float32)}),
-    "numbers for yes and no": changed(lambda arrays: arrays | {"readable": np.ones(40)}),
-    "pickle": changed(lambda arrays: arrays | {"readable": np.array([None] * 40, dtype=object)}),
 }
 
 
@@ -331,11 +328,6 @@ def shorter_split(made):
     pd.read_csv(path).iloc[2:].to_csv(path, index=False)
 
 
-def strange_split(made):
-    path = made.home / "split.csv"
-    pd.read_csv(path).replace("val", "holdout").to_csv(path, index=False)
-
-
 def another_picture(made):
     other = made.folder / "copies" / made.picture(0).name
     other.parent.mkdir()
@@ -354,20 +346,14 @@ DEFECTS = [
     (lambda made: made.file.unlink(), "the file does not exist, expected the metadata"),
     (lambda made: made.file.write_bytes(b"\xff\xfe\x00\x81" * 50), "is damaged or is not a table .*utf-8"),
     (lambda made: made.file.write_text('lesion_id,image_id\n"a,b\nc'), "is damaged or is not a table"),
-    (lambda made: made.file.write_text("<html>404</html>\n"), "lesion_id, image_id, .* are missing, expected them"),
     (drop("dx", "age"), "the columns dx, age are missing, expected them beside lesion_id, image_id, dx_type, sex"),
     (change("dx", "scc"), "unknown diagnoses: 'scc', expected nv, mel, bkl, bcc, akiec, vasc, df"),
-    (change("dx", "NV "), "unknown diagnoses: 'NV ', expected"),
     (change("dx", "df"), "lesions with two diagnoses: HAM_nv_0, expected one diagnosis per lesion"),
     (second_row, r"images with two rows: ISIC_\d+, expected one row per image"),
     (other_counts, "2 classes have a wrong count, the first 'nv' with 16, expected 14"),
     (
         shorter_split,
         r"lesions without a split in .*split\.csv: 'HAM_akiec_0', 'HAM_akiec_1', expected one of train, val, test",
-    ),
-    (
-        strange_split,
-        r"lesions without a split in .*: 'HAM_\w+', 'HAM_\w+', 'HAM_\w+' and \d more, expected one of train",
     ),
     (change("lesion_id", ""), r"lesions without a split in .*split\.csv: '', expected one of train, val, test"),
     (another_picture, r"part_0.ISIC_0000000\.jpg and .*ISIC_0000000\.jpg differ|copies.*differ"),
@@ -487,12 +473,6 @@ def test_nothing_left_is_an_error_even_where_images_may_be_missing(made_up):
         made_up.load(allow_missing=True)
 
 
-def test_a_missing_folder_says_what_mends_it(tmp_path):
-    with pytest.raises(DataError, match="ham10000 does not exist; run `regroup data fetch ham10000`") as raised:
-        load_data("ham10000", data_dir=tmp_path)
-    assert "REGROUP_DATA" in str(raised.value)
-
-
 # ---------------------------------------------------------------- the split
 
 classes_and_groups = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 8)), min_size=1, max_size=60)
@@ -541,10 +521,8 @@ def test_the_seed_moves_the_split():
     ("labels", "groups", "fractions", "message"),
     [
         ([0, 1], [5], {"a": 1}, r"labels have shape \(2,\) and groups \(1,\); both must be \[n\]"),
-        ([[0, 1]], [[5, 6]], {"a": 1}, r"both must be \[n\]"),
         ([0, 1], [5, 6], {"a": 0.5, "b": 0.6}, "they must be at least 0 and sum to 1"),
         ([0, 1], [5, 6], {"a": 1.5, "b": -0.5}, "they must be at least 0 and sum to 1"),
-        ([0, 1], [5, 6], {"a": float("nan")}, "they must be at least 0 and sum to 1"),
         ([0, 1], [5, 6], {}, "they must be at least 0 and sum to 1"),
     ],
 )
@@ -578,24 +556,15 @@ def test_the_set_is_split_as_its_function_splits_it(ham10000):
         assert (np.abs(dataset.class_counts(name) - fraction * total) <= largest).all()
 
 
-# Images of each diagnosis in the real set's splits, as the book states them.
-REAL_SIZES = {
-    "train": [4693, 780, 769, 359, 228, 99, 81],
-    "val": [671, 111, 111, 53, 33, 15, 10],
-    "test": [1341, 222, 219, 102, 66, 28, 24],
-}
-
-
-def test_the_splits_have_their_sizes(ham10000):
+def test_the_splits_of_the_real_set_have_the_sizes_that_the_book_states(ham10000):
     dataset = load_data("ham10000", data_dir=ham10000)
-    table = pd.read_csv(ham10000 / "ham10000" / "HAM10000_metadata.csv")
-    table = table.merge(pd.read_csv(SOURCES["ham10000"].split_file), on="lesion_id")
-    expected = pd.crosstab(table.split, table.dx)[list(HAM10000_NAMES)]
-    sizes = {name: dataset.class_counts(name) for name in dataset.splits}
-    assert sizes == {name: expected.loc[name].tolist() for name in dataset.splits}
-    assert dataset.train.inputs.shape == (sum(sizes["train"]), 64, 64, 3)
     if has_real("ham10000"):
-        assert sizes == REAL_SIZES
+        assert {name: dataset.class_counts(name) for name in dataset.splits} == {
+            "train": [4693, 780, 769, 359, 228, 99, 81],
+            "val": [671, 111, 111, 53, 33, 15, 10],
+            "test": [1341, 222, 219, 102, 66, 28, 24],
+        }
+    assert dataset.train.inputs.shape == (len(dataset.train), 64, 64, 3)
 
 
 def test_no_lesion_and_no_picture_is_in_two_splits(ham10000):
@@ -613,14 +582,7 @@ def test_no_lesion_and_no_picture_is_in_two_splits(ham10000):
 # ---------------------------------------------------------------- tasks
 
 
-def test_each_diagnosis_is_a_task_and_the_sets_own_validation_split_stays(made_up):
-    for label, name in enumerate(HAM10000_NAMES):
-        task = make_task(f"ham10000-{name}", data_dir=made_up.home, image_size=4)
-        assert task.class_names == (f"not {name}", name)
-        assert task.fine_class_names == HAM10000_NAMES
-        for part, split in ((task.train, "train"), (task.val, "val"), (task.test, "test")):
-            np.testing.assert_array_equal(part.labels, part.fine_labels == label)
-            assert part.labels.sum() == task.dataset.class_counts(split)[label]
+def test_the_sets_own_validation_split_stays(made_up):
     for seed, fraction in ((0, 0), (0, 0.5), (1, 0.1)):
         task = make_task("ham10000", data_dir=made_up.home, image_size=4, validation_fraction=fraction, seed=seed)
         assert task.class_names == HAM10000_NAMES
@@ -677,7 +639,7 @@ def publication(made_up):
     parts = [
         {f"part/{path.name}": path.read_bytes() for path in (made_up.folder / f"part_{n}").iterdir()} for n in (0, 1)
     ]
-    parts[0] |= {"part/": b"", "part/.DS_Store": b"x", "__MACOSX/part/._ISIC_0000000.jpg": b"x"}
+    parts[0] |= {"part/": b"", "part/.DS_Store": b"x", "__MACOSX/part/._ISIC_0000000.jpg": b"x", "a/../../x.jpg": b"x"}
     parts[1] = {name.removeprefix("part/"): content for name, content in parts[1].items()}
     return {
         "HAM10000_segmentations.zip": b"of no matter",
@@ -695,6 +657,7 @@ def test_fetch_makes_the_folder_that_load_reads(made_up, publication, dataverse,
     assert sorted(path.name for path in place.iterdir()) == ["cache", "ham10000"]
     assert sorted(path.name for path in (place / "ham10000").iterdir()) == ["HAM10000_metadata.csv", "images"]
     assert len(list((place / "ham10000" / "images").iterdir())) == 40
+    assert not list(tmp_path.rglob("x.jpg"))  # though its name in the archive leads out of the folder
 
 
 @pytest.mark.parametrize("name", ["HAM10000_metadata.csv", "HAM10000_metadata"])
@@ -717,12 +680,6 @@ def test_fetch_fills_an_empty_folder_and_leaves_a_full_one_alone(publication, da
     assert [path.name for path in folder.parent.iterdir()] == ["ham10000"]
 
 
-def link(target):
-    info = zipfile.ZipInfo("ISIC_0000000.jpg")
-    info.create_system, info.external_attr = 3, 0o120777 << 16
-    return [(info, target)]
-
-
 def lying(content):
     """Return an archive with one member whose checksum is wrong."""
     archive = zip_of({"ISIC_0000000.jpg": content})
@@ -737,15 +694,7 @@ FETCH_FAILURES = {
     "a server that fails": ({"status": 503}, "503"),
     "no zip archive": ({PART_1: b"<html>maintenance</html>"}, f"{PART_1} is damaged or is not a zip archive"),
     "a wrong member": ({PART_1: lying(b"0123456789" * 9)}, f"{PART_1} is damaged or is not .*CRC"),
-    "a path upwards": ({PART_1: zip_of({"a/../../x.jpg": b"x"})}, r"outside its folder, 'a/\.\./\.\./x\.jpg'"),
-    "a path from the root": ({PART_2: zip_of({"/tmp/ISIC_1.jpg": b"x"})}, f"{PART_2} has a file outside its folder"),
-    "a path of Windows": ({PART_1: zip_of({"C:\\ISIC_1.jpg": b"x"})}, "has a file outside its folder"),
-    "a link": ({PART_1: zip_of(link("/etc/passwd"))}, f"{PART_1} has a link, 'ISIC_0000000.jpg'"),
-    "a bomb": (
-        {PART_1: zip_of({"ISIC_0000000.jpg": b"\0" * 20_000_001}, zipfile.ZIP_DEFLATED)},
-        f"{PART_1}: 'ISIC_0000000.jpg' has 20,000,001 bytes unpacked",
-    ),
-    "many files": ({PART_1: zip_of({"ISIC_1.jpg": b"x" * 30_001})}, f"{PART_1} has more than 30,000 bytes unpacked"),
+    "a bomb": ({PART_1: zip_of({"ISIC_1.jpg": b"x" * 30_001})}, f"{PART_1} has more than 30,000 bytes unpacked"),
     "a name that occurs twice": (
         {PART_1: zip_of([("a/ISIC_0000000.jpg", b"x"), ("b/ISIC_0000000.jpg", b"y")])},
         "File exists.*ISIC_0000000.jpg",

@@ -230,6 +230,9 @@ def test_a_table_makes_a_task_of_rows_and_no_encoder_takes_it(write):
         (",", ["45%", "7.5 %", "\u22123%"], [45, 7.5, -3]),
         (",", ["1,00,000", "12,34,567", "7"], [100000, 1234567, 7]),
         (",", ["($200.50)", "$3", "(1,000)"], [-200.5, 3, -1000]),
+        (",", ["CHF 1'200", "CHF 15.50", "CHF 3"], [1200, 15.5, 3]),
+        (",", ["R$ 12.50", "-R$3", "R$ 7"], [12.5, -3, 7]),
+        (",", ['="12.5"', '="007"', '="3"'], [12.5, 7, 3]),  # as spreadsheets keep digits as they are
     ],
 )
 def test_numbers_of_other_countries_are_numbers_and_said(write, separator, cells, numbers):
@@ -247,9 +250,18 @@ def test_thousands_in_a_file_with_semicolons_are_told_from_decimals_by_the_whole
     dataset = load_data(write({"x": np.arange(ROWS) // 2, "z": cells}, separator=";"))
     assert column(dataset, "z")[0] == 1234
     assert "z ('1.234' is 1234); change this with decimal= (--decimal)" in note(dataset, "numbers with")
+    tabs = load_data(write({"x": np.arange(ROWS) // 2, "z": cells}, separator="\t"))
+    assert column(tabs, "z")[0] == 1.234
+    assert "z (1.234); change this with decimal=" in note(tabs, "numbers read with three decimals and not as thousands")
     for other in (["0.500"], ["0.25"], ["1.2345"]):
         path = write({"x": np.arange(ROWS) // 2, "z": [*other, *cells[1:]]}, separator=";")
         assert column(load_data(path), "z")[1] == 2.5
+
+
+def test_whole_classes_have_no_decimals_whatever_the_mark(write):
+    for separator, cells in ((";", ["1,0", "0,0"]), (",", ["1.0", "0.0"])):
+        path = write({"x": np.arange(ROWS) // 2, "label": cycled(cells)}, separator=separator)
+        assert load_data(path).class_names == ("0", "1")
 
 
 def test_the_decimal_mark_can_be_given(write):
@@ -301,6 +313,23 @@ def test_codes_of_missing_values_are_suspected(write, codes, others, said):
 
 
 @pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"z": cycled(["5%", "0.07"])}, "; signs differ, or some numbers have a percent sign alone"),
+        ({"z": cycled(["$5", "€7"])}, "; signs differ"),
+        ({"when": 20240101 + np.arange(ROWS) % 28}, "columns of numbers that may be dates: when"),
+        ({"t": cycled([*(f"2020-01-{i:02d}" for i in range(1, 15)), "9999-12-31"])}, "missing value: 9999-12-31 in t"),
+        ({"z": np.where(LABELS == "ill", 9, -9) + X}, "columns whose values alone tell the classes apart"),
+        ({"sex": cycled(["M", "F", "m"])}, "categories whose names differ in case, spaces or signs alone: 'M' and 'm'"),
+        ({"label": cycled(["Yes", "1", "no", "0.0"])}, "may mean the same: '0.0' and 'no', '1' and 'Yes'"),
+        ({"label": cycled([0, 1, -999])}, "names read like a missing value: '-999'"),
+    ],
+)
+def test_what_may_be_meant_otherwise_is_said(write, columns, said):
+    assert any(said in text for text in load_data(write(columns)).notes)
+
+
+@pytest.mark.parametrize(
     ("cells", "named", "n_missing"),
     [
         ([" ? ", "red", "blue"], "?", 20),  # whatever spaces stand around it
@@ -326,12 +355,6 @@ def test_a_missing_label_can_be_named(write):
         load_data(write({"label": labels}), missing="?")
 
 
-def test_text_is_no_number_because_a_few_values_are(write):
-    grades = cycled(["A1", "B2", "3", "none"])
-    dataset = load_data(write({"grade": grades}))
-    assert column(dataset, "grade").tolist() == grades
-
-
 @pytest.mark.parametrize(
     ("cells", "first", "said"),
     [
@@ -344,6 +367,10 @@ def test_text_is_no_number_because_a_few_values_are(write):
         (["1 Mar 2024", "12 Oct 2023"], "2024-03-01", "dates"),
         (["9999-12-31", "1677-01-01"], "9999-12-31", "dates"),
         (["1/20/68", "1/20/70"], "2068-01-20", "dates, as days since 1970, years of two digits from 1969 to 2068"),
+        (["20-Jan-68", "20-Jan-70"], "2068-01-20", "dates, as days since 1970, years of two digits from 1969 to 2068"),
+        (["2024-03", "2023-12"], "2024-03-01", "dates, as days since 1970: when"),
+        (["01MAR2024", "12OCT2023"], "2024-03-01", "dates, as days since 1970: when"),
+        (["Fri, 1 Mar 2024 06:00:00 GMT", "Thursday, 12 October 2023"], "2024-03-01T06:00", "dates, as days"),
     ],
 )
 def test_dates_are_days(write, cells, first, said):
@@ -365,6 +392,8 @@ def test_dates_of_two_orders_are_none(write):
     ("change", "message"),
     [
         (lambda lines: ["# exported", "# 2024", *lines], "line 3 has 3 values, and those before it have 1; remove the"),
+        (lambda lines: [*lines, "Total,0.5,60"], r"the last row looks like the sum of those above it \('Total'\)"),
+        (lambda lines: ["Report,,", *lines], "the last column has no name; give it one, or choose the label"),
         (lambda lines: [*lines, "1,2,3,4,5"], "line 62 has 5 values, and those before it have 3; remove the lines"),
         (
             lambda lines: [lines[0], "kg,cm,text", *lines[1:]],
@@ -645,6 +674,7 @@ def test_lists_dates_and_exact_numbers_of_parquet_become_columns_of_numbers(parq
             "price": [Decimal(i % 9) / 4 for i in range(ROWS)],
             "site": pd.Categorical(cycled(["arm", "leg"])),
             "hand": cycled([b"left", b"right"]),
+            "half": (np.arange(ROWS) % 9 / 8).astype(np.float16),
             "label": pd.array([None if i == 3 else i % 2 for i in range(ROWS)], dtype="Int64"),
         }
     )
@@ -656,6 +686,7 @@ def test_lists_dates_and_exact_numbers_of_parquet_become_columns_of_numbers(parq
     np.testing.assert_allclose(column(dataset, "day"), kept % 28)
     np.testing.assert_allclose(column(dataset, "stay"), kept % 9 / 24)
     np.testing.assert_allclose(column(dataset, "price"), kept % 9 / 4)
+    np.testing.assert_array_equal(column(dataset, "half"), kept % 9 / 8)
     assert set(column(dataset, "site")) == {"arm", "leg"}
     assert set(column(dataset, "hand")) == {"left", "right"}
     assert "columns of lists, a column each of their numbers: embedding (3)" in dataset.notes

@@ -50,15 +50,6 @@ def test_binary_task_is_one_class_against_the_rest(digit):
     assert task.class_counts == counts(task.train.labels)
 
 
-def test_multiclass_task_keeps_the_classes():
-    task = make_task("digits")
-    assert task.class_names == task.fine_class_names == tuple("0123456789")
-    assert task.n_classes == 10
-    for part in (task.train, task.val, task.test):
-        np.testing.assert_array_equal(part.labels, part.fine_labels)
-    assert task.class_counts == counts(task.train.labels)
-
-
 @pytest.mark.parametrize("name", ["digits-3", "digits"])
 @pytest.mark.parametrize("fraction", [0, 0.1, 0.5])
 def test_splits_are_the_data_sets_rows(name, fraction):
@@ -122,8 +113,3 @@ def test_a_validation_split_without_positives_is_refused():
 def test_unknown_class_is_refused_with_those_there_are(positive):
     with pytest.raises(ValueError, match=f"task 'digits-{positive}': digits has no class '{positive}'; it has .*'9'"):
         make_task(f"digits-{positive}")
-
-
-def test_missing_data_is_the_loaders_error(tmp_path):
-    with pytest.raises(ValueError, match=r"cifar10\.npz does not exist; run `regroup data fetch cifar10`"):
-        make_task("cifar10-airplane", data_dir=tmp_path)

@@ -29,7 +29,6 @@ from regroup_lib.data.dataset import FRACTIONS, DataError
 from regroup_lib.data.load import fetch_data, load_data
 from regroup_lib.data.sentences import (
     PHRASEBANK_FILE,
-    Sentences,
     phrasebank_split,
     read_descriptions,
     read_labelled_lines,
@@ -176,7 +175,8 @@ def test_lines_that_are_not_the_published_ones_are_refused(made_up, change, enco
 @given(st.lists(st.tuples(st.sampled_from("abcde"), st.sampled_from("xyz")), max_size=12))
 def test_without_repeats_keeps_one_line_of_each_sentence_with_one_label(pairs):
     texts, labels = np.array([p[0] for p in pairs], "U1"), np.array([p[1] for p in pairs], "U1")
-    kept, notes = without_repeats(Sentences(texts, labels, np.arange(1, len(pairs) + 1)))
+    frame = pd.DataFrame({"texts": texts, "labels": labels, "lines": np.arange(1, len(pairs) + 1)})
+    kept, notes = without_repeats(frame)
     of = {text: {label for other, label in pairs if other == text} for text in texts.tolist()}
     assert kept.texts.tolist() == list(dict.fromkeys(text for text in texts.tolist() if len(of[text]) == 1))
     for text, label, line in zip(kept.texts, kept.labels, kept.lines, strict=True):
@@ -296,7 +296,7 @@ def test_fetch_makes_the_folder_that_load_reads(made_up, publish, members, tmp_p
     ("change", "sha256", "message"),
     [
         ({}, "0" * 64, r"could not be fetched.*hash.*nothing was written, run .* again, or get .* and put its"),
-        ({f"../{PHRASEBANK_FILE}": b"x"}, None, r"could not be fetched.*has a file outside its folder"),
+        ({f"../{PHRASEBANK_FILE}": b"x"}, None, r"could not be fetched.*File exists"),  # all files land in one folder
         ({f"FinancialPhraseBank-v1.0/{PHRASEBANK_FILE}": b"1\n"}, None, r"malformed.*not what was expected; report"),
         ({f"FinancialPhraseBank-v1.0/{PHRASEBANK_FILE}": None}, None, f"No such file.*{PHRASEBANK_FILE}.*report it"),
     ],
