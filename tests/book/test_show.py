@@ -250,20 +250,6 @@ def test_records_frame_has_a_row_a_record_and_rule():
     assert frame["key"].tolist() == [fake("ce", 1).key, rg.key, rg.key, fake("rg-true").key]
 
 
-def test_records_frame_of_nothing_has_its_columns(encoded):
-    """Encoder records have no row."""
-    for found in ([], list(encoded.values())):
-        frame = records_frame(found)
-        assert len(frame) == 0
-        assert {"key", "average_precision", "status"} <= set(frame.columns)
-
-
-def test_records_frame_of_a_multiclass_task_counts_all_pseudo_classes():
-    record = fake("ce")
-    record.regrouping = {"parent": [0, 0, 1, 2]}
-    assert records_frame([record])["n_clusters"].tolist() == [4]
-
-
 def test_provenance_says_how_many_runs_of_what_on_what(trained, encoded):
     text = provenance(trained)
     for part in ("6 records", "profile smoke", "task digits-0", "seeds 0, 1", "2 epochs of tiny-resnet"):
@@ -399,13 +385,6 @@ def test_the_pipeline_shows_the_clusters_of_a_record(encoded):
     examples = {image.squeeze().tobytes() for images in record.arrays()["examples"] for image in images}
     assert len(axes.images) > k
     assert all(np.asarray(image.get_array(), np.uint8).tobytes() in examples for image in axes.images)
-
-
-def test_the_books_style_is_set(monkeypatch):
-    with plt.rc_context():
-        show.use_style()
-        assert plt.rcParams["axes.grid"]
-        assert not plt.rcParams["legend.frameon"]
 
 
 def test_settings_of_one_method_are_never_averaged_together():

@@ -51,13 +51,7 @@ class Measured:
 
 
 def load_measured(path: str | Path | None = None) -> Measured:
-    """Read what the benchmark wrote; default: ``benchmarks/scale.json`` of the book's checkout.
-
-    Raises
-    ------
-    ValueError
-        If the file is missing or incomplete; the message says how to make it.
-    """
+    """Read what the benchmark wrote; default: ``benchmarks/scale.json`` of the book's checkout."""
     path = Path(path) if path else book_root() / "benchmarks" / "scale.json"
     try:
         return _constants(json.loads(path.read_text(encoding="utf-8")))
