@@ -13,17 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from regroup_book import plans
+from regroup_book import plans, show
 from regroup_book.method_tables import mean_cells
-from regroup_book.show import (
-    encoder_label,
-    fine_class_names,
-    gain_cells,
-    rule_cells,
-    table,
-    task_name,
-    traced,
-)
 from regroup_lib.data.dataset import DataError
 from regroup_lib.data.tasks import make_task
 from regroup_lib.intervals import Interval, starred
@@ -36,7 +27,7 @@ def task_title(task: plans.TextTask, *, fine_tuned: bool = False) -> str:
     """Return how tables and figures name a task: ``"negative news, 30:1"``, ``"news sentiment, fine-tuned"``."""
     name, imbalance = task
     thinned = "" if imbalance is None else f", {imbalance:g}:1"
-    return task_name(name) + thinned + (", fine-tuned" if fine_tuned else "")
+    return show.task_name(name) + thinned + (", fine-tuned" if fine_tuned else "")
 
 
 def titled(by_task: Mapping[tuple[plans.TextTask, bool], plans.Runs]) -> dict[str, plans.Runs]:
@@ -84,9 +75,9 @@ def text_table(groups: Groups) -> pd.DataFrame:
         columns[column] = mean_cells(groups, measure, marked=True)
     for name in names if len(names) > 2 else ():
         columns[f"AP, {name}"] = mean_cells(groups, f"average_precision_{name}")
-    columns["AP (sum)"] = rule_cells(groups, AVERAGE_PRECISION, "sum")
+    columns["AP (sum)"] = show.rule_cells(groups, AVERAGE_PRECISION, "sum")
     columns["calibrated AP"] = mean_cells(groups, "calibrated_average_precision")
-    return table(columns | {"AP − CE": gain_cells(groups, "CE")}, groups.values())
+    return show.table(columns | {"AP − CE": show.gain_cells(groups, "CE")}, groups.values())
 
 
 # What is compared -> the contestants that are subtracted.
@@ -112,7 +103,7 @@ def comparison_table(results: Mapping[str, Groups]) -> pd.DataFrame:
             found[name] += [*groups[first], *groups[second]] if there else []
     texts = pd.Series(starred(list(differences.values())), pd.MultiIndex.from_tuples(differences))
     table = texts.unstack(sort=False).reindex(list(COMPARISONS)).rename_axis("difference in AP, points")
-    return traced(table, found.values())
+    return show.traced(table, found.values())
 
 
 # ---------------------------------------------------------------- clusters
@@ -138,7 +129,7 @@ def hidden_counts(record: Record) -> pd.DataFrame:
     The index has each cluster's number and its first terms of one word.
     """
     parent, counts = (np.asarray(record.regrouping[name]) for name in ("parent", "fine_counts"))
-    inside = pd.DataFrame(counts[parent == 0], columns=fine_class_names(record.spec.task))
+    inside = pd.DataFrame(counts[parent == 0], columns=show.fine_class_names(record.spec.task))
     words = [[term for term in terms if " " not in term][:3] for terms in record.regrouping["terms"][: len(inside)]]
     inside.index = [f"{cluster}: {', '.join(found)}" for cluster, found in enumerate(words, start=1)]
     return inside.loc[:, inside.sum() > 0]
@@ -168,7 +159,7 @@ def describe_clusters(looks: Mapping[str, Sequence[Record]]) -> str:
         nmi, purity = (np.mean([r.metrics[name] for r in group]) for name in ("nmi", "purity"))
         tested = np.bincount(group[0].arrays()["embedding_labels"])
         texts.append(
-            f"- **{encoder_label(encoder)}.** The NMI of clusters and hidden classes is {nmi:.2f}. Purity is "
+            f"- **{show.encoder_label(encoder)}.** The NMI of clusters and hidden classes is {nmi:.2f}. Purity is "
             f"{purity:.2f}; a single cluster would have {by_class.max() / by_class.sum():.2f}. Five nearest neighbors "
             f"find the class of {group[0].metrics['neighbor_accuracy']:.0%} of the test sentences; the largest class "
             f"alone holds {tested.max() / tested.sum():.0%}."
