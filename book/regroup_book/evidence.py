@@ -21,6 +21,7 @@ from scipy.stats import rankdata
 
 from regroup_book import plans
 from regroup_book.chapters import text
+from regroup_book.chapters.ablations import by_number
 from regroup_book.chapters.synchronous_learning import asynchrony, hidden_pace_gap, pace_gap
 from regroup_book.show import encoder_label, space_accuracy, task_name
 from regroup_lib.intervals import Interval, interval
@@ -458,10 +459,7 @@ def _clusters(task: str, profile: str, seeds: Sequence[int]) -> Runs:
 
 
 def _imbalance(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
-    task, found = plans.ABLATION_TASKS[profile][0], {}
-    for label, specs in plans.ablation("imbalance", task, profile, seeds).items():
-        method, ratio = label.rsplit(" ", 1)
-        found.setdefault(ratio, {})[method] = specs
+    found = by_number(plans.ablation("imbalance", plans.ABLATION_TASKS[profile][0], profile, seeds))
     if rest == "trend":
         return {"300:1 against 10:1": _ends(found[min(found, key=float)], found[max(found, key=float)])}
     return {f"{rest}:1": found.get(rest, {})}

@@ -2,7 +2,6 @@
 
 import copy
 from dataclasses import replace
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,7 +17,6 @@ from regroup_lib.runs.export import compared_frame, records_frame
 from regroup_lib.runs.records import Record, load_records
 from regroup_lib.runs.specs import EncoderSpec, Spec
 
-COMMITTED = Path(__file__).resolve().parents[2] / "results"
 MEASURES = ("balanced_accuracy", "average_precision", "calibrated_average_precision")
 
 

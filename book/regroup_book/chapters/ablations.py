@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,7 @@ from regroup_lib.runs.differences import (
 )
 from regroup_lib.runs.records import Record, find_record
 
+T = TypeVar("T")
 RULES = ("max", "sum")
 EQUAL_EPOCHS = ("ce", "wce", "ros", "rg")
 EQUAL_STEPS = ("ce-longer", "wce-longer", "ros", "rg-longer")  # as many steps as ROS takes
@@ -75,9 +76,9 @@ def section(name: str, task: str, profile: str, seeds: Sequence[int]) -> dict[st
     return plans.records_of(runs, "ablations") if runs else {}
 
 
-def by_number(groups: Groups) -> dict[str, dict[str, Sequence[Record]]]:
-    """Split the last word, a ratio or epochs, from the names of groups: number -> rest of the name -> records."""
-    found: dict[str, dict[str, Sequence[Record]]] = {}
+def by_number(groups: Mapping[str, T]) -> dict[str, dict[str, T]]:
+    """Split the last word, a ratio or epochs, from the names of groups: number -> rest of the name -> group."""
+    found: dict[str, dict[str, T]] = {}
     for label, group in groups.items():
         name, number = label.rsplit(" ", 1)
         found.setdefault(number, {})[name] = group
@@ -268,15 +269,6 @@ def recorded_uses(profile: str, seeds: Sequence[int]) -> dict[str, Groups]:
         if {"rg", "probe"} <= set(records):
             found[task] = records
     return found
-
-
-def uses_table(uses: Mapping[str, Groups]) -> pd.DataFrame:
-    """Return the AP of each way to use an encoder, one column for each task."""
-    columns = {
-        show.task_name(task): pd.Series(mean_cells(groups, AVERAGE_PRECISION), [title(method) for method in groups])
-        for task, groups in uses.items()
-    }
-    return pd.DataFrame(columns).fillna("not run").rename_axis("method")
 
 
 def uses_sentence(uses: Mapping[str, Groups]) -> str:

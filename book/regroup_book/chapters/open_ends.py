@@ -23,8 +23,7 @@ SHOTS = {"many": (101, np.inf), "medium": (20, 100), "few": (0, 19)}
 
 def training_counts(record: Record) -> np.ndarray:
     """Return the training images of each class, pseudo-classes added up."""
-    parent, counts = np.asarray(record.regrouping["parent"]), np.asarray(record.regrouping["counts"])
-    return np.bincount(parent, weights=counts).astype(int)
+    return np.bincount(record.regrouping["parent"], record.regrouping["counts"]).astype(int)
 
 
 def predictions(record: Record) -> tuple[np.ndarray, np.ndarray]:
