@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 import yaml
 
-from regroup_book.publish import repository, write_config, write_launchable, write_pdf
+from regroup_book.publish import BookError, repository, write_config, write_launchable, write_pdf
 from regroup_lib.files import checkout
 
 if TYPE_CHECKING:
@@ -32,35 +32,17 @@ BUILD_PARAMETERS = {"profile": "cpu", "seeds": [0, 1, 2]}
 N_KERNELS = min(os.cpu_count() or 1, 4)  # at a time; each takes about a gigabyte
 
 
-class BookError(RuntimeError):
-    """A chapter raised, a record is missing, or the pages could not be rendered; the message says which."""
-
-
 def book_root(start: str | Path | None = None) -> Path:
-    """Return the directory that holds ``_config.yml`` and ``notebooks/``, looked for as `files.checkout` does.
-
-    Raises
-    ------
-    BookError
-        If there is none.
-    """
+    """Return the directory that holds ``_config.yml`` and ``notebooks/``, looked for as `files.checkout` does."""
     found = checkout(start)
     if found is None:
-        place = Path(start or ".").resolve()
-        raise BookError(
-            f"no book (_config.yml, book/_toc.yml, notebooks/) in or above {place}; call it from the checkout"
-        )
+        looked_for, place = "(_config.yml, book/_toc.yml, notebooks/)", Path(start or ".").resolve()
+        raise BookError(f"no book {looked_for} in or above {place}; call it from the checkout")
     return found
 
 
 def chapters() -> list[str]:
-    """Return the names of the notebooks, in the order of ``book/_toc.yml``; those that it does not name come last.
-
-    Raises
-    ------
-    BookError
-        If there is none.
-    """
+    """Return the names of the notebooks, in the order of ``book/_toc.yml``; those that it does not name come last."""
     folder, order = book_root() / "notebooks", _pages()
     names = sorted(path.stem for path in folder.glob("*.ipynb"))
     if not names:
@@ -77,10 +59,7 @@ def _pages() -> list[str]:
 def notebook_parameters(path: str | Path) -> dict[str, Any]:
     """Return names and defaults of a notebook's parameters, in the order of its cell.
 
-    Raises
-    ------
-    ValueError
-        If not exactly one cell has the tag ``parameters``, or it holds anything but assignments of literals.
+    One cell has the tag ``parameters``; anything but assignments of literals in it is refused.
     """
     import nbformat
 
@@ -91,11 +70,8 @@ def notebook_parameters(path: str | Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for statement in ast.parse(cells[0].source).body:
         try:
-            if not isinstance(statement, ast.Assign | ast.AnnAssign):
-                raise ValueError
-            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-            value = ast.literal_eval(statement.value)
-            found |= {target.id: value for target in targets}
+            targets = [statement.target] if isinstance(statement, ast.AnnAssign) else statement.targets
+            found |= {target.id: ast.literal_eval(statement.value) for target in targets}
         except (AttributeError, TypeError, ValueError):
             line = ast.unparse(statement)
             raise ValueError(f"{path}: the cell 'parameters' may only assign literals to names, not {line!r}") from None
@@ -105,11 +81,7 @@ def notebook_parameters(path: str | Path) -> dict[str, Any]:
 def check_parameters(name: str, parameters: Mapping[str, Any]) -> Path:
     """Check that a chapter exists and takes these parameters; return its notebook.
 
-    Raises
-    ------
-    ValueError
-        If there is no such chapter, it does not have such a parameter, a value is of another kind (text, number,
-        list, truth value) than the default, or the seeds are too few. The message names what is expected.
+    A value must be of the same kind as its default (text, number, list, truth value).
     """
     if name not in chapters():
         raise ValueError(f"no chapter is called {name!r}; there are {', '.join(chapters())}")
@@ -128,13 +100,7 @@ def check_parameters(name: str, parameters: Mapping[str, Any]) -> Path:
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
-    """Refuse seeds that no interval can be computed from; every chapter calls this before anything runs.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two, one comes twice, or one is not a whole number from 0 upwards.
-    """
+    """Refuse seeds that no interval can be computed from; every chapter calls this before anything runs."""
     whole = isinstance(seeds, list | tuple) and all(type(seed) is int and seed >= 0 for seed in seeds)
     if not whole or len(set(seeds)) < max(2, len(seeds)):
         expected = "two or more different whole numbers, like [0, 1], because an interval needs two runs"
@@ -151,19 +117,9 @@ def run_chapter(
 ) -> float:
     """Execute a chapter's notebook with papermill, by this interpreter, and return the seconds that it took.
 
-    Parameters
-    ----------
-    name, parameters
-        See `check_parameters`; everything is checked before anything runs.
-    output : str or Path
-        Where the executed notebook goes, also when it fails. Its working directory is the caller's.
-    environment : mapping of str to str, optional
-        Environment variables for the notebook.
-
-    Raises
-    ------
-    BookError
-        If the notebook raises; the message names the chapter, the cell and the exception.
+    The parameters are checked before anything runs (`check_parameters`). The executed notebook goes to `output`, also
+    when it fails; its working directory is the caller's. The environment variables are for the notebook. The error of
+    one that raises names the chapter, the cell and the exception.
     """
     path = check_parameters(name, parameters)
     from papermill import execute_notebook
@@ -174,16 +130,11 @@ def run_chapter(
     output = Path(output).resolve()
     output.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
+    options = {"kernel_name": "python3", "kernel_manager_class": ForkedKernelManager}
+    options["progress_bar"] = sys.stderr.isatty() and multiprocessing.parent_process() is None
     try:
         with patch.dict(os.environ, ENVIRONMENT | dict(environment or {})):
-            execute_notebook(
-                path,
-                output,
-                dict(parameters),
-                kernel_name="python3",
-                progress_bar=sys.stderr.isatty() and multiprocessing.parent_process() is None,
-                kernel_manager_class=ForkedKernelManager,
-            )
+            execute_notebook(path, output, dict(parameters), **options)
     except PapermillExecutionError as error:
         what = f"chapter {name}: cell {error.exec_count} raised {error.ename}: {error.evalue}"
         parts = [what, "\n".join(error.traceback), f"the executed notebook: {output}"]
@@ -201,12 +152,8 @@ def _plain(text: str) -> str:
 def smoke(names: Sequence[str] | None = None) -> dict[str, float]:
     """Execute chapters (default: all) live in profile ``smoke``, in an empty results directory.
 
-    The executed notebooks go to ``_build/smoke``. Returns the seconds that each took.
-
-    Raises
-    ------
-    BookError
-        After all chapters have been tried, if one or more failed.
+    The executed notebooks go to ``_build/smoke``. Returns the seconds that each took. Where one fails, the error comes
+    after all have been tried.
     """
     target = book_root() / "_build" / "smoke"
     names = list(names or chapters())
@@ -225,11 +172,6 @@ def build() -> Path:
     """Execute every chapter on its records, render the book to ``_build/html``, and return its ``index.html``.
 
     A notebook that ``book/_toc.yml`` does not name is left out: one whose records are still being made, say.
-
-    Raises
-    ------
-    BookError
-        If records are missing, a chapter raises, or the renderer fails or warns.
     """
     from regroup_book.show import settings_table
 
@@ -291,11 +233,6 @@ def render() -> Path:
     """Render ``book/`` to ``_build/html`` with Jupyter Book and return its ``index.html``; a warning is an error.
 
     In a workflow of GitHub's the pages of chapters have launch buttons, see `publish.repository`.
-
-    Raises
-    ------
-    BookError
-        With the renderer's warnings, or the end of its output.
     """
     root = book_root()
     address = repository()
@@ -303,20 +240,11 @@ def render() -> Path:
     if address:
         config = str(write_config(root, address).relative_to(root))
         write_launchable(root, address)
-    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
-    command += ["build", "book", "--config", config]
-    command += ["--path-output", ".", "--all", "-W", "-n", "--keep-going"]
-    done = subprocess.run(
-        command,
-        cwd=root,
-        env=os.environ | {"NO_COLOR": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", "book"]
+    command += ["--config", config, "--path-output", ".", "--all", "-W", "-n", "--keep-going"]
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    environment = os.environ | {"NO_COLOR": "1"}
+    done = subprocess.run(command, cwd=root, env=environment, text=True, errors="replace", check=False, **streams)
     log = root / "_build" / "jupyter-book.log"
     log.parent.mkdir(exist_ok=True)
     log.write_text(_plain(done.stdout))
@@ -331,20 +259,10 @@ def render() -> Path:
 
 
 def pdf() -> Path:
-    """Print the rendered book to ``regrouping.pdf`` beside its pages, without the list of records.
-
-    Raises
-    ------
-    BookError
-        If the book is not rendered, or there is nothing to print it with.
-    """
+    """Print the rendered book to ``regrouping.pdf`` beside its pages, without the list of records."""
     html = book_root() / "_build" / "html"
     # The list of records leads to files that lie beside the pages, and would be the longest chapter.
-    pages = ["index", *(name for name in _pages() if name != "records")]
-    try:
-        write_pdf(html, pages, html / "regrouping.pdf")
-    except ValueError as error:
-        raise BookError(str(error)) from None
+    write_pdf(html, ["index", *(name for name in _pages() if name != "records")], html / "regrouping.pdf")
     return html / "regrouping.pdf"
 
 
@@ -374,13 +292,7 @@ numbers, under max and sum. {doc}`reproduce` says how a record is made.
 
 
 def _records_behind(parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Record]]:
-    """Return the records that each chapter shows, of those chapters that show any.
-
-    Raises
-    ------
-    BookError
-        If the book would show a number without a record.
-    """
+    """Return the records that each chapter shows, of those chapters that show any; a missing one is an error."""
     from regroup_book.paper_scale import COMPARED_CHAPTERS, both_profiles
     from regroup_book.plans import PLANS, chapter_specs
     from regroup_lib.runs.records import load_record

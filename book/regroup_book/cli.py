@@ -107,10 +107,8 @@ def _client(scheduler: str | None) -> Iterator[Any]:
 
 def _estimate(times: list[float | None], workers: int | None) -> str:
     known = [seconds for seconds in times if seconds is not None]
-    if not times:
-        return ""
     if not known:
-        return "; no record of such a run yet, so no estimate of the time"
+        return "; no record of such a run yet, so no estimate of the time" if times else ""
     unlike = f" and {len(times) - len(known)} runs unlike all recorded ones" if len(known) < len(times) else ""
     return f", about {sum(known) / 60 / (workers or 1):.0f} minutes{unlike}"
 

@@ -21,6 +21,7 @@ from scipy.stats import rankdata
 
 from regroup_book import plans
 from regroup_book.chapters import text
+from regroup_book.chapters.ablations import by_number
 from regroup_book.chapters.synchronous_learning import asynchrony, hidden_pace_gap, pace_gap
 from regroup_book.show import encoder_label, space_accuracy, task_name
 from regroup_lib.intervals import Interval, interval
@@ -31,6 +32,7 @@ from regroup_lib.runs.records import Record
 
 WORDS = ("supported", "contradicted", "mixed", "undecided", "not tested")
 NEGLIGIBLE = 1.0  # points of AP or BA: a difference that lies within it is none
+THRESHOLDS = np.linspace(0.005, 0.995, 199)
 SETS = {
     "paper": plans.PAPER_METHODS,
     "no encoder": tuple(m for m in plans.PAPER_METHODS if m not in ("mlp", "rg", "rg-wce")),
@@ -48,7 +50,8 @@ class Measure:
 
     `of` returns an array [B]: the value on the test set, then on resamples of it; one value where the test set has no
     part in it. `on_validation` returns the same on the validation split, where a contrast picks a group by it.
-    `of_groups` replaces `of` for a number of all groups together: groups -> array [seeds, B].
+    `of_groups` replaces `of` for a number of all groups together: groups -> array [seeds, B]. A difference in `points`
+    that is smaller than `NEGLIGIBLE` counts as none.
     """
 
     label: str
@@ -57,11 +60,6 @@ class Measure:
     unit: str = ""
     on_validation: Callable[[Record], float] | None = None
     of_groups: Callable[[Groups], np.ndarray] | None = None
-
-    @property
-    def negligible(self) -> float | None:
-        """The size of a difference that counts as none, where there is such a size."""
-        return NEGLIGIBLE if self.unit == "points" else None
 
 
 def _counts(record: Record) -> np.ndarray:
@@ -97,11 +95,11 @@ def _rates(record: Record, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return rates_above(labels == 1, scores[:, 1], thresholds, _counts(record))
 
 
-def _leniency(record: Record, tolerance: float = 0.02) -> np.ndarray:
-    """Return the share of thresholds at which BA is within `tolerance` of its best, percent."""
-    true, false = _rates(record, np.linspace(0.005, 0.995, 199))
+def _leniency(record: Record) -> np.ndarray:
+    """Return the share of thresholds at which BA is within 2 points of its best, percent."""
+    true, false = _rates(record, THRESHOLDS)
     accuracy = (true + 1 - false) / 2
-    return 100 * (accuracy >= accuracy.max(axis=1, keepdims=True) - tolerance).mean(axis=1)
+    return 100 * (accuracy >= accuracy.max(axis=1, keepdims=True) - 0.02).mean(axis=1)
 
 
 def _separation(record: Record) -> np.ndarray:
@@ -113,10 +111,9 @@ def _separation(record: Record) -> np.ndarray:
 
 def _threshold_gain(record: Record) -> np.ndarray:
     """Return what the threshold with the best validation BA adds to the test BA at 0.5."""
-    arrays, thresholds = record.arrays(), np.linspace(0.005, 0.995, 199)
-    positive, scores = arrays["val_labels"] == 1, arrays[f"val_scores_{rule_of(record)}"]
-    true, false = rates_above(positive, scores, thresholds)
-    at_best, at_half = (_rates(record, np.array([at])) for at in (thresholds[(true - false).argmax()], 0.5))
+    arrays = record.arrays()
+    true, false = rates_above(arrays["val_labels"] == 1, arrays[f"val_scores_{rule_of(record)}"], THRESHOLDS)
+    at_best, at_half = (_rates(record, np.array([at])) for at in (THRESHOLDS[(true - false).argmax()], 0.5))
     return 100 * ((at_best[0] - at_best[1]) - (at_half[0] - at_half[1]))[:, 0] / 2
 
 
@@ -131,10 +128,6 @@ def _reconstruction(record: Record, name: str) -> np.ndarray:
     error, around_mean = (counts @ arrays[key] for key in ("squared_errors", "squared_deviations"))
     n_values = counts.sum(axis=1) * np.prod(arrays["originals"].shape[1:])
     return 1 - error / around_mean if name == "explained_variance" else -10 * np.log10(error / n_values)
-
-
-def _clustering_share(record: Record) -> float:
-    return record.seconds["regroup"] / (record.seconds["regroup"] + record.seconds["train"])
 
 
 def _average_precision(label: str, class_name: str | None = None) -> Measure:
@@ -163,7 +156,10 @@ MEASURES = {
     "pace_gap": Measure("mean pace gap", _one(lambda record: pace_gap(record).mean())),
     "hidden_pace_gap": Measure("mean pace gap by hidden classes", _one(lambda record: hidden_pace_gap(record).mean())),
     "asynchrony": Measure("asynchrony", _one(asynchrony)),
-    "clustering_share": Measure("clustering's share of a run", _one(_clustering_share)),
+    "clustering_share": Measure(
+        "clustering's share of a run",
+        _one(lambda record: record.seconds["regroup"] / (record.seconds["regroup"] + record.seconds["train"])),
+    ),
     "encoding_cost": Measure(
         "encoding, in trainings", _one(lambda record: record.seconds["encode"] / record.seconds["train"])
     ),
@@ -195,9 +191,14 @@ def _matrix(measure: Measure, group: Sequence[Record]) -> np.ndarray:
 
 def difference(name: str, first: Sequence[Record], second: Sequence[Record]) -> Interval:
     """Return the difference of two groups in one of `MEASURES`; their seeds are in the same order."""
-    matrix = _matrix(MEASURES[name], first) - _matrix(MEASURES[name], second)
-    resampled = matrix if matrix.shape[1] > 1 else None
-    return interval(matrix[:, 0], resampled, n_units=None if resampled is None else _positives(first[0]))
+    return _interval(_matrix(MEASURES[name], first) - _matrix(MEASURES[name], second), first[0])
+
+
+def _interval(matrix: np.ndarray, record: Record, bound: float = 0) -> Interval:
+    """Return the interval of a number [seeds, B] minus its bound; a record with the test set is among its own."""
+    if matrix.shape[1] == 1:
+        return interval(matrix[:, 0] - bound)
+    return interval(matrix[:, 0] - bound, matrix, n_units=_positives(record))
 
 
 # ---------------------------------------------------------------- claims and their contrasts
@@ -243,7 +244,7 @@ class Verdict:
 
 @cache
 def claims(part: str = "claims") -> tuple[dict[str, Any], ...]:
-    """Return the paper's claims, or the book's own ``"questions"``, as `paper/claims.yaml` has them."""
+    """Return the paper's claims, or the book's own ``"questions"``, as `paper_data/claims.yaml` has them."""
     source = importlib.resources.files("regroup_book") / "paper_data" / "claims.yaml"
     return tuple(yaml.safe_load(source.read_text(encoding="utf-8"))[part])
 
@@ -324,30 +325,25 @@ def contrast(part: Mapping[str, Any], groups: Groups, place: str) -> tuple[Contr
 
     Each group has a record for each seed, in the same order in all groups; `place` names the task in the text.
     """
-    measure, terms, bound = MEASURES[part["measure"]], dict(part["terms"]), float(part.get("above", 0))
-    picked = _picked(part, groups, measure)
-    members = {name: picked.get(name, [name]) for name in terms}
-    if measure.of_groups is not None:
-        members = {name: list(groups) for name in terms}
-        matrix = sum(weight * measure.of_groups(groups) for weight in terms.values())
-    else:
-        matrix = sum(weight * _middle(measure, [groups[m] for m in members[name]]) for name, weight in terms.items())
+    measure, terms, bound = MEASURES[part["measure"]], part["terms"], float(part.get("above", 0))
+    whole, picked = measure.of_groups is not None, _picked(part, groups, MEASURES[part["measure"]])
+    members = {name: list(groups) if whole else picked.get(name, [name]) for name in terms}
+    matrix = sum(
+        weight * (measure.of_groups(groups) if whole else _middle(measure, [groups[m] for m in members[name]]))
+        for name, weight in terms.items()
+    )
     used = [record for names in members.values() for name in names for record in groups[name]]
     if part.get("over") == "task":  # each task has a test set of its own, so the spread over tasks has that part, too
         tasks = np.array([record.spec.task for record in groups[next(iter(members.values()))[0]]])
         matrix = np.array([[matrix[tasks == task, 0].mean()] for task in dict.fromkeys(tasks)])
     elif part.get("over") == "fold":
         matrix = matrix[:, :1]
-    resampled = matrix if matrix.shape[1] > 1 else None
-    found = interval(matrix[:, 0] - bound, resampled, n_units=None if resampled is None else _positives(used[0]))
-    differs = bound == 0 and sum(terms.values()) == 0
-    word = judge(found, measure.negligible if differs else None)
-    names = {name: title_of(of[0]) if len(of) == 1 else f"median of {len(of)} methods" for name, of in members.items()}
-    what = f", {measure.label}"
-    if measure.of_groups is not None:
-        names, what = dict.fromkeys(terms, measure.label), ""
-    text = f"{place}{what}: {_formula(terms, names, bound)}"
-    return Contrast(text, found, word, measure.digits, measure.unit), used
+    found = _interval(matrix, used[0], bound)
+    differs = measure.unit == "points" and bound == 0 and sum(terms.values()) == 0
+    titles = {name: title_of(of[0]) if len(of) == 1 else f"median of {len(of)} methods" for name, of in members.items()}
+    titles = dict.fromkeys(terms, measure.label) if whole else titles
+    text = f"{place}{'' if whole else f', {measure.label}'}: {_formula(terms, titles, bound)}"
+    return Contrast(text, found, judge(found, NEGLIGIBLE if differs else None), measure.digits, measure.unit), used
 
 
 def _middle(measure: Measure, groups: Sequence[Sequence[Record]]) -> np.ndarray:
@@ -435,101 +431,67 @@ def groups_of(
     kind, _, rest = name.partition(" ")
     if name in (*plans.BINARY_TASKS[profile], *plans.MULTICLASS_TASKS[profile]):
         return {task_name(name): _recorded(lambda: plans.competitors(name, profile, seeds))}
-    if kind not in RUNS:
-        return {}
     found = {}
-    for place, runs in RUNS[kind](rest, profile, seeds).items():
+    for place, runs in RUNS[kind](rest, profile, seeds).items() if kind in RUNS else ():
         wanted = {group: specs for group, specs in runs.items() if needed is None or group in needed}
         complete = needed is None or needed <= set(wanted)
-        found[place] = _recorded(lambda runs=wanted: plans.records_of(runs, kind)) if complete else None
+        if runs:
+            found[place] = _recorded(lambda runs=wanted: plans.records_of(runs, kind)) if complete else None
     return found
 
 
 def _example(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
     labels = {"binary": "ce", "true": "rg-true", "random": "rg-random"}
     labels["regrouped"] = f"rg-{plans.ENCODERS[profile][-1]}"
-    specs = plans.headline(profile) if rest == "ten" else plans.motivating_example(profile, seeds)
-    groups = {name: [spec for spec in specs if spec.label == label] for name, label in labels.items()}
+    found = plans.label_sets(profile, plans.HEADLINE_SEEDS[profile] if rest == "ten" else seeds)
+    groups = {name: found[label] for name, label in labels.items()}
     return {f"{task_name(plans.TASKS[profile])}{', ten seeds' if rest else ''}": groups}
 
 
 def _encoders(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
-    groups: dict[str, list[Any]] = {}
-    for spec in plans.encoders(profile, seeds):
-        groups.setdefault(spec.encoder, []).append(spec)
-    groups["pre-trained"] = groups[plans.ENCODERS[profile][-1]]
-    return {task_name(plans.TASKS[profile]): groups}
+    groups = plans.encoders(profile, seeds)
+    return {task_name(plans.TASKS[profile]): groups | {"pre-trained": groups[plans.ENCODERS[profile][-1]]}}
 
 
-def _clusters(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
-    if rest not in plans.ABLATION_TASKS[profile]:
-        return {}
-    groups = plans.ablation("clusters", rest, profile, seeds)
-    return {task_name(rest): groups | {"natural": groups[str(plans.NATURAL_K[rest])]}}
+def _clusters(task: str, profile: str, seeds: Sequence[int]) -> Runs:
+    groups = plans.ablation("clusters", task, profile, seeds) if task in plans.ABLATION_TASKS[profile] else {}
+    return {task_name(task): groups | {"natural": groups[str(plans.NATURAL_K[task])]}} if groups else {}
 
 
 def _imbalance(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
-    task, found = plans.ABLATION_TASKS[profile][0], {}
-    for label, specs in plans.ablation("imbalance", task, profile, seeds).items():
-        method, ratio = label.rsplit(" ", 1)
-        found.setdefault(ratio, {})[method] = specs
+    found = by_number(plans.ablation("imbalance", plans.ABLATION_TASKS[profile][0], profile, seeds))
     if rest == "trend":
-        ends = {"first": found[min(found, key=float)], "last": found[max(found, key=float)]}
-        groups = {f"{method} {end}": specs for end, at in ends.items() for method, specs in at.items()}
-        return {"300:1 against 10:1": groups}
-    return {f"{rest}:1": found[rest]} if rest in found else {}
+        return {"300:1 against 10:1": _ends(found[min(found, key=float)], found[max(found, key=float)])}
+    return {f"{rest}:1": found.get(rest, {})}
 
 
-def _text(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
-    wanted = [(task, False) for task in plans.TEXT_TASKS[profile]]
-    wanted += [(task, True) for task in plans.FINE_TUNED_TASKS[profile]]
-    return {
-        text.task_title(task, fine_tuned=tuned): plans.text_runs(task, profile, seeds, fine_tuned=tuned)
-        for task, tuned in wanted
-    }
+def _ends(first: dict[str, list[Any]], last: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Return the runs of the first and the last of several settings, by method and end."""
+    return {f"{name} {end}": runs for end, at in (("first", first), ("last", last)) for name, runs in at.items()}
 
 
-def _self_supervision(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
-    return {task_name(plans.ABLATION_TASKS[profile][0]): plans.self_supervised_runs(profile, seeds)}
-
-
-def _uses(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
-    if rest not in plans.USES_TASKS[profile]:
-        return {}
-    groups = plans.encoder_uses(rest, profile, seeds)
+def _uses(task: str, profile: str, seeds: Sequence[int]) -> Runs:
+    groups = plans.encoder_uses(task, profile, seeds) if task in plans.USES_TASKS[profile] else {}
     whole = all(len(specs) == len(seeds) and specs[0].method == specs[-1].method for specs in groups.values())
-    return {task_name(rest): groups if whole else {"waiting": []}}
+    return {task_name(task): groups if whole else {"waiting": []}}
 
 
 def _dose(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
     runs = plans.dose_runs(profile, seeds)
-    follows = ("random", "brightness", "autoencoder")
-    groups = {name: runs[f"{name} {rest}"] for name in follows if f"{name} {rest}" in runs}
-    return {f"{float(rest):.0%} re-assigned": groups} if groups else {}
+    names = {name: f"{name} {rest}" for name in ("random", "brightness", "autoencoder")}
+    return {f"{float(rest):.0%} re-assigned": {name: runs[key] for name, key in names.items() if key in runs}}
 
 
 def _length(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
-    names, long = {"binary": "binary", "regrouped": "clusters"}, plans.long_runs(profile, seeds)
-    if not long:
+    names, runs = {"binary": "binary", "regrouped": "clusters"}, plans.long_runs(profile, seeds)
+    if not runs:
         return {}
     longest = max(plans.LONG_EPOCHS[profile])
-    groups = {name: long[f"{label} {longest}"] for name, label in names.items()}
-    if rest == "trend":
-        short = plans.ablation("control", plans.ABLATION_TASKS[profile][0], profile, seeds)
-        groups = {f"{name} last": specs for name, specs in groups.items()}
-        groups |= {f"{name} first": short[label] for name, label in names.items()}
-        return {f"{longest} against 5 epochs": groups}
-    return {f"{longest} epochs": groups}
-
-
-def _ten(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
-    groups = plans.ten_class_runs(profile)
-    return {"ten classes of CIFAR-100": groups} if groups else {}
-
-
-def _folds(rest: str, profile: str, seeds: Sequence[int]) -> Runs:
-    groups = plans.fold_runs(rest, profile)
-    return {f"{task_name(rest)}, five folds": groups} if groups else {}
+    long = {name: runs[f"{label} {longest}"] for name, label in names.items()}
+    if rest != "trend":
+        return {f"{longest} epochs": long}
+    controls = plans.ablation("control", plans.ABLATION_TASKS[profile][0], profile, seeds)
+    return {f"{longest} against 5 epochs": _ends({name: controls[label] for name, label in names.items()}, long)}
 
 
 RUNS: dict[str, Callable[[str, str, Sequence[int]], Runs]] = {
@@ -537,13 +499,15 @@ RUNS: dict[str, Callable[[str, str, Sequence[int]], Runs]] = {
     "encoders": _encoders,
     "clusters": _clusters,
     "imbalance": _imbalance,
-    "text": _text,
-    "self-supervision": _self_supervision,
+    "text": lambda rest, *asked: text.titled(plans.text_results(*asked)),
+    "self-supervision": lambda rest, p, seeds: {
+        task_name(plans.ABLATION_TASKS[p][0]): plans.self_supervised_runs(p, seeds)
+    },
     "uses": _uses,
     "dose": _dose,
     "length": _length,
-    "ten": _ten,
-    "folds": _folds,
+    "ten": lambda rest, p, seeds: {"ten classes of CIFAR-100": plans.ten_class_runs(p)},
+    "folds": lambda rest, p, seeds: {f"{task_name(rest)}, five folds": plans.fold_runs(rest, p)},
 }
 # What `regroup sweep` calls the runs of a place, where that is not the chapter of the claim.
 SWEEPS = {

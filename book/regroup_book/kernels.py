@@ -12,16 +12,8 @@ from jupyter_client.manager import AsyncKernelManager
 CONTEXT = multiprocessing.get_context("forkserver")
 # The linear algebra of macOS does not survive a fork, and importing NumPy uses it: kernels import for themselves there.
 if sys.platform != "darwin":
-    CONTEXT.set_forkserver_preload(
-        [
-            "ipykernel.kernelapp",
-            "myst_nb",
-            "seaborn",
-            "regroup_book.plans",
-            "regroup_book.show",
-            "regroup_book.pictures",
-        ]
-    )
+    own = [f"regroup_book.{name}" for name in ("plans", "show", "pictures")]
+    CONTEXT.set_forkserver_preload(["ipykernel.kernelapp", "myst_nb", "seaborn", *own])
 # Packages read this at import, before the kernel of a notebook could set it.
 ENVIRONMENT = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
 

@@ -20,14 +20,13 @@ from scipy.stats import rankdata
 
 from regroup_book import plans
 from regroup_book.paper import paper_cell
-from regroup_book.show import table, task_name, traced
-from regroup_lib.intervals import Interval, mean_std, minus, starred
+from regroup_book.show import gain_cells, table, task_name, traced
+from regroup_lib.intervals import Interval, mean_std, minus
 from regroup_lib.metrics import bootstrap_counts, weighted_average_precisions
 from regroup_lib.runs.differences import (
     N_RESAMPLES,
     Groups,
     bootstrap_precisions,
-    precision_difference,
     rule_of,
     validation_precision,
     values,
@@ -100,11 +99,8 @@ def plot_intervals(series: Mapping[str, Mapping[str, Interval]], label: str) -> 
 
 def difference_table(groups: Groups) -> pd.DataFrame:
     """Return one row per method: the difference of its AP to CE's and to RG's, starred after Holm's correction."""
-    columns: dict[str, Iterable[Any]] = {"method": map(title, groups)}
-    for baseline in ("ce", "rg"):
-        differences = [None if m == baseline else precision_difference(groups, m, baseline) for m in groups]
-        columns[f"AP − {title(baseline)}"] = starred(differences)
-    return table(columns, groups.values())
+    columns = {f"AP − {title(baseline)}": gain_cells(groups, baseline) for baseline in ("ce", "rg")}
+    return table({"method": map(title, groups)} | columns, groups.values())
 
 
 def _ranks(precisions: np.ndarray) -> np.ndarray:
@@ -135,7 +131,7 @@ def relative_cost(group: Sequence[Record], baseline: Sequence[Record]) -> float:
     return float(images[0] / images[1])
 
 
-def cost_table(groups: Groups, *, tried: Mapping[str, int]) -> pd.DataFrame:
+def cost_table(groups: Groups) -> pd.DataFrame:
     """Return one row per method: images seen and seconds, relative to CE's, and how many settings were tried.
 
     Seconds are those of preparing and training one run (regrouping, resampling, training, not encoding), of the
@@ -145,9 +141,10 @@ def cost_table(groups: Groups, *, tried: Mapping[str, int]) -> pd.DataFrame:
     for method, group in groups.items():
         seconds = [[r.seconds.get(name, 0.0) for name in ("regroup", "resample", "train")] for r in group]
         fastest[method] = np.array(min(seconds, key=sum))
+    spec = groups["ce"][0].spec
     columns = {
         "method": map(title, groups),
-        "settings tried": [tried.get(method, 1) for method in groups],
+        "settings tried": [len(plans.tuning_grid(spec.task, method, spec.profile)) for method in groups],
         "images seen": [f"{relative_cost(group, groups['ce']):.2f}" for group in groups.values()],
         "seconds": [f"{seconds.sum() / fastest['ce'].sum():.2f}" for seconds in fastest.values()],
         "of that preparing": [f"{seconds[:2].sum() / seconds.sum():.0%}" for seconds in fastest.values()],
@@ -177,16 +174,15 @@ def settings_of(record: Record) -> str:
 
 def tuning_table(grids: Mapping[str, Sequence[AnySpec]], heading: str = "method") -> pd.DataFrame:
     """Return one row per setting that was tried, by name: its AP on the validation split, and whether it was chosen."""
-    rows, found = [], []
-    for name, specs in grids.items():
-        chosen = plans.select(specs)
-        for spec in specs:
-            record = plans.find_record(spec)
-            row = {heading: name, "setting": settings_of(record)}
-            row["validation AP"] = f"{100 * validation_precision(record):.1f}"
-            rows.append(row | {"chosen": "yes" if spec == chosen else ""})
-            found.append([record])
-    return traced(pd.DataFrame(rows).set_index(heading), found)
+    choices = {name: plans.select(specs) for name, specs in grids.items()}
+    found = [(name, plans.find_record(s), s == choices[name]) for name, specs in grids.items() for s in specs]
+    columns = {
+        heading: [name for name, _, _ in found],
+        "setting": [settings_of(record) for _, record, _ in found],
+        "validation AP": [f"{100 * validation_precision(record):.1f}" for _, record, _ in found],
+        "chosen": ["yes" if chosen else "" for _, _, chosen in found],
+    }
+    return table(columns, [[record] for _, record, _ in found])
 
 
 def tuned(task: str, profile: str, seeds: Sequence[int]) -> pd.DataFrame:
@@ -200,20 +196,22 @@ def selection_table(profile: str, seeds: Sequence[int]) -> pd.DataFrame:
 
     The validation samples are resampled within their class; all settings of a grid see the same resample.
     """
-    rows, found = [], []
-    for task, specs in plans.regrouping_grids(profile, seeds[0]).items():
-        records = plans.records_of({"all": specs}, "binary")["all"]
-        precisions = np.stack([_validation_precisions(record) for record in records])
-        chosen = int(np.argmax([validation_precision(record) for record in records]))
-        name, comma, ratio = task.partition(", ")
-        row = {"task": task_name(name) + comma + ratio}
-        row["smallest class on validation"] = int(np.bincount(records[0].arrays()["val_labels"]).min())
-        row |= {"natural": settings_of(records[0]), "chosen": settings_of(records[chosen])}
-        row["another one chosen in"] = f"{(precisions.argmax(axis=0) != chosen).mean():.0%} of resamples"
-        rows.append(row)
-        found.append(records)
-    columns = ("task", "smallest class on validation", "natural", "chosen", "another one chosen in")
-    return traced(pd.DataFrame(rows, columns=columns).set_index("task"), found)
+    grids = plans.records_of(plans.regrouping_grids(profile, seeds[0]), "binary")
+    chosen = [int(np.argmax(list(map(validation_precision, records)))) for records in grids.values()]
+    others = [
+        (np.argmax(list(map(_validation_precisions, records)), axis=0) != choice).mean()
+        for records, choice in zip(grids.values(), chosen, strict=True)
+    ]
+    smallest = [int(np.bincount(records[0].arrays()["val_labels"]).min()) for records in grids.values()]
+    names = [task.partition(", ") for task in grids]
+    columns = {
+        "task": [task_name(name) + comma + ratio for name, comma, ratio in names],
+        "smallest class on validation": smallest,
+        "natural": [settings_of(records[0]) for records in grids.values()],
+        "chosen": [settings_of(records[choice]) for records, choice in zip(grids.values(), chosen, strict=True)],
+        "another one chosen in": [f"{share:.0%} of resamples" for share in others],
+    }
+    return table(columns, grids.values())
 
 
 def selection_sentence(table: pd.DataFrame) -> str:

@@ -27,23 +27,12 @@ def paper_numbers(table: int) -> pd.DataFrame:
 def paper_number(task: str, method: str, measure: str) -> tuple[float, float] | None:
     """Return mean and standard deviation that the paper prints, or None where it has no such row.
 
-    Parameters
-    ----------
-    task, method : str
-        This project's identifiers.
-    measure : str
-        ``"balanced_accuracy"``, ``"average_precision_positive"``, ``"average_precision_negative"``, or in the
-        multiclass task ``"average_precision_<class>"``.
+    Task and method are this project's identifiers, measures ``"balanced_accuracy"``, ``"average_precision_positive"``,
+    ``"average_precision_negative"``, or in the multiclass task ``"average_precision_<class>"``.
     """
     frame = paper_numbers(2 if task == "ham10000" else 1)
     row = frame[(frame.task == PAPER_TASKS.get(task)) & (frame.method == method) & (frame.measure == measure)]
     return None if row.empty else (float(row["mean"].iloc[0]), float(row["std"].iloc[0]))
-
-
-def paper_difference(task: str, first: str, second: str, measure: str = "average_precision_positive") -> float | None:
-    """Return the paper's mean of one method minus that of another, or None where a row is missing."""
-    numbers = [paper_number(task, method, measure) for method in (first, second)]
-    return None if None in numbers else numbers[0][0] - numbers[1][0]
 
 
 def paper_cell(task: str, method: str, measure: str) -> str:

@@ -9,10 +9,11 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from regroup_book import plans
-from regroup_book.show import style_of, task_name, traced
-from regroup_lib.intervals import mean_std, minus, starred
-from regroup_lib.runs.differences import AVERAGE_PRECISION, Groups, precision_difference, values
-from regroup_lib.runs.records import Record, find_record
+from regroup_book.method_tables import mean_cells
+from regroup_book.show import gain_cells, style_of, table, task_name
+from regroup_lib.intervals import minus
+from regroup_lib.runs.differences import AVERAGE_PRECISION, Groups, values
+from regroup_lib.runs.records import find_record
 
 SMALL, LARGE = "cpu", "paper"
 COMPARED_CHAPTERS = ("motivating-example", "binary", "multiclass")
@@ -20,59 +21,36 @@ NOTHING = "Its runs for this chapter are not complete yet."
 
 
 def both_profiles(chapter: str, seeds: Sequence[int]) -> dict[str, tuple[Groups, Groups]]:
-    """Return the records of each task that is recorded in both profiles, small and large scale, by method.
+    """Return the records of each task of one of `COMPARED_CHAPTERS` that both profiles have, by method.
 
     A table is compared when it is whole: its settings were chosen among runs that must all be there. The label sets of
     the motivating example choose nothing; those with all seeds in both profiles are compared, with CE among them.
-
-    Parameters
-    ----------
-    chapter : {"motivating-example", "binary", "multiclass"}
-    seeds
-        See `plans.chapter_specs`.
     """
     if chapter == "motivating-example":
         small, large = (_label_sets(profile, seeds) for profile in (SMALL, LARGE))
         shared = [label for label in small if label in large]
         if "ce" not in shared or len(shared) < 2:
             return {}
-        small, large = ({label: groups[label] for label in shared} for groups in (small, large))
-        return {plans.TASKS[LARGE]: (small, large)}
+        return {plans.TASKS[LARGE]: tuple({label: groups[label] for label in shared} for groups in (small, large))}
     if chapter == "binary":
         recorded = [plans.recorded_tasks(profile, seeds) for profile in (SMALL, LARGE)]
         tasks = [task for task in recorded[0] if task in recorded[1]]
     else:
         lacking = any(plans.missing_records(chapter, profile=profile, seeds=seeds) for profile in (SMALL, LARGE))
-        tasks = [] if lacking else list(plans.MULTICLASS_TASKS[LARGE])
-    found = {}
-    for task in tasks:
-        small, large = (plans.competitors(task, profile, seeds) for profile in (SMALL, LARGE))
-        found[task] = (small, large)
-    return found
+        tasks = [] if lacking else plans.MULTICLASS_TASKS[LARGE]
+    return {task: tuple(plans.competitors(task, profile, seeds) for profile in (SMALL, LARGE)) for task in tasks}
 
 
 def _label_sets(profile: str, seeds: Sequence[int]) -> Groups:
     """Return the label sets of the motivating example that have a record for each seed."""
-    groups: dict[str, list[Record]] = {}
-    for spec in plans.motivating_example(profile, seeds):
-        if record := find_record(spec):
-            groups.setdefault(spec.label, []).append(record)
-    return {label: group for label, group in groups.items() if len(group) == len(seeds)}
+    groups = {label: list(map(find_record, runs)) for label, runs in plans.label_sets(profile, seeds).items()}
+    return {label: group for label, group in groups.items() if all(group)}
 
 
 def compare_profiles(task: str, small: Groups, large: Groups) -> str:
-    """Say in Markdown whether methods order alike in both profiles.
-
-    Parameters
-    ----------
-    task : str
-    small, large : mapping of str to records
-        The same methods, ``"ce"`` among them: records, one a seed, the seeds in the same order for all.
-    """
+    """Say in Markdown whether methods, ``"ce"`` among them, order alike in both profiles."""
     methods = ["ce", *(method for method in small if method != "ce")]
-    means = np.array(
-        [[values(groups[method], AVERAGE_PRECISION).mean() for method in methods] for groups in (small, large)]
-    )
+    means = np.array([[values(groups[m], AVERAGE_PRECISION).mean() for m in methods] for groups in (small, large)])
     means = means[:, np.isfinite(means).all(axis=0)]
     sides = np.sign(means - means[:, :1])[:, 1:]
     order = spearmanr(*means).statistic
@@ -86,24 +64,16 @@ def compare_profiles(task: str, small: Groups, large: Groups) -> str:
 
 
 def profile_table(small: Groups, large: Groups) -> pd.DataFrame:
-    """Return AP in percent in both profiles and its difference to CE, with its 95% interval.
-
-    See `compare_profiles` for the parameters.
-    """
-    table = pd.DataFrame({"method": [style_of(group[0].spec).label for group in small.values()]})
-    for profile, groups in ((SMALL, small), (LARGE, large)):
-        table[f"AP, {profile}"] = [mean_std(values(groups[m], AVERAGE_PRECISION), scale=1) for m in small]
-        gains = [None if m == "ce" else precision_difference(groups, m, "ce") for m in small]
-        table[f"over CE, {profile}"] = starred(gains)
-    return traced(table.set_index("method"), [[*small[method], *large[method]] for method in small])
+    """Return AP in percent in both profiles and its difference to CE, with its 95% interval."""
+    columns = {"method": [style_of(group[0].spec).label for group in small.values()]}
+    for profile, groups in ((SMALL, small), (LARGE, {method: large[method] for method in small})):
+        columns[f"AP, {profile}"] = mean_cells(groups, AVERAGE_PRECISION)
+        columns[f"over CE, {profile}"] = gain_cells(groups, "ce")
+    return table(columns, [[*small[method], *large[method]] for method in small])
 
 
-def profile_section(chapter: str, seeds: Sequence[int]) -> str:
-    """Return `compare_profiles` of each task that both profiles have, or one sentence if there is none."""
+def profile_section(chapter: str, seeds: Sequence[int]) -> tuple[str, list[pd.DataFrame]]:
+    """Return `compare_profiles` and `profile_table` of each task that both profiles have; one sentence if none is."""
     found = both_profiles(chapter, seeds)
-    return "\n\n".join(compare_profiles(task, *groups) for task, groups in found.items()) or NOTHING
-
-
-def profile_tables(chapter: str, seeds: Sequence[int]) -> list[pd.DataFrame]:
-    """Return `profile_table` of each task that both profiles have."""
-    return [profile_table(*groups) for groups in both_profiles(chapter, seeds).values()]
+    text = "\n\n".join(compare_profiles(task, *groups) for task, groups in found.items())
+    return text or NOTHING, [profile_table(*groups) for groups in found.values()]

@@ -1,15 +1,15 @@
 """Which runs each chapter needs: the notebooks, the command line and the book's build all ask here.
 
-A plan is a function of a profile and seeds that returns specs. What a page compares are groups of specs by the name
-that its tables use, each group with one run a seed. A setting that validation chooses is read from the records in
-``REGROUP_RESULTS``; a plan names the runs that wait for the choice only when the records of the grid are there.
+A plan is a function of a profile and seeds that returns specs, in mappings and lists. What a page compares are groups
+of specs by the name that its tables use, each group with one run a seed. A setting that validation chooses is read
+from the records in ``REGROUP_RESULTS``; a plan names the runs that wait for it only when the grid is recorded.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from regroup_lib import comparison
@@ -26,6 +26,7 @@ from regroup_lib.runs.sweeps import sweep
 
 AnySpec = Spec | EncoderSpec | TableSpec | LookSpec
 Runs = dict[str, list[Spec]]
+Looks = dict[Any, list[EncoderSpec]]
 Settings = dict[str, Any]  # fields of a spec
 T = TypeVar("T")
 
@@ -76,10 +77,7 @@ ABLATION_SETTINGS: dict[tuple[str, str], Settings] = {
 def _runs(
     profile: str, task: str, method: str, seeds: Sequence[int], *, times: float = 1, **settings: Any
 ) -> list[Spec]:
-    """Return a run a seed, for so many `times` its epochs, rounded up.
-
-    A method that needs an encoder has the profile's best unless `settings` name one.
-    """
+    """Return a run a seed, for so many `times` its epochs, rounded up; the encoder is the profile's best if needed."""
     settings = {"trace_test": False} | settings
     if METHODS[method].needs_encoder:
         settings = {"encoder": ENCODERS[profile][-1]} | settings
@@ -98,8 +96,15 @@ def _seeded(spec: Spec | None, seeds: Iterable[int]) -> list[Spec]:
     return [] if spec is None else [spec.model_copy(update={"seed": seed}) for seed in seeds]
 
 
-def _flat(groups: Mapping[Any, Iterable[T]]) -> list[T]:
-    return [spec for group in groups.values() for spec in group]
+def _flat(plan: Any) -> Iterator[AnySpec]:
+    """Yield the specs of a plan, which may group them in mappings and lists."""
+    for part in plan.values() if isinstance(plan, Mapping) else plan:
+        yield from [part] if isinstance(part, AnySpec) else _flat(part)
+
+
+def _by_seed(groups: Iterable[Sequence[T]]) -> list[T]:
+    """Return the runs of groups seed by seed."""
+    return [spec for runs in zip(*groups, strict=True) for spec in runs]
 
 
 # ---------------------------------------------------------------- the motivating example
@@ -108,8 +113,8 @@ def _flat(groups: Mapping[Any, Iterable[T]]) -> list[T]:
 MOTIVATING_SETTINGS: dict[str, Settings] = _by_profile({"validation_fraction": 0.1}, {}, {"epochs": 10})
 
 
-def motivating_example(profile: str, seeds: Sequence[int]) -> list[Spec]:
-    """Return the label sets of Section 2.1, seed by seed: binary, true classes, random groups, regrouped.
+def label_sets(profile: str, seeds: Sequence[int]) -> Runs:
+    """Return the label sets of Section 2.1, a run a seed: binary, true classes, random groups, regrouped.
 
     Nothing is selected on a validation split in this chapter, so beyond the smoke profile all training images
     are trained on.
@@ -118,17 +123,21 @@ def motivating_example(profile: str, seeds: Sequence[int]) -> list[Spec]:
     label_sets += [{"method": "rg", "encoder": encoder} for encoder in reversed(ENCODERS[profile])]
     common = {"profile": profile, "task": TASKS[profile], "variation_samples": 10_000, "embedding": True}
     common |= {"validation_fraction": 0.0} | MOTIVATING_SETTINGS[profile]
-    return [Spec(**common, **labels, seed=seed) for seed in seeds for labels in label_sets]
+    groups = [[Spec(**common, **labels, seed=seed) for seed in seeds] for labels in label_sets]
+    return {group[0].label: group for group in groups}
 
 
-def encoders(profile: str, seeds: Sequence[int]) -> list[EncoderSpec]:
-    """Return one look at each encoder a seed (the seed moves k-means)."""
-    return _flat(_looks(profile, TASKS[profile], COMPARED_ENCODERS[profile], seeds))
+def motivating_example(profile: str, seeds: Sequence[int]) -> list[Spec]:
+    """Return the runs of `label_sets`, seed by seed."""
+    return _by_seed(label_sets(profile, seeds).values())
 
 
-def _looks(
-    profile: str, task: str, names: Sequence[str], seeds: Sequence[int], **settings: Any
-) -> dict[str, list[EncoderSpec]]:
+def encoders(profile: str, seeds: Sequence[int]) -> Looks:
+    """Return looks at the clusters in each encoder's space (a seed moves k-means)."""
+    return _looks(profile, TASKS[profile], COMPARED_ENCODERS[profile], seeds)
+
+
+def _looks(profile: str, task: str, names: Sequence[str], seeds: Sequence[int], **settings: Any) -> Looks:
     """Return looks at the clusters of a task's large class by encoder, a k-means a seed."""
     common = {"profile": profile, "task": task} | settings
     return {name: [EncoderSpec(**common, encoder=name, seed=seed) for seed in seeds] for name in names}
@@ -137,10 +146,10 @@ def _looks(
 HEADLINE_SEEDS = _by_profile(range(3), range(10), range(3))
 
 
-def headline(profile: str, seeds: Sequence[int] | None = None) -> list[Spec]:
+def headline(profile: str) -> list[Spec]:
     """Return the four label sets of the front page, with more seeds than the chapter on them."""
-    shown = ("ce", "rg-true", "rg-random", f"rg-{ENCODERS[profile][-1]}")
-    return [spec for spec in motivating_example(profile, HEADLINE_SEEDS[profile]) if spec.label in shown]
+    found = label_sets(profile, HEADLINE_SEEDS[profile])
+    return _by_seed(found[label] for label in ("ce", "rg-true", "rg-random", f"rg-{ENCODERS[profile][-1]}"))
 
 
 # ---------------------------------------------------------------- ablations
@@ -176,10 +185,7 @@ TRAINING_LENGTHS: dict[str, dict[int, tuple[str, ...]]] = _by_profile(
 
 
 def ablation(section: str, task: str, profile: str, seeds: Sequence[int]) -> Runs:
-    """Return the runs of one of `ABLATION_SECTIONS`, a run a seed, by the name that its figures use.
-
-    Sections that a task does not have are empty.
-    """
+    """Return the runs of one of `ABLATION_SECTIONS` by the name that its figures use; none if a task lacks it."""
     first, natural = task == ABLATION_TASKS[profile][0], NATURAL_K[task]
     small = profile == "smoke" or not first
     numbers = {math.ceil(natural / 4), math.ceil(natural / 2), natural, 2 * natural}
@@ -190,22 +196,21 @@ def ablation(section: str, task: str, profile: str, seeds: Sequence[int]) -> Run
         "loss": {name: {"method": name} for name in ("rg", "rg-wce", *(() if small else ("rg-focal", "rg-la")))},
         "clusters": {str(k): {} if k == natural else {"n_clusters": k} for k in sorted(numbers)},
         "control": controls,
-        "encoder": {},
-        "imbalance": {},
-        "length": {},
     }
     if first:
-        sections["encoder"] = {name: {"encoder": name} for name in COMPARED_ENCODERS[profile]}
-        sections["imbalance"] = _imbalances(IMBALANCES[: 2 if profile == "smoke" else None])
         epochs = _slim_runs(profile, task, "ce", seeds)[0].epochs
-        sections["length"] = {
-            f"{label} {factor * epochs}": controls[label] | {"times": factor}
-            for factor, labels in TRAINING_LENGTHS[profile].items()
-            for label in labels
+        sections |= {
+            "encoder": {name: {"encoder": name} for name in COMPARED_ENCODERS[profile]},
+            "imbalance": _imbalances(IMBALANCES[: 2 if profile == "smoke" else None]),
+            "length": {
+                f"{label} {factor * epochs}": controls[label] | {"times": factor}
+                for factor, labels in TRAINING_LENGTHS[profile].items()
+                for label in labels
+            },
         }
-    if section not in sections:
+    if section not in ABLATION_SECTIONS:
         raise ValueError(f"no section is called {section!r}")
-    named = sections[section].items()
+    named = sections.get(section, {}).items()
     return {label: _slim_runs(profile, task, seeds=seeds, **{"method": "rg"} | settings) for label, settings in named}
 
 
@@ -220,24 +225,16 @@ def _imbalances(ratios: Sequence[float]) -> dict[str, Settings]:
     return found
 
 
-def ablations(profile: str, seeds: Sequence[int]) -> list[Spec]:
-    """Return the runs of all ablations; several sections share some."""
-    tasks = ABLATION_TASKS[profile]
-    return [
-        spec for task in tasks for name in ABLATION_SECTIONS for spec in _flat(ablation(name, task, profile, seeds))
-    ]
-
-
 # ---------------------------------------------------------------- questions of this book (E1 to E7 of claims.yaml)
 
 AUXILIARY_WEIGHTS = (1.0, 0.3, 3.0)
 
 
-def encoder_uses(task: str, profile: str, seeds: Sequence[int]) -> Runs:
+def encoder_uses(task: str, profile: str, seeds: Sequence[int], *, tried: bool = False) -> Runs:
     """Return the runs that use a pre-trained encoder in one way each, a run a seed, by method.
 
     The weight of a second head is chosen on the validation split with the first seed; a method that waits for that
-    choice has its grid alone. RG and what learns its clusters have the clusters that were chosen for RG.
+    choice has its grid alone, and `tried` adds the grids. What learns RG's clusters has those that were chosen for RG.
     """
     clusters = None if task in TASKS.values() else select(tuning_specs(profile, task, "rg", seeds[0]))
 
@@ -251,6 +248,7 @@ def encoder_uses(task: str, profile: str, seeds: Sequence[int]) -> Runs:
         weights = AUXILIARY_WEIGHTS[:1] if profile == "smoke" else AUXILIARY_WEIGHTS
         grid = [runs(method, seeds[:1], auxiliary_weight=weight)[0] for weight in weights]
         found[method] = _seeded(select(grid), seeds) or grid
+        found |= {f"{method}, tried": grid} if tried else {}
     return found
 
 
@@ -259,23 +257,7 @@ def _clusters_of(chosen: Spec | None) -> Settings:
     return {} if chosen is None else {"n_clusters": chosen.n_clusters, "threshold": chosen.threshold}
 
 
-def uses(profile: str, seeds: Sequence[int]) -> list[Spec]:
-    """Return the runs of the section on ways to use an encoder, the grids of its methods among them."""
-    found = []
-    for task in USES_TASKS[profile]:
-        for method, runs in encoder_uses(task, profile, seeds).items():
-            weights = AUXILIARY_WEIGHTS if METHODS[method].auxiliary and profile != "smoke" else ()
-            found += [runs[0].model_copy(update={"auxiliary_weight": weight}) for weight in weights]
-            found += runs
-    return list(dict.fromkeys(found))
-
-
 MIXED_SHARES = _by_profile((0.5,), (0.25, 0.5, 0.75), (0.5,))
-
-
-def dose(profile: str, seeds: Sequence[int]) -> list[Spec]:
-    """Return the runs of the dose-response curve, and those of real encoders beside it."""
-    return _flat(dose_runs(profile, seeds) | ablation("encoder", ABLATION_TASKS[profile][0], profile, seeds))
 
 
 def dose_runs(profile: str, seeds: Sequence[int]) -> Runs:
@@ -307,26 +289,19 @@ def long_runs(profile: str, seeds: Sequence[int]) -> Runs:
     }
 
 
-def training_length(profile: str, seeds: Sequence[int]) -> list[Spec]:
+def training_length(profile: str, seeds: Sequence[int]) -> list[Any]:
     """Return `long_runs`, and worm trained longer; an epoch of ROS has nearly twice the steps of the others."""
-    found, task = _flat(long_runs(profile, seeds)), "cifar100-worm"
+    task, found = "cifar100-worm", [long_runs(profile, seeds)]
     for epochs in LONG_WORM_EPOCHS[profile]:
         chosen = select(tuning_specs(profile, task, "rg", seeds[0]))
-        for seed in seeds:
-            found += _runs(profile, task, "ce", [seed], epochs=epochs)
-            found += _runs(profile, task, "ros", [seed], epochs=epochs // 2)
-            if chosen is not None:
-                found.append(chosen.model_copy(update={"seed": seed, "epochs": epochs}))
+        groups = {m: _runs(profile, task, m, seeds, epochs=n) for m, n in (("ce", epochs), ("ros", epochs // 2))}
+        longer = None if chosen is None else chosen.model_copy(update={"epochs": epochs})
+        found.append(groups | {"rg": _seeded(longer, seeds)})
     return found
 
 
-def ten_classes(profile: str, seeds: Sequence[int]) -> list[Spec]:
-    """Return the runs on ten classes of CIFAR-100 in worm's place, two seeds each."""
-    return _flat(ten_class_runs(profile))
-
-
 def ten_class_runs(profile: str) -> Runs:
-    """Return them by method, class by class: every tenth class in alphabetical order, RG with worm's 50 clusters."""
+    """Return runs by method, class by class, two seeds each: every tenth class of CIFAR-100."""
     if profile != "cpu":
         return {}
     methods: dict[str, Settings] = {"ce": {}, "ros": {"times": 0.5}, "rg": {"n_clusters": 50}, "mlp": {}}
@@ -351,12 +326,6 @@ def fold_runs(task: str, profile: str) -> Runs:
     }
 
 
-def folds(profile: str, seeds: Sequence[int]) -> list[Spec]:
-    """Return `fold_runs` of both binary tasks on skin lesions."""
-    tasks = [task for task in BINARY_TASKS[profile] if task in GROUPED_TASKS]
-    return [spec for task in tasks for spec in _flat(fold_runs(task, profile))]
-
-
 # ---------------------------------------------------------------- what the paper leaves as future work
 
 # Task -> ratios of the largest class to the smallest, and thresholds n' of RG.
@@ -371,9 +340,16 @@ LONG_TAIL_SETTINGS: dict[str, Settings] = _by_profile({"epochs": 3}, {"network":
 SELF_SUPERVISED_EPOCHS = _by_profile((1, 3), (2, 5, 10, 20), (20, 100, 400))
 
 
-def long_tail(task: str, ratio: float, profile: str, seeds: Sequence[int]) -> Runs:
-    """Return the runs on one long-tailed training set, a run a seed: that field's losses, and RG at each threshold."""
-    _, thresholds = LONG_TAILS[profile][task]
+def long_tails(profile: str, seeds: Sequence[int]) -> dict[tuple[str, float], Runs]:
+    """Return the runs by long-tailed training set, a task and its ratio: that field's losses, and RG by threshold."""
+    return {
+        (task, ratio): _long_tail(task, ratio, thresholds, profile, seeds)
+        for task, (ratios, thresholds) in LONG_TAILS[profile].items()
+        for ratio in ratios
+    }
+
+
+def _long_tail(task: str, ratio: float, thresholds: Sequence[float], profile: str, seeds: Sequence[int]) -> Runs:
     middle = thresholds[len(thresholds) // 2]
     groups: dict[str, Settings] = {
         "CE": {"method": "ce"},
@@ -387,7 +363,7 @@ def long_tail(task: str, ratio: float, profile: str, seeds: Sequence[int]) -> Ru
     return {label: _runs(profile, task, seeds=seeds, **common, **settings) for label, settings in groups.items()}
 
 
-def self_supervised_looks(profile: str, seeds: Sequence[int]) -> dict[int, list[EncoderSpec]]:
+def self_supervised_looks(profile: str, seeds: Sequence[int]) -> Looks:
     """Return looks at the self-supervised encoder by its training length, a k-means a seed."""
     lengths = SELF_SUPERVISED_EPOCHS[profile]
     return {n: _looks(profile, TASKS[profile], ("simclr",), seeds, encoder_epochs=n)["simclr"] for n in lengths}
@@ -397,39 +373,23 @@ def self_supervised_runs(profile: str, seeds: Sequence[int]) -> Runs:
     """Return RG on the self-supervised encoder's clusters beside binary labels and other encoders, a run a seed."""
     task, own = ABLATION_TASKS[profile][0], {"encoder": "simclr", "encoder_epochs": SELF_SUPERVISED_EPOCHS[profile][-1]}
     controls = ablation("control", task, profile, seeds)
-    return {
-        "binary": controls["binary"],
-        "true classes": controls["true"],
-        **ablation("encoder", task, profile, seeds),
-        "simclr": _slim_runs(profile, task, "rg", seeds, **own),
-    }
-
-
-def open_ends(profile: str, seeds: Sequence[int]) -> list[AnySpec]:
-    """Return the runs of the chapter on what the paper leaves open."""
-    runs: list[AnySpec] = [*_flat(self_supervised_looks(profile, seeds)), *_flat(self_supervised_runs(profile, seeds))]
-    for task, (ratios, _) in LONG_TAILS[profile].items():
-        for ratio in ratios:
-            runs += _flat(long_tail(task, ratio, profile, seeds))
-    return runs
+    shown = {"binary": controls["binary"], "true classes": controls["true"]}
+    return shown | ablation("encoder", task, profile, seeds) | {"simclr": _slim_runs(profile, task, "rg", seeds, **own)}
 
 
 # ---------------------------------------------------------------- the paper's tables: tuned on the validation split
 
 
 def tuning_grid(task: str, method: str, profile: str) -> list[Settings]:
-    """Return the settings that are tried for a method, as fields of a spec; the first one is the default.
-
-    Profile ``smoke`` tries two settings of focal loss alone: enough to run every step.
-    """
-    if profile == "smoke":
-        return [{}, {"gamma": 1.0}] if method == "focal" else [{}]
+    """Return the settings that are tried for a method, the default first; in ``smoke``, two of focal loss alone."""
     grids: dict[str, list[Settings]] = {
         "focal": [{}, {"gamma": 1.0}, {"gamma": 5.0}],
         "la": [{}, {"tau": 0.5}, {"tau": 2.0}],
         "ldam": [{}, {"max_margin": 0.25}, {"deferred": True}, {"max_margin": 0.25, "deferred": True}],
         "rg": regroupings(task, profile),
     }
+    if profile == "smoke":
+        grids = {"focal": grids["focal"][:2]}
     return grids.get(method, [{}])
 
 
@@ -462,10 +422,10 @@ Choice = Callable[[Sequence[Spec]], Spec | None]
 def select(specs: Sequence[Spec]) -> Spec | None:
     """Return the spec with the best validation AP; the first of equals; None while one of several has no record.
 
-    One spec alone is chosen without a look, as there is nothing to choose; of none, none is.
+    One spec alone is chosen without a look; of none, none is.
     """
     if len(specs) < 2:
-        return specs[0] if specs else None
+        return _first(specs)
     records = [find_record(spec) for spec in specs]
     if not all(records):
         return None
@@ -489,14 +449,12 @@ def _grid(profile: str, task: str, method: str, seed: int, choose: Choice = sele
 def _staged(tasks: Sequence[str], profile: str, seeds: Sequence[int], choose: Choice = select) -> list[Spec]:
     """Return each method's grid with the first seed, its chosen settings with the others.
 
-    While a grid has no complete record nothing is chosen, and the other seeds of that method are not in the list. The
-    composed methods (RG+WCE and the like) take the clusters that were chosen for RG.
+    While a grid has no complete record nothing is chosen, and the other seeds of that method are not in the list.
     """
     first, *others = seeds
     grids = [_grid(profile, task, method, first, choose) for task in tasks for method in TABLE_METHODS[profile]]
     chosen = [_seeded(choose(grid), others) for grid in grids]
-    by_seed = [group[i] for i in range(len(others)) for group in chosen if group]
-    return [*(spec for grid in grids for spec in grid), *by_seed]
+    return [*_flat(grids), *_by_seed(filter(None, chosen))]
 
 
 def binary(profile: str, seeds: Sequence[int], *, tasks: Sequence[str] | None = None) -> list[Spec]:
@@ -517,16 +475,11 @@ def _all_recorded(specs: Iterable[AnySpec]) -> bool:
     return all(spec.path().exists() for spec in specs)
 
 
-def multiclass(profile: str, seeds: Sequence[int]) -> list[AnySpec]:
+def multiclass(profile: str, seeds: Sequence[int]) -> list[Any]:
     """Return the runs of Table 2, of the thresholds, of the split by image, and the looks at the clusters."""
-    tasks = MULTICLASS_TASKS[profile]
-    runs: list[AnySpec] = [look for task in tasks for look in cluster_looks(task, profile, seeds)]
-    runs += _staged(tasks, profile, seeds)
-    for task in tasks:
-        runs += _flat(threshold_runs(task, profile, seeds))
-        runs += _flat(leaking_runs(task, profile, seeds))
-        runs += equal_budget_runs(task, profile, seeds)
-    return runs
+    tasks, further = MULTICLASS_TASKS[profile], (threshold_runs, leaking_runs, equal_budget_runs)
+    looks = [cluster_looks(task, profile, seeds) for task in tasks]
+    return [looks, _staged(tasks, profile, seeds), [runs(task, profile, seeds) for task in tasks for runs in further]]
 
 
 def threshold_runs(task: str, profile: str, seeds: Sequence[int]) -> dict[float, list[Spec]]:
@@ -552,54 +505,40 @@ def cluster_looks(task: str, profile: str, seeds: Sequence[int]) -> list[Encoder
     """Return one look at the largest class's clusters a seed, at the natural threshold."""
     # The record keeps the images that it shows: at 224 pixels they would be larger than all other records together.
     size = {"image_size": 64} if task == "ham10000" else {}
-    return _flat(_looks(profile, task, ENCODERS[profile][-1:], seeds, **size))
+    (looks,) = _looks(profile, task, ENCODERS[profile][-1:], seeds, **size).values()
+    return looks
 
 
 def competitors(task: str, profile: str, seeds: Sequence[int]) -> dict[str, list[Record]]:
     """Return each method's records with its chosen settings, a record a seed, in the order of the paper's tables.
 
-    Raises
-    ------
-    ValueError
-        If a record is missing; the message says how to make it.
+    It refuses, as `records_of` does, where a record is missing.
     """
     chapter = "multiclass" if task in MULTICLASS_TASKS[profile] else "binary"
-    methods = TABLE_METHODS[profile]
-    chosen = {method: _seeded(select(_grid(profile, task, method, seeds[0])), seeds) for method in methods}
-    return records_of(chosen, chapter)
+    grids = {method: _grid(profile, task, method, seeds[0]) for method in TABLE_METHODS[profile]}
+    return records_of({method: _seeded(select(grid), seeds) for method, grid in grids.items()}, chapter)
 
 
 def records_of(runs: Mapping[Any, Sequence[AnySpec]], chapter: str) -> dict[Any, list[Record]]:
-    """Return the records of groups of runs.
-
-    Raises
-    ------
-    ValueError
-        If some are missing; the message says how to make them.
-    """
+    """Return the records of groups of runs; where some are missing, the error says how to make them."""
     found = {name: [find_record(spec) for spec in group] for name, group in runs.items()}
     missing = [str(name) for name, group in found.items() if None in group or not group]
     if missing:
-        specs = _flat(runs)  # there is none where all wait for a choice
-        task, profile = (f"{specs[0].task}: ", f" --profile {specs[0].profile}") if specs else ("", "")
+        first = next(_flat(runs), None)  # there is none where all wait for a choice
+        task, profile = (f"{first.task}: ", f" --profile {first.profile}") if first else ("", "")
         raise ValueError(f"{task}records of {', '.join(missing)} are missing; run `regroup sweep {chapter}{profile}`")
     return found
 
 
-def settings_tried(task: str, profile: str) -> dict[str, int]:
-    """Return how many settings the grid of each method has."""
-    return {method: len(tuning_grid(task, method, profile)) for method in TABLE_METHODS[profile]}
-
-
 def undecided(chapter: str, *, profile: str = "cpu", seeds: Sequence[int] = (0, 1, 2)) -> int:
     """Return how many runs of a chapter wait for a choice on the validation split."""
-    tuned: dict[str, Callable[[Choice], list[AnySpec]]] = {
+    tuned: dict[str, Callable[[Choice], Any]] = {
         "binary": lambda choose: _staged(BINARY_TASKS[profile], profile, seeds, choose),
         "multiclass": lambda choose: _staged(MULTICLASS_TASKS[profile], profile, seeds, choose),
         "text": lambda choose: text(profile, seeds, choose=choose),
     }
     asked = [plan for name, plan in tuned.items() if chapter in (name, "all")]
-    return sum(len(set(plan(_first))) - len(set(plan(select))) for plan in asked)
+    return sum(len(set(_flat(plan(_first)))) - len(set(_flat(plan(select)))) for plan in asked)
 
 
 # ---------------------------------------------------------------- text
@@ -633,43 +572,32 @@ def _text_runs(
         settings["network"] = network or SCRATCH_NETWORKS[profile]
     if METHODS[method].needs_encoder:
         settings = {"encoder": TEXT_ENCODERS[profile][0]} | settings
-    name, imbalance = task
-    return _runs(profile, name, method, seeds, imbalance=imbalance, **TEXT_SETTINGS[profile], **settings)
+    return _runs(profile, task[0], method, seeds, imbalance=task[1], **TEXT_SETTINGS[profile], **settings)
 
 
 def text_runs(
     task: TextTask, profile: str, seeds: Sequence[int], *, fine_tuned: bool = False, choose: Choice | None = None
 ) -> Runs:
-    """Return the runs on one text task, a run a seed, by the name that tables use.
+    """Return the runs on a key of `TEXT_TASKS`, a run a seed, by the name that tables use.
 
-    Parameters
-    ----------
-    task : tuple
-        A key of `TEXT_TASKS`.
-    profile, seeds
-    fine_tuned : bool
-        Fine-tune the language model in place of training a small network from scratch.
-    choose : callable, optional
-        What chooses among the runs of `text_grid`, default `select`; while it returns None, what regroups is not in
-        the list.
+    They train a small network from scratch, or with `fine_tuned` the language model. `choose` takes one of the runs of
+    `text_grid` (default: `select`); while it returns None, what regroups is not among the runs.
     """
+    choice = (choose or select)(text_grid(task, profile, seeds[0]))
+    scratch, clusters = not fine_tuned, _clusters_of(choice)
     groups: dict[str, Settings] = {"CE": {"method": "ce"}, "WCE": {"method": "wce"}}
-    if not fine_tuned:
+    if scratch:
         groups |= {"Focal": {"method": "focal"}, "LA": {"method": "la"}, "ROS": {"method": "ros"}}
         groups |= {"encoder+MLP": {"method": "mlp"}}
-    choice = (choose or select)(text_grid(task, profile, seeds[0]))
     if choice is not None:
-        clusters = _clusters_of(choice)
         groups |= {"RG": {"method": "rg", **clusters}, "RG+WCE": {"method": "rg-wce", **clusters}}
-        if not fine_tuned:
-            others = TEXT_ENCODERS[profile][1:]
-            groups |= {f"RG, {name}": {"method": "rg", "encoder": name, **clusters} for name in others}
-        if task == next(iter(TEXT_TASKS[profile])) and not fine_tuned:
+    if choice is not None and scratch:
+        others = TEXT_ENCODERS[profile][1:]
+        groups |= {f"RG, {name}": {"method": "rg", "encoder": name, **clusters} for name in others}
+        if task == next(iter(TEXT_TASKS[profile])):
             groups |= {"random groups": {"method": "rg-random", **clusters}, "true classes": {"method": "rg-true"}}
-    network = "minilm" if fine_tuned else None
-    return {
-        label: _text_runs(task, profile, seeds=seeds, network=network, **settings) for label, settings in groups.items()
-    }
+    common = {"seeds": seeds, "network": None if scratch else "minilm"}
+    return {label: _text_runs(task, profile, **common, **settings) for label, settings in groups.items()}
 
 
 def text_grid(task: TextTask, profile: str, seed: int) -> list[Spec]:
@@ -677,27 +605,23 @@ def text_grid(task: TextTask, profile: str, seed: int) -> list[Spec]:
     return [_text_runs(task, profile, "rg", [seed], **tried)[0] for tried in TEXT_TASKS[profile][task]]
 
 
-def text_looks(profile: str, seeds: Sequence[int]) -> dict[str, list[EncoderSpec]]:
+def text_looks(profile: str, seeds: Sequence[int]) -> Looks:
     """Return looks at the clusters of the first text task's large class by encoder, a k-means a seed."""
-    task, _ = next(iter(TEXT_TASKS[profile]))
-    return _looks(profile, task, TEXT_ENCODERS[profile], seeds)
+    return _looks(profile, next(iter(TEXT_TASKS[profile]))[0], TEXT_ENCODERS[profile], seeds)
+
+
+def text_results(profile: str, seeds: Sequence[int], choose: Choice | None = None) -> dict[tuple[TextTask, bool], Runs]:
+    """Return `text_runs` by task and whether they are fine-tuned, which they are last."""
+    wanted = [(t, False) for t in TEXT_TASKS[profile]] + [(t, True) for t in FINE_TUNED_TASKS[profile]]
+    return {(t, tuned): text_runs(t, profile, seeds, fine_tuned=tuned, choose=choose) for t, tuned in wanted}
 
 
 def text(profile: str, seeds: Sequence[int], *, choose: Choice | None = None) -> list[AnySpec]:
-    """Return the runs of the chapter on text, fine-tuning last; `choose` as in `text_runs`.
-
-    The number of clusters is chosen on the validation split with the first seed, as in `binary`.
-    """
-    tuned = [spec for task in TEXT_TASKS[profile] for spec in text_grid(task, profile, seeds[0])]
-
-    def by_seed(tasks: Iterable[TextTask], fine_tuned: bool) -> list[Spec]:
-        each = [text_runs(task, profile, seeds, fine_tuned=fine_tuned, choose=choose) for task in tasks]
-        return [
-            spec for runs in zip(*(group for groups in each for group in groups.values()), strict=True) for spec in runs
-        ]
-
-    scratch, fine_tuned = by_seed(TEXT_TASKS[profile], False), by_seed(FINE_TUNED_TASKS[profile], True)
-    return [*_flat(text_looks(profile, seeds)), *tuned, *scratch, *fine_tuned]
+    """Return the runs of the chapter on text, fine-tuning last; `choose` as in `text_runs`."""
+    grids = [text_grid(task, profile, seeds[0]) for task in TEXT_TASKS[profile]]
+    results = text_results(profile, seeds, choose).items()
+    parts = [[g for key, runs in results if key[1] == tuned for g in runs.values()] for tuned in (False, True)]
+    return list(_flat([text_looks(profile, seeds), grids, *map(_by_seed, parts)]))
 
 
 # ---------------------------------------------------------------- tables, own data, forecasts
@@ -706,13 +630,9 @@ def text(profile: str, seeds: Sequence[int], *, choose: Choice | None = None) ->
 TABULAR_TASKS: dict[str, tuple[tuple[str, float | None], ...]] = _by_profile(
     (("iris-versicolor", 10), ("breast-cancer-malignant", 10)),
     (
-        *(("breast-cancer-malignant", ratio) for ratio in (None, 10)),
-        *(("wine-1", ratio) for ratio in (None, 10)),
-        *(("iris-versicolor", ratio) for ratio in (None, 10)),
-        *(("digits-8", ratio) for ratio in (None, 20)),
-        ("digits-3", None),
-        *(("diabetes-high", ratio) for ratio in (None, 20)),
-        ("ham10000-metadata-bcc", None),
+        *(("breast-cancer-malignant", None), ("breast-cancer-malignant", 10), ("wine-1", None), ("wine-1", 10)),
+        *(("iris-versicolor", None), ("iris-versicolor", 10), ("digits-8", None), ("digits-8", 20), ("digits-3", None)),
+        *(("diabetes-high", None), ("diabetes-high", 20), ("ham10000-metadata-bcc", None)),
     ),
 )
 TABULAR_ESTIMATORS = _by_profile(("logreg",), tuple(table_methods.ESTIMATORS))
@@ -746,16 +666,16 @@ PAGE_BLOCKS = OwnData(
 
 def your_data(profile: str, seeds: Sequence[int]) -> list[AnySpec]:
     """Return the comparisons that the chapter on own data shows: in profile ``smoke`` on files written for it."""
+    options: dict[str, Any] = {"profile": profile, "seeds": seeds}
     if profile != "smoke":
         own = PAGE_BLOCKS.model_copy(update={"path": str(data_directory() / PAGE_BLOCKS_FILE)})
         recorded = {"estimators": comparison.ESTIMATORS, "titles": ("CE", "WCE", "ROS", *comparison.REGROUPED)}
-        return comparison.table_specs(own, "page-blocks", profile=profile, seeds=seeds, **recorded)
+        return comparison.table_specs(own, "page-blocks", **options, **recorded)
     runs: list[AnySpec] = []
     for name, positive in (("digit-scans", "8"), ("breast-cancer", "malignant")):
         path = comparison.write_example(name)
         dataset = load_data(path)
         own = comparison.own_data(dataset, positive, path)
-        options = {"profile": profile, "seeds": seeds}
         if dataset.is_table:
             runs += comparison.table_specs(own, dataset.name, estimators=("logreg", "forest"), **options)
         else:
@@ -779,52 +699,48 @@ def forecast_looks(profile: str) -> list[LookSpec]:
     return [LookSpec(profile=profile, task=t, encoder=e, holds="images") for t, e in FORECAST_LOOKS[profile]]
 
 
-def forecast(profile: str, seeds: Sequence[int]) -> list[AnySpec]:
+def forecast(profile: str, seeds: Sequence[int]) -> list[Any]:
     """Return the plain and the regrouped classifiers on tables, and the looks at images."""
     own = [] if profile == "smoke" else your_data(profile, seeds)
-    wanted = {"plain", "rg"}
-    tables = [s for s in (*tabular(profile, seeds), *own) if isinstance(s, TableSpec) and s.method in wanted]
-    return [*tables, *forecast_looks(profile)]
+    tables = [s for s in (*tabular(profile, seeds), *own) if s.kind == "table" and s.method in ("plain", "rg")]
+    return [tables, forecast_looks(profile)]
 
 
-def explore(profile: str, seeds: Sequence[int]) -> list[AnySpec]:
+def explore(profile: str, seeds: Sequence[int]) -> list[Any]:
     """Return the runs that the interactive page shows: the motivating example's, and binary tasks once recorded."""
-    runs: list[AnySpec] = [*encoders(profile, seeds[:1]), *motivating_example(profile, seeds)]
-    return [*runs, *_staged(recorded_tasks(profile, seeds), profile, seeds)]
+    tables = _staged(recorded_tasks(profile, seeds), profile, seeds)
+    return [encoders(profile, seeds[:1]), motivating_example(profile, seeds), tables]
 
 
 # ---------------------------------------------------------------- chapters
 
 
-def nothing(profile: str, seeds: Sequence[int]) -> list[AnySpec]:
-    """Return no run: a chapter that trains on small data as it is read, or uses what other chapters have recorded."""
-    return []
-
-
 # Chapter (the notebook's name) -> the runs that it shows.
-PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {
+PLANS: dict[str, Callable[..., Any]] = {
     "motivating-example": motivating_example,
     "encoders": encoders,
     "synchronous-learning": motivating_example,
     "binary": binary,
     "multiclass": multiclass,
-    "ablations": ablations,
-    "dose": dose,
-    "open-ends": open_ends,
+    "ablations": lambda p, seeds: [ablation(s, t, p, seeds) for t in ABLATION_TASKS[p] for s in ABLATION_SECTIONS],
+    # The dose-response curve, and real encoders beside it.
+    "dose": lambda p, seeds: [dose_runs(p, seeds), ablation("encoder", ABLATION_TASKS[p][0], p, seeds)],
+    "open-ends": lambda *asked: [plan(*asked) for plan in (self_supervised_looks, self_supervised_runs, long_tails)],
     "tables": tabular,
     "forecast": forecast,
     "text": text,
     "your-data": your_data,
     "explore": explore,
-    **dict.fromkeys(("tutorial", "scorecard", "discrepancies", "scale"), nothing),
+    # Chapters that train on small data as they are read, or use what other chapters have recorded.
+    **dict.fromkeys(("tutorial", "scorecard", "discrepancies", "scale"), lambda profile, seeds: []),
 }
 # Runs that no chapter shows, and that "all" leaves out.
-EXTRA_PLANS: dict[str, Callable[..., Iterable[AnySpec]]] = {
-    "headline": headline,
-    "encoder-uses": uses,
+EXTRA_PLANS: dict[str, Callable[..., Any]] = {
+    "headline": lambda p, seeds: headline(p),
+    "encoder-uses": lambda p, seeds: [encoder_uses(task, p, seeds, tried=True) for task in USES_TASKS[p]],
     "training-length": training_length,
-    "ten-classes": ten_classes,
-    "folds": folds,
+    "ten-classes": lambda p, seeds: ten_class_runs(p),
+    "folds": lambda p, seeds: [fold_runs(task, p) for task in BINARY_TASKS[p] if task in GROUPED_TASKS],
 }
 
 
@@ -839,14 +755,8 @@ def chapter_specs(
 ) -> list[AnySpec]:
     """Return the runs of a chapter, or of all chapters with ``"all"``, each once.
 
-    `tasks` picks some tasks of chapter ``"binary"``; default: all that the profile has. A chapter that tunes on the
-    validation split names its last runs only when the records of the tuning are there: ask again after running what
-    was returned, until nothing new comes (`regroup sweep` does).
-
-    Raises
-    ------
-    ValueError
-        If there is no such chapter or profile, or no seed.
+    `tasks` picks some tasks of chapter ``"binary"``. A chapter that tunes on the validation split names its last runs
+    only when the records of the tuning are there: ask again after running what was returned, until nothing new comes.
     """
     known = PLANS | EXTRA_PLANS
     if chapter != "all" and chapter not in known:
@@ -858,8 +768,8 @@ def chapter_specs(
     if tasks is not None and chapter != "binary":
         raise ValueError(f"chapter {chapter} has no choice of tasks; leave tasks out, it is for binary")
     chosen = {} if tasks is None else {"tasks": tasks}
-    plans = list(PLANS.values()) if chapter == "all" else [known[chapter]]
-    return list(dict.fromkeys(spec for plan in plans for spec in plan(profile, list(seeds), **chosen)))
+    plans = PLANS.values() if chapter == "all" else [known[chapter]]
+    return list(dict.fromkeys(_flat(plan(profile, list(seeds), **chosen) for plan in plans)))
 
 
 def missing_records(chapter: str, **wanted: Any) -> list[AnySpec]:
@@ -878,12 +788,7 @@ def run_chapter_specs(
 ) -> list[Record]:
     """Run or look up all that a chapter shows, what depends on tuning last, and return the records.
 
-    Parameters
-    ----------
-    chapter, profile, seeds, tasks
-        See `chapter_specs`.
-    minutes, **options
-        See `sweeps.sweep`; the minutes are those of all sweeps together.
+    The runs are those of `chapter_specs`, the options those of `sweeps.sweep`; `minutes` is for all sweeps together.
     """
     done: dict[AnySpec, Record] = {}
     start = time.monotonic()

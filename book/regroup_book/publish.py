@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from pypdf import PdfWriter
 
 
+class BookError(RuntimeError):
+    """A chapter raised, a record is missing, or the pages could not be rendered; the message says which."""
+
+
 LAUNCH_BRANCH = "launch"  # the sources, with the notebooks of `write_launchable`
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--headless", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--no-first-run"]
@@ -32,15 +36,7 @@ FLAGS = ["--headless", "--disable-gpu", "--disable-dev-shm-usage", "--disable-ba
 def repository(environment: Mapping[str, str] = os.environ) -> str | None:
     """Return the address of the repository that a workflow runs in, None elsewhere.
 
-    Parameters
-    ----------
-    environment : mapping of str to str
-        ``GITHUB_REPOSITORY`` (owner/name) and ``GITHUB_SERVER_URL``.
-
-    Raises
-    ------
-    ValueError
-        If the first is not of that form.
+    It is read from ``GITHUB_REPOSITORY`` (owner/name) and ``GITHUB_SERVER_URL``.
     """
     name = environment.get("GITHUB_REPOSITORY")
     if not name:
@@ -65,14 +61,9 @@ def write_config(root: Path, address: str) -> Path:
 
 
 def write_launchable(root: Path, address: str) -> list[Path]:
-    """Write the notebooks with a first cell that installs the library where it is missing.
+    """Write the notebooks to ``_build/launch/notebooks/`` with a first cell that installs the library if it is missing.
 
-    Parameters
-    ----------
-    root : Path
-        Of the book; the notebooks go to ``_build/launch/notebooks/``.
-    address : str
-        Of the repository that the library is installed from.
+    The address is that of the repository that it is installed from.
     """
     import nbformat
 
@@ -86,8 +77,7 @@ def write_launchable(root: Path, address: str) -> list[Path]:
     written = []
     for path in sorted((root / "notebooks").glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
-        cell = nbformat.v4.new_code_cell(source, id="install")
-        notebook.cells.insert(1, cell)  # below the title
+        notebook.cells.insert(1, nbformat.v4.new_code_cell(source, id="install"))  # below the title
         nbformat.write(notebook, target / path.name)
         written.append(target / path.name)
     return written
@@ -113,29 +103,18 @@ def served(folder: Path) -> Iterator[str]:
 def write_pdf(html: Path, pages: Sequence[str], target: Path) -> None:
     """Print pages of the rendered book to one PDF file, with a bookmark per page and links between them.
 
-    Parameters
-    ----------
-    html : Path
-        The folder with the rendered pages.
-    pages : sequence of str
-        Names of the pages, in order, without suffix.
-    target : Path
-
-    Raises
-    ------
-    ValueError
-        If a page is missing, or there is no Chromium to print with, or Playwright to drive it.
+    `html` is the folder with the pages, whose names come in order and without suffix.
     """
     missing = [name for name in pages if not (html / f"{name}.html").is_file()]
     if missing:
-        raise ValueError(f"{html} has no {', '.join(missing)}; run `regroup book build` first")
+        raise BookError(f"{html} has no {', '.join(missing)}; run `regroup book build` first")
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
-        raise ValueError(f"none of {', '.join(BROWSERS)} is installed; the PDF is printed with it")
+        raise BookError(f"none of {', '.join(BROWSERS)} is installed; the PDF is printed with it")
     try:
         from playwright.sync_api import sync_playwright
     except ModuleNotFoundError:
-        raise ValueError("Playwright is not installed; it comes with the extra `book`") from None
+        raise BookError("Playwright is not installed; it comes with the extra `book`") from None
     from pypdf import PdfWriter
 
     writer, first = PdfWriter(), {}

@@ -12,7 +12,7 @@ from IPython.display import HTML
 from regroup_book import plans
 from regroup_book.chapters import tables, text
 from regroup_book.evidence import WORDS, Contrast, Verdict, claims, verdict
-from regroup_book.show import encoder_label, learned_share, task_name
+from regroup_book.show import encoder_label, learned_share, listed, task_name
 from regroup_lib.intervals import Interval
 from regroup_lib.runs import table_methods
 from regroup_lib.runs.differences import precision_difference
@@ -39,11 +39,6 @@ def tally_sentence(verdicts: Sequence[Verdict]) -> str:
     number, word = first.split(" ", 1)
     verb = "is" if number == "1" else "are"
     return f"Of the paper's {len(verdicts)} claims, {listed([f'{number} {verb} {word}', *others])}"
-
-
-def listed(items: Sequence[str]) -> str:
-    """Return items as text: "a", "a and b", "a, b and c"."""
-    return " and ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
 
 
 def summary_box(verdicts: Sequence[Verdict]) -> HTML:
@@ -93,28 +88,26 @@ def _learned(shares: Sequence[int]) -> str:
 
 def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     """Return claims with their verdicts as a table; its cells are HTML, with a link to each chapter that tests one."""
+    return pd.DataFrame(map(_verdict_row, verdicts)).set_index("no.")
 
+
+def _verdict_row(v: Verdict) -> dict[str, str]:
     def lines(contrasts: Sequence[Contrast]) -> str:
         return "<br>".join(f"{html.escape(str(c))} <i>({c.word})</i>" for c in contrasts)
 
-    rows = []
-    for v in verdicts:
-        run = ", ".join(f'<a href="{name}.html">{name}</a>' for name in v.chapters)
-        if v.records:
-            link = f'<a href="records.html#records-{v.chapters[0]}">{len(v.records)} records</a>'
-            run += f": {html.escape(_scale(v.records))}; {link}"
-        larger = f"<br>With ResNet34 after 10 epochs:<br>{lines(v.elsewhere)}" if v.elsewhere else ""
-        paper = html.escape(": ".join(filter(None, (v.where, v.paper))))
-        rows.append(
-            {
-                "no.": v.claim,
-                "verdict": f'<b class="verdict {v.word.replace(" ", "-")}">{v.word}</b>',
-                "claim": html.escape(v.statement) + (f" <i>({paper})</i>" if paper else ""),
-                "measured here": f'<div class="measured">{lines(v.contrasts) + larger or html.escape(v.note)}'
-                f"<br>Runs: {run}</div>",
-            }
-        )
-    return pd.DataFrame(rows).set_index("no.")
+    run = ", ".join(f'<a href="{name}.html">{name}</a>' for name in v.chapters)
+    if v.records:
+        link = f'<a href="records.html#records-{v.chapters[0]}">{len(v.records)} records</a>'
+        run += f": {html.escape(_scale(v.records))}; {link}"
+    larger = f"<br>With ResNet34 after 10 epochs:<br>{lines(v.elsewhere)}" if v.elsewhere else ""
+    measured = lines(v.contrasts) + larger or html.escape(v.note)
+    paper = html.escape(": ".join(filter(None, (v.where, v.paper))))
+    return {
+        "no.": v.claim,
+        "verdict": f'<b class="verdict {v.word.replace(" ", "-")}">{v.word}</b>',
+        "claim": html.escape(v.statement) + (f" <i>({paper})</i>" if paper else ""),
+        "measured here": f'<div class="measured">{measured}<br>Runs: {run}</div>',
+    }
 
 
 # ---------------------------------------------------------------- one picture: where regrouping gains
@@ -136,26 +129,22 @@ class Gain:
 
 def gains(profile: str, seeds: Sequence[int]) -> list[Gain]:
     """Return what regrouping adds to the AP of plain labels wherever all runs are recorded, by kind of space."""
-    task, (*poor, best) = plans.TASKS[profile], plans.ENCODERS[profile]
-    example: dict[str, list[Spec]] = {}
-    for spec in plans.motivating_example(profile, seeds):
-        example.setdefault(spec.label, []).append(spec)
-    found = _gain(example, task_name(task), "pre-trained", f"rg-{best}", "ce")
-    for table in (*plans.BINARY_TASKS[profile], *plans.MULTICLASS_TASKS[profile]):
+    task, (*poor, best), example = plans.TASKS[profile], plans.ENCODERS[profile], plans.label_sets(profile, seeds)
+    name = task_name(task)
+    found = _gain(example, name, "pre-trained", f"rg-{best}", "ce")
+    for other in (*plans.BINARY_TASKS[profile], *plans.MULTICLASS_TASKS[profile]):
         try:
-            groups = plans.competitors(table, profile, seeds)
+            groups = plans.competitors(other, profile, seeds)
         except ValueError:  # not all recorded
             continue
-        found.append(Gain(task_name(table), "pre-trained", precision_difference(groups, "rg", "ce")))
+        found.append(Gain(task_name(other), "pre-trained", precision_difference(groups, "rg", "ce")))
     if not plans.missing_records("text", profile=profile, seeds=seeds):
-        for name, groups in text.load_results(profile, seeds).items():
-            found.append(Gain(name, "pre-trained", precision_difference(groups, "RG", "CE")))
-    own = plans.self_supervised_runs(profile, seeds)
-    found += _gain(own, f"{task_name(task)}, SimCLR", "own", "simclr", "binary")
+        for title, groups in text.load_results(profile, seeds).items():
+            found.append(Gain(title, "pre-trained", precision_difference(groups, "RG", "CE")))
+    found += _gain(plans.self_supervised_runs(profile, seeds), f"{name}, SimCLR", "own", "simclr", "binary")
     for encoder in poor:
-        row = f"{task_name(task)}, {encoder_label(encoder)}"
-        found += _gain(example, row, "poor", f"rg-{encoder}", "ce")
-    found += _gain(example, f"{task_name(task)}, random groups", "none", "rg-random", "ce")
+        found += _gain(example, f"{name}, {encoder_label(encoder)}", "poor", f"rg-{encoder}", "ce")
+    found += _gain(example, f"{name}, random groups", "none", "rg-random", "ce")
     if not plans.missing_records("tables", profile=profile, seeds=seeds):
         results = tables.TableResults([find_record(spec) for spec in plans.tabular(profile, seeds)])
         for estimator in results.estimators:
@@ -165,11 +154,9 @@ def gains(profile: str, seeds: Sequence[int]) -> list[Gain]:
 
 
 def _gain(runs: Mapping[str, list[Spec]], row: str, space: str, first: str, second: str) -> list[Gain]:
-    try:
-        groups = plans.records_of({name: runs[name] for name in (first, second)}, "motivating-example")
-    except ValueError:  # not all recorded
-        return []
-    return [Gain(row, space, precision_difference(groups, first, second))]
+    groups = {name: list(map(find_record, runs[name])) for name in (first, second)}
+    complete = all(map(all, groups.values()))
+    return [Gain(row, space, precision_difference(groups, first, second))] if complete else []
 
 
 def gains_sentence(found: Sequence[Gain]) -> str:

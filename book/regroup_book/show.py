@@ -19,6 +19,7 @@ from regroup_lib.intervals import mean_std, minus, starred
 from regroup_lib.runs.differences import (
     AVERAGE_PRECISION,
     BALANCED_ACCURACY,
+    Groups,
     precision_difference,
     result_on_test,
     rule_of,
@@ -105,15 +106,12 @@ def use_style() -> None:
 def by_method(records: Sequence[Record]) -> dict[str, list[Record]]:
     """Group training records by method and encoder, in order of first appearance, each sorted by seed.
 
-    Raises
-    ------
-    ValueError
-        If methods were run with different seeds: their differences would not be paired.
+    Methods with different seeds are refused: their differences would not be paired.
     """
     groups: dict[str, list[Record]] = {}
-    for record in records:
+    for record in sorted(records, key=lambda record: record.spec.seed):
         groups.setdefault(record.spec.label, []).append(record)
-    groups = {label: sorted(group, key=lambda r: r.spec.seed) for label, group in groups.items()}
+    groups = {label: groups[label] for label in dict.fromkeys(record.spec.label for record in records)}
     seeds = {label: [r.spec.seed for r in group] for label, group in groups.items()}
     if len({tuple(s) for s in seeds.values()}) > 1:
         raise ValueError(f"the methods have different seeds: {seeds}")
@@ -137,6 +135,11 @@ def traced(frame: pd.DataFrame, rows: Iterable[Sequence[Record]]) -> pd.DataFram
     return frame
 
 
+def gain_cells(groups: Groups, reference: str) -> list[str]:
+    """Return each group's AP minus that of a reference, starred after Holm's correction; empty for itself."""
+    return starred([None if name == reference else precision_difference(groups, name, reference) for name in groups])
+
+
 def comparison_table(records: Sequence[Record]) -> pd.DataFrame:
     """Return one row per method: BA and AP on the test set under both rules, and the difference in AP to CE.
 
@@ -144,14 +147,16 @@ def comparison_table(records: Sequence[Record]) -> pd.DataFrame:
     with its 95% interval.
     """
     groups = by_method(records)
-    labels = [style_of(group[0].spec).label for group in groups.values()]
-    columns: dict[str, Iterable[Any]] = {"training labels": labels}
+    columns: dict[str, Iterable[Any]] = {"training labels": [style_of(g[0].spec).label for g in groups.values()]}
     for measure, short in ((BALANCED_ACCURACY, "BA"), (AVERAGE_PRECISION, "AP")):
         for rule in ("max", "sum"):
-            results = [[result_on_test(r, measure, rule) for r in group] for group in groups.values()]
-            columns[f"{short} ({rule})"] = [mean_std(by_seed) for by_seed in results]
-    columns["AP − binary"] = starred([None if m == "ce" else precision_difference(groups, m, "ce") for m in groups])
-    return table(columns, groups.values())
+            columns[f"{short} ({rule})"] = rule_cells(groups, measure, rule)
+    return table(columns | {"AP − binary": gain_cells(groups, "ce")}, groups.values())
+
+
+def rule_cells(groups: Groups, measure: str, rule: str) -> list[str]:
+    """Return each group's mean ± standard deviation over seeds under an aggregation rule, percent."""
+    return [mean_std([result_on_test(r, measure, rule) for r in group]) for group in groups.values()]
 
 
 def encoder_table(records: Sequence[Record]) -> pd.DataFrame:
@@ -168,7 +173,7 @@ def encoder_table(records: Sequence[Record]) -> pd.DataFrame:
     for measure, heading in (("purity", "purity"), ("nmi", "NMI"), ("ari", "ARI")):
         columns[heading] = [mean_std([r.metrics[measure] for r in group], scale=1, digits=2) for group in groups]
     columns["5-NN"] = [f"{group[0].metrics['neighbor_accuracy']:.2f}" for group in groups]
-    clustering = (np.median([r.seconds["regroup"] for r in group]) for group in groups)
+    clustering = [np.median([r.seconds["regroup"] for r in group]) for group in groups]
     columns["seconds"] = [f"{g[0].seconds['encode']:.0f} + {s:.0f}" for g, s in zip(groups, clustering, strict=True)]
     return table(columns, groups)
 
@@ -212,15 +217,17 @@ def label_set_table(records: Sequence[Record]) -> pd.DataFrame:
         if not group:
             continue
         called = [(labels, scores[:, 1] >= 0.5) for labels, scores in map(scores_on_test, group)]
-        means = {
-            "learned": np.mean([learned_share(r) for r in group]),
-            "5-NN": np.mean([space_accuracy(r) for r in group]),
-            "spread": np.mean([r.traces[-1]["variation"][-1] for r in group]),
-            "recall": np.mean([recall_score(*pair) for pair in called]),
-            "precision": np.mean([precision_score(*pair, zero_division=0) for pair in called]),
+        measured = {
+            "learned": map(learned_share, group),
+            "5-NN": map(space_accuracy, group),
+            "spread": (r.traces[-1]["variation"][-1] for r in group),
+            "recall": (recall_score(*pair) for pair in called),
+            "precision": (precision_score(*pair, zero_division=0) for pair in called),
         }
         if all("purity" in r.regrouping for r in group):
-            means["purity"] = np.mean([r.regrouping["purity"] for r in group])
+            measured["purity"] = (r.regrouping["purity"] for r in group)
+        means = {name: np.mean(list(found)) for name, found in measured.items()}
+        if "purity" in means:
             kind = "pure" if means["purity"] >= 0.5 else "mixed"
             row["groups"] = kind if means["learned"] >= 0.5 else "not learned"
         row |= {name: f"{mean:.2f}" for name, mean in means.items()}
@@ -295,3 +302,8 @@ def _diverged(group: Sequence[Record]) -> str:
 def fine_class_names(task: str) -> tuple[str, ...]:
     """Return the names of the classes that a task's data set has."""
     return class_names_of(parse_task(task)[0])
+
+
+def listed(items: Sequence[str], word: str = "and") -> str:
+    """Return items as text: "a", "a and b", "a, b and c"."""
+    return f" {word} ".join(filter(None, [", ".join(items[:-1]), items[-1]]))

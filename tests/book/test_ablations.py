@@ -1,6 +1,5 @@
 """Ablations: the plan's sections, and tables and figures from made records."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -93,14 +92,6 @@ def test_sections_share_the_run_that_is_their_reference():
     assert len(specs) == len({s.key for s in specs})
 
 
-def test_the_numbers_of_clusters_span_what_was_asked():
-    numbers = [int(k) for k in plans.ablation("clusters", "cifar10-airplane", "cpu", [0])]
-    assert numbers[0] == 2
-    assert 9 in numbers
-    assert numbers[-1] == 36
-    assert numbers == sorted(numbers)
-
-
 def test_the_shortest_training_is_that_of_the_controls():
     groups = plans.ablation("length", "cifar10-airplane", "cpu", [0, 1])
     controls = plans.ablation("control", "cifar10-airplane", "cpu", [0, 1])
@@ -108,17 +99,6 @@ def test_the_shortest_training_is_that_of_the_controls():
         assert groups[f"{label} 5"] == controls[label]
     assert {specs[0].epochs for specs in groups.values()} == {5, 10, 20}
     assert plans.ablation("length", "cifar100-worm", "cpu", [0]) == {}
-
-
-def test_an_unknown_section_is_refused():
-    with pytest.raises(ValueError, match="no section is called 'optimizer'"):
-        plans.ablation("optimizer", "digits-0", "smoke", [0])
-
-
-def test_missing_records_say_how_to_make_them(tmp_path, monkeypatch):
-    monkeypatch.setenv("REGROUP_RESULTS", str(tmp_path))
-    with pytest.raises(ValueError, match=r"records of rg.* are missing; run `regroup sweep ablations --profile smoke`"):
-        ablations.section("loss", "digits-0", "smoke", [0])
 
 
 # ---------------------------------------------------------------- tables and figures
@@ -223,17 +203,6 @@ def test_the_table_of_lengths_compares_at_equal_lengths(lengths):
     assert ablations.length_sentence(lengths).endswith(f" and {ratio} of that of binary labels.")
     assert table.loc["3", "true − binary"].endswith("*")
     assert table.loc["6", "true"] == table.loc["6", "true − binary"] == ""  # not trained so long
-
-
-def test_curves_are_means_over_seeds_with_a_tick_for_each_number(lengths):
-    drawn = ablations.points(lengths)
-    drawn[["labels", "epochs"]] = drawn["label"].str.rsplit(" ", n=1, expand=True)
-    _, axes = plt.subplots()
-    ablations.draw_curves(axes, drawn.astype({"epochs": int}), over="epochs", by="labels")
-    assert [t.get_text() for t in axes.get_xticklabels()] == ["3", "6"]
-    curves = [line.get_ydata() for line in axes.lines if line.get_linestyle() != "None" and len(line.get_xdata()) > 1]
-    expected = [values(lengths[f"clusters {epochs}"], "average_precision").mean() for epochs in (3, 6)]
-    assert any(np.allclose(curve, expected) for curve in curves if len(curve) == 2)
 
 
 def test_parts_of_the_gain_are_differences_of_label_sets(controls):

@@ -2,10 +2,8 @@
 
 import json
 import re
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
@@ -13,7 +11,6 @@ import papermill
 import pytest
 
 from regroup_book import build, plans
-from regroup_lib import files
 from regroup_lib.runs.specs import Spec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,19 +102,6 @@ def test_notebook_without_a_parameters_cell_is_refused(tmp_path):
         build.notebook_parameters(tmp_path / "n.ipynb")
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"), [("3", 3), ("[0, 1]", [0, 1]), ("true", True), ("null", None), ("cpu", "cpu"), ("1e-3", 1e-3)]
-)
-def test_parse_parameter(text, expected):
-    assert files.parse_parameter(text) == expected
-    assert type(files.parse_parameter(text)) is type(expected)
-
-
-def test_parse_parameter_names_what_it_cannot_read():
-    with pytest.raises(ValueError, match=r"'\[0, 1' is not YAML of plain values"):
-        files.parse_parameter("[0, 1")
-
-
 def test_chapter_runs_with_its_parameters_in_this_interpreter(small_book, monkeypatch):
     monkeypatch.setenv("JUPYTER_PATH", "/nowhere")
     seconds = build.run_chapter(
@@ -202,25 +186,12 @@ def test_build_renders_pages_and_fails_at_a_warning(small_book, broken):
         assert "[0, 1, 2]" in (index.parent / "good.html").read_text()
 
 
-def test_the_book_has_its_chapters():
-    assert NOTEBOOKS, "notebooks/ holds no notebook"
-    assert {path.stem for path in NOTEBOOKS} >= {"motivating-example", "encoders", "synchronous-learning"}
-
-
 def test_the_readmes_example_runs_as_written(tmp_path):
     text = (ROOT / "README.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "'8':" in done.stdout
-
-
-@chapter
-def test_notebook_is_kept_without_output(path):
-    for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type == "code":
-            assert cell.outputs == []
-            assert cell.execution_count is None
 
 
 @chapter
@@ -310,37 +281,3 @@ def test_plain_tools_find_the_committed_records_from_anywhere(elsewhere, tmp_pat
     done = subprocess.run([SCRIPTS / name, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert nbformat.read(tmp_path / "done.ipynb", as_version=4).cells[-1].outputs[0].text.strip() == elsewhere
-
-
-@pytest.mark.browser
-def test_jupyterlab_finds_the_committed_records(elsewhere, browser):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    options = ["--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=t", "--LabApp.news_url=None"]
-    server = subprocess.Popen([SCRIPTS / "jupyter-lab", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        page = browser.new_page()
-        wait_for_port(port)
-        page.goto(f"http://localhost:{port}/lab/tree/count.ipynb?token=t")
-        page.locator(".jp-CodeCell").first.click(timeout=120_000)
-        for _ in range(3):  # cells that wait for the kernel to start
-            page.keyboard.press("Shift+Enter")
-        page.get_by_text(elsewhere, exact=True).wait_for(timeout=120_000)
-        page.close()
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def wait_for_port(port, *, seconds=120):
-    """Wait until a server of this machine answers."""
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            socket.create_connection(("localhost", port)).close()
-            return
-        except OSError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.2)

@@ -87,13 +87,6 @@ def test_the_bootstrap_of_several_classes_averages_them(groups):
     np.testing.assert_allclose(bootstrap_precisions(groups["ce"]), np.mean(by_class, axis=0))
 
 
-def test_averages_rank_the_methods(groups):
-    table = multiclass.average_table(groups)
-    assert table.loc["ROS", "rank, mean AP"] == 1
-    assert sorted(table["rank, BA"])[0] == 1
-    assert table["rank, mean AP"].max() <= len(groups)
-
-
 def test_class_counts_add_up_the_pseudo_classes(make_record):
     whole, parts = multiclass.class_counts(make_record("rg"))
     assert whole.tolist() == list(COUNTS)
@@ -171,11 +164,6 @@ def test_oversampling_at_equal_budget_sees_about_as_many_images_as_ce():
     for run_ in plans.equal_budget_runs("ham10000", "cpu", [0]):
         longer = 7 * 4693 / 7009  # seven classes, each as large as the largest
         assert 30 <= run_.epochs * longer < 30 + longer
-
-
-def test_missing_records_say_how_to_make_them(empty_results):
-    with pytest.raises(ValueError, match="regroup sweep multiclass --profile cpu"):
-        plans.records_of(plans.threshold_runs("ham10000", "cpu", [0]), "multiclass")
 
 
 # ---------------------------------------------------------------- tasks and splits

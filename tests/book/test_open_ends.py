@@ -135,13 +135,13 @@ def test_many_classes_keep_decisions_in_the_place_of_scores(records, tmp_path, m
 
 @pytest.mark.parametrize("profile", ["smoke", "cpu", "paper"])
 def test_the_plan_has_every_seed_of_every_setting(profile):
-    for task, (ratios, thresholds) in plans.LONG_TAILS[profile].items():
-        for ratio in ratios:
-            groups = plans.long_tail(task, ratio, profile, [0, 1, 2])
-            assert {"CE", "LA", "LDAM-DRW", *(f"RG, n' = {t:g}" for t in thresholds)} <= set(groups)
-            for specs in groups.values():
-                assert [s.seed for s in specs] == [0, 1, 2]
-                assert {s.imbalance for s in specs} == {ratio}
+    found = plans.long_tails(profile, [0, 1, 2])
+    assert list(found) == [(task, ratio) for task, (ratios, _) in plans.LONG_TAILS[profile].items() for ratio in ratios]
+    for (task, ratio), groups in found.items():
+        thresholds = plans.LONG_TAILS[profile][task][1]
+        assert {"CE", "LA", "LDAM-DRW", *(f"RG, n' = {t:g}" for t in thresholds)} <= set(groups)
+        for specs in groups.values():
+            assert [(s.seed, s.imbalance) for s in specs] == [(seed, ratio) for seed in (0, 1, 2)]
 
 
 def test_the_longest_self_supervised_encoder_is_the_one_that_is_clustered():

@@ -44,23 +44,6 @@ def test_a_chapter_runs_each_of_its_label_sets_or_encoders_once_a_seed(chapter, 
     assert {spec.task for spec in specs} == {"digits-0" if profile == "smoke" else "cifar10-airplane"}
 
 
-def test_the_motivating_example_compares_binary_true_random_and_regrouped_labels():
-    specs = chapter_specs("motivating-example", profile="cpu", seeds=[0])
-    assert {spec.method for spec in specs} == {"ce", "rg-true", "rg-random", "rg"}
-    assert next(spec.encoder for spec in specs if spec.method == "rg").startswith("onnx:")
-    for spec in specs:
-        assert isinstance(spec, Spec)
-        assert spec.variation_samples > 0  # Figure 5 is drawn from the same runs
-        assert spec.embedding
-        assert spec.validation_fraction == 0  # nothing is selected here
-
-
-def test_the_encoders_chapter_looks_at_encoders():
-    specs = chapter_specs("encoders", profile="cpu", seeds=[0])
-    assert all(isinstance(spec, EncoderSpec) for spec in specs)
-    assert {spec.encoder for spec in specs} >= {"raw", "pca", "autoencoder"}
-
-
 def test_the_chapter_on_own_data_compares_the_same_methods_on_each_of_its_sets():
     smoke, cpu = (chapter_specs("your-data", profile=profile, seeds=[0]) for profile in ("smoke", "cpu"))
     found = {}
@@ -238,11 +221,6 @@ def test_records_that_are_missing_are_named_even_where_their_runs_wait_for_a_cho
         plans.records_of({"rg": []}, "folds")
     with pytest.raises(ValueError, match=r"^cifar100-worm: records of a are missing; .* folds --profile cpu`$"):
         plans.records_of({"a": FOCAL}, "folds")
-
-
-@pytest.mark.parametrize("chapter", ["encoders", "motivating-example", "synchronous-learning"])
-def test_chapters_without_tuning_wait_for_nothing(shelf, chapter):
-    assert undecided(chapter, profile="cpu") == 0
 
 
 def test_run_chapter_specs_sweeps_until_nothing_new_comes(monkeypatch):

@@ -10,7 +10,6 @@ from regroup_lib.runs import looks
 from regroup_lib.runs.differences import values
 from regroup_lib.runs.records import find_record
 from regroup_lib.runs.run import run
-from regroup_lib.runs.sweeps import sweep
 
 SEEDS = [0, 1]
 
@@ -125,18 +124,6 @@ def test_gains_are_those_of_the_records(recorded, monkeypatch):
         for label in ("ce", "rg-random")
     }
     assert found[-1].difference.mean == pytest.approx(mean["rg-random"] - mean["ce"])
-
-
-def test_the_gain_of_a_self_supervised_encoder_waits_for_its_runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("REGROUP_RESULTS", str(tmp_path))
-    runs = plans.self_supervised_runs("smoke", SEEDS)
-    sweep(runs["binary"])
-    assert scorecard.gains("smoke", SEEDS) == []
-    sweep(runs["simclr"])
-    (found,) = scorecard.gains("smoke", SEEDS)
-    ours, plain = (values([find_record(s) for s in runs[name]], "average_precision") for name in ("simclr", "binary"))
-    assert found.space == "own"
-    assert found.difference.mean == pytest.approx((ours - plain).mean())
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from regroup_book import plans
+from regroup_book import method_tables, plans
 from regroup_book.chapters import text
 from regroup_book.plans import chapter_specs, text_grid, text_runs, undecided
 from regroup_lib.data.tasks import make_task
@@ -125,13 +125,6 @@ EXTRA_SPEC = Spec(profile="smoke", task=TASK[0], method="ce", network="minilm", 
 # ---------------------------------------------------------------- tables
 
 
-def test_results_that_lack_records_say_how_to_make_them(empty_results):
-    with pytest.raises(ValueError, match=r"records of CE, WCE.* are missing; run `regroup sweep text --profile smoke`"):
-        text.load_results("smoke", SEEDS)
-    with pytest.raises(ValueError, match=r"records of CE.* are missing; run `regroup sweep text --profile cpu`"):
-        text.load_results("cpu", SEEDS)
-
-
 def test_results_come_by_task_and_contestant(monkeypatch):
     monkeypatch.setattr(plans, "find_record", lambda spec: spec)
     results = text.load_results("smoke", SEEDS)
@@ -193,12 +186,11 @@ def test_comparisons_are_empty_where_a_task_has_no_such_contestant(groups):
 
 
 def test_the_tuning_table_marks_the_choice(groups, monkeypatch):
-    """Two ways to regroup are tried; the records of two seeds stand in for them."""
-    monkeypatch.setitem(plans.TEXT_TASKS, "cpu", {TASK: [{}, {"n_clusters": 4}]})
+    """The records of two seeds stand in for two ways to regroup."""
     natural, halved = groups["RG"]
-    shelf = dict(zip(text_grid(TASK, "cpu", 0), (natural, halved), strict=True))
+    shelf = {record.spec: record for record in (natural, halved)}
     monkeypatch.setattr(plans, "find_record", lambda spec: shelf[spec])
-    table = text.text_tuning_table("cpu", [0])
+    table = method_tables.tuning_table({"negative news": list(shelf)}, "task")
     precisions = [100 * validation_precision(record) for record in (natural, halved)]
     assert table["validation AP"].tolist() == [f"{value:.1f}" for value in precisions]
     assert table["chosen"].tolist() == (["yes", ""] if precisions[0] >= precisions[1] else ["", "yes"])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -13,8 +13,7 @@ from scipy.stats import spearmanr
 
 from regroup_book import plans, show
 from regroup_book.method_tables import mean_cells, span, title
-from regroup_book.scorecard import listed
-from regroup_book.show import learned_share, traced
+from regroup_book.show import gain_cells, learned_share, listed, rule_cells, table
 from regroup_lib.intervals import mean_std, minus, starred
 from regroup_lib.metrics import decide
 from regroup_lib.runs.differences import (
@@ -28,6 +27,7 @@ from regroup_lib.runs.differences import (
 )
 from regroup_lib.runs.records import Record, find_record
 
+T = TypeVar("T")
 RULES = ("max", "sum")
 EQUAL_EPOCHS = ("ce", "wce", "ros", "rg")
 EQUAL_STEPS = ("ce-longer", "wce-longer", "ros", "rg-longer")  # as many steps as ROS takes
@@ -76,9 +76,9 @@ def section(name: str, task: str, profile: str, seeds: Sequence[int]) -> dict[st
     return plans.records_of(runs, "ablations") if runs else {}
 
 
-def by_number(groups: Groups) -> dict[str, dict[str, Sequence[Record]]]:
-    """Split the last word, a ratio or epochs, from the names of groups: number -> rest of the name -> records."""
-    found: dict[str, dict[str, Sequence[Record]]] = {}
+def by_number(groups: Mapping[str, T]) -> dict[str, dict[str, T]]:
+    """Split the last word, a ratio or epochs, from the names of groups: number -> rest of the name -> group."""
+    found: dict[str, dict[str, T]] = {}
     for label, group in groups.items():
         name, number = label.rsplit(" ", 1)
         found.setdefault(number, {})[name] = group
@@ -91,13 +91,14 @@ def points(*sections: Groups) -> pd.DataFrame:
     Columns: ``key``, ``setting`` (the same for all seeds), ``label``, ``max``, ``sum``, and ``purity`` and ``nmi``
     of the groups, NaN without regrouping.
     """
-    rows = []
-    for groups in sections:
-        for label, group in groups.items():
-            for record in group:
-                row = {"key": record.key, "setting": group[0].key, "label": label}
-                row |= {rule: 100 * result_on_test(record, "average_precision", rule) for rule in RULES}
-                rows.append(row | {name: record.regrouping.get(name, np.nan) for name in ("purity", "nmi")})
+    rows = [
+        {"key": record.key, "setting": group[0].key, "label": label}
+        | {rule: 100 * result_on_test(record, AVERAGE_PRECISION, rule) for rule in RULES}
+        | {name: record.regrouping.get(name, np.nan) for name in ("purity", "nmi")}
+        for groups in sections
+        for label, group in groups.items()
+        for record in group
+    ]
     return pd.DataFrame(rows).drop_duplicates("key")
 
 
@@ -124,24 +125,19 @@ def ablation_table(groups: Groups, reference: str, *, heading: str = "setting") 
     over the smallest; left out where all settings share the groups. The difference is that of AP under max
     aggregation, starred after Holm's correction.
     """
-    rows = []
-    for label, group in groups.items():
-        row: dict[str, Any] = {heading: label}
-        row["AP (max)"] = mean_std(values(group, "average_precision"), scale=1)
-        row["AP (sum)"] = mean_std([result_on_test(r, "average_precision", "sum") for r in group])
-        row["BA"] = mean_std(values(group, "balanced_accuracy"), scale=1)
-        row |= {"purity": "", "NMI": "", "largest : smallest": ""}
-        if all("purity" in r.regrouping for r in group):
-            row["purity"] = f"{np.mean([r.regrouping['purity'] for r in group]):.2f}"
-            row["NMI"] = f"{np.mean([r.regrouping['nmi'] for r in group]):.2f}"
-            row["largest : smallest"] = f"{np.mean([_spread(r) for r in group]):.1f}"
-        rows.append(row)
-    table = pd.DataFrame(rows)
-    if table["purity"].nunique() == 1:
-        table = table.drop(columns=["purity", "NMI", "largest : smallest"])
-    differences = [None if label == reference else precision_difference(groups, label, reference) for label in groups]
-    table[f"AP − {reference}"] = starred(differences)
-    return traced(table.set_index(heading), groups.values())
+    columns: dict[str, Iterable[Any]] = {heading: groups, "AP (max)": mean_cells(groups, AVERAGE_PRECISION)}
+    columns["AP (sum)"] = rule_cells(groups, AVERAGE_PRECISION, "sum")
+    columns["BA"] = mean_cells(groups, "balanced_accuracy")
+    if len(set(purity := _means(groups, lambda record: record.regrouping["purity"]))) > 1:
+        columns |= {"purity": purity, "NMI": _means(groups, lambda record: record.regrouping["nmi"])}
+        columns["largest : smallest"] = _means(groups, _spread, digits=1)
+    return table(columns | {f"AP − {reference}": gain_cells(groups, reference)}, groups.values())
+
+
+def _means(groups: Groups, measure: Callable[[Record], float], digits: int = 2) -> list[str]:
+    """Return the mean of a number over the records of each group, empty where labels were not regrouped."""
+    regrouped = [group if all("purity" in r.regrouping for r in group) else () for group in groups.values()]
+    return [f"{np.mean(list(map(measure, group))):.{digits}f}" if group else "" for group in regrouped]
 
 
 def _spread(record: Record) -> float:
@@ -154,26 +150,20 @@ def _spread(record: Record) -> float:
 def ratio_table(groups: Groups, methods: Sequence[str]) -> pd.DataFrame:
     """Return one row per imbalance ratio: AP of each method, and RG minus CE and minus the best of the others.
 
-    Parameters
-    ----------
-    groups : mapping of str to records
-        The section ``"imbalance"``.
-    methods : sequence of str
-        `EQUAL_EPOCHS` or `EQUAL_STEPS`. The best of the others is chosen on validation.
+    The groups are those of section ``"imbalance"``, the methods `EQUAL_EPOCHS` or `EQUAL_STEPS`; the best of the others
+    is chosen on validation.
     """
-    rows, over_plain, over_best = [], [], []
     plain, *_, regrouped = methods
     at_each = {ratio: {m: at[m] for m in methods} for ratio, at in by_number(groups).items()}
-    for ratio, at in at_each.items():
-        rival = best_on_validation(at, methods[:-1])
-        row: dict[str, Any] = {"ratio": f"{ratio}:1"}
-        row |= {short_title(m): mean_std(values(at[m], "average_precision"), scale=1) for m in methods}
-        rows.append(row | {"best other on validation": short_title(rival)})
-        over_plain.append(precision_difference(at, regrouped, plain))
-        over_best.append(precision_difference(at, regrouped, rival))
-    table = pd.DataFrame(rows)
-    table["RG − CE"], table["RG − best other"] = starred(over_plain), starred(over_best)
-    return traced(table.set_index("ratio"), _behind(at_each))
+    rivals = [best_on_validation(at, methods[:-1]) for at in at_each.values()]
+    cells = zip(*(mean_cells(at, AVERAGE_PRECISION) for at in at_each.values()), strict=True)
+    columns: dict[str, Iterable[Any]] = {"ratio": [f"{ratio}:1" for ratio in at_each]}
+    columns |= dict(zip(map(short_title, methods), cells, strict=True))
+    columns["best other on validation"] = map(short_title, rivals)
+    columns["RG − CE"] = starred([precision_difference(at, regrouped, plain) for at in at_each.values()])
+    pairs = zip(at_each.values(), rivals, strict=True)
+    columns["RG − best other"] = starred([precision_difference(at, regrouped, rival) for at, rival in pairs])
+    return table(columns, _behind(at_each))
 
 
 def _behind(at_each: Mapping[str, Groups]) -> list[list[Record]]:
@@ -189,28 +179,26 @@ def length_table(groups: Groups) -> pd.DataFrame:
     """Return one row per training length: AP of each label set trained so long, and what it adds to binary labels."""
     at_each = by_number(groups)
     labels = list(dict.fromkeys(label for at in at_each.values() for label in at))
-    table = pd.DataFrame({"epochs": list(at_each)})
-    for label in labels:
-        found = [at.get(label) for at in at_each.values()]
-        table[label] = ["" if g is None else mean_std(values(g, "average_precision"), scale=1) for g in found]
+    cells = [dict(zip(at, mean_cells(at, AVERAGE_PRECISION), strict=True)) for at in at_each.values()]
+    columns = {"epochs": list(at_each)} | {label: [found.get(label, "") for found in cells] for label in labels}
     for label in labels[1:]:
         differences = [precision_difference(at, label, "binary") if label in at else None for at in at_each.values()]
-        table[f"{label} − binary"] = starred(differences)
-    table["error left"] = [f"{error_left(at):.2f}" for at in at_each.values()]
-    return traced(table.set_index("epochs"), _behind(at_each))
+        columns[f"{label} − binary"] = starred(differences)
+    columns["error left"] = [f"{error_left(at):.2f}" for at in at_each.values()]
+    return table(columns, _behind(at_each))
 
 
 def error_left(groups: Groups) -> float:
     """Return the mean error of clusters, 1 − AP, as a share of that of binary labels."""
-    clusters, binary = (100 - values(groups[name], "average_precision").mean() for name in ("clusters", "binary"))
+    clusters, binary = (100 - values(groups[name], AVERAGE_PRECISION).mean() for name in ("clusters", "binary"))
     return float(clusters / binary)
 
 
 def parts_of_the_gain(groups: Groups) -> pd.DataFrame:
     """Return what more classes, balance and meaning add, each as a difference of two label sets."""
-    table = pd.DataFrame({"part": list(PARTS), "difference": [f"{a} − {b}" for a, b in PARTS.values()]})
-    table["AP, points"] = starred([precision_difference(groups, *pair) for pair in PARTS.values()])
-    return traced(table.set_index("part"), [[*groups[first], *groups[second]] for first, second in PARTS.values()])
+    columns = {"part": list(PARTS), "difference": [f"{a} − {b}" for a, b in PARTS.values()]}
+    columns["AP, points"] = starred([precision_difference(groups, *pair) for pair in PARTS.values()])
+    return table(columns, [[*groups[first], *groups[second]] for first, second in PARTS.values()])
 
 
 def called_positive(record: Record) -> float:
@@ -221,14 +209,10 @@ def called_positive(record: Record) -> float:
 
 def balanced_accuracy_table(groups: Groups) -> pd.DataFrame:
     """Return one row per label set: what it calls positive, BA under both rules, and AP; percent, mean ± std."""
-    rows = []
-    for label, group in groups.items():
-        row: dict[str, Any] = {"label set": label}
-        row["called positive"] = mean_std([called_positive(record) for record in group])
-        for rule in RULES:
-            row[f"BA ({rule})"] = mean_std([result_on_test(r, "balanced_accuracy", rule) for r in group])
-        rows.append(row | {"AP (max)": mean_std(values(group, "average_precision"), scale=1)})
-    return traced(pd.DataFrame(rows).set_index("label set"), groups.values())
+    columns: dict[str, Iterable[Any]] = {"label set": groups}
+    columns["called positive"] = [mean_std(list(map(called_positive, group))) for group in groups.values()]
+    columns |= {f"BA ({rule})": rule_cells(groups, "balanced_accuracy", rule) for rule in RULES}
+    return table(columns | {"AP (max)": mean_cells(groups, AVERAGE_PRECISION)}, groups.values())
 
 
 # ---------------------------------------------------------------- sentences
@@ -279,23 +263,12 @@ def recorded_uses(profile: str, seeds: Sequence[int]) -> dict[str, Groups]:
     """Return the ways to use an encoder of which every seed has a record, by task."""
     found = {}
     for task in plans.USES_TASKS[profile]:
-        uses = plans.encoder_uses(task, profile, seeds)
-        whole = {method: runs for method, runs in uses.items() if len(runs) == len(seeds)}
-        records = {
-            m: [find_record(run) for run in runs] for m, runs in whole.items() if all(r.path().exists() for r in runs)
-        }
+        uses = plans.encoder_uses(task, profile, seeds).items()
+        records = {m: [find_record(run) for run in runs] for m, runs in uses if len(runs) == len(seeds)}
+        records = {method: group for method, group in records.items() if all(group)}
         if {"rg", "probe"} <= set(records):
             found[task] = records
     return found
-
-
-def uses_table(uses: Mapping[str, Groups]) -> pd.DataFrame:
-    """Return the AP of each way to use an encoder, one column for each task."""
-    columns = {
-        show.task_name(task): pd.Series(mean_cells(groups, AVERAGE_PRECISION), [title(method) for method in groups])
-        for task, groups in uses.items()
-    }
-    return pd.DataFrame(columns).fillna("not run").rename_axis("method")
 
 
 def uses_sentence(uses: Mapping[str, Groups]) -> str:

@@ -9,10 +9,12 @@ import pandas as pd
 from scipy.stats import ttest_ind_from_stats
 
 from regroup_book.method_tables import title
-from regroup_book.paper import paper_difference, paper_number, paper_numbers
+from regroup_book.paper import paper_number, paper_numbers
 from regroup_lib.data.sources import SOURCES
+from regroup_lib.intervals import minus
 
 REPEATS = 3  # Section 4.1 of the paper
+HAM10000 = SOURCES["ham10000"]
 
 
 def lowest_average_precision(n_positives: int, n_negatives: int) -> float:
@@ -20,11 +22,6 @@ def lowest_average_precision(n_positives: int, n_negatives: int) -> float:
 
     The i-th positive then has rank ``n_negatives + i``, so the precision there is ``i / (n_negatives + i)``; AP is the
     mean over positives.
-
-    Examples
-    --------
-    >>> round(lowest_average_precision(1, 9), 3)
-    0.1
     """
     if n_positives < 1 or n_negatives < 0:
         raise ValueError(f"{n_positives} positives and {n_negatives} negatives; expected at least one positive")
@@ -34,19 +31,15 @@ def lowest_average_precision(n_positives: int, n_negatives: int) -> float:
 
 def class_sizes_table() -> pd.DataFrame:
     """Return each class of HAM10000 against the rest: negatives and positives, and whether Table 1 prints these."""
-    source, printed = SOURCES["ham10000"], (9_688, 327)
-    whole = sum(source.class_counts["all"])
-    rows = [
-        {
-            "positive": name,
-            "negatives": whole - count,
-            "positives": count,
-            "in Table 1": "yes" if (whole - count, count) == printed else "",
-            "lowest AP of any ranking": f"{100 * lowest_average_precision(count, whole - count):.2f}",
-        }
-        for name, count in zip(source.class_names, source.class_counts["all"], strict=True)
-    ]
-    return pd.DataFrame(rows).set_index("positive")
+    counts, whole = HAM10000.class_counts["all"], sum(HAM10000.class_counts["all"])
+    columns = {
+        "positive": HAM10000.class_names,
+        "negatives": [whole - count for count in counts],
+        "positives": counts,
+        "in Table 1": ["yes" if (whole - count, count) == (9_688, 327) else "" for count in counts],
+        "lowest AP of any ranking": [f"{100 * lowest_average_precision(n, whole - n):.2f}" for n in counts],
+    }
+    return pd.DataFrame(columns).set_index("positive")
 
 
 def paper_ranks(task: str) -> pd.DataFrame:
@@ -83,53 +76,33 @@ CLAIMED_BETTER = (
 def claimed_table() -> pd.DataFrame:
     """Return what the paper's own means and deviations say of its statements: difference and p-value."""
     rows = []
-    for statement, task, first, second, measure in CLAIMED_BETTER:
-        difference, p = welch(task, first, second, measure)
-        shown = "< 0.001" if p < 0.001 else f"{p:.3f}"
-        rows.append({"statement": statement, "points": f"{difference:+.1f}".replace("-", "−"), "p": shown})
-    return pd.DataFrame(rows).set_index("statement")
+    for statement, *compared in CLAIMED_BETTER:
+        difference, p = welch(*compared)
+        rows.append((statement, minus(f"{difference:+.1f}"), "< 0.001" if p < 0.001 else f"{p:.3f}"))
+    return pd.DataFrame(rows, columns=["statement", "points", "p"]).set_index("statement")
 
 
-def classes_won(first: str, second: str) -> tuple[int, int]:
-    """Return on how many of Table 2's classes one method's AP is above another's, and how many classes there are."""
-    names = SOURCES["ham10000"].class_names
-    differences = [paper_difference("ham10000", first, second, f"average_precision_{name}") for name in names]
-    return sum(d > 0 for d in differences), len(names)
-
-
-def mean_precision(method: str) -> float:
-    """Return the mean of a method's seven class-wise APs in Table 2, which the paper does not print."""
-    names = SOURCES["ham10000"].class_names
-    return float(np.mean([paper_number("ham10000", method, f"average_precision_{name}")[0] for name in names]))
+def class_precisions(method: str) -> np.ndarray:
+    """Return the AP of a method on each class in Table 2."""
+    names = HAM10000.class_names
+    return np.array([paper_number("ham10000", method, f"average_precision_{name}")[0] for name in names])
 
 
 def rivals_table(methods: Sequence[str] = ("ros", "dsmt", "ce", "wce", "focal", "la", "ldam")) -> pd.DataFrame:
     """Return RG beside its rivals in Table 2: classes on which RG is ahead, mean AP, balanced accuracy."""
-    rows = []
-    for method in ("rg", *methods):
-        won, n_classes = classes_won("rg", method)
-        accuracy = paper_number("ham10000", method, "balanced_accuracy")[0]
-        rows.append(
-            {
-                "method": title(method),
-                "classes on which RG is ahead": "" if method == "rg" else f"{won} of {n_classes}",
-                "mean AP": f"{mean_precision(method):.1f}",
-                "BA": f"{accuracy:.1f}",
-            }
-        )
-    return pd.DataFrame(rows).set_index("method")
+    precisions = {method: class_precisions(method) for method in ("rg", *methods)}
+    won = {method: f"{(precisions['rg'] > found).sum()} of {len(found)}" for method, found in precisions.items()}
+    columns = {
+        "method": map(title, precisions),
+        "classes on which RG is ahead": list((won | {"rg": ""}).values()),
+        "mean AP": [f"{found.mean():.1f}" for found in precisions.values()],
+        "BA": [f"{paper_number('ham10000', method, 'balanced_accuracy')[0]:.1f}" for method in precisions],
+    }
+    return pd.DataFrame(columns).set_index("method")
 
 
 def chance_table(method: str) -> pd.DataFrame:
     """Return a method's class-wise AP in Table 2 beside the AP of a random ranking, the class's share of the images."""
-    source = SOURCES["ham10000"]
-    counts = source.class_counts["all"]
-    rows = [
-        {
-            "class": name,
-            f"AP of {title(method)}": f"{paper_number('ham10000', method, f'average_precision_{name}')[0]:.1f}",
-            "by chance": f"{100 * count / sum(counts):.1f}",
-        }
-        for name, count in zip(source.class_names, counts, strict=True)
-    ]
-    return pd.DataFrame(rows).set_index("class")
+    counts = np.array(HAM10000.class_counts["all"])
+    columns = {"class": HAM10000.class_names, f"AP of {title(method)}": class_precisions(method)}
+    return pd.DataFrame(columns | {"by chance": 100 * counts / counts.sum()}).set_index("class").map("{:.1f}".format)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from regroup_book.show import learned_share, traced
-from regroup_lib.intervals import Interval, mean_std, starred
-from regroup_lib.runs.differences import Groups, precision_difference, values
+from regroup_book.method_tables import mean_cells
+from regroup_book.show import learned_share, listed, table
+from regroup_lib.intervals import Interval, starred
+from regroup_lib.runs.differences import Groups, precision_difference
 from regroup_lib.runs.records import Record
 
 FOLLOWS = {
@@ -26,22 +27,17 @@ def purity_of(group: Sequence[Record]) -> float:
 
 def dose_table(groups: Groups) -> pd.DataFrame:
     """Return one row per set of groups: what the re-assigned share follows, purity, share learned, AP and gain."""
-    names = [name for name in groups if name != "binary"]
-    rows = []
-    for name in names:
-        follows, _, share = name.partition(" ")
-        rows.append(
-            {
-                "the share follows": FOLLOWS[follows][0] if share else "nothing re-assigned",
-                "share": f"{float(share or 0):.0%}",
-                "purity": f"{purity_of(groups[name]):.2f}",
-                "learned": f"{np.mean([learned_share(r) for r in groups[name]]):.2f}",
-                "AP": mean_std(values(groups[name], "average_precision"), scale=1),
-            }
-        )
-    table = pd.DataFrame(rows)
-    table["AP − binary labels"] = starred([precision_difference(groups, name, "binary") for name in names])
-    return traced(table.set_index("the share follows"), [groups[name] for name in names])
+    shown = {name: group for name, group in groups.items() if name != "binary"}
+    follows = {name: name.partition(" ")[::2] for name in shown}
+    columns = {
+        "the share follows": [FOLLOWS[f][0] if share else "nothing re-assigned" for f, share in follows.values()],
+        "share": [f"{float(share or 0):.0%}" for _, share in follows.values()],
+        "purity": [f"{purity_of(group):.2f}" for group in shown.values()],
+        "learned": [f"{np.mean([learned_share(r) for r in group]):.2f}" for group in shown.values()],
+        "AP": mean_cells(shown, "average_precision"),
+        "AP − binary labels": starred([precision_difference(groups, name, "binary") for name in shown]),
+    }
+    return table(columns, shown.values())
 
 
 def levels(groups: Groups, follows: str) -> list[str]:
@@ -68,11 +64,6 @@ def dose_sentence(groups: Groups) -> str:
     found = {label: least_purity(groups, follows) for follows, (label, _) in FOLLOWS.items()}
     needed = [f"{level[0]:.2f} if images are {label}" for label, level in found.items() if level]
     never = [label for label, level in found.items() if level is None]
-    sentences = [f"To help clearly, groups need a purity of {_listed(needed, 'and')}."] if needed else []
-    sentences += [f"Groups do not clearly help at any purity if images are {_listed(never, 'or')}."] if never else []
+    sentences = [f"To help clearly, groups need a purity of {listed(needed)}."] if needed else []
+    sentences += [f"Groups do not clearly help at any purity if images are {listed(never, 'or')}."] if never else []
     return " ".join(sentences)
-
-
-def _listed(parts: Sequence[str], word: str) -> str:
-    *others, last = parts
-    return f"{', '.join(others)} {word} {last}" if others else last

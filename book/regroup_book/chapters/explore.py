@@ -18,8 +18,10 @@ from typing import Any
 
 import altair as alt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 import vl_convert
+from IPython.display import HTML
 from PIL import Image
 from sklearn.metrics import precision_recall_curve
 
@@ -29,7 +31,7 @@ from regroup_lib.data.load import load_data
 from regroup_lib.data.tasks import parse_task
 from regroup_lib.files import atomic_path, results_directory
 from regroup_lib.runs import differences
-from regroup_lib.runs.differences import AVERAGE_PRECISION, rule_of
+from regroup_lib.runs.differences import AVERAGE_PRECISION
 from regroup_lib.runs.looks import embedded_rows
 from regroup_lib.runs.records import Record, find_record
 
@@ -46,19 +48,9 @@ def binary_runs(profile: str, seeds: Sequence[int]) -> dict[str, dict[str, list[
     """Return the runs on binary tasks that are all recorded, by task and method, one record per seed.
 
     They are the label sets of the motivating example, and the methods of Table 1 with their chosen settings.
-
-    Raises
-    ------
-    ValueError
-        If a run of the motivating example has no record; the message says how to make it.
     """
-    labels: dict[str, list[Record]] = {}
-    for spec in plans.motivating_example(profile, seeds):
-        record = find_record(spec)
-        if record is None:
-            raise ValueError(f"{spec.label} lacks records; run `regroup sweep explore --profile {profile}`")
-        labels.setdefault(style_of(spec).label, []).append(record)
-    found = {plans.TASKS[profile]: labels}
+    labels = plans.records_of(plans.label_sets(profile, seeds), "explore")
+    found = {plans.TASKS[profile]: {style_of(group[0].spec).label: group for group in labels.values()}}
     for task in plans.recorded_tasks(profile, seeds):
         groups = {method_tables.title(name): group for name, group in plans.competitors(task, profile, seeds).items()}
         found[task] = groups | found.get(task, {})
@@ -68,19 +60,8 @@ def binary_runs(profile: str, seeds: Sequence[int]) -> dict[str, dict[str, list[
 def threshold_counts(labels: np.ndarray, scores: np.ndarray) -> dict[str, list[int]]:
     """Return how many negatives and positives lie between one threshold and the next, where any do.
 
-    Parameters
-    ----------
-    labels : ndarray of int [n]
-        1 is positive.
-    scores : ndarray of float [n]
-        Of the positive class, from 0 to 1.
-
-    Returns
-    -------
-    dict of str to list of int
-        ``step``: i of those with i / `N_STEPS` <= score < (i + 1) / `N_STEPS`; ``negatives`` and ``positives``: how
-        many. A sample is called positive if its score is at least the threshold, so the counts from a step on are
-        exactly what that threshold finds.
+    ``step`` has i of those with i / `N_STEPS` <= score < (i + 1) / `N_STEPS`. A sample is called positive if its score
+    is at least the threshold, so the counts from a step on are exactly what that threshold finds.
     """
     thresholds = np.arange(N_STEPS + 1) / N_STEPS
     step = np.searchsorted(thresholds, scores.astype(np.float64), side="right") - 1
@@ -98,31 +79,27 @@ def precision_recall_points(labels: np.ndarray, scores: np.ndarray) -> dict[str,
     return {"recall": recall[chosen].round(4).tolist(), "precision": precision[chosen].round(4).tolist()}
 
 
-def run_data(record: Record) -> dict[str, Any] | None:
-    """Return what the page knows of a binary run, under the paper's rule; None where it diverged."""
-    if record.status != "finished":
-        return None
-    arrays = record.arrays()
-    labels, scores = arrays["test_labels"], arrays[f"test_scores_{rule_of(record)}"]
-    known = {"seed": record.spec.seed, "key": record.key}
-    known["record"] = f"records/{record.path.parent.name}/{record.path.name}"
-    known["ap"] = differences.result_on_test(record, AVERAGE_PRECISION)
-    return known | {"counts": threshold_counts(labels, scores), "curve": precision_recall_points(labels, scores)}
+def run_data(record: Record) -> dict[str, Any]:
+    """Return what the page knows of a binary run, under the paper's rule."""
+    labels, scores = differences.scores_on_test(record)
+    return {
+        "seed": record.spec.seed,
+        "key": record.key,
+        "record": f"records/{record.path.parent.name}/{record.path.name}",
+        "ap": differences.result_on_test(record, AVERAGE_PRECISION),
+        "counts": threshold_counts(labels, scores[:, 1]),
+        "curve": precision_recall_points(labels, scores[:, 1]),
+    }
 
 
 def runs_data(runs: Runs) -> list[dict[str, Any]]:
-    """Return what the page knows of all runs: a task's name, its methods, one run per seed for each."""
-    return [
-        {
-            "name": show.task_name(task),
-            "methods": [
-                {"name": name, "runs": [data for record in group if (data := run_data(record))]}
-                for name, group in methods.items()
-                if any(record.status == "finished" for record in group)
-            ],
-        }
-        for task, methods in runs.items()
-    ]
+    """Return what the page knows of all runs that did not diverge: a task's name, its methods, one run per seed."""
+    found = []
+    for task, methods in runs.items():
+        finished = {name: [r for r in group if r.status == "finished"] for name, group in methods.items()}
+        known = [{"name": name, "runs": list(map(run_data, group))} for name, group in finished.items() if group]
+        found.append({"name": show.task_name(task), "methods": known})
+    return found
 
 
 # ---------------------------------------------------------------- t-SNE plots and their images
@@ -137,11 +114,6 @@ def thumbnails(task: str, profile: str, results_dir: str | Path | None = None) -
     """Return the images of the points that are shown of a task's t-SNE plots, uint8 [h, w, 3] each.
 
     They lie on one sheet beside the task's records; where there is none it is made from the data set.
-
-    Raises
-    ------
-    DataError
-        If there is neither a sheet nor the data set.
     """
     path = results_directory(results_dir) / profile / task / "thumbnails.webp"
     if not path.exists():
@@ -181,34 +153,23 @@ def space_data(record: Record) -> dict[str, Any]:
     return {"seed": record.spec.seed, "key": record.key, "x": x, "y": y}
 
 
-def spaces_data(profile: str, seeds: Sequence[int], results_dir: str | Path | None = None) -> dict[str, Any]:
+def spaces_data(profile: str, seeds: Sequence[int]) -> dict[str, Any]:
     """Return the t-SNE plots of the motivating example: classes, images with their class, spaces.
 
     An encoder's space is the same for all seeds, a network's penultimate layer has one plot per seed.
     """
     task = plans.TASKS[profile]
     names = show.fine_class_names(task)
-    spaces: dict[str, list[Record]] = {}
-    for spec in plans.encoders(profile, seeds[:1]):
-        spaces[f"encoder: {encoder_label(spec.encoder)}"] = [find_record(spec, results_dir)]
-    for spec in plans.motivating_example(profile, seeds):
-        spaces.setdefault(f"network: {style_of(spec).label}", []).append(find_record(spec, results_dir))
-    spaces = {name: [r for r in group if r and r.status == "finished"] for name, group in spaces.items()}
-    first = next(group[0] for group in spaces.values() if group)
-    labels = first.arrays()["embedding_labels"]
-    labels = labels[_shown(len(labels))].tolist()
-    images = thumbnails(task, profile, results_dir)
-    return {
-        "task": task,
-        "positive": parse_task(task)[1],
-        "points": [
-            {"number": i + 1, "class": names[label], "image": data_uri(image)}
-            for i, (label, image) in enumerate(zip(labels, images, strict=False))
-        ],
-        "spaces": [
-            {"name": name, "runs": [space_data(record) for record in group]} for name, group in spaces.items() if group
-        ],
-    }
+    looks, networks = plans.encoders(profile, seeds[:1]), plans.label_sets(profile, seeds).values()
+    runs = {f"encoder: {encoder_label(name)}": group for name, group in looks.items()}
+    runs |= {f"network: {style_of(group[0]).label}": group for group in networks}
+    found = {name: filter(None, map(find_record, group)) for name, group in runs.items()}
+    spaces = {name: [r for r in group if r.status == "finished"] for name, group in found.items()}
+    labels = next(group[0] for group in spaces.values() if group).arrays()["embedding_labels"]
+    shown = enumerate(zip(labels[_shown(len(labels))].tolist(), thumbnails(task, profile), strict=False), start=1)
+    points = [{"number": i, "class": names[label], "image": data_uri(image)} for i, (label, image) in shown]
+    plots = [{"name": name, "runs": list(map(space_data, group))} for name, group in spaces.items() if group]
+    return {"task": task, "positive": parse_task(task)[1], "points": points, "spaces": plots}
 
 
 # ---------------------------------------------------------------- charts
@@ -231,38 +192,23 @@ CONFIG = {
 
 def score_chart() -> alt.TopLevelMixin:
     """Return a histogram of the scores of both classes, with the threshold; data sets ``counts`` and ``at``."""
-    only_negatives = alt.datum["class"] == "negatives"
-    bars = (
+    only_negatives, shares = alt.datum["class"] == "negatives", [0, 0.01, 0.05, 0.1, 0.25, 0.5, 1]
+    binned = (
         alt.Chart(alt.NamedData("counts"))
         .transform_calculate(bin=f"min(floor(datum.step * {BINS} / {N_STEPS}), {BINS - 1}) / {BINS}")
         .transform_joinaggregate(total="sum(samples)", groupby=["class"])
         .transform_aggregate(samples="sum(samples)", total="max(total)", groupby=["bin", "class"])
         .transform_calculate(share="datum.samples / datum.total", end=f"datum.bin + 1 / {BINS}")
-        .mark_bar(strokeWidth=1.5)
-        .encode(
-            x=alt.X(
-                "bin:Q",
-                title="score of the positive class",
-                scale=alt.Scale(domain=[0, 1]),
-                axis=alt.Axis(values=[0, 0.25, 0.5, 0.75, 1], format=".2f"),
-            ),
-            x2=alt.X2("end:Q"),
-            y=alt.Y(
-                "share:Q",
-                title="share of the class",
-                stack=None,
-                scale=alt.Scale(type="sqrt", domain=[0, 1]),
-                axis=alt.Axis(format="%", values=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 1]),
-            ),
-            y2=alt.Y2Datum(0),
-            color=alt.Color(
-                "class:N",
-                title=None,
-                scale=alt.Scale(domain=["negatives", "positives"], range=[NEGATIVE, POSITIVE]),
-            ),
-            stroke=alt.Stroke("class:N", legend=None, scale=alt.Scale(range=["transparent", POSITIVE])),
-            fillOpacity=alt.condition(only_negatives, alt.value(0.7), alt.value(0.25)),
-        )
+    )
+    score, share = alt.X("bin:Q").title("score of the positive class"), alt.Y("share:Q").title("share of the class")
+    bars = binned.mark_bar(strokeWidth=1.5).encode(
+        x=score.scale(domain=[0, 1]).axis(values=[0, 0.25, 0.5, 0.75, 1], format=".2f"),
+        x2=alt.X2("end:Q"),
+        y=share.stack(None).scale(type="sqrt", domain=[0, 1]).axis(format="%", values=shares),
+        y2=alt.Y2Datum(0),
+        color=alt.Color("class:N").title(None).scale(domain=["negatives", "positives"], range=[NEGATIVE, POSITIVE]),
+        stroke=alt.Stroke("class:N").legend(None).scale(range=["transparent", POSITIVE]),
+        fillOpacity=alt.condition(only_negatives, alt.value(0.7), alt.value(0.25)),
     )
     rule = alt.Chart(alt.NamedData("at")).mark_rule(color="currentColor", strokeWidth=2).encode(x="threshold:Q")
     return _sized(bars + rule, 260)
@@ -270,23 +216,18 @@ def score_chart() -> alt.TopLevelMixin:
 
 def curve_chart() -> alt.TopLevelMixin:
     """Return precision over recall, with chance and the threshold's point; data sets ``curve`` and ``at``."""
-    unit = alt.Scale(domain=[0, 1])
-    curve = (
-        alt.Chart(alt.NamedData("curve"))
-        .mark_line(color=POSITIVE, strokeWidth=2)
-        .encode(
-            x=alt.X("recall:Q", title="recall", scale=unit, axis=alt.Axis(format="%")),
-            y=alt.Y("precision:Q", title="precision", scale=unit, axis=alt.Axis(format="%")),
-            order=alt.Order("index:Q"),
-        )
+    line = alt.Chart(alt.NamedData("curve")).mark_line(color=POSITIVE, strokeWidth=2)
+    curve = line.encode(
+        x=alt.X("recall:Q").title("recall").scale(domain=[0, 1]).axis(format="%"),
+        y=alt.Y("precision:Q").title("precision").scale(domain=[0, 1]).axis(format="%"),
+        order=alt.Order("index:Q"),
     )
     at = alt.Chart(alt.NamedData("at"))
-    chance = at.mark_rule(color="currentColor", strokeDash=[4, 4], opacity=0.7).encode(
-        y=alt.Y("prevalence:Q", title="precision")
-    )
+    chance = at.mark_rule(color="currentColor", strokeDash=[4, 4], opacity=0.7)
     point = at.mark_point(color="currentColor", size=120, filled=True).encode(
-        x=alt.X("recall:Q", title="recall"), y=alt.Y("precision:Q", title="precision")
+        x=alt.X("recall:Q").title("recall"), y=alt.Y("precision:Q").title("precision")
     )
+    chance = chance.encode(y=alt.Y("prevalence:Q").title("precision"))
     return _sized(curve + chance + point.transform_filter("isValid(datum.precision)"), 260)
 
 
@@ -296,24 +237,18 @@ def space_chart(classes: Sequence[str], positive: str) -> alt.TopLevelMixin:
     names = [*others, positive]
     colors = [CLASS_COLORS[classes.index(name) % len(CLASS_COLORS)] for name in others] + ["currentColor"]
     shapes = [SHAPES[i % len(SHAPES)] for i in range(len(others))] + ["circle"]
-    place = {"x": alt.X("x:Q", axis=None), "y": alt.Y("y:Q", axis=None)}
-    points = (
-        alt.Chart(alt.NamedData("points"))
-        .mark_point(filled=True, opacity=0.85)
-        .encode(
-            **place,
-            color=alt.Color("class:N", title=None, scale=alt.Scale(domain=names, range=colors), legend=_many()),
-            shape=alt.Shape("class:N", title=None, scale=alt.Scale(domain=names, range=shapes), legend=_many()),
-            size=alt.condition(alt.datum["class"] == positive, alt.value(45), alt.value(26)),
-            tooltip=[alt.Tooltip("class:N"), alt.Tooltip("image:N")],
-        )
+    place = {"x": alt.X("x:Q").axis(None), "y": alt.Y("y:Q").axis(None)}
+    look = {"columns": 3, "symbolSize": 60, "symbolOpacity": 1}
+    points = alt.Chart(alt.NamedData("points")).mark_point(filled=True, opacity=0.85)
+    points = points.encode(
+        **place,
+        color=alt.Color("class:N").title(None).scale(domain=names, range=colors).legend(**look),
+        shape=alt.Shape("class:N").title(None).scale(domain=names, range=shapes).legend(**look),
+        size=alt.condition(alt.datum["class"] == positive, alt.value(45), alt.value(26)),
+        tooltip=[alt.Tooltip("class:N"), alt.Tooltip("image:N")],
     )
     ring = alt.Chart(alt.NamedData("chosen")).mark_point(size=260, strokeWidth=3, color=POSITIVE, filled=False)
     return _sized(points + ring.encode(**place), 420)
-
-
-def _many() -> alt.Legend:
-    return alt.Legend(columns=3, symbolSize=60, symbolOpacity=1)
 
 
 def _sized(chart: alt.TopLevelMixin, height: int) -> alt.TopLevelMixin:
@@ -326,13 +261,7 @@ def _sized(chart: alt.TopLevelMixin, height: int) -> alt.TopLevelMixin:
 
 @dataclass(frozen=True)
 class Exhibit:
-    """Something to look at: live in a browser, and a picture where no script runs.
-
-    Attributes
-    ----------
-    html : str
-    png : bytes
-    """
+    """Something to look at: live in a browser, and a picture where no script runs."""
 
     html: str = field(repr=False)
     png: bytes = field(repr=False)
@@ -341,10 +270,8 @@ class Exhibit:
         return {"text/html": self.html, "image/png": base64.b64encode(self.png).decode()}
 
 
-def scripts() -> Any:
+def scripts() -> HTML:
     """Return the scripts and styles that the exhibits of a page need; shown once, before them."""
-    from IPython.display import HTML  # a notebook's; the library works without it
-
     style, script = (_source(f"explore.{suffix}") for suffix in ("css", "js"))
     # In a function, as the bundle's short names would meet those of the page's other scripts.
     bundle = f"(() => {{{vl_convert.javascript_bundle()}}})();"
@@ -356,54 +283,35 @@ def _source(name: str) -> str:
 
 
 def thresholds(runs: Runs) -> Exhibit:
-    """Return the exhibit of runs on binary tasks: pick one, move the threshold, see what it does.
-
-    Parameters
-    ----------
-    runs : mapping
-        See `binary_runs`.
-    """
+    """Return the exhibit of `binary_runs`: pick one, move the threshold, see what it does."""
     data = runs_data(runs)
-    first = data[0]["methods"][0]["runs"][0]
     charts = {"scores": score_chart(), "curve": curve_chart()}
-    picture = _picture(charts, chart_data(first))
+    picture = _picture(charts, chart_data(data[0]["methods"][0]["runs"][0]))
     return Exhibit(_page("thresholds", {"tasks": data, "steps": N_STEPS}, charts, picture), picture)
 
 
 def spaces(found: Mapping[str, Any]) -> Exhibit:
-    """Return the exhibit of t-SNE plots: point at a test image, or step through them, and see it.
-
-    Parameters
-    ----------
-    found : mapping
-        See `spaces_data`.
-    """
-    names = show.fine_class_names(found["task"])
+    """Return the exhibit of `spaces_data`: point at a test image, or step through them, and see it."""
     run = found["spaces"][0]["runs"][0]
     points = [p | {"x": x, "y": y} for p, x, y in zip(found["points"], run["x"], run["y"], strict=True)]
-    charts = {"space": space_chart(names, found["positive"])}
+    charts = {"space": space_chart(show.fine_class_names(found["task"]), found["positive"])}
     picture = _picture(charts, {"points": points, "chosen": points[:1]})
     return Exhibit(_page("spaces", found, charts, picture), picture)
 
 
-def chart_data(run: Mapping[str, Any], threshold: float = 0.5) -> dict[str, list[dict[str, Any]]]:
-    """Return a run's data sets ``counts``, ``curve`` and ``at`` as the charts take them."""
-    counts, curve = run["counts"], run["curve"]
-    rows = [
-        {"step": step, "class": name, "samples": n}
-        for name in ("negatives", "positives")
-        for step, n in zip(counts["step"], counts[name], strict=True)
-    ]
-    called = {
-        name: sum(n for step, n in zip(counts["step"], counts[name], strict=True) if step >= threshold * N_STEPS)
-        for name in ("negatives", "positives")
+def chart_data(run: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return a run's data sets ``counts``, ``curve`` and ``at``, a threshold of 0.5, as the charts take them."""
+    counts = pd.DataFrame(run["counts"])
+    total, called = counts.sum(), counts[counts["step"] >= N_STEPS / 2].sum()
+    at = {"threshold": 0.5, "prevalence": total["positives"] / (total["negatives"] + total["positives"])}
+    at["recall"] = called["positives"] / total["positives"]
+    n_called = called["negatives"] + called["positives"]
+    at["precision"] = called["positives"] / n_called if n_called else None
+    return {
+        "counts": counts.melt("step", var_name="class", value_name="samples").to_dict("records"),
+        "curve": pd.DataFrame(run["curve"]).rename_axis("index").reset_index().to_dict("records"),
+        "at": [at],
     }
-    negatives, positives = sum(counts["negatives"]), sum(counts["positives"])
-    at = {"threshold": threshold, "prevalence": positives / (negatives + positives)}
-    at |= {"recall": called["positives"] / positives}
-    at |= {"precision": called["positives"] / sum(called.values()) if sum(called.values()) else None}
-    line = [{"index": i, "recall": r, "precision": p} for i, (r, p) in enumerate(zip(*curve.values(), strict=True))]
-    return {"counts": rows, "curve": line, "at": [at]}
 
 
 def _picture(charts: Mapping[str, alt.TopLevelMixin], data: Mapping[str, list[dict[str, Any]]]) -> bytes:
@@ -417,10 +325,8 @@ def _picture(charts: Mapping[str, alt.TopLevelMixin], data: Mapping[str, list[di
 
 
 def _page(kind: str, data: Mapping[str, Any], charts: Mapping[str, alt.TopLevelMixin], picture: bytes) -> str:
-    specs = {name: chart.to_dict() for name, chart in charts.items()}
-    values = {"data": data, "charts": specs}
+    values = {"data": data, "charts": {name: chart.to_dict() for name, chart in charts.items()}}
     # No "</" may end the script early, whatever a class is called.
     encoded = json.dumps(values, separators=(",", ":")).replace("</", "<\\/")
-    return Template(_source(f"explore-{kind}.html")).substitute(
-        data=encoded, picture="data:image/png;base64," + base64.b64encode(picture).decode()
-    )
+    address = "data:image/png;base64," + base64.b64encode(picture).decode()
+    return Template(_source(f"explore-{kind}.html")).substitute(data=encoded, picture=address)

@@ -11,7 +11,7 @@ from regroup_book import plans
 from regroup_book.chapters.tables import FORESEEN, task_title
 from regroup_book.show import encoder_label, task_name
 from regroup_lib.data.bundled_tables import parse_table_task
-from regroup_lib.runs.differences import Groups, precision_difference
+from regroup_lib.runs.differences import AVERAGE_PRECISION, precision_difference, result_on_test
 from regroup_lib.runs.records import Record, find_record
 from regroup_lib.runs.table_methods import ESTIMATOR_TITLES
 
@@ -40,11 +40,8 @@ def table_cases(records: Sequence[Record]) -> pd.DataFrame:
         sizes = np.bincount(regrouped[0].regrouping["parent"], regrouped[0].regrouping["counts"])
         row = {"task": task, "classifier": ESTIMATOR_TITLES[estimator], "source": _source(regrouped[0])}
         row |= {name: np.mean([r.regrouping["before"][name] for r in regrouped]) for name in FORESEEN}
-        precision = [
-            np.mean([r.metrics[rule]["test"]["summary"]["average_precision"] for r in by_method[method]])
-            for method, rule in (("rg", "sum"), ("plain", "none"))
-        ]
-        row |= {"ratio": sizes[0] / sizes[1], "positives": sizes[1], "gain": 100 * (precision[0] - precision[1])}
+        ours, plain = ([result_on_test(r, AVERAGE_PRECISION, "sum") for r in by_method[m]] for m in ("rg", "plain"))
+        row |= {"ratio": sizes[0] / sizes[1], "positives": sizes[1], "gain": 100 * (np.mean(ours) - np.mean(plain))}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -100,14 +97,11 @@ def image_cases(profile: str, seeds: Sequence[int]) -> pd.DataFrame:
     Airplane: clusters against binary labels in a short training; the other tasks: RG against CE as in Table 1.
     """
     rows = []
-    airplane: Groups = {}
     for look in plans.forecast_looks(profile):
-        if look.task == "cifar10-airplane":
-            airplane = airplane or {
-                "binary": plans.records_of(plans.dose_runs(profile, seeds), "dose")["binary"],
-                **plans.records_of(plans.ablation("encoder", look.task, profile, seeds), "ablations"),
-            }
-            gain = precision_difference(airplane, look.encoder, "binary")
+        if look.task in plans.ABLATION_TASKS[profile][:1]:
+            plain = plans.ablation("control", look.task, profile, seeds)["binary"]
+            runs = {"binary": plain} | plans.ablation("encoder", look.task, profile, seeds)
+            gain = precision_difference(plans.records_of(runs, "ablations"), look.encoder, "binary")
         else:
             gain = precision_difference(plans.competitors(look.task, profile, seeds), "rg", "ce")
         found = find_record(look).metrics["diagnosis"][0]

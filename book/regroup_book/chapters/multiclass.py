@@ -101,20 +101,17 @@ def explained_table(looks: Sequence[Record]) -> pd.DataFrame:
 def cluster_table(look: Record) -> pd.DataFrame:
     """Return one row per shown cluster: its size and its commonest or median attributes."""
     by_number = {entry["cluster"]: entry for entry in look.metrics["contents"]["clusters"]}
-    rows = []
-    for number in look.arrays()["example_clusters"].tolist():
-        entry = dict(by_number[number])
-        row = {"cluster": entry.pop("cluster"), "images": entry.pop("size")}
-        rows.append(row | {EXPLAINED_NAMES.get(name, name): _shown(value) for name, value in entry.items()})
-    return pd.DataFrame(rows).set_index("cluster")
+    names = EXPLAINED_NAMES | {"size": "images"}
+    rows = [by_number[number] for number in look.arrays()["example_clusters"].tolist()]
+    return pd.DataFrame([{names.get(key, key): _shown(value) for key, value in row.items()} for row in rows]).set_index(
+        "cluster"
+    )
 
 
-def _shown(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, list):
-        return f"{value[0]} ({value[1]:.0%})"
-    return minus(f"{value:.3f}".removesuffix(".000"))
+def _shown(value: Any) -> Any:
+    if value is None or isinstance(value, int):
+        return "" if value is None else value
+    return f"{value[0]} ({value[1]:.0%})" if isinstance(value, list) else minus(f"{value:.3f}".removesuffix(".000"))
 
 
 def explained_sentence(looks: Sequence[Record]) -> str:
@@ -156,9 +153,8 @@ def leakage_table(groups: Groups, leaking: Groups) -> pd.DataFrame:
         columns[f"{name}, by image"] = mean_cells(leaking, measure)
         columns[f"{name}, inflated by"] = [f"{difference:+.1f}" for difference in np.subtract(*means)]
     recalls = [np.transpose([recall_by_exposure(record) for record in naive]) for naive in leaking.values()]
-    columns["recall, lesion seen"], columns["recall, lesion new"] = (
-        [mean_std(of_method[i]) for of_method in recalls] for i in range(2)
-    )
+    for i, exposure in enumerate(("seen", "new")):
+        columns[f"recall, lesion {exposure}"] = [mean_std(of_method[i]) for of_method in recalls]
     return table(columns, [[*honest[method], *leaking[method]] for method in leaking])
 
 
@@ -206,21 +202,18 @@ def headline(groups: Groups) -> str:
     """Say which place RG takes by mean AP, and who is first on the smallest class."""
     sizes = np.bincount(scores_on_test(groups["ce"][0])[0])
     smallest = class_names(groups)[int(sizes.argmin())]
-    on_smallest = {m: values(g, f"average_precision_{smallest}") for m, g in groups.items()}
-    order = _best_first({m: values(g, "average_precision") for m, g in groups.items()})
-    rival, place = _best_first(on_smallest)[0], order.index("rg") + 1
+    order, first = _best_first(groups, "average_precision"), _best_first(groups, f"average_precision_{smallest}")[0]
+    ap = dict(zip(groups, mean_cells(groups, f"average_precision_{smallest}"), strict=True))
+    place = order.index("rg") + 1
     by_mean = "is first" if place == 1 else f"has rank {place}, and {title(order[0])} is first"
-    by_smallest = f"RG is first, with an AP of {mean_std(on_smallest['rg'], scale=1)}"
-    if rival != "rg":
-        by_smallest = (
-            f"{title(rival)} is first with an AP of {mean_std(on_smallest[rival], scale=1)}; "
-            f"RG has {mean_std(on_smallest['rg'], scale=1)}"
-        )
+    by_smallest = f"{title(first)} is first with an AP of {ap[first]}; RG has {ap['rg']}"
+    if first == "rg":
+        by_smallest = f"RG is first, with an AP of {ap['rg']}"
     return (
         f"By mean AP, RG {by_mean} of {len(groups)} methods. On the smallest class, {smallest} with {sizes.min()} test "
         f"images, {by_smallest}."
     )
 
 
-def _best_first(precisions: Mapping[str, np.ndarray]) -> list[str]:
-    return sorted(precisions, key=lambda method: -np.nan_to_num(precisions[method].mean(), nan=-1))
+def _best_first(groups: Groups, measure: str) -> list[str]:
+    return sorted(groups, key=lambda method: -np.nan_to_num(values(groups[method], measure).mean(), nan=-1))

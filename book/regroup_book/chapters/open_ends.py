@@ -23,8 +23,7 @@ SHOTS = {"many": (101, np.inf), "medium": (20, 100), "few": (0, 19)}
 
 def training_counts(record: Record) -> np.ndarray:
     """Return the training images of each class, pseudo-classes added up."""
-    parent, counts = np.asarray(record.regrouping["parent"]), np.asarray(record.regrouping["counts"])
-    return np.bincount(parent, weights=counts).astype(int)
+    return np.bincount(record.regrouping["parent"], record.regrouping["counts"]).astype(int)
 
 
 def predictions(record: Record) -> tuple[np.ndarray, np.ndarray]:
@@ -38,22 +37,16 @@ def predictions(record: Record) -> tuple[np.ndarray, np.ndarray]:
 def shot_accuracies(record: Record) -> dict[str, float]:
     """Return accuracy over all test images, and mean recall of the classes with many, medium and few shots.
 
-    NaN where no class has so many, or the run diverged. (The test set is balanced, so mean recall is accuracy.)
-
-    References
-    ----------
-    Liu et al. (2019), Large-scale long-tailed recognition in an open world, for the three groups.
+    NaN where no class has so many, or the run diverged. (The test set is balanced, so mean recall is accuracy.) The
+    three groups are those of Liu et al. (2019), Large-scale long-tailed recognition in an open world.
     """
     if record.status != "finished":
         return dict.fromkeys(("all", *SHOTS), float("nan"))
     labels, decided = predictions(record)
     counts = training_counts(record)
-    recalls = recall_score(labels, decided, labels=range(len(counts)), average=None, zero_division=0)
-    found = {"all": float((labels == decided).mean())}
-    for name, (low, high) in SHOTS.items():
-        chosen = recalls[(counts >= low) & (counts <= high)]
-        found[name] = float(chosen.mean()) if len(chosen) else float("nan")
-    return found
+    recalls = pd.Series(recall_score(labels, decided, labels=range(len(counts)), average=None, zero_division=0))
+    by_shots = {name: recalls[(counts >= low) & (counts <= high)].mean() for name, (low, high) in SHOTS.items()}
+    return {"all": float((labels == decided).mean())} | by_shots
 
 
 def long_tail_table(groups: Groups) -> pd.DataFrame:
@@ -76,9 +69,10 @@ def chosen_on_validation(groups: Groups) -> str:
     """Return the method with the best mean accuracy on the validation images, which are balanced as the test set is."""
 
     def accuracy(label: str) -> float:
-        finished = [r for r in groups[label] if r.status == "finished"]
-        found = [r.metrics[rule_of(r)]["val"]["summary"]["balanced_accuracy"] for r in finished]
-        return float(np.mean(found)) if len(found) == len(groups[label]) else -1.0
+        if any(r.status != "finished" for r in groups[label]):
+            return -1.0
+        found = [r.metrics[rule_of(r)]["val"]["summary"]["balanced_accuracy"] for r in groups[label]]
+        return float(np.mean(found))
 
     return max(groups, key=accuracy)
 
@@ -90,9 +84,8 @@ def contests(groups: Groups) -> dict[str, tuple[str, str]]:
     and the best that does not. ``"at equal steps"``: the same among those whose epochs have no more images than CE's,
     which oversampling's have.
     """
-    regroups = {label: group for label, group in groups.items() if label.startswith("RG")}
+    regroups, others = ({n: g for n, g in groups.items() if n.startswith("RG") == with_} for with_ in (True, False))
     alone = {label: group for label, group in regroups.items() if label.startswith("RG,")}
-    others = {label: group for label, group in groups.items() if label not in regroups}
     equal = {label: group for label, group in others.items() if relative_cost(group, groups["CE"]) < 1.05}
     best = chosen_on_validation(regroups)
     return {

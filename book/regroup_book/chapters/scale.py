@@ -15,61 +15,46 @@ import pandas as pd
 from regroup_book.build import book_root
 
 FLOAT = 4  # bytes
+PASSES = 12  # of k-means over all features: one for the subsample, ten that move the centers, one for the labels
+EPOCHS, BATCH_SIZE = 8, 256
+SIDE = 32  # height and width of the stored images
+LAST_LAYER = 256  # the width of the last layer of `small-resnet`
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Constants of one machine.
-
-    Attributes
-    ----------
-    machine : str
-    values : dict
-        The file as it is.
-    seconds_a_row, seconds_a_row_and_cluster : float
-        A pass of k-means over features of `width` dimensions takes n · (the first + K · the second).
-    width : int
-        Dimensions of the features that were clustered.
-    seconds_to_encode, feature_width : float, int
-        Of one image by the pre-trained encoder, and what comes out.
-    seconds_to_train, seconds_a_class : float
-        Of one image in one epoch from disk with two classes, and what each further class adds.
-    bytes_a_second : float
-        How fast images are read from the disk, shuffled and augmented, when nothing else waits for them.
-    bytes_a_row : float
-        Memory of `Regrouping` beside that of k-means: labels and pseudo-labels.
-    """
+    """Constants of one machine, and the file that they come from in `values`."""
 
     machine: str
     values: dict[str, Any]
+    # A pass of k-means over features of `width` dimensions takes n · (the first + K · the second).
     seconds_a_row: float
     seconds_a_row_and_cluster: float
     width: int
+    # Of one image by the pre-trained encoder, and the dimensions of its features.
     seconds_to_encode: float
     feature_width: int
+    # Of one image in one epoch from disk with two classes, and what each further class adds.
     seconds_to_train: float
     seconds_a_class: float
-    bytes_a_second: float
-    bytes_a_row: float
+    bytes_a_second: float  # images read from the disk, shuffled and augmented, when nothing else waits for them
+    bytes_a_row: float  # memory of `Regrouping` beside that of k-means: labels and pseudo-labels
+
+    @property
+    def wider(self) -> float:
+        """How many times as wide the encoder's features are as those that were clustered."""
+        return self.feature_width / self.width
+
+    def seconds_a_pass(self, k: float) -> float:
+        """Return the seconds that a pass of k-means over features of `width` takes for each row."""
+        return self.seconds_a_row + k * self.seconds_a_row_and_cluster
 
 
 def load_measured(path: str | Path | None = None) -> Measured:
-    """Read what the benchmark wrote.
-
-    Parameters
-    ----------
-    path : path, optional
-        Default: ``benchmarks/scale.json`` of the book's checkout.
-
-    Raises
-    ------
-    ValueError
-        If the file is missing or incomplete; the message says how to make it.
-    """
+    """Read what the benchmark wrote; default: ``benchmarks/scale.json`` of the book's checkout."""
     path = Path(path) if path else book_root() / "benchmarks" / "scale.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return _constants(values)
+        return _constants(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise ValueError(
             f"{path} does not hold the whole benchmark ({type(error).__name__}: {error}); "
@@ -80,10 +65,9 @@ def load_measured(path: str | Path | None = None) -> Measured:
 def _constants(values: dict[str, Any]) -> Measured:
     machine, training, encoding = values["machine"], values["training"], values["encoding"]
     passes = [found for found in values["numbers"] if found["width"] == values["width"]]
-    rows, heads = values["rows"][-1], values["heads"]
+    heads, regrouping = values["heads"], values["regrouping"]
     a, b = _line([p["n_clusters"] for p in passes], [p["seconds_a_pass"] / p["rows"] for p in passes])
     _, per_class = _line([h["n_classes"] for h in heads], [1 / h["images_per_second"] for h in heads])
-    regrouping = values["regrouping"]
     return Measured(
         machine=f"{machine['cores']} cores, {machine['architecture']} with {machine['cpu_capability']}",
         values=values,
@@ -95,7 +79,7 @@ def _constants(values: dict[str, Any]) -> Measured:
         seconds_to_train=1 / training["images_per_second"]["disk"],
         seconds_a_class=per_class,
         bytes_a_second=training["read_images_per_second"] * training["image_bytes"],
-        bytes_a_row=1e6 * (regrouping["anonymous_mb"] - rows["anonymous_mb"]) / regrouping["rows"],
+        bytes_a_row=1e6 * (regrouping["anonymous_mb"] - values["rows"][-1]["anonymous_mb"]) / regrouping["rows"],
     )
 
 
@@ -107,107 +91,42 @@ def _line(x: list[float], y: list[float]) -> tuple[float, float]:
     return float(intercept), float(slope)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is done with the images.
-
-    Attributes
-    ----------
-    passes : int
-        Of k-means over all features: one for the subsample, ten that move the centers, one for the labels.
-    epochs : int
-    batch_size : int
-    side : int
-        Height and width of the stored images.
-    """
-
-    passes: int = 12
-    epochs: int = 8
-    batch_size: int = 256
-    side: int = 32
-
-
-def hours(measured: Measured, n: float, k: float, plan: Plan) -> dict[str, float]:
-    """Return the hours of each step on one machine like the measured one.
-
-    Parameters
-    ----------
-    measured : Measured
-    n, k : float
-        Images, and clusters of the majority.
-    plan : Plan
-
-    Returns
-    -------
-    dict of str to float
-        ``encode``, ``cluster`` (time grows with the dimension of the features) and ``train``.
-    """
-    wider = measured.feature_width / measured.width
-    a_row = (measured.seconds_a_row + k * measured.seconds_a_row_and_cluster) * wider
-    an_image = measured.seconds_to_train + (k - 1) * measured.seconds_a_class
+def hours(measured: Measured, n: float, k: float) -> dict[str, float]:
+    """Return the hours of each step for n images and K clusters, on one machine similar to the measured one."""
     seconds = {
         "encode": n * measured.seconds_to_encode,
-        "cluster": plan.passes * n * a_row,
-        "train": plan.epochs * n * an_image,
+        "cluster": PASSES * n * measured.seconds_a_pass(k) * measured.wider,
+        "train": EPOCHS * n * (measured.seconds_to_train + (k - 1) * measured.seconds_a_class),
     }
     return {step: value / 3600 for step, value in seconds.items()}
 
 
-def sizes(measured: Measured, n: float, k: float, plan: Plan) -> dict[str, float]:
-    """Return the bytes on disk and in memory.
+def sizes(measured: Measured, n: float, k: float) -> dict[str, float]:
+    """Return the bytes on disk (``images``, ``features``) and in memory.
 
-    Returns
-    -------
-    dict of str to float
-        On disk: ``images``, ``features``. In memory: ``labels`` (one process has those of all rows), ``centers``,
-        ``head`` (weights, gradients and momentum of the last layer) and ``logits`` (a batch of them, as float32 and as
-        probabilities, and their gradient). The last layer is as wide as ``small-resnet``'s.
+    In memory: ``labels`` (one process has those of all rows), ``head`` (weights, gradients and momentum of the last
+    layer) and ``logits`` (a batch of them, as float32 and as probabilities, and their gradient).
     """
-    width = 256
     return {
-        "images": n * plan.side**2 * 3,
+        "images": n * SIDE**2 * 3,
         "features": n * measured.feature_width * FLOAT,
         "labels": n * measured.bytes_a_row,
-        "centers": k * measured.feature_width * FLOAT,
-        "head": 3 * k * width * FLOAT,
-        "logits": 3 * k * plan.batch_size * FLOAT,
+        "head": 3 * k * LAST_LAYER * FLOAT,
+        "logits": 3 * k * BATCH_SIZE * FLOAT,
     }
 
 
-def measured_table(measured: Measured) -> pd.DataFrame:
-    """Return rows, time and memory of k-means from disk, as measured."""
-    found = measured.values["rows"]
-    rows = [
-        {
-            "rows": f"{row['rows'] / 1e6:g} million",
-            "GB on disk": f"{row['rows'] * measured.width * FLOAT / 1e9:.2f}",
-            "seconds": f"{row['seconds']:.1f}",
-            "µs a row": f"{1e6 * row['seconds'] / row['rows']:.2f}",
-            "resident MB": f"{row['resident_mb']:.0f}",
-        }
-        for row in found
-    ]
-    return pd.DataFrame(rows).set_index("rows")
-
-
 def cost_table(
-    measured: Measured, cases: Mapping[str, tuple[int, int]], plan: Plan, *, machine_hour: float, terabyte_month: float
+    measured: Measured, cases: Mapping[str, tuple[int, int]], *, machine_hour: float, terabyte_month: float
 ) -> pd.DataFrame:
-    """Return what data sets cost, a column a data set.
+    """Return what data sets of n images and K clusters cost, one column per data set.
 
-    Parameters
-    ----------
-    measured : Measured
-    cases : mapping of str to (n, K)
-    plan : Plan
-    machine_hour, terabyte_month : float
-        Prices of an hour of one machine like the measured one, and of a terabyte on disk for a month.
+    The prices are those of an hour of the machine, and of a terabyte on disk for a month.
     """
     columns = {}
     for name, (n, k) in cases.items():
-        time, size = hours(measured, n, k, plan), sizes(measured, n, k, plan)
+        time, size = hours(measured, n, k), sizes(measured, n, k)
         total = sum(time.values())
-        disk = size["images"] + size["features"]
         columns[name] = {
             "images": f"{n:,}",
             "clusters K": f"{k:,}",
@@ -216,36 +135,22 @@ def cost_table(
             "price of the machine": f"{total * machine_hour:,.0f}",
             "images on disk, TB": f"{size['images'] / 1e12:,.3f}",
             "features on disk, TB": f"{size['features'] / 1e12:,.3f}",
-            "price of the disk, a month": f"{disk / 1e12 * terabyte_month:,.2f}",
+            "price of the disk, a month": f"{(size['images'] + size['features']) / 1e12 * terabyte_month:,.2f}",
             "labels in memory, GB": f"{size['labels'] / 1e9:,.2f}",
             "last layer and logits in memory, GB": f"{(size['head'] + size['logits']) / 1e9:,.2f}",
         }
     return pd.DataFrame(columns).rename_axis("quantity")
 
 
-def breaking_points(measured: Measured, plan: Plan, *, memory_gb: float, smallest_class: float) -> dict[str, float]:
+def breaking_points(measured: Measured, *, memory_gb: float, smallest_class: float) -> dict[str, float]:
     """Return from where on something other than the usual costs dominates.
 
-    Parameters
-    ----------
-    measured : Measured
-    plan : Plan
-    memory_gb : float
-        Of one machine.
-    smallest_class : float
-        Images of the minority, of which K = n / smallest_class follows.
-
-    Returns
-    -------
-    dict of str to float
-        ``head``: K from which the last layer takes longer than the network before it. ``cluster``: K from which
-        clustering takes longer than encoding. ``images``: n at which K is the smaller of the two. ``memory``: n whose
-        labels fill the memory. ``side``: side of images that come from the disk just as fast as the measured network
-        trains.
+    ``head``: K from which the last layer takes longer than the network before it. ``cluster``: K from which clustering
+    takes longer than encoding. ``images``: n at which K = n / `smallest_class` is the smaller of the two. ``memory``: n
+    whose labels fill the memory. ``side``: side of images that come from the disk just as fast as the network trains.
     """
     head = measured.seconds_to_train / measured.seconds_a_class
-    wider = measured.feature_width / measured.width
-    budget = measured.seconds_to_encode / (plan.passes * wider)
+    budget = measured.seconds_to_encode / (PASSES * measured.wider)
     cluster = (budget - measured.seconds_a_row) / measured.seconds_a_row_and_cluster
     return {
         "head": head,
@@ -259,6 +164,5 @@ def breaking_points(measured: Measured, plan: Plan, *, memory_gb: float, smalles
 def wide_error(measured: Measured) -> tuple[int, float]:
     """Return a width at which a pass was measured, and the predicted time over the measured one."""
     (wide,) = [found for found in measured.values["numbers"] if found["width"] != measured.width]
-    a_row = measured.seconds_a_row + wide["n_clusters"] * measured.seconds_a_row_and_cluster
-    predicted = wide["rows"] * a_row * wide["width"] / measured.width
+    predicted = wide["rows"] * measured.seconds_a_pass(wide["n_clusters"]) * wide["width"] / measured.width
     return wide["width"], predicted / wide["seconds_a_pass"]

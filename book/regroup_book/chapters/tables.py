@@ -6,18 +6,20 @@ numbers in tables are percent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import f, rankdata, studentized_range
 
-from regroup_book.show import traced
+from regroup_book.show import listed, table, traced
 from regroup_lib.data.bundled_tables import parse_table_task
 from regroup_lib.intervals import Interval, interval, mean_std, starred
 from regroup_lib.metrics import bootstrap_counts, weighted_average_precisions
-from regroup_lib.runs.differences import AVERAGE_PRECISION, N_RESAMPLES
+from regroup_lib.runs.differences import AVERAGE_PRECISION, N_RESAMPLES, result_on_test
 from regroup_lib.runs.records import Record
 from regroup_lib.runs.specs import TableSpec
 from regroup_lib.runs.table_methods import ESTIMATOR_TITLES, METHODS
@@ -38,42 +40,26 @@ def task_title(spec: TableSpec) -> str:
     return spec.task if spec.imbalance is None else f"{spec.task}, {spec.imbalance:g}:1"
 
 
-@dataclass
 class TableResults:
-    """Records of tables by classifier, task and contestant.
+    """Records of tables by classifier, task and contestant: every method on every task, with the same seeds.
 
-    Parameters
-    ----------
-    records : sequence of Record
-        Every method of a classifier on every task, with the same seeds.
-
-    Attributes
-    ----------
-    estimators, tasks : list of str
-        Classifiers and titles of tasks, in the order of the records.
-    source_of : dict of str to str
-        The source of each task.
-
-    Raises
-    ------
-    ValueError
-        If a method lacks a record that another one has.
+    `estimators` and `tasks` are classifiers and titles of tasks in the order of the records, and `source_of` has the
+    source of each task. A method that lacks a record that another one has is refused.
     """
 
-    records: Sequence[Record]
-
-    def __post_init__(self) -> None:
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.records = records
         self._groups: dict[tuple[str, str, str], list[Record]] = {}
-        self._resampled: dict[tuple[str, str, str], np.ndarray] = {}
-        for record in sorted(self.records, key=lambda r: r.spec.seed):
+        for record in sorted(records, key=lambda r: r.spec.seed):
             key = record.spec.estimator, task_title(record.spec), record.spec.method
             self._groups.setdefault(key, []).append(record)
         seeds = {key: [r.spec.seed for r in group] for key, group in self._groups.items()}
         if len(set(map(tuple, seeds.values()))) > 1:
             raise ValueError(f"the methods have different seeds: {seeds}")
-        self.estimators = list(dict.fromkeys(r.spec.estimator for r in self.records))
-        self.source_of = {task_title(r.spec): parse_table_task(r.spec.task)[0] for r in self.records}
+        self.estimators = list(dict.fromkeys(r.spec.estimator for r in records))
+        self.source_of = {task_title(r.spec): parse_table_task(r.spec.task)[0] for r in records}
         self.tasks = list(self.source_of)
+        self.resampled = cache(self._resampled)
 
     def contestants(self, estimator: str) -> list[str]:
         """Return the contestants that have records with a classifier."""
@@ -92,10 +78,7 @@ class TableResults:
     def values(self, estimator: str, task: str, contestant: str, measure: str = AVERAGE_PRECISION) -> np.ndarray:
         """Return one number per seed; NaN where the method could not be used."""
         _, rule = CONTESTANTS[contestant]
-        group = self.group(estimator, task, contestant)
-        return np.array(
-            [r.metrics[rule]["test"]["summary"][measure] if r.status == "finished" else np.nan for r in group]
-        )
+        return np.array([result_on_test(r, measure, rule) for r in self.group(estimator, task, contestant)])
 
     def means(self, estimator: str, measure: str = AVERAGE_PRECISION) -> pd.DataFrame:
         """Return means over seeds [tasks, contestants]; NaN where a method could not be used with some seed."""
@@ -107,17 +90,14 @@ class TableResults:
         """Return the contestants' ranks on each task; a method that cannot be used ranks last."""
         return rank_methods(self.means(estimator, measure))
 
-    def resampled(self, estimator: str, task: str, contestant: str) -> np.ndarray:
+    def _resampled(self, estimator: str, task: str, contestant: str) -> np.ndarray:
         """Return AP, percent, in resamples of the table's rows: [seeds, N_RESAMPLES].
 
         Rows are drawn within their class, the same for every seed and contestant, so that differences are paired; the
         folds stay, and AP is their mean.
         """
-        key = estimator, task, contestant
-        if key not in self._resampled:
-            _, rule = CONTESTANTS[contestant]
-            self._resampled[key] = 100 * np.array([resampled_precisions(r, rule) for r in self.group(*key)])
-        return self._resampled[key]
+        group, (_, rule) = self.group(estimator, task, contestant), CONTESTANTS[contestant]
+        return 100 * np.array([resampled_precisions(r, rule) for r in group])
 
     def difference(self, task: str, first: tuple[str, str], second: tuple[str, str]) -> Interval:
         """Return the AP of one classifier and contestant minus that of another pair, in points."""
@@ -138,10 +118,8 @@ class TableResults:
 
         Both are chosen on the same folds, so both sides are equally optimistic.
         """
-        return {
-            task: self.difference(task, (self.best(task, "rg"), "rg"), (self.best(task, "plain"), "plain"))
-            for task in self.tasks
-        }
+        pairs = {task: [(self.best(task, name), name) for name in ("rg", "plain")] for task in self.tasks}
+        return {task: self.difference(task, *pair) for task, pair in pairs.items()}
 
 
 def resampled_precisions(record: Record, rule: str) -> np.ndarray:
@@ -193,13 +171,9 @@ def tally(differences: Mapping[str, Interval]) -> Tally:
 
 
 def rank_methods(values: pd.DataFrame) -> pd.DataFrame:
-    """Return the ranks of methods on each task: 1 for the highest value, equal values share the mean of their ranks.
+    """Return the ranks of methods on each task [tasks, methods]: 1 for the highest value, a mean rank for equal ones.
 
-    Parameters
-    ----------
-    values : DataFrame [tasks, methods]
-        The higher the better; values that differ in the tenth decimal are equal. NaN, a method that could not be
-        used, ranks last.
+    Values that differ in the tenth decimal are equal. NaN, a method that could not be used, ranks last.
     """
     ordered = -values.round(9).fillna(-np.inf)
     return pd.DataFrame(rankdata(ordered, axis=1), index=values.index, columns=values.columns)
@@ -211,29 +185,16 @@ def ranks_by_source(ranks: pd.DataFrame, sources: Sequence[str]) -> pd.DataFrame
 
 
 def critical_difference(n_methods: int, n_tasks: int, alpha: float = 0.05) -> float:
-    """Return by how much two mean ranks must differ to tell two methods apart, all pairs being compared (Nemenyi).
-
-    References
-    ----------
-    Demšar (2006), Statistical comparisons of classifiers over multiple data sets, Section 3.2.2.
-    """
+    """Return by how much two mean ranks must differ to tell two methods apart (Nemenyi; Demšar 2006, Section 3.2.2)."""
     quantile = studentized_range.ppf(1 - alpha, n_methods, np.inf) / np.sqrt(2)
     return float(quantile * np.sqrt(n_methods * (n_methods + 1) / (6 * n_tasks)))
 
 
 def friedman(mean_ranks: Sequence[float], n_tasks: int) -> tuple[float, float]:
-    """Test whether methods differ in their ranks at all, by Iman and Davenport's form of Friedman's test.
+    """Return F and its p-value of Iman and Davenport's form of Friedman's test: whether methods differ in their ranks.
 
     Ties are not corrected for, which makes the test conservative (SciPy's ``friedmanchisquare`` does correct).
-
-    Returns
-    -------
-    (float, float)
-        The statistic F and its p-value.
-
-    References
-    ----------
-    Demšar (2006), Section 3.2.2.
+    Source: Demšar (2006), Section 3.2.2.
     """
     ranks, k = np.asarray(mean_ranks, float), len(mean_ranks)
     chi_square = 12 * n_tasks / (k * (k + 1)) * (float((ranks**2).sum()) - k * (k + 1) ** 2 / 4)
@@ -262,14 +223,12 @@ def task_table(results: TableResults) -> pd.DataFrame:
 
 def precision_table(results: TableResults, estimator: str) -> pd.DataFrame:
     """Return AP, mean ± standard deviation over seeds, one row per task, one column per contestant."""
+    columns: dict[str, Iterable[Any]] = {"task": results.tasks}
     names = results.contestants(estimator)
-    rows = []
-    for task in results.tasks:
-        found = {name: results.values(estimator, task, name) for name in names}
-        texts = {LABELS[n]: mean_std(v) if np.isfinite(v).all() else "n. a." for n, v in found.items()}
-        rows.append({"task": task} | texts)
-    groups = [results.behind([estimator], [task], names) for task in results.tasks]
-    return traced(pd.DataFrame(rows).set_index("task"), groups)
+    for name in names:
+        by_task = [results.values(estimator, task, name) for task in results.tasks]
+        columns[LABELS[name]] = [mean_std(found) if np.isfinite(found).all() else "n. a." for found in by_task]
+    return table(columns, [results.behind([estimator], [task], names) for task in results.tasks])
 
 
 def rank_table(results: TableResults, estimator: str) -> pd.DataFrame:
@@ -278,19 +237,16 @@ def rank_table(results: TableResults, estimator: str) -> pd.DataFrame:
     Ranks are by AP over tasks, by AP over sources, and by balanced accuracy over tasks.
     """
     ranks = results.ranks(estimator)
+    means, missing = ranks.mean().sort_values(kind="stable"), results.means(estimator).isna().sum()
     by_source = ranks_by_source(ranks, list(results.source_of.values())).mean()
     accuracy = results.ranks(estimator, "balanced_accuracy").mean()
-    missing = results.means(estimator).isna().sum()
-    names = list(ranks.mean().sort_values(kind="stable").index)
-    rows = []
-    for name in names:
-        counted = tally(results.differences(estimator, name))
-        row = {"method": LABELS[name], "mean rank": f"{ranks[name].mean():.1f}"}
-        row |= {"mean rank over sources": f"{by_source[name]:.1f}", "mean rank by BA": f"{accuracy[name]:.1f}"}
-        row |= {"better than plain": len(counted.better), "worse": len(counted.worse)}
-        rows.append(row | {"could not be used": int(missing[name]) or ""})
-    groups = [results.behind([estimator], results.tasks, [name]) for name in names]
-    return traced(pd.DataFrame(rows).set_index("method"), groups)
+    counted = [tally(results.differences(estimator, name)) for name in means.index]
+    columns: dict[str, Iterable[Any]] = {"method": [LABELS[name] for name in means.index]}
+    for heading, found in (("mean rank", means), ("mean rank over sources", by_source), ("mean rank by BA", accuracy)):
+        columns[heading] = [f"{found[name]:.1f}" for name in means.index]
+    columns |= {"better than plain": [len(c.better) for c in counted], "worse": [len(c.worse) for c in counted]}
+    columns["could not be used"] = [int(missing[name]) or "" for name in means.index]
+    return table(columns, [results.behind([estimator], results.tasks, [name]) for name in means.index])
 
 
 def reasons_table(results: TableResults) -> pd.DataFrame:
@@ -304,15 +260,11 @@ def reasons_table(results: TableResults) -> pd.DataFrame:
 
 def choice_table(results: TableResults) -> pd.DataFrame:
     """Return, one row per task, the best classifier without and with regrouping, and the difference of their AP."""
-    columns = {"best, plain": "plain", "best, regrouped": "rg"}
-    best = {
-        column: [ESTIMATOR_TITLES[results.best(task, name)] for task in results.tasks]
-        for column, name in columns.items()
-    }
-    table = pd.DataFrame({"task": results.tasks} | best)
-    table["AP, regrouped − plain"] = starred(list(results.free_choice().values()))
-    groups = [results.behind(results.estimators, [task], ["plain", "rg"]) for task in results.tasks]
-    return traced(table.set_index("task"), groups)
+    columns: dict[str, Iterable[Any]] = {"task": results.tasks}
+    for column, name in (("best, plain", "plain"), ("best, regrouped", "rg")):
+        columns[column] = [ESTIMATOR_TITLES[results.best(task, name)] for task in results.tasks]
+    columns["AP, regrouped − plain"] = starred(list(results.free_choice().values()))
+    return table(columns, [results.behind(results.estimators, [task], ["plain", "rg"]) for task in results.tasks])
 
 
 # ---------------------------------------------------------------- sentences
@@ -320,9 +272,9 @@ def choice_table(results: TableResults) -> pd.DataFrame:
 
 def describe_ranks(results: TableResults, estimator: str) -> str:
     """Return what the ranks say about a classifier: whether methods differ, and RG from plain."""
-    means, n_tasks, n_sources = results.ranks(estimator).mean(), len(results.tasks), _count_sources(results)
+    means, n_tasks = results.ranks(estimator).mean(), len(results.tasks)
     _, p_value = friedman(means, n_tasks)
-    needed, by_source = (critical_difference(len(means), n) for n in (n_tasks, n_sources))
+    needed, by_source = (critical_difference(len(means), n) for n in (n_tasks, len(set(results.source_of.values()))))
     apart = "differ" if abs(means["plain"] - means["rg"]) > needed else "cannot be told apart"
     return (
         f"**{ESTIMATOR_TITLES[estimator].capitalize()}.** Friedman's test of equal ranks of all {len(means)} methods "
@@ -364,11 +316,6 @@ def _sources(results: TableResults, counted: Tally) -> str:
     parts = []
     for tasks, word in ((counted.better, "gains"), (counted.worse, "losses")):
         sources = list(dict.fromkeys(results.source_of[task].replace("-", " ") for task in tasks))
-        listed = " and ".join(filter(None, [", ".join(sources[:-1]), *sources[-1:]]))
-        parts += [f"the {word} are on {listed}"] if tasks else []
+        parts += [f"the {word} are on {listed(sources)}"] if sources else []
     text = " and ".join(parts)
     return f" {text[0].upper()}{text[1:]}." if text else ""
-
-
-def _count_sources(results: TableResults) -> int:
-    return len(set(results.source_of.values()))

@@ -6,26 +6,19 @@ tables are percent; a group's AP is that of the positive class, in a task of thr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from regroup_book import plans
-from regroup_book.method_tables import best_marks, tuning_table
-from regroup_book.show import encoder_label, fine_class_names, task_name, traced
+from regroup_book import plans, show
+from regroup_book.method_tables import mean_cells
 from regroup_lib.data.dataset import DataError
 from regroup_lib.data.tasks import make_task
-from regroup_lib.intervals import Interval, mean_std, starred
-from regroup_lib.runs.differences import (
-    Groups,
-    best_on_validation,
-    precision_difference,
-    result_on_test,
-    values,
-)
+from regroup_lib.intervals import Interval, starred
+from regroup_lib.runs.differences import AVERAGE_PRECISION, Groups, best_on_validation, precision_difference
 from regroup_lib.runs.records import Record
 from regroup_lib.runs.specs import task_class_names
 
@@ -34,23 +27,17 @@ def task_title(task: plans.TextTask, *, fine_tuned: bool = False) -> str:
     """Return how tables and figures name a task: ``"negative news, 30:1"``, ``"news sentiment, fine-tuned"``."""
     name, imbalance = task
     thinned = "" if imbalance is None else f", {imbalance:g}:1"
-    return task_name(name) + thinned + (", fine-tuned" if fine_tuned else "")
+    return show.task_name(name) + thinned + (", fine-tuned" if fine_tuned else "")
+
+
+def titled(by_task: Mapping[tuple[plans.TextTask, bool], plans.Runs]) -> dict[str, plans.Runs]:
+    """Return what `plans.text_results` returns by `task_title`; fine-tuned networks are tasks of their own."""
+    return {task_title(task, fine_tuned=tuned): runs for (task, tuned), runs in by_task.items()}
 
 
 def load_results(profile: str, seeds: Sequence[int]) -> dict[str, dict[str, list[Record]]]:
-    """Return the records of each task by contestant, one record per seed; fine-tuned networks are tasks of their own.
-
-    Raises
-    ------
-    ValueError
-        If a record is missing; the message says how to make it.
-    """
-    wanted = [(task, False) for task in plans.TEXT_TASKS[profile]]
-    wanted += [(task, True) for task in plans.FINE_TUNED_TASKS[profile]]
-    runs = {
-        task_title(task, fine_tuned=tuned): plans.text_runs(task, profile, seeds, fine_tuned=tuned)
-        for task, tuned in wanted
-    }
+    """Return the records of each task by contestant, a record a seed; it refuses where one is missing."""
+    runs = titled(plans.text_results(profile, seeds))
     return {name: plans.records_of(groups, "text") for name, groups in runs.items()}
 
 
@@ -82,21 +69,15 @@ def text_table(groups: Groups) -> pd.DataFrame:
     deviation meets it; differences are starred after Holm's correction. A task of more than two
     classes also has the AP of each.
     """
-    measures = {"BA": "balanced_accuracy", "AP": "average_precision"}
     names = task_class_names(groups["CE"][0].spec.task)
-    by_class = {f"AP, {name}": f"average_precision_{name}" for name in names} if len(names) > 2 else {}
-    marks = {column: best_marks(groups, measure) for column, measure in measures.items()}
-    rows = []
-    for contestant, group in groups.items():
-        row: dict[str, Any] = {"method": contestant}
-        for column, measure in (measures | by_class).items():
-            row[column] = mean_std(values(group, measure), scale=1) + marks.get(column, {}).get(contestant, "")
-        row["AP (sum)"] = mean_std([result_on_test(r, "average_precision", "sum") for r in group])
-        row["calibrated AP"] = mean_std(values(group, "calibrated_average_precision"), scale=1)
-        rows.append(row)
-    table = pd.DataFrame(rows)
-    table["AP − CE"] = starred([None if name == "CE" else precision_difference(groups, name, "CE") for name in groups])
-    return traced(table.set_index("method"), groups.values())
+    columns: dict[str, Iterable[Any]] = {"method": groups}
+    for column, measure in (("BA", "balanced_accuracy"), ("AP", AVERAGE_PRECISION)):
+        columns[column] = mean_cells(groups, measure, marked=True)
+    for name in names if len(names) > 2 else ():
+        columns[f"AP, {name}"] = mean_cells(groups, f"average_precision_{name}")
+    columns["AP (sum)"] = show.rule_cells(groups, AVERAGE_PRECISION, "sum")
+    columns["calibrated AP"] = mean_cells(groups, "calibrated_average_precision")
+    return show.table(columns | {"AP − CE": show.gain_cells(groups, "CE")}, groups.values())
 
 
 # What is compared -> the contestants that are subtracted.
@@ -122,13 +103,7 @@ def comparison_table(results: Mapping[str, Groups]) -> pd.DataFrame:
             found[name] += [*groups[first], *groups[second]] if there else []
     texts = pd.Series(starred(list(differences.values())), pd.MultiIndex.from_tuples(differences))
     table = texts.unstack(sort=False).reindex(list(COMPARISONS)).rename_axis("difference in AP, points")
-    return traced(table, found.values())
-
-
-def text_tuning_table(profile: str, seeds: Sequence[int]) -> pd.DataFrame:
-    """Return one row per task and way to regroup that was tried: its AP on the validation split, and the choice."""
-    grids = {task_title(task): plans.text_grid(task, profile, seeds[0]) for task in plans.TEXT_TASKS[profile]}
-    return tuning_table(grids, "task")
+    return show.traced(table, found.values())
 
 
 # ---------------------------------------------------------------- clusters
@@ -154,23 +129,16 @@ def hidden_counts(record: Record) -> pd.DataFrame:
     The index has each cluster's number and its first terms of one word.
     """
     parent, counts = (np.asarray(record.regrouping[name]) for name in ("parent", "fine_counts"))
-    inside = pd.DataFrame(counts[parent == 0], columns=fine_class_names(record.spec.task))
+    inside = pd.DataFrame(counts[parent == 0], columns=show.fine_class_names(record.spec.task))
     words = [[term for term in terms if " " not in term][:3] for terms in record.regrouping["terms"][: len(inside)]]
     inside.index = [f"{cluster}: {', '.join(found)}" for cluster, found in enumerate(words, start=1)]
     return inside.loc[:, inside.sum() > 0]
 
 
 def cluster_table(record: Record, sentences: Sequence[str] | None = None, *, n_terms: int = 6) -> pd.DataFrame:
-    """Return one row per cluster of the large class: its size, its terms, and how its hidden classes are shared.
+    """Return one row per cluster of the large class: its size, its strongest terms, how its hidden classes are shared.
 
-    Parameters
-    ----------
-    record : Record
-        A look at an encoder, on a task of sentences.
-    sentences : sequence of str, optional
-        The nearest sentence of each pseudo-class, from `nearest_sentences`.
-    n_terms : int
-        Terms that are shown, the strongest first.
+    The record is a look at an encoder, on a task of sentences; `sentences` come from `nearest_sentences`.
     """
     counts = hidden_counts(record)
     sizes, numbers = counts.sum(axis=1), range(len(counts))
@@ -191,7 +159,7 @@ def describe_clusters(looks: Mapping[str, Sequence[Record]]) -> str:
         nmi, purity = (np.mean([r.metrics[name] for r in group]) for name in ("nmi", "purity"))
         tested = np.bincount(group[0].arrays()["embedding_labels"])
         texts.append(
-            f"- **{encoder_label(encoder)}.** The NMI of clusters and hidden classes is {nmi:.2f}. Purity is "
+            f"- **{show.encoder_label(encoder)}.** The NMI of clusters and hidden classes is {nmi:.2f}. Purity is "
             f"{purity:.2f}; a single cluster would have {by_class.max() / by_class.sum():.2f}. Five nearest neighbors "
             f"find the class of {group[0].metrics['neighbor_accuracy']:.0%} of the test sentences; the largest class "
             f"alone holds {tested.max() / tested.sum():.0%}."
@@ -205,7 +173,9 @@ def describe_clusters(looks: Mapping[str, Sequence[Record]]) -> str:
 def headline(results: Mapping[str, Groups]) -> str:
     """Return on how many tasks RG ranks better or worse than CE, than the best other method, than encoder+MLP."""
     found = [precision_difference(groups, "RG", "CE") for groups in results.values()]
-    rivals = [_best_difference(groups) for groups in results.values()]
+    plain, ours = ("CE", "WCE", "Focal", "LA", "ROS"), ("RG", "RG+WCE")
+    picks = [[best_on_validation(g, [m for m in some if m in g]) for some in (ours, plain)] for g in results.values()]
+    rivals = [precision_difference(groups, *pair) for groups, pair in zip(results.values(), picks, strict=True)]
     direct = [precision_difference(g, "encoder+MLP", "RG") for g in results.values() if "encoder+MLP" in g]
     compared = (
         ("By AP, RG", "plain training (CE)", found),
@@ -223,13 +193,3 @@ def _compared(first: str, second: str, differences: Sequence[Interval]) -> str:
     word, number = ("above", above) if above else ("below", below)
     rest = f", and clearly below it on {below}" if above and below else ""
     return f"{first} is clearly {word} {second} on {number} of {len(differences)} tasks{rest}."
-
-
-def _best_difference(groups: Groups) -> Interval:
-    """Return the AP of the better of RG and RG+WCE minus that of the best on words that does not regroup.
-
-    Both are picked on validation.
-    """
-    others = [name for name in ("CE", "WCE", "Focal", "LA", "ROS") if name in groups]
-    ours, rival = (best_on_validation(groups, names) for names in (("RG", "RG+WCE"), others))
-    return precision_difference(groups, ours, rival)
