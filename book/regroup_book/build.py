@@ -338,7 +338,7 @@ def pdf() -> Path:
         If the book is not rendered, or there is nothing to print it with.
     """
     html = book_root() / "_build" / "html"
-    # The list of records leads to files that lie beside the pages, and would be the longest chapter.
+    # The list of records leads to files beside the pages, and would be the longest chapter.
     pages = ["index", *(name for name in _pages() if name != "records")]
     try:
         write_pdf(html, pages, html / "regrouping.pdf")

@@ -1,7 +1,7 @@
 """Which runs each chapter needs: the notebooks, the command line and the book's build all ask here.
 
 A plan is a function of a profile and seeds that returns specs. What a page compares are groups of specs by the name
-that its tables use, each group with one run a seed. A setting that validation chooses is read from the records in
+that its tables use, each group with one run per seed. A setting that validation chooses is read from the records in
 ``REGROUP_RESULTS``; a plan names the runs that wait for the choice only when the records of the grid are there.
 """
 
@@ -76,7 +76,7 @@ ABLATION_SETTINGS: dict[tuple[str, str], Settings] = {
 def _runs(
     profile: str, task: str, method: str, seeds: Sequence[int], *, times: float = 1, **settings: Any
 ) -> list[Spec]:
-    """Return a run a seed, for so many `times` its epochs, rounded up.
+    """Return a run per seed, for so many `times` its epochs, rounded up.
 
     A method that needs an encoder has the profile's best unless `settings` name one.
     """
@@ -176,7 +176,7 @@ TRAINING_LENGTHS: dict[str, dict[int, tuple[str, ...]]] = _by_profile(
 
 
 def ablation(section: str, task: str, profile: str, seeds: Sequence[int]) -> Runs:
-    """Return the runs of one of `ABLATION_SECTIONS`, a run a seed, by the name that its figures use.
+    """Return the runs of one of `ABLATION_SECTIONS`, a run per seed, by the name that its figures use.
 
     Sections that a task does not have are empty.
     """
@@ -234,7 +234,7 @@ AUXILIARY_WEIGHTS = (1.0, 0.3, 3.0)
 
 
 def encoder_uses(task: str, profile: str, seeds: Sequence[int]) -> Runs:
-    """Return the runs that use a pre-trained encoder in one way each, a run a seed, by method.
+    """Return the runs that use a pre-trained encoder in one way each, a run per seed, by method.
 
     The weight of a second head is chosen on the validation split with the first seed; a method that waits for that
     choice has its grid alone. RG and what learns its clusters have the clusters that were chosen for RG.
@@ -372,7 +372,7 @@ SELF_SUPERVISED_EPOCHS = _by_profile((1, 3), (2, 5, 10, 20), (20, 100, 400))
 
 
 def long_tail(task: str, ratio: float, profile: str, seeds: Sequence[int]) -> Runs:
-    """Return the runs on one long-tailed training set, a run a seed: that field's losses, and RG at each threshold."""
+    """Return the runs on one long-tailed training set, a run per seed: its usual losses, and RG at each threshold."""
     _, thresholds = LONG_TAILS[profile][task]
     middle = thresholds[len(thresholds) // 2]
     groups: dict[str, Settings] = {
@@ -394,7 +394,7 @@ def self_supervised_looks(profile: str, seeds: Sequence[int]) -> dict[int, list[
 
 
 def self_supervised_runs(profile: str, seeds: Sequence[int]) -> Runs:
-    """Return RG on the self-supervised encoder's clusters beside binary labels and other encoders, a run a seed."""
+    """Return RG on the self-supervised encoder's clusters beside binary labels and other encoders, a run per seed."""
     task, own = ABLATION_TASKS[profile][0], {"encoder": "simclr", "encoder_epochs": SELF_SUPERVISED_EPOCHS[profile][-1]}
     controls = ablation("control", task, profile, seeds)
     return {
@@ -530,7 +530,7 @@ def multiclass(profile: str, seeds: Sequence[int]) -> list[AnySpec]:
 
 
 def threshold_runs(task: str, profile: str, seeds: Sequence[int]) -> dict[float, list[Spec]]:
-    """Return RG's runs at each threshold n', smallest first, a run a seed."""
+    """Return RG's runs at each threshold n', smallest first, a run per seed."""
     tried = zip(THRESHOLD_FACTORS[profile], regroupings(task, profile), strict=True)
     smallest = min(TRAINING_COUNTS[task])
     return {float(factor * smallest): _runs(profile, task, "rg", seeds, **settings) for factor, settings in tried}
@@ -549,14 +549,14 @@ def equal_budget_runs(task: str, profile: str, seeds: Sequence[int]) -> list[Spe
 
 
 def cluster_looks(task: str, profile: str, seeds: Sequence[int]) -> list[EncoderSpec]:
-    """Return one look at the largest class's clusters a seed, at the natural threshold."""
+    """Return one look at the largest class's clusters per seed, at the natural threshold."""
     # The record keeps the images that it shows: at 224 pixels they would be larger than all other records together.
     size = {"image_size": 64} if task == "ham10000" else {}
     return _flat(_looks(profile, task, ENCODERS[profile][-1:], seeds, **size))
 
 
 def competitors(task: str, profile: str, seeds: Sequence[int]) -> dict[str, list[Record]]:
-    """Return each method's records with its chosen settings, a record a seed, in the order of the paper's tables.
+    """Return each method's records with its chosen settings, a record per seed, in the order of the paper's tables.
 
     Raises
     ------
@@ -628,7 +628,7 @@ SCRATCH_NETWORKS = _by_profile("tiny-text-cnn", "text-cnn")
 def _text_runs(
     task: TextTask, profile: str, method: str, seeds: Sequence[int], network: str | None = None, **settings: Any
 ) -> list[Spec]:
-    """Return a run a seed on one text task; a method on features has a network of its own."""
+    """Return a run per seed on one text task; a method on features has a network of its own."""
     if not METHODS[method].features:
         settings["network"] = network or SCRATCH_NETWORKS[profile]
     if METHODS[method].needs_encoder:
@@ -640,7 +640,7 @@ def _text_runs(
 def text_runs(
     task: TextTask, profile: str, seeds: Sequence[int], *, fine_tuned: bool = False, choose: Choice | None = None
 ) -> Runs:
-    """Return the runs on one text task, a run a seed, by the name that tables use.
+    """Return the runs on one text task, a run per seed, by the name that tables use.
 
     Parameters
     ----------

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 OWN_FRACTIONS = {"train": 0.8, "test": 0.2}  # of a set without a test split
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 SUFFIXES = tuple(".png .jpg .jpeg .jpe .jfif .bmp .tif .tiff .webp .gif".split())
-# Pictures all the same, so that none is left out as something else: they count as images that cannot be read.
+# Also pictures: they count as images that cannot be read, so that none is left out as something else.
 OTHER_SUFFIXES = tuple(".avif .heic .heif .dcm .dicom .nii .jp2 .psd .svg .dng .cr2 .nef .arw .svs .ndpi .czi".split())
 # Files that systems and programs put beside pictures.
 DEBRIS = re.compile(
@@ -106,7 +106,7 @@ def load_folder(
     Images lie in ``train/<class>/...`` and, where there are any, ``val/`` and ``test/`` (or what else these are called:
     ``Training_Set``, ``validation``), or in ``<class>/...`` alone; also in folders below their class's and in linked
     ones. Without a test split the training images are divided 80/20, class by class, by a rule that depends on the
-    images alone; copies of a picture stay together. Images that have several sizes or more than `KEPT_SIZE` pixels a
+    images alone; copies of a picture stay together. Images that have several sizes or more than `KEPT_SIZE` pixels per
     side are refused unless ``image_size`` says what to resize them to.
 
     The images are grey if all are, else RGB. Pictures are turned upright as their camera noted, transparency becomes

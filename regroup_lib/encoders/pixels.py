@@ -60,7 +60,7 @@ class AutoencoderEncoder(TrainedEncoder):
     Parameters
     ----------
     epochs, code_size, width, batch_size, seed : int
-        Training length, dimension of the code, channels of the first layer, images a step, initialization.
+        Training length, dimension of the code, channels of the first layer, images per step, initialization.
     """
 
     label = "autoencoder"

@@ -118,7 +118,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     DiskFullError
         If there is no room; the checkpoint that was there before is unchanged.
     """
-    # Through memory: where the disk is full, Python's own write says so and torch's does not.
+    # Through memory: if the disk is full, Python's own write raises an error and torch's does not.
     content = io.BytesIO()
     torch.save(state, content)
     with atomic_path(path) as partial:

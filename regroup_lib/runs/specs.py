@@ -36,7 +36,7 @@ from regroup_lib.runs import table_methods
 from regroup_lib.runs.methods import METHODS
 
 PROFILES: dict[str, dict[str, Any]] = {
-    # The embedded digits: seconds a run, for a first look and for continuous integration.
+    # The embedded digits: seconds per run, for a first look and for continuous integration.
     "smoke": {
         "network": "tiny-resnet",
         "epochs": 4,
@@ -469,7 +469,7 @@ def parse_spec(values: dict[str, Any]) -> Spec | EncoderSpec | TableSpec | LookS
     Raises
     ------
     ValueError
-        With one line a defect: the field, what was given, what was expected.
+        With one line per defect: the field, what was given, what was expected.
     """
     values = {"kind": "training"} | dict(values)
     retired = RETIRED.get(str(values["kind"]), {}).items()

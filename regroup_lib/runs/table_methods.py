@@ -158,7 +158,7 @@ def prepared(frame: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
     return columns, [name.split("__", 1)[1] for name in preparation.get_feature_names_out()]
 
 
-# What is clustered in place of the prepared columns; the classifier sees the columns all the same.
+# What is clustered in place of the prepared columns; the classifier still sees the columns.
 ENCODERS: dict[str, Callable[[], Any]] = {
     # The directions that hold nine tenths of the variance: many columns that say the same count once.
     "pca": lambda: PCA(0.9, svd_solver="full"),
@@ -385,7 +385,7 @@ def measure_folds(labels: np.ndarray, folds: np.ndarray, scores: np.ndarray) -> 
     order, and scores of two folds are by two classifiers, which need not agree on what 0.3 means: regrouping finds
     other clusters in each fold, and the automatic choice even another number of them. One order made of five charges
     a method for a mixture that nobody uses (Forman & Scholz 2010, who find it for the area under the ROC curve).
-    The price: a fold with ten positives has a coarse average precision. The pooled number stands beside it.
+    The price: a fold with ten positives has a coarse average precision. The pooled number is recorded, too.
 
     Balanced accuracy is pooled: its threshold of 0.5 means the same in every fold.
 

@@ -12,7 +12,7 @@ import pytest
 
 from regroup_book import pictures, show
 from regroup_book.chapters.synchronous_learning import asynchrony, asynchrony_table, pace_gap
-from regroup_book.show import by_method, comparison_table, encoder_table, provenance, style_of
+from regroup_book.show import by_method, comparison_table, encoder_table, style_of
 from regroup_lib.intervals import mean_std
 from regroup_lib.runs import export, records
 from regroup_lib.runs.differences import precision_difference, result_on_test, rule_of, trace
@@ -262,20 +262,6 @@ def test_records_frame_of_a_multiclass_task_counts_all_pseudo_classes():
     record = fake("ce")
     record.regrouping = {"parent": [0, 0, 1, 2]}
     assert records_frame([record])["n_clusters"].tolist() == [4]
-
-
-def test_provenance_says_how_many_runs_of_what_on_what(trained, encoded):
-    text = provenance(trained)
-    for part in ("6 records", "profile smoke", "task digits-0", "seeds 0, 1", "2 epochs of tiny-resnet"):
-        assert part in text
-    assert trained[0].data_digest[:12] in text
-    assert f"{trained[0].machine['cores']} cores" in text
-    assert "1 records, profile smoke, task digits-0, seeds 0" in provenance([encoded["raw"]])
-    assert "epochs" not in provenance([encoded["raw"]])
-    other = replace(trained[0], spec=trained[0].spec.model_copy(update={"task": "digits-1", "epochs": 9}))
-    text = provenance([*trained, other])
-    assert "task digits-0, digits-1, " in text
-    assert f"{trained[0].spec.epochs} epochs of tiny-resnet, 9 epochs of tiny-resnet; " in text
 
 
 def test_runs_behind_a_page_have_a_line_a_task_and_profile(trained, encoded):

@@ -182,7 +182,7 @@ def measured_table(measured: Measured) -> pd.DataFrame:
             "rows": f"{row['rows'] / 1e6:g} million",
             "GB on disk": f"{row['rows'] * measured.width * FLOAT / 1e9:.2f}",
             "seconds": f"{row['seconds']:.1f}",
-            "µs a row": f"{1e6 * row['seconds'] / row['rows']:.2f}",
+            "µs per row": f"{1e6 * row['seconds'] / row['rows']:.2f}",
             "resident MB": f"{row['resident_mb']:.0f}",
         }
         for row in found
@@ -193,7 +193,7 @@ def measured_table(measured: Measured) -> pd.DataFrame:
 def cost_table(
     measured: Measured, cases: Mapping[str, tuple[int, int]], plan: Plan, *, machine_hour: float, terabyte_month: float
 ) -> pd.DataFrame:
-    """Return what data sets cost, a column a data set.
+    """Return what data sets cost, a column per data set.
 
     Parameters
     ----------
