@@ -144,7 +144,7 @@ def test_the_gain_of_a_self_supervised_encoder_waits_for_its_runs(tmp_path, monk
     [
         ((3, 2), "Regrouping ranks better than plain training on 2 of 2 tasks with a pre-trained encoder: t0 and t1."),
         ((3, 0), "Regrouping ranks better than plain training on 1 of 2 tasks with a pre-trained encoder: t0."),
-        ((-3, 0), "On none of 2 tasks with a pre-trained encoder does regrouping rank better than plain training."),
+        ((-3, 0), "Regrouping ranks better than plain training on none of 2 tasks with a pre-trained encoder."),
     ],
 )
 def test_the_sentence_names_the_tasks_with_a_gain(means, text):
