@@ -329,7 +329,7 @@ def compare(
         If the data cannot be read (`DataError`), an option or the class is invalid, or one side of the task has fewer
         than ten samples.
     SweepError
-        If all methods have runs that failed; of some, `Comparison.notes` says so.
+        If all methods have runs that failed; those of some are named in `Comparison.notes`.
 
     Examples
     --------
@@ -382,7 +382,7 @@ def compare(
         records = sweep(specs, workers=workers, results_dir=results_dir, data_dir=data_dir, recompute=recompute)
         return replace(Comparison.of(records), own=own)
     except SweepError as error:
-        # The methods of which every run has a record are compared all the same.
+        # The methods of which every run has a record are still compared.
         lacking = {_row(spec) for spec in specs if not spec.path(results_dir).exists()}
         whole = [find_record(spec, results_dir) for spec in specs if _row(spec) not in lacking]
         if all(record.spec.kind != "look" for record in whole):

@@ -58,7 +58,7 @@ class _Regroups(BaseEstimator):
     """The part that the classifier and the sampler share: from samples of any kind to a `Regrouping`."""
 
     def _labels(self, X: Any, y: Any) -> np.ndarray:
-        """Check `y` and how many samples there are; X itself is left to those who read it."""
+        """Check `y` and how many samples there are; X is checked where it is read."""
         y = y if y is None else check_labels(y)
         y = validate_data(self, X="no_validation", y=y)
         validate_data(self, X, y, skip_check_array=True)  # n_features_in_ and feature_names_in_
@@ -166,7 +166,7 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
         Smaller clusters join the nearest larger one of their class (see `Regrouping`). The default of 2 is what a
         stratified split needs, such as that of early stopping; SMOTE or calibration inside need more.
     encoder : transformer, optional
-        The clusterer gets ``encoder.fit_transform(X, y)`` instead of X; the classifier gets X all the same. The encoder
+        The clusterer gets ``encoder.fit_transform(X, y)`` instead of X; the classifier still gets X. The encoder
         is cloned and used by `fit` alone, and only if a class is divided.
     aggregation : {"sum", "max"}
         The rule of `aggregate`; changed after `fit`, it holds from then on. The columns of sum are probabilities; max

@@ -124,7 +124,7 @@ class Regrouping(BaseEstimator):
     Notes
     -----
     A cluster that is left empty, or joins another one, disappears: K is then smaller than `cluster_counts` says, and a
-    ``UserWarning`` tells so. A request for more clusters than a class has samples is cut to the class's size.
+    ``UserWarning`` is issued. A request for more clusters than a class has samples is cut to the class's size.
 
     References
     ----------

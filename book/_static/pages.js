@@ -13,8 +13,8 @@ document.addEventListener("DOMContentLoaded", () => {
     picture.replaceWith(link);
     link.append(picture);
   }
-  // A table or formula that is wider than the page fades at the edge where it goes on, and scrolls by keyboard too.
-  for (const wide of document.querySelectorAll("main :is(.cell_output table, .pst-scrollable-table-container, mjx-container[display])")) {
+  // A table, formula or line of code that is wider than the page fades at the edge where it goes on, and scrolls by keyboard too.
+  for (const wide of document.querySelectorAll("main :is(pre, .cell_output table, .pst-scrollable-table-container, mjx-container[display])")) {
     const mark = () => {
       const hidden = wide.scrollWidth - wide.clientWidth;
       wide.classList.toggle("cut", wide.scrollLeft < hidden - 2);

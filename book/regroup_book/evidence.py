@@ -183,7 +183,7 @@ def _order_correlations(groups: Groups) -> np.ndarray:
 
 
 def _matrix(measure: Measure, group: Sequence[Record]) -> np.ndarray:
-    """Return a measure of a record a seed [seeds, B]; NaN where a run diverged."""
+    """Return a measure of a record per seed [seeds, B]; NaN where a run diverged."""
     rows = [measure.of(record) if record.status == "finished" else np.array([np.nan]) for record in group]
     width = max(len(row) for row in rows)
     return np.stack([np.broadcast_to(row, width) if len(row) == 1 else row for row in rows])
@@ -364,7 +364,7 @@ def _positives(record: Record) -> int | None:
 
 
 def _picked(part: Mapping[str, Any], groups: Groups, measure: Measure) -> dict[str, list[str]]:
-    """Return which groups stand behind a name that a contrast makes of others: the picked one, or those of a median."""
+    """Return which groups a name that a contrast makes of others stands for: the picked one, or those of a median."""
 
     def members(chosen: str | Sequence[str]) -> list[str]:
         if chosen == "all":

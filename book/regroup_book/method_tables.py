@@ -1,6 +1,6 @@
 """Competitors on one task: tables beside the paper's numbers, differences, orders, costs, verdicts.
 
-A group of records is one method with its chosen settings, a record a seed; all functions take a mapping from method
+A group of records is one method with its chosen settings, a record per seed; all functions take a mapping from method
 to group. Numbers in tables are percent.
 """
 

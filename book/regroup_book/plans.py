@@ -370,7 +370,7 @@ def self_supervised_looks(profile: str, seeds: Sequence[int]) -> Looks:
 
 
 def self_supervised_runs(profile: str, seeds: Sequence[int]) -> Runs:
-    """Return RG on the self-supervised encoder's clusters beside binary labels and other encoders, a run a seed."""
+    """Return RG on the self-supervised encoder's clusters beside binary labels and other encoders, a run per seed."""
     task, own = ABLATION_TASKS[profile][0], {"encoder": "simclr", "encoder_epochs": SELF_SUPERVISED_EPOCHS[profile][-1]}
     controls = ablation("control", task, profile, seeds)
     shown = {"binary": controls["binary"], "true classes": controls["true"]}
@@ -483,7 +483,7 @@ def multiclass(profile: str, seeds: Sequence[int]) -> list[Any]:
 
 
 def threshold_runs(task: str, profile: str, seeds: Sequence[int]) -> dict[float, list[Spec]]:
-    """Return RG's runs at each threshold n', smallest first, a run a seed."""
+    """Return RG's runs at each threshold n', smallest first, a run per seed."""
     tried = zip(THRESHOLD_FACTORS[profile], regroupings(task, profile), strict=True)
     smallest = min(TRAINING_COUNTS[task])
     return {float(factor * smallest): _runs(profile, task, "rg", seeds, **settings) for factor, settings in tried}
@@ -502,7 +502,7 @@ def equal_budget_runs(task: str, profile: str, seeds: Sequence[int]) -> list[Spe
 
 
 def cluster_looks(task: str, profile: str, seeds: Sequence[int]) -> list[EncoderSpec]:
-    """Return one look at the largest class's clusters a seed, at the natural threshold."""
+    """Return one look at the largest class's clusters per seed, at the natural threshold."""
     # The record keeps the images that it shows: at 224 pixels they would be larger than all other records together.
     size = {"image_size": 64} if task == "ham10000" else {}
     (looks,) = _looks(profile, task, ENCODERS[profile][-1:], seeds, **size).values()
@@ -510,7 +510,7 @@ def cluster_looks(task: str, profile: str, seeds: Sequence[int]) -> list[Encoder
 
 
 def competitors(task: str, profile: str, seeds: Sequence[int]) -> dict[str, list[Record]]:
-    """Return each method's records with its chosen settings, a record a seed, in the order of the paper's tables.
+    """Return each method's records with its chosen settings, a record per seed, in the order of the paper's tables.
 
     It refuses, as `records_of` does, where a record is missing.
     """
@@ -567,7 +567,7 @@ SCRATCH_NETWORKS = _by_profile("tiny-text-cnn", "text-cnn")
 def _text_runs(
     task: TextTask, profile: str, method: str, seeds: Sequence[int], network: str | None = None, **settings: Any
 ) -> list[Spec]:
-    """Return a run a seed on one text task; a method on features has a network of its own."""
+    """Return a run per seed on one text task; a method on features has a network of its own."""
     if not METHODS[method].features:
         settings["network"] = network or SCRATCH_NETWORKS[profile]
     if METHODS[method].needs_encoder:

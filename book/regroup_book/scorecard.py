@@ -170,7 +170,7 @@ def gains_sentence(found: Sequence[Gain]) -> str:
     if better:
         first = f"Regrouping ranks better than plain training on {len(better)} of {tasks}: {listed(better)}."
     else:
-        first = f"On none of {tasks} does regrouping rank better than plain training."
+        first = f"Regrouping ranks better than plain training on none of {tasks}."
     if worse:
         return f"{first} It ranks worse on {len(worse)}: {listed(worse)}."
     return first if len(better) == len(group) else f"{first} The other differences are undecided."

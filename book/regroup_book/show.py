@@ -26,7 +26,7 @@ from regroup_lib.runs.differences import (
     scores_on_test,
     values,
 )
-from regroup_lib.runs.records import Record, machine_class
+from regroup_lib.runs.records import Record
 from regroup_lib.runs.specs import EncoderSpec, Spec
 
 
@@ -254,21 +254,6 @@ def settings_table(profile: str, tasks: Sequence[str]) -> str:
     }
     rows = [list(columns), ["---"] * len(columns), *([value(spec) for value in columns.values()] for spec in specs)]
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows) + "\n"
-
-
-def provenance(records: Sequence[Record]) -> str:
-    """Return one line: how many runs, of what, on which data and machines; more than three tasks are counted."""
-    profiles, tasks = (list(dict.fromkeys(getattr(r.spec, name) for r in records)) for name in ("profile", "task"))
-    seeds = sorted({r.spec.seed for r in records})
-    lengths = dict.fromkeys(f"{r.spec.epochs} epochs of {r.spec.network}" for r in records if r.spec.kind == "training")
-    digests = sorted({r.data_digest[:12] for r in records})
-    named = len(tasks) <= 3
-    kinds = {(r.spec.task, getattr(r.spec, "imbalance", None)) for r in records}
-    what = f"task {', '.join(tasks)}" if named else f"{len(kinds)} tasks"
-    data = f"data {', '.join(digests)}; " if named else ""
-    machines = sorted({machine_class(r) for r in records})
-    run = ", ".join([f"seeds {', '.join(map(str, seeds))}", *lengths])
-    return f"{len(records):,} records, profile {', '.join(profiles)}, {what}, {run}; {data}{', '.join(machines)}."
 
 
 def plot_curves(records: Sequence[Record], measure: Callable[[Record], np.ndarray], label: str) -> Axes:

@@ -68,7 +68,7 @@ class Dataset:
         Names in label order.
     digest : str
         SHA-256 of all inputs and labels, of a user's folder or table also of classes and columns by name: two data
-        sets with one digest are the same to the bit.
+        sets with one digest are the same, bit for bit.
     metadata : dict of str to dict of str to ndarray, optional
         Further columns, by split and name, with one value per sample. HAM10000 has those of its table but the label
         (``age`` float32, years, NaN: unknown; images of one ``lesion_id`` are a group), Financial PhraseBank ``line``,

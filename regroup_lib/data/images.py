@@ -68,7 +68,7 @@ def open_image(
 
 
 def digest_or_reason(path: Path) -> str:
-    """Return a file's SHA-256, or why it cannot be read: decoding says so once more, with the file's name."""
+    """Return a file's SHA-256, or why it cannot be read; decoding repeats the reason with the file's name."""
     try:
         return digest_file(path)
     except OSError as error:

@@ -108,7 +108,7 @@ def load_folder(
     Images lie in ``train/<class>/...`` and, where there are any, ``val/`` and ``test/`` (or what else these are called:
     ``Training_Set``, ``validation``), or in ``<class>/...`` alone; also in folders below their class's and in linked
     ones. Without a test split the training images are divided 80/20, class by class, by a rule that depends on the
-    images alone; copies of a picture stay together. Images that have several sizes or more than `KEPT_SIZE` pixels a
+    images alone; copies of a picture stay together. Images that have several sizes or more than `KEPT_SIZE` pixels per
     side are refused unless ``image_size`` says what to resize them to.
 
     The images are grey if all are, else RGB. Pictures are turned upright as their camera noted, transparency becomes

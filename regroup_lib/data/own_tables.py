@@ -396,7 +396,7 @@ def _named_column(path: Path, frame: pd.DataFrame, name: str) -> str:
 def _classes(path: Path, column: pd.Series, decimal: str, allow_missing: bool) -> tuple[np.ndarray, list[str]]:
     """Return the class of each row as text, empty where it has none, and notes."""
     if not _is_text(column) and pd.api.types.is_float_dtype(column) and (column.dropna() % 1 == 0).all():
-        column = column.astype("Int64")  # whole numbers that stand beside a missing one
+        column = column.astype("Int64")  # whole numbers in a column with a missing one
     found = _text(column)
     absent = found.isna().to_numpy()
     notes = []

@@ -202,7 +202,7 @@ def _named(
 
 
 def _is_task(name: str) -> bool:
-    """Tell whether a text that may be a path is a task's name all the same."""
+    """Tell whether a text that may be a path is a task's name."""
     try:
         dataset, named = parse_task(name)
     except ValueError:

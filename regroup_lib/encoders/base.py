@@ -25,7 +25,7 @@ def center_and_normalize(train: np.ndarray, *others: np.ndarray) -> list[np.ndar
 
 
 def in_batches(images: np.ndarray, size: int, label: str) -> Iterator[np.ndarray]:
-    """Yield the images in batches under a progress bar that counts images a second."""
+    """Yield the images in batches under a progress bar that counts images per second."""
     with progress_bar(total=len(images), desc=label, unit="image") as bar:
         for start in range(0, len(images), size):
             yield images[start : start + size]

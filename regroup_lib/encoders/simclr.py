@@ -98,7 +98,7 @@ class SimCLREncoder(TrainedEncoder):
     ----------
     epochs : int
     batch_size : int
-        Images a step; each has the others' views to be told from.
+        Images per step; each has the others' views to be told from.
     flip : bool
         See `random_views`.
     seed : int

@@ -12,7 +12,7 @@ from regroup_lib.nn.autoencoder import ConvAutoencoder
 from regroup_lib.nn.samplers import StratifiedBatches
 from regroup_lib.progress import progress_bar
 
-BATCH = 64  # images a step of the reconstruction; half as many of one class for the penalty
+BATCH = 64  # images per step of the reconstruction; half as many of one class for the penalty
 PEAK_LR = 5e-3  # Adam, one cycle; on CIFAR-100 in 4 epochs better than 2e-3 and 1e-2
 NEIGHBORS = 5  # SMOTE's; a class of m images has at most m - 1
 MAX_IMAGES = 10_000  # that the random batches come from, which bounds the cost

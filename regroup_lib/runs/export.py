@@ -109,7 +109,7 @@ def rows_frame(rows: Sequence[dict[str, Any]], *, long: bool = False) -> pd.Data
     ----------
     rows : sequence of dict
     long : bool
-        One row a metric, with the columns ``metric`` and ``value``, instead of one column a metric.
+        One row per metric, with the columns ``metric`` and ``value``, instead of one column per metric.
     """
     import pandas as pd
 
@@ -127,7 +127,7 @@ def rows_frame(rows: Sequence[dict[str, Any]], *, long: bool = False) -> pd.Data
 
 
 def records_frame(records: Sequence[Record]) -> pd.DataFrame:
-    """Return one row a record and aggregation rule, see `record_rows` and `rows_frame`."""
+    """Return one row per record and aggregation rule, see `record_rows` and `rows_frame`."""
     return rows_frame([row for record in records for row in record_rows(record)])
 
 
@@ -186,7 +186,7 @@ _SHOWN_OPTIONS += ("imbalance", "split")
 
 
 def compared_frame(records: Sequence[Record]) -> pd.DataFrame:
-    """Return one row a setting and aggregation rule: seeds, and BA and AP in percent, the best mean AP first.
+    """Return one row per setting and aggregation rule: seeds, and BA and AP in percent, the best mean AP first.
 
     Records whose specs differ in the seed alone are one setting. Encoder records have no row; of a setting with a
     diverged run the column ``diverged`` says how many did, and its numbers are of the others.

@@ -141,7 +141,7 @@ class _Trainer:
         self.sample = self._variation_sample()
         self.sampled = _resident(spec, inputs["train"][self.sample], training.inputs)
         width, n_classes = training.inputs.width, len(labels.parent)
-        if auxiliary is not None:  # the second head's outputs stand behind the first's
+        if auxiliary is not None:  # the second head's outputs follow the first's
             n_classes += auxiliary.shape[1] if auxiliary.ndim == 2 else int(auxiliary.max()) + 1
         self.network = build_network(
             spec.network, in_channels=width, n_classes=n_classes, seed=spec.seed, head=method.head

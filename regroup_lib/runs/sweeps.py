@@ -82,7 +82,7 @@ def sweep(
     ----------
     specs : iterable of Spec, EncoderSpec, TableSpec or LookSpec
     client : distributed.Client, optional
-        Run on the workers of its scheduler (extra ``cluster``), one run a thread. They have this version of this
+        Run on the workers of its scheduler (extra ``cluster``), one run per thread. They have this version of this
         package, and data of their own (``REGROUP_DATA`` there, where `data_dir` is not given).
     workers : int, optional
         Run in this many processes on this machine, the cores divided among them; default: in this process.
@@ -95,7 +95,7 @@ def sweep(
         The runs are then in one process of their own, if no `workers` are given.
     resources : mapping of str to float, optional
         What a run takes of a worker's resources, with a client. With workers started as
-        ``dask worker ADDRESS --nthreads 1 --resources GPU=1``, ``{"GPU": 1}`` is one run a GPU.
+        ``dask worker ADDRESS --nthreads 1 --resources GPU=1``, ``{"GPU": 1}`` is one run per GPU.
 
     Raises
     ------

@@ -139,7 +139,7 @@ def prepared(frame: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
     return columns, [name.split("__", 1)[1] for name in preparation.get_feature_names_out()]
 
 
-# What is clustered in place of the prepared columns; the classifier sees the columns all the same.
+# What is clustered in place of the prepared columns; the classifier still sees the columns.
 ENCODERS: dict[str, Callable[[], Any]] = {
     # The directions that hold nine tenths of the variance: many columns that say the same count once.
     "pca": lambda: PCA(0.9, svd_solver="full"),

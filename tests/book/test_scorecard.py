@@ -131,7 +131,7 @@ def test_gains_are_those_of_the_records(recorded, monkeypatch):
     [
         ((3, 2), "Regrouping ranks better than plain training on 2 of 2 tasks with a pre-trained encoder: t0 and t1."),
         ((3, 0), "Regrouping ranks better than plain training on 1 of 2 tasks with a pre-trained encoder: t0."),
-        ((-3, 0), "On none of 2 tasks with a pre-trained encoder does regrouping rank better than plain training."),
+        ((-3, 0), "Regrouping ranks better than plain training on none of 2 tasks with a pre-trained encoder."),
     ],
 )
 def test_the_sentence_names_the_tasks_with_a_gain(means, text):

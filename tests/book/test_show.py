@@ -9,7 +9,7 @@ import pytest
 
 from regroup_book import pictures, show
 from regroup_book.chapters.synchronous_learning import asynchrony, asynchrony_table, pace_gap
-from regroup_book.show import by_method, comparison_table, encoder_table, provenance, style_of
+from regroup_book.show import by_method, comparison_table, encoder_table, style_of
 from regroup_lib.intervals import mean_std
 from regroup_lib.runs import export, records
 from regroup_lib.runs.differences import result_on_test, rule_of, trace

@@ -251,11 +251,11 @@ def rank_table(results: TableResults, estimator: str) -> pd.DataFrame:
 
 def reasons_table(results: TableResults) -> pd.DataFrame:
     """Return why methods could not be used: one row per method and reason, with the tasks."""
-    columns = ["method", "it says", "tasks"]
+    columns = ["method", "message", "tasks"]
     refused = [r for r in results.records if r.reason]
     found = [(METHODS[r.spec.method].title, r.reason.split(": ", 1)[1], task_title(r.spec)) for r in refused]
     groups = pd.DataFrame(found, columns=columns).drop_duplicates().groupby(columns[:2], sort=False)["tasks"]
-    return groups.agg("; ".join).reset_index().set_index("method")[["tasks", "it says"]]
+    return groups.agg("; ".join).reset_index().set_index("method")[["tasks", "message"]]
 
 
 def choice_table(results: TableResults) -> pd.DataFrame:
