@@ -261,7 +261,7 @@ def render() -> Path:
 def pdf() -> Path:
     """Print the rendered book to ``regrouping.pdf`` beside its pages, without the list of records."""
     html = book_root() / "_build" / "html"
-    # The list of records leads to files that lie beside the pages, and would be the longest chapter.
+    # The list of records leads to files beside the pages, and would be the longest chapter.
     write_pdf(html, ["index", *(name for name in _pages() if name != "records")], html / "regrouping.pdf")
     return html / "regrouping.pdf"
 

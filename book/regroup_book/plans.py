@@ -1,7 +1,7 @@
 """Which runs each chapter needs: the notebooks, the command line and the book's build all ask here.
 
 A plan is a function of a profile and seeds that returns specs, in mappings and lists. What a page compares are groups
-of specs by the name that its tables use, each group with one run a seed. A setting that validation chooses is read
+of specs by the name that its tables use, each group with one run per seed. A setting that validation chooses is read
 from the records in ``REGROUP_RESULTS``; a plan names the runs that wait for it only when the grid is recorded.
 """
 
@@ -77,7 +77,7 @@ ABLATION_SETTINGS: dict[tuple[str, str], Settings] = {
 def _runs(
     profile: str, task: str, method: str, seeds: Sequence[int], *, times: float = 1, **settings: Any
 ) -> list[Spec]:
-    """Return a run a seed, for so many `times` its epochs, rounded up; the encoder is the profile's best if needed."""
+    """Return a run per seed, for so many `times` its epochs, rounded up; the encoder is the profile's best if needed."""
     settings = {"trace_test": False} | settings
     if METHODS[method].needs_encoder:
         settings = {"encoder": ENCODERS[profile][-1]} | settings
@@ -114,7 +114,7 @@ MOTIVATING_SETTINGS: dict[str, Settings] = _by_profile({"validation_fraction": 0
 
 
 def label_sets(profile: str, seeds: Sequence[int]) -> Runs:
-    """Return the label sets of Section 2.1, a run a seed: binary, true classes, random groups, regrouped.
+    """Return the label sets of Section 2.1, a run per seed: binary, true classes, random groups, regrouped.
 
     Nothing is selected on a validation split in this chapter, so beyond the smoke profile all training images
     are trained on.
@@ -231,7 +231,7 @@ AUXILIARY_WEIGHTS = (1.0, 0.3, 3.0)
 
 
 def encoder_uses(task: str, profile: str, seeds: Sequence[int], *, tried: bool = False) -> Runs:
-    """Return the runs that use a pre-trained encoder in one way each, a run a seed, by method.
+    """Return the runs that use a pre-trained encoder in one way each, a run per seed, by method.
 
     The weight of a second head is chosen on the validation split with the first seed; a method that waits for that
     choice has its grid alone, and `tried` adds the grids. What learns RG's clusters has those that were chosen for RG.
@@ -578,7 +578,7 @@ def _text_runs(
 def text_runs(
     task: TextTask, profile: str, seeds: Sequence[int], *, fine_tuned: bool = False, choose: Choice | None = None
 ) -> Runs:
-    """Return the runs on a key of `TEXT_TASKS`, a run a seed, by the name that tables use.
+    """Return the runs on a key of `TEXT_TASKS`, a run per seed, by the name that tables use.
 
     They train a small network from scratch, or with `fine_tuned` the language model. `choose` takes one of the runs of
     `text_grid` (default: `select`); while it returns None, what regroups is not among the runs.

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 OWN_FRACTIONS = {"train": 0.8, "test": 0.2}  # of a set without a test split
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
 SUFFIXES = tuple(".png .jpg .jpeg .jpe .jfif .bmp .tif .tiff .webp .gif .ppm .pgm .pbm".split())
-# Pictures all the same, so that none is left out as something else: they count as images that cannot be read.
+# Also pictures: they count as images that cannot be read, so that none is left out as something else.
 OTHER_SUFFIXES = tuple(".avif .heic .heif .dcm .dicom .nii .jp2 .psd .svg .dng .cr2 .nef .arw .svs .ndpi .czi".split())
 # Files that systems and programs put beside pictures.
 DEBRIS = re.compile(

@@ -103,7 +103,7 @@ def remaining_epochs(
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write tensors and plain values in one step; where there is no room, the checkpoint before stays."""
-    # Through memory: where the disk is full, Python's own write says so and torch's does not.
+    # Through memory, because torch's own write raises no error when the disk is full.
     content = io.BytesIO()
     torch.save(state, content)
     with atomic_path(path) as partial:

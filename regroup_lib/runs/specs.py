@@ -36,7 +36,7 @@ from regroup_lib.runs import table_methods
 from regroup_lib.runs.methods import METHODS
 
 PROFILES: dict[str, dict[str, Any]] = {
-    # The embedded digits: seconds a run, for a first look and for continuous integration. A mirrored 2 is no 2.
+    # The embedded digits: seconds per run, for a first look and for continuous integration. A mirrored 2 is no 2.
     "smoke": {"network": "tiny-resnet", "epochs": 4, "batch_size": 64, "peak_lr": 0.1}
     | {"flip": False, "shift": 1, "encoder_epochs": 5},
     # The paper's data sets, complete, in minutes on two cores.

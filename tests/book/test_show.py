@@ -189,20 +189,6 @@ def test_records_frame_has_a_row_a_record_and_rule():
     assert frame["key"].tolist() == [fake("ce", 1).key, rg.key, rg.key, fake("rg-true").key]
 
 
-def test_provenance_says_how_many_runs_of_what_on_what(trained, encoded):
-    text = provenance(trained)
-    for part in ("6 records", "profile smoke", "task digits-0", "seeds 0, 1", "2 epochs of tiny-resnet"):
-        assert part in text
-    assert trained[0].data_digest[:12] in text
-    assert f"{trained[0].machine['cores']} cores" in text
-    assert "1 records, profile smoke, task digits-0, seeds 0" in provenance([encoded["raw"]])
-    assert "epochs" not in provenance([encoded["raw"]])
-    other = replace(trained[0], spec=trained[0].spec.model_copy(update={"task": "digits-1", "epochs": 9}))
-    text = provenance([*trained, other])
-    assert "task digits-0, digits-1, " in text
-    assert f"{trained[0].spec.epochs} epochs of tiny-resnet, 9 epochs of tiny-resnet; " in text
-
-
 def test_runs_behind_a_page_have_a_line_a_task_and_profile(trained, encoded):
     other, large = copy.copy(trained[0]), copy.copy(trained[0])
     other.spec = Spec(profile="smoke", task="digits-3", method="ce", epochs=4)

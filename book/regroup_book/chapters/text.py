@@ -36,7 +36,7 @@ def titled(by_task: Mapping[tuple[plans.TextTask, bool], plans.Runs]) -> dict[st
 
 
 def load_results(profile: str, seeds: Sequence[int]) -> dict[str, dict[str, list[Record]]]:
-    """Return the records of each task by contestant, a record a seed; it refuses where one is missing."""
+    """Return the records of each task by contestant, a record per seed; it refuses where one is missing."""
     runs = titled(plans.text_results(profile, seeds))
     return {name: plans.records_of(groups, "text") for name, groups in runs.items()}
 
