@@ -13,8 +13,9 @@ from types import SimpleNamespace
 import numpy as np
 
 from regroup_book import plans
-from regroup_lib.comparison import REGROUPED, TABLE_METHODS, Comparison
+from regroup_lib.comparison import Comparison
 from regroup_lib.files import atomic_path
+from regroup_lib.runs.own import REGROUPED, TABLE_METHODS
 from regroup_lib.runs.records import find_record
 
 

@@ -243,6 +243,9 @@ def fit(
     save: Annotated[
         Path | None, typer.Option(help="Fit the recommended classifier and save it in this new folder.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print runs, estimated minutes and memory; start nothing.")
+    ] = False,
 ) -> None:
     """Compare regrouping with the usual remedies for imbalance on data of your own, and recommend.
 
@@ -252,11 +255,11 @@ def fit(
     Examples: regroup fit photos/ --positive defect --image-size 64;
     regroup fit patients.csv --label outcome --save model --report report.html
     """
-    from functools import partial
-
     from regroup_lib.comparison import check_output, compare
     from regroup_lib.data.load import load_data
     from regroup_lib.report import write_report
+    from regroup_lib.runs.own import plan
+    from regroup_lib.runs.trial import estimate
 
     check_output(output, report, save)
     reading = {"label": label, "image_size": image_size, "allow_missing": allow_missing, "group": group}
@@ -264,23 +267,18 @@ def fit(
     if thorough is False and not estimator and load_data(path, **reading).is_table:
         estimator = ["logreg", "forest"]
     chosen = seed_numbers(seeds or {None: "0,1,2", False: "0,1", True: "0,1,2,3,4"}[thorough])
-    compared = partial(
-        compare,
-        path,
-        positive=positive,
-        encoder=encoder,
-        threshold=threshold,
-        estimators=estimator,
-        epochs=epochs,
-        workers=workers,
-        **reading,
-    )
+    options = {"positive": positive, "encoder": encoder, "threshold": threshold, "epochs": epochs}
+    options |= {"estimators": estimator, **reading}
+    if dry_run:
+        console.print(estimate(plan(path, **options, seeds=chosen), workers=workers))
+        return
+    options["workers"] = workers
     if len(chosen) > 1:
-        first = compared(seeds=chosen[:1], recompute=recompute)
+        first = compare(path, **options, seeds=chosen[:1], recompute=recompute)
         _print_frame(first.table.reset_index(), f"first answer, seed {chosen[0]} of {len(chosen)} seeds, percent:")
-    comparison = compared(seeds=chosen, recompute=recompute and len(chosen) == 1)
+    comparison = compare(path, **options, seeds=chosen, recompute=recompute and len(chosen) == 1)
     _print_comparison(comparison)
-    for file, write in ((output, comparison.write), (report, partial(write_report, comparison))):
+    for file, write in ((output, comparison.write), (report, lambda file: write_report(comparison, file))):
         if file is not None:
             write(file)
             console.print(f"wrote {file}")
@@ -302,7 +300,11 @@ def predict(
     from regroup_lib.files import atomic_path
     from regroup_lib.runs.saved import load_model
 
+    if output is not None and output.is_dir():
+        raise ValueError(f"{output} is a folder; name a file")
     found = load_model(model).predict(path)
+    for note in found.attrs["notes"]:
+        console.print(note)
     if output is None:
         _print_frame(found.assign(probability=found["probability"].map("{:.4f}".format)))
         return
@@ -312,19 +314,25 @@ def predict(
 
 
 def _print_comparison(comparison: Any) -> None:
+    from regroup_lib.plots import shortened
+
     for note in comparison.notes:
         console.print(note)
     _print_frame(comparison.class_table.reset_index(), "samples")
     console.print(comparison.outlook)
-    title = f"{comparison.name}: percent, over seeds {', '.join(map(str, comparison.seeds))}; "
+    title = f"{shortened(comparison.name, 80)}: percent, over seeds {', '.join(map(str, comparison.seeds))}; "
     _print_frame(comparison.table.reset_index(), title + f"AP by chance {100 * comparison.chance:.1f}")
     console.print(comparison.recommendation.text.replace("**", ""))
     console.print(f"records: {comparison.look.path.parent}")
 
 
 def _print_frame(frame: Any, title: str = "") -> None:
+    from regroup_lib.plots import shortened
+
     if title:
         console.print(title)
+    if "class" in frame:  # a name of hundreds of characters would break the lines
+        frame = frame.assign(**{"class": frame["class"].map(shortened)})
     _print_table(frame.columns, frame.itertuples(index=False))
 
 

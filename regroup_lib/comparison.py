@@ -1,42 +1,31 @@
-"""Regrouping on your own data: compare it with the usual remedies for imbalance, look at the clusters, get advice.
+"""Regrouping on your own data, compared with the usual remedies for imbalance: results and advice, from records alone.
 
-The command ``regroup fit`` and the chapter on your own data both call `compare`.
+The command ``regroup fit`` and the chapter on own data both call `compare`; `runs.own` says what is run.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import math
-import shutil
-import tempfile
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from PIL import Image
-from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
-from regroup_lib import diagnostics, intervals
-from regroup_lib.data.dataset import DataError, Dataset
-from regroup_lib.data.load import load_data
-from regroup_lib.data.own_folders import NO_SPLIT, composed
-from regroup_lib.data.sources import DATASETS
-from regroup_lib.data.tasks import make_task
+from regroup_lib import diagnostics, intervals, plots
+from regroup_lib.data.own_folders import NO_SPLIT
 from regroup_lib.diagnostics import describe_classes
-from regroup_lib.encoders.features import make_encoder
-from regroup_lib.files import atomic_path, data_directory
+from regroup_lib.files import atomic_path
 from regroup_lib.intervals import Interval, interval, starred
 from regroup_lib.metrics import bootstrap_counts, weighted_average_precisions
+from regroup_lib.plots import shortened
 from regroup_lib.runs import export, table_methods
 from regroup_lib.runs.differences import (
     AVERAGE_PRECISION,
@@ -47,243 +36,25 @@ from regroup_lib.runs.differences import (
     validation_precision,
 )
 from regroup_lib.runs.methods import METHODS
+from regroup_lib.runs.own import BOOSTING, DIVERGES, IMAGE_METHODS, PIXELS, REGROUPED, TABLE_METHODS, plan
 from regroup_lib.runs.records import Record, find_record
-from regroup_lib.runs.specs import OWN, PROFILES, LookSpec, OwnData, Spec, TableSpec, parse_spec
+from regroup_lib.runs.specs import OWN, AnySpec, OwnData, TableSpec
 from regroup_lib.runs.sweeps import SweepError, sweep
 
 if TYPE_CHECKING:
     from regroup_lib.runs.saved import Model
 
-logger = logging.getLogger(__name__)
-
-# Title -> the method's identifier.
-IMAGE_METHODS = {
-    "CE": "ce",
-    "WCE": "wce",
-    "ROS": "ros",
-    "linear probe": "probe",
-    "encoder+MLP": "mlp",
-    "RG": "rg",
-    "RG+WCE": "rg-wce",
-}
-TABLE_METHODS = {
-    "CE": "plain",
-    "WCE": "weights",
-    "ROS": "ros",
-    "balanced forest": "balanced-forest",
-    "EasyEnsemble": "easy-ensemble",
-    "RG": "rg",
-    "RG+WCE": "rg-weights",
-}
-REGROUPED = ("RG", "RG+WCE")
-ESTIMATORS = tuple(table_methods.ESTIMATORS)  # for tables: a linear classifier, and two that are not
-BOOSTING = "boosting"  # not regrouped unless it is asked for
-DIVERGES = "each round grows a tree for each cluster, and clusters of a few rows can make it diverge"
 RULE = "sum"  # the library's default
-FEWEST = 10  # samples of a side: with fewer, a validation split or folds are too small
-STEPS = 3000  # of the training loop, within the bounds of EPOCHS
-EPOCHS = (5, 40)
-FEW_POSITIVES = 100  # with fewer, a larger part of the training images is held out for validation
-SHOWN_COLUMNS = 15  # of a table, in the map of its clusters
-# Title -> color and line style, those of the book.
-LOOKS = {
-    "CE": ("#000000", "-"),
-    "WCE": ("#E69F00", ":"),
-    "ROS": ("#009E73", "--"),
-    "linear probe": ("#CC79A7", "-"),
-    "encoder+MLP": ("#D55E00", ":"),
-    "balanced forest": ("#CC79A7", "-"),
-    "EasyEnsemble": ("#CC79A7", ":"),
-    "RG": ("#0072B2", "-."),
-    "RG+WCE": ("#56B4E9", "-"),
-}
-PIXELS = ("raw", "pca")  # encoders whose clusters follow pixels, not content
-
-# ---------------------------------------------------------------- the runs
-
-
-def own_data(dataset: Dataset, positive: str, path: str | Path, **reading: Any) -> OwnData:
-    """Return the description of a user's data set in a spec; `path` and `reading` as in `load_data`."""
-    return OwnData(
-        digest=dataset.digest,
-        classes=dataset.class_names,
-        positive=positive,
-        grouped="group" in (dataset.metadata or {}).get("train", {}),
-        path=str(Path(path).resolve()),
-        **reading,
-    )
-
-
-def own_task(name: str, positive: str) -> str:
-    """Return the name of a task on own data; characters but letters, digits and hyphens become underscores.
-
-    Examples
-    --------
-    >>> own_task("My photos (2)", "cat/dog")
-    'own-My_photos__2_-cat_dog'
-    """
-    return OWN + "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in f"{name}-{positive}")
-
-
-def table_specs(
-    own: OwnData,
-    name: str,
-    *,
-    profile: str,
-    seeds: Sequence[int],
-    encoder: str | None = None,
-    threshold: float | None = None,
-    estimators: Sequence[str] | None = None,
-    titles: Sequence[str] = tuple(TABLE_METHODS),
-) -> list[LookSpec | TableSpec]:
-    """Return a look and the runs of a comparison on a table, seed by seed; for the options see `compare`.
-
-    `titles` picks methods of `TABLE_METHODS`.
-    """
-    common = {"profile": profile, "task": own_task(name, own.positive), "own": own}
-    kinds = [
-        (title, {"kind": "table", "method": TABLE_METHODS[title], "estimator": estimator})
-        for estimator in estimators or ESTIMATORS
-        for title in titles
-        if estimator in table_methods.METHODS[TABLE_METHODS[title]].estimators
-        and (estimators or estimator != BOOSTING or title not in REGROUPED)
-    ]
-    regrouping = {"encoder": encoder, "threshold": threshold}
-    return _specs(common, dict.fromkeys(REGROUPED, regrouping), "rows", kinds, seeds)
-
-
-def image_specs(
-    own: OwnData,
-    dataset: Dataset,
-    *,
-    profile: str,
-    seeds: Sequence[int],
-    encoder: str = "pca",
-    threshold: float | None = None,
-    epochs: int | None = None,
-    image_size: int | None = None,
-) -> list[LookSpec | Spec]:
-    """Return a look and the runs of a comparison on images, seed by seed; for the options see `compare`.
-
-    Settings that are not given are those of `image_settings`.
-    """
-    common = {"profile": profile, "task": own_task(dataset.name, own.positive), "own": own, "image_size": image_size}
-    settings = image_settings(dataset, own.positive, profile)
-    settings |= {} if epochs is None else {"epochs": epochs}
-    kinds = [
-        (title, {"validation_fraction": settings["validation_fraction"]} if METHODS[method].features else settings)
-        for title, method in IMAGE_METHODS.items()
-        if encoder not in PIXELS or not METHODS[method].features
-    ]
-    kinds = [(title, fields | {"method": IMAGE_METHODS[title]}) for title, fields in kinds]
-    clustered = {title: {"encoder": encoder, "threshold": threshold} for title in REGROUPED}
-    features = {title: {"encoder": encoder} for title, method in IMAGE_METHODS.items() if METHODS[method].features}
-    return _specs(common, clustered | features, "images", kinds, seeds)
-
-
-def _specs(
-    common: dict[str, Any],
-    encoded: dict[str, dict[str, Any]],
-    holds: str,
-    kinds: Sequence[tuple[str, dict[str, Any]]],
-    seeds: Sequence[int],
-) -> list[Any]:
-    """Return the spec of a look, and for each seed one of each kind of run: a title, its fields, those in `encoded`."""
-    runs = [
-        parse_spec(common | fields | {"seed": s} | encoded.get(title, {})) for s in seeds for title, fields in kinds
-    ]
-    return [parse_spec(common | encoded["RG"] | {"kind": "look", "holds": holds, "seed": seeds[0]}), *runs]
-
-
-def image_settings(dataset: Dataset, positive: str, profile: str) -> dict[str, Any]:
-    """Return the training settings for a user's images: by their size and number, the same for every method.
-
-    Images are shifted by up to a tenth of their side and not mirrored, as a mirrored image may show another class.
-    """
-    n, side = len(dataset.train), max(dataset.train.inputs.shape[1:3])
-    n_positive = dataset.class_counts()[dataset.class_names.index(positive)]
-    batch_size = 64 if n < 5000 else 128
-    epochs = min(max(math.ceil(STEPS * batch_size / n), EPOCHS[0]), EPOCHS[1])
-    return {
-        "network": "tiny-resnet" if side <= 16 else "slim-resnet" if side <= 48 else "slim-resnet-64",
-        "epochs": PROFILES["smoke"]["epochs"] if profile == "smoke" else epochs,
-        "batch_size": batch_size,
-        "peak_lr": 0.1,
-        "flip": False,
-        "shift": max(1, side // 10),
-        "validation_fraction": 0.1 if n_positive >= FEW_POSITIVES else 0.2,
-        "trace_test": False,
-    }
-
-
-# ---------------------------------------------------------------- examples
-
-
-def write_example(name: str, data_dir: str | Path | None = None) -> Path:
-    """Write a data set of scikit-learn as files of a user to ``examples/`` of the data directory; return its path.
-
-    Parameters
-    ----------
-    name : {"digit-scans", "breast-cancer"}
-        A folder of PNG files, one subfolder for each digit, or a CSV file whose last column is the diagnosis; another
-        name raises a ValueError. Existing files are not overwritten.
-    data_dir : path, optional
-        Default: see `data_directory`.
-    """
-    folder = data_directory(data_dir) / "examples"
-    if name == "breast-cancer":
-        path = folder / "breast-cancer.csv"
-        if not path.exists():
-            bunch = load_breast_cancer(as_frame=True)
-            frame = bunch.data.assign(diagnosis=np.array(["malignant", "benign"])[bunch.target])
-            with atomic_path(path) as partial:
-                frame.to_csv(partial, index=False)
-        return path
-    if name == "digit-scans":
-        path = folder / "digit-scans"
-        if not path.exists():
-            _write_digits(path)
-        return path
-    raise ValueError(f"no example is called {name!r}; there are digit-scans, breast-cancer")
-
-
-def _write_digits(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scans, digits = load_digits(return_X_y=True)
-    pixels = np.rint(scans * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".digit-scans-") as scratch:
-        written = Path(scratch) / path.name
-        for number, (scan, digit) in enumerate(zip(pixels, digits, strict=True)):
-            (written / str(digit)).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(scan).save(written / str(digit) / f"{number:04}.png")
-        if not path.exists():  # another process may have written it meanwhile
-            shutil.move(written, path)
-
-
-# ---------------------------------------------------------------- the comparison
 
 
 def compare(
     path: str | Path,
     *,
-    positive: str | None = None,
-    encoder: str | None = None,
-    threshold: float | None = None,
-    label: str | None = None,
-    image_size: int | None = None,
-    allow_missing: bool = False,
-    group: str | None = None,
-    header: bool = True,
-    missing: Sequence[str] = (),
-    decimal: str | None = None,
-    estimators: Sequence[str] | None = None,
-    epochs: int | None = None,
-    seeds: Sequence[int] = (0, 1, 2),
-    profile: str = "cpu",
     results_dir: str | Path | None = None,
     data_dir: str | Path | None = None,
     workers: int | None = None,
     recompute: bool = False,
+    **options: Any,
 ) -> Comparison:
     """Compare regrouping with the usual remedies for imbalance on a data set of your own.
 
@@ -298,86 +69,30 @@ def compare(
     ----------
     path : str or Path
         An npz file, a folder of images or a table: see `load_data`.
-    positive : str, optional
-        The class that is compared with the rest; default: the smallest.
-    encoder : str, optional
-        The space of the clusters. For images an encoder of `make_encoder`, default ``"pca"``; for a table ``"pca"``,
-        default the columns themselves, imputed and scaled.
-    threshold : float, optional
-        Classes up to this size are not split; default: the size of the smaller class, as in the paper.
-    label, image_size, allow_missing, group, header, missing, decimal : optional
-        See `load_data`.
-    estimators : sequence of {"logreg", "forest", "boosting"}, optional
-        For a table: the classifiers. Default: all, and boosting without regrouping: it grows a tree for each cluster
-        in each round, which takes long, and clusters of a few rows can make it diverge.
-    epochs : int, optional
-        For images; default: by their number, 5 to 40.
-    seeds : sequence of int
-        One run of each method for each seed. A decision needs at least two, and better more than three.
-    profile : {"cpu", "smoke"}
-        Where the records are filed; ``"smoke"`` trains a few epochs only.
     results_dir, data_dir, workers, recompute : optional
         See `sweep`. Runs that have a record in the results directory are not repeated.
-
-    Returns
-    -------
-    Comparison
+    **options
+        ``positive``, ``encoder``, ``threshold``, ``estimators``, ``epochs``, ``seeds``, ``profile``, and how the data
+        are read: see `plan`, which refuses what is invalid before anything is run.
 
     Raises
     ------
-    ValueError
-        If the data cannot be read (`DataError`), an option or the class is invalid, or one side of the task has fewer
-        than ten samples.
     SweepError
         If all methods have runs that failed; those of some are named in `Comparison.notes`.
 
     Examples
     --------
     >>> from tempfile import TemporaryDirectory
-    >>> from regroup_lib.comparison import write_example
+    >>> from sklearn.datasets import load_breast_cancer
     >>> folder = TemporaryDirectory()
-    >>> table = write_example("breast-cancer", folder.name)
-    >>> comparison = compare(
-    ...     table, positive="malignant", estimators=["logreg"], seeds=[0, 1], results_dir=folder.name
-    ... )
+    >>> load_breast_cancer(as_frame=True).frame.to_csv(f"{folder.name}/tumors.csv", index=False)
+    >>> options = {"positive": "0", "estimators": ["logreg"], "seeds": [0, 1]}
+    >>> comparison = compare(f"{folder.name}/tumors.csv", **options, results_dir=folder.name)
     >>> comparison.table.index.get_level_values("method").to_list()
     ['CE', 'WCE', 'ROS', 'RG', 'RG+WCE']
     """
-    if str(path) in DATASETS:
-        raise DataError(f"{str(path)!r} is a data set of the book (`regroup sweep`); a folder of that name is ./{path}")
-    seeds = list(dict.fromkeys(seeds))
-    estimators = None if estimators is None else tuple(dict.fromkeys(estimators))
-    for name, values in (("seeds", seeds), ("estimators", estimators)):
-        if values is not None and not values:
-            raise ValueError(f"{name} is empty; give at least one")
-    if unknown := set(estimators or ()).difference(ESTIMATORS):
-        raise ValueError(f"no estimator is called {min(unknown)!r}; there are {', '.join(ESTIMATORS)}")
-    # A YAML file may give numbers, such as 5.
-    label, group, positive = (None if name is None else composed(str(name)) for name in (label, group, positive))
-    missing = (missing,) if isinstance(missing, str) else tuple(map(str, missing))
-    reading: dict[str, Any] = {"label": label, "allow_missing": allow_missing, "group": group, "header": header}
-    reading |= {"missing": missing, "decimal": decimal}
-    dataset = load_data(path, data_dir=data_dir, image_size=image_size, **reading)
-    positive = _positive(dataset, positive)
-    own = own_data(dataset, positive, path, **reading)
-    common: dict[str, Any] = {"profile": profile, "seeds": seeds, "threshold": threshold}
-    if dataset.is_table:
-        if epochs is not None:
-            raise ValueError(f"epochs is {epochs}, and {dataset.name} is a table; leave it out")
-        encoder = None if encoder == "raw" else encoder
-        if BOOSTING in (estimators or ()):
-            logger.warning("boosting is regrouped as well: %s", DIVERGES)
-        specs = table_specs(own, dataset.name, encoder=encoder, estimators=estimators, **common)
-    else:
-        if estimators is not None:
-            raise ValueError(f"estimators are {', '.join(estimators)}, and {dataset.name} holds images; leave them out")
-        encoder = encoder or "pca"
-        if encoder.startswith("onnx:"):
-            make_encoder(encoder, data_dir=data_dir)  # an unusable file is an error before anything is trained
-        images = {"encoder": encoder, "epochs": epochs, "image_size": image_size}
-        specs = image_specs(own, dataset, **images, **common)
-        # Data that cannot be divided are an error before anything is trained.
-        make_task(dataset, positive=positive, validation_fraction=specs[-1].validation_fraction)
+    planned = plan(path, data_dir=data_dir, **options)
+    specs, own = planned.specs, planned.own
     try:
         records = sweep(specs, workers=workers, results_dir=results_dir, data_dir=data_dir, recompute=recompute)
         return replace(Comparison.of(records), own=own)
@@ -393,33 +108,6 @@ def compare(
         if not any(title in REGROUPED for _, title in rows):
             raise
         return replace(found, records=tuple(record for row in rows for record in found.groups[row]))
-
-
-def _positive(dataset: Dataset, positive: str | None) -> str:
-    """Return the positive class, the smallest by default, if either side has enough samples and groups."""
-    totals = np.sum([dataset.class_counts(part) for part in dataset.splits], axis=0)
-    counts = dict(zip(dataset.class_names, totals.tolist(), strict=True))
-    if positive is None:
-        positive = min(counts, key=counts.get)
-    elif positive not in counts:
-        close = get_close_matches(positive, counts, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        there = ", ".join(f"{name} ({count})" for name, count in counts.items())
-        raise ValueError(f"positive is {positive!r}, and {dataset.name} has the classes {there}{hint}")
-    on_side = np.concatenate([part.labels for part in dataset.splits.values()]) == dataset.class_names.index(positive)
-    groups = None
-    if dataset.is_table and dataset.metadata and "group" in dataset.metadata["train"]:
-        groups = np.concatenate([dataset.metadata[part]["group"] for part in dataset.splits])
-    for side, chosen in ((positive, on_side), (f"not {positive}", ~on_side)):
-        if (count := chosen.sum()) < FEWEST:
-            raise ValueError(
-                f"the class {side!r} has {count} samples in all; a comparison needs at least {FEWEST} to divide"
-            )
-        if groups is not None and (count := len(np.unique(groups[chosen]))) < (n_folds := table_methods.N_FOLDS):
-            raise ValueError(
-                f"the class {side!r} has samples of {count} groups alone; {n_folds} folds need as many at least"
-            )
-    return positive
 
 
 @dataclass(frozen=True)
@@ -633,9 +321,9 @@ class Comparison:
     def outlook(self) -> str:
         """The clusters, and their agreement with known classes, in sentences."""
         space, diagnosis = self.look.spec.encoder or "the columns", self.diagnosis
-        text = f"Space of the clusters: {space}. {describe_classes(diagnosis)}"
+        text = f"Space of the clusters: {space}. {describe_classes(diagnosis.rename(index=shortened))}"
         if "nmi" in diagnosis:
-            name, nmi = diagnosis.index[0], diagnosis["nmi"].iloc[0]
+            name, nmi = shortened(diagnosis.index[0]), diagnosis["nmi"].iloc[0]
             text += (
                 f" The normalized mutual information between the clusters and the classes that make up “{name}” is "
                 f"{nmi:.2f} (0: independent, 1: identical)."
@@ -646,10 +334,10 @@ class Comparison:
         """Draw the largest clusters: the images nearest to each center, or each center's columns."""
         arrays, parent = self.look.arrays(), self.look.regrouping["parent"]
         counts, shown = self.look.regrouping["counts"], arrays["shown"]
-        names = [f"{'not ' * (parent[k] == 0)}{self.positive}: {counts[k]:,}" for k in shown]
+        names = [f"{'not ' * (parent[k] == 0)}{shortened(self.positive)}: {counts[k]:,}" for k in shown]
         if not self.is_table:
             return diagnostics.plot_image_rows(arrays["examples"], names, "class: images of the cluster")
-        return plot_centers(arrays["centers"], names, self.look.metrics["columns"])
+        return plots.plot_centers(arrays["centers"], names, self.look.metrics["columns"])
 
     # ------------------------------------------------------------ after training
 
@@ -744,21 +432,11 @@ class Comparison:
 
     def plot_precision_recall(self) -> Figure:
         """Draw the precision-recall curve of each method, the mean over seeds and folds; one panel per classifier."""
-        n = len(self.classifiers)
-        figure, panels = plt.subplots(
-            1, n, figsize=(max(4.4, 2.6 * n), 3.5), sharey=True, squeeze=False, layout="constrained"
-        )
-        grid = np.linspace(0, 1, 101)
-        for axes, classifier in zip(panels[0], self.classifiers, strict=True):
-            for title, (color, line) in LOOKS.items():
-                if (classifier, title) in self.groups and (curves := self.scores(classifier, title).curves(grid)):
-                    axes.plot(grid, np.mean(curves, axis=0), color=color, linestyle=line, label=title)
-            axes.axhline(self.chance, color="0.5", linestyle=(0, (1, 3)), linewidth=1.4, label="chance")
-            axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=f"recall of “{self.positive}”", title=classifier)
-        panels[0, 0].set_ylabel("precision")
-        lines = {line.get_label(): line for axes in panels[0] for line in axes.get_legend_handles_labels()[0]}
-        figure.legend(handles=lines.values(), loc="outside lower center", ncol=5 if n > 1 else 3, handlelength=3)
-        return figure
+        grid, curves = np.linspace(0, 1, 101), {classifier: {} for classifier in self.classifiers}
+        for classifier, title in self.groups:
+            if found := self.scores(classifier, title).curves(grid):
+                curves[classifier][title] = np.mean(found, axis=0)
+        return plots.plot_curves(curves, self.chance, self.positive)
 
     # ------------------------------------------------------------ out
 
@@ -822,36 +500,22 @@ def comparisons(records: Sequence[Record]) -> list[Comparison]:
 
 
 def check_output(output: str | Path | None, report: str | Path | None = None, folder: str | Path | None = None) -> None:
-    """Raise a ValueError if results, a report and a model cannot be written under these names."""
+    """Raise a ValueError if results, a report and a model cannot be written under these names; nothing is made."""
     for path, suffixes in ((output, (".json", ".csv")), (report, (".html",))):
         if path is not None and Path(path).suffix not in suffixes:
             raise ValueError(f"{path} does not end in {' or '.join(suffixes)}; name a file that does")
         if path is not None and Path(path).is_dir():
             raise ValueError(f"{path} is a folder; name a file")
-    if folder is not None and Path(folder).exists():
+        if None not in (path, folder) and Path(folder).resolve() in Path(path).resolve().parents:
+            raise ValueError(f"{path} is inside {folder}, which is to be a new folder for the model; name another file")
+    if folder is not None and os.path.lexists(folder):
         raise ValueError(f"{folder} exists; name a new folder for the model, or remove it")
-
-
-def plot_centers(centers: np.ndarray, names: Sequence[str], columns: Sequence[str]) -> Figure:
-    """Draw cluster centers [k, m], in standard deviations from the mean of each column, as a map.
-
-    Of many columns, those whose centers differ most are shown; `names` [k] and `columns` [m] are the labels.
-    """
-    shown = np.sort(np.argsort(-centers.std(axis=0), kind="stable")[:SHOWN_COLUMNS])
-    centers = centers[:, shown]
-    figure, axes = plt.subplots(figsize=(3 + 0.4 * len(shown), 2.2 + 0.28 * len(names)))
-    picture = axes.imshow(np.clip(centers, -3, 3), cmap="RdBu_r", vmin=-3, vmax=3, aspect="auto")
-    axes.set(yticks=range(len(names)), yticklabels=names, ylabel="class: rows of the cluster")
-    axes.set_xticks(range(len(shown)), [columns[i] for i in shown], rotation=60, ha="right", rotation_mode="anchor")
-    axes.tick_params(length=0)
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
-    for (row, column), value in np.ndenumerate(centers):
-        if abs(value) >= 1:  # a sign for readers who do not distinguish the colors
-            color = "white" if abs(value) > 2 else "black"
-            axes.text(column, row, "+" if value > 0 else "−", ha="center", va="center", color=color)
-    figure.colorbar(picture, ax=axes, label="standard deviations", extend="both")
-    return figure
+    for path in filter(None, (output, report, folder)):
+        there = next(parent for parent in Path(path).absolute().parents if os.path.lexists(parent))
+        if not there.is_dir():
+            raise ValueError(f"{path} cannot be written, as {there} is no folder; name another place")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise ValueError(f"{path} cannot be written, as nothing may be written to {there}; name another place")
 
 
 def _classifier(record: Record) -> str:
@@ -869,7 +533,7 @@ def named(row: tuple[str, str]) -> str:
     return f"{title} on {classifier}" if classifier.startswith("features") else f"{title} with {classifier}"
 
 
-def _row(spec: LookSpec | Spec | TableSpec) -> tuple[str | None, str | None]:
+def _row(spec: AnySpec) -> tuple[str | None, str | None]:
     return getattr(spec, "estimator", None), getattr(spec, "method", None)
 
 

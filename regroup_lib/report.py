@@ -11,13 +11,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from sklearn.calibration import calibration_curve
 from sklearn.metrics import precision_recall_curve
 
 from regroup_lib.comparison import Comparison, named
 from regroup_lib.diagnostics import threshold_table
 from regroup_lib.estimator import RegroupClassifier
 from regroup_lib.files import atomic_path
+from regroup_lib.plots import plot_calibration
+from regroup_lib.runs.methods import METHODS
 from regroup_lib.runs.saved import steps_of
 
 WANTED = (0.5, 0.7, 0.8, 0.9, 0.95)  # precisions and recalls of the table of thresholds
@@ -25,7 +26,7 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 body { overflow-wrap: anywhere }
 table { border-collapse: collapse; margin-bottom: 1rem }
-th, td { padding: .2rem .8rem; border-bottom: 1px solid #ccc; text-align: left }
+th, td { padding: .2rem .8rem; border-bottom: 1px solid #ccc; text-align: left; max-width: 20rem }
 div, pre { overflow-x: auto } img { max-width: 100%; height: auto } pre { background: #f4f4f4; padding: 1rem }
 """
 
@@ -66,7 +67,7 @@ def _page(comparison: Comparison) -> str:
         "on, first seed. On new data expect a little less.</p>",
         _table(operating_points(labels, scores)),
         "<h2>Calibration</h2><p>On the diagonal, probabilities mean what they say.</p>",
-        _picture(_plot_calibration(labels, scores), "share of positives against predicted probability"),
+        _picture(plot_calibration(labels, scores), "share of positives against predicted probability"),
         f"<h2>The same in Python</h2><pre>{escape(python_code(comparison))}</pre>",
         f"<p>{escape(comparison.provenance)}</p>",
     ]
@@ -105,13 +106,18 @@ def python_code(comparison: Comparison) -> str:
     reading = {name: getattr(own, name) for name in ("label", "group", "missing", "decimal", "allow_missing")}
     reading["image_size"] = getattr(spec, "image_size", None)
     options = "".join(f", {name}={value!r}" for name, value in reading.items() if value)
-    path = str(own.path or "your data")
+    path = own.path or "your data"
     if not comparison.is_table:
-        return f"""import regroup_lib as rg
-comparison = rg.compare({path!r}, positive={own.positive!r}, encoder={comparison.look.spec.encoder!r}{options})
-model = comparison.fit()
-model.save("model")
-print(model.predict("new images"))"""
+        look = comparison.look.spec
+        epochs = next(r.spec.epochs for r in comparison.records if not METHODS[r.spec.method].features)
+        settings = {"positive": own.positive, "encoder": look.encoder, "threshold": look.threshold}
+        settings |= {"epochs": epochs, "seeds": comparison.seeds, "profile": spec.profile}
+        chosen = ", ".join(f"{name}={value!r}" for name, value in settings.items() if value is not None)
+        lines = ["import regroup_lib as rg", f"comparison = rg.compare({path!r}, {chosen}{options})"]
+        lines.append("model = comparison.fit()  # model.save(folder) keeps it")
+        if not path.endswith(".npz"):
+            lines.append(f"print(model.predict({path!r}))")
+        return "\n".join(lines)
     options += "" if own.header else ", header=False"
     steps = steps_of(spec)
     inner = [p for s in steps if isinstance(s, RegroupClassifier) for p in (s.estimator, s.encoder) if p is not None]
@@ -150,12 +156,3 @@ def _picture(figure: Figure, description: str) -> str:
     return (
         f'<img alt="{escape(description)}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
     )
-
-
-def _plot_calibration(labels: np.ndarray, scores: np.ndarray) -> Figure:
-    figure, axes = plt.subplots(figsize=(4.2, 4.2))
-    share, mean = calibration_curve(labels, scores, n_bins=8, strategy="quantile")
-    axes.plot([0, 1], [0, 1], color="0.6", linestyle=":")
-    axes.plot(mean, share, "o-", color="#0072B2")
-    axes.set(xlabel="mean probability", ylabel="share of positives", xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    return figure

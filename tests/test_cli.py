@@ -1,6 +1,7 @@
 """The `regroup` command: what it prints, what it refuses, and that a refusal is one line."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -86,7 +87,7 @@ OPTIONS = {
     "data check": READING,
     "run": "--set --recompute",
     "fit": f"--positive --encoder --threshold {READING} --estimator --epochs --seeds --thorough --workers --recompute "
-    "--output --report --save",
+    "--output --report --save --dry-run",
     "predict": "--output",
     "sweep": "--profile --seeds --workers --recompute --scheduler --resource --minutes --dry-run",
     "results": "--profile --task --method",
@@ -247,6 +248,36 @@ def test_fit_refuses_in_one_line(regroup, results_directory, patients, arguments
     assert (code, out) == (1, "")
     assert len(err.splitlines()) == 1
     assert re.match(rf"error: .*{message}", err)
+    assert not results_directory.exists()
+
+
+def test_fit_refuses_outputs_that_cannot_be_written_before_it_reads_the_data(regroup, results_directory, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "closed").mkdir(mode=0o500)
+    cases = [
+        (["--report", tmp_path / "file" / "r.html"], "no folder; name another place"),
+        (["--save", tmp_path / "file"], "exists; name a new folder"),
+        (["--save", tmp_path / "file" / "model"], "no folder; name another place"),
+        (["--output", tmp_path / "folder.csv"], "is a folder; name a file"),
+        (["--save", tmp_path / "m", "--output", tmp_path / "m" / "r.csv"], "inside"),
+    ]
+    if not os.access(tmp_path / "closed", os.W_OK):  # root may write everywhere
+        cases.append((["--save", tmp_path / "closed" / "new" / "m"], "nothing may be written to"))
+    for arguments, message in cases:
+        code, out, err = regroup("fit", "nothing.csv", *arguments)
+        assert (code, out, len(err.splitlines()), message in err) == (1, "", 1, True), err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["closed", "file", "folder.csv"]
+
+
+@pytest.mark.parametrize("seeds", ["0", "0,1"])
+def test_dry_run_of_fit_says_what_is_to_do_and_starts_nothing(regroup, results_directory, patients, seeds):
+    arguments = ["fit", patients, "--label", "state", "--estimator", "logreg", "--dry-run", "--seeds"]
+    code, out, err = regroup(*arguments, seeds)
+    n = len(seeds.split(","))
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{5 * n} runs, {5 * n} to do: {25 * n} fits\n  {n} x table-logreg-plain\n")
+    assert re.search(r"\nabout 1 minutes and \d\.\d GB of memory, estimated on a part of the data\n$", out)
     assert not results_directory.exists()
 
 

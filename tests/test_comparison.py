@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import onnx
 import pandas as pd
 import pytest
 import skops.io
+from matplotlib.text import Text
 from onnx import TensorProto, helper
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -19,15 +21,17 @@ from sklearn.metrics import average_precision_score
 from sklearn.model_selection import StratifiedKFold
 
 import regroup_lib as rg
-from regroup_book import build, plans
-from regroup_lib import comparison, intervals
+from regroup_book import build, examples, plans
+from regroup_lib import comparison, intervals, plots
 from regroup_lib.data import bundled_tables
 from regroup_lib.data.dataset import DataError, Split
 from regroup_lib.data.load import load_data
+from regroup_lib.files import write_npz
 from regroup_lib.intervals import Interval
 from regroup_lib.report import operating_points, python_code, write_report
-from regroup_lib.runs import prepare, table_methods
+from regroup_lib.runs import networks, prepare, table_methods
 from regroup_lib.runs.differences import result_on_test, validation_precision
+from regroup_lib.runs.own import REGROUPED, image_settings, plan
 from regroup_lib.runs.records import find_record, load_record
 from regroup_lib.runs.saved import fit_model, load_model
 from regroup_lib.runs.specs import LookSpec, OwnData, Spec, TableSpec, parse_spec
@@ -166,10 +170,9 @@ def test_a_comparison_is_looked_up_and_not_run_again(home, monkeypatch):
 def test_records_are_found_and_read_without_the_data(home, tmp_path):
     moved = tmp_path / "results"
     moved.symlink_to(home.results)
-    dataset = load_data(home.table)
-    nowhere = comparison.own_data(dataset, "middle", home.table).model_copy(update={"path": None})
-    specs = comparison.table_specs(nowhere, "heaps", profile="cpu", seeds=[0, 1, 2], estimators=["logreg"])
-    (found,) = comparison.comparisons([find_record(s, moved) for s in specs])
+    specs = plan(home.table, positive="middle", estimators=["logreg"]).specs
+    nowhere = [s.model_copy(update={"own": s.own.model_copy(update={"path": None})}) for s in specs]
+    (found,) = comparison.comparisons([find_record(s, moved) for s in nowhere])
     assert found.recommendation.text == home.comparison.recommendation.text
     assert found.class_table.equals(home.comparison.class_table)
     found.plot_clusters()
@@ -183,9 +186,8 @@ def test_without_a_record_the_missing_path_is_the_complaint(tmp_path):
 
 def test_data_that_changed_are_refused(tmp_path):
     surrounded().to_csv(tmp_path / "t.csv", index=False)
-    before = comparison.own_data(load_data(tmp_path / "t.csv"), "middle", tmp_path / "t.csv")
+    (look, *_) = plan(tmp_path / "t.csv", positive="middle").specs
     surrounded(seed=1).to_csv(tmp_path / "t.csv", index=False)
-    (look, *_) = comparison.table_specs(before, "t", profile="cpu", seeds=[0])
     with pytest.raises(DataError, match=r"has digest .*, expected .*; it has changed"):
         rg.run(look, results_dir=tmp_path / "results")
 
@@ -193,14 +195,13 @@ def test_data_that_changed_are_refused(tmp_path):
 def test_rows_stay_together_in_new_records_and_fell_as_they_did_in_the_first(tmp_path):
     frame = surrounded(20)
     pd.concat([frame, frame.iloc[::2]]).to_csv(tmp_path / "t.csv", index=False)
-    dataset = load_data(tmp_path / "t.csv")
-    now = comparison.own_data(dataset, "middle", tmp_path / "t.csv")
-    first = now.model_copy(update={"grouped": False})
-    assert now.grouped
-    assert dataset.digest == now.verified().digest == first.verified().digest
+    planned = plan(tmp_path / "t.csv", positive="middle", seeds=[0], estimators=["logreg"])
+    first = planned.own.model_copy(update={"grouped": False})
+    assert planned.own.grouped
+    assert planned.dataset.digest == first.verified().digest
     folds = {}
-    for own_data in (now, first):
-        (_, run) = comparison.table_specs(own_data, "t", profile="cpu", seeds=[0], estimators=["logreg"])[:2]
+    for own_data in (planned.own, first):
+        run = planned.specs[1].model_copy(update={"own": own_data})
         folds[own_data.grouped] = rg.run(run, results_dir=tmp_path / "results").arrays()["folds"]
     assert (folds[True][:100:2] == folds[True][100:]).all()
     labels = bundled_tables.table_of(first.verified(), "middle").labels
@@ -321,7 +322,7 @@ def test_unstable_clusters_of_a_table_are_not_worth_it_where_the_interval_includ
     look = replace(home.comparison.look, metrics=home.comparison.look.metrics | {"diagnosis": rows})
     advice = replace(home.comparison, look=look).recommendation
     assert advice.word == word
-    assert advice.row[1] not in comparison.REGROUPED
+    assert advice.row[1] not in REGROUPED
 
 
 def test_one_seed_decides_nothing(home):
@@ -359,9 +360,9 @@ def test_the_map_of_centers_shows_the_columns_that_differ_most():
     rng = np.random.default_rng(0)
     centers = rng.normal(0, 0.1, (4, 40))
     centers[:, 33] = (2, -2, 2, -2)
-    figure = comparison.plot_centers(centers, list("abcd"), [f"c{i}" for i in range(40)])
+    figure = plots.plot_centers(centers, list("abcd"), [f"c{i}" for i in range(40)])
     names = [label.get_text() for label in figure.axes[0].get_xticklabels()]
-    assert len(names) == comparison.SHOWN_COLUMNS
+    assert len(names) == plots.SHOWN_COLUMNS
     assert "c33" in names
     assert [text.get_text() for text in figure.axes[0].texts] == ["+", "−", "+", "−"]
     plt.close(figure)
@@ -374,7 +375,7 @@ def test_the_area_under_a_curve_is_its_average_precision(home):
         group = home.comparison.groups["logistic regression", title]
         expected = np.mean([result_on_test(record, "average_precision") for record in group])
         assert lines[title].get_ydata().mean() == pytest.approx(expected, abs=0.03)
-        assert lines[title].get_color() == comparison.LOOKS[title][0]
+        assert lines[title].get_color() == plots.LOOKS[title][0]
     plt.close(figure)
 
 
@@ -419,8 +420,8 @@ def test_new_rows_are_read_as_the_table_was_and_never_guessed(tmp_path):
     frame["code"] = rng.choice(["01", "02", "A1"], 60)
     frame["kind"] = ["ill", "well", "well"] * 20
     frame.to_csv(tmp_path / "all.csv", index=False)
-    own = comparison.own_data(load_data(tmp_path / "all.csv"), "ill", tmp_path / "all.csv")
-    model = fit_model(spec(task="own-all-ill", own=own, method="plain", estimator="forest"), own)
+    planned = plan(tmp_path / "all.csv", positive="ill", seeds=[0], estimators=["forest"])
+    model = fit_model(planned.specs[1], planned.own)
     assert model.about["columns"] == {"day": "day first", "size": "number ,", "code": "text"}
     whole = model.predict(tmp_path / "all.csv")["probability"]
     for row in (2, 5, 11):  # read alone, these days may be months, and codes numbers
@@ -451,6 +452,46 @@ def test_a_saved_network_predicts_as_the_run_did(pictures, tmp_path):
     np.testing.assert_allclose(found.loc[list(dataset.metadata["test"]["file"])], expected, atol=1e-4)
 
 
+def test_new_rows_may_lack_constant_columns_and_a_note_counts_what_training_did_not_have(tmp_path):
+    rng = np.random.default_rng(0)
+    frame = surrounded(20).assign(color=rng.choice(["red", "blue"], 100), unit="mm", zero=0.0)
+    frame[["x", "y", "color", "unit", "zero", "kind"]].to_csv(tmp_path / "t.csv", index=False)
+    planned = plan(tmp_path / "t.csv", positive="middle", estimators=["forest"], seeds=[0])
+    fit_model(planned.specs[1], planned.own).save(tmp_path / "model")
+    model = load_model(tmp_path / "model")
+    whole = model.predict(tmp_path / "t.csv")
+    assert whole.attrs["notes"] == []
+    frame[["color", "y", "x"]].to_csv(tmp_path / "less.csv", index=False)
+    pd.testing.assert_frame_equal(model.predict(tmp_path / "less.csv"), whole)
+    (tmp_path / "new.csv").write_text("x,y,color\n1,,teal\n?,1,\n1,2,red\n")
+    assert model.predict(tmp_path / "new.csv").attrs["notes"] == [
+        "missing values: 1 of 3 in x, 1 of 3 in y, 1 of 3 in color",
+        "categories that the training table did not have: 1 of 3 in color",
+    ]
+
+
+def test_pictures_of_16_bits_are_scaled_as_the_training_pictures_were(tmp_path):
+    scans, digits = load_digits(return_X_y=True)
+    for name, digit in (("a", 1), ("b", 8)):
+        (tmp_path / "x" / name).mkdir(parents=True)
+        for number, scan in enumerate(scans[digits == digit][:40]):
+            pixels = (scan * 100 + 1000).astype(np.uint16).reshape(8, 8)
+            Image.fromarray(pixels).save(tmp_path / "x" / name / f"{number}.png")
+    planned = plan(tmp_path / "x", encoder="raw", epochs=1, seeds=[0], data_dir=tmp_path / "data")
+    record = rg.run(planned.specs[1], results_dir=tmp_path / "results", data_dir=tmp_path / "data")
+    fit_model(record.spec, planned.own, data_dir=tmp_path / "data").save(tmp_path / "model")
+    model = load_model(tmp_path / "model")
+    found = model.predict(tmp_path / "x").set_index("file")["probability"]
+    files = list(planned.dataset.metadata["test"]["file"])
+    np.testing.assert_allclose(found.loc[files], record.arrays()["test_scores_none"], atol=1e-4)
+    assert model.predict(tmp_path / "x" / files[0])["probability"].tolist() == pytest.approx(
+        [found[files[0]]], abs=1e-4
+    )
+    Image.fromarray(np.full((8, 8), 60_000, np.uint16)).save(tmp_path / "bright.png")
+    note = "1 of 1 images have gray values outside of the range of the training images, 1000 to 2600"
+    assert model.predict(tmp_path / "bright.png").attrs["notes"] == [note]
+
+
 def test_a_model_that_is_damaged_or_holds_other_types_is_refused(home, tmp_path):
     fit_model(spec(), home.comparison.own).save(tmp_path / "model")
     with pytest.raises(FileExistsError, match="name a new folder"):
@@ -461,6 +502,13 @@ def test_a_model_that_is_damaged_or_holds_other_types_is_refused(home, tmp_path)
     (tmp_path / "words.csv").write_text("x,y\n1,far\n2,near\n3,far\n")
     with pytest.raises(DataError, match="'y' has 'far', which is no finite number with a decimal point"):
         load_model(tmp_path / "model").predict(tmp_path / "words.csv")
+    about = tmp_path / "model" / "model.json"
+    written = about.read_text(encoding="utf-8")
+    for changed in (written.replace('"y"', '"z"'), written.replace('"digest": "', '"digest": "0'), "{", "[]"):
+        about.write_text(changed, encoding="utf-8")
+        with pytest.raises(ValueError, match="model is damaged or was not written by `regroup fit --save`"):
+            load_model(tmp_path / "model")
+    about.write_text(written, encoding="utf-8")
     skops.io.dump(Path.touch, tmp_path / "model" / "estimator.skops")
     with pytest.raises(ValueError, match="holds types that no saved model has: pathlib"):
         load_model(tmp_path / "model")
@@ -483,6 +531,32 @@ def test_a_report_is_one_file_whose_text_is_escaped_and_whose_code_runs(home, tm
         assert heading in page
     exec(python_code(found), {})
     assert len(capsys.readouterr().out.strip("[]\n").split()) == len(frame)
+
+
+def test_the_code_of_a_report_on_images_fits_the_recommended_network(pictures, monkeypatch, capsys):
+    monkeypatch.setenv("REGROUP_RESULTS", str(pictures.options["results_dir"]))
+    monkeypatch.setenv("REGROUP_DATA", str(pictures.options["data_dir"]))
+    monkeypatch.setattr(networks, "_run_training", None)  # the runs are those that are recorded
+    names = {}
+    exec(python_code(pictures.comparison), names)
+    assert names["comparison"].recommendation == pictures.comparison.recommendation
+    assert (names["model"].spec.epochs, names["model"].spec.image_size) == (1, None)
+    assert "200 rows" in capsys.readouterr().out
+
+
+def test_names_of_500_characters_break_no_layout(tmp_path, small_arrays):
+    long = ["$" + "a" * 499, "a" * 499 + "<", "c" * 500]
+    write_npz(tmp_path / "mine.npz", small_arrays(n=60) | {"class_names": np.array(long)})
+    options = {"positive": long[0], "epochs": 1, "seeds": [0], "data_dir": tmp_path, "results_dir": tmp_path / "r"}
+    found = rg.compare(tmp_path / "mine.npz", encoder="raw", **options)
+    assert found.positive == long[0]
+    assert len(found.look.path.parent.name) < 255
+    for figure in (found.plot_clusters(), found.plot_precision_recall()):
+        texts = [text.get_text() for text in figure.findobj(Text)]
+        assert max(map(len, texts)) < 80
+    assert "…" in found.outlook
+    write_report(found, tmp_path / "report.html")
+    assert escape(long[1]) in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_operating_points_reach_what_is_wanted():
@@ -579,7 +653,7 @@ def test_a_pretrained_encoder_is_compared_with_a_probe_and_an_mlp_on_its_feature
 
 def test_a_pretrained_encoder_sees_files_at_its_own_size(flat, monkeypatch):
     tmp_path = flat
-    dataset, seen = load_data(tmp_path / "x", image_size=8, data_dir=tmp_path), []
+    seen = []
     encode = prepare.encode
 
     def watched(data, *arguments, **options):
@@ -587,9 +661,7 @@ def test_a_pretrained_encoder_sees_files_at_its_own_size(flat, monkeypatch):
         return encode(data, *arguments, **options)
 
     monkeypatch.setattr(prepare, "encode", watched)
-    own_data = comparison.own_data(dataset, "b", tmp_path / "x")
-    options = {"profile": "cpu", "seeds": [0], "encoder": "onnx:flat", "image_size": 8}
-    (look, *_) = comparison.image_specs(own_data, dataset, **options)
+    (look, *_) = plan(tmp_path / "x", encoder="onnx:flat", image_size=8, data_dir=tmp_path).specs
     record = rg.run(look, results_dir=tmp_path / "results", data_dir=tmp_path)
     assert "encoder flat: it does not say its mean and std" in record.metrics["notes"][-1]
     assert seen == [(64, 16, 16, 3)]
@@ -602,7 +674,7 @@ SIZES = {"train": 200, "test": 50}
 @pytest.mark.parametrize(("side", "network"), [(8, "tiny-resnet"), (28, "slim-resnet"), (64, "slim-resnet-64")])
 def test_the_network_is_chosen_by_the_images(side, network):
     splits = {name: Split(np.zeros((n, side, side, 1), np.uint8), np.arange(n) % 2) for name, n in SIZES.items()}
-    settings = comparison.image_settings(rg.Dataset("x", splits, ("a", "b"), "0" * 64), "b", "cpu")
+    settings = image_settings(rg.Dataset("x", splits, ("a", "b"), "0" * 64), "b", "cpu")
     assert (settings["network"], settings["epochs"], settings["flip"]) == (network, 40, False)
 
 
@@ -691,17 +763,15 @@ def test_the_chapter_takes_a_users_path(pictures, tmp_path):
 
 def test_examples_are_what_scikit_learn_has(tmp_path):
     scans, digits = load_digits(return_X_y=True)
-    dataset = load_data(comparison.write_example("digit-scans", tmp_path), data_dir=tmp_path)
+    dataset = load_data(examples.write_digits(tmp_path), data_dir=tmp_path)
     assert dataset.class_names == tuple("0123456789")
     assert np.add(dataset.class_counts("train"), dataset.class_counts("test")).tolist() == np.bincount(digits).tolist()
     files = dataset.metadata["test"]["file"]
     for row in (0, len(files) - 1):
         number = int(files[row].split("/")[1].removesuffix(".png"))
         np.testing.assert_array_equal(dataset.test.inputs[row].ravel(), np.rint(scans[number] * 255 / 16))
-    table = load_data(comparison.write_example("breast-cancer", tmp_path))
+    table = load_data(examples.write_tumors(tmp_path))
     assert np.add(table.class_counts("train"), table.class_counts("test")).tolist() == [357, 212]
-    with pytest.raises(ValueError, match="no example is called 'x'"):
-        comparison.write_example("x", tmp_path)
 
 
 def test_the_recorded_example_is_there_without_its_data(monkeypatch, tmp_path):

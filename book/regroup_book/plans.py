@@ -12,12 +12,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
-from regroup_lib import comparison
-from regroup_lib.data.load import load_data
+from regroup_book import examples
 from regroup_lib.data.sources import class_names_of
 from regroup_lib.files import data_directory
 from regroup_lib.regroup import cluster_counts
-from regroup_lib.runs import table_methods
+from regroup_lib.runs import own, table_methods
 from regroup_lib.runs.differences import validation_precision
 from regroup_lib.runs.methods import METHODS
 from regroup_lib.runs.records import Record, find_record
@@ -77,7 +76,7 @@ ABLATION_SETTINGS: dict[tuple[str, str], Settings] = {
 def _runs(
     profile: str, task: str, method: str, seeds: Sequence[int], *, times: float = 1, **settings: Any
 ) -> list[Spec]:
-    """Return a run per seed, for so many `times` its epochs, rounded up; the encoder is the profile's best if needed."""
+    """Return a run per seed, for so many `times` its epochs, rounded up, with the profile's best encoder if needed."""
     settings = {"trace_test": False} | settings
     if METHODS[method].needs_encoder:
         settings = {"encoder": ENCODERS[profile][-1]} | settings
@@ -666,21 +665,14 @@ PAGE_BLOCKS = OwnData(
 
 def your_data(profile: str, seeds: Sequence[int]) -> list[AnySpec]:
     """Return the comparisons that the chapter on own data shows: in profile ``smoke`` on files written for it."""
-    options: dict[str, Any] = {"profile": profile, "seeds": seeds}
+    options = {"profile": profile, "seeds": seeds}
     if profile != "smoke":
-        own = PAGE_BLOCKS.model_copy(update={"path": str(data_directory() / PAGE_BLOCKS_FILE)})
-        recorded = {"estimators": comparison.ESTIMATORS, "titles": ("CE", "WCE", "ROS", *comparison.REGROUPED)}
-        return comparison.table_specs(own, "page-blocks", **options, **recorded)
-    runs: list[AnySpec] = []
-    for name, positive in (("digit-scans", "8"), ("breast-cancer", "malignant")):
-        path = comparison.write_example(name)
-        dataset = load_data(path)
-        own = comparison.own_data(dataset, positive, path)
-        if dataset.is_table:
-            runs += comparison.table_specs(own, dataset.name, estimators=("logreg", "forest"), **options)
-        else:
-            runs += comparison.image_specs(own, dataset, **options)
-    return runs
+        blocks = PAGE_BLOCKS.model_copy(update={"path": str(data_directory() / PAGE_BLOCKS_FILE)})
+        recorded = {"estimators": own.ESTIMATORS, "titles": ("CE", "WCE", "ROS", *own.REGROUPED)}
+        return own.table_specs(blocks, "page-blocks", **options, **recorded)
+    digits = own.plan(examples.write_digits(), positive="8", **options)
+    tumors = own.plan(examples.write_tumors(), positive="malignant", estimators=("logreg", "forest"), **options)
+    return [*digits.specs, *tumors.specs]
 
 
 # Images whose gain is known and the encoders that clustered them; what `diagnose` says of each before training.

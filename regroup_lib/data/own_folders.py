@@ -123,8 +123,7 @@ def load_folder(
     if not sound:
         raise DataError(f"{folder}: none of {len(headers)} images can be read; the first: {headers[0].reason}")
     shape = (*_shape(folder, sound, image_size), 1 if all(GREY in header.traits for header in sound) else 3)
-    spans = [header.span for header in sound if header.span]
-    span = (min(low for low, _ in spans), max(high for _, high in spans)) if spans else None
+    span = _range(sound)
     key = hashlib.sha256(f"{shape} {image_size}\n{span or ''}".encode())
     for name, header in zip(files.names(), headers, strict=True):
         key.update(f"{name} {header.digest}\n".encode(errors="surrogateescape"))
@@ -389,6 +388,16 @@ def _span(image: Image.Image) -> tuple[float, float]:
     return low, high
 
 
+def _range(headers: Sequence[_Header]) -> tuple[float, float] | None:
+    spans = [header.span for header in headers if header.span]
+    return (min(low for low, _ in spans), max(high for _, high in spans)) if spans else None
+
+
+def gray_range(folder: Path) -> tuple[float, float] | None:
+    """Return the range by which `load_folder` scales gray values beyond 8 bits; None where a folder has none."""
+    return _range(in_threads(_header, _listed(folder).paths))
+
+
 def _shape(folder: Path, headers: Sequence[_Header], image_size: int | None) -> tuple[int, int]:
     """Return height and width that all images get."""
     if image_size is not None:
@@ -412,7 +421,7 @@ def _read_picture(path: Path, *, shape: tuple[int, int, int], span: tuple[float,
         if _is_deep(image):
             low, high = span
             values = (np.asarray(image, np.float64) - low) * (255 / ((high - low) or 1))
-            image = Image.fromarray(np.rint(values).astype(np.uint8))
+            image = Image.fromarray(np.rint(np.clip(values, 0, 255)).astype(np.uint8))
         if halved and max(high for _, high in image.convert("RGB").getextrema()) < 16:
             raise ValueError(
                 "its 16 bits a color hold 12 or fewer, of which too few are read; save it with 8 bits a color"
@@ -496,18 +505,24 @@ def _group_notes(files: _Files, digests: np.ndarray, named: np.ndarray | None) -
     return notes
 
 
-def read_pictures(path: Path, shape: tuple[int, int, int]) -> tuple[list[str], np.ndarray]:
-    """Return the names of an image file or of those in a folder, and the images, uint8 [n, height, width, channels].
+def read_pictures(
+    path: Path, shape: tuple[int, int, int], span: tuple[float, float] | None = None
+) -> tuple[list[str], np.ndarray, list[str]]:
+    """Return the names of an image file or of those in a folder, uint8 images [n, height, width, channels], and notes.
 
-    A file that cannot be read, or has more than 8 bits a color, whose range only a whole set has, raises a DataError.
+    A file that cannot be read raises a DataError, as does one with gray values beyond 8 bits where `span`, the range of
+    those of the training images, is None. Values beyond that range become black or white, which a note says.
     """
     files = [path] if path.is_file() else sorted(file for file in _files_below(path, []) if _is_image(file))
     if not files:
         raise DataError(f"{path} holds no image files")
-    images = np.empty((len(files), *shape), np.uint8)
+    images, n_beyond = np.empty((len(files), *shape), np.uint8), 0
     for row, file in enumerate(files):
         header = _header(file)
-        if header.reason or header.span:
+        if header.reason or (header.span and not span):
             raise DataError(f"{file}: {header.reason or 'more than 8 bits a color; save it with 8'}")
-        images[row] = _read_picture(file, shape=shape, span=None)
-    return [file.name if file == path else str(file.relative_to(path)) for file in files], images
+        images[row] = _read_picture(file, shape=shape, span=span)
+        n_beyond += bool(header.span) and not span[0] <= header.span[0] <= header.span[1] <= span[1]
+    beyond = f"{n_beyond} of {len(files)} images have gray values outside of the range of the training images"
+    names = [file.name if file == path else str(file.relative_to(path)) for file in files]
+    return names, images, [f"{beyond}, {span[0]:g} to {span[1]:g}"] if n_beyond else []

@@ -132,7 +132,7 @@ def records_frame(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def runs_behind(records: Sequence[Record]) -> str:
-    """Return a Markdown list, one line per task and profile: number of records, seeds, epochs, data digest and machines."""
+    """Return a Markdown list, one line per task and profile: records, seeds, epochs, data digest, machines."""
     from regroup_lib.runs.records import machine_class
 
     groups: dict[tuple[str, str], list[Record]] = {}

@@ -6,25 +6,27 @@ of networks are safetensors, the rest is JSON.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 import skops.io
 import torch
 from imblearn.pipeline import make_pipeline
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from sklearn.preprocessing import OneHotEncoder
 
 from regroup_lib.data.bundled_tables import table_of
-from regroup_lib.data.own_folders import KEPT_SIZE, read_pictures
-from regroup_lib.data.own_tables import KINDS, column_kinds, read_rows
+from regroup_lib.data.dataset import some_of
+from regroup_lib.data.images import MAX_PIXELS
+from regroup_lib.data.own_folders import gray_range, read_pictures
+from regroup_lib.data.own_tables import KINDS, MISSING, column_kinds, read_rows
 from regroup_lib.encoders.base import center_and_normalize
 from regroup_lib.encoders.features import make_encoder
 from regroup_lib.nn.models import build_network
@@ -62,7 +64,8 @@ class Model:
     spec : Spec or TableSpec
         The run that the classifier is from.
     about : dict
-        Of a table the kind of each column, of images their shape; class of each pseudo-class.
+        Of a table the kind of each column that is read, and the value of those that were constant; of images their
+        shape, the range of gray values beyond 8 bits, the class of each pseudo-class.
     fitted : estimator or Module
     """
 
@@ -81,12 +84,13 @@ class Model:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
             written = Path(scratch) / folder.name
             written.mkdir()
-            (written / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             if isinstance(self.fitted, torch.nn.Module):
                 weights = {name: value.detach().cpu() for name, value in self.fitted.state_dict().items()}
                 save_file({name: value.contiguous() for name, value in weights.items()}, written / WEIGHTS)
             else:
                 skops.io.dump(self.fitted, written / ESTIMATOR)
+            about["digest"] = _digest(about, written)
+            (written / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             written.rename(folder)
 
     def predict(self, path: str | Path, *, data_dir: str | Path | None = None) -> pd.DataFrame:
@@ -95,15 +99,16 @@ class Model:
         Parameters
         ----------
         path : str or Path
-            A table with the columns of the training table, in any order and with or without others; or an image file
-            or a folder of them, at any depth.
+            A table with the columns of the training table, in any order and with or without others and those that
+            were constant; or an image file or a folder of them, at any depth.
         data_dir : path, optional
             Where an ONNX encoder is looked up; default: see `data_directory`.
 
         Returns
         -------
         DataFrame
-            ``row`` or ``file``, ``probability`` and ``class``, in the order of the file or of the names.
+            ``row`` or ``file``, ``probability`` and ``class``, in the order of the file or of the names. Its
+            ``attrs["notes"]`` list values that were missing, or unlike those of the training data.
 
         Raises
         ------
@@ -112,29 +117,47 @@ class Model:
         """
         if isinstance(self.spec, TableSpec):
             rows = read_rows(Path(path), self.about["columns"], **self.about["reading"])
+            notes = self._unlike_training(rows)
+            rows = rows.assign(**self.about["constant"])[list(self.fitted.feature_names_in_)]
             found, scores = {"row": rows.index.to_numpy()}, self.fitted.predict_proba(rows)[:, 1]
         else:
-            files, scores = self._of_images(Path(path), data_dir)
+            files, scores, notes = self._of_images(Path(path), data_dir)
             found = {"file": files}
         positive = self.spec.own.positive
         decided = np.where(scores >= 0.5, positive, f"not {positive}")
-        return pd.DataFrame(found | {"probability": scores, "class": decided})
+        predictions = pd.DataFrame(found | {"probability": scores, "class": decided})
+        predictions.attrs["notes"] = notes
+        return predictions
 
-    def _of_images(self, path: Path, data_dir: str | Path | None) -> tuple[list[str], np.ndarray]:
-        shape, method = tuple(self.about["shape"]), METHODS[self.spec.method]
+    def _unlike_training(self, rows: pd.DataFrame) -> list[str]:
+        """Return a note on missing values and one on categories that the training table did not have."""
+        known = {}
+        for _, encoder, columns in self.fitted[0].transformers_:
+            if isinstance(encoder, OneHotEncoder) and columns:
+                known |= dict(zip(columns, map(set, encoder.categories_), strict=True))
+        absent = {name: column.isna() | (column == MISSING) for name, column in rows.items()}
+        new = {name: ~(rows[name].isin(known[name]) | absent[name]) for name in rows if name in known}
+        notes = []
+        for what, found in (("missing values", absent), ("categories that the training table did not have", new)):
+            if counts := [f"{hit.sum()} of {len(rows)} in {name}" for name, hit in found.items() if hit.any()]:
+                notes.append(f"{what}: {some_of(counts)}")
+        return notes
+
+    def _of_images(self, path: Path, data_dir: str | Path | None) -> tuple[list[str], np.ndarray, list[str]]:
+        shape, method, span = tuple(self.about["shape"]), METHODS[self.spec.method], self.about.get("range")
         if method.features:
             encoder = make_encoder(self.spec.encoder, data_dir=data_dir)
             side = encoder.image_size if self.spec.image_size else None
-            files, images = read_pictures(path, (side or shape[0], side or shape[1], shape[2]))
+            files, images, notes = read_pictures(path, (side or shape[0], side or shape[1], shape[2]), span)
             inputs = _normalized(encoder.transform(images), self.about.get("center"))
         else:
-            files, inputs = read_pictures(path, shape)
+            files, inputs, notes = read_pictures(path, shape, span)
         if self.spec.network in FROZEN_ESTIMATORS:
-            return files, self.fitted.predict_proba(inputs)[:, 1]
+            return files, self.fitted.predict_proba(inputs)[:, 1], notes
         device = next(self.fitted.parameters()).device
         numbers = {k: torch.tensor(self.about.get(k, []), device=device) for k in ("mean", "scale")}
         logits, _ = predict(self.fitted, _resident(self.spec, inputs, SimpleNamespace(**numbers)))
-        return files, aggregate(softmax(logits), self.about["parent"], "sum")[:, 1]
+        return files, aggregate(softmax(logits), self.about["parent"], "sum")[:, 1], notes
 
 
 def fit_model(spec: Spec | TableSpec, own: OwnData, *, data_dir: str | Path | None = None) -> Model:
@@ -159,15 +182,11 @@ def fit_model(spec: Spec | TableSpec, own: OwnData, *, data_dir: str | Path | No
     with tempfile.TemporaryDirectory() as scratch:
         means = _Means(data_dir, Path(scratch) / "checkpoint.pt", None, True)
         trainer = make_trainer(spec, means, {})
-        if any("of more than 8 bits" in note for note in trainer.task.dataset.notes):
-            raise ValueError(
-                f"{own.path} has pictures of more than 8 bits, scaled by the range of all; new ones may have another; "
-                "convert them to 8 bits, compare again, and save that model"
-            )
         history = trainer.train(means.checkpoint, None)
     if history.status != "finished":
         raise ValueError(f"the training of {spec.label} diverged; nothing is saved")
     about = {"parent": trainer.labels.parent.tolist(), "shape": list(trainer.task.train.inputs.shape[1:])}
+    about["range"] = gray_range(Path(own.path)) if Path(own.path).is_dir() else None
     if METHODS[spec.method].features:
         encoder = make_encoder(spec.encoder, data_dir=data_dir)
         if encoder.normalize:
@@ -187,8 +206,11 @@ def _fit_table(spec: TableSpec, data_dir: str | Path | None) -> Model:
     table = table_of(spec.own.verified(data_dir=data_dir), spec.own.positive)
     fitted = make_pipeline(table_methods.make_preparation(), *steps_of(spec)).fit(table.features, table.labels)
     reading = {name: getattr(spec.own, name) for name in ("header", "missing", "decimal")}
-    columns = column_kinds(Path(spec.own.path), list(table.features), **reading)
-    return Model(spec, {"columns": columns, "reading": reading}, fitted)
+    # No classifier uses a column that was constant, so new rows need not have it.
+    constant = [name for name, column in table.features.items() if column.nunique() == 1]
+    columns = column_kinds(Path(spec.own.path), list(table.features.columns.drop(constant)), **reading)
+    values = table.features[constant].mode().to_dict("records")
+    return Model(spec, {"columns": columns, "constant": values[0] if values else {}, "reading": reading}, fitted)
 
 
 def steps_of(spec: TableSpec) -> list[Any]:
@@ -203,13 +225,21 @@ def steps_of(spec: TableSpec) -> list[Any]:
     return steps
 
 
+def _digest(about: dict[str, Any], folder: Path) -> str:
+    """Return the SHA-256 (hexadecimal) of a model's description, but for the digest itself, and of its other file."""
+    said = json.dumps({name: value for name, value in about.items() if name != "digest"}, sort_keys=True)
+    files = [path.read_bytes() for path in (folder / ESTIMATOR, folder / WEIGHTS) if path.is_file()]
+    return hashlib.sha256(b"".join([said.encode(), *files])).hexdigest()
+
+
 def _check_about(spec: Spec | TableSpec, about: dict[str, Any]) -> None:
     if isinstance(spec, TableSpec):
         sound = set(about["reading"]) == {"header", "missing", "decimal"} and set(about["columns"].values()) <= KINDS
     else:
         shape, parent = about["shape"], about["parent"]
-        sound = len(shape) == 3 and all(isinstance(side, int) and 0 < side <= KEPT_SIZE for side in shape)
-        sound &= parent == sorted(parent) and set(parent) == {0, 1}
+        sound = len(shape) == 3 and all(isinstance(side, int) and side > 0 for side in shape)
+        sound = sound and shape[0] * shape[1] <= MAX_PIXELS and shape[2] in (1, 3)
+        sound = sound and parent == sorted(parent) and set(parent) == {0, 1}
     if not sound:
         raise ValueError(f"{ABOUT} is not as it was written")
 
@@ -234,14 +264,18 @@ def load_model(folder: str | Path) -> Model:
         raise FileNotFoundError(f"{folder} holds no model: {ABOUT} is missing; write one with `regroup fit --save`")
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        spec = parse_spec(about.pop("spec"))
+        estimator = folder / ESTIMATOR
+        if estimator.is_file() and (unknown := set(skops.io.get_untrusted_types(file=estimator)) - TRUSTED):
+            raise ValueError(f"{estimator} holds types that no saved model has: {', '.join(sorted(unknown))}")
+        if about.pop("digest", None) not in (None, _digest(about, folder)):  # the first models have none
+            raise ValueError("a file is not as it was written")
+        spec, about = parse_spec(about.pop("spec")), {"constant": {}} | about
         _check_about(spec, about)
-        if (folder / ESTIMATOR).is_file():
-            if unknown := set(skops.io.get_untrusted_types(file=folder / ESTIMATOR)) - TRUSTED:
-                raise ValueError(
-                    f"{folder / ESTIMATOR} holds types that no saved model has: {', '.join(sorted(unknown))}"
-                )
-            return Model(spec, about, skops.io.load(folder / ESTIMATOR, trusted=sorted(TRUSTED)))
+        if estimator.is_file():
+            fitted = skops.io.load(estimator, trusted=sorted(TRUSTED))
+            if isinstance(spec, TableSpec) and {*fitted.feature_names_in_} != {*about["columns"], *about["constant"]}:
+                raise ValueError(f"{ABOUT} and {ESTIMATOR} have different columns")
+            return Model(spec, about, fitted)
         network = build_network(
             spec.network,
             in_channels=about["in_channels"],
@@ -250,15 +284,6 @@ def load_model(folder: str | Path) -> Model:
             head=METHODS[spec.method].head,
         )
         network.load_state_dict(load_file(folder / WEIGHTS))
-    except (
-        KeyError,
-        TypeError,
-        AttributeError,
-        OSError,
-        RuntimeError,
-        SafetensorError,
-        BadZipFile,
-        ValueError,
-    ) as error:
+    except Exception as error:  # skops, zipfile, torch and safetensors raise a different class for each defect
         raise ValueError(f"{folder} is damaged or was not written by `regroup fit --save` ({error})") from error
     return Model(spec, about, network)

@@ -16,12 +16,11 @@ import typer
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from regroup_lib import comparison
 from regroup_lib.cli import app, main
 from regroup_lib.data import load
 from regroup_lib.data.dataset import DataError
+from regroup_lib.runs.own import plan
 from regroup_lib.runs.saved import fit_model
-from regroup_lib.runs.specs import TableSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "book").glob("*.md"))]
@@ -100,9 +99,8 @@ def own_data(tmp_path, request):
     rows.to_csv(tmp_path / "new-patients.csv", index=False)
     if "regroup predict" not in request.node.name:  # the other examples save a model themselves
         return
-    own = comparison.own_data(load.load_data(tmp_path / "patients.csv"), "ill", tmp_path / "patients.csv")
-    task = comparison.own_task("patients", "ill")
-    fit_model(TableSpec(task=task, method="plain", estimator="logreg", own=own), own).save(tmp_path / "model")
+    planned = plan(tmp_path / "patients.csv", positive="ill", estimators=["logreg"], seeds=[0])
+    fit_model(planned.specs[1], planned.own).save(tmp_path / "model")
 
 
 def test_the_pages_and_the_help_show_commands():
