@@ -546,7 +546,7 @@ def test_the_code_of_a_report_on_images_fits_the_recommended_network(pictures, m
 
 def test_names_of_500_characters_break_no_layout(tmp_path, small_arrays):
     long = ["$" + "a" * 499, "a" * 499 + "<", "c" * 500]
-    write_npz(tmp_path / "mine.npz", small_arrays(n=60) | {"class_names": np.array(long)})
+    write_npz(tmp_path / "mine.npz", small_arrays(counts=(60, 15, 30)) | {"class_names": np.array(long)})
     options = {"positive": long[0], "epochs": 1, "seeds": [0], "data_dir": tmp_path, "results_dir": tmp_path / "r"}
     found = rg.compare(tmp_path / "mine.npz", encoder="raw", **options)
     assert found.positive == long[0]

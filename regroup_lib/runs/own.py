@@ -259,8 +259,8 @@ def image_specs(
 def _specs(
     common: dict[str, Any], look: dict[str, Any], runs: Sequence[dict[str, Any]], seeds: Sequence[int]
 ) -> list[AnySpec]:
-    fields = [look | {"kind": "look", "seed": seeds[0]}, *(run | {"seed": seed} for seed in seeds for run in runs)]
-    return [parse_spec(common | chosen) for chosen in fields]
+    specs = [parse_spec(common | run | {"seed": seed}) for seed in seeds for run in runs]
+    return [parse_spec(common | look | {"kind": "look", "seed": seeds[0]}), *specs]
 
 
 def image_settings(dataset: Dataset, positive: str, profile: str) -> dict[str, Any]:
