@@ -2,8 +2,10 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -281,3 +283,40 @@ def test_plain_tools_find_the_committed_records_from_anywhere(elsewhere, tmp_pat
     done = subprocess.run([SCRIPTS / name, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert nbformat.read(tmp_path / "done.ipynb", as_version=4).cells[-1].outputs[0].text.strip() == elsewhere
+
+
+@pytest.mark.browser
+def test_the_tutorial_runs_in_jupyterlab_and_finds_the_committed_records(elsewhere, tmp_path, browser):
+    notebook = nbformat.read(ROOT / "notebooks" / "tutorial.ipynb", as_version=4)
+    notebook.cells += nbformat.read(tmp_path / "count.ipynb", as_version=4).cells[1:]
+    nbformat.write(notebook, tmp_path / "tutorial.ipynb")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    options = ["--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=t", "--LabApp.news_url=None"]
+    server = subprocess.Popen([SCRIPTS / "jupyter-lab", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        page = browser.new_page()
+        wait_for_port(port)
+        page.goto(f"http://localhost:{port}/lab/tree/tutorial.ipynb?token=t")
+        page.locator(".jp-Cell").first.click(timeout=120_000)
+        for _ in notebook.cells:  # those of code wait for the kernel to start; an error would stop the rest
+            page.keyboard.press("Shift+Enter")
+        page.get_by_text(elsewhere, exact=True).wait_for(timeout=300_000)
+        page.close()
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def wait_for_port(port, *, seconds=120):
+    """Wait until a server of this machine answers."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(("localhost", port)).close()
+            return
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
