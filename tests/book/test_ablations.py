@@ -228,3 +228,14 @@ def test_what_ba_says_is_beside_what_is_called_positive(controls):
     assert f"call {np.mean(called):.0f}% of the test images positive" in text
     ba = values(controls["random, equal"], "balanced_accuracy").mean()
     assert text.startswith(f"Under max, random groups of equal sizes have a BA of {ba:.1f}")
+
+
+def test_each_use_of_the_encoder_that_was_run_is_ranked_against_regrouping(make):
+    rg, equal = make(spec("rg"), 2.0), make(spec("rg", epochs=3), 2.0)
+    better = make(spec("ce"), 4.0)
+    uses = {"digits-0": {"rg": rg, "probe": better, "aux-clusters": equal}, "digits-1": {"rg": better, "probe": rg}}
+    assert ablations.uses_sentence(uses) == (
+        "Regrouping ranks below a linear probe on the encoder's features on digit 0 and above it on digit 1. "
+        "Between regrouping and plain training with the clusters as a second task, the "
+        "difference is undecided on digit 0."
+    )

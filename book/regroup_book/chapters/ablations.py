@@ -259,6 +259,14 @@ def pays_between(groups: Groups) -> str:
     return " ".join(sentences)
 
 
+RIVAL_USES = {
+    "probe": "a linear probe on the encoder's features",
+    "aux-clusters": "plain training with the clusters as a second task",
+    "distill": "plain training with the features as a second task",
+}
+SIDES = {-1: "below", 1: "above"}
+
+
 def recorded_uses(profile: str, seeds: Sequence[int]) -> dict[str, Groups]:
     """Return the ways to use an encoder of which every seed has a record, by task."""
     found = {}
@@ -272,18 +280,25 @@ def recorded_uses(profile: str, seeds: Sequence[int]) -> dict[str, Groups]:
 
 
 def uses_sentence(uses: Mapping[str, Groups]) -> str:
-    """Return on which tasks regrouping ranks above and below a linear probe on the features."""
-    signs: dict[int, list[str]] = {}
-    for task, groups in uses.items():
-        difference = precision_difference(groups, "rg", "probe")
-        signs.setdefault((difference.low > 0) - (difference.high < 0), []).append(show.task_name(task))
-    words = {
-        -1: "regrouping ranks below a linear probe on the encoder's features",
-        1: "regrouping ranks above a linear probe on the encoder's features",
-        0: "the difference from a linear probe is undecided",
-    }
-    text = "; ".join(f"{words[sign]} on {listed(signs[sign])}" for sign in words if sign in signs)
-    return f"{text[0].upper()}{text[1:]}."
+    """Return on which tasks regrouping ranks above and below each of `RIVAL_USES` that was run."""
+    sentences = []
+    for rival, named in RIVAL_USES.items():
+        signs: dict[int, list[str]] = {}
+        for task, groups in uses.items():
+            if rival in groups:
+                difference = precision_difference(groups, "rg", rival)
+                signs.setdefault((difference.low > 0) - (difference.high < 0), []).append(show.task_name(task))
+        sides = [side for side in SIDES if side in signs]
+        objects = (named, "it")  # the second side needs no repetition
+        ranks = " and ".join(
+            f"{SIDES[n]} {what} on {listed(signs[n])}" for n, what in zip(sides, objects, strict=False)
+        )
+        if ranks:
+            undecided = f"; on {listed(signs[0])}, the difference is undecided" if 0 in signs else ""
+            sentences.append(f"Regrouping ranks {ranks}{undecided}.")
+        elif signs:
+            sentences.append(f"Between regrouping and {named}, the difference is undecided on {listed(signs[0])}.")
+    return " ".join(sentences)
 
 
 def length_sentence(groups: Groups) -> str:
