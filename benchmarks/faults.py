@@ -345,7 +345,7 @@ def spec_file(folder: Path) -> Artefact:
 
 
 def parameter(folder: Path) -> Artefact:
-    """The text of a parameter on the command line, in the place of a file."""
+    """The text of a parameter on the command line, instead of a file."""
     path = folder / "parameter"
     path.write_text("[0, 1]")
 
@@ -447,7 +447,7 @@ def hostile(folder: Path) -> list[dict[str, Any]]:
 
 
 def _hostile_checkpoint(folder: Path, touched: Path) -> dict[str, Any]:
-    """Put a pickle in the place of a checkpoint: the run starts again, and nothing in it is run."""
+    """Put a pickle where a checkpoint was: the run starts again, and nothing in it is run."""
     spec = smoke(epochs=1)
     path = checkpoint_path(spec, folder / "results")
     path.parent.mkdir(parents=True)
@@ -483,8 +483,8 @@ def same_numbers(folder: Path, *, seeds: Iterable[int] = (0, 1, 2)) -> list[dict
     found = []
     changes = {
         "another process": (1, "bf16"),
-        "2 threads in the place of 1": (2, "bf16"),
-        "float32 in the place of bf16": (1, "fp32"),
+        "2 threads instead of 1": (2, "bf16"),
+        "float32 instead of bf16": (1, "fp32"),
     }
     for method, encoder in (("ce", None), ("rg", "raw")):
         rule = "none" if method == "ce" else "max"
@@ -568,7 +568,7 @@ def page(result: dict[str, Any]) -> str:
     ]
     lines += ["|---|---|---|---|---|"]
     for row in result["same_numbers"]:
-        equal = "equal to the bit" if row["bit_equal"] else "differ"
+        equal = "equal bit for bit" if row["bit_equal"] else "differ"
         score, precision = row["largest_score_difference"], 100 * row["largest_ap_difference"]
         lines.append(f"| {row['method']} | {row['changed']} | {equal} | {score:.2g} | {precision:.2g} |")
     by_method = {row["method"]: 100 * row["ap_std_over_seeds"] for row in result["same_numbers"]}

@@ -147,5 +147,5 @@ def mean_std(values: Sequence[float], scale: float = 100, digits: int = 1) -> st
 
 
 def minus(text: str) -> str:
-    """Return a text with a minus sign in the place of each hyphen."""
+    """Return a text with a minus sign instead of each hyphen."""
     return text.replace("-", "−")

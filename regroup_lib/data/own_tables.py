@@ -42,7 +42,7 @@ MANY_TEXTS = 0.5  # share of rows: a text column with more different values name
 MANY_CATEGORIES = 1000  # of a column; beyond that their names are not compared
 MISSING = "(missing)"
 LONGEST_NAME = 200  # characters of a class
-# Texts that people write in the place of a missing number, in lower case.
+# Texts that people write instead of a missing number, in lower case.
 TOKENS = frozenset(
     "?|-|--|---|–|—|.|..|*|/|na|n/a|n.a.|n.a|<na>|nan|nd|n.d.|nil|none|null|unknown|unk|missing|void|\\n|#n/a|#na|#value!|"
     "#ref!|#div/0!|#name?|#num!|#null!|not available|not applicable|not known|no data".split("|")
@@ -513,7 +513,7 @@ def _value(text: str) -> float | str:
 
 
 def _described(found: dict[str, list[str]]) -> list[str]:
-    """Return the notes, with the columns in the place of braces or at the end."""
+    """Return the notes, with the columns instead of braces, or at the end."""
     return [(what if "{}" in what else f"{what}: {{}}").replace("{}", some_of(names)) for what, names in found.items()]
 
 

@@ -50,7 +50,7 @@ class Encoder:
     normalize = False  # whether `encode` centers features and scales them to unit length (pre-trained networks)
     cached = True  # whether the features are worth a file; flattened pixels are not
     image_size: int | None = None  # side of the images that it was made for; None: those of the data set
-    text = False  # whether it takes sentences, str [n], in the place of images
+    text = False  # whether it takes sentences, str [n], instead of images
     resumable = False  # whether `fit` takes a checkpoint and a deadline, as `train` does
     earlier_seconds_ = 0.0  # training time before the checkpoint that `fit` went on from
     notes: tuple[str, ...] = ()  # assumptions about its file

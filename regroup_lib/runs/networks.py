@@ -44,7 +44,7 @@ from regroup_lib.runs.prepare import _by_class, _describe, _encoded, _features_o
 from regroup_lib.runs.records import Record
 from regroup_lib.runs.specs import Spec, TableSpec
 
-MANY_CLASSES = 20  # beyond it a record keeps decisions and each class's AP in the place of all scores
+MANY_CLASSES = 20  # beyond it a record keeps decisions and each class's AP instead of all scores
 
 
 def _run_training(spec: Spec, means: _Means) -> tuple[Record, dict[str, np.ndarray]]:

@@ -207,7 +207,7 @@ def remove_leftovers(path: Path, checkpoint: Path) -> None:
 
 
 def write_record(record: Record, arrays: dict[str, np.ndarray], path: Path) -> None:
-    """Write arrays and the JSON file, and only then put the two in the place of older ones, the JSON file last."""
+    """Write arrays and the JSON file, and only then replace older ones, the JSON file last."""
     record.machine, record.versions, record.code = _machine(), _versions(record.spec), CODE_VERSION
     record.created = datetime.now(UTC).isoformat(timespec="seconds")
     with atomic_path(path) as partial, atomic_path(path.with_suffix(".npz")) as partial_arrays:

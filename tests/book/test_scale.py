@@ -90,7 +90,7 @@ def test_the_table_adds_up_and_takes_its_prices(measured):
     assert number["machine hours"] == pytest.approx(steps, abs=0.7)
     assert number["price of the machine"] == pytest.approx(3 * steps, abs=2)
     disk = number["images on disk, TB"] + number["features on disk, TB"]
-    assert number["price of the disk, a month"] == pytest.approx(7 * disk, abs=0.01)
+    assert number["price of the disk per month"] == pytest.approx(7 * disk, abs=0.01)
 
 
 def test_a_file_that_is_missing_or_incomplete_says_how_to_make_it(tmp_path):

@@ -28,7 +28,7 @@ from regroup_lib.runs.specs import Spec
 from regroup_lib.runs.sweeps import SweepError, Unfinished, sweep
 from regroup_lib.runs.verify import check_results
 
-# What a worker does with a seed, or with a run beside whose record is a file `.crash`, in the place of training.
+# What a worker does with a seed, or with a run beside whose record is a file `.crash`, instead of training.
 CRASHES, RAISES = 101, 103
 PRELOAD = f"""
 import os, signal

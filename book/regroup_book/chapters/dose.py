@@ -62,8 +62,8 @@ def least_purity(groups: Groups, follows: str) -> tuple[float, Interval] | None:
 def dose_sentence(groups: Groups) -> str:
     """Return, for each kind of re-assignment, from which purity on the gain is clear."""
     found = {label: least_purity(groups, follows) for follows, (label, _) in FOLLOWS.items()}
-    needed = [f"{level[0]:.2f} if images are {label}" for label, level in found.items() if level]
+    needed = [f"{level[0]:.2f} (images {label})" for label, level in found.items() if level]
     never = [label for label, level in found.items() if level is None]
-    sentences = [f"To help clearly, groups need a purity of {listed(needed)}."] if needed else []
+    sentences = [f"Groups clearly help from a purity of {listed(needed)} on."] if needed else []
     sentences += [f"Groups do not clearly help at any purity if images are {listed(never, 'or')}."] if never else []
     return " ".join(sentences)

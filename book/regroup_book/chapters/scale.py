@@ -135,7 +135,7 @@ def cost_table(
             "price of the machine": f"{total * machine_hour:,.0f}",
             "images on disk, TB": f"{size['images'] / 1e12:,.3f}",
             "features on disk, TB": f"{size['features'] / 1e12:,.3f}",
-            "price of the disk, a month": f"{(size['images'] + size['features']) / 1e12 * terabyte_month:,.2f}",
+            "price of the disk per month": f"{(size['images'] + size['features']) / 1e12 * terabyte_month:,.2f}",
             "labels in memory, GB": f"{size['labels'] / 1e9:,.2f}",
             "last layer and logits in memory, GB": f"{(size['head'] + size['logits']) / 1e9:,.2f}",
         }
