@@ -299,9 +299,11 @@ def test_the_tutorial_runs_in_jupyterlab_and_finds_the_committed_records(elsewhe
         page = browser.new_page()
         wait_for_port(port)
         page.goto(f"http://localhost:{port}/lab/tree/tutorial.ipynb?token=t")
-        page.locator(".jp-Cell").first.click(timeout=120_000)
-        for _ in notebook.cells:  # those of code wait for the kernel to start; an error would stop the rest
+        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=120_000)
+        page.locator(".jp-Cell").first.click()
+        for _ in notebook.cells:  # an error in one would stop the rest
             page.keyboard.press("Shift+Enter")
+            page.wait_for_timeout(200)
         page.get_by_text(elsewhere, exact=True).wait_for(timeout=300_000)
         page.close()
     finally:

@@ -138,7 +138,7 @@ def test_a_method_that_cannot_be_used_ranks_last_and_is_shown(results):
     assert (tables.precision_table(results, "logreg")["KMeansSMOTE"] == "n. a.").all()
     assert tables.rank_table(results, "logreg").loc["KMeansSMOTE", "could not be used"] == 3
     (row,) = tables.reasons_table(results).reset_index().to_dict("records")
-    assert row == {"method": "KMeansSMOTE", "tasks": "; ".join(results.tasks), "it says": "no cluster holds enough"}
+    assert row == {"method": "KMeansSMOTE", "tasks": "; ".join(results.tasks), "message": "no cluster holds enough"}
     assert np.isnan(results.differences("logreg", "kmeans-smote")["wine-1"].mean)
     usable = TableResults([r for r in results.records if r.spec.method != "kmeans-smote"])
     assert tables.reasons_table(usable).empty
