@@ -77,7 +77,17 @@ class NpyRows:
 
 
 def open_rows(array: Any) -> Any:
-    """Return an array that can be read by blocks: with ``shape``, ``dtype`` and slices of rows."""
+    """Return an array that can be read by blocks: with ``shape``, ``dtype`` and slices of rows.
+
+    Parameters
+    ----------
+    array : path, ndarray, memory map, or any object with ``shape``, ``dtype`` and slices of rows
+
+    Raises
+    ------
+    ValueError
+        If it is none of these, or sparse.
+    """
     if isinstance(array, str | Path):
         return NpyRows.open(array)
     if sparse.issparse(array):
@@ -202,13 +212,17 @@ class BlockKMeans(ClusterMixin, BaseEstimator):
 
     Parameters
     ----------
-    n_clusters, block_rows : int
-        Clusters, and rows read at a time.
-    n_fitted, n_init : int
-        Rows of the subsample, at most, and starts of k-means on it.
-    max_iter, tol : int, float
-        Passes over all rows, at most (one more assigns the labels), which end when the inertia falls by less than this
-        share.
+    n_clusters : int
+    block_rows : int
+        Rows read at a time.
+    n_fitted : int
+        Rows of the subsample, at most.
+    n_init : int
+        Starts of k-means on the subsample.
+    max_iter : int
+        Passes over all rows, at most; one more assigns the labels.
+    tol : float
+        The passes end when the inertia falls by less than this share.
     client : distributed.Client, optional
         Let the workers of its scheduler do the passes, each on a part of the rows. They read the rows by path, so
         features in memory are refused; sums, counts and labels come back. Default: this process.
@@ -262,7 +276,14 @@ class BlockKMeans(ClusterMixin, BaseEstimator):
         return BlockKMeans(**self.get_params(deep=False))  # a client cannot be copied
 
     def fit(self, X: Any, y: None = None) -> BlockKMeans:
-        """Find the clusters of features [n, d]: a path, a memory map, or any other array that `open_rows` takes."""
+        """Find the clusters of features [n, d]: a path, a memory map, or any other array that `open_rows` takes.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer rows than clusters, a row is not finite, an option is below 1, or a client is given and
+            the features are in memory.
+        """
         rows = Rows.of(X)
         self._check(rows)
         with threadpool_limits(1):  # the products are small: threads wait for each other, and add in another order

@@ -71,7 +71,8 @@ def cluster_counts(
     >>> cluster_counts([6705, 1113, 115], threshold=1000)
     [7, 2, 1]
     """
-    counts = list(class_counts) if isinstance(class_counts, Iterable) and not isinstance(class_counts, Mapping) else []
+    listed = isinstance(class_counts, Iterable) and not isinstance(class_counts, Mapping)
+    counts = list(for_sklearn(class_counts)) if listed else []
     if not counts or not all(is_number(count) and count >= 1 and count % 1 == 0 for count in counts):
         raise ValueError(f"class_counts is {class_counts}; every class needs at least one sample, in a list of numbers")
     counts = [int(count) for count in counts]

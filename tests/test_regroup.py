@@ -74,6 +74,7 @@ def test_no_cluster_count_is_below_one_or_above_its_class(counts, data):
         ([100, 50, 10], {"n_clusters": {1: 2}}, [10, 2, 1]),
         ([100, 50, 10], {"n_clusters": {0: 4, 2: 99}}, [4, 5, 10]),  # a mapping may divide the smallest class
         (np.array([20, 10]), {"n_clusters": np.int64(3)}, [3, 1]),
+        (torch.tensor([20, 10]), {}, [2, 1]),
     ],
 )
 def test_cluster_counts_by_example(counts, options, expected):

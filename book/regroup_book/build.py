@@ -293,6 +293,7 @@ numbers, under max and sum. {doc}`reproduce` says how a record is made.
 
 def _records_behind(parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Record]]:
     """Return the records that each chapter shows, of those chapters that show any; a missing one is an error."""
+    from regroup_book.chapters.ablations import recorded_uses
     from regroup_book.paper_scale import COMPARED_CHAPTERS, both_profiles
     from regroup_book.plans import PLANS, chapter_specs
     from regroup_lib.runs.records import load_record
@@ -307,9 +308,13 @@ def _records_behind(parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, li
     if lines:
         raise BookError("\n".join(lines))
     found = {name: [load_record(spec.path()) for spec in group] for name, group in specs.items() if group}
-    for name in set(found).intersection(COMPARED_CHAPTERS):
-        compared = both_profiles(name, BUILD_PARAMETERS["seeds"]).values()
-        more = [record for both in compared for groups in both for group in groups.values() for record in group]
+    # Tables that show what is recorded, and wait for no record.
+    seeds = BUILD_PARAMETERS["seeds"]
+    shown = {name: sum(both_profiles(name, seeds).values(), ()) for name in found if name in COMPARED_CHAPTERS}
+    if "ablations" in found:
+        shown["ablations"] = tuple(recorded_uses(parameters["ablations"]["profile"], seeds).values())
+    for name, tables in shown.items():
+        more = [record for groups in tables for group in groups.values() for record in group]
         found[name] = list({record.key: record for record in [*found[name], *more]}.values())
     return found
 

@@ -52,12 +52,23 @@ def check_encoder_takes(name: str, *, text: bool, data: str) -> None:
 
 
 def make_encoder(name: str, *, data_dir: str | Path | None = None, epochs: int | None = None) -> Encoder:
-    """Build an encoder from its identifier, with a training length if it is one that is trained here.
+    """Build an encoder from its identifier.
 
-    Identifiers are ``"raw"``, ``"pca"``, ``"autoencoder"``, ``"simclr"``, ``"clip"`` (or ``"clip:MODEL:TAG_OR_FILE"``),
-    ``"onnx:STEM"`` for ``encoders/STEM.onnx`` in the data directory (or ``"onnx:PATH.onnx"``), both with options of
-    `OnnxEncoder` if need be, ``"onnx:STEM?size=224&output=NAME"``; for text ``"tfidf"`` and ``"minilm"``. A
-    ValueError or FileNotFoundError says that there is no such encoder, or that its file is missing or damaged.
+    Parameters
+    ----------
+    name : str
+        ``"raw"``, ``"pca"``, ``"autoencoder"``, ``"simclr"``, ``"clip"`` (or ``"clip:MODEL:TAG_OR_FILE"``),
+        ``"onnx:STEM"`` for ``encoders/STEM.onnx`` in the data directory (or ``"onnx:PATH.onnx"``), both with options of
+        `OnnxEncoder` if need be, ``"onnx:STEM?size=224&output=NAME"``; for text ``"tfidf"`` and ``"minilm"``.
+    data_dir : str or Path, optional
+        See `load_data`.
+    epochs : int, optional
+        Training length, for encoders that are trained here.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        If there is no such encoder, or its file is missing or damaged.
     """
     check_encoder_name(name)
     if name in TEXT_ENCODERS:
@@ -114,6 +125,10 @@ def encode(
         A `time.monotonic` after which no epoch of such an encoder may end.
     wait : bool
         When another process computes the same features: wait for them (True) or raise.
+
+    Returns
+    -------
+    Features
 
     Raises
     ------

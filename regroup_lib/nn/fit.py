@@ -49,8 +49,13 @@ class RegroupedNetwork:
     def predict_proba(self, inputs: Any, *, rule: str = "sum", batch_size: int = 1000) -> np.ndarray:
         """Return class probabilities, float64 [n, C], in the order of ``regrouping.classes_``.
 
-        `inputs` are an array, tensor, Dataset or DataLoader, as in training; `rule`, "sum" or "max", is that of
-        `aggregate`.
+        Parameters
+        ----------
+        inputs : array, tensor, Dataset or DataLoader [n, ...]
+            As in training.
+        rule : {"sum", "max"}
+            See `aggregate`.
+        batch_size : int
         """
         samples = _Samples(inputs, _device_of(self.network), self.dtype)
         self.network.eval()
@@ -75,7 +80,13 @@ class RegroupedNetwork:
 
     @classmethod
     def load(cls, folder: str | Path, build: Callable[[int], nn.Module]) -> RegroupedNetwork:
-        """Read what `save` wrote; `build` is that of `fit_regrouped`, and has to make a module with such weights."""
+        """Read what `save` wrote; `build` is that of `fit_regrouped`.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If a file is missing or damaged, or the module has other weights.
+        """
         regrouping, path = Regrouping.load(Path(folder) / "regrouping.npz"), Path(folder) / "network.safetensors"
         try:
             with safe_open(path, "pt") as file:

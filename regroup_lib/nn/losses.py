@@ -98,7 +98,13 @@ class LDAMLoss(nn.Module):
         Deferred re-weighting (DRW): from this share of the training on, 0 <= deferred < 1, samples are weighted by
         the effective number of their class, (1 - beta) / (1 - beta^n_c) with beta = 0.9999, normalized to sum to C.
         The mean is then a weighted one, as in ``nn.CrossEntropyLoss``. The training loop calls `begin_epoch`, which
-        switches the weights on (`reweighted`). Default: never.
+        switches the weights on. Default: never.
+
+    Attributes
+    ----------
+    margins, effective_weights : Tensor of float32 [C]
+    reweighted : bool
+        Whether the weights are on.
 
     References
     ----------
@@ -297,7 +303,9 @@ class APLoss(nn.Module):
         """Return the loss of logits [n, C], C at least 2, and targets int64 [n]."""
         return _by_pairs(_log_odds(_rankable(logits, targets)), targets, self._errors)
 
-    def _errors(self, rows, weights, difference, positive) -> tuple[torch.Tensor, torch.Tensor]:
+    def _errors(
+        self, rows: torch.Tensor, weights: torch.Tensor, difference: torch.Tensor, positive: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         above = (difference / (2 * self.delta) + 0.5).clamp(0, 1)
         rank = 0.5 + above.sum(1, keepdim=True)  # the sum has H(0) = 0.5 of the sample itself
         errors = weights[:, None] * (above / rank).masked_fill(positive, 0)
@@ -437,13 +445,14 @@ class _WithGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, scores: torch.Tensor, value: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-        ctx.gradient = gradient
+        ctx.save_for_backward(gradient)
         return value.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        return upstream * ctx.gradient, None, None
+        (gradient,) = ctx.saved_tensors
+        return upstream * gradient, None, None
 
 
 def _log_odds(logits: torch.Tensor) -> torch.Tensor:

@@ -38,8 +38,16 @@ def run(
     wait : bool
         When another process runs the same spec, or computes its features: wait for it (True) or raise `Busy`.
     deadline : float, optional
-        A `time.monotonic` after which no epoch is to end, see `train`. The training then raises `OutOfTime`, and the
-        same call goes on from there.
+        A `time.monotonic` after which no epoch is to end, see `train`.
+
+    Returns
+    -------
+    Record
+
+    Raises
+    ------
+    OutOfTime
+        If the training stopped at its deadline: the same call goes on from there.
 
     Notes
     -----

@@ -36,15 +36,36 @@ from regroup_lib.runs import table_methods
 from regroup_lib.runs.methods import METHODS
 
 PROFILES: dict[str, dict[str, Any]] = {
-    # The embedded digits: seconds per run, for a first look and for continuous integration. A mirrored 2 is no 2.
-    "smoke": {"network": "tiny-resnet", "epochs": 4, "batch_size": 64, "peak_lr": 0.1}
-    | {"flip": False, "shift": 1, "encoder_epochs": 5},
+    # The embedded digits: seconds per run, for a first look and for continuous integration.
+    "smoke": {
+        "network": "tiny-resnet",
+        "epochs": 4,
+        "batch_size": 64,
+        "peak_lr": 0.1,
+        "flip": False,  # a mirrored 2 is no 2
+        "shift": 1,
+        "encoder_epochs": 5,
+    },
     # The paper's data sets, complete, in minutes on two cores.
-    "cpu": {"network": "small-resnet", "epochs": 8, "batch_size": 256, "peak_lr": 0.2}
-    | {"flip": True, "shift": 3, "encoder_epochs": 12},
+    "cpu": {
+        "network": "small-resnet",
+        "epochs": 8,
+        "batch_size": 256,
+        "peak_lr": 0.2,
+        "flip": True,
+        "shift": 3,
+        "encoder_epochs": 12,
+    },
     # The paper's network; needs a GPU.
-    "paper": {"network": "resnet34", "epochs": 100, "batch_size": 256, "peak_lr": 0.2}
-    | {"flip": True, "shift": 4, "encoder_epochs": 50},
+    "paper": {
+        "network": "resnet34",
+        "epochs": 100,
+        "batch_size": 256,
+        "peak_lr": 0.2,
+        "flip": True,
+        "shift": 4,
+        "encoder_epochs": 50,
+    },
 }
 # Sentences have no mirror image.
 TEXT = {"optimizer": "adam", "flip": False, "shift": 0}
@@ -66,13 +87,13 @@ DATASET_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         # With 450 positives, 12 epochs of the slim network reach a higher validation AP than 5 of the small one,
         # in the same time.
         "cifar100": {"network": "slim-resnet", "epochs": 12},
-        "ham10000": {"network": "slim-resnet-64", "image_size": 64, "epochs": 30} | LESIONS | {"shift": 6},
+        "ham10000": LESIONS | {"network": "slim-resnet-64", "image_size": 64, "epochs": 30, "shift": 6},
     },
     "paper": {
         "descriptions": FEW_SENTENCES,
         "phrasebank": TEXT | FINE_TUNING | {"network": "minilm"},
         # The shift is the same share of the image.
-        "ham10000": {"network": "resnet34-224", "image_size": 224} | LESIONS | {"shift": 21},
+        "ham10000": LESIONS | {"network": "resnet34-224", "image_size": 224, "shift": 21},
     },
 }
 # ... for a network that is not the profile's, ...

@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 import uuid
+import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -256,6 +257,8 @@ def _in_processes(workers: int, deadline: float | None) -> Iterator[_Place]:
     environment = KEEPING_MEMORY | dict.fromkeys(THREADS, threads)
     pools: list[ProcessPoolExecutor] = []
     own = threading.local()
+    # A run leaves its process larger; joblib then starts another one, and its warning names a leak that is none.
+    warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
 
     def supervise(*arguments: Any) -> Any:
         left = None if deadline is None else deadline - time.monotonic()

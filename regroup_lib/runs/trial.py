@@ -55,7 +55,7 @@ def estimate(plan: Plan, *, workers: int | None = None, results_dir: str | Path 
         seconds, extra = try_out(plan, todo)
         gigabytes = (workers or 1) * (_peak() + extra) / 1e9
         minutes = max(1, round(seconds / 60 / (workers or 1)))
-        lines.append(f"about {minutes} minutes and {gigabytes:.1f} GB of memory, estimated on a part of the data")
+        lines.append(f"about {minutes} min and {gigabytes:.1f} GB of memory, estimated on a part of the data")
     return "\n".join(lines)
 
 
