@@ -64,6 +64,6 @@ def dose_sentence(groups: Groups) -> str:
     found = {label: least_purity(groups, follows) for follows, (label, _) in FOLLOWS.items()}
     needed = [f"{level[0]:.2f} (images {label})" for label, level in found.items() if level]
     never = [label for label, level in found.items() if level is None]
-    sentences = [f"Groups clearly help from a purity of {listed(needed)} on."] if needed else []
+    sentences = [f"Groups clearly help at a purity of at least {listed(needed)}."] if needed else []
     sentences += [f"Groups do not clearly help at any purity if images are {listed(never, 'or')}."] if never else []
     return " ".join(sentences)
