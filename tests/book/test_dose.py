@@ -48,7 +48,9 @@ def test_the_table_has_every_set_of_groups(groups):
     assert table["purity"].tolist() == ["1.00", "0.78", "0.55", "0.78", "0.55"]
     assert table["AP − binary labels"].str.contains(r"\*").any()
     said = dose.dose_sentence(groups | {f"autoencoder {share}": groups[f"random {share}"] for share in (0.25, 0.5)})
-    assert said.startswith("Groups clearly help at a purity of at least 0.55 (images re-assigned at random), 1.00 (images")
+    assert said.startswith(
+        "Groups clearly help at a purity of at least 0.55 (images re-assigned at random), 1.00 (images"
+    )
     assert "any purity" not in said
     worthless = groups | {"true": groups["binary"]}
     for record in worthless["true"]:
