@@ -256,7 +256,7 @@ def _clusters_of(chosen: Spec | None) -> Settings:
     return {} if chosen is None else {"n_clusters": chosen.n_clusters, "threshold": chosen.threshold}
 
 
-MIXED_SHARES = _by_profile((0.5,), (0.25, 0.5, 0.75), (0.5,))
+MIXED_SHARES = _by_profile((0.5,), (0.1, 0.25, 0.5, 0.75, 0.9, 1.0), (0.5,))
 
 
 def dose_runs(profile: str, seeds: Sequence[int]) -> Runs:
