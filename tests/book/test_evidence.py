@@ -16,6 +16,7 @@ from regroup_book.evidence import MEASURES, WORDS, claims, combine, contrast, gr
 from regroup_lib.data.load import load_data
 from regroup_lib.intervals import Interval, interval
 from regroup_lib.metrics import bootstrap_counts, rates_above
+from regroup_lib.runs import looks
 from regroup_lib.runs.differences import N_RESAMPLES
 from regroup_lib.runs.records import load_records
 from regroup_lib.runs.run import run
@@ -391,6 +392,7 @@ def test_a_question_needs_the_runs_of_its_contrasts_alone(tmp_path, monkeypatch)
     """E4 compares three of the four label sets; the fourth may be missing."""
     monkeypatch.setenv("REGROUP_RESULTS", str(tmp_path))
     monkeypatch.setitem(plans.HEADLINE_SEEDS, "smoke", (0, 1))
+    monkeypatch.setattr(looks, "EMBEDDED_POINTS", 100)  # t-SNE of all test digits takes seconds
     for spec in plans.headline("smoke"):
         if spec.method != "rg-true":
             run(spec)

@@ -11,7 +11,7 @@ import pytest
 import regroup_lib as rg
 from regroup_book import build, paper_scale, plans
 from regroup_book.show import settings_table
-from regroup_lib.runs import specs
+from regroup_lib.runs import looks, specs
 from regroup_lib.runs.differences import AVERAGE_PRECISION, precision_difference, result_on_test
 
 SEEDS = [0, 1]
@@ -82,6 +82,7 @@ def test_both_profiles_are_compared_where_both_are_whole(both, tmp_path, monkeyp
 
 def test_label_sets_with_all_seeds_in_both_profiles_are_compared(empty_results, tmp_path_factory, monkeypatch):
     monkeypatch.setenv("REGROUP_DATA", str(tmp_path_factory.mktemp("data")))
+    monkeypatch.setattr(looks, "EMBEDDED_POINTS", 100)  # t-SNE of all test digits takes seconds
     tiny = specs.PROFILES["smoke"] | {"epochs": 1}
     for profile in ("cpu", "paper"):
         monkeypatch.setitem(specs.PROFILES, profile, tiny)
