@@ -256,7 +256,12 @@ def _clusters_of(chosen: Spec | None) -> Settings:
     return {} if chosen is None else {"n_clusters": chosen.n_clusters, "threshold": chosen.threshold}
 
 
-MIXED_SHARES = _by_profile((0.5,), (0.1, 0.25, 0.5, 0.75, 0.9, 1.0), (0.5,))
+# The shares of the majority that are re-assigned, by what the new group depends on.
+_FEW_SHARES = (0.25, 0.5, 0.75)
+_SHARES = dict.fromkeys(("random", "brightness"), (0.1, *_FEW_SHARES, 0.9, 1.0)) | {"autoencoder": _FEW_SHARES}
+MIXED_SHARES: dict[str, dict[str, tuple[float, ...]]] = _by_profile(
+    dict.fromkeys(_SHARES, (0.5,)), _SHARES, dict.fromkeys(_SHARES, (0.5,))
+)
 
 
 def dose_runs(profile: str, seeds: Sequence[int]) -> Runs:
@@ -268,9 +273,9 @@ def dose_runs(profile: str, seeds: Sequence[int]) -> Runs:
         "brightness": {"method": "rg-mixed-brightness"},
         "autoencoder": {"method": "rg-mixed-features", "encoder": "autoencoder"},
     }
-    for share in MIXED_SHARES[profile]:
-        for name, settings in follows.items():
-            found[f"{name} {share:g}"] = _slim_runs(profile, task, seeds=seeds, mixed_share=share, **settings)
+    for name, shares in MIXED_SHARES[profile].items():
+        for share in shares:
+            found[f"{name} {share:g}"] = _slim_runs(profile, task, seeds=seeds, mixed_share=share, **follows[name])
     return found
 
 

@@ -294,9 +294,7 @@ def test_the_weight_of_a_second_head_waits_for_its_grid_and_is_chosen_on_validat
 @pytest.mark.parametrize("profile", ["smoke", "cpu", "paper"])
 def test_the_dose_response_curve_varies_the_share_and_what_it_follows(profile):
     groups = plans.dose_runs(profile, [0, 1, 2])
-    expected = [
-        f"{name} {s:g}" for s in plans.MIXED_SHARES[profile] for name in ("random", "brightness", "autoencoder")
-    ]
+    expected = [f"{name} {share:g}" for name, shares in plans.MIXED_SHARES[profile].items() for share in shares]
     assert list(groups) == ["binary", "true", *expected]
     assert all([spec.seed for spec in specs] == [0, 1, 2] for specs in groups.values())
     controls = plans.ablation("control", plans.ABLATION_TASKS[profile][0], profile, [0, 1, 2])
