@@ -30,9 +30,8 @@ from regroup_lib.files import write_npz
 from regroup_lib.intervals import Interval
 from regroup_lib.report import operating_points, python_code, write_report
 from regroup_lib.runs import networks, prepare, table_methods
-from regroup_lib.runs.differences import result_on_test, validation_precision
 from regroup_lib.runs.own import REGROUPED, image_settings, plan
-from regroup_lib.runs.records import find_record, load_record
+from regroup_lib.runs.records import find_record, load_record, result_on_test, validation_precision
 from regroup_lib.runs.saved import fit_model, load_model
 from regroup_lib.runs.specs import LookSpec, OwnData, Spec, TableSpec, parse_spec
 from regroup_lib.runs.sweeps import SweepError
