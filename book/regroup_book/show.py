@@ -19,6 +19,7 @@ from regroup_book.differences import Groups, precision_difference, scores_on_tes
 from regroup_lib.data.sources import class_names_of
 from regroup_lib.data.tasks import parse_task
 from regroup_lib.intervals import mean_std, minus, starred
+from regroup_lib.plots import LOOKS
 from regroup_lib.runs.export import markdown_text
 from regroup_lib.runs.records import (
     AVERAGE_PRECISION,
@@ -54,7 +55,7 @@ STYLES = {
     "rg-clip": Style("regrouped, CLIP", "#0072B2", "--", "X"),
 }
 # Of methods beside regrouping; no label set above has one of their colors.
-COLORS = {"ce": "#000000", "wce": "#44AA99", "ros": "#882255", "rusc": "#8C6D31", "rg": "#0072B2"}
+COLORS = {"ce": LOOKS["CE"][0], "wce": LOOKS["WCE"][0], "ros": LOOKS["ROS"][0], "rusc": "#8C6D31", "rg": LOOKS["RG"][0]}
 ENCODER_LABELS = {
     "raw": "raw pixels",
     "pca": "PCA",
