@@ -27,17 +27,19 @@ from regroup_lib.intervals import Interval, interval, starred
 from regroup_lib.metrics import bootstrap_counts, weighted_average_precisions
 from regroup_lib.plots import shortened
 from regroup_lib.runs import export, table_methods
-from regroup_lib.runs.differences import (
+from regroup_lib.runs.methods import METHODS
+from regroup_lib.runs.own import BOOSTING, DIVERGES, IMAGE_METHODS, PIXELS, REGROUPED, TABLE_METHODS, plan
+from regroup_lib.runs.records import (
     AVERAGE_PRECISION,
     BALANCED_ACCURACY,
     N_RESAMPLES,
+    Record,
+    find_record,
+    machine_class,
     result_on_test,
     rule_of,
     validation_precision,
 )
-from regroup_lib.runs.methods import METHODS
-from regroup_lib.runs.own import BOOSTING, DIVERGES, IMAGE_METHODS, PIXELS, REGROUPED, TABLE_METHODS, plan
-from regroup_lib.runs.records import Record, find_record
 from regroup_lib.runs.specs import OWN, AnySpec, OwnData, TableSpec
 from regroup_lib.runs.sweeps import SweepError, sweep
 
@@ -445,7 +447,7 @@ class Comparison:
         """One sentence on the records: number, task, seeds, data and machines."""
         specs = [record.spec for record in self.records]
         trained = "" if self.is_table else f", {specs[0].epochs} epochs of {specs[0].network}"
-        machines = sorted({f"{r.machine['cores']} cores {r.machine['architecture']}" for r in self.records})
+        machines = sorted(set(map(machine_class, self.records)))
         return (
             f"{len(self.records) + 1} records, profile {specs[0].profile}, task {self.look.spec.task}, seeds "
             f"{', '.join(map(str, self.seeds))}{trained}; data {self.look.data_digest[:12]}; {', '.join(machines)}."

@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from sklearn.calibration import calibration_curve
 
 SHOWN_COLUMNS = 15  # of a table, in the map of its clusters
-# Title -> color and line style, those of the book.
+# Title -> color and line style; the figures of the book have these colors, too.
 LOOKS = {
     "CE": ("#000000", "-"),
-    "WCE": ("#E69F00", ":"),
-    "ROS": ("#009E73", "--"),
+    "WCE": ("#44AA99", ":"),
+    "ROS": ("#882255", "--"),
     "linear probe": ("#CC79A7", "-"),
     "encoder+MLP": ("#D55E00", ":"),
     "balanced forest": ("#CC79A7", "-"),

@@ -15,11 +15,12 @@ from sklearn.metrics import precision_recall_curve
 
 from regroup_lib.comparison import Comparison, named
 from regroup_lib.diagnostics import threshold_table
-from regroup_lib.estimator import RegroupClassifier
 from regroup_lib.files import atomic_path
 from regroup_lib.plots import plot_calibration
 from regroup_lib.runs.methods import METHODS
-from regroup_lib.runs.saved import steps_of
+from regroup_lib.runs.own import BOOSTING, REGROUPED
+from regroup_lib.runs.specs import READING
+from regroup_lib.runs.table_methods import ESTIMATOR_TITLES
 
 WANTED = (0.5, 0.7, 0.8, 0.9, 0.95)  # precisions and recalls of the table of thresholds
 STYLE = """
@@ -101,42 +102,24 @@ def _printed_below(threshold: float) -> float:
 
 
 def python_code(comparison: Comparison) -> str:
-    """Return Python code that fits the recommended classifier on the same data, and applies it."""
-    own, spec = comparison.own or comparison.look.spec.own, comparison.groups[comparison.recommendation.row][0].spec
-    reading = {name: getattr(own, name) for name in ("label", "group", "missing", "decimal", "allow_missing")}
-    reading["image_size"] = getattr(spec, "image_size", None)
-    options = "".join(f", {name}={value!r}" for name, value in reading.items() if value)
+    """Return Python code that makes this comparison again, fits the recommended classifier, and applies it."""
+    own, look, spec = comparison.own or comparison.look.spec.own, comparison.look.spec, comparison.records[0].spec
+    settings = {"positive": own.positive, "encoder": look.encoder, "threshold": look.threshold}
+    if comparison.is_table:
+        boosted = [title for classifier, title in comparison.groups if classifier == ESTIMATOR_TITLES[BOOSTING]]
+        if not boosted or any(title in REGROUPED for title in boosted):  # else it is the default
+            settings["estimators"] = list(dict.fromkeys(record.spec.estimator for record in comparison.records))
+    else:
+        settings["epochs"] = next(r.spec.epochs for r in comparison.records if not METHODS[r.spec.method].features)
+        settings["image_size"] = spec.image_size
+    settings |= {"seeds": comparison.seeds, "profile": spec.profile} | {name: getattr(own, name) for name in READING}
+    defaults = {"header": True, "allow_missing": False, "missing": ()}
+    said = {name: value for name, value in settings.items() if value != defaults.get(name)}
     path = own.path or "your data"
-    if not comparison.is_table:
-        look = comparison.look.spec
-        epochs = next(r.spec.epochs for r in comparison.records if not METHODS[r.spec.method].features)
-        settings = {"positive": own.positive, "encoder": look.encoder, "threshold": look.threshold}
-        settings |= {"epochs": epochs, "seeds": comparison.seeds, "profile": spec.profile}
-        chosen = ", ".join(f"{name}={value!r}" for name, value in settings.items() if value is not None)
-        lines = ["import regroup_lib as rg", f"comparison = rg.compare({path!r}, {chosen}{options})"]
-        lines.append("model = comparison.fit()  # model.save(folder) keeps it")
-        if not path.endswith(".npz"):
-            lines.append(f"print(model.predict({path!r}))")
-        return "\n".join(lines)
-    options += "" if own.header else ", header=False"
-    steps = steps_of(spec)
-    inner = [p for s in steps if isinstance(s, RegroupClassifier) for p in (s.estimator, s.encoder) if p is not None]
-    parts = [step for step in steps if not isinstance(step, RegroupClassifier)] + inner
-    imports = sorted({f"from {type(p).__module__.split('._')[0]} import {type(p).__name__}" for p in parts})
-    return "\n".join(
-        [
-            "import regroup_lib as rg",
-            *imports,
-            "from imblearn.pipeline import make_pipeline",
-            "from regroup_lib.data.bundled_tables import table_of",
-            "from regroup_lib.runs.table_methods import make_preparation",
-            "",
-            f"table = table_of(rg.load_data({path!r}{options}), {own.positive!r})",
-            f"model = make_pipeline(make_preparation(), {', '.join(' '.join(repr(s).split()) for s in steps)})",
-            "model.fit(table.features, table.labels)",
-            "print(model.predict_proba(table.features)[:, 1])",
-        ]
-    )
+    options = "".join(f", {name}={value!r}" for name, value in said.items())
+    lines = ["import regroup_lib as rg", f"comparison = rg.compare({path!r}{options})"]
+    lines.append("model = comparison.fit()  # model.save(folder) keeps it")
+    return "\n".join([*lines, *([] if path.endswith(".npz") else [f"print(model.predict({path!r}))"])])
 
 
 def _sentences(markdown: str) -> str:

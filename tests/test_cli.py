@@ -20,7 +20,7 @@ from regroup_lib import cli
 from regroup_lib.data.load import load_data
 from regroup_lib.files import write_npz
 from regroup_lib.nn import training
-from regroup_lib.runs import records, table_methods
+from regroup_lib.runs import table_methods
 from regroup_lib.runs.records import find_record, load_records
 from regroup_lib.runs.specs import Spec
 
@@ -395,7 +395,7 @@ def test_sweep_runs_what_is_missing_and_counts_what_diverged(regroup, results_di
 
 def test_an_estimate_says_how_many_runs_it_leaves_out(regroup, results_directory, small_chapter, monkeypatch):
     known = {0.1: 120.0, 1e30: None}  # by learning rate
-    monkeypatch.setattr(records, "estimate_seconds", lambda spec, records: known[spec.peak_lr])
+    monkeypatch.setattr(plans, "estimate_seconds", lambda spec, records: known[spec.peak_lr])
     _, out, _ = regroup("sweep", "small", "--profile", "smoke", "--seeds", "0,1", "--dry-run")
     assert "4 runs, 4 to do, about 4 minutes and 2 runs unlike all recorded ones\n" in out
 
@@ -403,7 +403,7 @@ def test_an_estimate_says_how_many_runs_it_leaves_out(regroup, results_directory
 def test_dry_run_prints_runs_and_minutes_and_starts_nothing(regroup, recorded, monkeypatch):
     before = sorted(recorded.rglob("*"))
     # Estimates come from all records of the profile, and are added up.
-    monkeypatch.setattr(records, "estimate_seconds", lambda spec, records: 60.0 * len(records))
+    monkeypatch.setattr(plans, "estimate_seconds", lambda spec, records: 60.0 * len(records))
     arguments = ["sweep", "motivating-example", "--profile", "smoke", "--seeds", "0,1", "--dry-run"]
     code, out, _ = regroup(*arguments)
     assert code == 0

@@ -30,9 +30,8 @@ from regroup_lib.files import write_npz
 from regroup_lib.intervals import Interval
 from regroup_lib.report import operating_points, python_code, write_report
 from regroup_lib.runs import networks, prepare, table_methods
-from regroup_lib.runs.differences import result_on_test, validation_precision
 from regroup_lib.runs.own import REGROUPED, image_settings, plan
-from regroup_lib.runs.records import find_record, load_record
+from regroup_lib.runs.records import find_record, load_record, result_on_test, validation_precision
 from regroup_lib.runs.saved import fit_model, load_model
 from regroup_lib.runs.specs import LookSpec, OwnData, Spec, TableSpec, parse_spec
 from regroup_lib.runs.sweeps import SweepError
@@ -517,7 +516,7 @@ def test_a_model_that_is_damaged_or_holds_other_types_is_refused(home, tmp_path)
         load_model(tmp_path / "model")
 
 
-def test_a_report_is_one_file_whose_text_is_escaped_and_whose_code_runs(home, tmp_path, capsys):
+def test_a_report_is_one_file_whose_text_is_escaped_and_whose_code_runs(home, tmp_path, monkeypatch, capsys):
     frame = surrounded().replace({"kind": {"east": "<script>alert(1)</script>"}})
     frame.to_csv(tmp_path / "a<b>.csv", index=False)
     options = {"estimators": ["logreg"], "seeds": [0], "results_dir": tmp_path / "results"}
@@ -529,8 +528,11 @@ def test_a_report_is_one_file_whose_text_is_escaped_and_whose_code_runs(home, tm
     assert not re.search(r'(src|href)="(?!data:)', page)
     for heading in ("The data", "The clusters", "The comparison", "Thresholds", "Calibration", "The same in Python"):
         assert heading in page
-    exec(python_code(found), {})
-    assert len(capsys.readouterr().out.strip("[]\n").split()) == len(frame)
+    monkeypatch.setenv("REGROUP_RESULTS", str(options["results_dir"]))
+    names = {}
+    exec(python_code(found), names)
+    assert names["comparison"].recommendation == found.recommendation
+    assert f"[{len(frame)} rows x 3 columns]" in capsys.readouterr().out
 
 
 def test_the_code_of_a_report_on_images_fits_the_recommended_network(pictures, monkeypatch, capsys):

@@ -321,7 +321,7 @@ def _records_behind(parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, li
 
 def _write_records_page(records: Mapping[str, Sequence[Record]], page: Path) -> list[Record]:
     """Write the page that lists the records of each chapter, and return them, each once."""
-    from regroup_lib.runs.export import record_links
+    from regroup_book.show import record_links
 
     parts: list[str] = [RECORDS_HEAD]
     listed: dict[str, Record] = {}
@@ -344,7 +344,7 @@ def _prepare_page(executed: Path, page: Path, records: Sequence[Record]) -> None
     """
     import nbformat
 
-    from regroup_lib.runs.export import runs_behind
+    from regroup_book.show import runs_behind
 
     notebook = nbformat.read(executed, as_version=4)
     anchor = f"runs-{page.stem}"

@@ -59,7 +59,7 @@ def sweep(
     specs = plans.chapter_specs(chapter, **wanted)
     todo = specs if recompute else [s for s in specs if not s.path().exists()]
     known = records.load_records(profile=profile)
-    times = [records.estimate_seconds(s, known) for s in todo]
+    times = [plans.estimate_seconds(s, known) for s in todo]
     console.print(f"{chapter}, profile {profile}: {len(specs)} runs, {len(todo)} to do{_estimate(times, workers)}")
     if dry_run:
         for name, count in Counter(f"{s.task} {s.label}" for s in todo).items():

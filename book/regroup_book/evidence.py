@@ -23,12 +23,12 @@ from regroup_book import plans
 from regroup_book.chapters import text
 from regroup_book.chapters.ablations import by_number
 from regroup_book.chapters.synchronous_learning import asynchrony, hidden_pace_gap, pace_gap
+from regroup_book.differences import Groups, bootstrap_precisions, scores_on_test
 from regroup_book.show import encoder_label, space_accuracy, task_name
 from regroup_lib.intervals import Interval, interval
 from regroup_lib.metrics import bootstrap_counts, decide, rates_above
-from regroup_lib.runs.differences import N_RESAMPLES, Groups, bootstrap_precisions, rule_of, scores_on_test
 from regroup_lib.runs.methods import METHODS
-from regroup_lib.runs.records import Record
+from regroup_lib.runs.records import N_RESAMPLES, Record, rule_of
 
 WORDS = ("supported", "contradicted", "mixed", "undecided", "not tested")
 NEGLIGIBLE = 1.0  # points of AP or BA: a difference that lies within it is none

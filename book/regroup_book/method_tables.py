@@ -19,20 +19,13 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 from regroup_book import plans
+from regroup_book.differences import Groups, bootstrap_precisions, values
 from regroup_book.paper import paper_cell
 from regroup_book.show import gain_cells, table, task_name, traced
 from regroup_lib.intervals import Interval, mean_std, minus
 from regroup_lib.metrics import bootstrap_counts, weighted_average_precisions
-from regroup_lib.runs.differences import (
-    N_RESAMPLES,
-    Groups,
-    bootstrap_precisions,
-    rule_of,
-    validation_precision,
-    values,
-)
 from regroup_lib.runs.methods import METHODS
-from regroup_lib.runs.records import Record
+from regroup_lib.runs.records import N_RESAMPLES, Record, rule_of, validation_precision
 from regroup_lib.runs.specs import AnySpec
 
 

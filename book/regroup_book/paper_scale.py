@@ -9,11 +9,11 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from regroup_book import plans
+from regroup_book.differences import Groups, values
 from regroup_book.method_tables import mean_cells
 from regroup_book.show import gain_cells, style_of, table, task_name
 from regroup_lib.intervals import minus
-from regroup_lib.runs.differences import AVERAGE_PRECISION, Groups, values
-from regroup_lib.runs.records import find_record
+from regroup_lib.runs.records import AVERAGE_PRECISION, find_record
 
 SMALL, LARGE = "cpu", "paper"
 COMPARED_CHAPTERS = ("motivating-example", "binary", "multiclass")

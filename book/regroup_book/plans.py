@@ -12,14 +12,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
+import numpy as np
+
 from regroup_book import examples
-from regroup_lib.data.sources import class_names_of
+from regroup_lib.data.sources import SOURCES, class_names_of
+from regroup_lib.data.tasks import parse_task
 from regroup_lib.files import data_directory
 from regroup_lib.regroup import cluster_counts
 from regroup_lib.runs import own, table_methods
-from regroup_lib.runs.differences import validation_precision
 from regroup_lib.runs.methods import METHODS
-from regroup_lib.runs.records import Record, find_record
+from regroup_lib.runs.records import Record, find_record, validation_precision
 from regroup_lib.runs.specs import EncoderSpec, LookSpec, OwnData, Spec, TableSpec
 from regroup_lib.runs.sweeps import sweep
 
@@ -797,3 +799,32 @@ def run_chapter_specs(
         if minutes is not None:
             options["minutes"] = max(minutes - (time.monotonic() - start) / 60, 1e-3)
         done |= dict(zip(new, sweep(new, **options), strict=True))
+
+
+def estimate_seconds(spec: AnySpec, records: Sequence[Record]) -> float | None:
+    """Return how long a run will take, from the recorded runs most like it; None where no record is like it.
+
+    Like it are runs of the same profile and network: of the same task and method if there are any, else of the same
+    task, else of all tasks, a training image and epoch taking as long in one as in the other.
+    """
+
+    def said(spec: AnySpec) -> tuple[Any, ...]:
+        return spec.kind, spec.profile, spec.own is None, getattr(spec, "network", None), spec.task, spec.label
+
+    wanted = said(spec)
+    alike = [r for r in records if said(r.spec)[:4] == wanted[:4]]
+    for n_same in (5, 6):
+        alike = [r for r in alike if said(r.spec)[:n_same] == wanted[:n_same]] or alike
+    if not alike:
+        return None
+    return float(np.median([r.own_seconds / _units(r.spec) for r in alike])) * _units(spec)
+
+
+def _units(spec: AnySpec) -> float:
+    """Return training images times epochs, where their number differs between runs that are otherwise alike."""
+    if spec.kind != "training":
+        return 1.0
+    source = None if spec.own is not None else SOURCES.get(parse_task(spec.task)[0])
+    counts = {"train": (1,)} if source is None else source.class_counts
+    n_images = sum(counts["train"]) if "train" in counts else 0.7 * sum(counts["all"])  # split 70/10/20 here
+    return float(n_images * spec.epochs)

@@ -11,11 +11,11 @@ from IPython.display import HTML
 
 from regroup_book import plans
 from regroup_book.chapters import tables, text
+from regroup_book.differences import precision_difference
 from regroup_book.evidence import WORDS, Contrast, Verdict, claims, verdict
 from regroup_book.show import encoder_label, learned_share, listed, task_name
 from regroup_lib.intervals import Interval
 from regroup_lib.runs import table_methods
-from regroup_lib.runs.differences import precision_difference
 from regroup_lib.runs.methods import METHODS
 from regroup_lib.runs.records import Record, find_record
 from regroup_lib.runs.specs import FEATURE_NETWORKS, Spec

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import html
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,20 +15,20 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from sklearn.metrics import precision_score, recall_score
 
+from regroup_book.differences import Groups, precision_difference, scores_on_test, values
 from regroup_lib.data.sources import class_names_of
 from regroup_lib.data.tasks import parse_task
 from regroup_lib.intervals import mean_std, minus, starred
-from regroup_lib.runs.differences import (
+from regroup_lib.plots import LOOKS
+from regroup_lib.runs.export import markdown_text
+from regroup_lib.runs.records import (
     AVERAGE_PRECISION,
     BALANCED_ACCURACY,
-    Groups,
-    precision_difference,
+    Record,
+    machine_class,
     result_on_test,
     rule_of,
-    scores_on_test,
-    values,
 )
-from regroup_lib.runs.records import Record
 from regroup_lib.runs.specs import EncoderSpec, Spec
 
 
@@ -53,7 +55,7 @@ STYLES = {
     "rg-clip": Style("regrouped, CLIP", "#0072B2", "--", "X"),
 }
 # Of methods beside regrouping; no label set above has one of their colors.
-COLORS = {"ce": "#000000", "wce": "#44AA99", "ros": "#882255", "rusc": "#8C6D31", "rg": "#0072B2"}
+COLORS = {"ce": LOOKS["CE"][0], "wce": LOOKS["WCE"][0], "ros": LOOKS["ROS"][0], "rusc": "#8C6D31", "rg": LOOKS["RG"][0]}
 ENCODER_LABELS = {
     "raw": "raw pixels",
     "pca": "PCA",
@@ -292,3 +294,48 @@ def fine_class_names(task: str) -> tuple[str, ...]:
 def listed(items: Sequence[str], word: str = "and") -> str:
     """Return items as text: "a", "a and b", "a, b and c"."""
     return f" {word} ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
+
+
+def runs_behind(records: Sequence[Record]) -> str:
+    """Return a Markdown list, one line per task and profile: records, seeds, epochs, data digest, machines."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record.spec.task, record.spec.profile), []).append(record)
+    lines = []
+    for (task, profile), group in groups.items():
+        parts: dict[str, set[Any]] = {
+            "seeds": {record.spec.seed for record in group},
+            "epochs": {record.spec.epochs for record in group if record.spec.kind == "training"},
+            "data": {record.data_digest[:12] for record in group},
+            "on": {machine_class(record) for record in group},
+        }
+        known = "; ".join(f"{name} {', '.join(map(str, sorted(values)))}" for name, values in parts.items() if values)
+        lines.append("- " + markdown_text(f"{task}: {len(group)} records; profile {profile}; {known}"))
+    return "\n".join(lines)
+
+
+def record_links(records: Sequence[Record], known: Collection[str] = ()) -> str:
+    """Return an HTML table of records whose keys are links to their files, ``records/<task>/<file>.json``.
+
+    Parameters
+    ----------
+    records : sequence of Record
+    known : collection of str
+        Keys that already have a row on the page. The others' rows are anchors, by their key.
+    """
+    rows = []
+    for record in records:
+        spec, looks = record.spec, record.spec.kind in ("encoder", "look")
+        name = quote(f"{record.path.parent.name}/{record.path.name}")
+        anchor = "" if record.key in known else f' id="{record.key}"'
+        what = f"{spec.method}, {spec.estimator}" if spec.kind == "table" else spec.label
+        results = [] if looks else [result["test"]["summary"] for result in record.metrics.values()]
+        row = {"profile": spec.profile, "task": spec.task, "seed": spec.seed}
+        row |= {"what": f"look at {spec.encoder or 'the columns'}" if looks else what}
+        row |= {"epochs": getattr(spec, "epochs", "")}
+        row |= {"AP": "; ".join(f"{100 * result['average_precision']:.1f}" for result in results)}
+        row |= {"seconds": f"{record.own_seconds:.0f}", "status": record.status, "data": record.data_digest[:12]}
+        row = {name: html.escape(str(cell)) for name, cell in row.items()}
+        rows.append({"key": f'<a{anchor} href="records/{name}">{record.key}</a>'} | row)
+    table = pd.DataFrame(rows).to_html(index=False, classes="sortable records", border=0, escape=False)
+    return f'<div class="cell_output">\n{table}\n</div>'

@@ -1,4 +1,4 @@
-"""Records as lists: rows to print and export, the runs behind a page, the page that links every record.
+"""Records as lists: rows to print, compare and export.
 
 Rows come from an index of the results directory, so that a list needs neither PyTorch nor the records that have not
 changed since the last one.
@@ -9,11 +9,10 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from regroup_lib.files import atomic_path, check_regular, digest_file, record_paths, results_directory
 from regroup_lib.runs import NOT_AGGREGATED
@@ -129,55 +128,6 @@ def rows_frame(rows: Sequence[dict[str, Any]], *, long: bool = False) -> pd.Data
 def records_frame(records: Sequence[Record]) -> pd.DataFrame:
     """Return one row per record and aggregation rule, see `record_rows` and `rows_frame`."""
     return rows_frame([row for record in records for row in record_rows(record)])
-
-
-def runs_behind(records: Sequence[Record]) -> str:
-    """Return a Markdown list, one line per task and profile: records, seeds, epochs, data digest, machines."""
-    from regroup_lib.runs.records import machine_class
-
-    groups: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        groups.setdefault((record.spec.task, record.spec.profile), []).append(record)
-    lines = []
-    for (task, profile), group in groups.items():
-        parts: dict[str, set[Any]] = {
-            "seeds": {record.spec.seed for record in group},
-            "epochs": {record.spec.epochs for record in group if record.spec.kind == "training"},
-            "data": {record.data_digest[:12] for record in group},
-            "on": {machine_class(record) for record in group},
-        }
-        known = "; ".join(f"{name} {', '.join(map(str, sorted(values)))}" for name, values in parts.items() if values)
-        lines.append("- " + markdown_text(f"{task}: {len(group)} records; profile {profile}; {known}"))
-    return "\n".join(lines)
-
-
-def record_links(records: Sequence[Record], known: Collection[str] = ()) -> str:
-    """Return an HTML table of records whose keys are links to their files, ``records/<task>/<file>.json``.
-
-    Parameters
-    ----------
-    records : sequence of Record
-    known : collection of str
-        Keys that already have a row on the page. The others' rows are anchors, by their key.
-    """
-    import pandas as pd
-
-    rows = []
-    for record in records:
-        spec, looks = record.spec, record.spec.kind in ("encoder", "look")
-        name = quote(f"{record.path.parent.name}/{record.path.name}")
-        anchor = "" if record.key in known else f' id="{record.key}"'
-        what = f"{spec.method}, {spec.estimator}" if spec.kind == "table" else spec.label
-        results = [] if looks else [result["test"]["summary"] for result in record.metrics.values()]
-        row = {"profile": spec.profile, "task": spec.task, "seed": spec.seed}
-        row |= {"what": f"look at {spec.encoder or 'the columns'}" if looks else what}
-        row |= {"epochs": getattr(spec, "epochs", "")}
-        row |= {"AP": "; ".join(f"{100 * result['average_precision']:.1f}" for result in results)}
-        row |= {"seconds": f"{record.own_seconds:.0f}", "status": record.status, "data": record.data_digest[:12]}
-        row = {name: html.escape(str(cell)) for name, cell in row.items()}
-        rows.append({"key": f'<a{anchor} href="records/{name}">{record.key}</a>'} | row)
-    table = pd.DataFrame(rows).to_html(index=False, classes="sortable records", border=0, escape=False)
-    return f'<div class="cell_output">\n{table}\n</div>'
 
 
 # Fields of a spec that a row of `compared_frame` shows only where they are not the default.

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -23,8 +23,6 @@ import torch
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 import regroup_lib
-from regroup_lib.data.sources import SOURCES
-from regroup_lib.data.tasks import parse_task
 from regroup_lib.files import (
     atomic_path,
     check_regular,
@@ -37,11 +35,16 @@ from regroup_lib.files import (
 )
 from regroup_lib.nn.checkpoints import remove_checkpoint
 from regroup_lib.nn.training import cpu_multiplies_bf16
+from regroup_lib.runs import NOT_AGGREGATED
 from regroup_lib.runs.specs import AnySpec, EncoderSpec, LookSpec, Spec, TableSpec, describe_defects, parse_spec
 
 RECORD_FORMAT = 1
 # Bytes of its two files that no record comes near: today the largest have 0.1 and 1.5 million.
 MAX_RECORD, MAX_ARRAYS = 2 * 10**7, 10**9
+AVERAGE_PRECISION = "average_precision"
+BALANCED_ACCURACY = "balanced_accuracy"
+PAPER_RULE = "max"  # Section 4.1 of the paper: max aggregation
+N_RESAMPLES = 250  # enough for a variance: its relative error is 9%
 
 
 def _code_version() -> str:
@@ -253,36 +256,25 @@ def _versions(spec: AnySpec) -> dict[str, str]:
     return found
 
 
-def estimate_seconds(spec: AnySpec, records: Sequence[Record]) -> float | None:
-    """Return how long a run will take, from the recorded runs most like it; None where no record is like it.
-
-    Like it are runs of the same profile and network: of the same task and method if there are any, else of the same
-    task, else of all tasks, a training image and epoch taking as long in one as in the other.
-    """
-
-    def said(spec: AnySpec) -> tuple[Any, ...]:
-        return spec.kind, spec.profile, spec.own is None, getattr(spec, "network", None), spec.task, spec.label
-
-    wanted = said(spec)
-    alike = [r for r in records if said(r.spec)[:4] == wanted[:4]]
-    for n_same in (5, 6):
-        alike = [r for r in alike if said(r.spec)[:n_same] == wanted[:n_same]] or alike
-    if not alike:
-        return None
-    return float(np.median([r.own_seconds / _units(r.spec) for r in alike])) * _units(spec)
-
-
-def _units(spec: AnySpec) -> float:
-    """Return training images times epochs, where their number differs between runs that are otherwise alike."""
-    if spec.kind != "training":
-        return 1.0
-    source = None if spec.own is not None else SOURCES.get(parse_task(spec.task)[0])
-    counts = {"train": (1,)} if source is None else source.class_counts
-    n_images = sum(counts["train"]) if "train" in counts else 0.7 * sum(counts["all"])  # split 70/10/20 here
-    return float(n_images * spec.epochs)
-
-
 def machine_class(record: Record) -> str:
     """Return the kind of machine that made a record: ``"2 cores x86_64"``, and the GPU where there was one."""
     machine = record.machine
     return f"{machine['cores']} cores {machine['architecture']}" + (f", {machine['gpu']}" if "gpu" in machine else "")
+
+
+def rule_of(record: Record, rule: str = PAPER_RULE) -> str:
+    """Return the aggregation rule to read: `rule`, or `NOT_AGGREGATED` where nothing was aggregated."""
+    return NOT_AGGREGATED if NOT_AGGREGATED in record.metrics else rule
+
+
+def result_on_test(record: Record, measure: str, rule: str = PAPER_RULE, *, split: str = "test") -> float:
+    """Return one number of a record's test set, or of another split; NaN where the run diverged."""
+    if record.status != "finished":
+        return math.nan
+    return record.metrics[rule_of(record, rule)][split]["summary"][measure]
+
+
+def validation_precision(record: Record, rule: str = PAPER_RULE) -> float:
+    """Return a record's average precision on the validation split; minus infinity where the run diverged."""
+    found = result_on_test(record, AVERAGE_PRECISION, rule, split="val")
+    return -math.inf if math.isnan(found) else found

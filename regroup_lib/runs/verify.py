@@ -11,31 +11,24 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from regroup_lib.data.sources import SOURCES
 from regroup_lib.data.tasks import parse_task
 from regroup_lib.files import digest_arrays, record_paths, results_directory
 from regroup_lib.metrics import accuracy_interval, decide, precision_interval, weighted_average_precisions
 from regroup_lib.progress import progress_bar
-from regroup_lib.runs import rules_of, table_methods
-from regroup_lib.runs.looks import EMBEDDED_POINTS
+from regroup_lib.runs import table_methods
 from regroup_lib.runs.networks import FROZEN_ESTIMATORS, MANY_CLASSES, summary
 from regroup_lib.runs.records import Record, load_record
 from regroup_lib.runs.specs import AnySpec
 
 TOLERANCE = 1e-9
 MEASURES = ("average_precision", "calibrated_average_precision")
-STATUSES = {
-    "training": ("finished", "diverged"),
-    "encoder": ("finished",),
-    "look": ("finished",),
-    "table": ("finished", "not applicable"),
-}
 # SHA-256 of each named data set as it is loaded: what a record's data_digest has to be. A set that is decoded from
 # image files has one a size in pixels, and one a size for its split by image; that of a table covers the labels of one
 # class against the rest.
@@ -113,9 +106,9 @@ def check_results(results_dir: str | Path | None = None, *, profile: str | None 
     -----
     The check of each record covers its file (it parses, has the digest that it was written with, which older records
     lack, and is in the place that its spec names), the digest of its data set, its times and provenance, its arrays
-    (those that were written, no more and no fewer, finite and of the right shape), its metrics (each one that the
-    arrays determine equals the stored one to 1e-9), and its last trace, which repeats the metrics. Records on one test
-    set must have its labels in the same order, and tables with one seed the same folds.
+    (those that were written, by their digest, and finite), its metrics (each one that the arrays determine equals the
+    stored one to 1e-9, and there are no others), and its last trace, which repeats the metrics. Records on one test set
+    must have its labels in the same order, and tables with one seed the same folds.
 
     An encoder's record keeps no features, and a record with more than 20 classes keeps decisions and no scores:
     purity, NMI, ARI and neighbor accuracy, and the average precisions of many classes, are only checked for being
@@ -164,7 +157,7 @@ def _check(path: Path, root: Path, report: Report, shared: _Shared) -> Iterator[
     yield from _wrong_traces(record)
     if record.status != "not applicable":
         yield from _wrong_regrouping(record)
-    wrong = list(_wrong_arrays(record, arrays))
+    wrong = list(_wrong_arrays(arrays))
     yield from wrong
     if not wrong:  # else the metrics that they determine would be wrong, too
         check = {"encoder": _wrong_encoder, "look": _wrong_look}.get(spec.kind, _wrong_metrics)
@@ -175,7 +168,7 @@ def _check(path: Path, root: Path, report: Report, shared: _Shared) -> Iterator[
 
 
 def _wrong_provenance(record: Record) -> Iterator[str]:
-    spec, status, statuses = record.spec, record.status, STATUSES[record.spec.kind]
+    spec, status = record.spec, record.status
     variant, applicable = data_variant(spec), status != "not applicable"
     known = spec.own.digest if spec.own else DATA_DIGESTS.get(variant, "")
     stated = f"its data_digest {record.data_digest[:12]!r}"
@@ -186,7 +179,6 @@ def _wrong_provenance(record: Record) -> Iterator[str]:
         (known and record.data_digest != known, f"{stated} is not that of {variant}, {known[:12]!r}"),
         (applicable and not record.seconds, "it has no seconds"),
         *((keys, f"{name} lacks {', '.join(keys)}") for name, keys in missing.items()),
-        (status not in statuses, f"status is {status!r}; of {spec.kind} it is {' or '.join(statuses)}"),
         ((status == "finished") != bool(record.metrics), f"status is {status!r}, with {len(record.metrics)} metrics"),
         (applicable == bool(record.reason), f"status is {status!r}, with the reason {record.reason!r}"),
     ):
@@ -203,14 +195,6 @@ def _wrong_traces(record: Record) -> Iterator[str]:
         yield f"it is {status}, its traces are of epochs {epochs}, and the spec has {n_epochs}"
     if list(map(_is_number, losses)) != [*[True] * (len(traces) - 1), status != "diverged"][: len(traces)]:
         yield f"status is {status!r}, and train_loss is {losses}"  # a run diverges at its last loss
-    for epoch, trace in enumerate(traces, start=1):
-        for name, value in trace.items():
-            high = 1 if name.startswith(("val_", "test_")) else math.inf
-            values = [v for v in value if not _is_nan(v)] if isinstance(value, list) else [value]
-            fits = isinstance(value, list) == name.startswith("variation")  # NaN: no sampled image is of that class
-            fits &= all(_is_number(v) and -TOLERANCE <= v <= high + TOLERANCE for v in values)
-            if name != "train_loss" and not fits:
-                yield f"its trace of epoch {epoch}: {name} is {value}"
 
 
 def _wrong_regrouping(record: Record) -> Iterator[str]:
@@ -237,27 +221,13 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
-
-
 # ---------------------------------------------------------------- arrays
 
 
-def _wrong_arrays(record: Record, arrays: dict[str, np.ndarray]) -> Iterator[str]:
-    expected = _expected_arrays(record, arrays)
-    for name in sorted(expected.keys() | arrays.keys()):
-        if name not in arrays or name not in expected:
-            yield f"array {name} is missing" if name in expected else f"array {name} does not belong here"
-            continue
-        array, (kinds, *shape) = arrays[name], expected[name]
-        fits = array.ndim == len(shape) and all(
-            size == wanted or (wanted is None and size > 0) for size, wanted in zip(array.shape, shape, strict=True)
-        )
-        if array.dtype.kind not in kinds or not fits:
-            wanted = " x ".join("any" if size is None else str(size) for size in shape)
-            yield f"array {name} is {array.dtype} of shape {array.shape}; expected {wanted}"
-        elif array.dtype.kind == "f" and not np.isfinite(array).all():
+def _wrong_arrays(arrays: dict[str, np.ndarray]) -> Iterator[str]:
+    """Yield what no array may hold; sizes that do not fit each other are found where metrics are computed again."""
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
             yield f"array {name} has {int((~np.isfinite(array)).sum())} values that are NaN or infinite"
         elif "_scores_" in name and not _are_probabilities(array):
             yield f"array {name} holds no probabilities"
@@ -268,58 +238,8 @@ def _are_probabilities(scores: np.ndarray) -> bool:
     return in_range and (scores.ndim == 1 or bool(np.abs(scores.sum(axis=1) - 1).max() < 1e-4))
 
 
-def _expected_arrays(record: Record, arrays: dict[str, np.ndarray]) -> dict[str, tuple]:
-    """Return the kinds of dtype and the shape of each array that such a record has; a size of None is any but 0.
-
-    Arrays that are there give the sizes that others share with them.
-    """
-    spec, kind = record.spec, record.spec.kind
-    encoder, look, table, training = (kind == name for name in ("encoder", "look", "table", "training"))
-    n = {name: len(array) for name, array in arrays.items()}
-    n_tested, n_classes, images = n.get("test_labels"), len(_class_names(spec)), (None, None, None, None)
-    rows, text = look and spec.holds == "rows", encoder and spec.is_text
-    several, trained_here = encoder and not text and n_classes > 2, encoder and spec.encoder == "autoencoder"
-    n_shown = n.get("example_clusters" if several else "shown", len(record.regrouping.get("parent", ())))
-    finished = record.status == "finished"
-    plotted = encoder or (training and finished and spec.embedding)
-    n_plotted = n.get("embedding_labels") if encoder else min(n_tested or 0, EMBEDDED_POINTS)
-    held_out = training and finished and (spec.validation_fraction > 0 or "val_labels" in arrays)
-    expected = [
-        # Whether an array belongs to such a record, its name, the kinds of its dtype, its shape.
-        (look, "shown", "iu", None),
-        (rows, "centers", "f", n_shown, len(record.metrics.get("columns", ()))),
-        (text, "example_rows", "iu", n_shown, None),
-        (several, "example_clusters", "iu", None),
-        ((look or encoder) and not (rows or text), "examples", "u", n_shown, *images),
-        (trained_here, "originals", "u", *images),
-        (trained_here, "reconstructions", "u", *images),
-        (trained_here, "squared_errors", "f", None),
-        (trained_here, "squared_deviations", "f", None),
-        (plotted, "embedding", "f", n_plotted, 2),
-        (plotted, "embedding_labels", "u", n_plotted),
-        (table or training, "test_labels", "u", None),
-        (held_out, "val_labels", "u", None),
-        (table, "folds", "u", n_tested),
-        (training and spec.split == "image", "test_in_training", "b", n_tested),
-    ]
-    if (table or training) and finished:
-        for part, rule in product(["test", "val"] if held_out else ["test"], _rules(record)):
-            n_part, columns = n.get(f"{part}_labels"), [n_classes] if n_classes > 2 else []
-            expected += [
-                (n_classes > MANY_CLASSES, f"{part}_predictions_{rule}", "u", n_part),
-                (n_classes <= MANY_CLASSES, f"{part}_scores_{rule}", "f", n_part, *columns),
-            ]
-    return {name: tuple(kinds_and_shape) for belongs, name, *kinds_and_shape in expected if belongs}
-
-
 def _class_names(spec: AnySpec) -> Sequence[str]:
     return ("negative", "positive") if spec.kind == "table" else spec.class_names
-
-
-def _rules(record: Record) -> Sequence[str]:
-    if record.spec.kind == "table":
-        return table_methods.METHODS[record.spec.method].rules
-    return rules_of(record.regrouping["parent"])
 
 
 # ---------------------------------------------------------------- metrics
@@ -328,17 +248,16 @@ def _rules(record: Record) -> Sequence[str]:
 def _wrong_metrics(record: Record, arrays: dict[str, np.ndarray], report: Report) -> Iterator[str]:
     """Compare the metrics of a training run or a table with those that its scores or decisions give."""
     spec, names = record.spec, _class_names(record.spec)
-    if record.status != "finished":
-        return
     if "folds" in arrays and (n_folds := len(np.unique(arrays["folds"]))) != table_methods.N_FOLDS:
         yield f"array folds has {n_folds} folds, and a run {table_methods.N_FOLDS}"
         return
     again: dict[str, Any] = {}
-    for rule, part in product(_rules(record), ("val", "test")):
-        if f"{part}_labels" not in arrays:
+    for array in arrays:  # test_scores_max, val_predictions_none
+        part, _, rule = array.partition("_scores_" if "_scores_" in array else "_predictions_")
+        if not rule:
             continue
         stored, where = record.metrics.get(rule, {}).get(part, {}), f"metrics.{rule}.{part}."
-        measured = _measured_again(names, arrays, part, rule)
+        measured = _measured_again(names, arrays, part, array)
         for measure in MEASURES:  # of many classes as stored
             by_class = (stored | measured).get(measure, {})
             if list(by_class) != list(names) or list(_impossible(by_class, where)):
@@ -367,14 +286,14 @@ def _wrong_metrics(record: Record, arrays: dict[str, np.ndarray], report: Report
             yield f"metrics.{name} is {str(stored[name])[:60]}, which does not belong here"
 
 
-def _measured_again(names: Sequence[str], arrays: dict[str, np.ndarray], part: str, rule: str) -> dict[str, Any]:
-    labels = arrays[f"{part}_labels"].astype(np.int64)
-    if len(names) > MANY_CLASSES:
-        return measure_decisions(labels, arrays[f"{part}_predictions_{rule}"], names)
-    scores = arrays[f"{part}_scores_{rule}"]
+def _measured_again(names: Sequence[str], arrays: dict[str, np.ndarray], part: str, name: str) -> dict[str, Any]:
+    """Return the metrics that the array of this name, scores or decisions of a part, determines."""
+    labels, found = arrays[f"{part}_labels"].astype(np.int64), arrays[name]
+    if "_predictions_" in name:
+        return measure_decisions(labels, found, names)
     if "folds" in arrays:
-        return table_methods.measure_folds(labels, arrays["folds"], scores, evaluate=measure_scores)
-    return measure_scores(labels, scores, names)
+        return table_methods.measure_folds(labels, arrays["folds"], found, evaluate=measure_scores)
+    return measure_scores(labels, found, names)
 
 
 def _numbers(values: dict[str, Any], before: str = "") -> dict[str, Any]:
@@ -412,7 +331,7 @@ def _wrong_look(record: Record, arrays: dict[str, np.ndarray], report: Report) -
         yield f"shown names cluster {arrays['shown'].max()} of {len(counts)}"
     for row in metrics.get("diagnosis", ()):
         report.kept["look"] += 2
-        known = {k: row[k] for k in ("stability", "silhouette") if row[k] is not None and not _is_nan(row[k])}
+        known = {k: row[k] for k in ("stability", "silhouette") if pd.notna(row[k])}
         yield from _impossible(known, "metrics.diagnosis: ")
 
 

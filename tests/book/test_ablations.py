@@ -5,7 +5,7 @@ import pytest
 
 from regroup_book import plans
 from regroup_book.chapters import ablations
-from regroup_lib.runs.differences import precision_difference, values
+from regroup_book.differences import precision_difference, values
 from regroup_lib.runs.specs import Spec
 
 

@@ -17,8 +17,7 @@ from regroup_lib.data.load import load_data
 from regroup_lib.intervals import Interval, interval
 from regroup_lib.metrics import bootstrap_counts, rates_above
 from regroup_lib.runs import looks
-from regroup_lib.runs.differences import N_RESAMPLES
-from regroup_lib.runs.records import load_records
+from regroup_lib.runs.records import N_RESAMPLES, load_records
 from regroup_lib.runs.run import run
 from regroup_lib.runs.specs import Spec
 

@@ -14,8 +14,7 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, co
 
 from regroup_book import method_tables
 from regroup_book.chapters import binary, explore
-from regroup_lib.runs.differences import rule_of
-from regroup_lib.runs.records import load_records
+from regroup_lib.runs.records import load_records, rule_of
 
 
 @pytest.fixture(scope="module")

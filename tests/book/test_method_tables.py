@@ -9,14 +9,10 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, pr
 
 from regroup_book import method_tables, paper, plans
 from regroup_book.chapters import binary
+from regroup_book.differences import precision_difference, scores_on_test, values
 from regroup_lib.intervals import Interval
 from regroup_lib.metrics import bootstrap_counts
-from regroup_lib.runs.differences import (
-    N_RESAMPLES,
-    precision_difference,
-    scores_on_test,
-    values,
-)
+from regroup_lib.runs.records import N_RESAMPLES
 from regroup_lib.runs.specs import Spec
 
 ENCODER = "pca"

@@ -8,11 +8,11 @@ from sklearn.metrics import f1_score
 
 from regroup_book import method_tables, plans
 from regroup_book.chapters import multiclass
+from regroup_book.differences import bootstrap_precisions, scores_on_test, values
 from regroup_lib.data.dataset import DataError, Dataset, Split
 from regroup_lib.data.ham10000 import divided
 from regroup_lib.data.load import load_data
 from regroup_lib.data.tasks import long_tail_counts, make_task
-from regroup_lib.runs.differences import bootstrap_precisions, scores_on_test, values
 from regroup_lib.runs.run import run
 from regroup_lib.runs.specs import EncoderSpec, Spec, parse_spec
 

@@ -9,10 +9,11 @@ import pytest
 
 from regroup_book import plans
 from regroup_book.chapters import open_ends
+from regroup_book.differences import precision_difference, values
 from regroup_lib.intervals import Interval, interval
 from regroup_lib.metrics import bootstrap_counts
 from regroup_lib.runs import networks
-from regroup_lib.runs.differences import N_RESAMPLES, precision_difference, values
+from regroup_lib.runs.records import N_RESAMPLES
 from regroup_lib.runs.run import run
 from regroup_lib.runs.specs import Spec
 

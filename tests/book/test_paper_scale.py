@@ -10,9 +10,10 @@ import pytest
 
 import regroup_lib as rg
 from regroup_book import build, paper_scale, plans
+from regroup_book.differences import precision_difference
 from regroup_book.show import settings_table
 from regroup_lib.runs import looks, specs
-from regroup_lib.runs.differences import AVERAGE_PRECISION, precision_difference, result_on_test
+from regroup_lib.runs.records import AVERAGE_PRECISION, result_on_test
 
 SEEDS = [0, 1]
 METHODS = ("ce", "ros", "rg")

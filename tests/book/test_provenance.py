@@ -11,7 +11,7 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 
-from regroup_lib.runs.differences import precision_difference
+from regroup_book.differences import precision_difference
 from regroup_lib.runs.records import load_record
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,10 +4,10 @@ import pytest
 
 from regroup_book import plans, scorecard
 from regroup_book.chapters import binary
+from regroup_book.differences import values
 from regroup_book.evidence import WORDS, Contrast, Verdict, claims
 from regroup_lib.intervals import Interval
 from regroup_lib.runs import looks
-from regroup_lib.runs.differences import values
 from regroup_lib.runs.records import find_record
 from regroup_lib.runs.run import run
 

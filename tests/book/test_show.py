@@ -9,12 +9,12 @@ import pytest
 
 from regroup_book import pictures, show
 from regroup_book.chapters.synchronous_learning import asynchrony, asynchrony_table, pace_gap
+from regroup_book.differences import trace
 from regroup_book.show import by_method, comparison_table, encoder_table, style_of
 from regroup_lib.intervals import mean_std
-from regroup_lib.runs import export, records
-from regroup_lib.runs.differences import result_on_test, rule_of, trace
+from regroup_lib.runs import records
 from regroup_lib.runs.export import compared_frame, records_frame
-from regroup_lib.runs.records import Record, load_records
+from regroup_lib.runs.records import Record, load_records, result_on_test, rule_of
 from regroup_lib.runs.specs import EncoderSpec, Spec
 
 MEASURES = ("balanced_accuracy", "average_precision", "calibrated_average_precision")
@@ -193,7 +193,7 @@ def test_runs_behind_a_page_have_a_line_a_task_and_profile(trained, encoded):
     other, large = copy.copy(trained[0]), copy.copy(trained[0])
     other.spec = Spec(profile="smoke", task="digits-3", method="ce", epochs=4)
     large.spec = Spec(profile="paper", task="digits-3", method="ce", epochs=9)
-    first, second, third = export.runs_behind([*trained, encoded["raw"], other, large]).splitlines()
+    first, second, third = show.runs_behind([*trained, encoded["raw"], other, large]).splitlines()
     assert third.startswith("- digits-3: 1 records; profile paper; seeds 0; epochs 9; data ")
     assert first.startswith("- digits-0: 7 records; profile smoke; seeds 0, 1; epochs 2; data ")
     assert trained[0].data_digest[:12] in first
@@ -206,9 +206,15 @@ def test_machine_class_names_the_gpu_where_there_was_one(trained):
     assert records.machine_class(record) == "8 cores arm64, Some GPU"
 
 
+def test_record_links_are_text_and_no_markup(trained):
+    page = show.record_links([replace(trained[0], status="<script>", path=trained[0].path.with_name('a"b.json'))])
+    assert "<script>" not in page
+    assert "a%22b.json" in page
+
+
 def test_record_links_are_anchors_once_on_a_page(trained):
     first, *others = trained
-    table = export.record_links(trained, known={first.key})
+    table = show.record_links(trained, known={first.key})
     assert f'id="{first.key}"' not in table
     for record in others:
         assert table.count(f'id="{record.key}"') == 1

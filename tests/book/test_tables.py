@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from scipy.stats import friedmanchisquare
 from sklearn.metrics import average_precision_score
 
-from regroup_book import plans
+from regroup_book import differences, plans
 from regroup_book.chapters import tables
 from regroup_book.chapters.tables import TableResults
 from regroup_lib import metrics
 from regroup_lib.files import digest_file, write_npz
-from regroup_lib.runs import differences
 from regroup_lib.runs.records import Record
 from regroup_lib.runs.specs import TableSpec
 from regroup_lib.runs.table_methods import METHODS, measure_folds

@@ -5,11 +5,12 @@ import pytest
 
 from regroup_book import method_tables, plans
 from regroup_book.chapters import text
+from regroup_book.differences import precision_difference
 from regroup_book.plans import chapter_specs, text_grid, text_runs, undecided
 from regroup_lib.data.tasks import make_task
 from regroup_lib.intervals import Interval
 from regroup_lib.runs import looks
-from regroup_lib.runs.differences import precision_difference, validation_precision
+from regroup_lib.runs.records import validation_precision
 from regroup_lib.runs.run import run
 from regroup_lib.runs.specs import Spec
 

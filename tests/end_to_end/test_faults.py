@@ -16,9 +16,8 @@ import pytest
 from regroup_book.show import measured
 from regroup_lib.files import load_yaml
 from regroup_lib.intervals import mean_std
-from regroup_lib.runs.differences import result_on_test
 from regroup_lib.runs.export import compared_frame, records_frame
-from regroup_lib.runs.records import load_records
+from regroup_lib.runs.records import load_records, result_on_test
 from regroup_lib.runs.run import run
 from regroup_lib.runs.specs import Spec
 

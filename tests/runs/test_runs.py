@@ -29,7 +29,7 @@ from regroup_lib.metrics import calibrated_average_precision
 from regroup_lib.nn.training import ResidentImages
 from regroup_lib.runs import looks, networks, records
 from regroup_lib.runs.prepare import Busy
-from regroup_lib.runs.records import CODE_VERSION, Record, estimate_seconds, find_record, load_record, load_records
+from regroup_lib.runs.records import CODE_VERSION, find_record, load_record, load_records
 from regroup_lib.runs.run import run
 from regroup_lib.runs.specs import PROFILES, EncoderSpec, Spec, parse_spec
 from regroup_lib.runs.sweeps import SweepError, sweep
@@ -770,38 +770,6 @@ def test_recompute_reaches_every_run_of_a_sweep(results, monkeypatch):
     assert batches == []
     sweep([seed_spec(0), seed_spec(0)], results_dir=results, recompute=True)
     assert len(batches) == 2 * BATCHES  # a spec that is named twice is run once
-
-
-# ---------------------------------------------------------------- estimates
-
-
-def timed(spec, **seconds):
-    return Record(spec=spec, status="finished", metrics={}, seconds=seconds, data_digest="")
-
-
-def test_an_estimate_is_the_median_of_the_runs_most_alike_scaled_by_epochs():
-    records = [
-        timed(smoke(epochs=2), train=20.0, evaluate=4.0, encode=1000.0),  # 12 an epoch; encoding is done once
-        timed(smoke(epochs=1, seed=5), train=100.0),
-        timed(smoke(epochs=3, peak_lr=0.2), train=42.0),  # 14 an epoch
-        timed(smoke("rg", "raw", epochs=4), train=40.0),  # 10 an epoch
-        timed(smoke(task="digits-1"), train=80.0),  # 40 an epoch
-        timed(smoke(network="small-resnet"), train=1e6),
-        timed(Spec(task="digits-0", method="ce", network="tiny-resnet"), train=1e6),  # profile cpu
-        timed(EncoderSpec(profile="smoke", task="digits-0", encoder="raw"), encode=9.0, regroup=3.0),
-    ]
-    assert estimate_seconds(smoke(epochs=5), records) == pytest.approx(5 * 14)
-    assert estimate_seconds(smoke("rg", "raw", epochs=3), records) == pytest.approx(3 * 10)
-    # Without a run of that method those of all methods count, without one of that task those of all tasks.
-    assert estimate_seconds(smoke("rg-true", epochs=2), records) == pytest.approx(2 * 13)
-    assert estimate_seconds(smoke(task="digits-2", epochs=1), records) == pytest.approx(14)
-    assert estimate_seconds(EncoderSpec(profile="smoke", task="digits-0", encoder="pca"), records) == pytest.approx(3)
-    # Nothing is like a run of another profile, network or kind.
-    only = records[:1]
-    assert estimate_seconds(smoke(), []) is None
-    assert estimate_seconds(smoke(network="small-resnet"), only) is None
-    assert estimate_seconds(Spec(task="digits-0", method="ce", network="tiny-resnet"), only) is None
-    assert estimate_seconds(EncoderSpec(profile="smoke", task="digits-0", encoder="pca"), only) is None
 
 
 # ---------------------------------------------------------------- the committed records

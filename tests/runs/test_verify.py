@@ -89,10 +89,6 @@ def put(name, index, value):
     return lambda arrays: arrays[name].__setitem__(index, value)
 
 
-def as_type(name, dtype):
-    return lambda arrays: arrays.__setitem__(name, arrays[name].astype(dtype))
-
-
 def shorter(name):
     return lambda arrays: arrays.__setitem__(name, arrays[name][:-1])
 
@@ -120,7 +116,6 @@ IN_THE_FILE = [
     ("rg", drop("versions", "torch"), "versions lacks torch"),
     ("rg", assign("status", "fine"), "status: Input should be 'finished', 'diverged' or"),
     ("rg", assign("status", "diverged"), "status is 'diverged', with 2 metrics"),
-    ("encoder", assign("status", "not applicable"), "of encoder it is finished"),
     ("rg", assign("metrics", {}), "status is 'finished', with 0 metrics"),
     ("rg", assign("reason", "none"), "with the reason 'none'"),
     ("refused", assign("reason", ""), "with the reason ''"),
@@ -132,9 +127,6 @@ IN_THE_FILE = [
     ("rg", lambda values: values["traces"].pop(2), "its traces are of epochs"),
     ("rg", lambda values: values["traces"].append(values["traces"][-1]), "its traces are of epochs"),
     ("rg", assign("traces", 3, "train_loss", float("inf")), "train_loss is"),
-    ("rg", assign("traces", 3, "seconds", -2.0), "its trace of epoch 4: seconds is -2.0"),
-    ("rg", assign("traces", 0, "test_max_average_precision", 1.5), "epoch 1: test_max_average_precision is 1.5"),
-    ("rg", assign("traces", 0, "variation", [-1.0]), r"variation is \[-1.0\]"),
     ("rg", assign("traces", -1, "test_max_average_precision", 0.5), "its last trace has test_max_average_precision"),
     ("rg", drop("traces", -1, "test_sum_balanced_accuracy"), "test_sum_balanced_accuracy = None"),
     ("rg", assign("regrouping", "parent", [0, 2]), "regrouping.parent is"),
@@ -189,26 +181,18 @@ def test_whatever_is_changed_in_a_record_is_found(tmp_path, name, change, messag
 
 IN_THE_ARRAYS = [
     ("look", put("shown", 0, 5000), "shown names cluster 5000"),
-    ("look", shorter("centers"), "centers is"),
-    ("rg", drop("test_scores_sum"), "array test_scores_sum is missing"),
-    ("rg", lambda arrays: arrays.update(more=np.zeros(3)), "array more does not belong here"),
+    ("rg", drop("test_scores_sum"), r"metrics.sum.test.average_precision.airplane is .*, which does not belong here"),
+    ("rg", shorter("test_scores_max"), "it cannot be checked"),
+    ("rg", shorter("test_labels"), "it cannot be checked"),
+    ("ce", drop("val_labels"), "it cannot be checked"),
+    ("refused", lambda arrays: arrays.update(test_scores_none=np.zeros(3)), "it cannot be checked"),
     ("rg", put("test_scores_max", 5, np.nan), "array test_scores_max has 1 values that are NaN or infinite"),
     ("rg", put("test_scores_max", 5, 1.5), "array test_scores_max holds no probabilities"),
     ("rg", put("test_scores_max", slice(0, 50), 0.5), "and the stored scores give"),
-    ("rg", as_type("test_scores_max", np.int64), "array test_scores_max is int64"),
-    ("rg", shorter("test_scores_max"), r"test_scores_max is float32 of shape \(9999,\); expected 10000"),
-    ("rg", shorter("test_labels"), r"array test_scores_max is float32 of shape \(10000,\); expected 9999"),
     ("rg", put("embedding", (3, 1), np.inf), "array embedding has 1 values"),
-    ("rg", shorter("embedding"), r"array embedding is float32 of shape \(2499, 2\)"),
-    ("ce", drop("val_labels"), "array val_labels is missing"),
     ("ce", put("test_labels", slice(0, 2), 1), "and the stored scores give"),
-    ("ce", as_type("test_labels", np.float32), "array test_labels is float32"),
     ("table", put("folds", slice(None), 0), "array folds has 1 folds, and a run 5"),
     ("table", put("test_labels", 0, 1), "and the stored scores give"),
-    ("encoder", drop("examples"), "array examples is missing"),
-    ("encoder", shorter("examples"), "array examples is uint8"),
-    ("encoder", drop("reconstructions"), "array reconstructions is missing"),
-    ("refused", lambda arrays: arrays.update(test_scores_none=np.zeros(3)), "test_scores_none does not belong here"),
 ]
 
 

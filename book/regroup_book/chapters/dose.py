@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from regroup_book.differences import Groups, precision_difference
 from regroup_book.method_tables import mean_cells
 from regroup_book.show import learned_share, listed, table
 from regroup_lib.intervals import Interval, starred
-from regroup_lib.runs.differences import Groups, precision_difference
 from regroup_lib.runs.records import Record
 
 FOLLOWS = {

@@ -25,15 +25,13 @@ from IPython.display import HTML
 from PIL import Image
 from sklearn.metrics import precision_recall_curve
 
-from regroup_book import method_tables, plans, show
+from regroup_book import differences, method_tables, plans, show
 from regroup_book.show import encoder_label, style_of
 from regroup_lib.data.load import load_data
 from regroup_lib.data.tasks import parse_task
 from regroup_lib.files import atomic_path, results_directory
-from regroup_lib.runs import differences
-from regroup_lib.runs.differences import AVERAGE_PRECISION
 from regroup_lib.runs.looks import embedded_rows
-from regroup_lib.runs.records import Record, find_record
+from regroup_lib.runs.records import AVERAGE_PRECISION, Record, find_record
 
 N_STEPS = 1000
 CURVE_POINTS = 120  # of a precision-recall curve, the others lie between them

@@ -9,10 +9,10 @@ import pandas as pd
 
 from regroup_book import plans
 from regroup_book.chapters.tables import FORESEEN, task_title
+from regroup_book.differences import precision_difference
 from regroup_book.show import encoder_label, task_name
 from regroup_lib.data.bundled_tables import parse_table_task
-from regroup_lib.runs.differences import AVERAGE_PRECISION, precision_difference, result_on_test
-from regroup_lib.runs.records import Record, find_record
+from regroup_lib.runs.records import AVERAGE_PRECISION, Record, find_record, result_on_test
 from regroup_lib.runs.table_methods import ESTIMATOR_TITLES
 
 # What is known before training -> how tables name it.

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import recall_score
 
+from regroup_book.differences import Groups, scores_on_test, values
 from regroup_book.method_tables import mean_cells, relative_cost, title
 from regroup_book.paper import paper_cell
 from regroup_book.show import table
 from regroup_lib.intervals import mean_std, minus
-from regroup_lib.runs.differences import Groups, scores_on_test, values
 from regroup_lib.runs.records import Record, find_record
 from regroup_lib.runs.specs import task_class_names
 

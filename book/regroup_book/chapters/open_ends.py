@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import recall_score
 
+from regroup_book.differences import Groups, precision_difference, values
 from regroup_book.method_tables import mean_cells, relative_cost
 from regroup_book.show import encoder_label, table, traced
 from regroup_lib.intervals import Interval, interval, mean_std, minus, starred
 from regroup_lib.metrics import bootstrap_counts
-from regroup_lib.runs.differences import N_RESAMPLES, Groups, precision_difference, rule_of, values
-from regroup_lib.runs.records import Record
+from regroup_lib.runs.records import N_RESAMPLES, Record, rule_of
 
 # Training images of a class in "many", "medium" and "few" shots: more than 100, 20 to 100, fewer than 20.
 SHOTS = {"many": (101, np.inf), "medium": (20, 100), "few": (0, 19)}

@@ -19,8 +19,7 @@ from regroup_book.show import listed, table, traced
 from regroup_lib.data.bundled_tables import parse_table_task
 from regroup_lib.intervals import Interval, interval, mean_std, starred
 from regroup_lib.metrics import bootstrap_counts, weighted_average_precisions
-from regroup_lib.runs.differences import AVERAGE_PRECISION, N_RESAMPLES, result_on_test
-from regroup_lib.runs.records import Record
+from regroup_lib.runs.records import AVERAGE_PRECISION, N_RESAMPLES, Record, result_on_test
 from regroup_lib.runs.specs import TableSpec
 from regroup_lib.runs.table_methods import ESTIMATOR_TITLES, METHODS
 

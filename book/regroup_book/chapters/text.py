@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 
 from regroup_book import plans, show
+from regroup_book.differences import Groups, best_on_validation, precision_difference
 from regroup_book.method_tables import mean_cells
 from regroup_lib.data.dataset import DataError
 from regroup_lib.data.tasks import make_task
 from regroup_lib.intervals import Interval, starred
-from regroup_lib.runs.differences import AVERAGE_PRECISION, Groups, best_on_validation, precision_difference
-from regroup_lib.runs.records import Record
+from regroup_lib.runs.records import AVERAGE_PRECISION, Record
 from regroup_lib.runs.specs import task_class_names
 
 

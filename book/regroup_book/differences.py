@@ -5,7 +5,6 @@ A group is one method with its chosen settings, a record per seed. Numbers are p
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
@@ -14,27 +13,9 @@ from sklearn.metrics import f1_score
 
 from regroup_lib.intervals import Interval, interval
 from regroup_lib.metrics import bootstrap_counts, weighted_average_precisions
-from regroup_lib.runs import NOT_AGGREGATED
-from regroup_lib.runs.records import Record
+from regroup_lib.runs.records import N_RESAMPLES, PAPER_RULE, Record, result_on_test, rule_of, validation_precision
 
 Groups = Mapping[str, Sequence[Record]]
-
-AVERAGE_PRECISION = "average_precision"
-BALANCED_ACCURACY = "balanced_accuracy"
-PAPER_RULE = "max"  # Section 4.1 of the paper: max aggregation
-N_RESAMPLES = 250  # enough for a variance: its relative error is 9%
-
-
-def rule_of(record: Record, rule: str = PAPER_RULE) -> str:
-    """Return the aggregation rule to read: `rule`, or `NOT_AGGREGATED` where nothing was aggregated."""
-    return NOT_AGGREGATED if NOT_AGGREGATED in record.metrics else rule
-
-
-def result_on_test(record: Record, measure: str, rule: str = PAPER_RULE, *, split: str = "test") -> float:
-    """Return one number of a record's test set, or of another split; NaN where the run diverged."""
-    if record.status != "finished":
-        return math.nan
-    return record.metrics[rule_of(record, rule)][split]["summary"][measure]
 
 
 def trace(record: Record, measure: str, *, split: str = "test", rule: str = PAPER_RULE) -> np.ndarray:
@@ -68,12 +49,6 @@ def scores_on_test(record: Record, rule: str = PAPER_RULE) -> tuple[np.ndarray, 
     arrays = record.arrays()
     scores = arrays[f"test_scores_{rule_of(record, rule)}"]
     return arrays["test_labels"], np.stack([1 - scores, scores], axis=1) if scores.ndim == 1 else scores
-
-
-def validation_precision(record: Record, rule: str = PAPER_RULE) -> float:
-    """Return a record's average precision on the validation split; minus infinity where the run diverged."""
-    found = result_on_test(record, AVERAGE_PRECISION, rule, split="val")
-    return -math.inf if math.isnan(found) else found
 
 
 def best_on_validation(groups: Groups, names: Iterable[str]) -> str:
