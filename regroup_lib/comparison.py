@@ -61,11 +61,11 @@ def compare(
     """Compare regrouping with the usual remedies for imbalance on a data set of your own.
 
     Images train a small network, chosen by their size: CE, WCE, ROS, RG, RG+WCE; with a pre-trained encoder, a linear
-    probe and an MLP on its features are compared as well. Each seed holds out a validation split of the training
-    images, unless the data have one; choices are made on it, and the test split is measured once. The rows of a table
-    are scored by cross-validation, five folds for each seed, each row by a classifier that was not fitted on it: by
-    logistic regression, a random forest and gradient boosting with the same remedies, a balanced forest and
-    EasyEnsemble. No method is tuned.
+    probe and an MLP on its features, and CE with the features as a second task (CE+features), are compared as well.
+    Each seed holds out a validation split of the training images, unless the data have one; choices are made on it, and
+    the test split is measured once. The rows of a table are scored by cross-validation, five folds for each seed, each
+    row by a classifier that was not fitted on it: by logistic regression, a random forest and gradient boosting with
+    the same remedies, a balanced forest and EasyEnsemble. No method is tuned.
 
     Parameters
     ----------

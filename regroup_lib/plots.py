@@ -17,6 +17,7 @@ LOOKS = {
     "ROS": ("#882255", "--"),
     "linear probe": ("#CC79A7", "-"),
     "encoder+MLP": ("#D55E00", ":"),
+    "CE+features": ("#CC79A7", "--"),
     "balanced forest": ("#CC79A7", "-"),
     "EasyEnsemble": ("#CC79A7", ":"),
     "RG": ("#0072B2", "-."),

@@ -639,14 +639,16 @@ def flat(tmp_path):
     return tmp_path
 
 
-def test_a_pretrained_encoder_is_compared_with_a_probe_and_an_mlp_on_its_features(flat):
+def test_a_pretrained_encoder_is_compared_with_other_uses_of_its_features(flat):
     options = {"encoder": "onnx:flat", "image_size": 8, "epochs": 1, "seeds": [0, 1], "profile": "smoke"}
     found = rg.compare(flat / "x", positive="b", **options, data_dir=flat, results_dir=flat / "results")
     shown = [title for classifier, title in found.groups if classifier == "features of onnx:flat"]
     assert shown == ["linear probe", "encoder+MLP"]
-    probe, mlp = (found.groups["features of onnx:flat", title][0] for title in shown)
+    others = [found.groups["features of onnx:flat", title][0] for title in shown]
+    (second_task,) = (group[0] for (_, title), group in found.groups.items() if title == "CE+features")
+    assert second_task.spec.network == "tiny-resnet"
     files = load_data(flat / "x", image_size=8, data_dir=flat).metadata["test"]["file"]
-    for record in (probe, mlp):
+    for record in (*others, second_task):
         fit_model(record.spec, found.own, data_dir=flat).save(flat / record.spec.method)
         predicted = load_model(flat / record.spec.method).predict(flat / "x", data_dir=flat)
         scores = predicted.set_index("file")["probability"]

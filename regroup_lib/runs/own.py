@@ -32,6 +32,7 @@ IMAGE_METHODS = {
     "ROS": "ros",
     "linear probe": "probe",
     "encoder+MLP": "mlp",
+    "CE+features": "distill",
     "RG": "rg",
     "RG+WCE": "rg-wce",
 }
@@ -52,6 +53,7 @@ FEWEST = 10  # samples of a side: with fewer, a validation split or folds are to
 STEPS = 3000  # of the training loop, within the bounds of EPOCHS
 EPOCHS = (5, 40)
 FEW_POSITIVES = 100  # with fewer, a larger part of the training images is held out for validation
+AUXILIARY_WEIGHT = 3.0  # of the loss on features; validation chose it in each recorded task
 PIXELS = ("raw", "pca")  # encoders whose clusters follow pixels, not content
 LONGEST_FILE_NAME = 255  # bytes; the records of a task have a folder
 
@@ -241,17 +243,24 @@ def image_specs(
 ) -> list[AnySpec]:
     """Return a look and the runs of a comparison on images, seed by seed; for the options see `plan`.
 
-    Settings that are not given are those of `image_settings`. An MLP or a linear probe on pixels is left out.
+    Settings that are not given are those of `image_settings`. Methods that use features as they are, are left
+    out with an encoder of pixels.
     """
     settings = image_settings(dataset, own.positive, profile)
     settings |= {} if epochs is None else {"epochs": epochs}
     regrouping, runs = {"encoder": encoder, "threshold": threshold}, []
     for title, method in IMAGE_METHODS.items():
-        if not METHODS[method].features:
-            runs.append({"method": method} | settings | (regrouping if title in REGROUPED else {}))
-        elif encoder not in PIXELS:
-            held_out = {"validation_fraction": settings["validation_fraction"]}
-            runs.append({"method": method, "encoder": encoder} | held_out)
+        if not METHODS[method].needs_encoder:
+            chosen = settings
+        elif title in REGROUPED:
+            chosen = settings | regrouping
+        elif encoder in PIXELS:
+            continue
+        elif METHODS[method].features:
+            chosen = {"encoder": encoder, "validation_fraction": settings["validation_fraction"]}
+        else:
+            chosen = settings | {"encoder": encoder, "auxiliary_weight": AUXILIARY_WEIGHT}
+        runs.append({"method": method} | chosen)
     common = {"profile": profile, "task": own_task(dataset.name, own.positive), "own": own, "image_size": image_size}
     return _specs(common, regrouping | {"holds": "images"}, runs, seeds)
 

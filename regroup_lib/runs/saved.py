@@ -195,6 +195,8 @@ def fit_model(spec: Spec | TableSpec, own: OwnData, *, data_dir: str | Path | No
             about["center"] = encoder.transform(dataset.train.inputs).mean(axis=0, dtype=np.float64).tolist()
     if spec.network in FROZEN_ESTIMATORS:
         return Model(spec, about, trainer.estimator)
+    for parameter in trainer.network.head.parameters():  # the outputs of a second head have served
+        parameter.data = parameter.data[: len(trainer.labels.parent)]
     inputs = trainer.training.inputs
     about |= {"in_channels": inputs.width}
     about |= {name: getattr(inputs, name).tolist() for name in ("mean", "scale") if hasattr(inputs, name)}
