@@ -270,7 +270,8 @@ def fit(
     options = {"positive": positive, "encoder": encoder, "threshold": threshold, "epochs": epochs}
     options |= {"estimators": estimator, **reading}
     if dry_run:
-        console.print(estimate(plan(path, **options, seeds=chosen), workers=workers))
+        planned = plan(path, **options, seeds=chosen)
+        console.print("\n".join([*planned.dataset.notes, estimate(planned, workers=workers)]))
         return
     options["workers"] = workers
     if len(chosen) > 1:

@@ -44,19 +44,22 @@ SUFFIXES = tuple(".png .jpg .jpeg .jpe .jfif .bmp .tif .tiff .webp .gif .ppm .pg
 OTHER_SUFFIXES = tuple(".avif .heic .heif .dcm .dicom .nii .jp2 .psd .svg .dng .cr2 .nef .arw .svs .ndpi .czi".split())
 # Files that systems and programs put beside pictures.
 DEBRIS = re.compile(
-    r"\.|@eadir$|@recycle|@recently|@tmp$|@__thumb|#recycle$|#snapshot$|\$recycle\.bin$|__macosx$|__pycache__$|_?thumb(?:s|nails?)$"
+    r"[.~]|@eadir$|@recycle|@recently|@tmp$|@__thumb|#recycle$|#snapshot$|\$recycle\.bin$|__macosx$|__pycache__$|_?thumb(?:s|nails?)$"
     r"|e?h?thumbs\.db$|desktop\.ini$|lost\+found$|system volume information$",
     re.IGNORECASE,
 )
-# In English, Spanish, French, Portuguese, Italian, Russian, Chinese and Japanese; German's differ in the ending alone.
+# In English, Spanish, French, Portuguese, Italian, Dutch, Russian, Chinese, Japanese and Korean; German's and those of
+# Scandinavia and Poland differ in the ending or by an accent alone.
 _SPLITS = (
-    "(?:(?P<train>train(?:ing|val)?|trn|entrenamiento|entra[iî]nement|apprentissage|treino|treinamento|addestramento"
-    "|обучение|训练集?|訓練集?|学習)|(?P<val>val(?:id(?:ation)?)?|dev|validaci[oó]n|valida[cç][aã]o|validazione"
-    "|валидация|验证集?|検証)|(?P<test>test(?:ing)?|tst|pruebas?|testes?|prova|тест|测试集?|測試集?|テスト))"
+    "(?:(?P<train>train(?:ing|en|val)?|tr[äe]ning|trn|entrenamiento|entra[iî]nement|apprentissage|treino|treinamento"
+    "|addestramento|allenamento|обучение|обучающая|тренировочная|训练集?|訓練集?|学習|훈련|학습)"
+    "|(?P<val>val(?:id(?:ation)?)?|dev|validaci[oó]n|valida[cç][aã]o|validazione|validatie"
+    "|валидация|валидационная|验证集?|検証|검증)"
+    "|(?P<test>test(?:ing|en)?|tst|pruebas?|testes?|prova|тест|тестовая|测试集?|測試集?|テスト|테스트))"
 )
 SPLIT_NAME = re.compile(
     rf"[\W\d_]*(?:data|images?|imgs?)?[\W\d_]*{_SPLITS}"
-    r"[\W\d_]*(?:(?:data)?set|s?daten|data|images?|imgs?|pictures|photos|samples|split)?[\W\d_]*",
+    r"[\W\d_]*(?:(?:data)?set|s?daten|data|数据集?|データ(?:セット)?|데이터|images?|imgs?|pictures|photos|samples|split)?[\W\d_]*",
     re.IGNORECASE,
 )
 LOOSE_SPLIT = re.compile(rf"(?:.*[\W\d_])?{_SPLITS}(?:[\W\d_].*)?", re.IGNORECASE)
@@ -203,7 +206,9 @@ def _split_folders(folder: Path, layout: str) -> dict[str, Path]:
     names = {path.name for path in inside}
     splits = [path for path, part in parts.items() if part]
     suspects = splits if len({parts[path] for path in splits}) > 1 else []
-    suspects += [path for path in splits if names & {below.name for below in _folders(path)}]
+    inner = [{below.name for below in _folders(path)} for path in inside]
+    alike = any(inner) and all(found == inner[0] for found in inner)  # test/ beside a word that is not known here
+    suspects += [path for path, found in zip(inside, inner, strict=True) if parts[path] and (alike or names & found)]
     below = [path for class_folder in inside for path in _folders(class_folder) if _split_named(path.name)]
     if len({_split_named(path.name) for path in below}) > 1:
         suspects += below

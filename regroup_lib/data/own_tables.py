@@ -5,6 +5,7 @@ Nothing here guesses in silence: ``Dataset.notes`` name all that is assumed, lef
 
 from __future__ import annotations
 
+import codecs
 import logging
 import re
 from collections import Counter, defaultdict
@@ -37,6 +38,17 @@ logger = logging.getLogger(__name__)
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 SEPARATORS = (",", ";", "\t", "|")
+# How files begin that are no tables of text, and what they are.
+OTHER_FORMATS = {
+    rb"PK\x03\x04|\xd0\xcf\x11\xe0|\x1f\x8b|BZh|\xfd7zXZ": "a spreadsheet, an archive or compressed",
+    rb"PAR1": "a Parquet table under another name",
+    rb'\s*(\[\s*)?\{\s*"': "JSON",
+    rb"(?i)\s*<(!doctype|html|\?xml)": "a web page or XML",
+    rb"(?i)(%.*\s+)*\s*@relation": "ARFF",
+    rb"version https://git-lfs": "a pointer of Git LFS, whose file has not been fetched",
+}
+# Bytes that Western text in Windows-1252 hardly has: other alphabets, broken UTF-8, and characters that it lacks.
+NOT_WESTERN = re.compile(rb"[\x80-\xff]{3}|[\xc2-\xf4][\x80-\xbf]|[\x81\x8d\x8f\x90\x9d]")
 MANY_CLASSES = 100  # beyond that, and beyond a tenth of the rows, a label column is taken for something else
 MANY_TEXTS = 0.5  # share of rows: a text column with more different values names rows, it does not sort them
 MANY_CATEGORIES = 1000  # of a column; beyond that their names are not compared
@@ -56,7 +68,8 @@ ID_WORDS = frozenset("id ids uid pid uuid guid mrn identifier".split())
 UNIT_WORDS = ID_WORDS | frozenset(
     """index idx nr no number num row rows record records serial key patient patients subject person participant
     individual user customer client case donor animal mouse household family session lesion specimen sample student
-    employee member account unnamed""".split()
+    employee member account unnamed rownames nummer lfd patienten proband probanden kunde kunden zeile paciente
+    pacientes cliente sujeto sujet numero número numéro fila ligne riga номер пациент клиент 编号 序号 番号""".split()
 )
 
 # Decimal mark -> a number as it is written with it, separators of thousands (and of lakhs) included.
@@ -180,7 +193,8 @@ def read_rows(
 
     `columns` has the kind of each column by name, see `column_kinds`; further columns are left out. Nothing is guessed
     from the new rows: a value of another kind raises a DataError, as do a missing column and a file without rows. The
-    index counts the rows of the file from 0, those without any value included, which are left out.
+    index counts the rows of the file from 0, those without any value included, which are left out; ``attrs["notes"]``
+    say what was not certain.
     """
     frame, _ = _all_columns(path, header, missing, decimal, as_text=True)
     if absent := [name for name in columns if name not in frame]:
@@ -206,7 +220,9 @@ def read_rows(
             raise DataError(f"{path}: the column {name!r} has {bad.iloc[0]!r}, which is no {_WRITTEN[kind]}")
         read = read.reindex(frame.index)
         rows[name] = (read.fillna(MISSING) if kind == "truth" else read.astype(np.float64)).to_numpy()
-    return pd.DataFrame(rows, frame.index)
+    found = pd.DataFrame(rows, frame.index)
+    found.attrs["notes"] = frame.attrs["notes"]
+    return found
 
 
 _WRITTEN = {
@@ -227,7 +243,10 @@ def _all_columns(
     """Return a table's columns, plain and without missing values, and the decimal mark of its file."""
     found: dict[str, list[str]] = defaultdict(list)
     frame, decimal = _read(path, header, decimal, found, as_text=as_text)
-    return _blanked(_plain(path, frame, found), missing, found), decimal
+    notes = _described(found)
+    frame = _blanked(_plain(path, frame, found), missing, found)
+    frame.attrs["notes"] = notes
+    return frame, decimal
 
 
 # ---------------------------------------------------------------- files
@@ -248,9 +267,6 @@ def _read(
         _check_names(path, frame.columns)
     else:
         raise DataError(f"{path} is no text; leave header and decimal out (--no-header, --decimal)")
-    if not isinstance(frame.index, pd.RangeIndex):
-        mend = "give every column a name, and remove lines above the names"
-        raise DataError(f"{path}: rows have more values than the header has names; {mend}")
     return frame.set_axis([composed(str(name)) for name in frame], axis=1), decimal
 
 
@@ -259,22 +275,20 @@ def _read_text(
 ) -> tuple[pd.DataFrame, str]:
     """Return a text file's columns, as numbers where pandas finds no other text in them, and its decimal mark."""
     options: dict[str, Any] = {
-        "encoding": "utf-8-sig",
+        "encoding": _encoding(path, found),
         "skipinitialspace": True,
         "keep_default_na": False,  # a class may be called None
         "na_values": [""],
         "low_memory": False,
     }
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            start = stream.read(10_000)
-        if "\0" in start:
-            raise ValueError("it has zero bytes, as UTF-16 has")
-        announced = re.match(r"sep=(.)\r?\n", start)  # a spreadsheet's own mark
+        with path.open(encoding=options["encoding"], newline="") as stream:
+            announced = re.match(r"sep=(.)\r?\n", stream.read(10))  # a spreadsheet's own mark
         options |= {"skiprows": 1 if announced else 0}
         options |= {"sep": announced[1] if announced else _separator(path, options)}
         named = options | {"header": 0 if header else None}
-        names = pd.read_csv(path, **options, header=None, nrows=1, dtype=str).iloc[0].fillna("")
+        # Of two lines, as a second one that is longer than the first is an error then.
+        names = pd.read_csv(path, **options, header=None, nrows=2, dtype=str).iloc[0].fillna("")
         names = [str(name).strip() for name in names]
         frame = pd.read_csv(path, **named)
         # Where semicolons separate values, 1.234 may be a number of thousands, which pandas takes for one below 2.
@@ -282,10 +296,15 @@ def _read_text(
         given, decimal = decimal, decimal or _decimal_mark(texts if options["sep"] == ";" else frame, options["sep"])
         if decimal == "," or as_text:
             frame = pd.read_csv(path, dtype=str, **named)
-        for name in texts if given is None and decimal == "." else ():
+        for name in texts if decimal == "." and not as_text else ():
             known = texts[name].dropna()
-            pointed = known[known.str.contains(".", regex=False)]
-            if len(pointed) and known.str.fullmatch(r"[+-]?(?:0|[1-9]\d{0,2}(?:\.\d{3})?)").all():
+            zeros = [] if _is_text(frame[name]) else known[known.str.fullmatch(r"0\d+").astype(bool)]
+            if len(zeros):
+                what = "numbers read without the zeros at their beginning: {}; write a letter before codes to keep them"
+                found[what].append(f"{name} ({zeros.iloc[0]})")
+            pointed = known[known.str.contains(".", regex=False).astype(bool)]
+            thousands = r"[+-]?(?:0|[1-9]\d{0,2}(?:\.\d{3})?)"
+            if given is None and len(pointed) and known.str.fullmatch(thousands).all():
                 what = "numbers read with three decimals and not as thousands"
                 found[f"{what}: {{}}; change this with decimal= (--decimal)"].append(f"{name} ({pointed.iloc[0]})")
     except (OSError, ValueError, OverflowError) as error:
@@ -293,14 +312,55 @@ def _read_text(
         uneven = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", reason)
         if uneven:
             what = f"line {uneven[2]} has {uneven[3]} values, and those before it have {uneven[1]}"
-            raise DataError(f"{path}: {what}; remove the lines that are no rows of the table") from error
-        raise DataError(f"{path} is no table of text in UTF-8 ({reason}); save it as one") from error
+            mend = "give every column a name, and remove the lines that are no rows of the table"
+            raise DataError(f"{path}: {what}; {mend}") from error
+        raise DataError(f"{path} cannot be read as a table of text ({reason}); save it again as CSV") from error
+    _check_quotes(path, frame, options["sep"])
     _check_first_line(path, names, frame, header)
     if header:
         _check_names(path, names)
     else:
         frame.columns = [f"column {number}" for number in range(1, frame.shape[1] + 1)]
     return frame, decimal
+
+
+def _encoding(path: Path, found: dict[str, list[str]]) -> str:
+    """Return the encoding of a file of text, and note in `found` where it is not certain."""
+    content = path.read_bytes()
+    for start, what in OTHER_FORMATS.items():
+        if re.match(start, content):
+            raise DataError(f"{path} is {what}; unpack it or save it as CSV, a table of text with commas")
+    if not content.strip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"):
+        raise DataError(f"{path} is empty; expected a header and rows")
+    if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        encoding = "utf-32"
+    else:
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        encoding = "utf-16" if wide else "utf-8-sig"
+    try:
+        if "\0" not in content.decode(encoding):
+            return encoding
+        reason = "it has zero bytes"
+    except UnicodeDecodeError as error:
+        reason = str(error)
+        if encoding == "utf-8-sig" and b"\0" not in content and not NOT_WESTERN.search(content):
+            what = "text that is not in UTF-8, read as Windows-1252: {}; if these are wrong, save the file in UTF-8"
+            words = re.findall(r"\w*[^\W\0-\x7f]\w*|[^\0-\x7f]", content.decode("cp1252"))
+            found[what] = list(dict.fromkeys(words))
+            return "cp1252"
+    raise DataError(f"{path} is no text in UTF-8 ({reason}); save it as such, in a spreadsheet as 'CSV UTF-8'")
+
+
+def _check_quotes(path: Path, frame: pd.DataFrame, separator: str) -> None:
+    """Refuse cells that hold whole rows, as they do where a quote is not closed."""
+    for name in filter(lambda name: _is_text(frame[name]), frame):
+        cells = frame[name].dropna().astype(str)
+        cells = cells[cells.str.contains("\n", regex=False).astype(bool)]
+        n_lines = cells.str.count("\n")
+        whole = cells.str.count(re.escape(separator)) == n_lines * (frame.shape[1] - 1)
+        if whole.any():
+            what = f"a cell of the column {name!r} holds {n_lines[whole].max()} line breaks and whole rows"
+            raise DataError(f"{path}: {what}, as where a quote is not closed ({cells[whole].iloc[0][:20]!r}); mend it")
 
 
 def _separator(path: Path, options: dict[str, Any]) -> str:
@@ -313,7 +373,7 @@ def _separator(path: Path, options: dict[str, Any]) -> str:
             continue
         found[separator] = (head.shape[1] > 1 and head.iloc[:, -1].notna().mean() >= 0.5, head.shape[1])
     if not any(several for several, _ in found.values()):
-        with path.open(encoding="utf-8-sig") as stream:
+        with path.open(encoding=options["encoding"]) as stream:
             return max(SEPARATORS, key=stream.readline().count)
     return max(found, key=found.get)
 
@@ -396,6 +456,8 @@ def _named_column(path: Path, frame: pd.DataFrame, name: str) -> str:
 def _classes(path: Path, column: pd.Series, decimal: str, allow_missing: bool) -> tuple[np.ndarray, list[str]]:
     """Return the class of each row as text, empty where it has none, and notes."""
     if not _is_text(column) and pd.api.types.is_float_dtype(column) and (column.dropna() % 1 == 0).all():
+        if (column.abs() > 2**53).any():
+            raise DataError(f"{path}: classes in {column.name!r} are numbers that are too long; write a letter before")
         column = column.astype("Int64")  # whole numbers in a column with a missing one
     found = _text(column)
     absent = found.isna().to_numpy()
@@ -643,6 +705,9 @@ def _read_dates(texts: pd.Series, decimal: str = ".", *, day_first: bool | None 
             return pd.Series(np.nan, texts.index), "", ""
         if (texts[last].str.extract(r"(\d+)\D(\d+)").astype(int).max() <= 12).all():
             how += f", read {'day' if day_first else 'month'} first; write YYYY-MM-DD to be sure"
+    if last.any():  # of 12/31, say, where the day is first
+        month_at = r"\d+\D(\d+)" if day_first else r"(\d+)"
+        last &= texts.where(last).str.extract(month_at)[0].fillna("0").astype(int) <= 12
     if texts[last | month].str.fullmatch(r"[^:]*[^\d:]\d\d(?:[T ]\d+:.*)?").any():
         how += ", years of two digits from 1969 to 2068"
     dates = texts.where(first | last | month)
@@ -683,6 +748,9 @@ def _names_rows(name: str, column: pd.Series, labels: np.ndarray) -> str:
     whole = not text and (values % 1 == 0).all()
     if not text and not alone and _tells(values, labels[column.notna()]):
         telling = "warning, columns whose values alone tell the classes apart, as if they were made from them"
+    ordered = values.is_monotonic_increasing or values.is_monotonic_decreasing
+    if not telling and not text and n_different == n > 19 and ordered:
+        telling = "warning, columns that rise or fall from row to row, which may tell the class"
     if not (whole or text):
         return telling
     named = _is_named_like_a_unit(name)
@@ -705,8 +773,6 @@ def _names_rows(name: str, column: pd.Series, labels: np.ndarray) -> str:
         return "warning, columns of numbers so long that their last digits are lost, which may name rows"
     if whole and n_different == n > 9 and values.max() - values.min() == n - 1:
         return "warning, columns that number the rows in another order, which may tell the class"
-    if whole and n_different == n > 19 and (np.diff(values) > 0).all():
-        return "warning, columns that rise from row to row, which may tell the class"
     days = values.drop_duplicates() if whole and n_different > 4 and values.between(18000101, 21001231).all() else []
     if len(days) and pd.to_datetime(days.astype(int).astype(str), format="%Y%m%d", errors="coerce").notna().all():
         return "warning, columns of numbers that may be dates: {}; write YYYY-MM-DD to have days"
@@ -722,8 +788,8 @@ def _tells(values: pd.Series, labels: np.ndarray) -> bool:
 
 def _is_named_like_a_unit(name: str) -> bool:
     """Tell whether a name is that of an identifier ("PatientID", "customer_no", "Unnamed: 0") and of nothing more."""
-    words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
-    ends = [word.removesuffix("id") for word in words if word.endswith("id")]
+    words = [word.lower() for word in re.findall(r"[A-Z]+(?![^\W\d_A-Z])|[A-Z]?[^\W\d_A-Z]+", name)]
+    ends = [re.sub("(id|nr|nummer)$", "", word) for word in words if word.endswith(("id", "nr", "nummer"))]
     return bool(words) and (
         all(word in UNIT_WORDS for word in words) or bool(ID_WORDS & {*words}) or bool(UNIT_WORDS & {*ends})
     )

@@ -104,12 +104,17 @@ class OnnxEncoder(Encoder):
 
     def _set_output(self, wanted: str | None) -> None:
         """Choose the output, by what it makes of one picture, and the axes to average over."""
-        names = [entry.name for entry in self.session.get_outputs()]
+        # A class's number, say, is no float.
+        outputs = self.session.get_outputs()
+        names = [entry.name for entry in outputs if entry.type in PIXELS or entry.type == "tensor(double)"]
+        if not names:
+            found = ", ".join(f"{entry.name}: {entry.type}" for entry in outputs)
+            raise ValueError(f"{self.path} makes {found}; expected an output of features, float [n, d]")
         if wanted is not None and wanted not in names:
             raise ValueError(f"{self.path} has no output {wanted!r}; it has {', '.join(names)}")
         picture = np.zeros((1, self.image_size, self.image_size, 3), np.uint8)
         try:
-            made = dict(zip(names, self.session.run(None, self._feed(picture)), strict=True))
+            made = dict(zip(names, self.session.run(names, self._feed(picture)), strict=True))
         except Exception as error:  # onnxruntime raises a different class for each defect
             raise ValueError(f"{self.path} cannot encode a picture of {self.image_size} pixels ({error})") from error
         shapes = {name: np.shape(array) for name, array in made.items()}
@@ -124,7 +129,7 @@ class OnnxEncoder(Encoder):
                 f"{self.path} makes {shape} of {n} images, expected [n, d], [n, tokens, d] or [n, d, h, w]"
             )
         self.pooled_axes, how = _places(shape, self.channels_last)
-        if len(names) > 1 or len(shape) == 3:
+        if len(names) > 1 or len(shape) == 3 or self.output in by_name[1]:
             taken = f"encoder {self.label}: the output {self.output!r} {list(shape)}{how} is taken"
             others = [name for name in names if name != self.output]
             choose = f", not {', '.join(others)} (onnx:PATH?output=NAME)" if others else ""
