@@ -5,7 +5,6 @@ Nothing here guesses in silence: ``Dataset.notes`` name all that is assumed, lef
 
 from __future__ import annotations
 
-import codecs
 import logging
 import re
 from collections import Counter, defaultdict
@@ -48,7 +47,7 @@ OTHER_FORMATS = {
     rb"version https://git-lfs": "a pointer of Git LFS, whose file has not been fetched",
 }
 # Bytes that Western text in Windows-1252 hardly has: other alphabets, broken UTF-8, and characters that it lacks.
-NOT_WESTERN = re.compile(rb"[\x80-\xff]{3}|[\xc2-\xf4][\x80-\xbf]|[\x81\x8d\x8f\x90\x9d]")
+NOT_WESTERN = re.compile(rb"[\x80-\xff]{3}|[\xc2-\xf4][\x80-\xbf]|[\0\x81\x8d\x8f\x90\x9d]")
 MANY_CLASSES = 100  # beyond that, and beyond a tenth of the rows, a label column is taken for something else
 MANY_TEXTS = 0.5  # share of rows: a text column with more different values names rows, it does not sort them
 MANY_CATEGORIES = 1000  # of a column; beyond that their names are not compared
@@ -264,10 +263,12 @@ def _read(
         frame, decimal = _read_text(path, header, decimal, found, as_text=as_text)
     elif header and not decimal:
         frame, decimal = _read_parquet(path), "."
-        _check_names(path, frame.columns)
     else:
         raise DataError(f"{path} is no text; leave header and decimal out (--no-header, --decimal)")
-    return frame.set_axis([composed(str(name)) for name in frame], axis=1), decimal
+    names = [composed(str(name)) for name in frame]
+    if twice := [repr(name) for name, count in Counter(names).items() if count > 1]:
+        raise DataError(f"{path}: two columns are called {some_of(twice)}; rename one")
+    return frame.set_axis(names, axis=1), decimal
 
 
 def _read_text(
@@ -317,11 +318,9 @@ def _read_text(
         raise DataError(f"{path} cannot be read as a table of text ({reason}); save it again as CSV") from error
     _check_quotes(path, frame, options["sep"])
     _check_first_line(path, names, frame, header)
-    if header:
-        _check_names(path, names)
-    else:
-        frame.columns = [f"column {number}" for number in range(1, frame.shape[1] + 1)]
-    return frame, decimal
+    if not header:
+        names = [f"column {number + 1}" for number in range(frame.shape[1])]
+    return frame.set_axis([name or f"Unnamed: {number}" for number, name in enumerate(names)], axis=1), decimal
 
 
 def _encoding(path: Path, found: dict[str, list[str]]) -> str:
@@ -332,18 +331,14 @@ def _encoding(path: Path, found: dict[str, list[str]]) -> str:
             raise DataError(f"{path} is {what}; unpack it or save it as CSV, a table of text with commas")
     if not content.strip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"):
         raise DataError(f"{path} is empty; expected a header and rows")
-    if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
-        encoding = "utf-32"
-    else:
-        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        encoding = "utf-16" if wide else "utf-8-sig"
+    encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     try:
         if "\0" not in content.decode(encoding):
             return encoding
         reason = "it has zero bytes"
     except UnicodeDecodeError as error:
         reason = str(error)
-        if encoding == "utf-8-sig" and b"\0" not in content and not NOT_WESTERN.search(content):
+        if encoding == "utf-8-sig" and not NOT_WESTERN.search(content):
             what = "text that is not in UTF-8, read as Windows-1252: {}; if these are wrong, save the file in UTF-8"
             words = re.findall(r"\w*[^\W\0-\x7f]\w*|[^\0-\x7f]", content.decode("cp1252"))
             found[what] = list(dict.fromkeys(words))
@@ -367,14 +362,9 @@ def _separator(path: Path, options: dict[str, Any]) -> str:
     """Return the separator that gives the first rows equally many columns, and most of them."""
     found = {}
     for separator in SEPARATORS:
-        try:
-            head = pd.read_csv(path, **options | {"sep": separator, "header": None, "nrows": 20, "dtype": str})
-        except pd.errors.ParserError:  # a row with more values than the first
-            continue
+        first = {"sep": separator, "header": None, "nrows": 20, "dtype": str, "on_bad_lines": "skip"}
+        head = pd.read_csv(path, **options | first)
         found[separator] = (head.shape[1] > 1 and head.iloc[:, -1].notna().mean() >= 0.5, head.shape[1])
-    if not any(several for several, _ in found.values()):
-        with path.open(encoding=options["encoding"]) as stream:
-            return max(SEPARATORS, key=stream.readline().count)
     return max(found, key=found.get)
 
 
@@ -437,12 +427,6 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     return frame.reset_index(drop=not any(frame.index.names))  # a filtered frame keeps its numbers
 
 
-def _check_names(path: Path, names: Sequence[object]) -> None:
-    counts = Counter(composed(str(name)) for name in names)
-    if twice := [repr(name) for name, count in counts.items() if count > 1 and name]:
-        raise DataError(f"{path}: two columns are called {some_of(twice)}; rename one")
-
-
 def _named_column(path: Path, frame: pd.DataFrame, name: str) -> str:
     names, name = frame.columns.to_list(), composed(name)
     if name not in names:
@@ -455,7 +439,7 @@ def _named_column(path: Path, frame: pd.DataFrame, name: str) -> str:
 
 def _classes(path: Path, column: pd.Series, decimal: str, allow_missing: bool) -> tuple[np.ndarray, list[str]]:
     """Return the class of each row as text, empty where it has none, and notes."""
-    if not _is_text(column) and pd.api.types.is_float_dtype(column) and (column.dropna() % 1 == 0).all():
+    if column.dtype.kind == "f" and (column.dropna() % 1 == 0).all():
         if (column.abs() > 2**53).any():
             raise DataError(f"{path}: classes in {column.name!r} are numbers that are too long; write a letter before")
         column = column.astype("Int64")  # whole numbers in a column with a missing one
@@ -506,11 +490,7 @@ def _numbers_first(name: str) -> tuple[bool, float, str]:
 
 def _is_text(column: pd.Series) -> bool:
     """Tell whether a column may hold anything but numbers, truth values and times."""
-    return (
-        not pd.api.types.is_numeric_dtype(column)
-        and not pd.api.types.is_datetime64_any_dtype(column)
-        and column.dtype.kind != "m"
-    )
+    return column.dtype.kind not in "biufcMm"
 
 
 def _text(column: pd.Series) -> pd.Series:
@@ -628,13 +608,12 @@ def _features(
 
 def _values(name: str, column: pd.Series, decimal: str, found: dict[str, list[str]]) -> tuple[pd.Series, str]:
     """Return a column as float64, or as text where it holds neither numbers nor times, and its kind (see `KINDS`)."""
-    kinds = pd.api.types
-    if kinds.is_bool_dtype(column):
+    if pd.api.types.is_bool_dtype(column):  # also of a column of objects
         return _text(column), "truth"
-    if kinds.is_datetime64_any_dtype(column):
+    if column.dtype.kind == "M":
         found["dates, as days since 1970"].append(name)
         return _days(column), "month first"
-    if kinds.is_timedelta64_dtype(column):
+    if column.dtype.kind == "m":
         return column / pd.Timedelta(days=1), "number ."
     if not _is_text(column):
         return pd.Series(column.to_numpy(np.float64, na_value=np.nan), column.index), "number ."
