@@ -65,6 +65,7 @@ SPLIT_NAME = re.compile(
 LOOSE_SPLIT = re.compile(rf"(?:.*[\W\d_])?{_SPLITS}(?:[\W\d_].*)?", re.IGNORECASE)
 MASK = "masks?|seg|segm|segmentations?|gt|ground[ _-]?truth|labels?|annotations?|annot|overlay|contours?|roi"
 NO_SPLIT = "no test split"
+LAYOUT = "expected train/<class>/ with val/ and test/ where there are any, or <class>/ alone"
 KEPT_SIZE = 128  # images of one size up to this stay as they are
 ALLOW = "load with allow_missing=True (--allow-missing) to leave them out"
 # Notes on pictures that were changed.
@@ -159,14 +160,13 @@ def _listed(folder: Path) -> _Files:
     """Return the image files of a folder by its layout, or raise a DataError that says which layouts there are."""
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist or is no folder; check the path")
-    layout = "expected train/<class>/ with val/ and test/ where there are any, or <class>/ alone"
     paths, parts, classes = [], [], []
     ignored: list[Path] = []
     debris: list[Path] = []
-    for part, parent in (_split_folders(folder, layout) or {"": folder}).items():
+    for part, parent in (_split_folders(folder) or {"": folder}).items():
         stray = [path.name for path in parent.iterdir() if _is_image(path)]
         if stray:
-            raise DataError(f"{parent}: {len(stray)} images outside of a class's folder ({some_of(stray)}); {layout}")
+            raise DataError(f"{parent}: {len(stray)} images outside of a class's folder ({some_of(stray)}); {LAYOUT}")
         debris += [path for path in parent.iterdir() if DEBRIS.match(path.name)]
         ignored += [path for path in parent.iterdir() if path.is_file() and not DEBRIS.match(path.name)]
         for class_folder in _folders(parent):
@@ -178,7 +178,7 @@ def _listed(folder: Path) -> _Files:
             paths += pictures
             parts += [part] * len(pictures)
             classes += [composed(class_folder.name)] * len(pictures)
-    _check_classes(folder, parts, classes, layout)
+    _check_classes(folder, parts, classes)
     left_out = {"files that are no images": ignored, "files and folders of a system or a program": debris}
     notes = [
         f"left out: {len(names)} {what} ({some_of(dict.fromkeys(path.name for path in names))})"
@@ -188,7 +188,7 @@ def _listed(folder: Path) -> _Files:
     return _Files(folder, paths, np.array(parts), np.array(classes), notes + class_notes(folder, classes))
 
 
-def _split_folders(folder: Path, layout: str) -> dict[str, Path]:
+def _split_folders(folder: Path) -> dict[str, Path]:
     """Return the folder of each split, none where the folders are classes; refuse what looks like both."""
     inside, of_part = _folders(folder), {}
     parts = {path: _split_named(path.name) for path in inside}
@@ -197,25 +197,30 @@ def _split_folders(folder: Path, layout: str) -> dict[str, Path]:
     if any(part == "train" and _folders(path) for path, part in parts.items()):
         others = [path.name for path, part in parts.items() if part is None]
         if others:
-            raise DataError(f"{folder}: {some_of(others)} beside train/; {layout}")
+            raise DataError(f"{folder}: {some_of(others)} beside train/; {LAYOUT}")
         for path, part in parts.items():
             if part in of_part:
-                raise DataError(f"{folder}: {of_part[part].name} and {path.name} look like one split, {part}; {layout}")
+                raise DataError(f"{folder}: {of_part[part].name} and {path.name} look like one split, {part}; {LAYOUT}")
             of_part[part] = path
         return {part: of_part[part] for part in SPLITS if part in of_part}
     names = {path.name for path in inside}
     splits = [path for path, part in parts.items() if part]
     suspects = splits if len({parts[path] for path in splits}) > 1 else []
-    inner = [{below.name for below in _folders(path)} for path in inside]
-    alike = any(inner) and all(found == inner[0] for found in inner)  # test/ beside a word that is not known here
-    suspects += [path for path, found in zip(inside, inner, strict=True) if parts[path] and (alike or names & found)]
+    shared = _shared_folders(folder)  # of test/ and of one whose word is not known here
+    suspects += [path for path in splits if shared or names & {below.name for below in _folders(path)}]
     below = [path for class_folder in inside for path in _folders(class_folder) if _split_named(path.name)]
     if len({_split_named(path.name) for path in below}) > 1:
         suspects += below
     if suspects:
         found = some_of(dict.fromkeys(path.relative_to(folder).as_posix() for path in suspects))
-        raise DataError(f"{folder}: {found}: these look like splits, not like classes; {layout}")
+        raise DataError(f"{folder}: {found}: these look like splits, not like classes; {LAYOUT}")
     return {}
+
+
+def _shared_folders(folder: Path) -> list[str]:
+    """Return the names of the folders in each of a folder's folders; none where these differ."""
+    inside = [[below.name for below in _folders(path)] for path in _folders(folder)] or [[]]
+    return inside[0] if inside.count(inside[0]) == len(inside) else []
 
 
 def _split_named(name: str, pattern: re.Pattern[str] = SPLIT_NAME) -> str | None:
@@ -305,29 +310,25 @@ def _named_after(files: _Files) -> list[str]:
     elif len(origins) > len(known) / 2 and 3 < len(set(origins)) <= len(origins) / 2:
         found = f"names begin alike in {len(set(origins))} ways ({some_of(dict.fromkeys(origins))})"
         notes.append(f"warning, {found}; if these are patients, say, use group= (--group PATTERN)")
-    below, classes = [files.below(row) for row in range(len(files.paths))], set(files.classes.tolist())
-    folders = {path.parent for path, inside in zip(files.paths, below, strict=True) if inside}
+    folders = {path.parent for row, path in enumerate(files.paths) if files.below(row)}
     if folders:
         inside = some_of(sorted({path.relative_to(files.folder).as_posix() for path in folders}))
         found = f"images lie in {len(folders)} folders below their class's and count as that class's ({inside})"
-        found = "warning, " * (len(folders) > 3 * len(classes)) + found  # each may be of one patient
+        found = "warning, " * (len(folders) > 3 * len(set(files.classes))) + found  # each may be of one patient
         notes.append(f"{found}; if the images of a folder belong together, say so with group='1' (--group 1)")
-    first = {frozenset(below[row][:1] for row in np.flatnonzero(files.classes == name)) for name in classes}
-    shared = first.pop()
-    if "" in files.parts and not first and len(shared) > 1 and () not in shared:
-        found = f"all classes have the same folders below them ({some_of(sorted(name for (name,) in shared))})"
+    shared = _shared_folders(files.folder)
+    if "" in files.parts and len(shared) > 1:
+        found = f"all classes have the same folders below them ({some_of(shared)})"
         notes.append(f"warning, {found}; if those are the classes, call the folders above them train and test")
     return notes
 
 
-def _check_classes(folder: Path, parts: Sequence[str], classes: Sequence[str], layout: str) -> None:
-    of_part = defaultdict(set)
-    for part, name in zip(parts, classes, strict=True):
-        of_part[part].add(name)
+def _check_classes(folder: Path, parts: Sequence[str], classes: Sequence[str]) -> None:
+    of_part = {part: {name for at, name in zip(parts, classes, strict=True) if at == part} for part in set(parts)}
     known = of_part.get("train", of_part.get("", set()))
     if len(known) < 2:
         found = f"the class {next(iter(known))!r} alone" if known else "no class"
-        raise DataError(f"{folder} has {found}, and at least two are needed; {layout}")
+        raise DataError(f"{folder} has {found}, and at least two are needed; {LAYOUT}")
     for part, found in of_part.items():
         if found - known:
             alike = "; ".join(class_notes(folder, [*found, *known]))

@@ -35,6 +35,8 @@ from regroup_lib.data.own_folders import ALLOW, NO_SPLIT, OWN_FRACTIONS, SPLIT_N
 
 logger = logging.getLogger(__name__)
 
+Notes = dict[str, list[str]]  # what was done or assumed -> the columns concerned, with examples
+
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 SEPARATORS = (",", ";", "\t", "|")
 # How files begin that are no tables of text, and what they are.
@@ -110,7 +112,7 @@ def load_frame(
     row's ``row``, counted from 0, and ``group``, where rows belong together. The same values have the same digest
     whatever file they come from.
     """
-    found: dict[str, list[str]] = defaultdict(list)
+    found: Notes = defaultdict(list)
     frame, decimal = _read(path, header, decimal, found)
     # Separators at the end of each line make a last column that is none.
     frame = frame.drop(columns=[name for name in frame if name.startswith("Unnamed: ") and frame[name].isna().all()])
@@ -145,12 +147,9 @@ def load_frame(
     named = None if group is None else _text(frame[group_column].iloc[rows]).to_numpy(object)
     groups, group_notes = _groups(features, labels, group_column, named)
     samples, columns = Split(features, labels), {"row": rows} | ({} if groups is None else {"group": groups})
-
-    def divided(by: np.ndarray) -> dict[str, np.ndarray]:
-        return rows_of(split_by_group(labels, by, fractions=OWN_FRACTIONS))
-
-    apart = divided(np.arange(len(labels)))
-    parts = apart if groups is None else divided(groups)
+    alone = np.arange(len(labels))
+    divisions = (alone, alone if groups is None else groups)
+    apart, parts = (rows_of(split_by_group(labels, by, fractions=OWN_FRACTIONS)) for by in divisions)
     for name in OWN_FRACTIONS:
         if name not in parts:
             whole = "" if groups is None else f" in {len(np.unique(groups))} groups that stay whole"
@@ -169,25 +168,17 @@ def load_frame(
     return dataset_of(path.stem, samples, parts, class_names, columns=columns, notes=notes, digest=digest)
 
 
-def column_kinds(
-    path: Path, names: Sequence[str], *, header: bool = True, missing: Sequence[str] = (), decimal: str | None = None
-) -> dict[str, str]:
+def column_kinds(path: Path, names: Sequence[str], **reading: Any) -> dict[str, str]:
     """Return how `load_frame` reads columns of a table, for `read_rows`: one of `KINDS` for each.
 
-    ``"number ,"`` has a decimal comma; of dates the day or the month is first where the year is last.
+    ``"number ,"`` has a decimal comma; of dates the day or the month is first where the year is last. `reading` are
+    the options header, missing and decimal.
     """
-    frame, decimal = _all_columns(path, header, missing, decimal)
+    frame, decimal = _all_columns(path, **reading)
     return {name: _values(name, frame[name], decimal, defaultdict(list))[1] for name in names}
 
 
-def read_rows(
-    path: Path,
-    columns: Mapping[str, str],
-    *,
-    header: bool = True,
-    missing: Sequence[str] = (),
-    decimal: str | None = None,
-) -> pd.DataFrame:
+def read_rows(path: Path, columns: Mapping[str, str], **reading: Any) -> pd.DataFrame:
     """Return columns of new rows, read as those of the table that a model was fitted on.
 
     `columns` has the kind of each column by name, see `column_kinds`; further columns are left out. Nothing is guessed
@@ -195,7 +186,7 @@ def read_rows(
     index counts the rows of the file from 0, those without any value included, which are left out; ``attrs["notes"]``
     say what was not certain.
     """
-    frame, _ = _all_columns(path, header, missing, decimal, as_text=True)
+    frame, _ = _all_columns(path, **reading, as_text=True)
     if absent := [name for name in columns if name not in frame]:
         raise DataError(f"{path} lacks columns that the model reads: {some_of(absent)}")
     frame = frame[frame.notna().any(axis=1)]
@@ -237,10 +228,10 @@ KINDS = {"text", *_WRITTEN}
 
 
 def _all_columns(
-    path: Path, header: bool, missing: Sequence[str], decimal: str | None, *, as_text: bool = False
+    path: Path, header: bool = True, missing: Sequence[str] = (), decimal: str | None = None, as_text: bool = False
 ) -> tuple[pd.DataFrame, str]:
     """Return a table's columns, plain and without missing values, and the decimal mark of its file."""
-    found: dict[str, list[str]] = defaultdict(list)
+    found: Notes = defaultdict(list)
     frame, decimal = _read(path, header, decimal, found, as_text=as_text)
     notes = _described(found)
     frame = _blanked(_plain(path, frame, found), missing, found)
@@ -252,7 +243,7 @@ def _all_columns(
 
 
 def _read(
-    path: Path, header: bool, decimal: str | None, found: dict[str, list[str]], *, as_text: bool = False
+    path: Path, header: bool, decimal: str | None, found: Notes, *, as_text: bool = False
 ) -> tuple[pd.DataFrame, str]:
     """Return the columns of a file, each with a name of its own, and its decimal mark."""
     if not path.is_file():
@@ -272,7 +263,7 @@ def _read(
 
 
 def _read_text(
-    path: Path, header: bool, decimal: str | None, found: dict[str, list[str]], *, as_text: bool = False
+    path: Path, header: bool, decimal: str | None, found: Notes, *, as_text: bool = False
 ) -> tuple[pd.DataFrame, str]:
     """Return a text file's columns, as numbers where pandas finds no other text in them, and its decimal mark."""
     options: dict[str, Any] = {
@@ -323,7 +314,7 @@ def _read_text(
     return frame.set_axis([name or f"Unnamed: {number}" for number, name in enumerate(names)], axis=1), decimal
 
 
-def _encoding(path: Path, found: dict[str, list[str]]) -> str:
+def _encoding(path: Path, found: Notes) -> str:
     """Return the encoding of a file of text, and note in `found` where it is not certain."""
     content = path.read_bytes()
     for start, what in OTHER_FORMATS.items():
@@ -390,9 +381,9 @@ def _check_first_line(path: Path, first: Sequence[str], frame: pd.DataFrame, hea
         if text == "" or text.lower() in TOKENS:
             continue
         column = below.iloc[:, position].dropna()
-        values = _text(column.iloc[:1000])
-        numeric = not _is_text(column) or _share_of_numbers(values) >= 0.9
-        if _share_of_numbers(pd.Series([text])):
+        values = _text(column.iloc[:1000]).dropna()
+        numeric = not _is_text(column) or _read_numbers(values, ".")[0].notna().mean() >= 0.9
+        if _read_numbers(pd.Series([text]), ".")[0].notna().all():
             data += not (counted and text.isdecimal())
         elif numeric and len(column):
             names += 1
@@ -409,11 +400,6 @@ def _check_first_line(path: Path, first: Sequence[str], frame: pd.DataFrame, hea
         raise DataError(f"{path}: the first line looks like data ({shown}), not like names of columns; {mend}")
     if not header and names > data:
         raise DataError(f"{path}: the first line looks like names of columns ({some_of(first)}); leave --no-header out")
-
-
-def _share_of_numbers(values: pd.Series) -> float:
-    texts = _cleaned(values.dropna())
-    return float((texts.str.fullmatch(NUMBER["."]) | texts.str.fullmatch(NUMBER[","])).mean()) if len(texts) else 0.0
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
@@ -439,10 +425,8 @@ def _named_column(path: Path, frame: pd.DataFrame, name: str) -> str:
 
 def _classes(path: Path, column: pd.Series, decimal: str, allow_missing: bool) -> tuple[np.ndarray, list[str]]:
     """Return the class of each row as text, empty where it has none, and notes."""
-    if column.dtype.kind == "f" and (column.dropna() % 1 == 0).all():
-        if (column.abs() > 2**53).any():
-            raise DataError(f"{path}: classes in {column.name!r} are numbers that are too long; write a letter before")
-        column = column.astype("Int64")  # whole numbers in a column with a missing one
+    if column.dtype.kind == "f" and (column.abs() > 2**53).any():
+        raise DataError(f"{path}: classes in {column.name!r} are numbers that are too long; write a letter before")
     found = _text(column)
     absent = found.isna().to_numpy()
     notes = []
@@ -455,8 +439,9 @@ def _classes(path: Path, column: pd.Series, decimal: str, allow_missing: bool) -
     known = found[~absent]
     names = sorted(set(known))
     numbers, *_ = _read_numbers(pd.Series(names, dtype=object), decimal)
-    if decimal == "," and (numbers % 1 == 0).all():  # as elsewhere 1.0 is the class 1
-        found = found.map(dict(zip(names, numbers.astype(np.int64).astype(str), strict=True)))
+    whole = [re.fullmatch(rf"(-?\d{{1,18}})(?:\{decimal}0*)?", name) for name in names]
+    if all(whole):  # 1.0 is the class 1
+        found = found.map({name: str(int(number[1])) for name, number in zip(names, whole, strict=True)})
         known, names = found[~absent], sorted(set(found[~absent]))
     n_classes = len(names)
     continuous = numbers.notna().all() and (numbers % 1 != 0).any() and n_classes > 20
@@ -489,8 +474,8 @@ def _numbers_first(name: str) -> tuple[bool, float, str]:
 
 
 def _is_text(column: pd.Series) -> bool:
-    """Tell whether a column may hold anything but numbers, truth values and times."""
-    return column.dtype.kind not in "biufcMm"
+    """Tell whether a column may hold anything but numbers, truth values and durations."""
+    return column.dtype.kind not in "biufcm"
 
 
 def _text(column: pd.Series) -> pd.Series:
@@ -509,7 +494,7 @@ def _cleaned(texts: pd.Series) -> pd.Series:
     return texts.str.replace(rf"^([+-]?){SIGN}\s*|\s*{SIGN}$", r"\1", regex=True)
 
 
-def _plain(path: Path, frame: pd.DataFrame, found: dict[str, list[str]]) -> pd.DataFrame:
+def _plain(path: Path, frame: pd.DataFrame, found: Notes) -> pd.DataFrame:
     """Return a frame of texts and numbers: bytes become text, and lists of numbers a column for each of these."""
     columns: list[pd.Series | pd.DataFrame] = []
     for name in frame:
@@ -532,7 +517,7 @@ def _plain(path: Path, frame: pd.DataFrame, found: dict[str, list[str]]) -> pd.D
     return pd.concat(columns, axis=1)
 
 
-def _blanked(frame: pd.DataFrame, missing: Sequence[str], found: dict[str, list[str]]) -> pd.DataFrame:
+def _blanked(frame: pd.DataFrame, missing: Sequence[str], found: Notes) -> pd.DataFrame:
     """Return a frame without the values that are named as missing ones, 9 also where it is written 9.0."""
     unseen = names = {_value(composed(str(name))): repr(name) for name in missing}
     for column in frame if names else ():
@@ -554,16 +539,14 @@ def _value(text: str) -> float | str:
     return text if np.isnan(number) else number
 
 
-def _described(found: dict[str, list[str]]) -> list[str]:
+def _described(found: Notes) -> list[str]:
     """Return the notes, with the columns instead of braces, or at the end."""
     return [(what if "{}" in what else f"{what}: {{}}").replace("{}", some_of(names)) for what, names in found.items()]
 
 
-def _features(
-    path: Path, frame: pd.DataFrame, labels: np.ndarray, decimal: str, found: dict[str, list[str]]
-) -> pd.DataFrame:
+def _features(path: Path, frame: pd.DataFrame, labels: np.ndarray, decimal: str, found: Notes) -> pd.DataFrame:
     """Return columns as float64 or str, without those that say nothing, and note what was done in `found`."""
-    kept, text, absent, n_numeric = {}, [], [], 0
+    kept, n_numeric = {}, 0
     strange = np.ones(len(frame), bool)  # rows with text in all columns of numbers
     for name in frame:
         column, _ = _values(name, frame[name], decimal, found)
@@ -582,8 +565,10 @@ def _features(
             found[reason].append(name)
         if reason.startswith("left out"):
             continue
+        if not numeric:
+            found["columns of text, taken as categories"].append(name)
         if column.isna().any():
-            absent.append(f"{column.isna().sum()} of {len(frame)} in {name}")
+            found["missing values"].append(f"{column.isna().sum()} of {len(frame)} in {name}")
         if numeric and (sentinels := _sentinels(column)):
             what = "warning, numbers that may mean a missing value: {}; if so, name them with missing= (--missing)"
             written = _text(frame[name]) if _is_text(frame[name]) else column.map("{:.10g}".format)
@@ -592,27 +577,20 @@ def _features(
             found["warning, categories whose names differ in case, spaces or signs alone"].append(
                 f"{some_of(alike)} in {name}"
             )
-        text += [] if numeric else [name]
         kept[name] = column.to_numpy() if numeric else column.fillna(MISSING).to_numpy(object)
     if n_numeric > 1 and strange.any():
         shown = some_of(map(repr, _text(frame.iloc[strange.argmax()]).dropna()))
         what = f"{strange.sum()} rows have text in each column of numbers ({shown})"
         raise DataError(f"{path}: {what}, as names and units are; remove them")
-    for what, names in (("columns of text, taken as categories", text), ("missing values", absent)):
-        if names:
-            found[what] = names
     if not kept:
         raise DataError(f"{path}: no column is left beside the label; {'; '.join(_described(found))}")
     return pd.DataFrame(kept)
 
 
-def _values(name: str, column: pd.Series, decimal: str, found: dict[str, list[str]]) -> tuple[pd.Series, str]:
+def _values(name: str, column: pd.Series, decimal: str, found: Notes) -> tuple[pd.Series, str]:
     """Return a column as float64, or as text where it holds neither numbers nor times, and its kind (see `KINDS`)."""
     if pd.api.types.is_bool_dtype(column):  # also of a column of objects
         return _text(column), "truth"
-    if column.dtype.kind == "M":
-        found["dates, as days since 1970"].append(name)
-        return _days(column), "month first"
     if column.dtype.kind == "m":
         return column / pd.Timedelta(days=1), "number ."
     if not _is_text(column):

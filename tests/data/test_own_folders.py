@@ -325,6 +325,7 @@ def test_unreadable_files_are_named_counted_and_left_out_on_demand(folder, caplo
     [
         ({}, "does not exist or is no folder|no data set is called"),
         ({"a/1.png": pixels(1)}, "has the class 'a' alone, and at least two are needed; expected train/<class>/"),
+        ({"1.png": pixels(1)}, r"1 images outside of a class's folder \(1.png\)"),
         ({"1.png": pixels(1), "a/1.png": pixels(1)}, r"1 images outside of a class's folder \(1.png\)"),
         (divided() | {"extra/a/1.png": pixels(1)}, "extra beside train/; expected train/<class>/ with val/ and test/"),
         (divided() | {"test/c/1.png": pixels(1)}, "test/ has classes that train/ has not: c"),
