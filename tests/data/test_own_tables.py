@@ -85,8 +85,8 @@ def test_a_table_comes_with_its_columns_classes_and_notes(write):
     assert np.array(dataset.class_names)[labels[np.argsort(rows)]].tolist() == LABELS.tolist()
     assert dataset.notes == (
         "label: the column 'label', the last one",
-        "left out, columns without a value: nothing",
         "missing values: 3 of 60 in x, 15 of 60 in site",
+        "left out, columns without a value: nothing",
         "columns of text, taken as categories: site, smoker",
         "no test split: rows are divided 80/20, class by class",
     )
