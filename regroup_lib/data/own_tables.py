@@ -171,8 +171,8 @@ def load_frame(
 def column_kinds(path: Path, names: Sequence[str], **reading: Any) -> dict[str, str]:
     """Return how `load_frame` reads columns of a table, for `read_rows`: one of `KINDS` for each.
 
-    ``"number ,"`` has a decimal comma; of dates the day or the month is first where the year is last. `reading` are
-    the options header, missing and decimal.
+    ``"number ,"`` has a decimal comma; of dates the day or the month is first where the year is last in some.
+    `reading` are the options header, missing and decimal.
     """
     frame, decimal = _all_columns(path, **reading)
     return {name: _values(name, frame[name], decimal, defaultdict(list))[1] for name in names}
@@ -202,9 +202,9 @@ def read_rows(path: Path, columns: Mapping[str, str], **reading: Any) -> pd.Data
         if kind == "truth":
             read = known.str.capitalize().where(known.str.lower().isin(("true", "false")))
         elif kind.startswith("number"):
-            read, *_ = _read_numbers(known, kind[-1], fixed=True)
+            read, *_ = _read_numbers(known, kind[-1] if _is_text(frame[name]) else ".", fixed=True)
         else:
-            read, *_ = _read_dates(known, day_first=kind == "day first")
+            read, *_ = _read_dates(known, kind=kind)
         bad = known[read.isna() | read.isin((np.inf, -np.inf))]
         if len(bad):
             raise DataError(f"{path}: the column {name!r} has {bad.iloc[0]!r}, which is no {_WRITTEN[kind]}")
@@ -221,8 +221,8 @@ _WRITTEN = {
     "number ,": "finite number with a decimal comma",
     "day first": "date with the day first, or year, month and day",
     "month first": "date with the month first, or year, month and day",
+    "year first": "date with year, month and day",
 }
-
 
 KINDS = {"text", *_WRITTEN}
 
@@ -252,7 +252,7 @@ def _read(
         raise DataError(f"decimal is {decimal!r}; expected '.' or ','")
     if path.suffix.lower() != ".parquet":
         frame, decimal = _read_text(path, header, decimal, found, as_text=as_text)
-    elif header and not decimal:
+    elif as_text or (header and not decimal):  # a model's options are those of its own table
         frame, decimal = _read_parquet(path), "."
     else:
         raise DataError(f"{path} is no text; leave header and decimal out (--no-header, --decimal)")
@@ -474,8 +474,8 @@ def _numbers_first(name: str) -> tuple[bool, float, str]:
 
 
 def _is_text(column: pd.Series) -> bool:
-    """Tell whether a column may hold anything but numbers, truth values and durations."""
-    return column.dtype.kind not in "biufcm"
+    """Tell whether a column may hold anything but numbers and truth values."""
+    return column.dtype.kind not in "biufc"
 
 
 def _text(column: pd.Series) -> pd.Series:
@@ -495,12 +495,14 @@ def _cleaned(texts: pd.Series) -> pd.Series:
 
 
 def _plain(path: Path, frame: pd.DataFrame, found: Notes) -> pd.DataFrame:
-    """Return a frame of texts and numbers: bytes become text, and lists of numbers a column for each of these."""
+    """Return a frame of texts, times and numbers: bytes become text, durations days, and lists a column a number."""
     columns: list[pd.Series | pd.DataFrame] = []
     for name in frame:
         column = frame[name].astype(
             {"category": object, "float16": float}.get(str(frame[name].dtype), frame[name].dtype)
         )
+        if column.dtype.kind == "m":
+            column = column / pd.Timedelta(days=1)
         known = column.dropna() if column.dtype == object else column.iloc[:0]
         try:
             if any(isinstance(value, bytes) for value in known):
@@ -591,8 +593,6 @@ def _values(name: str, column: pd.Series, decimal: str, found: Notes) -> tuple[p
     """Return a column as float64, or as text where it holds neither numbers nor times, and its kind (see `KINDS`)."""
     if pd.api.types.is_bool_dtype(column):  # also of a column of objects
         return _text(column), "truth"
-    if column.dtype.kind == "m":
-        return column / pd.Timedelta(days=1), "number ."
     if not _is_text(column):
         return pd.Series(column.to_numpy(np.float64, na_value=np.nan), column.index), "number ."
     texts = _text(column)
@@ -638,38 +638,31 @@ def _read_numbers(texts: pd.Series, decimal: str, *, fixed: bool = False) -> tup
     return numbers, how if (plain != texts[good]).any() else "", f"number {mark}"
 
 
-def _day_first(dates: pd.Series) -> bool | None:
-    """Tell whether dates with the year last begin with the day; None: some do, and some begin with the month."""
-    parts = dates.str.extract(r"(\d+)(\D)(\d+)")
-    if not len(parts):
-        return False
-    day_first, month_first = (bool(parts[side].astype(int).max() > 12) for side in (0, 2))
-    if day_first and month_first:
-        return None
-    return day_first or (not month_first and bool((parts[1] == ".").all()))
+def _read_dates(texts: pd.Series, decimal: str = ".", *, kind: str = "") -> tuple[pd.Series, str, str]:
+    """Return the days since 1970 of different texts, NaN where one is no date, how they were read, and their kind.
 
-
-def _read_dates(texts: pd.Series, decimal: str = ".", *, day_first: bool | None = None) -> tuple[pd.Series, str, str]:
-    """Return the days since 1970 of different texts, NaN where one is no date, how they were read, and their kind."""
+    Dates of two kinds, as 13/02 and 02/13, are none, unless `kind` says which one they are of.
+    """
     first, last, month = (
         texts.str.fullmatch(pattern).astype(bool)
         for pattern in (f"{YEAR_FIRST}|{YEAR_AND_MONTH}", YEAR_LAST, WITH_MONTH)
     )
     how = "dates, as days since 1970"
-    if day_first is None and last.any():
-        day_first = _day_first(texts[last])
-        if day_first is None:
+    parts = texts[last].str.extract(r"(\d+)(\D)(\d+)")
+    beyond = parts[[0, 2]].astype(int) > 12  # which cannot be a month
+    if not kind and last.any():
+        if beyond.any().all():
             return pd.Series(np.nan, texts.index), "", ""
-        if (texts[last].str.extract(r"(\d+)\D(\d+)").astype(int).max() <= 12).all():
-            how += f", read {'day' if day_first else 'month'} first; write YYYY-MM-DD to be sure"
-    if last.any():  # of 12/31, say, where the day is first
-        month_at = r"\d+\D(\d+)" if day_first else r"(\d+)"
-        last &= texts.where(last).str.extract(month_at)[0].fillna("0").astype(int) <= 12
+        day_first = beyond[0].any() or (not beyond[2].any() and (parts[1] == ".").all())
+        kind = "day first" if day_first else "month first"
+        how += "" if beyond.any(axis=None) else f", read {kind}; write YYYY-MM-DD to be sure"
+    kind = kind or "year first"
+    last[last] = ~beyond[{"day first": 2, "month first": 0}[kind]] if kind != "year first" else False
     if texts[last | month].str.fullmatch(r"[^:]*[^\d:]\d\d(?:[T ]\d+:.*)?").any():
         how += ", years of two digits from 1969 to 2068"
     dates = texts.where(first | last | month)
-    dates = pd.to_datetime(dates, format="mixed", dayfirst=bool(day_first), errors="coerce", utc=True)
-    return _days(dates), how, "day first" if day_first else "month first"
+    dates = pd.to_datetime(dates, format="mixed", dayfirst=kind == "day first", errors="coerce", utc=True)
+    return _days(dates), how, kind
 
 
 def _days(dates: pd.Series) -> pd.Series:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from regroup_lib.data import bundled_tables
 from regroup_lib.data.dataset import DataError, joined_groups, split_by_group
 from regroup_lib.data.load import load_data
-from regroup_lib.data.own_tables import read_rows
+from regroup_lib.data.own_tables import column_kinds, read_rows
 from regroup_lib.data.tasks import make_task
 from regroup_lib.encoders.features import encode
 from regroup_lib.runs import table_methods
@@ -403,6 +403,8 @@ def test_dates_of_two_orders_are_none(write):
         ("day first", "12/31/2024", "date with the day first"),
         ("month first", "31/12/2024", "date with the month first"),
         ("month first", "2024-12-31", "2024-12-31"),
+        ("year first", "2024-12-31", "2024-12-31"),
+        ("year first", "03/04/2024", "date with year, month and day"),
         ("number ,", "1.234,5", 1234.5),
         ("number .", "0,5", "finite number with a decimal point"),
         ("number .", "54 kg", "finite number with a decimal point"),
@@ -419,6 +421,18 @@ def test_new_rows_are_read_as_those_of_the_training_table_or_refused(write, kind
     days = isinstance(read, str) and (np.datetime64(read) - np.datetime64("1970-01-01")) / np.timedelta64(1, "D")
     assert rows["z"].tolist() == [days or read] * ROWS
     assert rows.attrs["notes"][0].startswith("text that is not in UTF-8, read as Windows-1252: größe")
+
+
+def test_new_rows_of_another_file_format_are_read_alike(parquet):
+    times = pd.DataFrame(
+        {"z": [1.234, 0.5], "stay": pd.to_timedelta([12, 24], unit="h"), "day": pd.Timestamp(2024, 1, 2)}
+    )
+    kinds = column_kinds(parquet(times), ["z", "stay", "day"])
+    assert kinds == {"z": "number .", "stay": "number .", "day": "year first"}
+    rows = read_rows(parquet(times), kinds | {"z": "number ,"}, decimal=",")
+    assert rows["z"].tolist() == [1.234, 0.5]  # not a thousand
+    assert rows["stay"].tolist() == [0.5, 1]
+    assert rows["day"].tolist() == [19724, 19724]
 
 
 # ---------------------------------------------------------------- files
