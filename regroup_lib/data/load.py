@@ -153,10 +153,10 @@ def _kind_of(name: str, path: Path) -> str:
     if name and path.is_dir():
         return "folder"
     own = f"an .npz file, a folder of images or a table ({', '.join(TABLE_SUFFIXES)})"
-    if path.exists():
+    if name and path.exists():
         raise DataError(f"{name} is not {own}; save it as one of these")
-    there = ", and nothing lies at that path"
-    raise DataError(f"no data set is called {name!r}; there are {', '.join(DATASETS)}, or the path of {own}{there}")
+    known = f"{', '.join(DATASETS)}, or the path of {own}, and nothing lies at that path"
+    raise DataError(f"no data set is called {name!r}; there are {known}")
 
 
 _DECODED, _TABLE_OPTION = "decoded from image files", (("table",), "a table", "tables")

@@ -66,6 +66,7 @@ LOOSE_SPLIT = re.compile(rf"(?:.*[\W\d_])?{_SPLITS}(?:[\W\d_].*)?", re.IGNORECAS
 MASK = "masks?|seg|segm|segmentations?|gt|ground[ _-]?truth|labels?|annotations?|annot|overlay|contours?|roi"
 NO_SPLIT = "no test split"
 LAYOUT = "expected train/<class>/ with val/ and test/ where there are any, or <class>/ alone"
+DEEP = "IF"  # how Pillow's modes of more than 8 bits a pixel begin
 KEPT_SIZE = 128  # images of one size up to this stay as they are
 ALLOW = "load with allow_missing=True (--allow-missing) to leave them out"
 # Notes on pictures that were changed.
@@ -356,7 +357,7 @@ def _header(path: Path) -> _Header:
             # Pillow's size of a TIFF file is already that of the upright picture.
             swapped = orientation > 4 and image.format != "TIFF"
             size = (image.width, image.height) if swapped else (image.height, image.width)
-            span = _span(image) if _is_deep(image) else None
+            span = _span(image) if image.mode[0] in DEEP else None
             traits = {
                 GREY: bool(span) or image.mode in ("1", "L", "LA"),
                 TRANSPARENT: image.has_transparency_data,
@@ -378,12 +379,8 @@ def _orientation(image: Image.Image) -> int:
     return found if found in range(1, 9) else 1
 
 
-def _is_deep(image: Image.Image) -> bool:
-    return image.mode.startswith(("I", "F"))
-
-
 def _is_halved(image: Image.Image) -> bool:
-    return not _is_deep(image) and any(re.search(";16[BLN]", str(tile[3])) for tile in image.tile)
+    return image.mode[0] not in DEEP and any(re.search(";16[BLN]", str(tile[3])) for tile in image.tile)
 
 
 def _span(image: Image.Image) -> tuple[float, float]:
@@ -424,7 +421,7 @@ def _read_picture(path: Path, *, shape: tuple[int, int, int], span: tuple[float,
     with open_image(path, list(FORMATS), draft=(width, height)) as file:
         halved = _is_halved(file)
         image = ImageOps.exif_transpose(file) if _orientation(file) > 1 else file
-        if _is_deep(image):
+        if image.mode[0] in DEEP:
             low, high = span
             values = (np.asarray(image, np.float64) - low) * (255 / ((high - low) or 1))
             image = Image.fromarray(np.rint(np.clip(values, 0, 255)).astype(np.uint8))

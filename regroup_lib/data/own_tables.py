@@ -395,9 +395,8 @@ def _check_first_line(path: Path, first: Sequence[str], frame: pd.DataFrame, hea
     if counted and not consecutive and not names and not words:
         data += len(numbers)
     if header and not names and data > words:
-        shown = ", ".join(first[:4]) + (", ..." if len(first) > 4 else "")
         mend = "add a line of names, or read it with header=False (--no-header)"
-        raise DataError(f"{path}: the first line looks like data ({shown}), not like names of columns; {mend}")
+        raise DataError(f"{path}: the first line looks like data ({some_of(first)}), not like names of columns; {mend}")
     if not header and names > data:
         raise DataError(f"{path}: the first line looks like names of columns ({some_of(first)}); leave --no-header out")
 
@@ -662,12 +661,8 @@ def _read_dates(texts: pd.Series, decimal: str = ".", *, kind: str = "") -> tupl
         how += ", years of two digits from 1969 to 2068"
     dates = texts.where(first | last | month)
     dates = pd.to_datetime(dates, format="mixed", dayfirst=kind == "day first", errors="coerce", utc=True)
-    return _days(dates), how, kind
-
-
-def _days(dates: pd.Series) -> pd.Series:
-    seconds = pd.to_datetime(dates, utc=True).dt.as_unit("us")  # nanoseconds end in 2262
-    return (seconds - pd.Timestamp("1970-01-01", tz="UTC").as_unit("us")) / pd.Timedelta(days=1)
+    dates = dates.dt.as_unit("us")  # nanoseconds end in 2262
+    return (dates - pd.Timestamp("1970-01-01", tz="UTC").as_unit("us")) / pd.Timedelta(days=1), how, kind
 
 
 def _sentinels(column: pd.Series) -> list[float]:
@@ -704,10 +699,8 @@ def _names_rows(name: str, column: pd.Series, labels: np.ndarray) -> str:
     if not (whole or text):
         return telling
     named = _is_named_like_a_unit(name)
-    if whole and n == len(column) and n > 1:
-        order = np.diff(values.to_numpy()), np.diff(values.index.to_numpy())
-        if np.array_equal(*order):
-            return "left out, columns that number the rows"  # in a file that is sorted by class it tells the class
+    if whole and n == len(column) > 1 and (np.diff(values) == np.diff(values.index)).all():
+        return "left out, columns that number the rows"  # in a file that is sorted by class it tells the class
     if named and n_different > 0.9 * n:
         return "left out, columns that name or number the rows: {}; rename one to keep it"
     if named and n_different >= max(10, n / 50):
@@ -738,11 +731,9 @@ def _tells(values: pd.Series, labels: np.ndarray) -> bool:
 
 def _is_named_like_a_unit(name: str) -> bool:
     """Tell whether a name is that of an identifier ("PatientID", "customer_no", "Unnamed: 0") and of nothing more."""
-    words = [word.lower() for word in re.findall(r"[A-Z]+(?![^\W\d_A-Z])|[A-Z]?[^\W\d_A-Z]+", name)]
-    ends = [re.sub("(id|nr|nummer)$", "", word) for word in words if word.endswith(("id", "nr", "nummer"))]
-    return bool(words) and (
-        all(word in UNIT_WORDS for word in words) or bool(ID_WORDS & {*words}) or bool(UNIT_WORDS & {*ends})
-    )
+    words = {word.lower() for word in re.findall(r"[A-Z]+(?![^\W\d_A-Z])|[A-Z]?[^\W\d_A-Z]+", name)}
+    beginnings = {re.sub("(id|nr|nummer)$", "", word) for word in words} - words
+    return bool(words) and (words <= UNIT_WORDS or not words.isdisjoint(ID_WORDS) or bool(beginnings & UNIT_WORDS))
 
 
 # ---------------------------------------------------------------- groups
@@ -767,14 +758,11 @@ def _groups(
     if copies:
         together = copies <= COPIES * n or _are_copies(features, values)
         note = f"{copies} rows repeat another one"
-        labeled = len(np.unique(np.stack([values.astype(np.int64), labels]), axis=1).T)
-        note += f", {labeled - n_different} of them with another label" if labeled > n_different else ""
-        if together:
-            divisions.append(values)
-            notes.append(f"{note}; copies stay together wherever rows are divided")
-        else:
-            why = "columns have so few values that these are no copies"
-            notes.append(f"{note}; {why}, and rows are divided one by one")
+        torn = len(pd.DataFrame({"values": values, "labels": labels}).drop_duplicates()) - n_different
+        note += f", {torn} of them with another label" if torn else ""
+        few = "columns have so few values that these are no copies, and rows are divided one by one"
+        notes.append(f"{note}; {'copies stay together wherever rows are divided' if together else few}")
+        divisions += [values] * bool(together)
     if named is not None:
         absent = pd.isna(named)
         ids = np.where(absent, np.char.add("\0", np.arange(n).astype(str)).astype(object), named).astype(str)

@@ -80,7 +80,7 @@ class OnnxEncoder(Encoder):
     def _set_preprocessing(
         self, image_size: int | None, mean: Sequence[float] | None, std: Sequence[float] | None, sides: Sequence[Any]
     ) -> None:
-        metadata, notes = self.session.get_modelmeta().custom_metadata_map, []
+        metadata, self.notes = self.session.get_modelmeta().custom_metadata_map, ()
         self.label = metadata.get("label", self.path.stem)
         fixed = sides[0] if isinstance(sides[0], int) and sides[0] == sides[1] else 0
         try:
@@ -91,16 +91,14 @@ class OnnxEncoder(Encoder):
             raise ValueError(f"{self.path} has unreadable metadata ({error}); pass image_size, mean and std") from error
         if not self.mean and not self.std:
             self.mean, self.std = IMAGENET
-            notes.append(
-                "it does not say its mean and std, so those of ImageNet are taken (onnx:PATH?mean=...&std=...)"
-            )
+            assumed = "it does not say its mean and std, so those of ImageNet are taken (onnx:PATH?mean=...&std=...)"
+            self.notes = (f"encoder {self.label}: {assumed}",)
         if self.image_size < 1 or len(self.mean) != 3 or len(self.std) != 3:
             raise ValueError(f"{self.path} does not say its image_size, mean and std (3 numbers each); pass them")
         if not all(0 <= mean <= 1 for mean in self.mean) or not all(0 < std < 10 for std in self.std):
             raise ValueError(f"{self.path}: mean {self.mean} and std {self.std} are not those of pixels from 0 to 1")
         if isinstance(sides[0], int) and sides != [self.image_size] * 2:
             raise ValueError(f"{self.path} takes pictures of {sides[0]} x {sides[1]} pixels, not of {self.image_size}")
-        self.notes = tuple(f"encoder {self.label}: {note}" for note in notes)
 
     def _set_output(self, wanted: str | None) -> None:
         """Choose the output, by what it makes of one picture, and the axes to average over."""
