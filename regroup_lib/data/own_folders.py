@@ -165,8 +165,7 @@ def _listed(folder: Path) -> _Files:
     ignored: list[Path] = []
     debris: list[Path] = []
     for part, parent in (_split_folders(folder) or {"": folder}).items():
-        stray = [path.name for path in parent.iterdir() if _is_image(path)]
-        if stray:
+        if stray := [path.name for path in parent.iterdir() if _is_image(path)]:
             raise DataError(f"{parent}: {len(stray)} images outside of a class's folder ({some_of(stray)}); {LAYOUT}")
         debris += [path for path in parent.iterdir() if DEBRIS.match(path.name)]
         ignored += [path for path in parent.iterdir() if path.is_file() and not DEBRIS.match(path.name)]
@@ -196,8 +195,7 @@ def _split_folders(folder: Path) -> dict[str, Path]:
     if len({_split_named(path.name, LOOSE_SPLIT) for path in inside} - {None}) == len(inside) > 1:
         parts = {path: _split_named(path.name, LOOSE_SPLIT) for path in inside}  # seg_train/ and seg_test/, say
     if any(part == "train" and _folders(path) for path, part in parts.items()):
-        others = [path.name for path, part in parts.items() if part is None]
-        if others:
+        if others := [path.name for path, part in parts.items() if part is None]:
             raise DataError(f"{folder}: {some_of(others)} beside train/; {LAYOUT}")
         for path, part in parts.items():
             if part in of_part:
@@ -275,8 +273,7 @@ def _named_groups(files: _Files, group: str) -> np.ndarray:
             raise DataError(f"group is {group!r}, no regular expression ({error}) and no level of folders") from None
         what = f"match of {group!r} in its path"
         found = [match and match[min(pattern.groups, 1)] for match in map(pattern.search, names)]
-    lacking = [name for name, value in zip(names, found, strict=True) if value is None]
-    if lacking:
+    if lacking := [name for name, value in zip(names, found, strict=True) if value is None]:
         raise DataError(f"{files.folder}: {len(lacking)} images have no {what} ({some_of(lacking)}); change group=")
     return np.array(found)
 
@@ -311,8 +308,7 @@ def _named_after(files: _Files) -> list[str]:
     elif len(origins) > len(known) / 2 and 3 < len(set(origins)) <= len(origins) / 2:
         found = f"names begin alike in {len(set(origins))} ways ({some_of(dict.fromkeys(origins))})"
         notes.append(f"warning, {found}; if these are patients, say, use group= (--group PATTERN)")
-    folders = {path.parent for row, path in enumerate(files.paths) if files.below(row)}
-    if folders:
+    if folders := {path.parent for row, path in enumerate(files.paths) if files.below(row)}:
         inside = some_of(sorted({path.relative_to(files.folder).as_posix() for path in folders}))
         found = f"images lie in {len(folders)} folders below their class's and count as that class's ({inside})"
         found = "warning, " * (len(folders) > 3 * len(set(files.classes))) + found  # each may be of one patient
@@ -491,8 +487,7 @@ def _group_notes(files: _Files, digests: np.ndarray, named: np.ndarray | None) -
     notes = [] if named is not None else _named_after(files)
     tested, trained = files.parts == "test", files.parts == "train"
     _, first, member, sizes = np.unique(digests, return_index=True, return_inverse=True, return_counts=True)
-    torn = np.unique(member[files.classes != files.classes[first][member]])
-    if len(torn):
+    if len(torn := np.unique(member[files.classes != files.classes[first][member]])):
         names = some_of(files.names(first[torn]))
         notes.append(f"warning, {len(torn)} images lie in several classes, pixel for pixel ({names})")
     copied = int(np.isin(digests[tested], digests[trained]).sum())
@@ -502,8 +497,7 @@ def _group_notes(files: _Files, digests: np.ndarray, named: np.ndarray | None) -
         notes.append(f"{len(digests) - len(sizes)} images repeat another one, pixel for pixel; copies stay together")
     if named is not None:
         notes.append(f"group: {len(np.unique(named))} groups of images, which stay whole")
-        across = np.intersect1d(named[tested], named[trained])
-        if len(across):
+        if len(across := np.intersect1d(named[tested], named[trained])):
             notes.append(f"warning, {len(across)} groups lie in the training and the test split ({some_of(across)})")
     return notes
 

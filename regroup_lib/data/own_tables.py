@@ -41,8 +41,7 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 SEPARATORS = (",", ";", "\t", "|")
 # How files begin that are no tables of text, and what they are.
 OTHER_FORMATS = {
-    rb"PK\x03\x04|\xd0\xcf\x11\xe0|\x1f\x8b|BZh|\xfd7zXZ": "a spreadsheet, an archive or compressed",
-    rb"PAR1": "a Parquet table under another name",
+    rb"PK\x03\x04|\xd0\xcf\x11\xe0|\x1f\x8b|BZh|\xfd7zXZ|PAR1": "a spreadsheet, Parquet, an archive or compressed",
     rb'\s*(\[\s*)?\{\s*"': "JSON",
     rb"(?i)\s*<(!doctype|html|\?xml)": "a web page or XML",
     rb"(?i)(%.*\s+)*\s*@relation": "ARFF",
@@ -223,7 +222,6 @@ _WRITTEN = {
     "month first": "date with the month first, or year, month and day",
     "year first": "date with year, month and day",
 }
-
 KINDS = {"text", *_WRITTEN}
 
 
@@ -453,8 +451,7 @@ def _classes(path: Path, column: pd.Series, decimal: str, allow_missing: bool) -
     if n_classes > 20 and known.value_counts().median() < 5:
         many = f"{n_classes} classes, most of them with fewer than 5 rows, as a number to predict has"
         notes.append(f"warning, the label has {many}; choose the label with label= (--label)")
-    longest = max(map(len, names))
-    if longest > LONGEST_NAME:
+    if (longest := max(map(len, names))) > LONGEST_NAME:
         raise DataError(f"{path}: {column.name!r} has values of {longest} characters; classes have short names")
     codes = {name for name in names if re.fullmatch("-9+|99+", name) and str(int(name) - 1) not in names}
     if unusual := [repr(name) for name in names if name.lower() in TOKENS or name in codes]:
@@ -497,10 +494,9 @@ def _plain(path: Path, frame: pd.DataFrame, found: Notes) -> pd.DataFrame:
     """Return a frame of texts, times and numbers: bytes become text, durations days, and lists a column a number."""
     columns: list[pd.Series | pd.DataFrame] = []
     for name in frame:
-        column = frame[name].astype(
-            {"category": object, "float16": float}.get(str(frame[name].dtype), frame[name].dtype)
-        )
-        if column.dtype.kind == "m":
+        dtype = frame[name].dtype
+        column = frame[name].astype({"category": object, "float16": float}.get(str(dtype), dtype))
+        if dtype.kind == "m":
             column = column / pd.Timedelta(days=1)
         known = column.dropna() if column.dtype == object else column.iloc[:0]
         try:
@@ -575,9 +571,8 @@ def _features(path: Path, frame: pd.DataFrame, labels: np.ndarray, decimal: str,
             written = _text(frame[name]) if _is_text(frame[name]) else column.map("{:.10g}".format)
             found[what].append(f"{' and '.join(written[column == value].iloc[0] for value in sentinels)} in {name}")
         if not numeric and column.nunique() < MANY_CATEGORIES and (alike := names_alike(column.dropna().unique())):
-            found["warning, categories whose names differ in case, spaces or signs alone"].append(
-                f"{some_of(alike)} in {name}"
-            )
+            what = "warning, categories whose names differ in case, spaces or signs alone"
+            found[what].append(f"{some_of(alike)} in {name}")
         kept[name] = column.to_numpy() if numeric else column.fillna(MISSING).to_numpy(object)
     if n_numeric > 1 and strange.any():
         shown = some_of(map(repr, _text(frame.iloc[strange.argmax()]).dropna()))

@@ -175,7 +175,11 @@ def test_rows_without_a_label_are_refused_or_left_out(write, caplog):
         (lambda text: text + '"', {}, r"cannot be read as a table of text \(.*; save it again as CSV"),
         (lambda text: text.replace("\n0", '\n"0', 2), {}, "'x' holds .* whole rows, as where a quote is not closed"),
         (lambda text: 'a,b\n1,2\n3,4,5,6\n"', {}, "cannot be read as a table of text|line 3 has 4 values"),
-        (lambda text: "PK\x03\x04", {}, "is a spreadsheet, an archive or compressed; unpack it or save it as CSV"),
+        (
+            lambda text: "PK\x03\x04",
+            {},
+            "is a spreadsheet, Parquet, an archive or compressed; unpack it or save it as CSV",
+        ),
         (lambda text: '[\n {"x": 1}]', {}, "is JSON; unpack it or save it as CSV"),
         (lambda text: "<!DOCTYPE html><p>Log in", {}, "is a web page or XML; unpack it or save it as CSV"),
         (lambda text: "% made by hand\n@RELATION x", {}, "is ARFF; unpack it or save it as CSV"),
