@@ -491,7 +491,7 @@ def _cleaned(texts: pd.Series) -> pd.Series:
 
 
 def _plain(path: Path, frame: pd.DataFrame, found: Notes) -> pd.DataFrame:
-    """Return a frame of texts, times and numbers: bytes become text, durations days, and lists a column a number."""
+    """Return a frame of texts, times and numbers: bytes become text, durations days, lists columns."""
     columns: list[pd.Series | pd.DataFrame] = []
     for name in frame:
         dtype = frame[name].dtype
