@@ -276,7 +276,9 @@ def test_dry_run_of_fit_says_what_is_to_do_and_starts_nothing(regroup, results_d
     code, out, err = regroup(*arguments, seeds)
     n = len(seeds.split(","))
     assert (code, err) == (0, "")
-    assert out.startswith(f"{5 * n} runs, {5 * n} to do: {25 * n} fits\n  {n} x table-logreg-plain\n")
+    assert out.startswith("label: the column 'state'\n")
+    assert "80/20" not in out
+    assert f"\n{5 * n} runs, {5 * n} to do: {25 * n} fits\n  {n} x table-logreg-plain\n" in out
     assert re.search(r"\nabout 1 min and \d\.\d GB of memory, estimated on a part of the data\n$", out)
     assert not results_directory.exists()
 

@@ -299,7 +299,7 @@ def _meaning(name: str) -> str:
 
 def some_of(names: Iterable[str]) -> str:
     """Return the first few names, and how many more there are."""
-    names = list(names) or ["none"]
+    names = [name if len(name) < 200 else f"{name[:90]}...{name[-90:]}" for name in names] or ["none"]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 

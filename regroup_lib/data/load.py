@@ -65,7 +65,7 @@ def load_data(
         - a folder of images, ``train/<class>/*.png`` with ``test/`` and ``val/`` if you have them, or
           ``<class>/*.png`` (see `load_folder`);
         - a table with one row per sample: a ``.csv`` or ``.tsv`` file (separated by commas, semicolons, tabs or bars;
-          UTF-8), or a ``.parquet`` file, for which pandas needs pyarrow (see `load_frame`).
+          UTF-8, UTF-16 or Windows-1252), or a ``.parquet`` file, for which pandas needs pyarrow (see `load_frame`).
 
         A name goes before a path: write ``"./digits"`` for a folder of that name.
     data_dir : str or Path, optional
@@ -153,8 +153,10 @@ def _kind_of(name: str, path: Path) -> str:
     if name and path.is_dir():
         return "folder"
     own = f"an .npz file, a folder of images or a table ({', '.join(TABLE_SUFFIXES)})"
-    there = "" if path.exists() else ", and nothing lies at that path"
-    raise DataError(f"no data set is called {name!r}; there are {', '.join(DATASETS)}, or the path of {own}{there}")
+    if name and path.exists():
+        raise DataError(f"{name} is not {own}; save it as one of these")
+    known = f"{', '.join(DATASETS)}, or the path of {own}, and nothing lies at that path"
+    raise DataError(f"no data set is called {name!r}; there are {known}")
 
 
 _DECODED, _TABLE_OPTION = "decoded from image files", (("table",), "a table", "tables")

@@ -44,24 +44,29 @@ SUFFIXES = tuple(".png .jpg .jpeg .jpe .jfif .bmp .tif .tiff .webp .gif .ppm .pg
 OTHER_SUFFIXES = tuple(".avif .heic .heif .dcm .dicom .nii .jp2 .psd .svg .dng .cr2 .nef .arw .svs .ndpi .czi".split())
 # Files that systems and programs put beside pictures.
 DEBRIS = re.compile(
-    r"\.|@eadir$|@recycle|@recently|@tmp$|@__thumb|#recycle$|#snapshot$|\$recycle\.bin$|__macosx$|__pycache__$|_?thumb(?:s|nails?)$"
+    r"[.~]|@eadir$|@recycle|@recently|@tmp$|@__thumb|#recycle$|#snapshot$|\$recycle\.bin$|__macosx$|__pycache__$|_?thumb(?:s|nails?)$"
     r"|e?h?thumbs\.db$|desktop\.ini$|lost\+found$|system volume information$",
     re.IGNORECASE,
 )
-# In English, Spanish, French, Portuguese, Italian, Russian, Chinese and Japanese; German's differ in the ending alone.
+# In English, Spanish, French, Portuguese, Italian, Dutch, Russian, Chinese, Japanese and Korean; German's and those of
+# Scandinavia and Poland differ in the ending or by an accent alone.
 _SPLITS = (
-    "(?:(?P<train>train(?:ing|val)?|trn|entrenamiento|entra[iî]nement|apprentissage|treino|treinamento|addestramento"
-    "|обучение|训练集?|訓練集?|学習)|(?P<val>val(?:id(?:ation)?)?|dev|validaci[oó]n|valida[cç][aã]o|validazione"
-    "|валидация|验证集?|検証)|(?P<test>test(?:ing)?|tst|pruebas?|testes?|prova|тест|测试集?|測試集?|テスト))"
+    "(?:(?P<train>train(?:ing|en|val)?|tr[äe]ning|trn|entrenamiento|entra[iî]nement|apprentissage|treino|treinamento"
+    "|addestramento|allenamento|обучение|обучающая|тренировочная|训练集?|訓練集?|学習|훈련|학습)"
+    "|(?P<val>val(?:id(?:ation)?)?|dev|validaci[oó]n|valida[cç][aã]o|validazione|validatie"
+    "|валидация|валидационная|验证集?|検証|검증)"
+    "|(?P<test>test(?:ing|en)?|tst|pruebas?|testes?|prova|тест|тестовая|测试集?|測試集?|テスト|테스트))"
 )
 SPLIT_NAME = re.compile(
     rf"[\W\d_]*(?:data|images?|imgs?)?[\W\d_]*{_SPLITS}"
-    r"[\W\d_]*(?:(?:data)?set|s?daten|data|images?|imgs?|pictures|photos|samples|split)?[\W\d_]*",
+    r"[\W\d_]*(?:(?:data)?set|s?daten|data|数据集?|データ(?:セット)?|데이터|images?|imgs?|pictures|photos|samples|split)?[\W\d_]*",
     re.IGNORECASE,
 )
 LOOSE_SPLIT = re.compile(rf"(?:.*[\W\d_])?{_SPLITS}(?:[\W\d_].*)?", re.IGNORECASE)
 MASK = "masks?|seg|segm|segmentations?|gt|ground[ _-]?truth|labels?|annotations?|annot|overlay|contours?|roi"
 NO_SPLIT = "no test split"
+LAYOUT = "expected train/<class>/ with val/ and test/ where there are any, or <class>/ alone"
+DEEP = "IF"  # how Pillow's modes of more than 8 bits a pixel begin
 KEPT_SIZE = 128  # images of one size up to this stay as they are
 ALLOW = "load with allow_missing=True (--allow-missing) to leave them out"
 # Notes on pictures that were changed.
@@ -156,14 +161,12 @@ def _listed(folder: Path) -> _Files:
     """Return the image files of a folder by its layout, or raise a DataError that says which layouts there are."""
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist or is no folder; check the path")
-    layout = "expected train/<class>/ with val/ and test/ where there are any, or <class>/ alone"
     paths, parts, classes = [], [], []
     ignored: list[Path] = []
     debris: list[Path] = []
-    for part, parent in (_split_folders(folder, layout) or {"": folder}).items():
-        stray = [path.name for path in parent.iterdir() if _is_image(path)]
-        if stray:
-            raise DataError(f"{parent}: {len(stray)} images outside of a class's folder ({some_of(stray)}); {layout}")
+    for part, parent in (_split_folders(folder) or {"": folder}).items():
+        if stray := [path.name for path in parent.iterdir() if _is_image(path)]:
+            raise DataError(f"{parent}: {len(stray)} images outside of a class's folder ({some_of(stray)}); {LAYOUT}")
         debris += [path for path in parent.iterdir() if DEBRIS.match(path.name)]
         ignored += [path for path in parent.iterdir() if path.is_file() and not DEBRIS.match(path.name)]
         for class_folder in _folders(parent):
@@ -175,7 +178,7 @@ def _listed(folder: Path) -> _Files:
             paths += pictures
             parts += [part] * len(pictures)
             classes += [composed(class_folder.name)] * len(pictures)
-    _check_classes(folder, parts, classes, layout)
+    _check_classes(folder, parts, classes)
     left_out = {"files that are no images": ignored, "files and folders of a system or a program": debris}
     notes = [
         f"left out: {len(names)} {what} ({some_of(dict.fromkeys(path.name for path in names))})"
@@ -185,32 +188,38 @@ def _listed(folder: Path) -> _Files:
     return _Files(folder, paths, np.array(parts), np.array(classes), notes + class_notes(folder, classes))
 
 
-def _split_folders(folder: Path, layout: str) -> dict[str, Path]:
+def _split_folders(folder: Path) -> dict[str, Path]:
     """Return the folder of each split, none where the folders are classes; refuse what looks like both."""
     inside, of_part = _folders(folder), {}
     parts = {path: _split_named(path.name) for path in inside}
     if len({_split_named(path.name, LOOSE_SPLIT) for path in inside} - {None}) == len(inside) > 1:
         parts = {path: _split_named(path.name, LOOSE_SPLIT) for path in inside}  # seg_train/ and seg_test/, say
     if any(part == "train" and _folders(path) for path, part in parts.items()):
-        others = [path.name for path, part in parts.items() if part is None]
-        if others:
-            raise DataError(f"{folder}: {some_of(others)} beside train/; {layout}")
+        if others := [path.name for path, part in parts.items() if part is None]:
+            raise DataError(f"{folder}: {some_of(others)} beside train/; {LAYOUT}")
         for path, part in parts.items():
             if part in of_part:
-                raise DataError(f"{folder}: {of_part[part].name} and {path.name} look like one split, {part}; {layout}")
+                raise DataError(f"{folder}: {of_part[part].name} and {path.name} look like one split, {part}; {LAYOUT}")
             of_part[part] = path
         return {part: of_part[part] for part in SPLITS if part in of_part}
     names = {path.name for path in inside}
     splits = [path for path, part in parts.items() if part]
     suspects = splits if len({parts[path] for path in splits}) > 1 else []
-    suspects += [path for path in splits if names & {below.name for below in _folders(path)}]
+    shared = _shared_folders(folder)  # of test/ and of one whose word is not known here
+    suspects += [path for path in splits if shared or names & {below.name for below in _folders(path)}]
     below = [path for class_folder in inside for path in _folders(class_folder) if _split_named(path.name)]
     if len({_split_named(path.name) for path in below}) > 1:
         suspects += below
     if suspects:
         found = some_of(dict.fromkeys(path.relative_to(folder).as_posix() for path in suspects))
-        raise DataError(f"{folder}: {found}: these look like splits, not like classes; {layout}")
+        raise DataError(f"{folder}: {found}: these look like splits, not like classes; {LAYOUT}")
     return {}
+
+
+def _shared_folders(folder: Path) -> list[str]:
+    """Return the names of the folders in each of a folder's folders; none where these differ."""
+    inside = [[below.name for below in _folders(path)] for path in _folders(folder)] or [[]]
+    return inside[0] if inside.count(inside[0]) == len(inside) else []
 
 
 def _split_named(name: str, pattern: re.Pattern[str] = SPLIT_NAME) -> str | None:
@@ -264,8 +273,7 @@ def _named_groups(files: _Files, group: str) -> np.ndarray:
             raise DataError(f"group is {group!r}, no regular expression ({error}) and no level of folders") from None
         what = f"match of {group!r} in its path"
         found = [match and match[min(pattern.groups, 1)] for match in map(pattern.search, names)]
-    lacking = [name for name, value in zip(names, found, strict=True) if value is None]
-    if lacking:
+    if lacking := [name for name, value in zip(names, found, strict=True) if value is None]:
         raise DataError(f"{files.folder}: {len(lacking)} images have no {what} ({some_of(lacking)}); change group=")
     return np.array(found)
 
@@ -300,29 +308,24 @@ def _named_after(files: _Files) -> list[str]:
     elif len(origins) > len(known) / 2 and 3 < len(set(origins)) <= len(origins) / 2:
         found = f"names begin alike in {len(set(origins))} ways ({some_of(dict.fromkeys(origins))})"
         notes.append(f"warning, {found}; if these are patients, say, use group= (--group PATTERN)")
-    below, classes = [files.below(row) for row in range(len(files.paths))], set(files.classes.tolist())
-    folders = {path.parent for path, inside in zip(files.paths, below, strict=True) if inside}
-    if folders:
+    if folders := {path.parent for row, path in enumerate(files.paths) if files.below(row)}:
         inside = some_of(sorted({path.relative_to(files.folder).as_posix() for path in folders}))
         found = f"images lie in {len(folders)} folders below their class's and count as that class's ({inside})"
-        found = "warning, " * (len(folders) > 3 * len(classes)) + found  # each may be of one patient
+        found = "warning, " * (len(folders) > 3 * len(set(files.classes))) + found  # each may be of one patient
         notes.append(f"{found}; if the images of a folder belong together, say so with group='1' (--group 1)")
-    first = {frozenset(below[row][:1] for row in np.flatnonzero(files.classes == name)) for name in classes}
-    shared = first.pop()
-    if "" in files.parts and not first and len(shared) > 1 and () not in shared:
-        found = f"all classes have the same folders below them ({some_of(sorted(name for (name,) in shared))})"
+    shared = _shared_folders(files.folder)
+    if "" in files.parts and len(shared) > 1:
+        found = f"all classes have the same folders below them ({some_of(shared)})"
         notes.append(f"warning, {found}; if those are the classes, call the folders above them train and test")
     return notes
 
 
-def _check_classes(folder: Path, parts: Sequence[str], classes: Sequence[str], layout: str) -> None:
-    of_part = defaultdict(set)
-    for part, name in zip(parts, classes, strict=True):
-        of_part[part].add(name)
+def _check_classes(folder: Path, parts: Sequence[str], classes: Sequence[str]) -> None:
+    of_part = {part: {name for at, name in zip(parts, classes, strict=True) if at == part} for part in set(parts)}
     known = of_part.get("train", of_part.get("", set()))
     if len(known) < 2:
         found = f"the class {next(iter(known))!r} alone" if known else "no class"
-        raise DataError(f"{folder} has {found}, and at least two are needed; {layout}")
+        raise DataError(f"{folder} has {found}, and at least two are needed; {LAYOUT}")
     for part, found in of_part.items():
         if found - known:
             alike = "; ".join(class_notes(folder, [*found, *known]))
@@ -350,7 +353,7 @@ def _header(path: Path) -> _Header:
             # Pillow's size of a TIFF file is already that of the upright picture.
             swapped = orientation > 4 and image.format != "TIFF"
             size = (image.width, image.height) if swapped else (image.height, image.width)
-            span = _span(image) if _is_deep(image) else None
+            span = _span(image) if image.mode[0] in DEEP else None
             traits = {
                 GREY: bool(span) or image.mode in ("1", "L", "LA"),
                 TRANSPARENT: image.has_transparency_data,
@@ -372,12 +375,8 @@ def _orientation(image: Image.Image) -> int:
     return found if found in range(1, 9) else 1
 
 
-def _is_deep(image: Image.Image) -> bool:
-    return image.mode.startswith(("I", "F"))
-
-
 def _is_halved(image: Image.Image) -> bool:
-    return not _is_deep(image) and any(re.search(";16[BLN]", str(tile[3])) for tile in image.tile)
+    return image.mode[0] not in DEEP and any(re.search(";16[BLN]", str(tile[3])) for tile in image.tile)
 
 
 def _span(image: Image.Image) -> tuple[float, float]:
@@ -418,7 +417,7 @@ def _read_picture(path: Path, *, shape: tuple[int, int, int], span: tuple[float,
     with open_image(path, list(FORMATS), draft=(width, height)) as file:
         halved = _is_halved(file)
         image = ImageOps.exif_transpose(file) if _orientation(file) > 1 else file
-        if _is_deep(image):
+        if image.mode[0] in DEEP:
             low, high = span
             values = (np.asarray(image, np.float64) - low) * (255 / ((high - low) or 1))
             image = Image.fromarray(np.rint(np.clip(values, 0, 255)).astype(np.uint8))
@@ -488,8 +487,7 @@ def _group_notes(files: _Files, digests: np.ndarray, named: np.ndarray | None) -
     notes = [] if named is not None else _named_after(files)
     tested, trained = files.parts == "test", files.parts == "train"
     _, first, member, sizes = np.unique(digests, return_index=True, return_inverse=True, return_counts=True)
-    torn = np.unique(member[files.classes != files.classes[first][member]])
-    if len(torn):
+    if len(torn := np.unique(member[files.classes != files.classes[first][member]])):
         names = some_of(files.names(first[torn]))
         notes.append(f"warning, {len(torn)} images lie in several classes, pixel for pixel ({names})")
     copied = int(np.isin(digests[tested], digests[trained]).sum())
@@ -499,8 +497,7 @@ def _group_notes(files: _Files, digests: np.ndarray, named: np.ndarray | None) -
         notes.append(f"{len(digests) - len(sizes)} images repeat another one, pixel for pixel; copies stay together")
     if named is not None:
         notes.append(f"group: {len(np.unique(named))} groups of images, which stay whole")
-        across = np.intersect1d(named[tested], named[trained])
-        if len(across):
+        if len(across := np.intersect1d(named[tested], named[trained])):
             notes.append(f"warning, {len(across)} groups lie in the training and the test split ({some_of(across)})")
     return notes
 

@@ -35,8 +35,20 @@ from regroup_lib.data.own_folders import ALLOW, NO_SPLIT, OWN_FRACTIONS, SPLIT_N
 
 logger = logging.getLogger(__name__)
 
+Notes = dict[str, list[str]]  # what was done or assumed -> the columns concerned, with examples
+
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 SEPARATORS = (",", ";", "\t", "|")
+# How files begin that are no tables of text, and what they are.
+OTHER_FORMATS = {
+    rb"PK\x03\x04|\xd0\xcf\x11\xe0|\x1f\x8b|BZh|\xfd7zXZ|PAR1": "a spreadsheet, Parquet, an archive or compressed",
+    rb'\s*(\[\s*)?\{\s*"': "JSON",
+    rb"(?i)\s*<(!doctype|html|\?xml)": "a web page or XML",
+    rb"(?i)(%.*\s+)*\s*@relation": "ARFF",
+    rb"version https://git-lfs": "a pointer of Git LFS, whose file has not been fetched",
+}
+# Bytes that Western text in Windows-1252 hardly has: other alphabets, broken UTF-8, and characters that it lacks.
+NOT_WESTERN = re.compile(rb"[\x80-\xff]{3}|[\xc2-\xf4][\x80-\xbf]|[\0\x81\x8d\x8f\x90\x9d]")
 MANY_CLASSES = 100  # beyond that, and beyond a tenth of the rows, a label column is taken for something else
 MANY_TEXTS = 0.5  # share of rows: a text column with more different values names rows, it does not sort them
 MANY_CATEGORIES = 1000  # of a column; beyond that their names are not compared
@@ -56,7 +68,8 @@ ID_WORDS = frozenset("id ids uid pid uuid guid mrn identifier".split())
 UNIT_WORDS = ID_WORDS | frozenset(
     """index idx nr no number num row rows record records serial key patient patients subject person participant
     individual user customer client case donor animal mouse household family session lesion specimen sample student
-    employee member account unnamed""".split()
+    employee member account unnamed rownames nummer lfd patienten proband probanden kunde kunden zeile paciente
+    pacientes cliente sujeto sujet numero número numéro fila ligne riga номер пациент клиент 编号 序号 番号""".split()
 )
 
 # Decimal mark -> a number as it is written with it, separators of thousands (and of lakhs) included.
@@ -98,7 +111,7 @@ def load_frame(
     row's ``row``, counted from 0, and ``group``, where rows belong together. The same values have the same digest
     whatever file they come from.
     """
-    found: dict[str, list[str]] = defaultdict(list)
+    found: Notes = defaultdict(list)
     frame, decimal = _read(path, header, decimal, found)
     # Separators at the end of each line make a last column that is none.
     frame = frame.drop(columns=[name for name in frame if name.startswith("Unnamed: ") and frame[name].isna().all()])
@@ -133,12 +146,9 @@ def load_frame(
     named = None if group is None else _text(frame[group_column].iloc[rows]).to_numpy(object)
     groups, group_notes = _groups(features, labels, group_column, named)
     samples, columns = Split(features, labels), {"row": rows} | ({} if groups is None else {"group": groups})
-
-    def divided(by: np.ndarray) -> dict[str, np.ndarray]:
-        return rows_of(split_by_group(labels, by, fractions=OWN_FRACTIONS))
-
-    apart = divided(np.arange(len(labels)))
-    parts = apart if groups is None else divided(groups)
+    alone = np.arange(len(labels))
+    divisions = (alone, alone if groups is None else groups)
+    apart, parts = (rows_of(split_by_group(labels, by, fractions=OWN_FRACTIONS)) for by in divisions)
     for name in OWN_FRACTIONS:
         if name not in parts:
             whole = "" if groups is None else f" in {len(np.unique(groups))} groups that stay whole"
@@ -157,32 +167,25 @@ def load_frame(
     return dataset_of(path.stem, samples, parts, class_names, columns=columns, notes=notes, digest=digest)
 
 
-def column_kinds(
-    path: Path, names: Sequence[str], *, header: bool = True, missing: Sequence[str] = (), decimal: str | None = None
-) -> dict[str, str]:
+def column_kinds(path: Path, names: Sequence[str], **reading: Any) -> dict[str, str]:
     """Return how `load_frame` reads columns of a table, for `read_rows`: one of `KINDS` for each.
 
-    ``"number ,"`` has a decimal comma; of dates the day or the month is first where the year is last.
+    ``"number ,"`` has a decimal comma; of dates the day or the month is first where the year is last in some.
+    `reading` are the options header, missing and decimal.
     """
-    frame, decimal = _all_columns(path, header, missing, decimal)
+    frame, decimal = _all_columns(path, **reading)
     return {name: _values(name, frame[name], decimal, defaultdict(list))[1] for name in names}
 
 
-def read_rows(
-    path: Path,
-    columns: Mapping[str, str],
-    *,
-    header: bool = True,
-    missing: Sequence[str] = (),
-    decimal: str | None = None,
-) -> pd.DataFrame:
+def read_rows(path: Path, columns: Mapping[str, str], **reading: Any) -> pd.DataFrame:
     """Return columns of new rows, read as those of the table that a model was fitted on.
 
     `columns` has the kind of each column by name, see `column_kinds`; further columns are left out. Nothing is guessed
     from the new rows: a value of another kind raises a DataError, as do a missing column and a file without rows. The
-    index counts the rows of the file from 0, those without any value included, which are left out.
+    index counts the rows of the file from 0, those without any value included, which are left out; ``attrs["notes"]``
+    say what was not certain.
     """
-    frame, _ = _all_columns(path, header, missing, decimal, as_text=True)
+    frame, _ = _all_columns(path, **reading, as_text=True)
     if absent := [name for name in columns if name not in frame]:
         raise DataError(f"{path} lacks columns that the model reads: {some_of(absent)}")
     frame = frame[frame.notna().any(axis=1)]
@@ -198,15 +201,17 @@ def read_rows(
         if kind == "truth":
             read = known.str.capitalize().where(known.str.lower().isin(("true", "false")))
         elif kind.startswith("number"):
-            read, *_ = _read_numbers(known, kind[-1], fixed=True)
+            read, *_ = _read_numbers(known, kind[-1] if _is_text(frame[name]) else ".", fixed=True)
         else:
-            read, *_ = _read_dates(known, day_first=kind == "day first")
+            read, *_ = _read_dates(known, kind=kind)
         bad = known[read.isna() | read.isin((np.inf, -np.inf))]
         if len(bad):
             raise DataError(f"{path}: the column {name!r} has {bad.iloc[0]!r}, which is no {_WRITTEN[kind]}")
         read = read.reindex(frame.index)
         rows[name] = (read.fillna(MISSING) if kind == "truth" else read.astype(np.float64)).to_numpy()
-    return pd.DataFrame(rows, frame.index)
+    found = pd.DataFrame(rows, frame.index)
+    found.attrs["notes"] = frame.attrs["notes"]
+    return found
 
 
 _WRITTEN = {
@@ -215,26 +220,28 @@ _WRITTEN = {
     "number ,": "finite number with a decimal comma",
     "day first": "date with the day first, or year, month and day",
     "month first": "date with the month first, or year, month and day",
+    "year first": "date with year, month and day",
 }
-
-
 KINDS = {"text", *_WRITTEN}
 
 
 def _all_columns(
-    path: Path, header: bool, missing: Sequence[str], decimal: str | None, *, as_text: bool = False
+    path: Path, header: bool = True, missing: Sequence[str] = (), decimal: str | None = None, as_text: bool = False
 ) -> tuple[pd.DataFrame, str]:
     """Return a table's columns, plain and without missing values, and the decimal mark of its file."""
-    found: dict[str, list[str]] = defaultdict(list)
+    found: Notes = defaultdict(list)
     frame, decimal = _read(path, header, decimal, found, as_text=as_text)
-    return _blanked(_plain(path, frame, found), missing, found), decimal
+    notes = _described(found)
+    frame = _blanked(_plain(path, frame, found), missing, found)
+    frame.attrs["notes"] = notes
+    return frame, decimal
 
 
 # ---------------------------------------------------------------- files
 
 
 def _read(
-    path: Path, header: bool, decimal: str | None, found: dict[str, list[str]], *, as_text: bool = False
+    path: Path, header: bool, decimal: str | None, found: Notes, *, as_text: bool = False
 ) -> tuple[pd.DataFrame, str]:
     """Return the columns of a file, each with a name of its own, and its decimal mark."""
     if not path.is_file():
@@ -243,38 +250,35 @@ def _read(
         raise DataError(f"decimal is {decimal!r}; expected '.' or ','")
     if path.suffix.lower() != ".parquet":
         frame, decimal = _read_text(path, header, decimal, found, as_text=as_text)
-    elif header and not decimal:
+    elif as_text or (header and not decimal):  # a model's options are those of its own table
         frame, decimal = _read_parquet(path), "."
-        _check_names(path, frame.columns)
     else:
         raise DataError(f"{path} is no text; leave header and decimal out (--no-header, --decimal)")
-    if not isinstance(frame.index, pd.RangeIndex):
-        mend = "give every column a name, and remove lines above the names"
-        raise DataError(f"{path}: rows have more values than the header has names; {mend}")
-    return frame.set_axis([composed(str(name)) for name in frame], axis=1), decimal
+    names = [composed(str(name)) for name in frame]
+    if twice := [repr(name) for name, count in Counter(names).items() if count > 1]:
+        raise DataError(f"{path}: two columns are called {some_of(twice)}; rename one")
+    return frame.set_axis(names, axis=1), decimal
 
 
 def _read_text(
-    path: Path, header: bool, decimal: str | None, found: dict[str, list[str]], *, as_text: bool = False
+    path: Path, header: bool, decimal: str | None, found: Notes, *, as_text: bool = False
 ) -> tuple[pd.DataFrame, str]:
     """Return a text file's columns, as numbers where pandas finds no other text in them, and its decimal mark."""
     options: dict[str, Any] = {
-        "encoding": "utf-8-sig",
+        "encoding": _encoding(path, found),
         "skipinitialspace": True,
         "keep_default_na": False,  # a class may be called None
         "na_values": [""],
         "low_memory": False,
     }
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            start = stream.read(10_000)
-        if "\0" in start:
-            raise ValueError("it has zero bytes, as UTF-16 has")
-        announced = re.match(r"sep=(.)\r?\n", start)  # a spreadsheet's own mark
+        with path.open(encoding=options["encoding"], newline="") as stream:
+            announced = re.match(r"sep=(.)\r?\n", stream.read(10))  # a spreadsheet's own mark
         options |= {"skiprows": 1 if announced else 0}
         options |= {"sep": announced[1] if announced else _separator(path, options)}
         named = options | {"header": 0 if header else None}
-        names = pd.read_csv(path, **options, header=None, nrows=1, dtype=str).iloc[0].fillna("")
+        # Of two lines, as a second one that is longer than the first is an error then.
+        names = pd.read_csv(path, **options, header=None, nrows=2, dtype=str).iloc[0].fillna("")
         names = [str(name).strip() for name in names]
         frame = pd.read_csv(path, **named)
         # Where semicolons separate values, 1.234 may be a number of thousands, which pandas takes for one below 2.
@@ -282,10 +286,15 @@ def _read_text(
         given, decimal = decimal, decimal or _decimal_mark(texts if options["sep"] == ";" else frame, options["sep"])
         if decimal == "," or as_text:
             frame = pd.read_csv(path, dtype=str, **named)
-        for name in texts if given is None and decimal == "." else ():
+        for name in texts if decimal == "." and not as_text else ():
             known = texts[name].dropna()
-            pointed = known[known.str.contains(".", regex=False)]
-            if len(pointed) and known.str.fullmatch(r"[+-]?(?:0|[1-9]\d{0,2}(?:\.\d{3})?)").all():
+            zeros = [] if _is_text(frame[name]) else known[known.str.fullmatch(r"0\d+").astype(bool)]
+            if len(zeros):
+                what = "numbers read without the zeros at their beginning: {}; write a letter before codes to keep them"
+                found[what].append(f"{name} ({zeros.iloc[0]})")
+            pointed = known[known.str.contains(".", regex=False).astype(bool)]
+            thousands = r"[+-]?(?:0|[1-9]\d{0,2}(?:\.\d{3})?)"
+            if given is None and len(pointed) and known.str.fullmatch(thousands).all():
                 what = "numbers read with three decimals and not as thousands"
                 found[f"{what}: {{}}; change this with decimal= (--decimal)"].append(f"{name} ({pointed.iloc[0]})")
     except (OSError, ValueError, OverflowError) as error:
@@ -293,28 +302,58 @@ def _read_text(
         uneven = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", reason)
         if uneven:
             what = f"line {uneven[2]} has {uneven[3]} values, and those before it have {uneven[1]}"
-            raise DataError(f"{path}: {what}; remove the lines that are no rows of the table") from error
-        raise DataError(f"{path} is no table of text in UTF-8 ({reason}); save it as one") from error
+            mend = "give every column a name, and remove the lines that are no rows of the table"
+            raise DataError(f"{path}: {what}; {mend}") from error
+        raise DataError(f"{path} cannot be read as a table of text ({reason}); save it again as CSV") from error
+    _check_quotes(path, frame, options["sep"])
     _check_first_line(path, names, frame, header)
-    if header:
-        _check_names(path, names)
-    else:
-        frame.columns = [f"column {number}" for number in range(1, frame.shape[1] + 1)]
-    return frame, decimal
+    if not header:
+        names = [f"column {number + 1}" for number in range(frame.shape[1])]
+    return frame.set_axis([name or f"Unnamed: {number}" for number, name in enumerate(names)], axis=1), decimal
+
+
+def _encoding(path: Path, found: Notes) -> str:
+    """Return the encoding of a file of text, and note in `found` where it is not certain."""
+    content = path.read_bytes()
+    for start, what in OTHER_FORMATS.items():
+        if re.match(start, content):
+            raise DataError(f"{path} is {what}; unpack it or save it as CSV, a table of text with commas")
+    if not content.strip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"):
+        raise DataError(f"{path} is empty; expected a header and rows")
+    encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    try:
+        if "\0" not in content.decode(encoding):
+            return encoding
+        reason = "it has zero bytes"
+    except UnicodeDecodeError as error:
+        reason = str(error)
+        if encoding == "utf-8-sig" and not NOT_WESTERN.search(content):
+            what = "text that is not in UTF-8, read as Windows-1252: {}; if these are wrong, save the file in UTF-8"
+            words = re.findall(r"\w*[^\W\0-\x7f]\w*|[^\0-\x7f]", content.decode("cp1252"))
+            found[what] = list(dict.fromkeys(words))
+            return "cp1252"
+    raise DataError(f"{path} is no text in UTF-8 ({reason}); save it as such, in a spreadsheet as 'CSV UTF-8'")
+
+
+def _check_quotes(path: Path, frame: pd.DataFrame, separator: str) -> None:
+    """Refuse cells that hold whole rows, as they do where a quote is not closed."""
+    for name in filter(lambda name: _is_text(frame[name]), frame):
+        cells = frame[name].dropna().astype(str)
+        cells = cells[cells.str.contains("\n", regex=False).astype(bool)]
+        n_lines = cells.str.count("\n")
+        whole = cells.str.count(re.escape(separator)) == n_lines * (frame.shape[1] - 1)
+        if whole.any():
+            what = f"a cell of the column {name!r} holds {n_lines[whole].max()} line breaks and whole rows"
+            raise DataError(f"{path}: {what}, as where a quote is not closed ({cells[whole].iloc[0][:20]!r}); mend it")
 
 
 def _separator(path: Path, options: dict[str, Any]) -> str:
     """Return the separator that gives the first rows equally many columns, and most of them."""
     found = {}
     for separator in SEPARATORS:
-        try:
-            head = pd.read_csv(path, **options | {"sep": separator, "header": None, "nrows": 20, "dtype": str})
-        except pd.errors.ParserError:  # a row with more values than the first
-            continue
+        first = {"sep": separator, "header": None, "nrows": 20, "dtype": str, "on_bad_lines": "skip"}
+        head = pd.read_csv(path, **options | first)
         found[separator] = (head.shape[1] > 1 and head.iloc[:, -1].notna().mean() >= 0.5, head.shape[1])
-    if not any(several for several, _ in found.values()):
-        with path.open(encoding="utf-8-sig") as stream:
-            return max(SEPARATORS, key=stream.readline().count)
     return max(found, key=found.get)
 
 
@@ -340,9 +379,9 @@ def _check_first_line(path: Path, first: Sequence[str], frame: pd.DataFrame, hea
         if text == "" or text.lower() in TOKENS:
             continue
         column = below.iloc[:, position].dropna()
-        values = _text(column.iloc[:1000])
-        numeric = not _is_text(column) or _share_of_numbers(values) >= 0.9
-        if _share_of_numbers(pd.Series([text])):
+        values = _text(column.iloc[:1000]).dropna()
+        numeric = not _is_text(column) or _read_numbers(values, ".")[0].notna().mean() >= 0.9
+        if _read_numbers(pd.Series([text]), ".")[0].notna().all():
             data += not (counted and text.isdecimal())
         elif numeric and len(column):
             names += 1
@@ -354,16 +393,10 @@ def _check_first_line(path: Path, first: Sequence[str], frame: pd.DataFrame, hea
     if counted and not consecutive and not names and not words:
         data += len(numbers)
     if header and not names and data > words:
-        shown = ", ".join(first[:4]) + (", ..." if len(first) > 4 else "")
         mend = "add a line of names, or read it with header=False (--no-header)"
-        raise DataError(f"{path}: the first line looks like data ({shown}), not like names of columns; {mend}")
+        raise DataError(f"{path}: the first line looks like data ({some_of(first)}), not like names of columns; {mend}")
     if not header and names > data:
         raise DataError(f"{path}: the first line looks like names of columns ({some_of(first)}); leave --no-header out")
-
-
-def _share_of_numbers(values: pd.Series) -> float:
-    texts = _cleaned(values.dropna())
-    return float((texts.str.fullmatch(NUMBER["."]) | texts.str.fullmatch(NUMBER[","])).mean()) if len(texts) else 0.0
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
@@ -375,12 +408,6 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is no Parquet table ({' '.join(str(error).split())})") from error
     return frame.reset_index(drop=not any(frame.index.names))  # a filtered frame keeps its numbers
-
-
-def _check_names(path: Path, names: Sequence[object]) -> None:
-    counts = Counter(composed(str(name)) for name in names)
-    if twice := [repr(name) for name, count in counts.items() if count > 1 and name]:
-        raise DataError(f"{path}: two columns are called {some_of(twice)}; rename one")
 
 
 def _named_column(path: Path, frame: pd.DataFrame, name: str) -> str:
@@ -395,8 +422,8 @@ def _named_column(path: Path, frame: pd.DataFrame, name: str) -> str:
 
 def _classes(path: Path, column: pd.Series, decimal: str, allow_missing: bool) -> tuple[np.ndarray, list[str]]:
     """Return the class of each row as text, empty where it has none, and notes."""
-    if not _is_text(column) and pd.api.types.is_float_dtype(column) and (column.dropna() % 1 == 0).all():
-        column = column.astype("Int64")  # whole numbers in a column with a missing one
+    if column.dtype.kind == "f" and (column.abs() > 2**53).any():
+        raise DataError(f"{path}: classes in {column.name!r} are numbers that are too long; write a letter before")
     found = _text(column)
     absent = found.isna().to_numpy()
     notes = []
@@ -409,8 +436,9 @@ def _classes(path: Path, column: pd.Series, decimal: str, allow_missing: bool) -
     known = found[~absent]
     names = sorted(set(known))
     numbers, *_ = _read_numbers(pd.Series(names, dtype=object), decimal)
-    if decimal == "," and (numbers % 1 == 0).all():  # as elsewhere 1.0 is the class 1
-        found = found.map(dict(zip(names, numbers.astype(np.int64).astype(str), strict=True)))
+    whole = [re.fullmatch(rf"(-?\d{{1,18}})(?:\{decimal}0*)?", name) for name in names]
+    if all(whole):  # 1.0 is the class 1
+        found = found.map({name: str(int(number[1])) for name, number in zip(names, whole, strict=True)})
         known, names = found[~absent], sorted(set(found[~absent]))
     n_classes = len(names)
     continuous = numbers.notna().all() and (numbers % 1 != 0).any() and n_classes > 20
@@ -423,8 +451,7 @@ def _classes(path: Path, column: pd.Series, decimal: str, allow_missing: bool) -
     if n_classes > 20 and known.value_counts().median() < 5:
         many = f"{n_classes} classes, most of them with fewer than 5 rows, as a number to predict has"
         notes.append(f"warning, the label has {many}; choose the label with label= (--label)")
-    longest = max(map(len, names))
-    if longest > LONGEST_NAME:
+    if (longest := max(map(len, names))) > LONGEST_NAME:
         raise DataError(f"{path}: {column.name!r} has values of {longest} characters; classes have short names")
     codes = {name for name in names if re.fullmatch("-9+|99+", name) and str(int(name) - 1) not in names}
     if unusual := [repr(name) for name in names if name.lower() in TOKENS or name in codes]:
@@ -443,12 +470,8 @@ def _numbers_first(name: str) -> tuple[bool, float, str]:
 
 
 def _is_text(column: pd.Series) -> bool:
-    """Tell whether a column may hold anything but numbers, truth values and times."""
-    return (
-        not pd.api.types.is_numeric_dtype(column)
-        and not pd.api.types.is_datetime64_any_dtype(column)
-        and column.dtype.kind != "m"
-    )
+    """Tell whether a column may hold anything but numbers and truth values."""
+    return column.dtype.kind not in "biufc"
 
 
 def _text(column: pd.Series) -> pd.Series:
@@ -467,13 +490,14 @@ def _cleaned(texts: pd.Series) -> pd.Series:
     return texts.str.replace(rf"^([+-]?){SIGN}\s*|\s*{SIGN}$", r"\1", regex=True)
 
 
-def _plain(path: Path, frame: pd.DataFrame, found: dict[str, list[str]]) -> pd.DataFrame:
-    """Return a frame of texts and numbers: bytes become text, and lists of numbers a column for each of these."""
+def _plain(path: Path, frame: pd.DataFrame, found: Notes) -> pd.DataFrame:
+    """Return a frame of texts, times and numbers: bytes become text, durations days, lists columns."""
     columns: list[pd.Series | pd.DataFrame] = []
     for name in frame:
-        column = frame[name].astype(
-            {"category": object, "float16": float}.get(str(frame[name].dtype), frame[name].dtype)
-        )
+        dtype = frame[name].dtype
+        column = frame[name].astype({"category": object, "float16": float}.get(str(dtype), dtype))
+        if dtype.kind == "m":
+            column = column / pd.Timedelta(days=1)
         known = column.dropna() if column.dtype == object else column.iloc[:0]
         try:
             if any(isinstance(value, bytes) for value in known):
@@ -490,7 +514,7 @@ def _plain(path: Path, frame: pd.DataFrame, found: dict[str, list[str]]) -> pd.D
     return pd.concat(columns, axis=1)
 
 
-def _blanked(frame: pd.DataFrame, missing: Sequence[str], found: dict[str, list[str]]) -> pd.DataFrame:
+def _blanked(frame: pd.DataFrame, missing: Sequence[str], found: Notes) -> pd.DataFrame:
     """Return a frame without the values that are named as missing ones, 9 also where it is written 9.0."""
     unseen = names = {_value(composed(str(name))): repr(name) for name in missing}
     for column in frame if names else ():
@@ -512,16 +536,14 @@ def _value(text: str) -> float | str:
     return text if np.isnan(number) else number
 
 
-def _described(found: dict[str, list[str]]) -> list[str]:
+def _described(found: Notes) -> list[str]:
     """Return the notes, with the columns instead of braces, or at the end."""
     return [(what if "{}" in what else f"{what}: {{}}").replace("{}", some_of(names)) for what, names in found.items()]
 
 
-def _features(
-    path: Path, frame: pd.DataFrame, labels: np.ndarray, decimal: str, found: dict[str, list[str]]
-) -> pd.DataFrame:
+def _features(path: Path, frame: pd.DataFrame, labels: np.ndarray, decimal: str, found: Notes) -> pd.DataFrame:
     """Return columns as float64 or str, without those that say nothing, and note what was done in `found`."""
-    kept, text, absent, n_numeric = {}, [], [], 0
+    kept, n_numeric = {}, 0
     strange = np.ones(len(frame), bool)  # rows with text in all columns of numbers
     for name in frame:
         column, _ = _values(name, frame[name], decimal, found)
@@ -540,40 +562,31 @@ def _features(
             found[reason].append(name)
         if reason.startswith("left out"):
             continue
+        if not numeric:
+            found["columns of text, taken as categories"].append(name)
         if column.isna().any():
-            absent.append(f"{column.isna().sum()} of {len(frame)} in {name}")
+            found["missing values"].append(f"{column.isna().sum()} of {len(frame)} in {name}")
         if numeric and (sentinels := _sentinels(column)):
             what = "warning, numbers that may mean a missing value: {}; if so, name them with missing= (--missing)"
             written = _text(frame[name]) if _is_text(frame[name]) else column.map("{:.10g}".format)
             found[what].append(f"{' and '.join(written[column == value].iloc[0] for value in sentinels)} in {name}")
         if not numeric and column.nunique() < MANY_CATEGORIES and (alike := names_alike(column.dropna().unique())):
-            found["warning, categories whose names differ in case, spaces or signs alone"].append(
-                f"{some_of(alike)} in {name}"
-            )
-        text += [] if numeric else [name]
+            what = "warning, categories whose names differ in case, spaces or signs alone"
+            found[what].append(f"{some_of(alike)} in {name}")
         kept[name] = column.to_numpy() if numeric else column.fillna(MISSING).to_numpy(object)
     if n_numeric > 1 and strange.any():
         shown = some_of(map(repr, _text(frame.iloc[strange.argmax()]).dropna()))
         what = f"{strange.sum()} rows have text in each column of numbers ({shown})"
         raise DataError(f"{path}: {what}, as names and units are; remove them")
-    for what, names in (("columns of text, taken as categories", text), ("missing values", absent)):
-        if names:
-            found[what] = names
     if not kept:
         raise DataError(f"{path}: no column is left beside the label; {'; '.join(_described(found))}")
     return pd.DataFrame(kept)
 
 
-def _values(name: str, column: pd.Series, decimal: str, found: dict[str, list[str]]) -> tuple[pd.Series, str]:
+def _values(name: str, column: pd.Series, decimal: str, found: Notes) -> tuple[pd.Series, str]:
     """Return a column as float64, or as text where it holds neither numbers nor times, and its kind (see `KINDS`)."""
-    kinds = pd.api.types
-    if kinds.is_bool_dtype(column):
+    if pd.api.types.is_bool_dtype(column):  # also of a column of objects
         return _text(column), "truth"
-    if kinds.is_datetime64_any_dtype(column):
-        found["dates, as days since 1970"].append(name)
-        return _days(column), "month first"
-    if kinds.is_timedelta64_dtype(column):
-        return column / pd.Timedelta(days=1), "number ."
     if not _is_text(column):
         return pd.Series(column.to_numpy(np.float64, na_value=np.nan), column.index), "number ."
     texts = _text(column)
@@ -619,40 +632,32 @@ def _read_numbers(texts: pd.Series, decimal: str, *, fixed: bool = False) -> tup
     return numbers, how if (plain != texts[good]).any() else "", f"number {mark}"
 
 
-def _day_first(dates: pd.Series) -> bool | None:
-    """Tell whether dates with the year last begin with the day; None: some do, and some begin with the month."""
-    parts = dates.str.extract(r"(\d+)(\D)(\d+)")
-    if not len(parts):
-        return False
-    day_first, month_first = (bool(parts[side].astype(int).max() > 12) for side in (0, 2))
-    if day_first and month_first:
-        return None
-    return day_first or (not month_first and bool((parts[1] == ".").all()))
+def _read_dates(texts: pd.Series, decimal: str = ".", *, kind: str = "") -> tuple[pd.Series, str, str]:
+    """Return the days since 1970 of different texts, NaN where one is no date, how they were read, and their kind.
 
-
-def _read_dates(texts: pd.Series, decimal: str = ".", *, day_first: bool | None = None) -> tuple[pd.Series, str, str]:
-    """Return the days since 1970 of different texts, NaN where one is no date, how they were read, and their kind."""
+    Dates of two kinds, as 13/02 and 02/13, are none, unless `kind` says which one they are of.
+    """
     first, last, month = (
         texts.str.fullmatch(pattern).astype(bool)
         for pattern in (f"{YEAR_FIRST}|{YEAR_AND_MONTH}", YEAR_LAST, WITH_MONTH)
     )
     how = "dates, as days since 1970"
-    if day_first is None and last.any():
-        day_first = _day_first(texts[last])
-        if day_first is None:
+    parts = texts[last].str.extract(r"(\d+)(\D)(\d+)")
+    beyond = parts[[0, 2]].astype(int) > 12  # which cannot be a month
+    if not kind and last.any():
+        if beyond.any().all():
             return pd.Series(np.nan, texts.index), "", ""
-        if (texts[last].str.extract(r"(\d+)\D(\d+)").astype(int).max() <= 12).all():
-            how += f", read {'day' if day_first else 'month'} first; write YYYY-MM-DD to be sure"
+        day_first = beyond[0].any() or (not beyond[2].any() and (parts[1] == ".").all())
+        kind = "day first" if day_first else "month first"
+        how += "" if beyond.any(axis=None) else f", read {kind}; write YYYY-MM-DD to be sure"
+    kind = kind or "year first"
+    last[last] = ~beyond[{"day first": 2, "month first": 0}[kind]] if kind != "year first" else False
     if texts[last | month].str.fullmatch(r"[^:]*[^\d:]\d\d(?:[T ]\d+:.*)?").any():
         how += ", years of two digits from 1969 to 2068"
     dates = texts.where(first | last | month)
-    dates = pd.to_datetime(dates, format="mixed", dayfirst=bool(day_first), errors="coerce", utc=True)
-    return _days(dates), how, "day first" if day_first else "month first"
-
-
-def _days(dates: pd.Series) -> pd.Series:
-    seconds = pd.to_datetime(dates, utc=True).dt.as_unit("us")  # nanoseconds end in 2262
-    return (seconds - pd.Timestamp("1970-01-01", tz="UTC").as_unit("us")) / pd.Timedelta(days=1)
+    dates = pd.to_datetime(dates, format="mixed", dayfirst=kind == "day first", errors="coerce", utc=True)
+    dates = dates.dt.as_unit("us")  # nanoseconds end in 2262
+    return (dates - pd.Timestamp("1970-01-01", tz="UTC").as_unit("us")) / pd.Timedelta(days=1), how, kind
 
 
 def _sentinels(column: pd.Series) -> list[float]:
@@ -683,13 +688,14 @@ def _names_rows(name: str, column: pd.Series, labels: np.ndarray) -> str:
     whole = not text and (values % 1 == 0).all()
     if not text and not alone and _tells(values, labels[column.notna()]):
         telling = "warning, columns whose values alone tell the classes apart, as if they were made from them"
+    ordered = values.is_monotonic_increasing or values.is_monotonic_decreasing
+    if not telling and not text and n_different == n > 19 and ordered:
+        telling = "warning, columns that rise or fall from row to row, which may tell the class"
     if not (whole or text):
         return telling
     named = _is_named_like_a_unit(name)
-    if whole and n == len(column) and n > 1:
-        order = np.diff(values.to_numpy()), np.diff(values.index.to_numpy())
-        if np.array_equal(*order):
-            return "left out, columns that number the rows"  # in a file that is sorted by class it tells the class
+    if whole and n == len(column) > 1 and (np.diff(values) == np.diff(values.index)).all():
+        return "left out, columns that number the rows"  # in a file that is sorted by class it tells the class
     if named and n_different > 0.9 * n:
         return "left out, columns that name or number the rows: {}; rename one to keep it"
     if named and n_different >= max(10, n / 50):
@@ -705,8 +711,6 @@ def _names_rows(name: str, column: pd.Series, labels: np.ndarray) -> str:
         return "warning, columns of numbers so long that their last digits are lost, which may name rows"
     if whole and n_different == n > 9 and values.max() - values.min() == n - 1:
         return "warning, columns that number the rows in another order, which may tell the class"
-    if whole and n_different == n > 19 and (np.diff(values) > 0).all():
-        return "warning, columns that rise from row to row, which may tell the class"
     days = values.drop_duplicates() if whole and n_different > 4 and values.between(18000101, 21001231).all() else []
     if len(days) and pd.to_datetime(days.astype(int).astype(str), format="%Y%m%d", errors="coerce").notna().all():
         return "warning, columns of numbers that may be dates: {}; write YYYY-MM-DD to have days"
@@ -722,11 +726,9 @@ def _tells(values: pd.Series, labels: np.ndarray) -> bool:
 
 def _is_named_like_a_unit(name: str) -> bool:
     """Tell whether a name is that of an identifier ("PatientID", "customer_no", "Unnamed: 0") and of nothing more."""
-    words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
-    ends = [word.removesuffix("id") for word in words if word.endswith("id")]
-    return bool(words) and (
-        all(word in UNIT_WORDS for word in words) or bool(ID_WORDS & {*words}) or bool(UNIT_WORDS & {*ends})
-    )
+    words = {word.lower() for word in re.findall(r"[A-Z]+(?![^\W\d_A-Z])|[A-Z]?[^\W\d_A-Z]+", name)}
+    beginnings = {re.sub("(id|nr|nummer)$", "", word) for word in words} - words
+    return bool(words) and (words <= UNIT_WORDS or not words.isdisjoint(ID_WORDS) or bool(beginnings & UNIT_WORDS))
 
 
 # ---------------------------------------------------------------- groups
@@ -751,14 +753,11 @@ def _groups(
     if copies:
         together = copies <= COPIES * n or _are_copies(features, values)
         note = f"{copies} rows repeat another one"
-        labeled = len(np.unique(np.stack([values.astype(np.int64), labels]), axis=1).T)
-        note += f", {labeled - n_different} of them with another label" if labeled > n_different else ""
-        if together:
-            divisions.append(values)
-            notes.append(f"{note}; copies stay together wherever rows are divided")
-        else:
-            why = "columns have so few values that these are no copies"
-            notes.append(f"{note}; {why}, and rows are divided one by one")
+        torn = len(pd.DataFrame({"values": values, "labels": labels}).drop_duplicates()) - n_different
+        note += f", {torn} of them with another label" if torn else ""
+        few = "columns have so few values that these are no copies, and rows are divided one by one"
+        notes.append(f"{note}; {'copies stay together wherever rows are divided' if together else few}")
+        divisions += [values] * bool(together)
     if named is not None:
         absent = pd.isna(named)
         ids = np.where(absent, np.char.add("\0", np.arange(n).astype(str)).astype(object), named).astype(str)

@@ -80,7 +80,7 @@ class OnnxEncoder(Encoder):
     def _set_preprocessing(
         self, image_size: int | None, mean: Sequence[float] | None, std: Sequence[float] | None, sides: Sequence[Any]
     ) -> None:
-        metadata, notes = self.session.get_modelmeta().custom_metadata_map, []
+        metadata, self.notes = self.session.get_modelmeta().custom_metadata_map, ()
         self.label = metadata.get("label", self.path.stem)
         fixed = sides[0] if isinstance(sides[0], int) and sides[0] == sides[1] else 0
         try:
@@ -91,25 +91,28 @@ class OnnxEncoder(Encoder):
             raise ValueError(f"{self.path} has unreadable metadata ({error}); pass image_size, mean and std") from error
         if not self.mean and not self.std:
             self.mean, self.std = IMAGENET
-            notes.append(
-                "it does not say its mean and std, so those of ImageNet are taken (onnx:PATH?mean=...&std=...)"
-            )
+            assumed = "it does not say its mean and std, so those of ImageNet are taken (onnx:PATH?mean=...&std=...)"
+            self.notes = (f"encoder {self.label}: {assumed}",)
         if self.image_size < 1 or len(self.mean) != 3 or len(self.std) != 3:
             raise ValueError(f"{self.path} does not say its image_size, mean and std (3 numbers each); pass them")
         if not all(0 <= mean <= 1 for mean in self.mean) or not all(0 < std < 10 for std in self.std):
             raise ValueError(f"{self.path}: mean {self.mean} and std {self.std} are not those of pixels from 0 to 1")
         if isinstance(sides[0], int) and sides != [self.image_size] * 2:
             raise ValueError(f"{self.path} takes pictures of {sides[0]} x {sides[1]} pixels, not of {self.image_size}")
-        self.notes = tuple(f"encoder {self.label}: {note}" for note in notes)
 
     def _set_output(self, wanted: str | None) -> None:
         """Choose the output, by what it makes of one picture, and the axes to average over."""
-        names = [entry.name for entry in self.session.get_outputs()]
+        # A class's number, say, is no float.
+        outputs = self.session.get_outputs()
+        names = [entry.name for entry in outputs if entry.type in PIXELS or entry.type == "tensor(double)"]
+        if not names:
+            found = ", ".join(f"{entry.name}: {entry.type}" for entry in outputs)
+            raise ValueError(f"{self.path} makes {found}; expected an output of features, float [n, d]")
         if wanted is not None and wanted not in names:
             raise ValueError(f"{self.path} has no output {wanted!r}; it has {', '.join(names)}")
         picture = np.zeros((1, self.image_size, self.image_size, 3), np.uint8)
         try:
-            made = dict(zip(names, self.session.run(None, self._feed(picture)), strict=True))
+            made = dict(zip(names, self.session.run(names, self._feed(picture)), strict=True))
         except Exception as error:  # onnxruntime raises a different class for each defect
             raise ValueError(f"{self.path} cannot encode a picture of {self.image_size} pixels ({error})") from error
         shapes = {name: np.shape(array) for name, array in made.items()}
@@ -124,7 +127,7 @@ class OnnxEncoder(Encoder):
                 f"{self.path} makes {shape} of {n} images, expected [n, d], [n, tokens, d] or [n, d, h, w]"
             )
         self.pooled_axes, how = _places(shape, self.channels_last)
-        if len(names) > 1 or len(shape) == 3:
+        if len(names) > 1 or len(shape) == 3 or self.output in by_name[1]:
             taken = f"encoder {self.label}: the output {self.output!r} {list(shape)}{how} is taken"
             others = [name for name in names if name != self.output]
             choose = f", not {', '.join(others)} (onnx:PATH?output=NAME)" if others else ""

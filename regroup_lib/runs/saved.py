@@ -116,7 +116,7 @@ class Model:
         """
         if isinstance(self.spec, TableSpec):
             rows = read_rows(Path(path), self.about["columns"], **self.about["reading"])
-            notes = self._unlike_training(rows)
+            notes = rows.attrs["notes"] + self._unlike_training(rows)
             rows = rows.assign(**self.about["constant"])[list(self.fitted.feature_names_in_)]
             found, scores = {"row": rows.index.to_numpy()}, self.fitted.predict_proba(rows)[:, 1]
         else:

@@ -100,6 +100,7 @@ def test_images_lie_anywhere_below_their_class_and_hidden_files_are_none(folder)
         "a/@eaDir/1.png/THUMB.png",
         "__MACOSX/a/._1.png",
         ".thumbnails/1.png",
+        "b/~$1.png",
     ]
     home = folder(files | dict.fromkeys(debris, b"none of the user's"))
     (home / "b" / "readme.txt").write_text("what it is")
@@ -109,7 +110,7 @@ def test_images_lie_anywhere_below_their_class_and_hidden_files_are_none(folder)
     np.testing.assert_array_equal(image_of(dataset, "a/deep/er/x.png"), pixels(55))
     assert "left out: 1 files that are no images (readme.txt)" in dataset.notes
     (note,) = (note for note in dataset.notes if "of a system or a program" in note)
-    assert note.startswith("left out: 6 files and folders")
+    assert note.startswith("left out: 7 files and folders")
 
 
 def test_names_that_steer_a_terminal_are_written_as_codes(folder):
@@ -324,6 +325,7 @@ def test_unreadable_files_are_named_counted_and_left_out_on_demand(folder, caplo
     [
         ({}, "does not exist or is no folder|no data set is called"),
         ({"a/1.png": pixels(1)}, "has the class 'a' alone, and at least two are needed; expected train/<class>/"),
+        ({"1.png": pixels(1)}, r"1 images outside of a class's folder \(1.png\)"),
         ({"1.png": pixels(1), "a/1.png": pixels(1)}, r"1 images outside of a class's folder \(1.png\)"),
         (divided() | {"extra/a/1.png": pixels(1)}, "extra beside train/; expected train/<class>/ with val/ and test/"),
         (divided() | {"test/c/1.png": pixels(1)}, "test/ has classes that train/ has not: c"),
@@ -347,6 +349,11 @@ def test_another_layout_is_refused_with_those_there_are(folder, files, message):
         ("my_trainval", "my_valid", "my_test_v2"),
         ("Entrai\u0302nement", "validation", "test"),
         ("Trainingsdaten", "val", "Testdaten"),
+        ("trainen", "validatie", "testen"),
+        ("tr\u00e4ning", "val", "test"),
+        ("\u043e\u0431\u0443\u0447\u0435\u043d\u0438\u0435", "val", "\u0442\u0435\u0441\u0442\u043e\u0432\u0430\u044f"),
+        ("\u8a13\u7df4\u30c7\u30fc\u30bf", "\u691c\u8a3c", "\u30c6\u30b9\u30c8\u30c7\u30fc\u30bf"),
+        ("\ud6c8\ub828", "\uac80\uc99d", "\ud14c\uc2a4\ud2b8"),
         ("treino", "valida\u00e7\u00e3o", "teste"),
         ("\u8bad\u7ec3\u96c6", "\u9a8c\u8bc1\u96c6", "\u6d4b\u8bd5\u96c6"),
     ],
@@ -368,6 +375,7 @@ def test_splits_are_known_under_their_usual_names(folder, train, val, test):
         (["val/a", "val/b", "test/a", "test/b"], "test, val: these look like splits"),
         (["cat/train", "cat/test", "dog/train", "dog/test"], "cat/test, cat/train, .* these look like splits"),
         (["a", "b", "test/a", "test/b"], "test: these look like splits"),
+        (["e\u011fitim/a", "e\u011fitim/b", "test/a", "test/b"], "test: these look like splits"),  # one is known
         (["train/a", "train/b", "Training/a", "Training/b"], "Training and train look like one split, train"),
         (["Train/a", "Train/b", "holdout/a"], "holdout beside train/"),
         (["Train/Scratch", "Train/b", "Test/scratch", "Test/b"], r"not: scratch \(.*'Scratch' and 'scratch'"),

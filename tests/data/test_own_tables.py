@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from regroup_lib.data import bundled_tables
 from regroup_lib.data.dataset import DataError, joined_groups, split_by_group
 from regroup_lib.data.load import load_data
+from regroup_lib.data.own_tables import column_kinds, read_rows
 from regroup_lib.data.tasks import make_task
 from regroup_lib.encoders.features import encode
 from regroup_lib.runs import table_methods
@@ -84,9 +85,9 @@ def test_a_table_comes_with_its_columns_classes_and_notes(write):
     assert np.array(dataset.class_names)[labels[np.argsort(rows)]].tolist() == LABELS.tolist()
     assert dataset.notes == (
         "label: the column 'label', the last one",
+        "missing values: 3 of 60 in x, 15 of 60 in site",
         "left out, columns without a value: nothing",
         "columns of text, taken as categories: site, smoker",
-        "missing values: 3 of 60 in x, 15 of 60 in site",
         "no test split: rows are divided 80/20, class by class",
     )
     by_name = load_data(path, label="smoker")
@@ -102,6 +103,7 @@ def test_a_table_comes_with_its_columns_classes_and_notes(write):
         ("t.tsv", {"separator": "\t"}),
         ("t.csv", {"separator": "|", "encoding": "utf-8-sig"}),
         ("T.CSV", {}),
+        ("t.csv", {"separator": "\t", "encoding": "utf-16"}),
     ],
 )
 def test_one_table_has_one_digest_however_it_is_written(write, parquet, name, options):
@@ -168,9 +170,20 @@ def test_rows_without_a_label_are_refused_or_left_out(write, caplog):
         (lambda text: text[:10], {}, "has 3 columns and 0 rows"),
         (lambda text: text.replace("z", "x"), {}, "two columns are called 'x'"),
         (lambda text: "\n".join(text.split()[:3]), {}, "2 rows are too few for a test split"),
-        (lambda text: text.replace(",label", ""), {}, "rows have more values than the header has names"),
-        (lambda text: "", {}, "is no table of text"),
-        (lambda text: 'a,b\n1,2\n3,4,5,6\n"', {}, "is no table of text|line 3 has 4 values"),
+        (lambda text: text.replace(",label", ""), {}, "line 2 has 3 values, and those before it have 2; give every"),
+        (lambda text: "\ufeff \n", {}, "is empty; expected a header and rows"),
+        (lambda text: text + '"', {}, r"cannot be read as a table of text \(.*; save it again as CSV"),
+        (lambda text: text.replace("\n0", '\n"0', 2), {}, "'x' holds .* whole rows, as where a quote is not closed"),
+        (lambda text: 'a,b\n1,2\n3,4,5,6\n"', {}, "cannot be read as a table of text|line 3 has 4 values"),
+        (
+            lambda text: "PK\x03\x04",
+            {},
+            "is a spreadsheet, Parquet, an archive or compressed; unpack it or save it as CSV",
+        ),
+        (lambda text: '[\n {"x": 1}]', {}, "is JSON; unpack it or save it as CSV"),
+        (lambda text: "<!DOCTYPE html><p>Log in", {}, "is a web page or XML; unpack it or save it as CSV"),
+        (lambda text: "% made by hand\n@RELATION x", {}, "is ARFF; unpack it or save it as CSV"),
+        ({"label": [str(10**17 + i % 2) if i else "" for i in range(ROWS)]}, {}, "are numbers that are too long"),
     ],
 )
 def test_a_table_that_is_wrong_is_refused_with_what_is_wrong(write, change, options, message):
@@ -322,6 +335,7 @@ def test_codes_of_missing_values_are_suspected(write, codes, others, said):
         ({"z": np.where(LABELS == "ill", 9, -9) + X}, "columns whose values alone tell the classes apart"),
         ({"sex": cycled(["M", "F", "m"])}, "categories whose names differ in case, spaces or signs alone: 'M' and 'm'"),
         ({"label": cycled(["Yes", "1", "no", "0.0"])}, "may mean the same: '0.0' and 'no', '1' and 'Yes'"),
+        ({"zip": cycled(["01067", "80331"])}, "without the zeros at their beginning: zip (01067); write a"),
         ({"label": cycled([0, 1, -999])}, "names read like a missing value: '-999'"),
     ],
 )
@@ -385,16 +399,56 @@ def test_dates_of_two_orders_are_none(write):
     assert column(load_data(write({"when": cells})), "when").tolist() == cells
 
 
+@pytest.mark.parametrize(
+    ("kind", "cell", "read"),
+    [
+        ("day first", "03/04/2024", "2024-04-03"),
+        ("month first", "03/04/2024", "2024-03-04"),
+        ("day first", "12/31/2024", "date with the day first"),
+        ("month first", "31/12/2024", "date with the month first"),
+        ("month first", "2024-12-31", "2024-12-31"),
+        ("year first", "2024-12-31", "2024-12-31"),
+        ("year first", "03/04/2024", "date with year, month and day"),
+        ("number ,", "1.234,5", 1234.5),
+        ("number .", "0,5", "finite number with a decimal point"),
+        ("number .", "54 kg", "finite number with a decimal point"),
+        ("truth", "yes", "True or False"),
+    ],
+)
+def test_new_rows_are_read_as_those_of_the_training_table_or_refused(write, kind, cell, read):
+    path = write({"z": [cell] * ROWS, "größe": X}, separator=";", encoding="latin-1")
+    if isinstance(read, str) and not read[0].isdecimal():
+        with pytest.raises(DataError, match=f"the column 'z' has '{cell}', which is no {read}"):
+            read_rows(path, {"z": kind})
+        return
+    rows = read_rows(path, {"z": kind, "größe": "number ."})
+    days = isinstance(read, str) and (np.datetime64(read) - np.datetime64("1970-01-01")) / np.timedelta64(1, "D")
+    assert rows["z"].tolist() == [days or read] * ROWS
+    assert rows.attrs["notes"][0].startswith("text that is not in UTF-8, read as Windows-1252: größe")
+
+
+def test_new_rows_of_another_file_format_are_read_alike(parquet):
+    times = pd.DataFrame(
+        {"z": [1.234, 0.5], "stay": pd.to_timedelta([12, 24], unit="h"), "day": pd.Timestamp(2024, 1, 2)}
+    )
+    kinds = column_kinds(parquet(times), ["z", "stay", "day"])
+    assert kinds == {"z": "number .", "stay": "number .", "day": "year first"}
+    rows = read_rows(parquet(times), kinds | {"z": "number ,"}, decimal=",")
+    assert rows["z"].tolist() == [1.234, 0.5]  # not a thousand
+    assert rows["stay"].tolist() == [0.5, 1]
+    assert rows["day"].tolist() == [19724, 19724]
+
+
 # ---------------------------------------------------------------- files
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda lines: ["# exported", "# 2024", *lines], "line 3 has 3 values, and those before it have 1; remove the"),
+        (lambda lines: ["# exported", "# 2024", *lines], "line 3 has 3 values, and those before it have 1; give every"),
         (lambda lines: [*lines, "Total,0.5,60"], r"the last row looks like the sum of those above it \('Total'\)"),
         (lambda lines: ["Report,,", *lines], "the last column has no name; give it one, or choose the label"),
-        (lambda lines: [*lines, "1,2,3,4,5"], "line 62 has 5 values, and those before it have 3; remove the lines"),
+        (lambda lines: [*lines, "1,2,3,4,5"], "line 62 has 5 values, and those before it have 3; .* remove the lines"),
         (
             lambda lines: [lines[0], "kg,cm,text", *lines[1:]],
             r"1 rows have text in each column of numbers \('kg', 'cm'\)",
@@ -468,11 +522,39 @@ def test_the_mark_of_a_spreadsheet_and_the_separator_at_the_end_of_lines_are_no_
 def test_what_is_separated_by_spaces_or_written_otherwise_is_refused(write, tmp_path):
     with pytest.raises(DataError, match="with commas, semicolons, tabs or bars between them"):
         load_data(write({"z": np.roll(X, 1)}, separator=" "))
-    with pytest.raises(DataError, match=r"no table of text in UTF-8 .*; save it as one"):
-        load_data(write({"größe": np.roll(X, 1)}, encoding="latin-1"))
-    for encoding in ("utf-16", "utf-16-le", "utf-32"):
-        with pytest.raises(DataError, match=r"no table of text in UTF-8"):
-            load_data(write({"z": np.roll(X, 1)}, encoding=encoding))
+    (tmp_path / "t.txt").write_text("x,label")
+    with pytest.raises(DataError, match=r"t\.txt is not .* or a table \(\.csv, .*\); save it as one of these"):
+        load_data(tmp_path / "t.txt")
+
+
+@pytest.mark.parametrize(
+    ("word", "encoding", "read"),
+    [
+        ("größe", "utf-16", ""),
+        ("größe", "utf-16-be", None),  # without the mark that says so
+        ("größe", "utf-32", None),
+        ("größe", "latin-1", "größe"),
+        ("“naïve” 5 €", "cp1252", "“, naïve, ” and 1 more"),
+        ("здоров", "cp1251", None),
+        ("健康", "gbk", None),
+        ("größe\udcc3", "utf-8", None),  # a character is cut
+    ],
+)
+def test_text_is_read_in_its_encoding_where_that_can_be_told_or_said(write, word, encoding, read):
+    path = write({"z": X % 3, "label": np.where(LABELS == "ill", "?!", LABELS)}, encoding=encoding)
+    mark = b"" if encoding == "utf-16-be" else "".encode(encoding)
+    content = path.read_bytes().replace("?!".encode(encoding).removeprefix(mark), b"?!")
+    path.write_bytes(content.replace(b"?!", word.encode(encoding, "surrogateescape").removeprefix(mark)))
+    if read is None:
+        with pytest.raises(
+            DataError, match=r"is no text in UTF-8 \(.*\); save it as such, in a spreadsheet as 'CSV UTF"
+        ):
+            load_data(path)
+        return
+    dataset = load_data(path)
+    assert word in dataset.class_names
+    said = f"text that is not in UTF-8, read as Windows-1252: {read}; if these are wrong, save the file in UTF-8"
+    assert (said in dataset.notes) == bool(read)
 
 
 def test_long_cells_and_long_numbers(write):
@@ -539,6 +621,9 @@ def test_a_label_that_may_be_another_column_or_a_number_is_said(write):
         ("CustomerID", [f"C{i}" for i in range(ROWS)]),
         ("record number", np.random.default_rng(1).permutation(ROWS) * 3),
         ("patientid", np.arange(ROWS) // 2),
+        ("Patienten-Nr", np.arange(ROWS) // 2),
+        ("N\u00famero paciente", np.arange(ROWS) // 2),
+        ("\u7f16\u53f7", np.random.default_rng(1).permutation(ROWS) * 3),
         ("patient", np.arange(ROWS) % 10),  # each of one class
         ("part", np.where(np.arange(ROWS) % 4 == 0, "Test", "Train")),
     ],
@@ -553,7 +638,9 @@ def test_names_and_numbers_of_rows_are_left_out_by_name(write, name, values):
     ("name", "values", "warning"),
     [
         ("rank", np.random.default_rng(1).permutation(ROWS), "columns that number the rows in another order"),
-        ("ticket", np.arange(ROWS) * 3 + np.arange(ROWS) % 2, "columns that rise from row to row"),
+        ("ticket", np.arange(ROWS) * 3 + np.arange(ROWS) % 2, "columns that rise or fall from row to row"),
+        ("t", np.sort(np.random.default_rng(1).random(ROWS))[::-1], "columns that rise or fall from row to row"),
+        ("seen", [f"2024-01-01 10:{i:02d}" for i in range(ROWS)], "columns that rise or fall from row to row"),
         ("city", [f"city {i % 25}" for i in range(ROWS)], "columns that may name groups of rows"),
         ("", np.arange(ROWS) % 3, "columns without a name"),
         ("code", np.arange(ROWS) % 5 // 1, "columns each of whose values has one class alone"),

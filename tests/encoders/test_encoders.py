@@ -148,7 +148,11 @@ LAST = {"map": ([node("Transpose", "map", perm=[0, 2, 3, 1])], ["n", 16, 16, 3])
 NUMBER = {"features": ([node("ReduceMean", "features", axes=[1, 2, 3], keepdims=0)], ["n"])}
 MATMUL = [*POOLED["pooler_output"][0], node("MatMul", "features", of="pooler_output", more=["weights"])]
 WEIGHTS = np.random.default_rng(1).normal(size=(3, 5)).astype(np.float32)
+CLASS = {"label": ([*POOLED["pooler_output"][0], node("ArgMax", "label", of="pooler_output", axis=1)], ["n", 1])}
 WEIGHTED = {"features": (MATMUL, ["n", 5])}
+
+
+OUTPUT_TYPES = {"label": TensorProto.INT64}
 
 
 def write_onnx(path, outputs=FLAT, *, shape=("n", 3, "h", "w"), metadata=METADATA):
@@ -162,7 +166,7 @@ def write_onnx(path, outputs=FLAT, *, shape=("n", 3, "h", "w"), metadata=METADAT
         "tiny",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
         [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, [shape[0], *form[1:]])
+            helper.make_tensor_value_info(name, OUTPUT_TYPES.get(name, TensorProto.FLOAT), [shape[0], *form[1:]])
             for name, (_, form) in outputs.items()
         ],
         [numpy_helper.from_array(value, name) for name, value in constants.items() if name in read],
@@ -262,6 +266,7 @@ def test_onnx_with_bad_metadata(tmp_path, wrong, message):
         (TOKENS | POOLED, "'pooler_output' [1, 3] is taken, not"),
         (TOKENS, "'tokens' [1, 256, 3], averaged over axis 1, its tokens, is taken"),
         (BY_PLACE, "'by_place' [1, 3, 256], averaged over axis 2, its tokens, is taken"),
+        (CLASS | MAP, ""),
         (SCORES | TOKENS, "averaged over axis 1, its tokens, is taken, not"),
         (MAP, ""),
         (LAST, ""),
@@ -280,6 +285,7 @@ def test_onnx_output_and_preprocessing_can_be_chosen_by_name(tmp_path):
     assert (chosen.image_size, chosen.mean, chosen.std, chosen.output) == (24, [0, 0, 0], [1, 1, 1], "logits")
     images = make_dataset().train.inputs
     assert chosen.transform(images).max() > make_encoder(f"onnx:{path}?size=24").transform(images).max()
+    assert "the output 'logits' [1, 3] is taken" in chosen.notes[-1]
     assert chosen.fingerprint() != make_encoder(f"onnx:{path}?size=24&mean=0,0,0&std=1,1,1").fingerprint()
     for query, message in (
         ("side=3", "expected some of size=224"),
@@ -305,6 +311,7 @@ def test_onnx_weights_in_another_file_count_and_may_not_be_missing(tmp_path):
     ("outputs", "shape", "options", "message"),
     [
         (NUMBER, ("n", 3, 16, 16), {}, r"makes \(1,\) of 1 images, expected \[n, d\], \[n, tokens, d\]"),
+        (CLASS, ("n", 3, 16, 16), {}, r"makes label: tensor\(int64\); expected an output of features, float \[n, d\]"),
         (FLAT, ("n", 4, 16, 16), {}, r"takes pixels of shape \['n', 4, 16, 16\]; expected 3 channels or 1"),
         (FLAT, ("n", 3, 256), {}, r"expected one input of pixels, float \[n, channels, h, w\]"),
         (FLAT, ("n", 3, 16, 16), {"image_size": 24}, "takes pictures of 16 x 16 pixels, not of 24"),
