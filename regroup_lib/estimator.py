@@ -85,6 +85,12 @@ class _Regroups(BaseEstimator):
         classes, counts = np.unique(y, return_counts=True)
         named = by_class_index("n_clusters", n_clusters, classes) if isinstance(n_clusters, Mapping) else n_clusters
         divided = max(cluster_counts(counts, threshold=self.threshold, n_clusters=named)) > 1
+        rarest = int(counts.argmin())
+        if isinstance(named, dict) and named.get(rarest, 1) > 1 and int(counts.argmax()) not in named:
+            known = "VotingClassifier and StackingClassifier number classes from 0"
+            warnings.warn(
+                f"n_clusters={n_clusters} divides the smallest class and not the largest; {known}", stacklevel=3
+            )
         # Where every class stays whole nobody looks at features, so X may be anything that the classifier takes.
         features = self._features(X, y) if divided else np.zeros((len(y), 1))
         return self._regrouping(n_clusters, seed).fit(features, y)
@@ -161,7 +167,7 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
         See `Regrouping`.
     n_clusters : int, mapping of label to int, "auto" or None
         See `Regrouping`; a number above a class's size is cut to it. ``"auto"`` chooses by cross-validation: see
-        Notes.
+        Notes. Inside `~sklearn.ensemble.VotingClassifier` and StackingClassifier the labels are numbers from 0.
     min_cluster_size : int
         Smaller clusters join the nearest larger one of their class (see `Regrouping`). The default of 2 is what a
         stratified split needs, such as that of early stopping; SMOTE or calibration inside need more.

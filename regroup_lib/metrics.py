@@ -76,7 +76,7 @@ def evaluate(
     if not np.isfinite(scores).all():
         raise ValueError(f"{int((~np.isfinite(scores)).any(axis=1).sum())} rows of scores are NaN or infinite")
     if y_true.dtype.kind not in "iu" or len(y_true) == 0 or y_true.min() < 0 or y_true.max() >= n_classes:
-        raise ValueError(f"y_true must be class indices from 0 to {n_classes - 1}")
+        raise ValueError(f"y_true must be class indices from 0 to {n_classes - 1}: np.searchsorted(classes_, y)")
     counts = np.bincount(y_true, minlength=n_classes)
     if (counts == 0).any():
         raise ValueError(f"classes {[names[c] for c in np.flatnonzero(counts == 0)]} have no sample in y_true")

@@ -546,6 +546,15 @@ def test_weights_by_class_weigh_classes_wherever_they_are_given(ring, weighted):
     np.testing.assert_allclose(model.predict_proba(X), by_sample.predict_proba(X), atol=1e-6)
 
 
+@pytest.mark.parametrize(("majority", "n_clusters"), [(1, {1: 3}), (0, {1: 2})])
+def test_a_mapping_that_divides_the_smallest_class_alone_is_warned_about(ring, majority, n_clusters):
+    """As where an ensemble turned the labels 1 and 2 of a user into 0 and 1."""
+    X, y = ring[0], ring[1] + majority
+    model = RegroupClassifier(GaussianNB(), n_clusters=n_clusters)
+    with pytest.warns(UserWarning, match="divides the smallest class and not the largest; VotingClassifier and"):
+        VotingClassifier([("a", model)], voting="soft").fit(X, y)
+
+
 @pytest.mark.parametrize("label", ["rare", "usual"])
 def test_one_class_named_by_an_option_is_that_class(ring, label):
     X, y = ring[0], np.where(ring[1] == 1, "rare", "usual")

@@ -7,6 +7,7 @@ probabilities and ``parent_`` to `aggregate`.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -17,13 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, Dataset, TensorDataset, default_collate
 
 from regroup_lib.files import atomic_path
-from regroup_lib.inputs import check_labels, check_whole, for_sklearn
+from regroup_lib.inputs import check_labels, check_whole, for_sklearn, is_number
 from regroup_lib.metrics import decide, selection_score
 from regroup_lib.nn.checkpoints import History
 from regroup_lib.nn.models import default_device
@@ -64,19 +65,26 @@ class RegroupedNetwork:
                 _logits(self.network(samples.batch(slice(start, start + batch_size)))).float().cpu()
                 for start in range(0, len(samples), batch_size)
             ]
-        return aggregate(softmax(torch.cat(logits).numpy()), self.regrouping.parent_, rule)
+        logits = torch.cat(logits)
+        if bad := int((~logits.isfinite()).any(dim=1).sum()):
+            raise ValueError(f"{bad} of {len(logits)} inputs have logits that are not finite; do they hold NaN?")
+        return aggregate(softmax(logits.numpy()), self.regrouping.parent_, rule)
 
     def predict(self, inputs: Any, *, rule: str = "sum") -> np.ndarray:
         """Return the class with the largest probability [n]; of two classes a tie goes to the second."""
         return self.regrouping.classes_[decide(self.predict_proba(inputs, rule=rule))]
 
     def save(self, folder: str | Path) -> None:
-        """Write ``network.safetensors`` and ``regrouping.npz`` into a folder: weights and arrays, no code."""
+        """Write ``regrouping.npz`` and ``network.safetensors`` into a folder: arrays and weights, no code.
+
+        The second file holds a digest of both: `load` refuses a folder that was changed or half rewritten.
+        """
+        self.regrouping.save(Path(folder) / "regrouping.npz")
         weights = {name: value.detach().cpu().contiguous().clone() for name, value in self.network.state_dict().items()}
         about = {"dtype": str(self.dtype).removeprefix("torch."), "history": json.dumps(self.history.traces)}
+        about["digest"] = _digest(weights, Path(folder))
         with atomic_path(Path(folder) / "network.safetensors") as partial:
             save_file(weights, partial, about)
-        self.regrouping.save(Path(folder) / "regrouping.npz")
 
     @classmethod
     def load(cls, folder: str | Path, build: Callable[[int], nn.Module]) -> RegroupedNetwork:
@@ -92,7 +100,9 @@ class RegroupedNetwork:
             with safe_open(path, "pt") as file:
                 about, weights = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             history, dtype = History(json.loads(about["history"])), getattr(torch, about["dtype"])
-        except (SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            if about.get("digest") not in (None, _digest(weights, Path(folder))):  # the first files have none
+                raise ValueError("it and regrouping.npz are not as they were written together")
+        except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} is damaged or was not written by RegroupedNetwork.save ({error})") from error
         network = build(len(regrouping.parent_))
         try:
@@ -100,6 +110,10 @@ class RegroupedNetwork:
         except RuntimeError as error:
             raise ValueError(f"{path} has other weights than the module that build makes: {error}") from error
         return cls(network, regrouping, history, dtype)
+
+
+def _digest(weights: Mapping[str, torch.Tensor], folder: Path) -> str:
+    return hashlib.sha256(save(dict(weights)) + (folder / "regrouping.npz").read_bytes()).hexdigest()
 
 
 def fit_regrouped(
@@ -181,6 +195,13 @@ def fit_regrouped(
     >>> fitted.predict_proba(X[:2] / 16).shape, len(fitted.regrouping.parent_)
     ((2, 2), 10)
     """
+    for name, value in (("build", build), ("loss", loss)):
+        if isinstance(value, nn.Module) or value is nn.CrossEntropyLoss:
+            raise ValueError(f"{name} is {value}; pass a function that makes one for the pseudo-classes, lambda k: ...")
+    if not isinstance(regrouping, Regrouping | None):
+        raise ValueError(f"regrouping is {regrouping}; expected a Regrouping(...)")
+    if not (is_number(seed) and seed >= 0 and seed % 1 == 0):
+        raise ValueError(f"seed is {seed}; it must be a whole number of at least 0")
     device = torch.device(device or default_device())
     if batch_size is None:
         batch_size = inputs.batch_size if isinstance(inputs, DataLoader) else 128
@@ -207,7 +228,7 @@ def fit_regrouped(
         samples,
         fitted.pseudo_labels_,
         options=TrainingOptions(
-            epochs=epochs, batch_size=batch_size, optimizer=optimizer, schedule=schedule, peak_lr=peak_lr
+            epochs=int(epochs), batch_size=int(batch_size), optimizer=optimizer, schedule=schedule, peak_lr=peak_lr
         ),
         seed=seed,
         loss=_weighted(sample_weight, len(labels), device) if loss is None else loss(fitted.counts_),
@@ -237,7 +258,7 @@ class _Samples(Unaugmented):
             self.values = None
             return
         values = np.asarray(for_sklearn(inputs))
-        if values.ndim < 2 or values.dtype.kind not in "fiub":
+        if values.ndim < 2 or values.dtype.kind not in "fiub" or not len(values):
             raise ValueError(f"inputs are {values.dtype} of shape {values.shape}; expected numbers [n, ...]")
         self.values = torch.from_numpy(np.ascontiguousarray(values, np.float32 if values.dtype.kind == "f" else None))
         self.values = self.values.to(device)
@@ -251,7 +272,10 @@ class _Samples(Unaugmented):
             return self.values[index].to(self.dtype)
         rows = range(len(self))[index] if isinstance(index, slice) else index.tolist()
         batch = self.collate([self.dataset[row] for row in rows])
-        return (batch[0] if isinstance(batch, list | tuple) else batch).to(self.device, self.dtype)
+        batch = batch[0] if isinstance(batch, list | tuple) else batch
+        if not isinstance(batch, torch.Tensor):
+            raise ValueError(f"a batch of the Dataset is a {type(batch).__name__}; expected a tensor, or several")
+        return batch.to(self.device, self.dtype)
 
     def labels(self) -> Any:
         """Return the labels that a Dataset has."""
@@ -317,7 +341,7 @@ class _Validation:
 
     def __init__(self, result: RegroupedNetwork, validation: Any, patience: int | None):
         self.result, self.patience, self.best, self.best_epoch = result, patience, -1.0, 0
-        self.inputs, labels = validation if isinstance(validation, tuple) else (validation, None)
+        self.inputs, labels = validation if isinstance(validation, tuple | list) else (validation, None)
         labels = _labels_of(_Samples(self.inputs, torch.device("cpu")), labels)
         classes = result.regrouping.classes_
         unknown = sorted(set(classes.tolist()) ^ set(labels.tolist()), key=str)
@@ -376,5 +400,7 @@ def _built(build: Callable[[int], nn.Module], samples: _Samples, n_outputs: int,
             raise ValueError(
                 f"the module returns {shape} for each input, expected {n_outputs} logits, the number that build gets"
             )
+        if bool((output >= 0).all() and ((output.sum(dim=1) - 1).abs() < 0.01).all()):
+            raise ValueError("the module returns probabilities; expected logits, so leave its softmax out")
         return network
     raise ValueError(f"the module cannot read a batch of inputs of shape {tuple(batch.shape)}: {failed}") from failed

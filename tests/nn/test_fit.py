@@ -218,9 +218,35 @@ def test_it_is_saved_and_read_without_code(digits, tmp_path):
     with pytest.raises(ValueError, match=r"network\.safetensors has other weights than the module that build makes"):
         RegroupedNetwork.load(tmp_path / "model", lambda k: nn.Linear(63, k))
     path = tmp_path / "model" / "network.safetensors"
-    path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(ValueError, match=r"network\.safetensors is damaged"):
-        RegroupedNetwork.load(tmp_path / "model", linear)
+    whole = path.read_bytes()
+    for changed in (whole[:50], whole[:-1] + bytes([whole[-1] ^ 1])):
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match=r"network\.safetensors is damaged"):
+            RegroupedNetwork.load(tmp_path / "model", linear)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_save_that_is_interrupted_leaves_the_old_model_or_none(digits, tmp_path, monkeypatch, last):
+    X, y = digits
+    old, new = (fit_regrouped(linear, X, y, epochs=1, seed=seed) for seed in (0, 1))
+    old.save(tmp_path)
+    monkeypatch.setattr("regroup_lib.nn.fit.save_file" if last else "regroup_lib.regroup.write_npz", None)
+    with pytest.raises(TypeError):
+        new.save(tmp_path)
+    if last:
+        with pytest.raises(ValueError, match=r"it and regrouping\.npz are not as they were written together"):
+            RegroupedNetwork.load(tmp_path, linear)
+    else:
+        np.testing.assert_array_equal(RegroupedNetwork.load(tmp_path, linear).predict_proba(X), old.predict_proba(X))
+
+
+def test_inputs_that_the_network_cannot_score_are_counted(digits):
+    X, y = digits
+    fitted = fit_regrouped(linear, X, y, epochs=1.0, validation=[X, y])
+    with pytest.raises(ValueError, match="1 of 2 inputs have logits that are not finite; do they hold NaN"):
+        fitted.predict_proba(np.stack([X[0], np.full(64, np.nan)]))
+    with pytest.raises(ValueError, match=r"inputs are float.* of shape \(0, 64\)"):
+        fitted.predict(X[:0])
 
 
 def test_the_documented_example_with_skorch_runs_as_written():
@@ -252,6 +278,16 @@ PAIRS = TensorDataset(torch.from_numpy(X_FEW), torch.arange(60) % 2)
         (linear, {"inputs": np.arange(1797)}, r"inputs are int64 of shape \(1797,\); expected numbers \[n, ...\]"),
         (lambda _: nn.Linear(64, 2), {}, r"the module returns \(2,\) for each input, expected 11 logits"),
         (linear, {"regrouping": rg.Regrouping(threshold=5000)}, "threshold is 5000"),
+        (
+            lambda k: nn.Sequential(nn.Linear(64, k), nn.Softmax(1)),
+            {},
+            "the module returns probabilities; expected log",
+        ),
+        (nn.Linear(64, 2), {}, "build is Linear.*; pass a function that makes one for the pseudo-classes"),
+        (linear, {"loss": nn.CrossEntropyLoss()}, "loss is CrossEntropyLoss.*; pass a function that makes one"),
+        (linear, {"regrouping": rg.RegroupClassifier()}, r"regrouping is RegroupClassifier\(\); expected a Regrouping"),
+        (linear, {"seed": None}, "seed is None; it must be a whole number of at least 0"),
+        (linear, {"inputs": [{"x": row} for row in X_FEW], "labels": [0, 1] * 30}, "inputs are object of shape"),
         (linear, {"optimizer": "AdamW9"}, "optimizer is 'AdamW9'; expected 'adam', 'sgd' or a function"),
         (linear, {"schedule": "cosine"}, "schedule is 'cosine'; expected 'one-cycle', 'constant' or a function"),
         (linear, {"epochs": 0}, "epochs is 0; it must be a whole number of at least 1"),
