@@ -70,7 +70,8 @@ def test_the_tally_counts_the_words(entries):
 def test_the_table_links_records_and_shows_scale_beside_each_word(entries):
     table = scorecard.verdict_table(entries)
     assert (
-        '<br>Runs: <a href="motivating-example.html">motivating-example</a>: tiny ResNet, ' in table.loc["C5", "measured here"]
+        '<br>Runs: <a href="motivating-example.html">motivating-example</a>: tiny ResNet, '
+        in table.loc["C5", "measured here"]
     )
     for part in (
         "epochs",
