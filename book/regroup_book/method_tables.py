@@ -140,7 +140,7 @@ def cost_table(groups: Groups) -> pd.DataFrame:
         "settings tried": [len(plans.tuning_grid(spec.task, method, spec.profile)) for method in groups],
         "images seen": [f"{relative_cost(group, groups['ce']):.2f}" for group in groups.values()],
         "seconds": [f"{seconds.sum() / fastest['ce'].sum():.2f}" for seconds in fastest.values()],
-        "of that preparing": [f"{seconds[:2].sum() / seconds.sum():.0%}" for seconds in fastest.values()],
+        "share preparing": [f"{seconds[:2].sum() / seconds.sum():.0%}" for seconds in fastest.values()],
     }
     return table(columns, groups.values())
 

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from regroup_book import plans
 from regroup_book.differences import Groups, values
 from regroup_book.method_tables import mean_cells
-from regroup_book.show import gain_cells, style_of, table, task_name
+from regroup_book.show import gain_cells, network_name, style_of, table, task_name
 from regroup_lib.intervals import minus
 from regroup_lib.runs.records import AVERAGE_PRECISION, find_record
 
@@ -54,10 +54,11 @@ def compare_profiles(task: str, small: Groups, large: Groups) -> str:
     means = means[:, np.isfinite(means).all(axis=0)]
     sides = np.sign(means - means[:, :1])[:, 1:]
     order = spearmanr(*means).statistic
-    settings = [f"{groups['ce'][0].spec.network}, {groups['ce'][0].spec.epochs} epochs" for groups in (small, large)]
+    specs = small["ce"][0].spec, large["ce"][0].spec
+    settings = [f"{network_name(spec.network)}, {spec.epochs} epochs" for spec in specs]
     return (
         f"**{task_name(task)}.** In both profiles, `{SMALL}` ({settings[0]}) and `{LARGE}` ({settings[1]}), "
-        f"the difference in AP to {style_of(small['ce'][0].spec).label} has the same sign for "
+        f"the difference in AP to {style_of(specs[0]).label} has the same sign for "
         f"{(sides[0] == sides[1]).sum()} of {sides.shape[1]} methods. "
         f"The rank correlation of all APs is {minus(f'{order:.2f}')}."
     )

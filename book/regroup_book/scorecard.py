@@ -13,7 +13,7 @@ from regroup_book import plans
 from regroup_book.chapters import tables, text
 from regroup_book.differences import precision_difference
 from regroup_book.evidence import WORDS, Contrast, Verdict, claims, verdict
-from regroup_book.show import encoder_label, learned_share, listed, task_name
+from regroup_book.show import encoder_label, learned_share, listed, network_name, task_name
 from regroup_lib.intervals import Interval
 from regroup_lib.runs import table_methods
 from regroup_lib.runs.methods import METHODS
@@ -62,7 +62,7 @@ def _other_scale(v: Verdict) -> str:
     here = {c.text: c.word for c in v.contrasts}
     opposite = [c for c in v.elsewhere if {c.word, here.get(c.text)} == {"supported", "contradicted"}]
     found = html.escape("; ".join(map(str, opposite)))
-    return f" Runs of a ResNet34 show the opposite ({found})." if opposite else ""
+    return f" A ResNet34 after 10 epochs shows the opposite: {found}." if opposite else ""
 
 
 def _scale(records: Sequence[Record]) -> str:
@@ -76,7 +76,7 @@ def _scale(records: Sequence[Record]) -> str:
             shares = trained.setdefault((record.spec.network, record.spec.epochs), [])
             if METHODS[record.spec.method].loss == "ce":
                 shares.append(round(100 * learned_share(record)))
-    parts = [f"{network}, {epochs} epochs{_learned(shares)}" for (network, epochs), shares in sorted(trained.items())]
+    parts = [f"{network_name(n)}, {epochs} epochs{_learned(shares)}" for (n, epochs), shares in sorted(trained.items())]
     encoders = ", ".join(dict.fromkeys(encoder_label(r.spec.encoder) for r in records if r.spec.encoder))
     return "; ".join(filter(None, [*parts, encoders, f"{len({record.spec.seed for record in records})} seeds"]))
 

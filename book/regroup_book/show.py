@@ -97,6 +97,11 @@ def encoder_label(name: str) -> str:
     return ENCODER_LABELS.get(name, name)
 
 
+def network_name(name: str) -> str:
+    """Return what readers call a network: `slim-resnet` is "slim ResNet"."""
+    return name.replace("-resnet", " ResNet").replace("resnet34", "ResNet34")
+
+
 def use_style() -> None:
     """Set seaborn's theme for the book: legible at column width, no boxes without meaning."""
     shown = {"axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "0.2", "legend.frameon": False}

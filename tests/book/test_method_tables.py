@@ -122,14 +122,14 @@ def test_costs_are_those_of_the_fastest_seed_relative_to_ce(groups):
     table = method_tables.cost_table(groups)
     assert table.loc["CE", "images seen"] == "1.00"
     assert table.loc["ROS", "images seen"] == "2.00"
-    assert table.loc["RG", "of that preparing"] == "10%"
+    assert table.loc["RG", "share preparing"] == "10%"
     assert table["settings tried"].to_dict() == {m: 2 if m == "Focal" else 1 for m in table.index}
     slow = replace(groups["ce"][0], seconds={"train": 1e6})
     fast = replace(groups["ce"][0], seconds={"regroup": 1.0, "train": 1.0})
     groups = {"ce": [slow, fast], "ros": [replace(fast, seconds={"train": 3.0}), slow]}
     table = method_tables.cost_table(groups)
     assert list(table["seconds"]) == ["1.00", "1.50"]
-    assert table.loc["CE", "of that preparing"] == "50%"
+    assert table.loc["CE", "share preparing"] == "50%"
 
 
 def test_threshold_curves_at_half_are_the_decision(groups):

@@ -67,7 +67,7 @@ def test_both_profiles_are_compared_where_both_are_whole(both, tmp_path, monkeyp
     ]
     same = sum((ap[0][m] > ap[0]["ce"]) == (ap[1][m] > ap[1]["ce"]) for m in ("ros", "rg"))
     assert f"the difference in AP to binary labels has the same sign for {same} of 2 methods" in text
-    assert "`cpu` (tiny-resnet, 1 epochs) and `paper` (tiny-resnet, 3 epochs)" in text
+    assert "`cpu` (tiny ResNet, 1 epochs) and `paper` (tiny ResNet, 3 epochs)" in text
     assert table.attrs["records"] == [[r.key for r in (*small[method], *large[method])] for method in METHODS]
     for method, (_, row) in zip(METHODS, table.iterrows(), strict=True):
         for profile, values, groups in zip(("cpu", "paper"), ap, (small, large), strict=True):

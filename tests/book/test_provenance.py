@@ -142,7 +142,7 @@ for profile in ("cpu", "paper"):
     COLUMNS[f"AP, {profile}"] = of_profile(profile, COLUMNS["AP (max)"])
     COLUMNS[f"over CE, {profile}"] = of_profile(profile, over("ce"))
 # Words, and numbers whose tests make the records themselves (test_report.py, test_competition.py).
-ELSEWHERE = {"groups", "setting", "chosen", "natural", "settings tried", "images seen", "seconds", "of that preparing"}
+ELSEWHERE = {"groups", "setting", "chosen", "natural", "settings tried", "images seen", "seconds", "share preparing"}
 ELSEWHERE |= {"rank", "ranks by seed", "95% of resamples", "first in", "learned", "recall", "precision"}
 ELSEWHERE |= {"smallest class on validation", "another one chosen in"}
 

@@ -70,7 +70,8 @@ def test_the_tally_counts_the_words(entries):
 def test_the_table_links_records_and_shows_scale_beside_each_word(entries):
     table = scorecard.verdict_table(entries)
     assert (
-        '<br>Runs: <a href="motivating-example.html">motivating-example</a>: tiny-' in table.loc["C5", "measured here"]
+        '<br>Runs: <a href="motivating-example.html">motivating-example</a>: tiny ResNet, '
+        in table.loc["C5", "measured here"]
     )
     for part in (
         "epochs",
@@ -104,7 +105,7 @@ def test_cells_and_boxes_escape_what_they_show():
 )
 def test_another_scale_that_says_the_opposite_is_named(here, there, said):
     verdict = made(here, contrasts=(contrast(here),), elsewhere=(contrast(there),))
-    assert ("Runs of a ResNet34 show the opposite" in scorecard.summary_box([verdict]).data) == said
+    assert ("A ResNet34 after 10 epochs shows the opposite" in scorecard.summary_box([verdict]).data) == said
     assert (
         f"With ResNet34 after 10 epochs:<br>{contrast(there)}"
         in scorecard.verdict_table([verdict])["measured here"].iloc[0]

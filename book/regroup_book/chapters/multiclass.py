@@ -82,6 +82,7 @@ def sensitivity_table(by_threshold: Mapping[float, Sequence[Record]]) -> pd.Data
 # ---------------------------------------------------------------- what the clusters hold
 
 EXPLAINED_NAMES = {"localization": "site on the body", "dx_type": "how the diagnosis was made"}
+ATTRIBUTE_NAMES = {"follow_up": "follow-up", "histo": "histopathology"}
 
 
 def explained_table(looks: Sequence[Record]) -> pd.DataFrame:
@@ -111,7 +112,9 @@ def cluster_table(look: Record) -> pd.DataFrame:
 def _shown(value: Any) -> Any:
     if value is None or isinstance(value, int):
         return "" if value is None else value
-    return f"{value[0]} ({value[1]:.0%})" if isinstance(value, list) else minus(f"{value:.3f}".removesuffix(".000"))
+    if isinstance(value, list):
+        return f"{ATTRIBUTE_NAMES.get(value[0], value[0])} ({value[1]:.0%})"
+    return minus(f"{value:.3f}".removesuffix(".000"))
 
 
 def explained_sentence(looks: Sequence[Record]) -> str:
