@@ -46,7 +46,7 @@ def test_the_committed_tables_have_a_case_for_each_classifier():
     assert found["source"].nunique() == 7
     assert "in 15 of 18 cases" in forecast.forecast_sentence(found)  # as a comment of `STABLE` says
     assert forecast.best_rule(found, "stability") == (pytest.approx(STABLE, abs=0.005), 1)
-    row = found[(found["task"] == "digits-8") & (found["classifier"] == "logistic regression")].iloc[0]
+    row = found[(found["task"] == "digits (8)") & (found["classifier"] == "logistic regression")].iloc[0]
     by_hand = [
         np.mean([r.metrics[rule]["test"]["summary"]["average_precision"] for r in records if _is(r, method)])
         for method, rule in (("rg", "sum"), ("plain", "none"))

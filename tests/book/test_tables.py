@@ -125,7 +125,7 @@ def results(tmp_path_factory):
 
 def test_results_have_their_tasks_sources_and_contestants_and_the_same_seeds(results):
     assert results.estimators == ["logreg", "forest"]
-    assert results.source_of == {"iris-versicolor": "iris", "iris-versicolor, 10:1": "iris", "wine-1": "wine"}
+    assert results.source_of == {"iris (versicolor)": "iris", "iris (versicolor), 10:1": "iris", "wine (1)": "wine"}
     assert set(results.contestants("logreg")) == {*LIFTS, "rg-sum"}
     with pytest.raises(ValueError, match="different seeds"):
         TableResults(results.records[:-1])
@@ -138,13 +138,13 @@ def test_a_method_that_cannot_be_used_ranks_last_and_is_shown(results):
     assert tables.rank_table(results, "logreg").loc["KMeansSMOTE", "could not be used"] == 3
     (row,) = tables.reasons_table(results).reset_index().to_dict("records")
     assert row == {"method": "KMeansSMOTE", "tasks": "; ".join(results.tasks), "message": "no cluster holds enough"}
-    assert np.isnan(results.differences("logreg", "kmeans-smote")["wine-1"].mean)
+    assert np.isnan(results.differences("logreg", "kmeans-smote")["wine (1)"].mean)
     usable = TableResults([r for r in results.records if r.spec.method != "kmeans-smote"])
     assert tables.reasons_table(usable).empty
 
 
 def test_resampled_precision_is_the_mean_over_folds_of_the_resampled_folds(results):
-    record = results.group("logreg", "wine-1", "rg")[0]
+    record = results.group("logreg", "wine (1)", "rg")[0]
     arrays = record.arrays()
     counts = metrics.bootstrap_counts(arrays["test_labels"], differences.N_RESAMPLES)
     found = tables.resampled_precisions(record, "max")
@@ -207,7 +207,7 @@ def test_sentences_follow_the_records(results, tmp_path):
 def test_tables_have_a_row_for_each_task_or_contestant(results):
     described = tables.task_table(results)
     assert list(described.index) == results.tasks
-    assert described.loc["wine-1", ["training", "chance", "K"]].tolist() == ["160 : 40", "20.0", 2]
+    assert described.loc["wine (1)", ["training", "chance", "K"]].tolist() == ["160 : 40", "20.0", 2]
     ranked = tables.rank_table(results, "logreg")
     assert set(ranked.index) == {tables.LABELS[name] for name in results.contestants("logreg")}
     assert ranked["mean rank"].astype(float).is_monotonic_increasing

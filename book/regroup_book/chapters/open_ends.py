@@ -146,7 +146,7 @@ def _tally(differences: Sequence[Interval]) -> str:
     """Return on how many sets a difference is clear: ``"clearly higher on 2 of 4 sets"``."""
     n, counted = len(differences), Counter((d.low > 0) - (d.high < 0) for d in differences)
     parts = [f"clearly {word} on {counted[sign]}" for word, sign in (("higher", 1), ("lower", -1)) if counted[sign]]
-    return f"{' and '.join(parts)} of {n} sets" if parts else f"not clearly different on any of {n} sets"
+    return f"{' and '.join(parts)} of {n} sets" if parts else f"not clearly different on any of the {n} sets"
 
 
 def describe_tail(groups: Groups) -> str:

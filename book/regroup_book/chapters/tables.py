@@ -35,8 +35,17 @@ FORESEEN = ("silhouette", "stability", "minority neighbors")  # numbers known be
 
 
 def task_title(spec: TableSpec) -> str:
-    """Return how tables and figures name a task: ``"digits-8"``, or with fewer positives ``"digits-8, 20:1"``."""
-    return spec.task if spec.imbalance is None else f"{spec.task}, {spec.imbalance:g}:1"
+    """Return how tables and figures name a task: ``"digits (8)"``, or with fewer positives ``"digits (8), 20:1"``."""
+    if spec.own is not None:
+        return spec.task
+    source, positive = parse_table_task(spec.task)
+    name = f"{source_name(source)} ({positive})"
+    return name if spec.imbalance is None else f"{name}, {spec.imbalance:g}:1"
+
+
+def source_name(source: str) -> str:
+    """Return how people write the name of a table's source: ``"HAM10000 metadata"``."""
+    return source.replace("-", " ").replace("ham", "HAM")
 
 
 class TableResults:
@@ -314,7 +323,7 @@ def _sources(results: TableResults, counted: Tally) -> str:
     """Name the sources of a tally's tasks: tasks of one source are one piece of evidence."""
     parts = []
     for tasks, word in ((counted.better, "gains"), (counted.worse, "losses")):
-        sources = list(dict.fromkeys(results.source_of[task].replace("-", " ") for task in tasks))
+        sources = list(dict.fromkeys(source_name(results.source_of[task]) for task in tasks))
         parts += [f"the {word} are on {listed(sources)}"] if sources else []
     text = " and ".join(parts)
     return f" {text[0].upper()}{text[1:]}." if text else ""
