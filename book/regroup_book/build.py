@@ -286,9 +286,9 @@ def build_parameters(name: str) -> dict[str, Any]:
 RECORDS_HEAD = """# Records
 
 **Every number of a chapter comes from the records below.** Each key links to its record: specification, metrics,
-curves, seconds, machine, versions and the digest of the data ({doc}`reproduce`). AP is the average precision on the test
-set in percent; of two numbers, the first is for max aggregation and the second for sum. Tasks and settings have the
-names that commands use ({doc}`data`).
+curves, seconds, machine, versions and the digest of the data ({doc}`reproduce`). AP is the average precision on the
+test set in percent; of two numbers, the first is for max aggregation and the second for sum. Tasks and settings have
+the names that commands use ({doc}`data`).
 """
 
 
