@@ -524,10 +524,18 @@ def check() -> dict[str, Any]:
 
 
 OUTCOMES = {
-    "refused by name": "refused with the cause",
-    "result as before": "with the result as before",
+    "refused by name": "refused, with the cause named",
+    "result as before": "with the same result as before",
     "another valid input": "still valid",
 }
+KINDS = {
+    "encoder": "measures of an encoder",
+    "look": "clusters before training",
+    "spec": "specification",
+    "table": "cross-validation of a table",
+    "training": "training of a network",
+}
+LABELS = {"ce": "binary", "rg": "regrouped"}
 
 
 def page(result: dict[str, Any]) -> str:
@@ -535,16 +543,16 @@ def page(result: dict[str, Any]) -> str:
     machine = result["machine"]
     lines = ["% records", ""]
     checked = result["check"]
-    lines += ["| kind of record | records | numbers computed again | numbers that only have to be possible |"]
+    lines += ["| kind of record | records | numbers computed again | numbers checked for their range |"]
     lines += ["|---|---|---|---|"]
     for kind, n in sorted(checked["records"].items()):
         again, kept = checked["recomputed"].get(kind, 0), checked["kept"].get(kind, 0)
-        lines.append(f"| {kind} | {n:,} | {again:,} | {kept:,} |")
-    lines += ["", f"Defects: {checked['defects']}.", "", "% faults", ""]
+        lines.append(f"| {KINDS[kind]} | {n:,} | {again:,} | {kept:,} |")
+    lines += ["", f"Number of defects found: {checked['defects']}.", "", "% faults", ""]
     lines += [f"Measured on {result['date']} on {machine['cores']} cores, {machine['architecture']}.", ""]
-    lines += ["| fault | how often | what came of it | wrong results |", "|---|---|---|---|"]
+    lines += ["| fault | trials | outcome | wrong results |", "|---|---|---|---|"]
     killed = result["kills"]
-    came = f"all {killed['records']} records of {killed['sweeps']} sweeps as without a kill, each once"
+    came = f"all {killed['records']} records of {killed['sweeps']} sweeps equal those without a kill, none made twice"
     lines.append(f"| `kill -9` at a random moment of a sweep | {killed['kills']} | {came} | {len(killed['wrong'])} |")
     full = result["full_disk"]
     kinds = ", ".join(f["file"] for f in full)
@@ -556,7 +564,9 @@ def page(result: dict[str, Any]) -> str:
     changed = result["mutations"]
     for name, outcomes in changed["outcomes"].items():
         came = ", ".join(f"{n} {OUTCOMES[what]}" for what, n in sorted(outcomes.items()) if what != "wrong")
-        lines.append(f"| {name}, mutated | {sum(outcomes.values())} | {came} | {outcomes.get('wrong', 0)} |")
+        lines.append(
+            f"| {KINDS.get(name, name)}, damaged | {sum(outcomes.values())} | {came} | {outcomes.get('wrong', 0)} |"
+        )
     offered = result["hostile"]
     came = f"{sum(o['refused'] for o in offered)} refused, or made again without reading them"
     lines.append(f"| hostile file | {len(offered)} | {came} | {sum(not o['refused'] for o in offered)} |")
@@ -564,15 +574,15 @@ def page(result: dict[str, Any]) -> str:
         "",
         "% numbers",
         "",
-        "| method | changed | scores of the test set | largest difference of a score | of AP, points |",
+        "| labels | change | scores on the test set | largest change of a score | largest change of AP, points |",
     ]
     lines += ["|---|---|---|---|---|"]
     for row in result["same_numbers"]:
         equal = "equal bit for bit" if row["bit_equal"] else "differ"
         score, precision = row["largest_score_difference"], 100 * row["largest_ap_difference"]
-        lines.append(f"| {row['method']} | {row['changed']} | {equal} | {score:.2g} | {precision:.2g} |")
+        lines.append(f"| {LABELS[row['method']]} | {row['changed']} | {equal} | {score:.2g} | {precision:.2g} |")
     by_method = {row["method"]: 100 * row["ap_std_over_seeds"] for row in result["same_numbers"]}
-    spread = " and ".join(f"{value:.2g} ({method})" for method, value in by_method.items())
+    spread = " and ".join(f"{value:.2g} ({LABELS[method]})" for method, value in by_method.items())
     lines += ["", f"For comparison, the standard deviation of AP over seeds, in points: {spread}.", "", "% end", ""]
     return "\n".join(lines)
 

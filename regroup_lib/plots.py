@@ -74,7 +74,8 @@ def plot_curves(curves: Mapping[str, Mapping[str, np.ndarray]], chance: float, p
         axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=f"recall of “{shortened(positive)}”", title=classifier)
     panels[0, 0].set_ylabel("precision")
     shown = {line.get_label(): line for axes in panels[0] for line in axes.get_legend_handles_labels()[0]}
-    figure.legend(handles=shown.values(), loc="outside lower center", ncol=5 if n > 1 else 3, handlelength=3)
+    columns = max(3, -(-len(shown) // 2)) if n > 1 else 3
+    figure.legend(handles=shown.values(), loc="outside lower center", ncol=columns, handlelength=3)
     return figure
 
 

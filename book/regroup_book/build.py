@@ -285,9 +285,10 @@ def build_parameters(name: str) -> dict[str, Any]:
 
 RECORDS_HEAD = """# Records
 
-**Every number of a chapter comes from the records below.** A key leads to the record itself: specification, metrics,
-curves, seconds, machine, versions and the digest of the data. AP is the test AP in percent; where there are two
-numbers, under max and sum. {doc}`reproduce` says how a record is made.
+**Every number of a chapter comes from the records below.** Each key links to its record: specification, metrics,
+curves, seconds, machine, versions and the digest of the data ({doc}`reproduce`). AP is the average precision on the
+test set in percent; of two numbers, the first is for max aggregation and the second for sum. Tasks and settings have
+the names that commands use ({doc}`data`).
 """
 
 
@@ -321,6 +322,8 @@ def _records_behind(parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, li
 
 def _write_records_page(records: Mapping[str, Sequence[Record]], page: Path) -> list[Record]:
     """Write the page that lists the records of each chapter, and return them, each once."""
+    import nbformat
+
     from regroup_book.show import record_links
 
     parts: list[str] = [RECORDS_HEAD]
@@ -329,7 +332,9 @@ def _write_records_page(records: Mapping[str, Sequence[Record]], page: Path) -> 
         # The seeds of a setting stand together.
         ordered = sorted(group, key=lambda r: (r.spec.task, r.spec.label, r.path.name))
         table = record_links(ordered, known=listed)
-        parts.append(f"(records-{name})=\n## {name}\n\n{len(group)} records.\n\n{table}\n")
+        opening = nbformat.read(book_root() / "notebooks" / f"{name}.ipynb", as_version=4).cells[0].source
+        title = opening.partition("\n")[0].removeprefix("# ")
+        parts.append(f"(records-{name})=\n## {title}\n\n{len(group)} records.\n\n{table}\n")
         listed |= {record.key: record for record in group}
     page.write_text("\n".join(parts), encoding="utf-8")
     return list(listed.values())

@@ -333,13 +333,13 @@ def record_links(records: Sequence[Record], known: Collection[str] = ()) -> str:
         spec, looks = record.spec, record.spec.kind in ("encoder", "look")
         name = quote(f"{record.path.parent.name}/{record.path.name}")
         anchor = "" if record.key in known else f' id="{record.key}"'
-        what = f"{spec.method}, {spec.estimator}" if spec.kind == "table" else spec.label
+        setting = f"{spec.method}, {spec.estimator}" if spec.kind == "table" else spec.label
         results = [] if looks else [result["test"]["summary"] for result in record.metrics.values()]
         row = {"profile": spec.profile, "task": spec.task, "seed": spec.seed}
-        row |= {"what": f"look at {spec.encoder or 'the columns'}" if looks else what}
+        row |= {"setting": f"measures of {spec.encoder or 'the columns'}" if looks else setting}
         row |= {"epochs": getattr(spec, "epochs", "")}
         row |= {"AP": "; ".join(f"{100 * result['average_precision']:.1f}" for result in results)}
-        row |= {"seconds": f"{record.own_seconds:.0f}", "status": record.status, "data": record.data_digest[:12]}
+        row |= {"seconds": f"{record.own_seconds:.0f}", "status": record.status, "data digest": record.data_digest[:12]}
         row = {name: html.escape(str(cell)) for name, cell in row.items()}
         rows.append({"key": f'<a{anchor} href="records/{name}">{record.key}</a>'} | row)
     table = pd.DataFrame(rows).to_html(index=False, classes="sortable records", border=0, escape=False)
