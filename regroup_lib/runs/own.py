@@ -53,7 +53,7 @@ FEWEST = 10  # samples of a side: with fewer, a validation split or folds are to
 STEPS = 3000  # of the training loop, within the bounds of EPOCHS
 EPOCHS = (5, 40)
 FEW_POSITIVES = 100  # with fewer, a larger part of the training images is held out for validation
-AUXILIARY_WEIGHT = 3.0  # of the loss on features; validation chose it in each recorded task
+AUXILIARY_WEIGHT = 3.0  # of the loss on features; validation chose it in three of four recorded tasks
 PIXELS = ("raw", "pca")  # encoders whose clusters follow pixels, not content
 LONGEST_FILE_NAME = 255  # bytes; the records of a task have a folder
 

@@ -233,9 +233,13 @@ def test_what_ba_says_is_beside_what_is_called_positive(controls):
 def test_each_use_of_the_encoder_that_was_run_is_ranked_against_regrouping(make):
     rg, equal = make(spec("rg"), 2.0), make(spec("rg", epochs=3), 2.0)
     better = make(spec("ce"), 4.0)
-    uses = {"digits-0": {"rg": rg, "probe": better, "aux-clusters": equal}, "digits-1": {"rg": better, "probe": rg}}
+    uses = {
+        "digits-0": {"rg": rg, "probe": better, "aux-clusters": equal},
+        "digits-1": {"rg": better, "probe": rg, "distill": better, "ce": rg},
+    }
     assert ablations.uses_sentence(uses) == (
         "Regrouping ranks below a linear probe on the encoder's features on digit 0 and above it on digits-1. "
-        "Between regrouping and plain training with the clusters as a second task, the "
-        "difference is undecided on digit 0."
+        "Between regrouping and training with the clusters as a second task, the difference is undecided on digit 0. "
+        "Between regrouping and training with the features as a second task, the difference is undecided on digits-1. "
+        "Training with the features as a second task ranks above plain training on digits-1."
     )

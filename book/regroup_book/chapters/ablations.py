@@ -251,11 +251,13 @@ def pays_between(groups: Groups) -> str:
     return " ".join(sentences)
 
 
-RIVAL_USES = {
-    "probe": "a linear probe on the encoder's features",
-    "aux-clusters": "plain training with the clusters as a second task",
-    "distill": "plain training with the features as a second task",
-}
+_SECOND_TASK = "training with the features as a second task"
+COMPARED_USES = (
+    ("rg", "regrouping", "probe", "a linear probe on the encoder's features"),
+    ("rg", "regrouping", "aux-clusters", "training with the clusters as a second task"),
+    ("rg", "regrouping", "distill", _SECOND_TASK),
+    ("distill", _SECOND_TASK, "ce", "plain training"),
+)
 SIDES = {-1: "below", 1: "above"}
 
 
@@ -272,13 +274,13 @@ def recorded_uses(profile: str, seeds: Sequence[int]) -> dict[str, Groups]:
 
 
 def uses_sentence(uses: Mapping[str, Groups]) -> str:
-    """Return on which tasks regrouping ranks above and below each of `RIVAL_USES` that was run."""
+    """Return on which tasks the first of each pair in `COMPARED_USES` ranks above and below the second."""
     sentences = []
-    for rival, named in RIVAL_USES.items():
+    for ours, subject, rival, named in COMPARED_USES:
         signs: dict[int, list[str]] = {}
         for task, groups in uses.items():
-            if rival in groups:
-                difference = precision_difference(groups, "rg", rival)
+            if {ours, rival} <= set(groups):
+                difference = precision_difference(groups, ours, rival)
                 signs.setdefault((difference.low > 0) - (difference.high < 0), []).append(show.task_name(task))
         sides = [side for side in SIDES if side in signs]
         objects = (named, "it")  # the second side needs no repetition
@@ -287,9 +289,9 @@ def uses_sentence(uses: Mapping[str, Groups]) -> str:
         )
         if ranks:
             undecided = f"; on {listed(signs[0])}, the difference is undecided" if 0 in signs else ""
-            sentences.append(f"Regrouping ranks {ranks}{undecided}.")
+            sentences.append(f"{subject.capitalize()} ranks {ranks}{undecided}.")
         elif signs:
-            sentences.append(f"Between regrouping and {named}, the difference is undecided on {listed(signs[0])}.")
+            sentences.append(f"Between {subject} and {named}, the difference is undecided on {listed(signs[0])}.")
     return " ".join(sentences)
 
 
