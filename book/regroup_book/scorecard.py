@@ -68,13 +68,14 @@ def _other_scale(v: Verdict) -> str:
 def _scale(records: Sequence[Record]) -> str:
     """Return what was trained, in a few words: network, epochs, share of the labels learned, encoder, seeds.
 
-    The share is that of runs with plain cross-entropy; other losses have another scale.
+    The share is that of runs with plain cross-entropy; other losses, and that of a second head, have another scale.
     """
     trained: dict[tuple[str, int], list[float]] = {}
     for record in records:
         if record.spec.kind == "training" and record.traces and record.spec.network not in FEATURE_NETWORKS:
             shares = trained.setdefault((record.spec.network, record.spec.epochs), [])
-            if METHODS[record.spec.method].loss == "ce":
+            method = METHODS[record.spec.method]
+            if method.loss == "ce" and not method.auxiliary:
                 shares.append(round(100 * learned_share(record)))
     parts = [f"{network_name(n)}, {epochs} epochs{_learned(shares)}" for (n, epochs), shares in sorted(trained.items())]
     encoders = ", ".join(dict.fromkeys(encoder_label(r.spec.encoder) for r in records if r.spec.encoder))
