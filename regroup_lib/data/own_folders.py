@@ -162,8 +162,7 @@ def _listed(folder: Path) -> _Files:
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist or is no folder; check the path")
     paths, parts, classes = [], [], []
-    ignored: list[Path] = []
-    debris: list[Path] = []
+    ignored, debris = [], []
     for part, parent in (_split_folders(folder) or {"": folder}).items():
         if stray := [path.name for path in parent.iterdir() if _is_image(path)]:
             raise DataError(f"{parent}: {len(stray)} images outside of a class's folder ({some_of(stray)}); {LAYOUT}")

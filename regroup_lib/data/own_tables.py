@@ -209,9 +209,7 @@ def read_rows(path: Path, columns: Mapping[str, str], **reading: Any) -> pd.Data
             raise DataError(f"{path}: the column {name!r} has {bad.iloc[0]!r}, which is no {_WRITTEN[kind]}")
         read = read.reindex(frame.index)
         rows[name] = (read.fillna(MISSING) if kind == "truth" else read.astype(np.float64)).to_numpy()
-    found = pd.DataFrame(rows, frame.index)
-    found.attrs["notes"] = frame.attrs["notes"]
-    return found
+    return frame[[]].assign(**rows)  # which keeps the notes
 
 
 _WRITTEN = {
@@ -411,9 +409,8 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 
 def _named_column(path: Path, frame: pd.DataFrame, name: str) -> str:
-    names, name = frame.columns.to_list(), composed(name)
-    if name not in names:
-        raise DataError(f"{path} has no column {name!r}; it has {did_you_mean(name, names)}")
+    if (name := composed(name)) not in frame:
+        raise DataError(f"{path} has no column {name!r}; it has {did_you_mean(name, list(frame))}")
     return name
 
 

@@ -102,8 +102,7 @@ class OnnxEncoder(Encoder):
 
     def _set_output(self, wanted: str | None) -> None:
         """Choose the output, by what it makes of one picture, and the axes to average over."""
-        # A class's number, say, is no float.
-        outputs = self.session.get_outputs()
+        outputs = self.session.get_outputs()  # of which a class's number, say, is no float
         names = [entry.name for entry in outputs if entry.type in PIXELS or entry.type == "tensor(double)"]
         if not names:
             found = ", ".join(f"{entry.name}: {entry.type}" for entry in outputs)
