@@ -225,7 +225,7 @@ def test_page_says_which_runs_are_behind_it_and_each_figure_leads_there(name):
 
 def test_front_page_repeats_numbers_of_results_tables():
     shown = {re.sub(r" \*+$", "", c) for _, rows in results_tables("binary") for _, cells in rows for c in cells}
-    (table,) = (t for t in soup("index").select("table") if "plain labels (CE)" in t.get_text())
+    (table,) = (t for t in soup("index").select("table") if "plain training (CE)" in t.get_text())
     cells = [c.get_text() for row in table.select("tbody tr") for c in row.select("td")[1:]]
     assert len(cells) == 4 * 3
     assert set(cells) <= shown
