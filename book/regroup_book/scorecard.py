@@ -57,12 +57,16 @@ def box(lines: Iterable[str]) -> HTML:
     return HTML(f'<div class="admonition note"><p class="admonition-title">In short</p><ul>{items}</ul></div>')
 
 
+# The paper's network, in the runs that were made with it.
+LARGE_SCALE = f"ResNet34 after {plans.MOTIVATING_SETTINGS['paper']['epochs']} epochs"
+
+
 def _other_scale(v: Verdict) -> str:
     """Return the contrasts that runs at the paper's scale decide in the opposite way."""
     here = {c.text: c.word for c in v.contrasts}
     opposite = [c for c in v.elsewhere if {c.word, here.get(c.text)} == {"supported", "contradicted"}]
     found = html.escape("; ".join(map(str, opposite)))
-    return f" A ResNet34 after 10 epochs shows the opposite: {found}." if opposite else ""
+    return f" A {LARGE_SCALE} shows the opposite: {found}." if opposite else ""
 
 
 def _scale(records: Sequence[Record]) -> str:
@@ -100,7 +104,7 @@ def _verdict_row(v: Verdict) -> dict[str, str]:
     if v.records:
         link = f'<a href="records.html#records-{v.chapters[0]}">{len(v.records)} records</a>'
         run += f": {html.escape(_scale(v.records))}; {link}"
-    larger = f"<br>With ResNet34 after 10 epochs:<br>{lines(v.elsewhere)}" if v.elsewhere else ""
+    larger = f"<br>With {LARGE_SCALE}:<br>{lines(v.elsewhere)}" if v.elsewhere else ""
     measured = lines(v.contrasts) + larger or html.escape(v.note)
     paper = html.escape(": ".join(filter(None, (v.where, v.paper))))
     return {

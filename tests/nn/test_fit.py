@@ -284,6 +284,7 @@ PAIRS = TensorDataset(torch.from_numpy(X_FEW), torch.arange(60) % 2)
             "the module returns probabilities; expected log",
         ),
         (nn.Linear(64, 2), {}, "build is Linear.*; pass a function that makes one for the pseudo-classes"),
+        (linear, {"loss": nn.NLLLoss}, "loss is .*NLLLoss.*; pass a function that makes one"),
         (linear, {"loss": nn.CrossEntropyLoss()}, "loss is CrossEntropyLoss.*; pass a function that makes one"),
         (linear, {"regrouping": rg.RegroupClassifier()}, r"regrouping is RegroupClassifier\(\); expected a Regrouping"),
         (linear, {"seed": None}, "seed is None; it must be a whole number of at least 0"),
