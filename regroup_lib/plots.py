@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -71,10 +72,11 @@ def plot_curves(curves: Mapping[str, Mapping[str, np.ndarray]], chance: float, p
                 grid = np.linspace(0, 1, len(lines[title]))
                 axes.plot(grid, lines[title], color=color, linestyle=style, label=title)
         axes.axhline(chance, color="0.5", linestyle=(0, (1, 3)), linewidth=1.4, label="chance")
-        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=f"recall of “{shortened(positive)}”", title=classifier)
+        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=f"recall of “{shortened(positive)}”")
+        axes.set_title(fill(classifier, 25))
     panels[0, 0].set_ylabel("precision")
     shown = {line.get_label(): line for axes in panels[0] for line in axes.get_legend_handles_labels()[0]}
-    columns = max(3, -(-len(shown) // 2)) if n > 1 else 3
+    columns = max(3, -(-len(shown) // 2)) if n > 2 else 3
     figure.legend(handles=shown.values(), loc="outside lower center", ncol=columns, handlelength=3)
     return figure
 
