@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from distributed import Client, LocalCluster
 from sklearn.cluster import KMeans
 
 from regroup_lib.encoders.features import encode_rows, make_encoder
@@ -154,20 +153,6 @@ def compare(path: Path, n: int, k: int, sample: int) -> dict[str, Any]:
     return {"rows": n, "sample": sample, "n_clusters": k, "ratio": float(inertia / in_memory.inertia_)}
 
 
-def on_workers(path: Path, n: int, k: int) -> dict[str, Any]:
-    """Cluster on two Dask workers and in this process."""
-    features = np.load(path, mmap_mode="r")[:n]
-    options = {"n_init": 1, "max_iter": 3, "tol": -1, "random_state": 0}
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as workers,
-        Client(workers) as client,
-    ):
-        there = BlockKMeans(k, client=client, **options).fit(features)
-    here = BlockKMeans(k, **options).fit(features)
-    differing = float((there.labels_ != here.labels_).mean())
-    return {"rows": n, "inertia_ratio": there.inertia_ / here.inertia_, "labels_that_differ": differing}
-
-
 def training(folder: Path, n: int) -> dict[str, Any]:
     """Train from memory and from disk, in turns, and read from the disk alone."""
     path = folder / "images.npy"
@@ -265,12 +250,6 @@ def part_inertia(path: Path, sizes: dict[str, Any]) -> Any:
     return alone(compare, path, sizes["rows"][-1], sizes["n_clusters"], sizes["sample"])
 
 
-def part_workers(path: Path, sizes: dict[str, Any]) -> Any:
-    found = on_workers(path, sizes["rows"][0], sizes["n_clusters"])
-    print(f"workers: {json.dumps(found)}", flush=True)
-    return found
-
-
 def part_training(path: Path, sizes: dict[str, Any]) -> Any:
     return alone(training, path.parent, sizes["images"])
 
@@ -284,7 +263,7 @@ def part_encoding(path: Path, sizes: dict[str, Any]) -> Any:
 
 
 PARTS = {name.removeprefix("part_"): part for name, part in list(globals().items()) if name.startswith("part_")}
-NEED_FEATURES = ("rows", "numbers", "regrouping", "inertia", "workers")
+NEED_FEATURES = ("rows", "numbers", "regrouping", "inertia")
 
 
 def main() -> None:

@@ -6,10 +6,10 @@ such as arrays of Zarr, Dask and HDF5.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -19,13 +19,10 @@ from threadpoolctl import threadpool_limits
 
 from regroup_lib.inputs import check_matrix, check_whole
 
-if TYPE_CHECKING:
-    from distributed import Client
-
 
 @dataclass(frozen=True)
 class NpyRows:
-    """Rows of an ``.npy`` file: a slice reads them, and only the path is sent to another process.
+    """Rows of an ``.npy`` file: a slice reads them.
 
     The pages of a memory map, by contrast, count as this process's memory for as long as the system likes.
     """
@@ -70,7 +67,7 @@ class NpyRows:
             offset = self.offset + start * width * self.dtype.itemsize
             found = np.fromfile(self.path, self.dtype, count=wanted, offset=offset)
         except FileNotFoundError:
-            raise FileNotFoundError(f"{self.path} does not exist here; workers need it under the same path") from None
+            raise FileNotFoundError(f"{self.path} was removed while it was read") from None
         if len(found) != wanted:
             raise ValueError(f"{self.path} is shorter than its header says: rows {start} to {stop} are not whole")
         return found.reshape(-1, *self.shape[1:])
@@ -104,8 +101,7 @@ class Rows:
     """The rows of an array that a mask chooses, read by blocks."""
 
     array: Any  # the return value of `open_rows`, [n, d]
-    mask: np.ndarray  # bool, one entry for each consecutive row of the array, from the row `start` on
-    start: int = 0
+    mask: np.ndarray  # bool, one entry for each row of the array
 
     @classmethod
     def of(cls, array: Any) -> Rows:
@@ -125,19 +121,15 @@ class Rows:
         """Return those of these rows that a mask, bool [n], chooses."""
         mask = self.mask.copy()
         mask[mask] = chosen
-        return Rows(self.array, mask, self.start)
+        return Rows(self.array, mask)
 
     def blocks(self, size: int) -> Iterator[np.ndarray]:
         """Yield the rows in order as float32, read from `size` rows of the array at a time; all must be finite."""
-        for place in range(0, len(self.mask), size):
-            chosen = self.mask[place : place + size]
+        for start in range(0, len(self.mask), size):
+            chosen = self.mask[start : start + size]
             if not chosen.any():
                 continue
-            start = self.start + place
-            block = self.array[start : start + len(chosen)]
-            if hasattr(block, "compute"):  # Dask's; other tasks of a worker would wait for this one's thread
-                block = block.compute(scheduler="synchronous")
-            block = np.asarray(block, np.float32)
+            block = np.asarray(self.array[start : start + len(chosen)], np.float32)
             block = block if chosen.all() else block[chosen]
             if not np.isfinite(np.vdot(block, block)):
                 with np.errstate(over="ignore"):
@@ -147,12 +139,6 @@ class Rows:
                     "float32 cannot square; remove or scale them first"
                 )
             yield block
-
-    def parts(self, n_parts: int, size: int) -> list[Rows]:
-        """Return the rows in at most so many parts of whole blocks of `size`."""
-        step = -(-len(self.mask) // (n_parts * size)) * size
-        places = range(0, len(self.mask), step)
-        return [Rows(self.array, self.mask[place : place + step], self.start + place) for place in places]
 
 
 # ---------------------------------------------------------------- k-means
@@ -198,17 +184,12 @@ def _labels(rows: Rows, centers: np.ndarray, shift: np.ndarray, size: int) -> tu
     return labels, total
 
 
-def _on_worker(task: Callable[..., Any], rows: Rows, shared: tuple[np.ndarray, np.ndarray], size: int) -> Any:
-    with threadpool_limits(1):
-        return task(rows, *shared, size)
-
-
 class BlockKMeans(ClusterMixin, BaseEstimator):
     """K-means on features that do not fit in memory: Lloyd's iteration over blocks of rows, from disk.
 
     scikit-learn's k-means on a random subsample gives the start; every pass after it reads all rows. Time is linear
     in n. In memory are a block as read and as float32, the subsample (three copies while it is clustered), and 5 bytes
-    for each row: its label and its mask. The passes use one thread; workers make them faster.
+    for each row: its label and its mask. The passes use one thread.
 
     Parameters
     ----------
@@ -223,9 +204,6 @@ class BlockKMeans(ClusterMixin, BaseEstimator):
         Passes over all rows, at most; one more assigns the labels.
     tol : float
         The passes end when the inertia falls by less than this share.
-    client : distributed.Client, optional
-        Let the workers of its scheduler do the passes, each on a part of the rows. They read the rows by path, so
-        features in memory are refused; sums, counts and labels come back. Default: this process.
     random_state : int, optional
 
     Attributes
@@ -260,7 +238,6 @@ class BlockKMeans(ClusterMixin, BaseEstimator):
         n_init: int = 3,
         max_iter: int = 10,
         tol: float = 1e-4,
-        client: Client | None = None,
         random_state: int | None = None,
     ):
         self.n_clusters = n_clusters
@@ -269,11 +246,7 @@ class BlockKMeans(ClusterMixin, BaseEstimator):
         self.n_init = n_init
         self.max_iter = max_iter
         self.tol = tol
-        self.client = client
         self.random_state = random_state
-
-    def __sklearn_clone__(self) -> BlockKMeans:
-        return BlockKMeans(**self.get_params(deep=False))  # a client cannot be copied
 
     def fit(self, X: Any, y: None = None) -> BlockKMeans:
         """Find the clusters of features [n, d]: a path, a memory map, or any other array that `open_rows` takes.
@@ -281,8 +254,7 @@ class BlockKMeans(ClusterMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If there are fewer rows than clusters, a row is not finite, an option is below 1, or a client is given and
-            the features are in memory.
+            If there are fewer rows than clusters, a row is not finite, or an option is below 1.
         """
         rows = Rows.of(X)
         self._check(rows)
@@ -294,15 +266,14 @@ class BlockKMeans(ClusterMixin, BaseEstimator):
             # Distances of float32 are exact to few digits where all rows lie far from the origin.
             centers, before = start.cluster_centers_ - shift, np.inf
             for passes in range(self.max_iter):
-                sums, counts, inertia = map(sum, zip(*self._map(_totals, rows, centers, shift), strict=True))
+                sums, counts, inertia = _totals(rows, centers, shift, self.block_rows)
                 self.n_iter_ = passes + 1
                 moved = counts > 0  # an empty cluster stays where it is
                 centers[moved] = sums[moved] / counts[moved, None]
                 if inertia >= (1 - self.tol) * before:
                     break
                 before = inertia
-            labels, inertias = zip(*self._map(_labels, rows, centers, shift), strict=True)
-        self.labels_, self.inertia_ = np.concatenate(labels), sum(inertias)
+            self.labels_, self.inertia_ = _labels(rows, centers, shift, self.block_rows)
         self.cluster_centers_ = centers + shift
         return self
 
@@ -313,10 +284,6 @@ class BlockKMeans(ClusterMixin, BaseEstimator):
         n = rows.shape[0]
         if n < self.n_clusters:
             raise ValueError(f"n_clusters is {self.n_clusters}; there are {n} rows of features")
-        if self.client is not None and isinstance(rows.array, np.ndarray):
-            raise ValueError(
-                "features are in memory, and workers read them by path: save them with np.save and give the path"
-            )
 
     def _sample(self, rows: Rows) -> np.ndarray:
         """Return a random subsample, float32."""
@@ -329,16 +296,3 @@ class BlockKMeans(ClusterMixin, BaseEstimator):
             sample[filled : filled + len(block)] = block
             filled += len(block)
         return sample
-
-    def _map(self, task: Callable[..., Any], rows: Rows, centers: np.ndarray, shift: np.ndarray) -> list[Any]:
-        """Return a task's results over all rows, in order: in this process, or by part on the workers."""
-        if self.client is None:
-            return [task(rows, centers, shift, self.block_rows)]
-        threads = sum(self.client.nthreads().values())
-        if not threads:
-            raise ValueError("the client's scheduler has no worker; start one with dask worker ADDRESS")
-        parts = rows.parts(4 * threads, self.block_rows)
-        shared = self.client.scatter((centers, shift), broadcast=True, hash=False)
-        return self.client.gather(
-            [self.client.submit(_on_worker, task, part, shared, self.block_rows, pure=False) for part in parts]
-        )

@@ -1,7 +1,6 @@
 """Features that do not fit in memory: what is read, how much memory that takes, and k-means over it."""
 
 import json
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
-from sklearn.base import clone
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
@@ -70,17 +68,6 @@ def path(features, tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def client():
-    from distributed import Client, LocalCluster
-
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
-
-
 # ---------------------------------------------------------------- rows
 
 
@@ -92,8 +79,6 @@ def test_rows_of_a_file_are_those_of_the_array(path, features, data):
     mapped = np.load(path, mmap_mode="r")[outer]
     rows = NpyRows.of(mapped)
     np.testing.assert_array_equal(rows[inner], features[outer][inner])
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(rows))[inner], features[outer][inner])
-    assert len(pickle.dumps(rows)) < 1000
 
 
 def test_a_map_whose_bytes_are_not_the_files_is_no_file(path):
@@ -105,20 +90,17 @@ def test_a_map_whose_bytes_are_not_the_files_is_no_file(path):
     assert next(Rows.of(private).blocks(10))[0, 0] == -1
 
 
-@given(n=st.integers(1, 60), size=st.integers(1, 70), parts=st.integers(1, 5), seed=st.integers(0, 99))
-def test_blocks_and_parts_have_every_chosen_row_once_and_in_order(n, size, parts, seed):
+@given(n=st.integers(1, 60), size=st.integers(1, 70), seed=st.integers(0, 99))
+def test_blocks_have_every_chosen_row_once_and_in_order(n, size, seed):
     draw = np.random.default_rng(seed)
     array = np.arange(2.0 * n).reshape(n, 2)
     first = draw.random(n) < 0.7
     second = draw.random(int(first.sum())) < 0.7
     rows, expected = Rows.of(array)[first][second], array[first][second]
     assert rows.shape == expected.shape
-    found = pickle.loads(pickle.dumps(rows.parts(parts, size)))
-    assert len(found) <= parts
-    for some in ([rows], found):
-        blocks = [block for part in some for block in part.blocks(size)]
-        assert all(len(block) <= size for block in blocks)
-        np.testing.assert_array_equal(np.concatenate([np.empty((0, 2)), *blocks]), expected)
+    blocks = list(rows.blocks(size))
+    assert all(len(block) <= size for block in blocks)
+    np.testing.assert_array_equal(np.concatenate([np.empty((0, 2)), *blocks]), expected)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +136,7 @@ def test_files_that_vanish_or_shrink(tmp_path, features):
     with pytest.raises(ValueError, match="shorter than its header says: rows 0 to 20"):
         rows[:20]
     path.unlink()
-    with pytest.raises(FileNotFoundError, match="workers need it under the same path"):
+    with pytest.raises(FileNotFoundError, match="was removed while it was read"):
         rows[:20]
 
 
@@ -198,28 +180,12 @@ def test_one_answer_whatever_holds_the_features(tmp_path, path, features):
     assert len(np.unique(BlockKMeans(2, random_state=0).fit_predict(tmp_path / "bytes.npy"))) == 2
 
 
-def test_workers_find_what_this_process_finds(client, path, features):
-    options = {"n_fitted": 500, "block_rows": 500, "max_iter": 2, "random_state": 0}
-    here = BlockKMeans(7, **options).fit(path)
-    there = BlockKMeans(7, client=client, **options)
-    lazy = dask.array.from_delayed(dask.delayed(np.load)(path), features.shape, features.dtype).rechunk((500, 8))
-    for array in (path, Sliced(path), lazy):
-        found = there.fit(array)
-        np.testing.assert_allclose(found.cluster_centers_, here.cluster_centers_, rtol=1e-6)
-        np.testing.assert_array_equal(found.labels_, here.labels_)
-        assert found.inertia_ == pytest.approx(here.inertia_, rel=1e-9)
-    with pytest.raises(ValueError, match="in memory, and workers read them by path"):
-        there.fit(features)
-
-
-def test_regrouping_on_workers_is_regrouping_here(client, path, features):
+def test_regrouping_by_blocks_is_regrouping_in_memory(path, features):
     labels = (np.arange(len(features)) % 10 == 0).astype(int)
     clusterer = BlockKMeans(n_fitted=300, block_rows=500)
     here = Regrouping(clusterer, random_state=0).fit(path, labels)
-    there = Regrouping(clone(clusterer).set_params(client=client), random_state=0).fit(path, labels)
     in_memory = Regrouping(clusterer, random_state=0).fit(features, labels)
-    for other in (there, in_memory):
-        np.testing.assert_array_equal(here.pseudo_labels_, other.pseudo_labels_)
+    np.testing.assert_array_equal(here.pseudo_labels_, in_memory.pseudo_labels_)
     assert here.parent_.tolist() == [0] * 9 + [1]
     assert (here.parent_[here.pseudo_labels_] == labels).all()
     # A class's clusters are those of its rows alone.
