@@ -46,7 +46,7 @@ def write_airplanes() -> Path:
 
 
 def write_lesions() -> Path:
-    """Write 600 pictures of HAM10000 as a folder, one a lesion, 100 of them basal cell carcinomas (bcc)."""
+    """Write 600 pictures of HAM10000 as a folder, one per lesion, 100 of them basal cell carcinomas (bcc)."""
     home = data_directory() / "ham10000"
     lesions = pd.read_csv(home / "HAM10000_metadata.csv").drop_duplicates("lesion_id")
     files = {path.stem: path for path in home.rglob("ISIC_*.jpg")}

@@ -43,7 +43,7 @@ DEVICE = default_device()
 
 @dataclass(frozen=True)
 class Setting:
-    """A network, its images, and how many of them each loop sees an epoch."""
+    """A network, its images, and how many of them each loop sees per epoch."""
 
     network: str
     size: int

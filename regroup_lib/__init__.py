@@ -1,12 +1,12 @@
-"""Imbalanced classification by regrouping: large classes into pseudo-classes, scores back to classes.
+"""Imbalanced classification by regrouping.
 
-What is named here is imported when it is first used, so that `import regroup_lib` takes no time and a scikit-learn
+The names here are imported when they are first used, so that `import regroup_lib` takes no time and a scikit-learn
 user does not load PyTorch.
 """
 
 from regroup_lib.extras import import_extra
 
-# Name -> the module that has it; a module itself where the two are one.
+# Name -> its module; `losses` is a module itself.
 _WHERE = {
     "Dataset": "data.dataset",
     "EncoderSpec": "runs.specs",
@@ -40,7 +40,7 @@ def __getattr__(name: str):
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = import_extra(f"{__name__}.{_WHERE[name]}")
-    value = getattr(module, name, module)  # `losses` is a module itself
+    value = getattr(module, name, module)
     globals()[name] = value
     return value
 

@@ -1,7 +1,7 @@
 """Clusterers by name, each usable on 45,000 samples of 1,280 features within minutes.
 
-What scikit-learn's plain call cannot do at that size goes through a means that its documentation names: principal
-components first, a neighbor graph, landmarks, or a fit on a subsample.
+Those that are too slow at that size in scikit-learn's plain form use principal components, a neighbor graph,
+landmarks, or a fit on a subsample.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def reduce_dimension(features: np.ndarray, random_state: int | None) -> np.ndarr
     n, d = features.shape
     if d <= REDUCED_DIMENSION or n <= REDUCED_DIMENSION:
         return features
-    # By the covariance: d is small beside n, or a matrix of it is at least small beside the machine.
+    # A covariance matrix of up to 4,096 × 4,096 is cheap, and exact.
     solver = "covariance_eigh" if d <= 4096 else "randomized"
     return PCA(REDUCED_DIMENSION, svd_solver=solver, random_state=random_state).fit_transform(features)
 
 
 class RandomClusterer(ClusterMixin, BaseEstimator):
-    """Assigns samples to `n_clusters` groups at random: the control that has groups without meaning.
+    """Assigns samples to `n_clusters` groups at random, as a control: groups without meaning.
 
     Parameters
     ----------
@@ -89,16 +89,16 @@ def _halving(n: int, k: int) -> np.ndarray:
 def balanced_assignment(distances: np.ndarray, capacity: int) -> np.ndarray:
     """Assign samples to centers that take at most `capacity` each, at a small total cost.
 
-    The optimum is a transport problem. Entropic smoothing (Sinkhorn's iteration) gives each center a price, at which
-    all are in equal demand. A center that is still over its capacity turns away samples, first those that lose least
-    by going elsewhere.
+    The optimum is a transport problem. Sinkhorn's iteration finds a price for each center at which all are in equal
+    demand. A center that still exceeds its capacity passes samples on to other centers, those with the smallest loss
+    first.
 
     Parameters
     ----------
     distances : array [n, K]
         Costs, usually squared distances.
     capacity : int
-        At least n / K, so that there are places for all.
+        At least n / K, so that there is room for all samples.
 
     Returns
     -------
@@ -107,7 +107,7 @@ def balanced_assignment(distances: np.ndarray, capacity: int) -> np.ndarray:
     Raises
     ------
     ValueError
-        If there are fewer places than samples.
+        If there is too little room.
 
     References
     ----------
@@ -121,7 +121,7 @@ def balanced_assignment(distances: np.ndarray, capacity: int) -> np.ndarray:
     costs = np.array(distances, np.float64)
     n, k = costs.shape
     if capacity * k < n:
-        raise ValueError(f"capacity is {capacity}; {k} centers of it have no place for {n} samples")
+        raise ValueError(f"capacity is {capacity}; {k} centers of it have no room for {n} samples")
     assigned = costs.argmin(axis=1)
     if np.bincount(assigned, minlength=k).max() <= capacity:
         return assigned.astype(np.int64)
@@ -136,13 +136,13 @@ def balanced_assignment(distances: np.ndarray, capacity: int) -> np.ndarray:
             others = costs[rows].copy()
             others[:, center] = np.inf
             loss = others.min(axis=1) - costs[rows, center]
-            turned_away = rows[np.argsort(loss, kind="stable")[: len(rows) - capacity]]
-            costs[turned_away, center] = np.inf
-            assigned[turned_away] = costs[turned_away].argmin(axis=1)
+            passed_on = rows[np.argsort(loss, kind="stable")[: len(rows) - capacity]]
+            costs[passed_on, center] = np.inf
+            assigned[passed_on] = costs[passed_on].argmin(axis=1)
 
 
 def _prices(costs: np.ndarray, n_iterations: int = 25) -> np.ndarray:
-    """Return the price of each center at which all are in equal demand, under less and less smoothing."""
+    """Return the price of each center at which all are in equal demand, with smoothing reduced step by step."""
     n, k = costs.shape
     prices = np.zeros(k)
     scale = float(costs.std()) or 1.0
@@ -264,7 +264,7 @@ class GraphAgglomeration(_OnComponents):
     """Ward's agglomeration along a graph of 10 nearest neighbors."""
 
     def _groups(self, reduced: np.ndarray) -> np.ndarray:
-        # Ward has no random numbers; the seed breaks ties, by the order in which samples stand.
+        # Ward's method has no random numbers; the seed permutes the samples, which breaks ties.
         order = np.random.default_rng(self.random_state).permutation(len(reduced))
         n_neighbors = min(10, len(reduced) - 1)
         graph = kneighbors_graph(reduced[order], n_neighbors, include_self=False) if n_neighbors else None

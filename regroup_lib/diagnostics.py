@@ -74,7 +74,7 @@ def diagnose(
     n_repeats: int = 3,
     seed: int | None = 0,
 ) -> Diagnosis:
-    """Cluster the large classes several times and say how stable, separate and true the clusters are.
+    """Cluster the large classes several times, and measure how stable, separate and pure the clusters are.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def diagnose(
     n_repeats : int
         Clusterings that are compared, at least 2.
     seed : int or None
-        Of the first; the others count up. None draws it.
+        Of the first clustering; the others count up. None draws it.
 
     Returns
     -------
@@ -95,8 +95,8 @@ def diagnose(
 
     Notes
     -----
-    Stable clusters are no promise: a space may fall apart along something that has nothing to do with the classes.
-    Only a comparison on held-out data tells.
+    Stable clusters do not guarantee a gain, because they may have nothing to do with the classes. Only a comparison on
+    held-out data can show it.
 
     Examples
     --------
@@ -220,7 +220,7 @@ def nearest_to_center(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ClusterDescription:
-    """The subject of one cluster of sentences, without the sentences: a record may hold it under any data license.
+    """The subject of one cluster of sentences, without the sentences, whose license may forbid copies.
 
     Attributes
     ----------
@@ -290,7 +290,7 @@ def describe_clusters(
 
 
 def _says_something(term: str) -> bool:
-    """Tell whether every part of a term is a word, and not all of them are so common as to say nothing."""
+    """Return whether every part of a term is a word, and not all of them are stop words."""
     parts = term.split()
     return all(len(part) > 1 and part.isalpha() for part in parts) and not set(parts) <= ENGLISH_STOP_WORDS
 

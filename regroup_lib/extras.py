@@ -1,4 +1,4 @@
-"""Packages that the core does not need: the extra that installs each, and the error that names the extra."""
+"""Optional packages: the extra that installs each, and the error that names it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def import_extra(module: str) -> ModuleType:
 
 
 def explained(error: ModuleNotFoundError) -> ModuleNotFoundError:
-    """Return an error that names the extra with a missing package, or the error itself where no extra has it."""
+    """Return an error that names the extra with a missing package, or the error itself if no extra has it."""
     missing = str(error.name).partition(".")[0]
     for extra, modules in EXTRAS.items():
         if missing in modules:

@@ -1,4 +1,4 @@
-"""Files that are never half written, digests of what they hold, and the directories that hold them."""
+"""Atomic writing and safe reading of files, their digests, and the directories of data and records."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def data_directory(data_dir: str | Path | None = None) -> Path:
 def results_directory(results_dir: str | Path | None = None) -> Path:
     """Return the directory of the records: the argument, else ``REGROUP_RESULTS``, else ``results``.
 
-    The last is that of the `checkout`, so that a notebook finds the committed records from any working directory, or
-    that of the working directory where the package is used without a checkout.
+    The last is relative to the `checkout`, so that a notebook finds the committed records from any working directory;
+    without a checkout it is relative to the working directory.
     """
     given = results_dir or os.environ.get("REGROUP_RESULTS")
     return Path(given) if given else (checkout() or Path()) / "results"
@@ -51,7 +51,7 @@ def checkout(start: str | Path | None = None) -> Path | None:
 def record_paths(results_dir: str | Path | None = None, *, profile: str | None = None) -> list[Path]:
     """Return the files of all records of a results directory, or of one profile in it, in order."""
     root = results_directory(results_dir)
-    # A hidden file is one that another process is writing, or was killed at.
+    # Hidden files belong to a process that is writing or was killed.
     return sorted(path for path in root.glob(f"{profile or '*'}/*/*.json") if not path.name.startswith("."))
 
 
@@ -61,12 +61,12 @@ READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class DiskFullError(OSError):
-    """There is no room for a file; the message names it."""
+    """The disk is too full for a file; the message names it."""
 
 
 @contextmanager
 def room_for(path: Path) -> Iterator[None]:
-    """Turn the error of a full or read-only disk inside the block into one that names `path` and says what to do."""
+    """Turn the error of a full or read-only disk inside the block into one that names `path` and the remedy."""
     try:
         yield
     except OSError as error:
@@ -75,7 +75,7 @@ def room_for(path: Path) -> Iterator[None]:
             raise PermissionError(error.errno, f"{what} to a folder that can be written") from error
         if isinstance(error, DiskFullError) or error.errno not in NO_ROOM:
             raise
-        what = f"there is no room on the disk for {path}; what was there before is unchanged"
+        what = f"there is no room on the disk for {path}; an older version is unchanged"
         raise DiskFullError(error.errno, f"{what}. Make room and start again") from error
 
 
@@ -88,7 +88,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     Raises
     ------
     DiskFullError
-        If the disk is full; what was there before is unchanged.
+        If the disk is full; an older version of the file is unchanged.
     """
     path = Path(path)
     with room_for(path):
@@ -145,7 +145,7 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
         read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, _, dtype = read_header[version](stream)
         said = stream.tell() + math.prod(shape) * dtype.itemsize
-        if not dtype.hasobject and said != archive.getinfo(name).file_size:  # before so much memory is asked for
+        if not dtype.hasobject and said != archive.getinfo(name).file_size:  # before the memory is requested
             raise ValueError(f"{name} is not as long as its shape {shape} says")
     with archive.open(name) as stream:
         array = np.lib.format.read_array(stream, allow_pickle=False)
@@ -155,7 +155,7 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 
 def _check_size(archive: zipfile.ZipFile) -> None:
-    """Refuse what would unpack to more than this machine's memory."""
+    """Refuse an archive that would unpack to more than this machine's memory."""
     unpacked = sum(member.file_size for member in archive.infolist())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if unpacked > memory:
@@ -163,7 +163,7 @@ def _check_size(archive: zipfile.ZipFile) -> None:
 
 
 def _check_number_of_members(path: str | Path, found: int) -> None:
-    """Compare with the archive's own count: zipfile stops in silence where a directory entry has a wrong length."""
+    """Compare with the archive's own count, because zipfile silently stops at an entry of a wrong length."""
     with Path(path).open("rb") as stream:
         stream.seek(-22, os.SEEK_END)
         end = stream.read()
@@ -185,7 +185,7 @@ def load_yaml_file(path: Path) -> dict[str, Any]:
 
 
 def load_yaml(text: str, source: str) -> Any:
-    """Read plain values from YAML: no tags, which could make objects, and no aliases, which could make them huge.
+    """Read plain values from YAML, without tags (which could create objects) and aliases (which could grow).
 
     The error, a ValueError, is one line that names the source.
     """
@@ -198,7 +198,7 @@ def load_yaml(text: str, source: str) -> Any:
 
 
 def _check_yaml(events: Iterator[yaml.Event]) -> None:
-    """Refuse what grows beyond its text, or takes a time that grows with its square."""
+    """Refuse aliases and deep nesting, whose memory or time is out of proportion to the text."""
     yaml, depth = import_extra("yaml"), 0
     for event in events:
         if isinstance(event, yaml.AliasEvent):

@@ -1,7 +1,7 @@
-"""The one interval of this book, and the stars of its tables.
+"""Confidence intervals of differences between methods, and the stars of tables.
 
-A difference of two methods is uncertain twice: another seed would train other networks, and another sample of images
-would rank them differently. One interval has both parts, and every table, figure and verdict uses it.
+A difference of two methods has two sources of uncertainty: the seed of the training and the sample of test images.
+The interval covers both, and every table, figure and verdict uses it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Interval:
 
     @property
     def p_value(self) -> float:
-        """The two-sided probability of a mean at least so far from 0, were there no difference."""
+        """The two-sided probability of a mean at least as far from 0 if there is no difference."""
         if not self.error > 0:
             return float("nan") if np.isnan(self.mean) else float(self.mean == 0)
         return float(2 * student.sf(abs(self.mean) / self.error, self.degrees))
@@ -67,7 +67,7 @@ def interval(
     by_seed : sequence of float [n]
         The quantity, usually a difference of two methods, for each seed on the whole test set.
     resampled : array [n, B], optional
-        The same in resamples of the test set, which all seeds share. None: the test set has no part in it.
+        The same in resamples of the test set, which all seeds share. None: only the seeds vary.
     n_units : int, optional
         Independent units behind `resampled`: the positives of the test set. It bounds the degrees of freedom of the
         variance over resamples.
@@ -110,7 +110,7 @@ def interval(
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Return p-values corrected for looking at several differences at once; NaN stays NaN and does not count.
+    """Return p-values corrected for several comparisons; NaN stays NaN and does not count.
 
     References
     ----------
@@ -130,7 +130,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def starred(intervals: Sequence[Interval | None], *, level: float = 0.05) -> list[str]:
-    """Return the intervals of one table as text, with a star where 0 is out of reach after Holm's correction.
+    """Return the intervals of one table as text, with a star if the difference is significant after Holm's correction.
 
     An entry that is None, such as a method's difference to itself, becomes empty text.
     """

@@ -24,7 +24,7 @@ from regroup_lib.inputs import check_matrix, check_whole
 class NpyRows:
     """Rows of an ``.npy`` file: a slice reads them.
 
-    The pages of a memory map, by contrast, count as this process's memory for as long as the system likes.
+    The pages of a memory map, by contrast, count as this process's memory until the system frees them.
     """
 
     path: str
@@ -48,7 +48,7 @@ class NpyRows:
 
     @classmethod
     def of(cls, array: np.ndarray) -> NpyRows | None:
-        """Return the rows behind a memory map or a part of one; None where there is no file with these bytes."""
+        """Return the rows of the file behind a memory map or a part of one; None if there is no such file."""
         whole = array
         while isinstance(whole.base, np.ndarray):
             whole = whole.base
@@ -135,8 +135,8 @@ class Rows:
                 with np.errstate(over="ignore"):
                     bad = int((~np.isfinite(np.einsum("ij,ij->i", block, block))).sum())
                 raise ValueError(
-                    f"{bad or 'some'} rows of features from row {start} on hold NaN, infinite values or such as "
-                    "float32 cannot square; remove or scale them first"
+                    f"{bad or 'some'} rows of features from row {start} on hold NaN, infinite values or values "
+                    "whose square exceeds float32; remove or scale them first"
                 )
             yield block
 
@@ -147,7 +147,7 @@ class Rows:
 def _assigned(
     rows: Rows, centers: np.ndarray, shift: np.ndarray, size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
-    """Yield, in pieces that the processor's cache holds: rows less `shift`, their nearest centers, their inertia."""
+    """Yield rows minus `shift`, their nearest centers and their inertia, in pieces that fit in the cache."""
     weights = -2 * np.ascontiguousarray(centers.T)
     norms = np.einsum("ij,ij->i", centers, centers)
     piece = int(np.clip(2**19 // max(centers.shape), 256, 4096))
@@ -155,7 +155,7 @@ def _assigned(
         for start in range(0, len(block), piece):
             shifted = block[start : start + piece] - shift
             distances = shifted @ weights
-            distances += norms  # squared ones, less the row's own norm
+            distances += norms  # squared, without the row's own norm
             labels = distances.argmin(axis=1)
             nearest = distances[np.arange(len(labels)), labels] + np.einsum("ij,ij->i", shifted, shifted)
             yield shifted, labels, float(np.maximum(nearest, 0).sum(dtype=np.float64))  # rounding can be below 0
@@ -227,7 +227,7 @@ class BlockKMeans(ClusterMixin, BaseEstimator):
     True
     """
 
-    reads_blocks = True  # `Regrouping` then reads no features by itself
+    reads_blocks = True  # `Regrouping` then passes features on unread
 
     def __init__(
         self,
@@ -258,12 +258,12 @@ class BlockKMeans(ClusterMixin, BaseEstimator):
         """
         rows = Rows.of(X)
         self._check(rows)
-        with threadpool_limits(1):  # the products are small: threads wait for each other, and add in another order
+        with threadpool_limits(1):  # the products are small, and more threads add in another order
             sample = self._sample(rows)
             start = KMeans(self.n_clusters, n_init=self.n_init, random_state=self.random_state).fit(sample)
             shift = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
             del sample
-            # Distances of float32 are exact to few digits where all rows lie far from the origin.
+            # Without the shift, float32 distances lose digits if all rows are far from the origin.
             centers, before = start.cluster_centers_ - shift, np.inf
             for passes in range(self.max_iter):
                 sums, counts, inertia = _totals(rows, centers, shift, self.block_rows)

@@ -64,7 +64,7 @@ def evaluate(
     if not (is_number(confidence) and 0 < confidence < 1):
         raise ValueError(f"confidence is {confidence!r}; it must lie between 0 and 1")
     if scores.ndim == 1:
-        if (scores < 0).any() or (scores > 1 + 1e-6).any():  # of numbers in single precision a sum may pass 1
+        if (scores < 0).any() or (scores > 1 + 1e-6).any():  # in single precision, a sum of probabilities may exceed 1
             raise ValueError("scores are not probabilities; pass a column for each class, such as [-score, score]")
         scores = np.stack([1 - scores, scores], axis=1)
     if scores.ndim != 2 or y_true.ndim != 1 or len(y_true) != len(scores):
@@ -167,8 +167,8 @@ def weighted_average_precisions(
 ) -> np.ndarray:
     """Return the average precision of one ranking under many weightings of its samples.
 
-    It is what `average_precision_score(positive, scores, sample_weight=w)` gives for each row w, for one sort instead
-    of many: a bootstrap of a test set is a matrix of counts.
+    The result equals `average_precision_score(positive, scores, sample_weight=w)` for each row w, but needs only one
+    sort. A bootstrap of a test set is a matrix of such weights, the counts of its samples.
 
     Parameters
     ----------
@@ -196,8 +196,8 @@ def weighted_average_precisions(
         return result
     order = np.argsort(-scores, kind="stable")
     places = np.flatnonzero(positive[order])
-    # Samples with one score are above the threshold together, so the last of them ends a step of the curve; a step
-    # without a positive adds nothing, so only those with one are followed.
+    # Samples with equal scores are one step of the curve, which ends at the last of them; steps without a positive
+    # add nothing and are skipped.
     all_ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
     step_of, first_places = np.unique(np.searchsorted(all_ends, places), return_index=True)
     ends = all_ends[step_of]
@@ -216,7 +216,7 @@ def weighted_average_precisions(
 def bootstrap_counts(labels: Sequence[int], n_resamples: int, *, seed: int = 0) -> np.ndarray:
     """Return how often each sample occurs in resamples drawn with replacement within its class.
 
-    Within a class, because the prevalence of a test set is part of the question: average precision depends on it.
+    Within a class, because average precision depends on the prevalence, which should not change.
 
     Parameters
     ----------
@@ -227,8 +227,8 @@ def bootstrap_counts(labels: Sequence[int], n_resamples: int, *, seed: int = 0) 
     Returns
     -------
     ndarray of uint16 [n_resamples, n]
-        The first row is the samples as they are, each once, so that results computed from all rows have the plain
-        value in their first place. Read-only: the last few are kept, because all methods of a task ask for the same.
+        The first row has each sample once, so that the first of the results computed from all rows is the plain
+        value. Read-only and cached, because all methods of a task use the same resamples.
     """
     return _bootstrap_counts(np.asarray(labels, dtype=np.int64).tobytes(), n_resamples, seed)
 
@@ -296,7 +296,10 @@ def total_variation(features: np.ndarray, labels: Sequence[int]) -> np.ndarray:
     features, labels = np.asarray(features), np.asarray(labels)
     if features.ndim != 2 or labels.shape != (len(features),):
         raise ValueError(f"features have shape {features.shape} and labels {labels.shape}; expected [n, d] and [n]")
-    if features.dtype not in (np.float32, np.float64):  # whole numbers have no fractional center, halves overflow
+    if features.dtype not in (
+        np.float32,
+        np.float64,
+    ):  # integers would truncate the center, and half precision overflows
         features = features.astype(np.float64)
 
     def spread(rows: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""What a comparison on one's own data draws: clusters, curves, calibration."""
+"""Figures of a comparison on one's own data: clusters, curves, calibration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from sklearn.calibration import calibration_curve
 
 SHOWN_COLUMNS = 15  # of a table, in the map of its clusters
-# Title -> color and line style; the figures of the book have these colors, too.
+# Title -> color and line style, also in the figures of the book.
 LOOKS = {
     "CE": ("#000000", "-"),
     "WCE": ("#44AA99", ":"),

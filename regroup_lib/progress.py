@@ -1,4 +1,4 @@
-"""Progress bars that show themselves to a person and to nobody else."""
+"""Progress bars that appear only in a terminal or a notebook."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-# tqdm's own lock is a semaphore of the system, which a worker process that is ended would leave behind.
+# tqdm's own lock is a system semaphore, which a killed worker process would leave behind.
 tqdm.set_lock(threading.RLock())
 
 _silent: ContextVar[bool] = ContextVar("silent", default=False)
@@ -23,14 +23,14 @@ def progress_bar(**options: Any) -> tqdm:
 
 
 def _in_notebook() -> bool:
-    # IPython is imported in a notebook, and in other places too: a kernel runs in a notebook alone.
+    # IPython may also be imported elsewhere, but only a notebook has a kernel.
     ipython = sys.modules.get("IPython")
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Hide the bars made inside: an outer bar speaks for them."""
+    """Hide the bars made inside; an outer bar covers them."""
     token = _silent.set(True)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Regrouping: large classes into pseudo-classes before training, scores back to classes after it."""
+"""Regrouping: divide large classes into pseudo-classes before training, and aggregate their scores after it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def cluster_counts(
     class_counts : sequence of int
         Samples of each class, n_j; all at least 1.
     threshold : float, optional
-        The class size n' up to which a class stays whole; default: the smallest class.
+        The class size n' up to which a class stays whole; default: that of the smallest class.
     n_clusters : int or mapping of int to int, optional
         An int replaces the formula for every class larger than n'; a mapping from class index to clusters
         replaces it for the classes it names.
@@ -160,9 +160,9 @@ class Regrouping(BaseEstimator):
         Parameters
         ----------
         features : array, tensor or SciPy sparse array [n, d]
-            Finite numbers; the clusterer is given only rows of classes that are divided. Sparse ones reach it as CSR:
-            both k-means and ``"random"`` take them. With `large.BlockKMeans` also the path of an ``.npy`` file, or an
-            array that `large.open_rows` takes: it is read by blocks, and never held as a whole.
+            Finite numbers; the clusterer sees only rows of classes that are divided. Sparse arrays reach it as CSR,
+            which both k-means and ``"random"`` accept. With `large.BlockKMeans` also the path of an ``.npy`` file or
+            an array that `large.open_rows` takes, which is read by blocks.
         labels : sequence [n]
             Class of each row.
 
@@ -175,7 +175,7 @@ class Regrouping(BaseEstimator):
         features = Rows.of(features) if getattr(self.clusterer, "reads_blocks", False) else as_matrix(features)
         check_samples(features, labels)
         labels = check_labels(labels)
-        make_clusterer(self.clusterer, 1, None)  # an unknown one is an error even where no class is divided
+        make_clusterer(self.clusterer, 1, None)  # an unknown one is an error even if no class is divided
         check_whole(min_cluster_size=self.min_cluster_size)
         seed = seed_of(self.random_state)
         self.classes_, index, class_counts = np.unique(labels, return_inverse=True, return_counts=True)
@@ -191,7 +191,7 @@ class Regrouping(BaseEstimator):
         return self
 
     def _wanted(self, class_counts: np.ndarray) -> list[int]:
-        """Return how many clusters each class is to have."""
+        """Return the number of clusters that each class is to have."""
         n_clusters = self.n_clusters
         if isinstance(n_clusters, Mapping):
             n_clusters = by_class_index("n_clusters", n_clusters, self.classes_)
@@ -199,7 +199,7 @@ class Regrouping(BaseEstimator):
         alone = self.classes_[class_counts == 1].tolist()
         if alone and self.threshold is None and any(k == n > 1 for k, n in zip(wanted, class_counts, strict=True)):
             warnings.warn(
-                f"class {alone[0]!r} has one sample, so each sample of a larger class is to be a cluster of its own; "
+                f"class {alone[0]!r} has one sample, so each sample of a larger class becomes a cluster of its own; "
                 "pass threshold= or n_clusters=, or leave that class out",
                 UserWarning,
                 stacklevel=3,
@@ -209,9 +209,9 @@ class Regrouping(BaseEstimator):
     def _cluster(self, features: np.ndarray | Rows, k: int, j: int, seed: int | None) -> np.ndarray:
         """Return groups 0..k'-1 of one class, every one with a sample (k' <= k)."""
         seed = None if seed is None else (seed + j) % 2**32
-        # One thread: sums in another order can move a sample to another cluster, and a run must be repeatable.
+        # One thread, because sums in another order can move a sample to another cluster, and runs must be repeatable.
         with one_thread(), warnings.catch_warnings():
-            # k-means says that it found fewer distinct clusters; the warning below says it for every clusterer.
+            # The warning below replaces that of k-means about fewer distinct clusters.
             warnings.simplefilter("ignore", ConvergenceWarning)
             groups = make_clusterer(self.clusterer, k, seed).fit_predict(features)
         if np.shape(groups) != features.shape[:1]:
@@ -220,7 +220,7 @@ class Regrouping(BaseEstimator):
         groups, left = merge_small(features, groups, np.full(len(found), j), self.min_cluster_size)
         if len(left) < k:
             least = f" (of at least {self.min_cluster_size} samples)" if self.min_cluster_size > 1 else ""
-            message = f"class {self.classes_.tolist()[j]!r} fell into {len(left)} clusters, {k} were asked for{least}"
+            message = f"class {self.classes_.tolist()[j]!r} has {len(left)} clusters; {k} were requested{least}"
             warnings.warn(message, UserWarning, stacklevel=3)
         return groups
 
@@ -230,7 +230,7 @@ class Regrouping(BaseEstimator):
         if not isinstance(self.clusterer, str):
             options["clusterer"] = repr(self.clusterer)
         if isinstance(self.n_clusters, Mapping):
-            options["n_clusters"] = list(self.n_clusters.items())  # JSON has no keys but text
+            options["n_clusters"] = list(self.n_clusters.items())  # JSON has only text as keys
         arrays = {name: getattr(self, name) for name in ("pseudo_labels_", "parent_", "classes_", "counts_")}
         if self.classes_.dtype == object:
             arrays["classes_"] = self.classes_.astype(str)
@@ -239,7 +239,7 @@ class Regrouping(BaseEstimator):
 
     @classmethod
     def load(cls, path: str | Path) -> Regrouping:
-        """Read what `save` wrote; a clusterer object comes back as its text alone.
+        """Read a file of `save`; of a clusterer object, only its text is restored.
 
         Raises
         ------
@@ -260,7 +260,7 @@ class Regrouping(BaseEstimator):
 
 
 def seed_of(random_state: Any) -> int | None:
-    """Return the seed; a generator gives one, so that all that is seeded in one fit hangs on one draw."""
+    """Return the seed; a generator draws one, which then seeds everything in a fit."""
     if random_state is None or (isinstance(random_state, int | np.integer) and random_state >= 0):
         return random_state
     try:
@@ -285,7 +285,7 @@ def merge_small(features: Any, labels: np.ndarray, parent: np.ndarray, size: int
     Returns
     -------
     ndarray of int64 [n], ndarray of int [K']
-        Labels and parents without those that have no samples; a class without a larger one keeps its pseudo-classes.
+        Labels and parents of the remaining pseudo-classes; a class without a large one keeps all of its own.
     """
     counts = np.bincount(labels, minlength=len(parent))
     large, joined = counts >= size, np.arange(len(parent))
@@ -311,7 +311,7 @@ def _thread_pools(n_modules: int) -> ThreadpoolController:
 
 def one_thread(user_api: str | None = None) -> AbstractContextManager:
     """Return a context in which thread pools (``"openmp"``, ``"blas"`` or all) have one thread."""
-    # The libraries are looked through again only after an import, since that takes longer than a small fit.
+    # The search for thread pools takes longer than a small fit, so it is repeated only after an import.
     return _thread_pools(len(sys.modules)).limit(limits=1, user_api=user_api)
 
 

@@ -67,7 +67,7 @@ def _page(comparison: Comparison) -> str:
         f"most recall, or a wanted recall with the most precision, on the {len(labels):,} samples that it was measured "
         "on, first seed. On new data expect a little less.</p>",
         _table(operating_points(labels, scores)),
-        "<h2>Calibration</h2><p>On the diagonal, probabilities mean what they say.</p>",
+        "<h2>Calibration</h2><p>On the diagonal, predicted probabilities equal observed shares.</p>",
         _picture(plot_calibration(labels, scores), "share of positives against predicted probability"),
         f"<h2>The same in Python</h2><pre>{escape(python_code(comparison))}</pre>",
         f"<p>{escape(comparison.provenance)}</p>",
@@ -88,7 +88,7 @@ def operating_points(labels: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
     for name, reached, other in (("precision", precision[:-1], recall), ("recall", recall[:-1], precision)):
         for wanted in WANTED:
             if len(found := np.flatnonzero(reached >= wanted)):
-                best = found[other[found] == other[found].max()][-1]  # of thresholds that are as good, the highest
+                best = found[other[found] == other[found].max()][-1]  # of equally good thresholds, the highest
                 chosen[f"{name} of {wanted:.0%}"] = _printed_below(thresholds[best])
     table = threshold_table(labels, scores, list(chosen.values())).reset_index()
     rounded = table.round(dict.fromkeys(table.columns.drop("threshold"), 3))
@@ -96,7 +96,7 @@ def operating_points(labels: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
 
 
 def _printed_below(threshold: float) -> float:
-    """Return the largest number of four digits that calls every sample that a threshold calls."""
+    """Return a threshold rounded down to four digits, so that it calls at least the same samples."""
     step = 10.0 ** (np.floor(np.log10(threshold)) - 3) if threshold > 0 else 1e-4
     return float(f"{np.floor(threshold / step) * step:.4g}")
 
@@ -107,7 +107,7 @@ def python_code(comparison: Comparison) -> str:
     settings = {"positive": own.positive, "encoder": look.encoder, "threshold": look.threshold}
     if comparison.is_table:
         boosted = [title for classifier, title in comparison.groups if classifier == ESTIMATOR_TITLES[BOOSTING]]
-        if not boosted or any(title in REGROUPED for title in boosted):  # else it is the default
+        if not boosted or any(title in REGROUPED for title in boosted):  # else this is the default
             settings["estimators"] = list(dict.fromkeys(record.spec.estimator for record in comparison.records))
     else:
         settings["epochs"] = next(r.spec.epochs for r in comparison.records if not METHODS[r.spec.method].features)

@@ -364,7 +364,7 @@ def test_run_trains_and_records_and_recomputes_on_request(regroup, results_direc
 
 @pytest.fixture
 def small_chapter(monkeypatch):
-    """Add a chapter of two quick runs a seed; the second kind diverges."""
+    """Add a chapter of two quick runs per seed; the second kind diverges."""
 
     def small(profile, seeds, results_dir=None):
         common = {"profile": profile, "task": "digits-0", "method": "ce", "epochs": 1}

@@ -147,7 +147,7 @@ def test_balanced_assignment_is_near_the_optimum():
 
 
 def test_too_few_places_are_refused():
-    with pytest.raises(ValueError, match="capacity is 2; 3 centers of it have no place for 7 samples"):
+    with pytest.raises(ValueError, match="capacity is 2; 3 centers of it have no room for 7 samples"):
         balanced_assignment(np.zeros((7, 3)), 2)
 
 

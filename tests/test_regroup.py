@@ -217,7 +217,7 @@ def test_small_clusters_join_the_nearest_of_their_class(tmp_path, kind):
         features = sparse.csc_array(X) if kind == "sparse" else X
     plain = Regrouping(clusterer, **options).fit(features, y)
     assert sorted(plain.counts_.tolist()) == [1, 1, 1, 2, 3, 3]
-    with pytest.warns(UserWarning, match=r"class 0 fell into 2 clusters, 4 were asked for \(of at least 2 samples\)"):
+    with pytest.warns(UserWarning, match=r"class 0 has 2 clusters; 4 were requested \(of at least 2 samples\)"):
         merged = Regrouping(clusterer, min_cluster_size=2, **options).fit(features, y)
     check_laws(merged, y)
     first, second = merged.pseudo_labels_[[0, 3]]
@@ -323,7 +323,7 @@ def test_a_class_with_one_sample_makes_every_sample_a_cluster():
 
 def test_empty_random_groups_disappear_with_a_warning():
     labels = [0] * 50 + [1]
-    with pytest.warns(UserWarning, match=r"class .*0.* fell into \d+ clusters, 50 were asked for"):
+    with pytest.warns(UserWarning, match=r"class .*0.* has \d+ clusters; 50 were requested"):
         regrouping = Regrouping("random", random_state=0).fit(np.zeros((51, 1)), labels)
     check_laws(regrouping, labels)
     assert 20 < len(regrouping.parent_) < 50
@@ -476,7 +476,7 @@ def test_duplicates_make_fewer_clusters_with_one_warning(distinct):
     with pytest.warns(UserWarning) as caught:  # noqa: PT030 - the text is checked below
         regrouping = Regrouping(random_state=0).fit(features, labels)
     assert len(caught) == 1
-    assert f"class 0 fell into {distinct} clusters, 5 were asked for" in str(caught[0].message)
+    assert f"class 0 has {distinct} clusters; 5 were requested" in str(caught[0].message)
     assert regrouping.parent_.tolist() == [0] * distinct + [1]
 
 

@@ -39,7 +39,7 @@ SETS = {
 }
 
 
-Runs = dict[str, dict[str, list[Any]]]  # place -> group -> specs, one a seed
+Runs = dict[str, dict[str, list[Any]]]  # place -> group -> specs, one per seed
 
 # ---------------------------------------------------------------- what is measured
 

@@ -139,7 +139,7 @@ def encoders(profile: str, seeds: Sequence[int]) -> Looks:
 
 
 def _looks(profile: str, task: str, names: Sequence[str], seeds: Sequence[int], **settings: Any) -> Looks:
-    """Return looks at the clusters of a task's large class by encoder, a k-means a seed."""
+    """Return looks at the clusters of a task's large class by encoder, one k-means per seed."""
     common = {"profile": profile, "task": task} | settings
     return {name: [EncoderSpec(**common, encoder=name, seed=seed) for seed in seeds] for name in names}
 
@@ -370,7 +370,7 @@ def _long_tail(task: str, ratio: float, thresholds: Sequence[float], profile: st
 
 
 def self_supervised_looks(profile: str, seeds: Sequence[int]) -> Looks:
-    """Return looks at the self-supervised encoder by its training length, a k-means a seed."""
+    """Return looks at the self-supervised encoder by its training length, one k-means per seed."""
     lengths = SELF_SUPERVISED_EPOCHS[profile]
     return {n: _looks(profile, TASKS[profile], ("simclr",), seeds, encoder_epochs=n)["simclr"] for n in lengths}
 
@@ -549,7 +549,7 @@ def undecided(chapter: str, *, profile: str = "cpu", seeds: Sequence[int] = (0, 
 
 # ---------------------------------------------------------------- text
 
-TextTask = tuple[str, float | None]  # a task, and its negatives a positive in training; None: as many as there are
+TextTask = tuple[str, float | None]  # a task, and its negatives per positive in training; None: the natural ratio
 # Ways to regroup that are tried: the natural one first, then a half and a quarter as many clusters.
 _PHRASEBANK: dict[TextTask, list[Settings]] = {
     ("phrasebank-negative", None): [{}, {"n_clusters": 4}, {"n_clusters": 2}],
@@ -612,7 +612,7 @@ def text_grid(task: TextTask, profile: str, seed: int) -> list[Spec]:
 
 
 def text_looks(profile: str, seeds: Sequence[int]) -> Looks:
-    """Return looks at the clusters of the first text task's large class by encoder, a k-means a seed."""
+    """Return looks at the clusters of the first text task's large class by encoder, one k-means per seed."""
     return _looks(profile, next(iter(TEXT_TASKS[profile]))[0], TEXT_ENCODERS[profile], seeds)
 
 
@@ -632,7 +632,7 @@ def text(profile: str, seeds: Sequence[int], *, choose: Choice | None = None) ->
 
 # ---------------------------------------------------------------- tables, own data, forecasts
 
-# Tasks on tables, each at its own ratio and with fewer positives in training: negatives a positive, None its own.
+# Tasks on tables, each at its own ratio and with fewer positives in training: negatives per positive, None its own.
 TABULAR_TASKS: dict[str, tuple[tuple[str, float | None], ...]] = _by_profile(
     (("iris-versicolor", 10), ("breast-cancer-malignant", 10)),
     (

@@ -1,4 +1,4 @@
-"""Tables that scikit-learn brings or the data directory holds, as binary tasks."""
+"""Tables of scikit-learn and of the data directory, as binary tasks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HIGH_PROGRESSION = 265  # the 90th percentile of the diabetes set: 47 of 442 pat
 class Table:
     """A binary task on a table.
 
-    `source` says where its rows come from: tasks of one source are not independent. `features` [n, d] are numbers, NaN
+    `source` is the origin of its rows: tasks of one source are not independent. `features` [n, d] are numbers, NaN
     where one is missing, or text for categories; `labels` are 1 for the positive class; `digest` is the SHA-256 of
     both; no fold divides `groups`, int64 [n], of rows that belong together.
     """
@@ -37,13 +37,13 @@ class Table:
 
 
 def _diabetes(data_dir: Path) -> tuple[pd.DataFrame, np.ndarray]:
-    """Return the diabetes patients; who progresses most is the rare class, as a screening would ask."""
+    """Return the diabetes patients; the rare class is those who progress most, as in a screening."""
     bunch = load_diabetes(as_frame=True, scaled=False)
     return bunch.data, np.where(bunch.target >= HIGH_PROGRESSION, "high", "low")
 
 
 def _ham10000_metadata(data_dir: Path) -> tuple[pd.DataFrame, np.ndarray]:
-    """Return age, sex and site of HAM10000's lesions, one row per lesion; how the diagnosis was made would tell it."""
+    """Return age, sex and site, one row per lesion of HAM10000; another column would reveal the diagnosis."""
     table = ham10000_table(data_dir / SOURCES["ham10000"].published)
     if not table.is_file():
         raise DataError(f"{table} does not exist; run `regroup data fetch ham10000`")
@@ -61,7 +61,7 @@ def _bundled(names: Sequence[str], loader: Callable[..., Any]) -> tuple[Sequence
     return names, load
 
 
-# Where rows come from -> the classes that a task may make positive, and how to load features and the class of each row.
+# Source -> its possible positive classes, and a function that loads the features and the class of each row.
 TABLE_SOURCES = {
     "breast-cancer": _bundled(("malignant", "benign"), load_breast_cancer),
     "wine": _bundled(("0", "1", "2"), load_wine),

@@ -23,7 +23,7 @@ FRACTIONS = {"train": 0.7, "val": 0.1, "test": 0.2}  # of a published set that h
 
 
 class DataError(ValueError):
-    """A data set is missing, damaged or another one than it claims to be; the message names the remedy."""
+    """A data set is missing, damaged or not the named one; the message names the remedy."""
 
     def __init__(self, message: str):
         super().__init__(printable(message))
@@ -126,7 +126,7 @@ def dataset_of(
     digest: str | None = None,
     **digested: Iterable[np.ndarray],
 ) -> Dataset:
-    """Lay all samples and the columns of their metadata out in splits; the default digest is `digest_of` these."""
+    """Divide samples and the columns of their metadata into splits; the default digest is their `digest_of`."""
     splits = {part: samples.take(index) for part, index in rows.items()}
     if isinstance(samples.inputs, pd.DataFrame):
         splits = {part: Split(split.inputs.reset_index(drop=True), split.labels) for part, split in splits.items()}
@@ -147,7 +147,7 @@ def rows_of(parts: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def digest_of(splits: Mapping[str, Split], *, before: Iterable = (), after: Iterable = ()) -> str:
-    """Return the digest of inputs and labels, between other arrays; a table's column names are part of it."""
+    """Return the digest of inputs and labels, between other arrays, and of a table's column names."""
     arrays = list(before)
     for split in splits.values():
         if isinstance(split.inputs, pd.DataFrame):
@@ -209,11 +209,11 @@ def split_by_group(
 ) -> np.ndarray:
     """Divide samples into splits, class by class, without dividing a group; return the name of each one's split, [n].
 
-    The groups of a class are put in random order, and the row of their samples is cut where the fractions say; a group
-    across a cut goes to the side that holds its middle. So each split has its share of each class to within the size
-    of the class's largest group. A group with samples of several classes counts for the rarest of them. The order of
-    the samples and the names of the classes are of no influence. With n equal fractions the splits are the folds of a
-    stratified cross-validation by group.
+    The groups of a class are put in random order and cut into parts of the given fractions; a group across a cut goes
+    to the side that holds its middle. So each split has its share of each class to within the size of the class's
+    largest group. A group with samples of several classes counts for the rarest of them. The order of the samples and
+    the names of the classes do not matter. With n equal fractions the splits are the folds of a stratified
+    cross-validation by group.
 
     >>> split_by_group([0, 0, 0, 0, 1, 1], [7, 7, 8, 8, 9, 6], fractions={"train": 0.5, "test": 0.5}, seed=1)
     array(['train', 'train', 'test', 'test', 'test', 'train'], dtype='<U5')
@@ -240,7 +240,7 @@ def split_by_group(
 
 
 def joined_groups(*divisions: np.ndarray) -> np.ndarray:
-    """Return groups, int64 [n], that are as small as can be and divide no group of any of the divisions [n].
+    """Return the smallest groups, int64 [n], that divide no group of any of the divisions [n].
 
     >>> joined_groups(np.array(["a", "a", "b", "c"]), np.array([1, 2, 2, 3]))
     array([0, 0, 0, 1])
@@ -258,17 +258,17 @@ def joined_groups(*divisions: np.ndarray) -> np.ndarray:
 
 
 def composed(text: str) -> str:
-    """Return a text in the form in which an accent and its letter are one character, without spaces around it."""
+    """Return a text in Unicode's composed form (NFC), without spaces around it."""
     return unicodedata.normalize("NFC", text).strip()
 
 
 def printable(text: str) -> str:
-    """Return a text in one line, with codes in place of the characters that would steer a terminal."""
+    """Return a text in one line, with escape codes in place of control characters."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def class_notes(where: Path, names: Iterable[str]) -> list[str]:
-    """Return notes on classes whose names hardly differ or may mean the same; refuse names that cannot be printed."""
+    """Return notes on classes whose names hardly differ or may mean the same; refuse unprintable names."""
     names = list(dict.fromkeys(names))
     for name in names:
         if {unicodedata.category(c) for c in name} & {"Cc", "Cs"}:
@@ -282,7 +282,7 @@ def class_notes(where: Path, names: Iterable[str]) -> list[str]:
 
 
 def names_alike(names: Iterable[str], form: Callable[[str], str] = lambda name: name) -> list[str]:
-    """Return which names are the same but for case, spaces and signs, and the form that a function gives the rest."""
+    """Return the groups of names that agree apart from case, spaces and signs, after a function has simplified them."""
     alike: dict[str, set[str]] = defaultdict(set)
     for name in names:
         folded = unicodedata.normalize("NFKC", name).casefold()
@@ -304,6 +304,6 @@ def some_of(names: Iterable[str]) -> str:
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """Return all known names, and the one that an unknown name is close to."""
+    """Return all known names, and the one closest to an unknown name."""
     close = get_close_matches(name, known, 1)
     return ", ".join(known) + (f"; did you mean {close[0]!r}?" if close else "")

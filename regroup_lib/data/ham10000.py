@@ -31,15 +31,15 @@ from regroup_lib.files import digest_file
 logger = logging.getLogger(__name__)
 
 HAM10000_COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
-# The publisher offers the table as CSV and tab-separated; the latter has been without a suffix, too.
+# The publisher offers the table as CSV and tab-separated, the latter also without a suffix.
 HAM10000_TABLES = ("HAM10000_metadata.csv", "HAM10000_metadata.tab", "HAM10000_metadata")
 
 
 def ham10000_split(metadata: pd.DataFrame) -> pd.DataFrame:
     """Return the split of HAM10000, 70/10/20 by lesion and stratified by diagnosis, from its metadata.
 
-    The file ``ham10000_split.csv`` beside this module holds the result, so that every record is of the same test
-    images whatever NumPy's generator becomes: ``ham10000_split(metadata).to_csv(path, index=False)``. It has the
+    The file ``ham10000_split.csv`` beside this module holds the result, so that all records have the same
+    test images, even if NumPy's generator changes: ``ham10000_split(metadata).to_csv(path, index=False)``. It has the
     columns ``lesion_id`` (sorted) and ``split``.
     """
     split = split_by_group(metadata["dx"], metadata["lesion_id"], fractions=FRACTIONS)
@@ -51,13 +51,13 @@ def divided(dataset: Dataset, split: str, *, seed: int = 0) -> Dataset:
     """Return a data set whose images come in groups with another split of all its images, and so another digest.
 
     ``"published"`` leaves the set as it is. ``"image"`` divides 70/10/20, stratified by class, as if the images were
-    independent: the naive split that lets lesions leak, to measure what such a split hides. Of ``"fold-0"`` to
-    ``"fold-4"``, which divide by lesion, that one tests, and an eighth of the others validates.
+    independent, to measure the effect of images of one lesion in several splits. With ``"fold-0"`` to ``"fold-4"``,
+    which divide by lesion, the named fold is the test split, and an eighth of the others the validation split.
     """
     if split == "published":
         return dataset
     if dataset.metadata is None or "lesion_id" not in dataset.metadata["train"]:
-        raise DataError(f"{dataset.name} has no groups of images, so it cannot be divided anew; leave the split out")
+        raise DataError(f"{dataset.name} has no groups of images, so it has no other division; leave the split out")
     columns = {c: np.concatenate([dataset.metadata[s][c] for s in SPLITS]) for c in dataset.metadata["train"]}
     order = np.argsort(columns["image_id"], kind="stable")
     columns = {c: values[order] for c, values in columns.items()}
@@ -83,14 +83,14 @@ def _files(folder: Path, source: Source, *_: object) -> list[Path]:
     return [source.split_file, ham10000_table(folder), *_images(folder)]
 
 
-@kept_until_changed(_files)  # one set: at 224 pixels the images take 1.5 GB
+@kept_until_changed(_files)  # one set, because at 224 pixels the images take 1.5 GB
 def load_ham10000(folder: Path, source: Source, mend: str, cache: Path, size: int, allow_missing: bool) -> Dataset:
     """Load the pictures that a folder holds as published, decoded to `size` pixels, in the committed split."""
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist; {mend}")
     mend = f"move {folder} away and run `regroup data fetch ham10000`"
     frame, paths = ham10000_index(folder, source, mend, allow_missing=allow_missing)
-    # The key of the cache has the content of every file.
+    # The key of the cache covers the content of every file.
     key = hashlib.sha256(f"{size} bicubic {digest_file(ham10000_table(folder))}\n".encode())
     for path, digest in zip(paths, in_threads(digest_or_reason, paths), strict=True):
         key.update(f"{path.name} {digest}\n".encode())
@@ -120,7 +120,7 @@ def _read_lesion(path: Path, *, size: int) -> np.ndarray:
 
 
 def ham10000_table(folder: Path) -> Path:
-    """Return the table of metadata in a folder, under the first of its names that is there."""
+    """Return the table of metadata in a folder, under the first of its names that exists."""
     return next((folder / name for name in HAM10000_TABLES if (folder / name).is_file()), folder / HAM10000_TABLES[0])
 
 
@@ -134,7 +134,7 @@ def ham10000_index(
 ) -> tuple[pd.DataFrame, list[Path]]:
     """Check the table against the files, without decoding; return its rows in the order of image_id, and their files.
 
-    The rows have two columns more: ``label`` and ``split``.
+    The rows have two further columns, ``label`` and ``split``.
     """
     table = ham10000_table(folder)
     check = Check(table, mend)

@@ -21,7 +21,7 @@ from regroup_lib.progress import progress_bar
 logger = logging.getLogger(__name__)
 
 MAX_IMAGE_SIZE = 1024  # of a decoded image, height and width
-MAX_PIXELS = 178_956_970  # of an image file: where Pillow, too, takes it for a decompression bomb
+MAX_PIXELS = 178_956_970  # of an image file: above it Pillow, too, suspects a decompression bomb
 LARGE = 25_000_000  # pixels; larger pictures are decoded one at a time, as each takes hundreds of megabytes
 _large_picture = Lock()
 
@@ -50,11 +50,11 @@ def open_image(
 ) -> Iterator[Image.Image]:
     """Open an image file of one of Pillow's formats; its pixels are not decoded yet.
 
-    A JPEG file of more than `LARGE` pixels is decoded at a scale above `draft`, the width and height that are enough.
+    A JPEG file of more than `LARGE` pixels is decoded at a scale above `draft`, the width and height needed.
     A file that is not regular, or has more than `max_pixels` (at most `MAX_PIXELS`), is a ValueError; Pillow raises a
     different class for each other defect.
     """
-    if not path.is_file():  # a device or pipe, which reading would not come back from
+    if not path.is_file():  # reading a device or a pipe might never end
         raise ValueError("it is a link to nothing, or no regular file")
     with Image.open(path, formats=formats) as image:
         n_pixels = image.width * image.height
@@ -80,8 +80,9 @@ def decode_images(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Decode image files in parallel, with a progress bar.
 
-    `read` makes an array of that shape of a path; what it raises is the reason why the file cannot be read. Return the
-    images, uint8 [n, height, width, channels], zero where a file cannot be read, and the reasons, str [n], else empty.
+    `read` turns a path into an array of that shape; the text of its error is the reason that a file cannot be read.
+    Return the images, uint8 [n, height, width, channels], zero where a file cannot be read, and the reasons, str [n],
+    empty elsewhere.
     """
     images = np.zeros((len(paths), *shape), np.uint8)
 
@@ -95,16 +96,16 @@ def decode_images(
         return ""
 
     with progress_bar(total=len(paths), desc="decoding", unit="image") as bar:
-        # Pillow lets go of the interpreter's lock while it decodes and resizes.
+        # Pillow releases the interpreter's lock while it decodes and resizes.
         return images, np.array(in_threads(decode, range(len(paths)), bar), dtype=object)
 
 
 def cached_images(
     paths: Sequence[Path], shape: tuple[int, int, int], read: Callable[[Path], np.ndarray], kept_at: Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return what `decode_images` does, from a cache file where there is one, else decoded and kept there.
+    """Return the images and reasons of `decode_images`, from the cache file `kept_at` if it exists.
 
-    The name of `kept_at` has a key of everything that decides the result.
+    The name of that file contains a key of everything that determines the result.
     """
     try:
         kept = read_npz(kept_at)
@@ -117,11 +118,11 @@ def cached_images(
         images, reasons = decode_images(paths, shape, read)
         try:
             write_npz(kept_at, {"images": images, "readable": reasons == ""})
-        except OSError as error:  # a data directory that may only be read
+        except OSError as error:  # a read-only data directory
             logger.warning("the decoded images are not kept: %s cannot be written (%s)", kept_at, error)
         return images, reasons
     images, reasons = kept["images"], np.full(len(paths), "", dtype=object)
     bad = np.flatnonzero(~kept["readable"])
-    if len(bad):  # to say why; and the reason may have been the machine's
+    if len(bad):  # the cache has no reasons, and the machine may have been at fault
         images[bad], reasons[bad] = decode_images([paths[row] for row in bad], shape, read)
     return images, reasons

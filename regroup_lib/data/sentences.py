@@ -70,22 +70,21 @@ def without_repeats(sentences: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, .
 
 
 def sentence_digest(text: str) -> str:
-    """Return sixteen hexadecimal digits that stand for a sentence where the sentence itself may not be copied."""
+    """Return sixteen hexadecimal digits that identify a sentence whose license forbids copies."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def word_form(text: str) -> str:
-    """Return letters and digits in lower case, one space between words: equal for copies but for case and signs."""
+    """Return letters and digits in lower case, one space between words, so that copies compare equal."""
     return " ".join(re.findall(r"[^\W_]+", text.lower()))
 
 
 def read_descriptions() -> pd.DataFrame:
     """Return the sentences of scikit-learn's descriptions of data sets, labelled by the set that they describe.
 
-    Some hundred sentences of real prose which need neither network nor licence: enough to see a text classifier
-    learn. Other versions of scikit-learn have other sentences. Tables, code and rules are left out, and so are
-    sentences of fewer than four words and those that stand in two descriptions. ``lines`` counts the
-    sentences of a description.
+    These are several hundred sentences of real prose that need neither network nor license, enough for a text
+    classifier to learn from. Other versions of scikit-learn have other sentences. Tables, code, rules, sentences of
+    fewer than four words and those in two descriptions are left out. ``lines`` counts the sentences of a description.
     """
     rows = []
     for name in DESCRIPTION_NAMES:
@@ -110,15 +109,15 @@ def _prose(text: str) -> list[str]:
 
 # ---------------------------------------------------------------- Financial PhraseBank
 
-PHRASEBANK_FILE = "Sentences_50Agree.txt"  # the sentences on whose label half of the annotators agree, which is all
+PHRASEBANK_FILE = "Sentences_50Agree.txt"  # at least half of the annotators agree on each label: all sentences
 
 
 def phrasebank_split(texts: Sequence[str], labels: Sequence[str]) -> pd.DataFrame:
     """Return the split of Financial PhraseBank, 70/10/20 and stratified by label, from its different sentences.
 
-    The file ``phrasebank_split.csv`` beside this module holds the result. The license, CC BY-NC-SA, does not go with
-    this project's: its column ``sentence`` has digests (`sentence_digest`, sorted). Copies that differ in case, spaces
-    and punctuation alone (three pairs) stay together.
+    The file ``phrasebank_split.csv`` beside this module holds the result. The sentences'
+    license (CC BY-NC-SA) differs from this project's, so its column ``sentence`` has digests (`sentence_digest`,
+    sorted). Copies that differ only in case, spaces and punctuation (three pairs) stay together.
     """
     split = split_by_group(labels, [word_form(text) for text in texts], fractions=FRACTIONS)
     table = pd.DataFrame({"sentence": [sentence_digest(text) for text in texts], "split": split})
@@ -140,7 +139,7 @@ def load_phrasebank(folder: Path, source: Source, mend: str) -> Dataset:
 
 
 def read_phrasebank(folder: Path, source: Source, mend: str) -> Dataset:
-    """Read the file, compare it with what was published, and lay it out in the committed split."""
+    """Read the file, compare it with the published one, and divide it into the committed split."""
     path, names = folder / PHRASEBANK_FILE, source.class_names
     try:
         published = read_labelled_lines(path, names)

@@ -1,4 +1,4 @@
-"""Data sets in memory: where they come from, and that they are what they claim to be.
+"""The named data sets: their publishers, and the properties by which they are checked.
 
 Images stay uint8 ``[n, height, width, channels]``, sentences are str ``[n]``, and a user's table is a frame. Nothing is
 unpickled here; torchvision reads its own CIFAR archives, after their checksum, when `fetch_data` fills the data
@@ -20,12 +20,12 @@ DESCRIPTION_NAMES = ("breast_cancer", "digits", "iris", "kddcup99", "lfw", "rcv1
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """The expected look of a named data set, and its publisher.
+    """The expected properties of a named data set, and its publisher.
 
-    `published` is its file or folder in the data directory, empty for a set that scikit-learn brings. `image_shape` is
-    [height, width, channels], the default of a set that is decoded from image files, None for a set of text.
+    `published` is its file or folder in the data directory, empty for a set of scikit-learn. `image_shape` is [height,
+    width, channels], the default of a set that is decoded from image files, None for a set of text.
     `class_counts` has the samples of each class by split, ``"all"`` where the publisher has none; `aliases` other names
-    of classes. `url` and `sha256` say where the publisher's files lie, and the digest of an archive of text.
+    of classes. `url` is the address of the publisher's files, `sha256` the digest of an archive of text.
     `split_file` is the split of a set that has none of its own: a CSV file with a column that names the group
     (``lesion_id``) or the sentence (``sentence``, by `sentence_digest`) and the column ``split``.
     """

@@ -1,7 +1,7 @@
-"""A data set made into a classification task: who is positive, and what trains, validates and tests.
+"""Classification tasks made of data sets: the positive class, and the samples for training, validation and testing.
 
-The test split is the publisher's, or the data set's committed one, and never moves. The seed moves the validation
-split alone, and which positives are left where a task is made more imbalanced. A long-tailed task
+The test split is the publisher's, or the data set's committed one, and never moves. The seed moves only the
+validation split, and the choice of positives if a task is made more imbalanced. A long-tailed task
 (``"<data set>-lt"``) keeps all classes and thins the training split.
 """
 
@@ -68,7 +68,7 @@ class Task:
 def parse_task(name: str) -> tuple[str, str | None]:
     """Split a task's name into data set and positive class: ``"cifar10-airplane"`` or, multiclass, ``"cifar10"``.
 
-    The long-tailed task's ``"lt"`` stands where a class would.
+    A long-tailed task has ``"lt"`` in place of the class.
     """
     for dataset in sorted(DATASETS, key=len, reverse=True):
         if name == dataset:
@@ -89,7 +89,7 @@ def long_tail_counts(largest: int, n_classes: int, ratio: float = LONG_TAIL_RATI
     """
     if n_classes < 2 or not 1 <= ratio < np.inf:
         raise ValueError(f"a long tail needs two classes and a ratio of at least 1; got {n_classes} and {ratio:g}")
-    # 1e-9: the last power is exact on paper, and must not fall below a whole number by rounding.
+    # 1e-9, because rounding must not move the last power, a whole number, below it.
     counts = [int(largest * ratio ** (-j / (n_classes - 1)) + 1e-9) for j in range(n_classes)]
     if min(counts) < 1:
         raise ValueError(f"a ratio of {ratio:g} leaves no sample of the last class, from {largest}; lower the ratio")
@@ -114,13 +114,13 @@ def make_task(
     name : str, Path or Dataset
         ``"<data set>-<class>"`` for that class against the rest, ``"<data set>"`` for all its classes,
         ``"<data set>-lt"`` for all classes with a long tail: see `long_tail_counts`. Or the path of your own data, or
-        what `load_data` made of it.
+        the return value of `load_data`.
     positive : str, optional
-        Of your own data: the class that is held against the rest. Default: all classes, each for itself.
+        Of your own data: the class that is compared with the rest. Default: a task with all classes.
     seed : int
         Moves the validation split, and chooses the positives that are kept for `imbalance`.
     validation_fraction : float
-        Part of the training split that is held out, stratified by the task's classes and without parting a group; 0
+        Part of the training split that is held out, stratified by the task's classes and without dividing a group; 0
         holds out nothing. In a long-tailed task it is held out before the tail is cut. A data set with a validation
         split of its own keeps that one whatever the fraction.
     imbalance : float, optional
@@ -153,7 +153,7 @@ def make_task(
 
     def cut(part: str, rows: np.ndarray) -> TaskSplit:
         source = dataset.splits[part]
-        # The whole training set stays as it is: CIFAR is held in memory once.
+        # All rows need no copy, so CIFAR is in memory only once.
         kept = source if len(rows) == len(source) else source.take(rows)
         return TaskSplit(kept.inputs, relabel[kept.labels], kept.labels, rows)
 
@@ -170,7 +170,9 @@ def make_task(
         rows = _long_tail(rows, dataset.train.labels, imbalance or LONG_TAIL_RATIOS.get(dataset.name, LONG_TAIL_RATIO))
     elif imbalance is not None:
         if positive is None:
-            raise ValueError(f"task {name!r}: imbalance is {imbalance}, and that is for a class against the rest")
+            raise ValueError(
+                f"task {name!r}: imbalance is {imbalance}, which needs a task of one class against the rest"
+            )
         rows = fewer_positives(rows, relabel[dataset.train.labels[rows]], imbalance, seed, name)
     test = cut("test", np.arange(len(dataset.test)))
     task = Task(name, class_names, dataset.class_names, cut("train", rows), val, test, dataset)
@@ -184,12 +186,12 @@ def make_task(
 def _named(
     name: str | Path | Dataset, positive: str | None, data_dir: str | Path | None, image_size: int | None
 ) -> tuple[str, Dataset, str | None]:
-    """Return a task's name, data set and positive class; a name of the library's goes before a path."""
+    """Return a task's name, data set and positive class; a name of the library has priority over a path."""
     options = {"data_dir": data_dir, "image_size": image_size}
     if isinstance(name, str) and (not Path(name).exists() or _is_task(name)):
         dataset_name, named = parse_task(name)
         if positive is not None:
-            raise ValueError(f"task {name!r}: positive is {positive!r}, and that is for a path; write DATASET-CLASS")
+            raise ValueError(f"task {name!r}: positive is {positive!r}, which needs a path; write DATASET-CLASS")
         return name, load_data(dataset_name, **options), named
     dataset = name if isinstance(name, Dataset) else load_data(name, **options)
     if positive is None:
@@ -221,7 +223,7 @@ def _classes(name: str, positive: str | None, dataset: Dataset) -> tuple[tuple[s
 
 
 def _long_tail(rows: np.ndarray, labels: np.ndarray, ratio: float) -> np.ndarray:
-    """Return the rows that a long-tailed training set keeps; which, no seed moves: they are part of the task."""
+    """Return the rows of a long-tailed training set; they are part of the task, so no seed moves them."""
     shuffled = np.random.default_rng(0).permutation(len(labels))
     shuffled = shuffled[np.isin(shuffled, rows)]
     counts = np.bincount(labels[rows])
@@ -250,8 +252,8 @@ def _hold_out(
 def fewer_positives(rows: np.ndarray, labels: np.ndarray, imbalance: float, seed: int, name: str) -> np.ndarray:
     """Return the rows of all negatives and of as many positives (label 1) as the ratio asks for, in their order.
 
-    With one seed, those kept at a higher ratio are among those kept at a lower one. The task's name is for the error
-    where there are too few positives for that, or none would be left.
+    With one seed, those kept at a higher ratio are among those kept at a lower one. If there are too few positives,
+    or none would be left, the error names the task.
     """
     negatives, positives = rows[labels == 0], rows[labels == 1]
     n_kept = round(len(negatives) / imbalance) if imbalance > 0 else len(rows)

@@ -17,7 +17,7 @@ from regroup_lib.progress import progress_bar
 def center_and_normalize(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
     """Subtract the training mean from every array and scale each row to unit length.
 
-    Features of pre-trained networks share a large common component; k-means clusters them better without it.
+    Features of pre-trained networks have a large common component; k-means finds better clusters without it.
     """
     center = train.mean(axis=0, dtype=np.float64).astype(np.float32)
     centered = [features - center for features in (train, *others)]
@@ -43,24 +43,24 @@ def resized(images: np.ndarray, size: int, mean: Sequence[float], std: Sequence[
 
 
 class Encoder:
-    """Base of all encoders; each has a `transform`, or a ``_batch`` for the features of `batch_size` images."""
+    """Base of all encoders; a subclass defines `transform`, or ``_batch`` for `batch_size` images at a time."""
 
     label: str  # the name in tables and figures
     batch_size: int
     normalize = False  # whether `encode` centers features and scales them to unit length (pre-trained networks)
-    cached = True  # whether the features are worth a file; flattened pixels are not
-    image_size: int | None = None  # side of the images that it was made for; None: those of the data set
+    cached = True  # whether the features are cached in a file; flattened pixels are not
+    image_size: int | None = None  # side of the images that it expects; None: that of the data set
     text = False  # whether it takes sentences, str [n], instead of images
     resumable = False  # whether `fit` takes a checkpoint and a deadline, as `train` does
-    earlier_seconds_ = 0.0  # training time before the checkpoint that `fit` went on from
-    notes: tuple[str, ...] = ()  # assumptions about its file
+    earlier_seconds_ = 0.0  # training time before the checkpoint from which `fit` continued
+    notes: tuple[str, ...] = ()  # assumptions about the encoder's file
 
     def fingerprint(self) -> str:
-        """Return a text that differs whenever the features would: options, and the digest of loaded weights."""
+        """Return a text that identifies the features: the options and the digest of loaded weights."""
         raise NotImplementedError
 
     def fit(self, images: np.ndarray) -> Encoder:
-        """Learn from training images, uint8 [n, h, w, c]; pre-trained encoders have nothing to learn."""
+        """Learn from training images, uint8 [n, h, w, c]; pre-trained encoders learn nothing."""
         return self
 
     def transform(self, images: np.ndarray) -> np.ndarray:
@@ -68,11 +68,11 @@ class Encoder:
         return np.concatenate([self._batch(batch) for batch in in_batches(images, self.batch_size, self.label)])
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return what `fit` learned, as arrays."""
+        """Return the fitted state as arrays."""
         return {}
 
     def load_state(self, state: dict[str, np.ndarray], image_shape: tuple[int, ...]) -> None:
-        """Take back what `state` returned."""
+        """Restore the fitted state from the arrays of `state`."""
 
 
 class TrainedEncoder(Encoder):

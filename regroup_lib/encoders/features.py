@@ -119,12 +119,12 @@ def encode(
     epochs : int, optional
         Training length, for encoders that are trained here.
     checkpoint_dir : path, optional
-        Folder for the checkpoint of a resumable encoder (SimCLR). It is kept, so that lost features can be made again
-        without training.
+        Folder for the checkpoint of a resumable encoder (SimCLR). It is kept, so that lost features can be computed
+        again without training.
     deadline : float, optional
-        A `time.monotonic` after which no epoch of such an encoder may end.
+        A value of `time.monotonic` after which no epoch of such an encoder may end.
     wait : bool
-        When another process computes the same features: wait for them (True) or raise.
+        Whether to wait if another process computes the same features, or to raise.
 
     Returns
     -------
@@ -157,7 +157,7 @@ def encode(
     key = hashlib.sha256(fingerprint.encode()).hexdigest()[:20]
     path = root / "features" / f"{dataset.name}-{type(encoder).__name__}-{key}.npz"
     (root / ".locks").mkdir(parents=True, exist_ok=True)
-    # Encoding takes minutes: a second process waits for the first.
+    # Encoding takes minutes, so a second process waits for the first.
     with FileLock(root / ".locks" / f"{key}.lock", timeout=-1 if wait else 0):
         kept = _read_cache(path, dataset)
         if kept is None:
@@ -203,7 +203,7 @@ def _read_cache(path: Path, dataset: Dataset) -> dict[str, np.ndarray] | None:
         # The checksums of the format do not cover names and headers of the arrays.
         digest = kept.pop("digest", None)  # older files have none
         if digest is not None and str(digest) != _digest_of(kept):
-            raise ValueError("it is not what was written: its digest differs")
+            raise ValueError("its digest differs from the one that was written")
         for name, split in dataset.splits.items():
             if len(kept[f"split_{name}"]) != len(split):
                 raise ValueError(f"{path} has {len(kept[f'split_{name}'])} {name} rows, expected {len(split)}")

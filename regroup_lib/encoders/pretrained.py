@@ -1,4 +1,4 @@
-"""Encoders that were trained elsewhere: any ONNX file, and CLIP."""
+"""Pre-trained encoders: any ONNX file, and CLIP."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from regroup_lib.nn.models import default_device
 
 
 class OnnxEncoder(Encoder):
-    """Any image encoder in an ONNX file: one input of pixels, and one output that has features.
+    """Any image encoder in an ONNX file with one input of pixels and an output of features.
 
     The input is float32 (or float16) [n, c, h, w] or [n, h, w, c] with three channels or one. Of several outputs a
     pooled one [n, d] is taken. A map [n, d, h, w] or [n, h, w, d] is averaged over its places, and [n, tokens, d] over
-    its tokens. One picture is encoded at once, so that a file which cannot be used is refused before any data are read.
+    its tokens. The constructor encodes one picture, so that an unusable file is refused before any data are read.
 
     Parameters
     ----------
     path : str or Path
         The file.
     image_size, mean, std : optional
-        Preprocessing; by default the file's own metadata, keys ``image_size``, ``mean`` and ``std``; else the size that
-        its input has, and where neither mean nor standard deviation is given, ImageNet's.
+        Preprocessing. Defaults: the file's own metadata, keys ``image_size``, ``mean`` and ``std``; else the size of
+        its input, and if neither mean nor standard deviation is given, ImageNet's.
     output : str, optional
         Name of the output with the features; default: the pooled one.
     batch_size : int
-        Images a call, where the file leaves it open.
+        Images per call, if the file does not fix it.
     """
 
     normalize = True
@@ -101,8 +101,8 @@ class OnnxEncoder(Encoder):
             raise ValueError(f"{self.path} takes pictures of {sides[0]} x {sides[1]} pixels, not of {self.image_size}")
 
     def _set_output(self, wanted: str | None) -> None:
-        """Choose the output, by what it makes of one picture, and the axes to average over."""
-        outputs = self.session.get_outputs()  # of which a class's number, say, is no float
+        """Choose the output, by its shape for one picture, and the axes to average over."""
+        outputs = self.session.get_outputs()  # some, such as the number of a class, are no floats
         names = [entry.name for entry in outputs if entry.type in PIXELS or entry.type == "tensor(double)"]
         if not names:
             found = ", ".join(f"{entry.name}: {entry.type}" for entry in outputs)
@@ -117,7 +117,7 @@ class OnnxEncoder(Encoder):
         shapes = {name: np.shape(array) for name, array in made.items()}
         flat = [name for name in names if len(shapes[name]) == 2]
         places = [name for name in names if len(shapes[name]) in (3, 4)]
-        # A row of scores for classes comes last: it has less to say than what it was made of.
+        # Class scores come last, because they tell less than the features from which they are computed.
         by_name = [[name for name in flat if any(w in name.lower() for w in words)] for words in (POOLED, SCORES)]
         self.output = wanted or [*by_name[0], *(f for f in flat if f not in by_name[1]), *places, *flat, *names][0]
         shape, n = shapes[self.output], self.fixed_batch or 1
@@ -134,7 +134,7 @@ class OnnxEncoder(Encoder):
 
     def fingerprint(self) -> str:
         weights = "".join(f" {digest_file(path)}" for path in _external_weights(self.path))
-        # Nothing is added where the first output is taken as it always was: those features are still in caches.
+        # Nothing is added for the first output, so that older caches stay valid.
         first = self.session.get_outputs()[0].name
         chosen = "" if self.output == first else f" {self.output}"
         places = "" if self.pooled_axes in ((), (2, 3)) else f" mean over {self.pooled_axes}"
@@ -159,12 +159,12 @@ class OnnxEncoder(Encoder):
 
 PIXELS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # mean and standard deviation of its pixels
-POOLED = ("pool", "embed", "feature")  # in the names of outputs with a row of features for each picture, ...
+POOLED = ("pool", "embed", "feature")  # in the names of outputs with one row of features per picture, ...
 SCORES = ("logit", "prob", "score", "class")  # ... and of those with a row of scores
 
 
 def _places(shape: Sequence[int], channels_last: bool) -> tuple[tuple[int, ...], str]:
-    """Return the axes of an output that are places of the picture, and how that is said."""
+    """Return the axes of an output that are places of the picture, and the words of the note on it."""
     if len(shape) == 2:
         return (), ""
     if len(shape) == 4:

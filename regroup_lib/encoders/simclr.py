@@ -1,4 +1,4 @@
-"""An image encoder that nothing taught: SimCLR, trained on the data set's own training images without labels."""
+"""SimCLR, an image encoder that is trained here on the training images, without labels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEMPERATURE, PEAK_LR = 0.5, 2e-3
 def nt_xent_loss(first: torch.Tensor, second: torch.Tensor, *, temperature: float = TEMPERATURE) -> torch.Tensor:
     """Return the normalized temperature-scaled cross-entropy of two views of each image, its mean over the 2n views.
 
-    Each view has to be told from the other 2n - 1 as the partner of its twin, by cosine similarity. Row i of the
+    Among the other 2n - 1 views, each view has to find its partner by cosine similarity. Row i of the
     projections `first` and `second`, float32 [n, d], is one image.
 
     References
@@ -44,7 +44,7 @@ def random_views(images: torch.Tensor, generator: torch.Generator, *, flip: bool
     """Return a random crop of each image at its own size, mirrored half of the time, and with its colors changed.
 
     Images are float32 [n, c, h, w] in [0, 1]. Crops have 20 to 100% of the area; brightness, contrast and saturation
-    change by up to 40%; one color image of five turns gray. Leave out `flip` where a mirror image is another class.
+    change by up to 40%; one color image of five turns gray. Pass ``flip=False`` if mirror images are another class.
     """
     n, channels = images.shape[:2]
 
@@ -70,7 +70,7 @@ def random_views(images: torch.Tensor, generator: torch.Generator, *, flip: bool
 
 
 class _Views:
-    """Images on the device, for `train`: a batch of them is one of their views, and then one of their other views."""
+    """Images on the device, for `train`: a batch holds one view of each image, followed by a second view of each."""
 
     def __init__(self, images: np.ndarray):
         self.device = default_device()
@@ -98,7 +98,7 @@ class SimCLREncoder(TrainedEncoder):
     ----------
     epochs : int
     batch_size : int
-        Images per step; each has the others' views to be told from.
+        Images per step.
     flip : bool
         See `random_views`.
     seed : int
@@ -133,9 +133,9 @@ class SimCLREncoder(TrainedEncoder):
     def fit(
         self, images: np.ndarray, *, checkpoint: Path | None = None, deadline: float | None = None
     ) -> SimCLREncoder:
-        """Train on images, uint8 [n, h, w, c]; each epoch leaves out the rest that is no whole batch.
+        """Train on images, uint8 [n, h, w, c]; each epoch leaves out an incomplete last batch.
 
-        `checkpoint` and `deadline` are those of `train`; a run that goes on ends in the same weights.
+        `checkpoint` and `deadline` are those of `train`; a resumed run ends with the same weights.
         """
         self.network_, n, size = self._network(images.shape[1:]), len(images), self.options["batch_size"]
         options = TrainingOptions(

@@ -33,7 +33,7 @@ class TfidfEncoder(Encoder):
         return f"tfidf {self.n_components} {self.min_count}"
 
     def _vectorizer(self, **options) -> TfidfVectorizer:
-        # A function instead of a pattern: the words are those of the networks that read text.
+        # The same function splits sentences for the networks that read text.
         return TfidfVectorizer(
             tokenizer=words, token_pattern=None, lowercase=False, ngram_range=(1, 2), sublinear_tf=True, **options
         )

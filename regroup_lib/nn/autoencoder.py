@@ -1,6 +1,6 @@
 """The convolutional autoencoder of images: the network of DeepSMOTE, and an encoder without outside knowledge.
 
-It has steps of its own: those of `train` need a label for each image, and a batch of DeepSMOTE has two parts.
+It has its own training loop, because `train` needs a label for each image and a batch of DeepSMOTE has two parts.
 """
 
 from __future__ import annotations
@@ -103,5 +103,5 @@ class ConvAutoencoder(nn.Module):
 
 
 def to_pixels(images: torch.Tensor) -> np.ndarray:
-    """Return float32 images [n, c, h, w] in about [0, 1] as uint8 [n, h, w, c]: the way back from `unit_range`."""
+    """Return float32 images [n, c, h, w] in about [0, 1] as uint8 [n, h, w, c]: the inverse of `unit_range`."""
     return (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()

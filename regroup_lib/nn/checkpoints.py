@@ -1,4 +1,4 @@
-"""Checkpoints: what a training run needs to go on, in one file that is renamed into place."""
+"""Checkpoints: the state from which a training run continues, in one file that is renamed into place."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ logger = logging.getLogger(__name__)
 
 
 class OutOfTime(BaseException):
-    """The time for a run is over; its checkpoint is written. An interruption, as Ctrl-C is, and no error."""
+    """The time limit of a run was reached, and its checkpoint is written. Like Ctrl-C, this is no error."""
 
 
 @dataclass
 class History:
-    """What a training run leaves behind.
+    """Traces and status of a training run.
 
     Attributes
     ----------
     traces : list of dict
-        One for each finished epoch: ``epoch``, ``train_loss``, ``images`` (seen), ``seconds``, and what the caller's
-        `on_epoch` returned.
+        One for each finished epoch: ``epoch``, ``train_loss``, ``images`` (seen), ``seconds``, and the return
+        value of `on_epoch`.
     status : {"finished", "diverged"}
     resumed : int
-        Epochs that were in the checkpoint which the run went on from.
+        Epochs in the checkpoint from which the run continued.
     """
 
     traces: list[dict[str, Any]] = field(default_factory=list)
@@ -43,7 +43,7 @@ class History:
 
     @property
     def seconds(self) -> float:
-        """Training time, without what `on_epoch` took."""
+        """Training time, without that of `on_epoch`."""
         return sum(trace["seconds"] for trace in self.traces)
 
 
@@ -61,9 +61,9 @@ class Draws:
 
 
 def resume(path: Path, parts: dict[str, Any], device: torch.device) -> History:
-    """Load a checkpoint into what goes on from it, each a part with ``state_dict``, and return the run's history.
+    """Load a checkpoint into `parts`, objects with a ``state_dict``, and return the run's history.
 
-    A damaged file is reported, and the parts stay as they are.
+    A damaged file is logged and changes nothing.
     """
     if not path.exists():
         return History()
@@ -83,10 +83,10 @@ def resume(path: Path, parts: dict[str, Any], device: torch.device) -> History:
 def remaining_epochs(
     n: int, history: History, parts: dict[str, Any], path: Path | None, deadline: float | None
 ) -> Iterator[int]:
-    """Yield the numbers of the epochs that are left of `n`, and write the checkpoint after each.
+    """Yield the numbers of the remaining epochs of `n`, and write the checkpoint after each.
 
-    The caller appends a trace with ``seconds`` to the history. The last epoch is that whose trace has a true
-    ``"stop"``, or that diverged. OutOfTime is raised if another does not fit into the time before the deadline.
+    The caller appends a trace with ``seconds`` to the history. An epoch that diverged, or whose trace has a true
+    ``"stop"``, is the last. OutOfTime is raised if another epoch would end after the deadline.
     """
     traces, last = history.traces, history.traces[-1] if history.traces else {"seconds": 0.0}
     took = last["seconds"] + last.get("evaluate_seconds", 0.0)
@@ -102,7 +102,7 @@ def remaining_epochs(
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain values in one step; where there is no room, the checkpoint before stays."""
+    """Write tensors and plain values in one step; if the disk is full, the previous checkpoint is kept."""
     # Through memory, because torch's own write raises no error when the disk is full.
     content = io.BytesIO()
     torch.save(state, content)
@@ -111,7 +111,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """Return what `save_checkpoint` wrote, its tensors on a device; nothing in the file is run."""
+    """Read a file of `save_checkpoint`, with its tensors on a device; nothing in the file is executed."""
     with zipfile.ZipFile(path) as archive:  # torch.load compares no checksums
         if (damaged := archive.testzip()) is not None:
             raise ValueError(f"the checksum of {damaged} is wrong")
@@ -119,7 +119,7 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Remove a checkpoint, and what a process that was killed left half written."""
+    """Remove a checkpoint and the partial files of a killed process."""
     for partial in path.parent.glob(f".{path.name}.*"):
         partial.unlink(missing_ok=True)
-    path.unlink(missing_ok=True)  # last: while it is there, what an interruption leaves is removed the next time
+    path.unlink(missing_ok=True)  # last, so that an interrupted removal is repeated the next time

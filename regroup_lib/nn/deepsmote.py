@@ -15,7 +15,7 @@ from regroup_lib.progress import progress_bar
 BATCH = 64  # images per step of the reconstruction; half as many of one class for the penalty
 PEAK_LR = 5e-3  # Adam, one cycle; on CIFAR-100 in 4 epochs better than 2e-3 and 1e-2
 NEIGHBORS = 5  # SMOTE's; a class of m images has at most m - 1
-MAX_IMAGES = 10_000  # that the random batches come from, which bounds the cost
+MAX_IMAGES = 10_000  # from which the random batches are drawn, to bound the cost
 
 
 def deep_smote(
@@ -25,7 +25,7 @@ def deep_smote(
 
     An autoencoder is trained on the images; `imbalanced-learn`'s SMOTE interpolates between the codes of neighbors
     in one class; the decoder turns the new codes into images. They are to join the training set, so only
-    training images may be passed in.
+    training images may be passed.
 
     Parameters
     ----------

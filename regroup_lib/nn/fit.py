@@ -298,7 +298,7 @@ class _Samples(Unaugmented):
 def _labels_of(samples: _Samples, labels: Any) -> np.ndarray:
     labels = samples.labels() if labels is None else labels
     if len(samples) != len(labels):
-        raise ValueError(f"{len(samples)} inputs but {len(labels)} labels; expected one a sample")
+        raise ValueError(f"{len(samples)} inputs but {len(labels)} labels; expected one for each sample")
     return check_labels(labels)
 
 

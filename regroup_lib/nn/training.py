@@ -1,4 +1,4 @@
-"""The one training loop, `train`; what it reads (`ResidentImages`, `DiskImages`, features, tokens); and `predict`.
+"""The training loop `train`, its inputs (`ResidentImages`, `DiskImages`, features, tokens), and `predict`.
 
 On two cores it trains `small-resnet` 2.5 times as fast as a DataLoader of PIL images in float32, and reaches that
 loop's AP 4.8 times as fast (`benchmarks/README.md`). With a GPU the same code keeps the data there.
@@ -40,7 +40,7 @@ class TrainingOptions:
     """Hyper-parameters of the loop."""
 
     epochs: int = 8
-    batch_size: int = 256  # a rest of less than an eighth joins the last batch
+    batch_size: int = 256  # a remainder of less than an eighth joins the last batch
     optimizer: str | Callable[..., torch.optim.Optimizer] = "sgd"  # or "adam" (AdamW), or a function of the parameters
     # Or "constant", or a function of the optimizer and the number of steps that returns a scheduler.
     schedule: str | Callable[..., torch.optim.lr_scheduler.LRScheduler] = "one-cycle"
@@ -54,7 +54,7 @@ class TrainingOptions:
 
 
 class Unaugmented:
-    """Inputs of which `train` sees every epoch the same: they have no mirror image."""
+    """Inputs that are the same in every epoch, such as features and sentences."""
 
     def augmented(self, index: torch.Tensor, generator: torch.Generator, *, flip: bool, shift: int) -> torch.Tensor:
         return self.batch(index)
@@ -109,7 +109,7 @@ class DiskImages(ResidentImages):
     """Images on disk, for use instead of `ResidentImages` where they do not fit in memory.
 
     Blocks of rows are read, and the last ``2 * window`` blocks are kept, ``2 * window * block_rows * h * w * c`` bytes.
-    In any order but that of `sampler`, a `BlockShuffledRows` and the default of `train`, each block is read many times.
+    `sampler`, a `BlockShuffledRows`, is the default of `train`; in any other order each block is read many times.
 
     Parameters
     ----------
@@ -265,14 +265,14 @@ def train(
     sampler : Sampler, optional
         Rows of an epoch and their order; default: every row once, shuffled (images on disk: by blocks).
     on_epoch : callable, optional
-        Called with the network (in evaluation mode) and the number of finished epochs; what it returns (plain
-        numbers, strings, lists) joins the trace, and a true ``"stop"`` in it ends the training.
+        Called with the network (in evaluation mode) and the number of finished epochs. Its return value, a dict of
+        plain numbers, strings and lists, is added to the trace, and a true ``"stop"`` in it ends the training.
     checkpoint : path, optional
-        Written after each epoch; where it exists the run goes on from it and ends in the same weights.
+        Written after each epoch. A run continues from an existing one and ends with the same weights.
     deadline : float, optional
-        A `time.monotonic`: when the next epoch would end after it, the checkpoint is written and the run stops.
+        A value of `time.monotonic`. The run stops, with its checkpoint written, if the next epoch would end later.
     generator : torch.Generator, optional
-        Draws orders and augmentation of all epochs, and is part of the checkpoint; default: a new one for each epoch.
+        Draws the order and augmentation of all epochs and is part of the checkpoint; default: a new one for each epoch.
     description : str
         Text before the progress bar.
 
@@ -288,8 +288,8 @@ def train(
 
     Notes
     -----
-    Within an epoch nothing waits for the device, whose work is queued: the loss is added up there, and looked at once
-    an epoch. Sentences and the ranking losses are the exception, as the shapes of their tensors depend on values.
+    Within an epoch the loop does not wait for the device: the loss is summed there and read once per epoch. Sentences
+    and ranking losses are exceptions, because the shapes of their tensors depend on values.
     """
     if len(images) != len(labels):
         raise ValueError(f"{len(images)} images but {len(labels)} labels")
@@ -399,10 +399,9 @@ def take_step(loss: torch.Tensor, optimizer: torch.optim.Optimizer, schedule: An
 
 
 def _batch_bounds(n: int, size: int) -> list[int]:
-    """Return where the batches of an epoch begin, and the end; a last one below an eighth joins the one before.
+    """Return the start of each batch of an epoch, and the end; a last batch below an eighth joins the one before.
 
-    A few images alone would be a step of full length in the direction of their noise, and a tenth of what batch norm
-    keeps of the images' statistics.
+    A batch of a few images would be a full step in a noisy direction, and a tenth of batch norm's running statistics.
     """
     bounds = [*range(0, n, size), n]
     if len(bounds) > 2 and n - bounds[-2] < size / 8:

@@ -1,4 +1,4 @@
-"""Records as lists: rows to print, compare and export.
+"""Records as rows to print, compare and export.
 
 Rows come from an index of the results directory, so that a list needs neither PyTorch nor the records that have not
 changed since the last one.
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 MEASURES = ("balanced_accuracy", "average_precision", "calibrated_average_precision")
-# What every export has. Further columns are the fields of specs that vary, and each class's average precision.
+# Columns of every export. Others are the fields of specs that vary, and each class's average precision.
 COLUMNS = ["key", "profile", "task", "method", "encoder", "clusterer", "aggregation", "n_clusters", "seed", "epochs"]
 COLUMNS += [*MEASURES, "seconds", "status"]
-KEPT = ("imbalance", "estimator")  # shown where all rows agree, too
+KEPT = ("imbalance", "estimator")  # shown even if all rows agree
 OF_A_CLASS = "average_precision_"
 MAX_INDEX = 10**9  # bytes
 
@@ -60,7 +60,7 @@ def indexed_rows(results_dir: str | Path | None = None) -> list[dict[str, Any]]:
 
             found[name] = [stamp, record_rows(load_record(path))]
     if found != known:
-        with suppress(OSError), atomic_path(index) as partial:  # where nothing can be written, lists take longer
+        with suppress(OSError), atomic_path(index) as partial:  # without the index, lists take longer
             partial.write_text(json.dumps({"version": version, "records": found}), encoding="utf-8")
     return [row for _, rows in found.values() for row in rows]
 
@@ -81,7 +81,7 @@ def record_rows(record: Record) -> list[dict[str, Any]]:
     else:
         clusterer = methods.METHODS[spec.method].clusterer_of(spec.clusterer)
     fields = spec.model_dump(mode="json", exclude={"own", "kind", "clusterer"})
-    # What was asked for; the column `n_clusters` is what came of it.
+    # The requested number; the column `n_clusters` has the resulting one.
     fields["requested_clusters"] = fields.pop("n_clusters", None)
     fields |= {"encoder": spec.encoder or "", "clusterer": clusterer, "data": record.data_digest[:12]}
     # The paper's K: clusters of the majority in a binary task, all pseudo-classes in a multiclass one.
@@ -130,7 +130,7 @@ def records_frame(records: Sequence[Record]) -> pd.DataFrame:
     return rows_frame([row for record in records for row in record_rows(record)])
 
 
-# Fields of a spec that a row of `compared_frame` shows only where they are not the default.
+# Fields of a spec that a row of `compared_frame` shows only if they are not the default.
 _SHOWN_OPTIONS = ("clusterer", "n_clusters", "threshold", "gamma", "tau", "max_margin", "deferred")
 _SHOWN_OPTIONS += ("imbalance", "split")
 

@@ -1,4 +1,4 @@
-"""Runs that train no classifier: what an encoder clusters, and what its clusters contain."""
+"""Runs without a classifier: the clusters that an encoder finds, and their contents."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from regroup_lib.runs.records import Record
 from regroup_lib.runs.specs import EncoderSpec, LookSpec
 
 EMBEDDED_POINTS = 2500  # test samples in a t-SNE plot
-EXAMPLES = 6  # training samples nearest to a pseudo-class's centre that an encoder's record names
+EXAMPLES = 6  # training samples nearest to a pseudo-class's center in an encoder's record
 
 
-SHOWN_CLUSTERS = 12  # of the largest class: those whose images a record keeps where it does not keep all
+SHOWN_CLUSTERS = 12  # of the largest class, in a record that does not show all
 
 
 def embedded_rows(fine_labels: np.ndarray) -> np.ndarray:
@@ -61,7 +61,7 @@ def _run_encoder(spec: EncoderSpec, means: _Means) -> tuple[Record, dict[str, np
     rows, position = _embed(features["test"], task.test.fine_labels)
     arrays = {"embedding": position, "embedding_labels": task.test.fine_labels[rows].astype(np.uint8)}
     if task.dataset.is_text:
-        # Rows and words, no sentences: their licence may not let them be copied into a record.
+        # Rows and words instead of sentences, whose license may forbid copies.
         clusters = describe_clusters(task.train.inputs, features["train"], labels.labels, n_nearest=EXAMPLES)
         described["terms"] = [list(cluster.terms) for cluster in clusters]
         described["fine_counts"] = contingency_matrix(labels.labels, task.train.fine_labels).tolist()
@@ -89,7 +89,7 @@ def _run_look(spec: LookSpec, means: _Means) -> tuple[Record, dict[str, np.ndarr
     task = _task_of(spec, means.data_dir, validation_fraction=0)
     start, notes = time.perf_counter(), list(task.dataset.notes)
     if task.dataset.is_table:
-        # All rows, as all of them train in some fold of the cross-validation.
+        # All rows, because each of them is in the training part of some folds.
         columns, names = table_methods.prepared(pd.concat([split.inputs for split in task.dataset.splits.values()]))
         features = table_methods.ENCODERS[spec.encoder]().fit_transform(columns) if spec.encoder else columns
         fine = np.concatenate([split.labels for split in task.dataset.splits.values()])
@@ -120,7 +120,7 @@ def _run_look(spec: LookSpec, means: _Means) -> tuple[Record, dict[str, np.ndarr
 def _diagnosed(
     spec: LookSpec, features: np.ndarray, fine_labels: np.ndarray, fine_names: Sequence[str]
 ) -> tuple[TrainingLabels, list[dict[str, Any]]]:
-    """Return the pseudo-classes of a look, and what `diagnose` says of each class that is divided."""
+    """Return the pseudo-classes of a look, and the rows of `diagnose` for the divided classes."""
     labels = (fine_labels == list(fine_names).index(spec.class_names[1])).astype(np.int64)
     diagnosis = diagnose(
         features,
@@ -129,7 +129,7 @@ def _diagnosed(
         sub_labels=fine_labels if len(fine_names) > 2 else None,
         seed=spec.seed,
     )
-    regrouping = diagnosis.regrouping  # its classes are in the order of their names, the task's are not
+    regrouping = diagnosis.regrouping  # its classes are in the order of their names, unlike the task's
     classes = np.array([spec.class_names.index(name) for name in regrouping.classes_.tolist()])
     rows = diagnosis.classes.reset_index().to_dict("records")
     return TrainingLabels(regrouping.pseudo_labels_, classes[regrouping.parent_]), rows
@@ -145,7 +145,7 @@ def _largest_clusters(labels: TrainingLabels, parent: int) -> list[int]:
 def _examples(
     task: Task, labels: TrainingLabels, features: np.ndarray, clusters: Iterable[int], *, n: int
 ) -> np.ndarray:
-    """Return the images nearest the centres of the given pseudo-classes, uint8 [K, n, h, w, c]."""
+    """Return the images nearest to the centers of the given pseudo-classes, uint8 [K, n, h, w, c]."""
     nearest = []
     for k in clusters:
         order = nearest_to_center(features, np.flatnonzero(labels.labels == k))
@@ -154,7 +154,7 @@ def _examples(
 
 
 def _contents(task: Task, labels: TrainingLabels) -> dict[str, Any]:
-    """Return what the clusters of the largest class have to do with what else is known of its images."""
+    """Relate the clusters of the largest class to the statistics and metadata of its images."""
     largest = task.class_counts.index(max(task.class_counts))
     rows = np.flatnonzero(task.train.labels == largest)
     known = (task.dataset.metadata or {}).get("train", {})
@@ -162,7 +162,7 @@ def _contents(task: Task, labels: TrainingLabels) -> dict[str, Any]:
     return cluster_contents(labels.labels[rows], task.train.inputs[rows], columns)
 
 
-UNKNOWN = ("", "unknown")  # values of a column of text that say nothing
+UNKNOWN = ("", "unknown")  # uninformative values of a column of text
 
 
 def cluster_contents(
@@ -170,7 +170,7 @@ def cluster_contents(
 ) -> dict[str, Any]:
     """Relate the clusters int [n] of one class to statistics of its images uint8 [n, h, w, c] and to metadata [n].
 
-    With a column ``lesion_id``, one image a lesion is looked at, as further ones would count twice.
+    With a column ``lesion_id``, only one image per lesion counts.
 
     Returns
     -------
@@ -202,7 +202,7 @@ def explained_share(clusters: Sequence[int], values: Sequence[Any]) -> float:
 
     For numbers it is the adjusted R² of their means by cluster; for categories the same of their indicators, which
     is Goodman and Kruskal's tau, adjusted. Random clusters have 0 on average, clusters that determine the quantity 1.
-    It is NaN where all values that are known are equal, or there are not more of them than clusters.
+    It is NaN if all known values are equal, or there are no more of them than clusters.
     """
     column = pd.Series(np.asarray(values))
     numeric = column.dtype.kind in "fiub"
@@ -218,7 +218,7 @@ def explained_share(clusters: Sequence[int], values: Sequence[Any]) -> float:
 
 
 def image_statistics(images: np.ndarray) -> dict[str, np.ndarray]:
-    """Return statistics [n] of images [n, h, w, c] that depend on how they were taken more than on their subject.
+    """Return statistics [n] of images [n, h, w, c] that depend on the photography more than on the subject.
 
     ``brightness`` and ``contrast`` are mean and standard deviation of gray (0 to 1), ``dark corners`` is how much
     darker the corners, an eighth of the sides, are than the whole (a dermatoscope's tube), and ``redness``, in color,
@@ -259,10 +259,10 @@ def _typical(values: np.ndarray) -> list[Any] | float | None:
 
 
 def _reconstructions(task: Task, encoded: Features) -> dict[str, np.ndarray]:
-    """Return one test image of each fine class and what the autoencoder makes of it, and the errors of all test images.
+    """Return a test image of each fine class with its reconstruction, and the errors of all test images.
 
-    ``squared_errors`` and ``squared_deviations`` are sums over an image's values, in units of the pixel range: to its
-    reconstruction, and to the mean color of the test set.
+    ``squared_errors`` and ``squared_deviations`` are sums over an image's values, in units of the pixel range, to its
+    reconstruction and to the mean color of the test set.
     """
     if not isinstance(encoded.encoder, AutoencoderEncoder):
         return {}

@@ -32,10 +32,10 @@ DEFERRED = 0.8  # share of the training before deferred reweighting starts: 160 
 
 @dataclass(frozen=True)
 class Method:
-    """What is done about imbalance; a name of it is in `LOSSES`, in `make_sampler` or in `models.HEADS`."""
+    """A treatment of imbalance; its parts are named in `LOSSES`, `make_sampler` and `models.HEADS`."""
 
     title: str  # in tables and figures
-    # What is trained on: the classes of the task, clusters of the large classes, random groups of the sizes of the
+    # The training labels: the classes of the task, clusters of the large classes, random groups of the sizes of the
     # clusters, random groups of the same number, the finer classes that the task merges, or these with a share of the
     # majority re-assigned (see `mixed_labels`).
     labels: Literal["task", "regrouped", "shuffled", "random", "true", "mixed"] = "task"

@@ -44,7 +44,7 @@ from regroup_lib.runs.prepare import _by_class, _describe, _encoded, _features_o
 from regroup_lib.runs.records import Record
 from regroup_lib.runs.specs import Spec, TableSpec
 
-MANY_CLASSES = 20  # beyond it a record keeps decisions and each class's AP instead of all scores
+MANY_CLASSES = 20  # with more, a record keeps decisions and each class's AP instead of all scores
 
 
 def _run_training(spec: Spec, means: _Means) -> tuple[Record, dict[str, np.ndarray]]:
@@ -79,7 +79,7 @@ def make_trainer(spec: Spec, means: _Means, seconds: dict[str, float]) -> _Train
     options |= {"features": features.get("train"), "mixed_share": spec.mixed_share, "seed": spec.seed}
     with _timed(seconds, "regroup"):
         labels = training_labels(task, METHODS[spec.method], **options)
-        auxiliary = None  # what a second head learns: clusters int64 [n], or features float32 [n, d]
+        auxiliary = None  # targets of a second head: clusters int64 [n], or features float32 [n, d]
         if METHODS[spec.method].auxiliary == "features":
             auxiliary = features["train"].astype(np.float32)
         elif METHODS[spec.method].auxiliary == "clusters":
@@ -93,7 +93,7 @@ def make_trainer(spec: Spec, means: _Means, seconds: dict[str, float]) -> _Train
 
 @dataclass(frozen=True)
 class _TrainingSet:
-    """What the loop goes through: images, features or tokens, their labels, and the order of rows."""
+    """Inputs of the training loop: images, features or tokens, their labels, and the order of rows."""
 
     inputs: Resident
     labels: np.ndarray
@@ -203,7 +203,7 @@ class _Trainer:
 
 
 FROZEN_ESTIMATORS: dict[str, list[Any]] = {
-    # The first is the default where nothing is held out to choose on.
+    # The first is the default if there is no validation split.
     "logreg": [make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=500)) for c in (1e-2, 1e-3, 1e-1, 1.0)],
     "knn": [KNeighborsClassifier(k, weights="distance", metric="cosine") for k in (20, 5, 100)],
 }
@@ -226,7 +226,7 @@ class _FrozenTrainer:
             reached = summary(evaluate(getattr(self.task, held_out).labels, scores))["average_precision"]
             if reached > best:
                 self.estimator, best = fitted, reached
-        some = slice(2000)  # neighbors of all training rows among all would take longer than the rest
+        some = slice(2000)  # neighbors of all training rows would take longer than everything else
         probabilities = self.estimator.predict_proba(self.features["train"][some])
         loss = log_loss(self.labels.labels[some], probabilities, labels=self.estimator.classes_)
         trace = {"epoch": 1, "train_loss": float(loss), "images": len(self.labels.labels)}
@@ -239,7 +239,7 @@ class _FrozenTrainer:
 
 
 def _scores(logits: np.ndarray, parent: np.ndarray) -> dict[str, np.ndarray]:
-    """Return class scores a rule, as they are kept: float32 [n, C], in a binary task the positive column [n]."""
+    """Return class scores by rule, as they are recorded: float32 [n, C], in a binary task the positive column [n]."""
     probabilities = softmax(logits)
     scores = {}
     for rule in rules_of(parent):
@@ -281,7 +281,7 @@ def _measure(trainer: _Trainer, history: History) -> tuple[dict[str, Any], dict[
             else:
                 arrays[f"{part}_scores_{rule}"] = scores
     if spec.embedding:
-        # The last split is the test split: its features are at hand.
+        # `features` are those of the test split, the last one.
         fine = task.test.fine_labels
         agreeing = neighbor_accuracy(features, fine)
         for by_part in metrics.values():

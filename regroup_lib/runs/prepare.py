@@ -1,4 +1,4 @@
-"""What a run needs before it starts: its task, features and timings."""
+"""Preparation of a run: its task, features and timings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Busy(Exception):
 
 @dataclass(frozen=True)
 class _Means:
-    """What a run has beside its spec; the parameters of `run` say what they are."""
+    """Arguments of a run beside its spec; see the parameters of `run`."""
 
     data_dir: str | Path | None
     checkpoint: Path

@@ -1,6 +1,6 @@
-"""What a run leaves: a record on disk, numbers in JSON and arrays beside them, and where it lies.
+"""Records of runs: numbers in a JSON file, and arrays in an npz file beside it.
 
-Reading one runs no code and checks its digest; writing puts both files in place at once.
+Reading a record executes no code and checks its digest; writing replaces both files at once.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from regroup_lib.runs import NOT_AGGREGATED
 from regroup_lib.runs.specs import AnySpec, EncoderSpec, LookSpec, Spec, TableSpec, describe_defects, parse_spec
 
 RECORD_FORMAT = 1
-# Bytes of its two files that no record comes near: today the largest have 0.1 and 1.5 million.
+# Limits of a record's two files, in bytes; the largest today have 0.1 and 1.5 million.
 MAX_RECORD, MAX_ARRAYS = 2 * 10**7, 10**9
 AVERAGE_PRECISION = "average_precision"
 BALANCED_ACCURACY = "balanced_accuracy"
@@ -66,19 +66,19 @@ CODE_VERSION = _code_version()
 
 @dataclass
 class Record:
-    """What a run leaves: numbers in JSON, arrays in an npz file beside it.
+    """The result of a run: numbers in JSON, arrays in an npz file beside it.
 
     Attributes
     ----------
     spec : Spec, EncoderSpec, TableSpec or LookSpec
     status : str
     metrics : dict
-        Training: ``metrics[rule][split]`` is what `evaluate` returns, with the rules ``"max"`` and ``"sum"``, or
-        ``"none"`` where nothing is aggregated. Table: the same of `table_methods.measure_folds`, with the out-of-fold
+        Training: ``metrics[rule][split]`` is a result of `evaluate`, with the rules ``"max"`` and ``"sum"``, or
+        ``"none"`` if nothing is aggregated. Table: the same of `table_methods.measure_folds`, with the out-of-fold
         scores as split ``"test"``. Encoder: clustering quality. Look: ``class_counts`` by split, ``notes``, and the
         ``diagnosis`` of the large class (see `diagnose`), empty where nothing is divided.
     traces : list of dict
-        One an epoch.
+        One for each epoch.
     regrouping : dict
         Class of each pseudo-class and its size. Table: see `tables.OutOfFold`.
     seconds : dict
@@ -165,7 +165,7 @@ def load_record(path: str | Path) -> Record:
             raise ValueError(f"its format is not {RECORD_FORMAT}")
         digest = values.pop("digest", None)  # older records have none
         if digest is not None and digest != _digest_of_values(values):
-            raise ValueError("it is not what was written: its digest differs")
+            raise ValueError("its digest differs from the one that was written")
         key, spec = values.pop("key"), parse_spec(values.pop("spec"))
         if key != spec.key or not path.stem.endswith(f"-{key}"):
             raise ValueError(f"its spec has key {spec.key}, not the one it is filed under")
@@ -191,18 +191,18 @@ def find_record(spec: AnySpec, results_dir: str | Path | None = None) -> Record 
 
 
 def is_whole(path: Path) -> bool:
-    """Return whether there is a record with its own arrays, not with those of one that was about to replace it."""
+    """Return whether there is a record with its own arrays, not those of an interrupted replacement."""
     arrays = path.with_suffix(".npz")
     return path.exists() and arrays.exists() and digest_file(arrays) == load_record(path).arrays_digest
 
 
 def checkpoint_path(spec: AnySpec, results_dir: str | Path | None = None) -> Path:
-    """Return where the training of a spec leaves its last epoch, until the record is written."""
+    """Return the path of the checkpoint of a spec's training, which exists until the record is written."""
     return results_directory(results_dir) / ".checkpoints" / f"{spec.key}.pt"
 
 
 def remove_leftovers(path: Path, checkpoint: Path) -> None:
-    """Remove the checkpoint of a record that is written, and what a process that was killed left half written."""
+    """Remove the checkpoint of a finished record, and the partial files of a killed process."""
     for file in (path, path.with_suffix(".npz")):
         for partial in file.parent.glob(f".{file.name}.*"):
             partial.unlink(missing_ok=True)
@@ -210,7 +210,7 @@ def remove_leftovers(path: Path, checkpoint: Path) -> None:
 
 
 def write_record(record: Record, arrays: dict[str, np.ndarray], path: Path) -> None:
-    """Write arrays and the JSON file, and only then replace older ones, the JSON file last."""
+    """Write the arrays and the JSON file, then replace older ones, the JSON file last."""
     record.machine, record.versions, record.code = _machine(), _versions(record.spec), CODE_VERSION
     record.created = datetime.now(UTC).isoformat(timespec="seconds")
     with atomic_path(path) as partial, atomic_path(path.with_suffix(".npz")) as partial_arrays:
@@ -225,13 +225,13 @@ def _record_text(record: Record) -> str:
     values = asdict(record)
     del values["path"]
     values["spec"] = record.spec.model_dump(mode="json")
-    # As they come back from the file: pairs as lists, keys as text.
+    # In the form that is read from the file: pairs as lists, keys as text.
     values = json.loads(json.dumps({"key": record.key} | values))
     return json.dumps({"format": RECORD_FORMAT} | values | {"digest": _digest_of_values(values)}, indent=1) + "\n"
 
 
 def _machine() -> dict[str, Any]:
-    """Return the class of machine, nothing that identifies one."""
+    """Return the kind of machine, without anything that identifies it."""
     machine: dict[str, Any] = {
         "system": platform.system(),
         "architecture": platform.machine(),
@@ -248,10 +248,10 @@ def _machine() -> dict[str, Any]:
 def _versions(spec: AnySpec) -> dict[str, str]:
     names = ["torch", "scikit-learn", "imbalanced-learn", "numpy", "onnxruntime"]
     if "minilm" in (spec.encoder, getattr(spec, "network", None)):
-        names += ["sentence-transformers", "transformers"]  # what the extra `text` brings
+        names += ["sentence-transformers", "transformers"]  # packages of the extra `text`
     found = {"python": platform.python_version()}
     for name in names:
-        with suppress(importlib.metadata.PackageNotFoundError):  # an extra that this run does without
+        with suppress(importlib.metadata.PackageNotFoundError):  # an extra that this run does not need
             found[name] = importlib.metadata.version(name)
     return found
 

