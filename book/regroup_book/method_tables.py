@@ -7,6 +7,7 @@ to group. Numbers in tables are percent.
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -34,30 +35,22 @@ def title(method: str) -> str:
     return METHODS[method].title
 
 
-def best_marks(groups: Groups, measure: str) -> dict[str, str]:
-    """Return two stars for the highest mean, and one for each method whose mean ± std meets the best one's."""
-    found = {method: values(group, measure) for method, group in groups.items()}
-    summary = {m: (v.mean(), v.std(ddof=1) if len(v) > 1 else 0.0) for m, v in found.items() if np.isfinite(v).all()}
-    if not summary:
-        return {}
-    best = max(summary, key=lambda method: summary[method][0])
-    floor = summary[best][0] - summary[best][1]
-    return {method: " *" for method, (mean, std) in summary.items() if mean + std >= floor} | {best: " **"}
-
-
 def mean_cells(groups: Groups, measure: str, *, marked: bool = False) -> list[str]:
-    """Return each method's mean ± standard deviation over seeds, percent; `marked` adds those of `best_marks`."""
-    marks = best_marks(groups, measure) if marked else {}
-    return [mean_std(values(group, measure), scale=1) + marks.get(method, "") for method, group in groups.items()]
+    """Return each method's mean ± standard deviation over seeds, percent; `marked`: the best one is bold."""
+    found = [values(group, measure) for group in groups.values()]
+    cells = [mean_std(by_seed, scale=1) for by_seed in found]
+    means = np.nan_to_num([by_seed.mean() for by_seed in found], nan=-1)
+    if marked and means.max() >= 0:
+        cells[means.argmax()] = f"**{cells[means.argmax()]}**"
+    return cells
 
 
 def competition_table(groups: Groups, task: str) -> pd.DataFrame:
-    """Return one row per method: BA and AP of both classes, ours and the paper's, marked as in its Table 1."""
+    """Return one row per method: BA and AP of the positive class, ours and the paper's (Table 1)."""
     columns: dict[str, Iterable[Any]] = {"method": map(title, groups)}
     for name, ours, paper in (
         ("BA", "balanced_accuracy", "balanced_accuracy"),
-        ("AP, positive", "average_precision", "average_precision_positive"),
-        ("AP, negative", "average_precision_negative", "average_precision_negative"),
+        ("AP", "average_precision", "average_precision_positive"),
     ):
         columns[name] = mean_cells(groups, ours, marked=True)
         columns[f"{name} (paper)"] = [paper_cell(task, method, paper) for method in groups]
@@ -225,7 +218,8 @@ def _validation_precisions(record: Record) -> np.ndarray:
 def sortable(frame: pd.DataFrame, *, html_cells: bool = False, wrapped: bool = False) -> HTML:
     """Return a table for a notebook; its columns sort on a click in the rendered book (``sortable.js``).
 
-    Where it is known which records a row comes from (see `show.traced`), a last column links them.
+    Text between two pairs of asterisks is bold. If the records behind the rows are known (see `show.traced`), a last
+    column links them.
 
     `html_cells`: cells are HTML already. `wrapped`: cells hold sentences and are broken into lines.
     """
@@ -234,12 +228,14 @@ def sortable(frame: pd.DataFrame, *, html_cells: bool = False, wrapped: bool = F
     if not html_cells:
         rows = rows.map(lambda cell: _html_cell(cell, wrapped) if isinstance(cell, str) else cell)
         rows.columns = [html.escape(str(name), quote=False) for name in rows.columns]
+    rows = rows.map(lambda cell: BOLD.sub(r"<strong>\1</strong>", cell) if isinstance(cell, str) else cell)
     if "records" in frame.attrs:
         rows["runs"] = [_record_link(keys) for keys in frame.attrs["records"]]
         classes.append("results")
     return HTML(rows.to_html(index=False, classes=classes, border=0, escape=False))
 
 
+BOLD = re.compile(r"\*\*(.+?)\*\*")
 LONG_CELL = 40  # characters on one line; a longer cell is broken into lines, in any table
 
 

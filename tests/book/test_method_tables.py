@@ -84,18 +84,19 @@ def test_the_papers_tables_are_complete_and_use_known_methods():
     assert first["mean"].between(0, 100).all()
 
 
-def test_methods_whose_spread_meets_the_best_ones_are_marked(monkeypatch):
-    found = {"rg": [70.0, 74.0], "ce": [66.0, 70.0], "wce": [60.0, 60.1], "soap": [99.0, np.nan]}  # 72 - 2.8, 68 + 2.8
+def test_the_best_mean_is_bold_and_no_run_that_diverged_is(monkeypatch):
+    found = {"ce": [66.0, 70.0], "rg": [70.0, 74.0], "soap": [99.0, np.nan]}
     monkeypatch.setattr(method_tables, "values", lambda group, measure: np.array(group))
-    assert method_tables.best_marks(found, "average_precision") == {"rg": " **", "ce": " *"}
-    assert method_tables.mean_cells(found, "", marked=True)[:3] == ["72.0 ± 2.8 **", "68.0 ± 2.8 *", "60.0 ± 0.1"]
-    assert method_tables.best_marks({"soap": found["soap"]}, "") == {}
+    cells = method_tables.mean_cells(found, "", marked=True)
+    assert cells[:2] == ["68.0 ± 2.8", "**72.0 ± 2.8**"]
+    assert "<strong>72.0 ± 2.8</strong>" in method_tables.sortable(pd.DataFrame({"AP": cells})).data
+    assert "**" not in method_tables.mean_cells({"soap": found["soap"]}, "", marked=True)[0]
 
 
 def test_a_diverged_run_leaves_a_gap_and_no_error(groups, make_record):
     groups["soap"] = [make_record("soap", 0), make_record("soap", 1, status="diverged")]
     table = method_tables.competition_table(groups, "digits-0")
-    assert table.loc["SOAP", "AP, positive"].startswith("nan")
+    assert table.loc["SOAP", "AP"].startswith("nan")
     assert "SOAP" in method_tables.order_table(groups).index
 
 

@@ -32,7 +32,7 @@ def describe_task(groups: Groups) -> str:
 
 
 def class_table(groups: Groups, task: str) -> pd.DataFrame:
-    """Return BA and each class's AP, ours with the marks of `best_marks` over the paper's (Table 2); cells are HTML."""
+    """Return BA and each class's AP, ours over the paper's (Table 2), the best in bold; cells are HTML."""
     columns: dict[str, Iterable[Any]] = {"method": [escape(title(method)) for method in groups]}
     for name, measure in {"BA": "balanced_accuracy", **_by_class(class_names(groups))}.items():
         paper = [paper_cell(task, method, measure) for method in groups]

@@ -50,7 +50,7 @@ def shot_accuracies(record: Record) -> dict[str, float]:
 
 
 def long_tail_table(groups: Groups) -> pd.DataFrame:
-    """Return one row per method: accuracy over all classes and by shots, and mean AP with the marks of `best_marks`.
+    """Return one row per method: accuracy over all classes and by shots, and mean AP, the best in bold.
 
     Percent, mean ± standard deviation over seeds. Images seen are those of the whole training, relative to CE's.
     """

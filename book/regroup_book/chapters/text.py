@@ -65,9 +65,8 @@ def _counted(names: Sequence[str], counts: Sequence[int]) -> str:
 def text_table(groups: Groups) -> pd.DataFrame:
     """Return one row per contestant: BA, AP under both rules, calibrated AP, and AP minus CE's with its interval.
 
-    Mean ± standard deviation over seeds. Two stars mark a column's best mean, one star those whose mean ± standard
-    deviation meets it; differences are starred after Holm's correction. A task of more than two
-    classes also has the AP of each.
+    Mean ± standard deviation over seeds, the best in bold; differences are starred after Holm's correction. A task of
+    more than two classes also has the AP of each.
     """
     names = task_class_names(groups["CE"][0].spec.task)
     columns: dict[str, Iterable[Any]] = {"method": groups}
