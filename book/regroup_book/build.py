@@ -1,4 +1,4 @@
-"""The book: execute its notebooks, refuse what they do not know, render the pages."""
+"""The book: execute its notebooks, check their parameters, render the pages."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ N_KERNELS = min(os.cpu_count() or 1, 4)  # at a time; each takes about a gigabyt
 
 
 def book_root(start: str | Path | None = None) -> Path:
-    """Return the directory that holds ``_config.yml`` and ``notebooks/``, looked for as `files.checkout` does."""
+    """Return the directory that holds ``_config.yml`` and ``notebooks/``, found by `files.checkout`."""
     found = checkout(start)
     if found is None:
         looked_for, place = "(_config.yml, book/_toc.yml, notebooks/)", Path(start or ".").resolve()
@@ -42,7 +42,7 @@ def book_root(start: str | Path | None = None) -> Path:
 
 
 def chapters() -> list[str]:
-    """Return the names of the notebooks, in the order of ``book/_toc.yml``; those that it does not name come last."""
+    """Return the names of the notebooks, in the order of ``book/_toc.yml``, others last."""
     folder, order = book_root() / "notebooks", _pages()
     names = sorted(path.stem for path in folder.glob("*.ipynb"))
     if not names:
@@ -51,7 +51,7 @@ def chapters() -> list[str]:
 
 
 def _pages() -> list[str]:
-    """Return the files that ``book/_toc.yml`` names below its root."""
+    """Return the files in ``book/_toc.yml`` below its root."""
     toc = yaml.safe_load((book_root() / "book" / "_toc.yml").read_text(encoding="utf-8"))
     return [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
 
@@ -59,7 +59,7 @@ def _pages() -> list[str]:
 def notebook_parameters(path: str | Path) -> dict[str, Any]:
     """Return names and defaults of a notebook's parameters, in the order of its cell.
 
-    One cell has the tag ``parameters``; anything but assignments of literals in it is refused.
+    One cell has the tag ``parameters``, and only assignments of literals.
     """
     import nbformat
 
@@ -100,7 +100,7 @@ def check_parameters(name: str, parameters: Mapping[str, Any]) -> Path:
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
-    """Refuse seeds that no interval can be computed from; every chapter calls this before anything runs."""
+    """Refuse seeds without which no interval exists; every chapter calls this before anything runs."""
     whole = isinstance(seeds, list | tuple) and all(type(seed) is int and seed >= 0 for seed in seeds)
     if not whole or len(set(seeds)) < max(2, len(seeds)):
         expected = "two or more different whole numbers, like [0, 1], because an interval needs two runs"
@@ -117,9 +117,9 @@ def run_chapter(
 ) -> float:
     """Execute a chapter's notebook with papermill, by this interpreter, and return the seconds that it took.
 
-    The parameters are checked before anything runs (`check_parameters`). The executed notebook goes to `output`, also
-    when it fails; its working directory is the caller's. The environment variables are for the notebook. The error of
-    one that raises names the chapter, the cell and the exception.
+    The parameters are checked before anything runs (`check_parameters`). The executed notebook is written to `output`,
+    even if it fails; its working directory is the caller's. `environment` has variables for the notebook. If it fails,
+    the error names the chapter, the cell and the exception.
     """
     path = check_parameters(name, parameters)
     from papermill import execute_notebook
@@ -152,8 +152,8 @@ def _plain(text: str) -> str:
 def smoke(names: Sequence[str] | None = None) -> dict[str, float]:
     """Execute chapters (default: all) live in profile ``smoke``, in an empty results directory.
 
-    The executed notebooks go to ``_build/smoke``. Returns the seconds that each took. Where one fails, the error comes
-    after all have been tried.
+    The executed notebooks are written to ``_build/smoke``. Return the seconds of each. If one fails, the error is
+    raised after all others have run.
     """
     target = book_root() / "_build" / "smoke"
     names = list(names or chapters())
@@ -161,7 +161,7 @@ def smoke(names: Sequence[str] | None = None) -> dict[str, float]:
         (target / f"{name}.ipynb").unlink(missing_ok=True)
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="regroup-smoke-") as results:
-        # Kernels train beside one another, and threads that wait for a core slow all of them down.
+        # Several kernels train at once, and more threads than cores would slow all of them down.
         environment = {"REGROUP_RESULTS": results, "OMP_NUM_THREADS": str((os.cpu_count() or 1) // N_KERNELS)}
         seconds = _execute(dict.fromkeys(names, SMOKE_PARAMETERS), target, environment=environment)
     print(f"{len(seconds)} chapters, {time.perf_counter() - begin:.0f} s")
@@ -171,14 +171,14 @@ def smoke(names: Sequence[str] | None = None) -> dict[str, float]:
 def build() -> Path:
     """Execute every chapter on its records, render the book to ``_build/html``, and return its ``index.html``.
 
-    A notebook that ``book/_toc.yml`` does not name is left out: one whose records are still being made, say.
+    A notebook that is not in ``book/_toc.yml`` is left out, for example while its records are being made.
     """
     from regroup_book.show import settings_table
 
     root, listed = book_root(), _pages()
     parameters = {name: build_parameters(name) for name in chapters() if name in listed}
     records = _records_behind(parameters)
-    shutil.rmtree(root / "_build" / "html", ignore_errors=True)  # a build that fails leaves no old page behind
+    shutil.rmtree(root / "_build" / "html", ignore_errors=True)  # no old page remains if a build fails
     begin = time.perf_counter()
     executed, pages = root / "_build" / "executed", root / "book"
     _execute(parameters, executed)
@@ -201,7 +201,7 @@ def build() -> Path:
 def _execute(parameters: Mapping[str, Mapping[str, Any]], folder: Path, **options: Any) -> dict[str, float]:
     """Execute chapters with their parameters into a folder, a few at a time; return the seconds that each took.
 
-    Each has a kernel of its own. They meet in records at most, where a run that another one makes is waited for.
+    Each has its own kernel. A chapter waits for a run that another one is making.
     """
     context = multiprocessing.get_context("spawn")
     seconds: dict[str, float] = {}
@@ -209,7 +209,7 @@ def _execute(parameters: Mapping[str, Mapping[str, Any]], folder: Path, **option
     with ProcessPoolExecutor(max_workers=N_KERNELS, mp_context=context) as pool:
         waiting = {}
         for name, values in parameters.items():
-            known = notebook_parameters(book_root() / "notebooks" / f"{name}.ipynb")  # without records it has fewer
+            known = notebook_parameters(book_root() / "notebooks" / f"{name}.ipynb")  # without records there are fewer
             passed = {key: value for key, value in values.items() if key in known}
             waiting[pool.submit(run_chapter, name, passed, output=folder / f"{name}.ipynb", **options)] = name
         try:
@@ -232,7 +232,7 @@ def _execute(parameters: Mapping[str, Mapping[str, Any]], folder: Path, **option
 def render() -> Path:
     """Render ``book/`` to ``_build/html`` with Jupyter Book and return its ``index.html``; a warning is an error.
 
-    In a workflow of GitHub's the pages of chapters have launch buttons, see `publish.repository`.
+    In a GitHub workflow the chapters have launch buttons, see `publish.repository`.
     """
     root = book_root()
     address = repository()
@@ -261,16 +261,16 @@ def render() -> Path:
 def pdf() -> Path:
     """Print the rendered book to ``regrouping.pdf`` beside its pages, without the list of records."""
     html = book_root() / "_build" / "html"
-    # The list of records leads to files beside the pages, and would be the longest chapter.
+    # The list of records links to files that the PDF lacks, and would be its longest chapter.
     write_pdf(html, ["index", *(name for name in _pages() if name != "records")], html / "regrouping.pdf")
     return html / "regrouping.pdf"
 
 
 def build_parameters(name: str) -> dict[str, Any]:
-    """Return the parameters that a chapter is rendered with.
+    """Return the parameters with which a chapter is rendered.
 
-    A chapter is shown in profile ``paper`` where all its runs are recorded in it, else in profile ``cpu``. The chapter
-    of Table 1 shows those of its tasks whose runs are all recorded, and names the others.
+    A chapter is shown in profile ``paper`` if all its runs are recorded in it, else in profile ``cpu``. The chapter of
+    Table 1 shows the tasks whose runs are all recorded, and names the others.
     """
     from regroup_book.plans import BINARY_TASKS, recorded_profile, recorded_tasks
 
@@ -293,7 +293,7 @@ the names that commands use ({doc}`data`).
 
 
 def _records_behind(parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Record]]:
-    """Return the records that each chapter shows, of those chapters that show any; a missing one is an error."""
+    """Return the records of each chapter that shows any; a missing one is an error."""
     from regroup_book.chapters.ablations import recorded_uses
     from regroup_book.paper_scale import COMPARED_CHAPTERS, both_profiles
     from regroup_book.plans import PLANS, chapter_specs
@@ -309,7 +309,7 @@ def _records_behind(parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, li
     if lines:
         raise BookError("\n".join(lines))
     found = {name: [load_record(spec.path()) for spec in group] for name, group in specs.items() if group}
-    # Tables that show what is recorded, and wait for no record.
+    # These tables show only recorded runs.
     seeds = BUILD_PARAMETERS["seeds"]
     shown = {name: sum(both_profiles(name, seeds).values(), ()) for name in found if name in COMPARED_CHAPTERS}
     if "ablations" in found:
@@ -329,7 +329,7 @@ def _write_records_page(records: Mapping[str, Sequence[Record]], page: Path) -> 
     parts: list[str] = [RECORDS_HEAD]
     listed: dict[str, Record] = {}
     for name, group in records.items():
-        # The seeds of a setting stand together.
+        # The seeds of a setting follow one another.
         ordered = sorted(group, key=lambda r: (r.spec.task, r.spec.label, r.path.name))
         table = record_links(ordered, known=listed)
         opening = nbformat.read(book_root() / "notebooks" / f"{name}.ipynb", as_version=4).cells[0].source
@@ -341,11 +341,11 @@ def _write_records_page(records: Mapping[str, Sequence[Record]], page: Path) -> 
 
 
 def _prepare_page(executed: Path, page: Path, records: Sequence[Record]) -> None:
-    """Copy an executed notebook to its page; the reader sees the values in use, not the defaults beside them.
+    """Copy an executed notebook to its page, without the default values of the parameters.
 
     The runs behind the page are listed at its end, and each figure's caption links that list. The picture of a cell
-    tagged ``front-page`` is also written to ``figures/`` beside the page, by its figure's name: a page cannot show a
-    figure that is glued in another one.
+    tagged ``front-page`` is also written to ``figures/`` beside the page, by its figure's name, because a page
+    cannot show a figure that is glued in another one.
     """
     import nbformat
 

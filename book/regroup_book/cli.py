@@ -1,4 +1,4 @@
-"""What the book adds to the `regroup` command: its sweeps, and `regroup book`."""
+"""The book's part of the `regroup` command: its sweeps, and `regroup book`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ book_app = typer.Typer(help="Execute chapters and render the book.", **PLAIN)
 app.add_typer(book_app, name="book", no_args_is_help=True)
 
 
-STOPPED = 75  # exit code of a sweep whose minutes were too few: the shell's for "try again"
+STOPPED = 75  # exit code of a sweep that reached its time limit: EX_TEMPFAIL, try again
 
 
 Parameter = Annotated[
@@ -45,13 +45,13 @@ def sweep(
         bool, typer.Option("--dry-run", help="Print runs and estimated minutes; start nothing.")
     ] = False,
 ) -> None:
-    """Run what a chapter needs; runs that have a record are skipped, killed ones go on.
+    """Run what a chapter needs; runs with a record are skipped, killed ones continue.
 
     Examples: regroup sweep motivating-example --profile cpu --workers 2;
     regroup sweep all --profile paper --minutes 9;
     regroup sweep all --profile paper --scheduler tcp://10.0.0.1:8786 --resource GPU=1
     """
-    start = time.monotonic()  # what is loaded first counts
+    start = time.monotonic()  # before the first import of a thread pool
     from regroup_book import plans
     from regroup_lib.runs import records, sweeps
 

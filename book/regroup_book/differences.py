@@ -1,4 +1,4 @@
-"""Numbers of groups of records: values by seed, scores on the test set, and differences with the one interval.
+"""Numbers of groups of records: values by seed, scores on the test set, and differences with their interval.
 
 A group is one method with its chosen settings, a record per seed. Numbers are percent, differences are in points.
 """
@@ -24,7 +24,7 @@ def trace(record: Record, measure: str, *, split: str = "test", rule: str = PAPE
 
 
 def values(group: Sequence[Record], measure: str) -> np.ndarray:
-    """Return one number a seed, percent, under the paper's rule; NaN where a run diverged.
+    """Return one number per seed, percent, under the paper's rule; NaN if a run diverged.
 
     A measure is ``"balanced_accuracy"``, ``"average_precision"`` (positive class; in a multiclass task the mean over
     classes), ``"calibrated_average_precision"``, ``"average_precision_negative"``, ``"average_precision_<class>"``, or
@@ -56,7 +56,7 @@ def best_on_validation(groups: Groups, names: Iterable[str]) -> str:
     return max(names, key=lambda name: np.mean([validation_precision(record) for record in groups[name]]))
 
 
-@cache  # several tables of a chapter ask for the same
+@cache  # several tables of a chapter use the same
 def _resampled(labels: bytes, label: int, scores: bytes) -> np.ndarray:
     """Return one class's AP in each resample; labels are uint8 and scores float32."""
     classes = np.frombuffer(labels, np.uint8)

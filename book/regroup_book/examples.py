@@ -1,4 +1,4 @@
-"""Data sets of scikit-learn, written to files as a user would have them."""
+"""Data sets of scikit-learn, written to files like those of a user."""
 
 from __future__ import annotations
 

@@ -10,16 +10,16 @@ from typing import Any
 from jupyter_client.manager import AsyncKernelManager
 
 CONTEXT = multiprocessing.get_context("forkserver")
-# The linear algebra of macOS does not survive a fork, and importing NumPy uses it: kernels import for themselves there.
+# On macOS, linear algebra does not survive a fork, so kernels import NumPy themselves.
 if sys.platform != "darwin":
     own = [f"regroup_book.{name}" for name in ("plans", "show", "pictures")]
     CONTEXT.set_forkserver_preload(["ipykernel.kernelapp", "myst_nb", "seaborn", *own])
-# Packages read this at import, before the kernel of a notebook could set it.
+# Packages read this at import, before a notebook could set it.
 ENVIRONMENT = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
 
 
 class _Kernel(CONTEXT.Process):
-    """A forked process with the part of `subprocess.Popen` that Jupyter's provisioner calls."""
+    """A forked process with the interface of `subprocess.Popen` that Jupyter's provisioner needs."""
 
     stdin = stdout = stderr = None
 
@@ -35,7 +35,7 @@ class _Kernel(CONTEXT.Process):
 
 
 class ForkedKernelManager(AsyncKernelManager):
-    """Start a kernel of this interpreter as a fork; a new process would import everything again."""
+    """Start a kernel as a fork of this process, so that nothing is imported again."""
 
     async def _async_launch_kernel(self, kernel_cmd: list[str], **options: Any) -> None:
         kernel = _Kernel(target=_serve, args=(self.connection_file, options.get("cwd") or os.getcwd(), options["env"]))
@@ -45,13 +45,13 @@ class ForkedKernelManager(AsyncKernelManager):
 
 
 def _serve(connection_file: str, cwd: str, environment: dict[str, str]) -> None:
-    """Become a kernel, in a session of its own: Ctrl-C is for the process that stops the kernels."""
+    """Become a kernel in its own session, so that Ctrl-C reaches only the process that stops the kernels."""
     from ipykernel.kernelapp import IPKernelApp
 
     os.setsid()
     os.chdir(cwd)
     os.environ.clear()
-    # A kernel that knows the number of its parent ends when that process is gone.
+    # With this variable, a kernel ends when its parent does.
     os.environ.update(environment, JPY_PARENT_PID=str(os.getppid()))
-    # Jupyter interrupts a kernel before it shuts it down, and the kernel reports that interrupt as an error.
+    # Jupyter interrupts a kernel before shutdown, which the kernel would report as an error.
     IPKernelApp.launch_instance(argv=["-f", connection_file, "--log-level=CRITICAL"])

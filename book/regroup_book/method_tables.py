@@ -84,7 +84,7 @@ def plot_intervals(series: Mapping[str, Mapping[str, Interval]], label: str) -> 
 
 
 def difference_table(groups: Groups) -> pd.DataFrame:
-    """Return one row per method: the difference of its AP to CE's and to RG's, starred after Holm's correction."""
+    """Return one row per method: its AP minus CE's and minus RG's, starred after Holm's correction."""
     columns = {f"AP − {title(baseline)}": gain_cells(groups, baseline) for baseline in ("ce", "rg")}
     return table({"method": map(title, groups)} | columns, groups.values())
 
@@ -121,7 +121,7 @@ def cost_table(groups: Groups) -> pd.DataFrame:
     """Return one row per method: images seen and seconds, relative to CE's, and how many settings were tried.
 
     Seconds are those of preparing and training one run (regrouping, resampling, training, not encoding), of the
-    fastest seed: other work on the machine only adds to them.
+    fastest seed, because other work on the machine only adds to them.
     """
     fastest = {}
     for method, group in groups.items():
@@ -245,5 +245,5 @@ def _html_cell(text: str, wrapped: bool) -> str:
 
 
 def _record_link(keys: Sequence[str]) -> str:
-    """Return a link to the first of some records on the page that lists them; the others follow it there."""
+    """Return a link to the first of some records on the page that lists them."""
     return f'<a href="records.html#{keys[0]}" data-records="{" ".join(keys)}">{len(keys)}</a>' if keys else ""

@@ -7,7 +7,7 @@ from functools import cache
 
 import pandas as pd
 
-# The paper contradicts itself about the positive class of its second binary task, so both of ours are compared with it.
+# The paper contradicts itself about the positive class of its second binary task; both candidates are compared.
 PAPER_TASKS = {
     "cifar100-worm": "cifar100-worm",
     "ham10000-bcc": "ham10000-binary",

@@ -1,4 +1,4 @@
-"""Profiles beside one another: whether what a laptop's runs say holds at the paper's scale."""
+"""Comparison of profiles: whether the findings of a laptop's runs hold at the paper's scale."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ NOTHING = "Its runs for this chapter are not complete yet."
 def both_profiles(chapter: str, seeds: Sequence[int]) -> dict[str, tuple[Groups, Groups]]:
     """Return the records of each task of one of `COMPARED_CHAPTERS` that both profiles have, by method.
 
-    A table is compared when it is whole: its settings were chosen among runs that must all be there. The label sets of
-    the motivating example choose nothing; those with all seeds in both profiles are compared, with CE among them.
+    A table is compared only if it is complete, because its settings were chosen among all runs. The motivating example
+    chooses nothing, so those of its label sets with all seeds in both profiles are compared, if CE is one of them.
     """
     if chapter == "motivating-example":
         small, large = (_label_sets(profile, seeds) for profile in (SMALL, LARGE))
@@ -48,7 +48,7 @@ def _label_sets(profile: str, seeds: Sequence[int]) -> Groups:
 
 
 def compare_profiles(task: str, small: Groups, large: Groups) -> str:
-    """Say in Markdown whether methods, ``"ce"`` among them, order alike in both profiles."""
+    """Say in Markdown whether methods, including ``"ce"``, have the same order in both profiles."""
     methods = ["ce", *(method for method in small if method != "ce")]
     means = np.array([[values(groups[m], AVERAGE_PRECISION).mean() for m in methods] for groups in (small, large)])
     means = means[:, np.isfinite(means).all(axis=0)]

@@ -79,7 +79,7 @@ def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], **s
 
 
 def _pipeline_data(axes: Axes, examples: np.ndarray, minority: np.ndarray, counts: np.ndarray, name: str) -> None:
-    """Put what there is before regrouping under the first box: one large class and a small one."""
+    """Draw the classes before regrouping under the first box: one large class and a small one."""
     axes.text(10.5, 38, f"not {name}: {counts[~minority].sum():,}", ha="center", fontsize=9)
     mixed = examples[~minority].swapaxes(0, 1).reshape(-1, *examples.shape[2:])  # one of each cluster, then the next
     _strip(axes, mixed[:16], (1.6, 19), columns=4, side=4.5)
@@ -88,7 +88,7 @@ def _pipeline_data(axes: Axes, examples: np.ndarray, minority: np.ndarray, count
 
 
 def _pipeline_groups(axes: Axes, examples: np.ndarray, minority: np.ndarray, counts: np.ndarray, name: str) -> None:
-    """Put the pseudo-classes under the second box, their probabilities and the way back under the others."""
+    """Draw the pseudo-classes under the second box, their probabilities and the aggregation under the others."""
     shown = min(10, int((~minority).sum()))
     step = 34 / (shown + 1.8)
     side = min(step, 3.6)

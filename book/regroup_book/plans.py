@@ -1,8 +1,8 @@
-"""Which runs each chapter needs: the notebooks, the command line and the book's build all ask here.
+"""The runs of each chapter, for the notebooks, the command line and the book's build.
 
-A plan is a function of a profile and seeds that returns specs, in mappings and lists. What a page compares are groups
-of specs by the name that its tables use, each group with one run per seed. A setting that validation chooses is read
-from the records in ``REGROUP_RESULTS``; a plan names the runs that wait for it only when the grid is recorded.
+A plan is a function of a profile and seeds that returns specs, in mappings and lists. Pages compare groups of specs,
+named as in their tables, each with one run per seed. Settings that validation chooses are read from the records in
+``REGROUP_RESULTS``; runs that depend on them appear in a plan only after the grid is recorded.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Settings = dict[str, Any]  # fields of a spec
 T = TypeVar("T")
 
 
-# ---------------------------------------------------------------- what the profiles run
+# ---------------------------------------------------------------- the tasks, methods and spaces of each profile
 
 
 def _by_profile(smoke: T, cpu: T, paper: T | None = None) -> dict[str, T]:
@@ -42,20 +42,20 @@ def _by_profile(smoke: T, cpu: T, paper: T | None = None) -> dict[str, T]:
 
 TASKS = _by_profile("digits-0", "cifar10-airplane")
 INCEPTION = "onnx:inception_v3_mixed_8"
-# The spaces that are clustered, the best one last: it is the one that "regrouped" means without further words.
+# The spaces that are clustered; the last, which is the best, is the default of "regrouped".
 ENCODERS = _by_profile(("raw", "autoencoder", "pca"), ("raw", "autoencoder", INCEPTION))
 COMPARED_ENCODERS = _by_profile(("raw", "pca", "autoencoder"), ("raw", "pca", "autoencoder", INCEPTION))
 BINARY_TASKS = _by_profile(("digits-0",), ("cifar100-worm", "ham10000-bcc", "ham10000-akiec"))
 MULTICLASS_TASKS = _by_profile(("digits-lt",), ("ham10000",))
 ABLATION_TASKS = _by_profile(("digits-0",), ("cifar10-airplane", "cifar100-worm"))
 USES_TASKS = _by_profile(("digits-0",), ("cifar10-airplane", "cifar100-worm", "ham10000-bcc", "ham10000-akiec"))
-# Tasks whose images come in groups (lesions), so that a split can be by image or by group.
+# Tasks whose images come in groups (lesions), so that they can be split by image or by group.
 GROUPED_TASKS = ("ham10000", "ham10000-bcc", "ham10000-akiec")
 # Table 1 in its order, then what this project adds.
 PAPER_METHODS = ("ce", "wce", "focal", "ldam", "la", "rusc", "dsmt", "ros", "mlp", "rg", "rg-wce")
 ADDED_METHODS = ("ldam-plain", "balanced-softmax", "ap-loss", "soap", "rus", "rg-la", "rg-ros")
 TABLE_METHODS = _by_profile(PAPER_METHODS, (*PAPER_METHODS, *ADDED_METHODS))
-# Images of each class in the training split, what validation holds out subtracted. A plan needs no data.
+# Images of each class in the training split, without the validation part, so that plans need no data.
 TRAINING_COUNTS = {
     "digits-0": (1019, 112),
     "digits-lt": (112, 86, 67, 51, 40, 31, 24, 18, 14, 11),
@@ -78,7 +78,7 @@ ABLATION_SETTINGS: dict[tuple[str, str], Settings] = {
 def _runs(
     profile: str, task: str, method: str, seeds: Sequence[int], *, times: float = 1, **settings: Any
 ) -> list[Spec]:
-    """Return a run per seed, for so many `times` its epochs, rounded up, with the profile's best encoder if needed."""
+    """Return a run per seed, with `times` as many epochs, rounded up, and with the profile's best encoder if needed."""
     settings = {"trace_test": False} | settings
     if METHODS[method].needs_encoder:
         settings = {"encoder": ENCODERS[profile][-1]} | settings
@@ -93,7 +93,7 @@ def _slim_runs(profile: str, task: str, method: str, seeds: Sequence[int], **set
 
 
 def _seeded(spec: Spec | None, seeds: Iterable[int]) -> list[Spec]:
-    """Return a spec with each seed; none of a spec that is not chosen yet."""
+    """Return a spec with each seed, or nothing if the spec is not chosen yet."""
     return [] if spec is None else [spec.model_copy(update={"seed": seed}) for seed in seeds]
 
 
@@ -117,8 +117,7 @@ MOTIVATING_SETTINGS: dict[str, Settings] = _by_profile({"validation_fraction": 0
 def label_sets(profile: str, seeds: Sequence[int]) -> Runs:
     """Return the label sets of Section 2.1, a run per seed: binary, true classes, random groups, regrouped.
 
-    Nothing is selected on a validation split in this chapter, so beyond the smoke profile all training images
-    are trained on.
+    This chapter selects nothing on a validation split, so all training images are used (except in profile smoke).
     """
     label_sets: list[Settings] = [{"method": method} for method in ("ce", "rg-true", "rg-random")]
     label_sets += [{"method": "rg", "encoder": encoder} for encoder in reversed(ENCODERS[profile])]
@@ -162,7 +161,7 @@ ABLATED_CLUSTERERS = (
     *("gmm", "agglomerative", "random", "random-equal"),
 )
 IMBALANCES = (10.0, 30.0, 100.0, 300.0)
-# Label sets that have more classes, balance and meaning one without the other.
+# Label sets that separate the effects of more classes, balance and meaning.
 CONTROLS: dict[str, Settings] = {
     "binary": {"method": "ce"},
     "true": {"method": "rg-true"},
@@ -176,7 +175,7 @@ MORE_CONTROLS: dict[str, Settings] = {
     "true, in 5": {"method": "rg-true", "n_clusters": 5},
     "true, in 3": {"method": "rg-true", "n_clusters": 3},
 }
-# Multiples of the ablations' epochs, and the label sets that are trained for so long.
+# Multiples of the ablations' epochs, and the label sets that are trained for them.
 _LONG_TRAINED = ("binary", "random, equal", "clusters", "true")
 TRAINING_LENGTHS: dict[str, dict[int, tuple[str, ...]]] = _by_profile(
     {1: _LONG_TRAINED, 2: ("binary", "clusters")},
@@ -216,7 +215,7 @@ def ablation(section: str, task: str, profile: str, seeds: Sequence[int]) -> Run
 
 
 def _imbalances(ratios: Sequence[float]) -> dict[str, Settings]:
-    """Return methods at each ratio, those but ROS also for twice the epochs: one of ROS has nearly twice the steps."""
+    """Return methods at each ratio, all but ROS, whose epochs have nearly twice the steps, also for twice the epochs."""
     found: dict[str, Settings] = {}
     for ratio in ratios:
         for method in ("ce", "wce", "ros", "rg"):
@@ -234,8 +233,8 @@ AUXILIARY_WEIGHTS = (1.0, 0.3, 3.0)
 def encoder_uses(task: str, profile: str, seeds: Sequence[int], *, tried: bool = False) -> Runs:
     """Return the runs that use a pre-trained encoder in one way each, a run per seed, by method.
 
-    The weight of a second head is chosen on the validation split with the first seed; a method that waits for that
-    choice has its grid alone, and `tried` adds the grids. What learns RG's clusters has those that were chosen for RG.
+    The weight of a second head is chosen on the validation split with the first seed. Before that choice a method has
+    only its grid, and `tried` adds the grids. A second head that learns clusters has those chosen for RG.
     """
     clusters = None if task in TASKS.values() else select(tuning_specs(profile, task, "rg", seeds[0]))
 
@@ -258,7 +257,7 @@ def _clusters_of(chosen: Spec | None) -> Settings:
     return {} if chosen is None else {"n_clusters": chosen.n_clusters, "threshold": chosen.threshold}
 
 
-# The shares of the majority that are re-assigned, by what the new group depends on.
+# The shares of the majority that are re-assigned, by the rule that chooses the new group.
 _FEW_SHARES = (0.25, 0.5, 0.75)
 _SHARES = dict.fromkeys(("random", "brightness"), (0.1, *_FEW_SHARES, 0.9, 1.0)) | {"autoencoder": _FEW_SHARES}
 MIXED_SHARES: dict[str, dict[str, tuple[float, ...]]] = _by_profile(
@@ -267,7 +266,7 @@ MIXED_SHARES: dict[str, dict[str, tuple[float, ...]]] = _by_profile(
 
 
 def dose_runs(profile: str, seeds: Sequence[int]) -> Runs:
-    """Return runs on true classes with a share re-assigned, by what that follows and the share: ``"random 0.5"``."""
+    """Return runs on true classes with a share re-assigned, by rule and share: ``"random 0.5"``."""
     task = ABLATION_TASKS[profile][0]
     found = {name: ablation("control", task, profile, seeds)[name] for name in ("binary", "true")}
     follows: dict[str, Settings] = {
@@ -322,7 +321,7 @@ FOLD_METHODS = ("ce", "ldam", "rg", "rg-wce")
 
 
 def fold_runs(task: str, profile: str) -> Runs:
-    """Return the runs on the five folds by lesion, a fold each, with the settings chosen on the published split."""
+    """Return one run for each of the five folds by lesion, with the settings chosen on the published split."""
     if profile != "cpu":
         return {}
     chosen = {method: select(_grid(profile, task, method, 0)) for method in FOLD_METHODS}
@@ -332,7 +331,7 @@ def fold_runs(task: str, profile: str) -> Runs:
     }
 
 
-# ---------------------------------------------------------------- what the paper leaves as future work
+# ---------------------------------------------------------------- future work of the paper
 
 # Task -> ratios of the largest class to the smallest, and thresholds n' of RG.
 LONG_TAILS: dict[str, dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = _by_profile(
@@ -347,7 +346,7 @@ SELF_SUPERVISED_EPOCHS = _by_profile((1, 3), (2, 5, 10, 20), (20, 100, 400))
 
 
 def long_tails(profile: str, seeds: Sequence[int]) -> dict[tuple[str, float], Runs]:
-    """Return the runs by long-tailed training set, a task and its ratio: that field's losses, and RG by threshold."""
+    """Return the runs by long-tailed training set (a task and its ratio): the usual losses, and RG by threshold."""
     return {
         (task, ratio): _long_tail(task, ratio, thresholds, profile, seeds)
         for task, (ratios, thresholds) in LONG_TAILS[profile].items()
@@ -426,9 +425,9 @@ Choice = Callable[[Sequence[Spec]], Spec | None]
 
 
 def select(specs: Sequence[Spec]) -> Spec | None:
-    """Return the spec with the best validation AP; the first of equals; None while one of several has no record.
+    """Return the spec with the best validation AP, the first of equals; None if one of several has no record.
 
-    One spec alone is chosen without a look; of none, none is.
+    A single spec needs no record.
     """
     if len(specs) < 2:
         return _first(specs)
@@ -439,12 +438,12 @@ def select(specs: Sequence[Spec]) -> Spec | None:
 
 
 def _first(specs: Sequence[Spec]) -> Spec | None:
-    """Choose as `select` does, but without records: what is chosen may be another, but there are as many runs."""
+    """Return the first spec, which has as many runs as the one that `select` would choose."""
     return specs[0] if specs else None
 
 
 def _grid(profile: str, task: str, method: str, seed: int, choose: Choice = select) -> list[Spec]:
-    """Return a method's grid; a composed one has the clusters chosen for RG, and is empty before that choice."""
+    """Return a method's grid; that of RG+LOSS has the clusters chosen for RG, and is empty before that choice."""
     grid = tuning_specs(profile, task, method, seed)
     if method == "rg" or METHODS[method].labels != "regrouped":
         return grid
@@ -455,7 +454,7 @@ def _grid(profile: str, task: str, method: str, seed: int, choose: Choice = sele
 def _staged(tasks: Sequence[str], profile: str, seeds: Sequence[int], choose: Choice = select) -> list[Spec]:
     """Return each method's grid with the first seed, its chosen settings with the others.
 
-    While a grid has no complete record nothing is chosen, and the other seeds of that method are not in the list.
+    Before the grid of a method is recorded, its other seeds are not in the list.
     """
     first, *others = seeds
     grids = [_grid(profile, task, method, first, choose) for task in tasks for method in TABLE_METHODS[profile]]
@@ -473,7 +472,7 @@ def binary(profile: str, seeds: Sequence[int], *, tasks: Sequence[str] | None = 
 
 
 def recorded_tasks(profile: str, seeds: Sequence[int]) -> list[str]:
-    """Return the binary tasks all of whose runs have a record, those of the grids too."""
+    """Return the binary tasks all of whose runs, including the grids, have a record."""
     return [task for task in BINARY_TASKS[profile] if _all_recorded(_staged([task], profile, seeds))]
 
 
@@ -496,7 +495,7 @@ def threshold_runs(task: str, profile: str, seeds: Sequence[int]) -> dict[float,
 
 
 def leaking_runs(task: str, profile: str, seeds: Sequence[int]) -> Runs:
-    """Return CE and RG trained and tested on a split by image; none where images come in no groups."""
+    """Return CE and RG trained and tested on a split by image; none if images come in no groups."""
     methods = ("ce", "rg") if task in GROUPED_TASKS else ()
     return {method: _runs(profile, task, method, seeds, split="image") for method in methods}
 
@@ -509,7 +508,7 @@ def equal_budget_runs(task: str, profile: str, seeds: Sequence[int]) -> list[Spe
 
 def cluster_looks(task: str, profile: str, seeds: Sequence[int]) -> list[EncoderSpec]:
     """Return one look at the largest class's clusters per seed, at the natural threshold."""
-    # The record keeps the images that it shows: at 224 pixels they would be larger than all other records together.
+    # The record keeps some images, which at 224 pixels would be larger than all other records together.
     size = {"image_size": 64} if task == "ham10000" else {}
     (looks,) = _looks(profile, task, ENCODERS[profile][-1:], seeds, **size).values()
     return looks
@@ -518,7 +517,7 @@ def cluster_looks(task: str, profile: str, seeds: Sequence[int]) -> list[Encoder
 def competitors(task: str, profile: str, seeds: Sequence[int]) -> dict[str, list[Record]]:
     """Return each method's records with its chosen settings, a record per seed, in the order of the paper's tables.
 
-    It refuses, as `records_of` does, where a record is missing.
+    A missing record is an error, as in `records_of`.
     """
     chapter = "multiclass" if task in MULTICLASS_TASKS[profile] else "binary"
     grids = {method: _grid(profile, task, method, seeds[0]) for method in TABLE_METHODS[profile]}
@@ -526,18 +525,18 @@ def competitors(task: str, profile: str, seeds: Sequence[int]) -> dict[str, list
 
 
 def records_of(runs: Mapping[Any, Sequence[AnySpec]], chapter: str) -> dict[Any, list[Record]]:
-    """Return the records of groups of runs; where some are missing, the error says how to make them."""
+    """Return the records of groups of runs; if some are missing, the error names the command that makes them."""
     found = {name: [find_record(spec) for spec in group] for name, group in runs.items()}
     missing = [str(name) for name, group in found.items() if None in group or not group]
     if missing:
-        first = next(_flat(runs), None)  # there is none where all wait for a choice
+        first = next(_flat(runs), None)  # there is none if all depend on a choice
         task, profile = (f"{first.task}: ", f" --profile {first.profile}") if first else ("", "")
         raise ValueError(f"{task}records of {', '.join(missing)} are missing; run `regroup sweep {chapter}{profile}`")
     return found
 
 
 def undecided(chapter: str, *, profile: str = "cpu", seeds: Sequence[int] = (0, 1, 2)) -> int:
-    """Return how many runs of a chapter wait for a choice on the validation split."""
+    """Return how many runs of a chapter depend on a choice that is not made yet."""
     tuned: dict[str, Callable[[Choice], Any]] = {
         "binary": lambda choose: _staged(BINARY_TASKS[profile], profile, seeds, choose),
         "multiclass": lambda choose: _staged(MULTICLASS_TASKS[profile], profile, seeds, choose),
@@ -550,7 +549,7 @@ def undecided(chapter: str, *, profile: str = "cpu", seeds: Sequence[int] = (0, 
 # ---------------------------------------------------------------- text
 
 TextTask = tuple[str, float | None]  # a task, and its negatives per positive in training; None: the natural ratio
-# Ways to regroup that are tried: the natural one first, then a half and a quarter as many clusters.
+# Settings of regrouping that are tried: the natural number of clusters, a half and a quarter of it.
 _PHRASEBANK: dict[TextTask, list[Settings]] = {
     ("phrasebank-negative", None): [{}, {"n_clusters": 4}, {"n_clusters": 2}],
     ("phrasebank-negative", 30.0): [{}, {"n_clusters": 15}, {"n_clusters": 8}],
@@ -563,9 +562,9 @@ TEXT_TASKS: dict[str, dict[TextTask, list[Settings]]] = _by_profile(
 FINE_TUNED_TASKS: dict[str, tuple[TextTask, ...]] = _by_profile(
     (), (("phrasebank-negative", None),), tuple(_PHRASEBANK)
 )
-# The spaces that are clustered, the best one first: it is the one that "RG" means without further words.
+# The spaces that are clustered; the first, which is the best, is the default of "RG".
 TEXT_ENCODERS: dict[str, tuple[str, ...]] = _by_profile(("tfidf",), ("minilm", "tfidf"))
-# Enough for every step to run; with its own 20 epochs the chapter takes most of the minutes of profile `smoke`.
+# With the method's own 20 epochs this chapter would take most of the time of profile `smoke`.
 TEXT_SETTINGS: dict[str, Settings] = _by_profile({"epochs": 4}, {})
 SCRATCH_NETWORKS = _by_profile("tiny-text-cnn", "text-cnn")
 
@@ -586,8 +585,8 @@ def text_runs(
 ) -> Runs:
     """Return the runs on a key of `TEXT_TASKS`, a run per seed, by the name that tables use.
 
-    They train a small network from scratch, or with `fine_tuned` the language model. `choose` takes one of the runs of
-    `text_grid` (default: `select`); while it returns None, what regroups is not among the runs.
+    They train a small network from scratch, or with `fine_tuned` the language model. `choose` picks one of the runs of
+    `text_grid` (default: `select`); while it returns None, regrouped runs are left out.
     """
     choice = (choose or select)(text_grid(task, profile, seeds[0]))
     scratch, clusters = not fine_tuned, _clusters_of(choice)
@@ -607,7 +606,7 @@ def text_runs(
 
 
 def text_grid(task: TextTask, profile: str, seed: int) -> list[Spec]:
-    """Return the runs that decide about the clusters of a text task: RG, trained from scratch."""
+    """Return the runs among which the clusters of a text task are chosen: RG, trained from scratch."""
     return [_text_runs(task, profile, "rg", [seed], **tried)[0] for tried in TEXT_TASKS[profile][task]]
 
 
@@ -617,7 +616,7 @@ def text_looks(profile: str, seeds: Sequence[int]) -> Looks:
 
 
 def text_results(profile: str, seeds: Sequence[int], choose: Choice | None = None) -> dict[tuple[TextTask, bool], Runs]:
-    """Return `text_runs` by task and whether they are fine-tuned, which they are last."""
+    """Return `text_runs` by task and whether they are fine-tuned, fine-tuned ones last."""
     wanted = [(t, False) for t in TEXT_TASKS[profile]] + [(t, True) for t in FINE_TUNED_TASKS[profile]]
     return {(t, tuned): text_runs(t, profile, seeds, fine_tuned=tuned, choose=choose) for t, tuned in wanted}
 
@@ -642,7 +641,7 @@ TABULAR_TASKS: dict[str, tuple[tuple[str, float | None], ...]] = _by_profile(
     ),
 )
 TABULAR_ESTIMATORS = _by_profile(("logreg",), tuple(table_methods.ESTIMATORS))
-# EasyEnsemble is for comparisons on data of one's own.
+# EasyEnsemble is only for comparisons on users' data.
 TABULAR_METHODS = _by_profile(
     ("plain", "smote", "kmeans-smote", "rg", "rg-random"),
     tuple(method for method in table_methods.METHODS if method != "easy-ensemble"),
@@ -661,7 +660,7 @@ def tabular(profile: str, seeds: Sequence[int]) -> list[TableSpec]:
     ]
 
 
-# KEEL's copy of UCI's page blocks; its records are found without it.
+# KEEL's copy of UCI's page blocks, which is not needed to find its records.
 PAGE_BLOCKS_FILE = "page-blocks.csv"
 PAGE_BLOCKS = OwnData(
     digest="09d05bccc98ff8a6ec4eb895f0c4d9df947256717b0c41b90d6523f09a2eff4d",
@@ -682,7 +681,7 @@ def your_data(profile: str, seeds: Sequence[int]) -> list[AnySpec]:
     return [*digits.specs, *tumors.specs]
 
 
-# Images whose gain is known and the encoders that clustered them; what `diagnose` says of each before training.
+# Image tasks with a known gain, and their encoders, for which `diagnose` is run before training.
 FORECAST_LOOKS: dict[str, tuple[tuple[str, str], ...]] = _by_profile(
     (),
     (
@@ -730,10 +729,10 @@ PLANS: dict[str, Callable[..., Any]] = {
     "text": text,
     "your-data": your_data,
     "explore": explore,
-    # Chapters that train on small data as they are read, or use what other chapters have recorded.
+    # Chapters that train on small data when they are executed, or use the records of other chapters.
     **dict.fromkeys(("tutorial", "scorecard", "discrepancies", "scale"), lambda profile, seeds: []),
 }
-# Runs that no chapter shows, and that "all" leaves out.
+# Runs that no chapter shows; "all" leaves them out.
 EXTRA_PLANS: dict[str, Callable[..., Any]] = {
     "headline": lambda p, seeds: headline(p),
     "encoder-uses": lambda p, seeds: [encoder_uses(task, p, seeds, tried=True) for task in USES_TASKS[p]],
@@ -744,7 +743,7 @@ EXTRA_PLANS: dict[str, Callable[..., Any]] = {
 
 
 def recorded_profile(chapter: str, *, seeds: Sequence[int] = (0, 1, 2)) -> Literal["cpu", "paper"]:
-    """Return the profile that a chapter is shown in: ``"paper"`` where all its runs are recorded in it."""
+    """Return the profile in which a chapter is shown: ``"paper"`` if all its runs are recorded in it."""
     specs = chapter_specs(chapter, profile="paper", seeds=seeds) if chapter in PLANS else []
     return "paper" if specs and _all_recorded(specs) else "cpu"
 
@@ -754,8 +753,8 @@ def chapter_specs(
 ) -> list[AnySpec]:
     """Return the runs of a chapter, or of all chapters with ``"all"``, each once.
 
-    `tasks` picks some tasks of chapter ``"binary"``. A chapter that tunes on the validation split names its last runs
-    only when the records of the tuning are there: ask again after running what was returned, until nothing new comes.
+    `tasks` picks some tasks of chapter ``"binary"``. The last runs of a chapter that tunes on the validation split
+    depend on the records of the tuning: call this again after running the result, until nothing new is returned.
     """
     known = PLANS | EXTRA_PLANS
     if chapter != "all" and chapter not in known:
@@ -785,7 +784,7 @@ def run_chapter_specs(
     minutes: float | None = None,
     **options: Any,
 ) -> list[Record]:
-    """Run or look up all that a chapter shows, what depends on tuning last, and return the records.
+    """Run or look up all runs of a chapter, those that depend on tuning last, and return the records.
 
     The runs are those of `chapter_specs`, the options those of `sweeps.sweep`; `minutes` is for all sweeps together.
     """
@@ -802,10 +801,10 @@ def run_chapter_specs(
 
 
 def estimate_seconds(spec: AnySpec, records: Sequence[Record]) -> float | None:
-    """Return how long a run will take, from the recorded runs most like it; None where no record is like it.
+    """Return how long a run will take, from the most similar recorded runs; None if there are none.
 
-    Like it are runs of the same profile and network: of the same task and method if there are any, else of the same
-    task, else of all tasks, a training image and epoch taking as long in one as in the other.
+    Similar runs have the same profile and network, and, if there are any, the same task and method, or else the same
+    task. Their time per training image and epoch is assumed to be equal.
     """
 
     def said(spec: AnySpec) -> tuple[Any, ...]:

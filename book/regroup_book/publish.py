@@ -63,7 +63,7 @@ def write_config(root: Path, address: str) -> Path:
 def write_launchable(root: Path, address: str) -> list[Path]:
     """Write the notebooks to ``_build/launch/notebooks/`` with a first cell that installs the library if it is missing.
 
-    The address is that of the repository that it is installed from.
+    `address` is that of the repository from which it is installed.
     """
     import nbformat
 
@@ -85,11 +85,11 @@ def write_launchable(root: Path, address: str) -> list[Path]:
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """Serve a folder to this machine alone, and yield its address."""
+    """Serve a folder to this machine only, and yield its address."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *arguments: object) -> None:
-            """Say nothing."""
+            """Suppress the log."""
 
     server = http.server.ThreadingHTTPServer(("localhost", 0), functools.partial(Quiet, directory=folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -119,7 +119,7 @@ def write_pdf(html: Path, pages: Sequence[str], target: Path) -> None:
 
     writer, first = PdfWriter(), {}
     with served(html) as address, sync_playwright() as playwright:
-        # Chromium refuses its sandbox to root, as in a container; the pages are our own.
+        # Chromium has no sandbox for root, as in a container; the pages are our own.
         flags = FLAGS + (["--no-sandbox"] if os.geteuid() == 0 else [])
         chromium = playwright.chromium.launch(executable_path=browser, args=flags)
         for name in pages:
@@ -151,7 +151,7 @@ def _print_page(chromium: Browser, address: str, writer: PdfWriter) -> None:
 
 
 def _link_pages(writer: PdfWriter, address: str, first: Mapping[str, int]) -> None:
-    """Make links to other pages of the book point to them; links to pages outside the PDF, such as records, go."""
+    """Redirect links to other pages of the book, and remove links to pages outside the PDF, such as records."""
     from pypdf.generic import ArrayObject, NameObject
 
     for page in writer.pages:

@@ -54,7 +54,7 @@ AVERAGES = {
 
 
 def average_table(groups: Groups) -> pd.DataFrame:
-    """Return what can stand for all classes: mean AP, calibrated mean AP, macro F1, BA, with the ranks they give."""
+    """Return averages over classes: mean AP, calibrated mean AP, macro F1 and BA, with the ranks that they give."""
     columns: dict[str, Iterable[Any]] = {"method": map(title, groups)}
     for name, measure in AVERAGES.items():
         means = [np.nan_to_num(values(group, measure).mean(), nan=-1) for group in groups.values()]
@@ -79,7 +79,7 @@ def sensitivity_table(by_threshold: Mapping[float, Sequence[Record]]) -> pd.Data
     return table(columns, by_threshold.values())
 
 
-# ---------------------------------------------------------------- what the clusters hold
+# ---------------------------------------------------------------- contents of the clusters
 
 EXPLAINED_NAMES = {"localization": "site on the body", "dx_type": "how the diagnosis was made"}
 ATTRIBUTE_NAMES = {"follow_up": "follow-up", "histo": "histopathology"}
@@ -139,11 +139,11 @@ def same_lesion_sentence(looks: Sequence[Record]) -> str:
     )
 
 
-# ---------------------------------------------------------------- leakage, and oversampling's extra data
+# ---------------------------------------------------------------- leakage, and the extra data of oversampling
 
 
 def leakage_table(groups: Groups, leaking: Groups) -> pd.DataFrame:
-    """Return what a split by image does to the results: both splits, and their difference.
+    """Return the effect of a split by image on the results: both splits, and their difference.
 
     The last two columns are of the split by image alone: recall, mean over classes, of test images whose lesion is in
     the training set too, and of the others.

@@ -1,4 +1,4 @@
-"""Do classes learn at the same pace: total variation over epochs, and the gap between minority and majority."""
+"""The pace of learning: total variation over epochs, and the gap between minority and majority."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def pace_gap(record: Record) -> np.ndarray:
 def hidden_pace_gap(record: Record) -> np.ndarray:
     """Return `pace_gap` with the majority divided into the data set's own classes, whatever was trained on.
 
-    A majority that is one training class mixes many kinds of image and stays wide for that reason alone; here every
-    label set is held against the same classes.
+    A majority that is one training class mixes many kinds of images and stays wide for that reason alone; here all
+    label sets are measured on the same classes.
     """
     minority = fine_class_names(record.spec.task).index(parse_task(record.spec.task)[1])
     variation = np.array([epoch["variation_fine"] for epoch in record.traces])
