@@ -215,7 +215,7 @@ def ablation(section: str, task: str, profile: str, seeds: Sequence[int]) -> Run
 
 
 def _imbalances(ratios: Sequence[float]) -> dict[str, Settings]:
-    """Return methods at each ratio, all but ROS, whose epochs have nearly twice the steps, also for twice the epochs."""
+    """Return methods at each ratio, all but ROS, whose epochs have nearly twice the steps, also for 2 × epochs."""
     found: dict[str, Settings] = {}
     for ratio in ratios:
         for method in ("ce", "wce", "ros", "rg"):
