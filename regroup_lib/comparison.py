@@ -28,7 +28,7 @@ from regroup_lib.metrics import bootstrap_counts, weighted_average_precisions
 from regroup_lib.plots import shortened
 from regroup_lib.runs import export, table_methods
 from regroup_lib.runs.methods import METHODS
-from regroup_lib.runs.own import BOOSTING, DIVERGES, IMAGE_METHODS, PIXELS, REGROUPED, TABLE_METHODS, plan
+from regroup_lib.runs.own import BOOSTING, DIVERGES, FROZEN, IMAGE_METHODS, PIXELS, REGROUPED, TABLE_METHODS, plan
 from regroup_lib.runs.records import (
     AVERAGE_PRECISION,
     BALANCED_ACCURACY,
@@ -36,9 +36,9 @@ from regroup_lib.runs.records import (
     Record,
     find_record,
     machine_class,
+    resampled_on_validation,
     result_on_test,
     rule_of,
-    validation_precision,
 )
 from regroup_lib.runs.specs import OWN, AnySpec, OwnData, TableSpec
 from regroup_lib.runs.sweeps import SweepError, sweep
@@ -374,13 +374,15 @@ class Comparison:
     def chosen(self, titles: Sequence[str]) -> Chosen:
         """Return the test scores of a family of methods, chosen without the scores that are measured.
 
-        For images it is the method with the best AP on the validation split, the mean over seeds; for a table, in each
-        fold, the one with the best mean AP on the folds of all seeds without the rows of this fold. Ties go to the
-        first method. Methods with a diverged run are not chosen; if all have one, a ValueError is raised.
+        For a table it is, in each fold, the method with the best mean AP on the folds of all seeds without the rows of
+        this fold; ties go to the first. For images it is the simplest method whose AP on the validation split, the mean
+        over seeds, is within one standard error of the best (Breiman, Friedman, Olshen & Stone 1984, Section 3.4.3):
+        a classifier on frozen features first, then in the order of the records. Methods with a diverged run are not
+        chosen; if all have one, a ValueError is raised.
         """
         candidates = {
             key: group
-            for key, group in self.groups.items()
+            for key, group in sorted(self.groups.items(), key=lambda item: item[0][1] not in FROZEN)
             if key[1] in titles and all(record.status == "finished" for record in group)
         }
         if not candidates:
@@ -390,8 +392,9 @@ class Comparison:
     def _best(self, groups: Sequence[Sequence[Record]]) -> np.ndarray:
         """Return the position of the group that is chosen for each seed and fold [seeds, folds]."""
         if not self.is_table:
-            best = np.argmax([np.mean([validation_precision(record, RULE) for record in group]) for group in groups])
-            return np.full((len(self.seeds), 1), best)
+            found = np.array([np.mean([resampled_on_validation(r, RULE) for r in group], axis=0) for group in groups])
+            behind = found[found[:, 0].argmax()] - found
+            return np.full((len(self.seeds), 1), np.argmax(behind[:, 0] <= behind.std(axis=1)))
         arrays = [[record.arrays() for record in group] for group in groups]
         positive = arrays[0][0]["test_labels"] == 1
         masks = np.array([of["folds"] == fold for of in arrays[0] for fold in range(table_methods.N_FOLDS)])
@@ -550,7 +553,9 @@ def _percent(shares: np.ndarray) -> str:
 def _recommended(comparison: Comparison, word: str, ours: Chosen, others: Chosen, difference: Interval) -> str:
     (our_row, our_times), (other_row, other_times) = ours.most_often, others.most_often
     our_name, other_name = named(our_row), named(other_row)
-    where = "on the rows of the other folds" if comparison.is_table else "on the validation split"
+    where = "on the rows of the other folds"
+    if not comparison.is_table:
+        where = "on the validation split, as the simplest within one standard error of the best"
     heading = {
         "regroup": f"Regroup: {our_name}.",
         "leave the labels as they are": f"Leave the labels as they are: {other_name}.",

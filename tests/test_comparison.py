@@ -31,7 +31,7 @@ from regroup_lib.intervals import Interval
 from regroup_lib.report import operating_points, python_code, write_report
 from regroup_lib.runs import networks, prepare, table_methods
 from regroup_lib.runs.own import REGROUPED, image_settings, plan
-from regroup_lib.runs.records import find_record, load_record, result_on_test, validation_precision
+from regroup_lib.runs.records import find_record, load_record, result_on_test
 from regroup_lib.runs.saved import fit_model, load_model
 from regroup_lib.runs.specs import LookSpec, OwnData, Spec, TableSpec, parse_spec
 from regroup_lib.runs.sweeps import SweepError
@@ -285,13 +285,19 @@ def test_the_method_of_a_fold_is_chosen_without_its_rows(home):
         assert found.precisions[seed] == pytest.approx(np.mean(measured))
 
 
-def test_the_method_for_images_is_chosen_on_the_validation_split(pictures):
+@pytest.mark.parametrize(("error", "title"), [(0.5, "ROS"), (1.5, "WCE"), (2.5, "CE")])
+def test_the_method_for_images_is_the_simplest_within_one_standard_error_on_validation(
+    pictures, monkeypatch, error, title
+):
+    """ROS is the best on validation, 1 point ahead of WCE and 2 of CE, with the same error of both differences."""
+    moved = error * np.array([0, *[1, -1] * 100])  # the first is the split itself
+    found = {"ce": 0 + moved, "wce": 1 + moved, "ros": 2 + 0 * moved}
+    monkeypatch.setattr(comparison, "resampled_on_validation", lambda record, _: found[record.spec.method])
     found = pictures.comparison.chosen(("CE", "WCE", "ROS"))
-    groups = {title: pictures.comparison.groups["tiny-resnet", title] for title in ("CE", "WCE", "ROS")}
-    means = {title: np.mean([validation_precision(r) for r in group]) for title, group in groups.items()}
-    best = max(means, key=means.get)
-    assert dict(found.picked) == {("tiny-resnet", best): 2}
-    expected = [result_on_test(record, "average_precision") for record in groups[best]]
+    assert dict(found.picked) == {("tiny-resnet", title): 2}
+    expected = [
+        result_on_test(record, "average_precision") for record in pictures.comparison.groups["tiny-resnet", title]
+    ]
     np.testing.assert_allclose(found.precisions, expected, atol=1e-6)
 
 

@@ -24,9 +24,8 @@ from regroup_book.differences import Groups, bootstrap_precisions, values
 from regroup_book.paper import paper_cell
 from regroup_book.show import gain_cells, table, task_name, traced
 from regroup_lib.intervals import Interval, mean_std, minus
-from regroup_lib.metrics import bootstrap_counts, weighted_average_precisions
 from regroup_lib.runs.methods import METHODS
-from regroup_lib.runs.records import N_RESAMPLES, Record, rule_of, validation_precision
+from regroup_lib.runs.records import Record, resampled_on_validation, validation_precision
 from regroup_lib.runs.specs import AnySpec
 
 
@@ -185,7 +184,7 @@ def selection_table(profile: str, seeds: Sequence[int]) -> pd.DataFrame:
     grids = plans.records_of(plans.regrouping_grids(profile, seeds[0]), "binary")
     chosen = [int(np.argmax(list(map(validation_precision, records)))) for records in grids.values()]
     others = [
-        (np.argmax(list(map(_validation_precisions, records)), axis=0) != choice).mean()
+        (np.argmax(list(map(resampled_on_validation, records)), axis=0) != choice).mean()
         for records, choice in zip(grids.values(), chosen, strict=True)
     ]
     smallest = [int(np.bincount(records[0].arrays()["val_labels"]).min()) for records in grids.values()]
@@ -204,15 +203,6 @@ def selection_sentence(table: pd.DataFrame) -> str:
     """Return in how many tasks validation chose the natural number of clusters."""
     natural = int((table["natural"] == table["chosen"]).sum())
     return f"The validation split chose the natural number of clusters in {natural} of {len(table)} tasks."
-
-
-def _validation_precisions(record: Record) -> np.ndarray:
-    """Return AP, the mean over classes of a multiclass task, in resamples of the validation split."""
-    arrays = record.arrays()
-    labels, scores = arrays["val_labels"], arrays[f"val_scores_{rule_of(record)}"]
-    columns = {1: scores} if scores.ndim == 1 else dict(enumerate(scores.T))
-    counts = bootstrap_counts(labels, N_RESAMPLES)
-    return np.mean([weighted_average_precisions(labels == c, of, counts) for c, of in columns.items()], axis=0)
 
 
 def sortable(frame: pd.DataFrame, *, html_cells: bool = False, wrapped: bool = False) -> HTML:

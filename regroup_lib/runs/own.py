@@ -36,6 +36,7 @@ IMAGE_METHODS = {
     "RG": "rg",
     "RG+WCE": "rg-wce",
 }
+FROZEN = ("linear probe", "encoder+MLP")  # classifiers on an encoder's features, simpler than a network of its own
 TABLE_METHODS = {
     "CE": "plain",
     "WCE": "weights",

@@ -33,6 +33,7 @@ from regroup_lib.files import (
     room_for,
     save_arrays,
 )
+from regroup_lib.metrics import bootstrap_counts, weighted_average_precisions
 from regroup_lib.nn.checkpoints import remove_checkpoint
 from regroup_lib.nn.training import cpu_multiplies_bf16
 from regroup_lib.runs import NOT_AGGREGATED
@@ -272,6 +273,18 @@ def result_on_test(record: Record, measure: str, rule: str = PAPER_RULE, *, spli
     if record.status != "finished":
         return math.nan
     return record.metrics[rule_of(record, rule)][split]["summary"][measure]
+
+
+def resampled_on_validation(record: Record, rule: str = PAPER_RULE) -> np.ndarray:
+    """Return AP [N_RESAMPLES], the mean over classes of a multiclass task, in resamples of the validation split.
+
+    The first is that of the split itself, see `bootstrap_counts`.
+    """
+    arrays = record.arrays()
+    labels, scores = arrays["val_labels"], arrays[f"val_scores_{rule_of(record, rule)}"]
+    columns = {1: scores} if scores.ndim == 1 else dict(enumerate(scores.T))
+    counts = bootstrap_counts(labels, N_RESAMPLES)
+    return np.mean([weighted_average_precisions(labels == c, of, counts) for c, of in columns.items()], axis=0)
 
 
 def validation_precision(record: Record, rule: str = PAPER_RULE) -> float:
