@@ -235,11 +235,11 @@ def test_each_use_of_the_encoder_that_was_run_is_ranked_against_regrouping(make)
     better = make(spec("ce"), 4.0)
     uses = {
         "digits-0": {"rg": rg, "probe": better, "aux-clusters": equal},
-        "digits-1": {"rg": better, "probe": rg, "distill": better, "ce": rg},
+        "a-b": {"rg": better, "probe": rg, "distill": better, "ce": rg},
     }
     assert ablations.uses_sentence(uses) == (
-        "Regrouping ranks below a linear probe on the encoder's features on digit 0 and above it on digits-1. "
+        "Regrouping ranks below a linear probe on the encoder's features on digit 0 and above it on a (b). "
         "Between regrouping and training with the clusters as a second task, the difference is undecided on digit 0. "
-        "Between regrouping and training with the features as a second task, the difference is undecided on digits-1. "
-        "Training with the features as a second task ranks above plain training on digits-1."
+        "Between regrouping and training with the features as a second task, the difference is undecided on a (b). "
+        "Training with the features as a second task ranks above plain training on a (b)."
     )

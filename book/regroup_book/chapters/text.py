@@ -86,7 +86,7 @@ COMPARISONS = {
     "RG − random groups": ("RG", "random groups"),
     "random groups − CE": ("random groups", "CE"),
     "true classes − CE": ("true classes", "CE"),
-    "RG on TF-IDF − RG": ("RG, tfidf", "RG"),
+    "RG on TF-IDF − RG": ("RG on TF-IDF", "RG"),
     "RG+WCE − WCE": ("RG+WCE", "WCE"),
     "encoder+MLP − RG": ("encoder+MLP", "RG"),
 }
