@@ -299,7 +299,7 @@ def fine_class_names(task: str) -> tuple[str, ...]:
     return class_names_of(parse_task(task)[0])
 
 
-def listed(items: Sequence[Any], word: str = "and") -> str:
+def listed(items: Iterable[Any], word: str = "and") -> str:
     """Return items as text: "a", "a and b", "a, b and c"."""
     *first, last = map(str, items)
     return f" {word} ".join(filter(None, [", ".join(first), last]))

@@ -191,7 +191,7 @@ def test_the_summary_counts_tasks_and_names_their_sources(results, tmp_path):
     pattern = r"cannot be told apart by rank.*: p (= 0\.\d{3}|< 0\.001)\. Critical difference: \d\.\d, or \d"
     assert re.search(pattern, tables.describe_ranks(results, "logreg"))
     made = make_results(tmp_path, {"rg": 0.0, "plain": 3.0, "rg-random": 3.0}, ("logreg",), MADE_TASKS[2:], (0,))
-    assert tables.summary_table(made).iloc[0].tolist()[:4] == ["0 better, 1 worse", "", "iris", "not run"]
+    assert tables.summary_table(made).iloc[0].tolist()[:4] == ["0 better, 1 worse", "", "wine", "not run"]
 
 
 def test_tables_have_a_row_for_each_task_or_contestant(results):
