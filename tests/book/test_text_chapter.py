@@ -237,10 +237,10 @@ def test_the_description_of_clusters_has_the_records_numbers(look):
 @pytest.mark.parametrize(
     ("signs", "counted"),
     [
-        ([1, 1], "clearly above plain training (CE) on 2 of 2 tasks."),
-        ([0, -1], "clearly below plain training (CE) on 1 of 2 tasks."),
-        ([1, -1], "clearly above plain training (CE) on 1 of 2 tasks, and clearly below it on 1."),
-        ([0, 0], "neither clearly above nor clearly below plain training (CE) on any of 2 tasks."),
+        ([1, 1], "clearly above plain training on 2 of 2 tasks."),
+        ([0, -1], "clearly below plain training on 1 of 2 tasks."),
+        ([1, -1], "clearly above plain training on 1 of 2 tasks, and clearly below it on 1."),
+        ([0, 0], "neither clearly above nor clearly below plain training on any of 2 tasks."),
     ],
 )
 def test_the_headline_counts_differences_that_leave_0_out(monkeypatch, groups, signs, counted):
@@ -253,4 +253,4 @@ def test_the_headline_counts_differences_that_leave_0_out(monkeypatch, groups, s
     monkeypatch.setattr(text, "precision_difference", difference)
     headline = text.headline(results)
     assert counted in headline
-    assert f"features is {counted.replace('plain training (CE)', 'RG')}" in headline
+    assert f"features is {counted.replace('plain training', 'RG')}" in headline

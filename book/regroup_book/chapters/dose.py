@@ -14,9 +14,9 @@ from regroup_lib.intervals import Interval, starred
 from regroup_lib.runs.records import Record
 
 FOLLOWS = {
-    "random": ("re-assigned at random", "#E69F00"),
-    "brightness": ("re-assigned by brightness", "#8C6D31"),
-    "autoencoder": ("re-assigned by autoencoder clusters", "#D55E00"),
+    "random": ("at random", "#E69F00"),
+    "brightness": ("by brightness", "#8C6D31"),
+    "autoencoder": ("by autoencoder clusters", "#D55E00"),
 }
 # The same, of the errors that groups then have.
 ERRORS = dict(zip(FOLLOWS, ("are random", "follow brightness", "follow an autoencoder's clusters"), strict=True))
@@ -32,7 +32,7 @@ def dose_table(groups: Groups) -> pd.DataFrame:
     shown = {name: group for name, group in groups.items() if name != "binary"}
     follows = {name: name.partition(" ")[::2] for name in shown}
     columns = {
-        "the share follows": [FOLLOWS[f][0] if share else "nothing re-assigned" for f, share in follows.values()],
+        "re-assigned": [FOLLOWS[f][0] if share else "nothing" for f, share in follows.values()],
         "share": [f"{float(share or 0):.0%}" for _, share in follows.values()],
         "purity": [f"{purity_of(group):.2f}" for group in shown.values()],
         "learned": [f"{np.mean([learned_share(r) for r in group]):.2f}" for group in shown.values()],
