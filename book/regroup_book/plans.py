@@ -597,8 +597,8 @@ def text_runs(
     if choice is not None:
         groups |= {"RG": {"method": "rg", **clusters}, "RG+WCE": {"method": "rg-wce", **clusters}}
     if choice is not None and scratch:
-        others = TEXT_ENCODERS[profile][1:]
-        groups |= {f"RG, {name}": {"method": "rg", "encoder": name, **clusters} for name in others}
+        if TEXT_ENCODERS[profile][1:]:
+            groups["RG on TF-IDF"] = {"method": "rg", "encoder": "tfidf", **clusters}
         if task == next(iter(TEXT_TASKS[profile])):
             groups |= {"random groups": {"method": "rg-random", **clusters}, "true classes": {"method": "rg-true"}}
     common = {"seeds": seeds, "network": None if scratch else "minilm"}

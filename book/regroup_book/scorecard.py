@@ -41,9 +41,9 @@ def tally_sentence(verdicts: Sequence[Verdict]) -> str:
     return f"Of the paper's {len(verdicts)} claims, {listed([f'{number} {verb} {word}', *others])}"
 
 
-def summary_box(verdicts: Sequence[Verdict]) -> HTML:
-    """Return a box for the top of a chapter: the claims that it tests, by their verdict."""
-    lines = []
+def summary_box(verdicts: Sequence[Verdict], *answers: str) -> HTML:
+    """Return a box for the top of a chapter: answers to its question, then the claims that it tests, by verdict."""
+    lines = list(filter(None, answers))
     for word in WORDS:
         stated = [f"{html.escape(v.statement)} ({v.claim}).{_other_scale(v)}" for v in verdicts if v.word == word]
         if stated:

@@ -29,7 +29,7 @@ from regroup_lib.runs.records import (
     result_on_test,
     rule_of,
 )
-from regroup_lib.runs.specs import EncoderSpec, Spec
+from regroup_lib.runs.specs import OWN, EncoderSpec, Spec
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ TASK_NAMES = {
     "ham10000-bcc": "basal cell carcinoma",
     "ham10000-akiec": "actinic keratoses",
     "ham10000": "seven skin lesions",
+    "ham10000-metadata-bcc": "lesion metadata (basal cell carcinoma)",
     "phrasebank-negative": "negative news",
     "phrasebank": "news sentiment",
     "digits-0": "digit 0",
@@ -83,8 +84,9 @@ TASK_NAMES = {
 
 
 def task_name(task: str) -> str:
-    """Return what readers call a task."""
-    return TASK_NAMES.get(task, task)
+    """Return what readers call a task: ``"wine (1)"`` where nothing better is known."""
+    source, _, positive = task.removeprefix(OWN).replace("-", " ").rpartition(" ")
+    return TASK_NAMES.get(task, f"{source} ({positive})".replace("_", " ") if source else task)
 
 
 def style_of(spec: Spec) -> Style:
@@ -99,7 +101,8 @@ def encoder_label(name: str) -> str:
 
 def network_name(name: str) -> str:
     """Return what readers call a network: `slim-resnet` is "slim ResNet"."""
-    return name.replace("-resnet", " ResNet").replace("resnet34", "ResNet34")
+    name = name.replace("-resnet", " ResNet").replace("resnet34", "ResNet34")
+    return name.replace("text-cnn", "text CNN").replace("minilm", "MiniLM")
 
 
 def use_style() -> None:
@@ -296,27 +299,32 @@ def fine_class_names(task: str) -> tuple[str, ...]:
     return class_names_of(parse_task(task)[0])
 
 
-def listed(items: Sequence[str], word: str = "and") -> str:
+def listed(items: Iterable[Any], word: str = "and") -> str:
     """Return items as text: "a", "a and b", "a, b and c"."""
-    return f" {word} ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
+    *first, last = map(str, items)
+    return f" {word} ".join(filter(None, [", ".join(first), last]))
 
 
 def runs_behind(records: Sequence[Record]) -> str:
     """Return a Markdown list, one line per task and profile: records, seeds, epochs, data digest, machines."""
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
-        groups.setdefault((record.spec.task, record.spec.profile), []).append(record)
+        groups.setdefault((task_name(record.spec.task), record.spec.profile), []).append(record)
     lines = []
     for (task, profile), group in groups.items():
-        parts: dict[str, set[Any]] = {
-            "seeds": {record.spec.seed for record in group},
-            "epochs": {record.spec.epochs for record in group if record.spec.kind == "training"},
-            "data": {record.data_digest[:12] for record in group},
-            "on": {machine_class(record) for record in group},
-        }
-        known = "; ".join(f"{name} {', '.join(map(str, sorted(values)))}" for name, values in parts.items() if values)
-        lines.append("- " + markdown_text(f"{task}: {len(group)} records; profile {profile}; {known}"))
+        seeds = sorted({record.spec.seed for record in group})
+        epochs = sorted({record.spec.epochs for record in group if record.spec.kind == "training"})
+        parts = [f"{task}: {len(group)} record{_s(len(group))} of profile {profile}"]
+        parts += [f"seed{_s(len(seeds))} {listed(seeds)}"]
+        parts += [f"{listed(epochs)} epoch{_s(epochs[-1])}"] if epochs else []
+        parts += [f"data {listed(sorted({record.data_digest[:12] for record in group}))}"]
+        parts += [f"on {listed(sorted(set(map(machine_class, group))), 'or')}"]
+        lines.append("- " + markdown_text("; ".join(parts)))
     return "\n".join(lines)
+
+
+def _s(number: int) -> str:
+    return "" if number == 1 else "s"
 
 
 def record_links(records: Sequence[Record], known: Collection[str] = ()) -> str:

@@ -91,7 +91,8 @@ def test_cells_and_boxes_escape_what_they_show():
     assert row["claim"] == "a &lt; b <i>(Fig. 0: &lt;b&gt;)</i>"
     assert "&lt;i&gt;: +2.0 [+1.0, +3.0] points <i>(supported)</i>" in row["measured here"]
     assert "a &amp; b" in empty["measured here"]
-    assert "<b>Supported:</b> a &lt; b (C0).</li><li><b>Not tested:</b>" in scorecard.summary_box(verdicts).data
+    stated = "<b>Supported:</b> a &lt; b (C0).</li><li><b>Not tested:</b>"
+    assert f"<ul><li>Yes.</li><li>{stated}" in scorecard.summary_box(verdicts, "Yes.", "").data
 
 
 @pytest.mark.parametrize(

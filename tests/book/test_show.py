@@ -194,11 +194,11 @@ def test_runs_behind_a_page_have_a_line_a_task_and_profile(trained, encoded):
     other.spec = Spec(profile="smoke", task="digits-3", method="ce", epochs=4)
     large.spec = Spec(profile="paper", task="digits-3", method="ce", epochs=9)
     first, second, third = show.runs_behind([*trained, encoded["raw"], other, large]).splitlines()
-    assert third.startswith("- digits-3: 1 records; profile paper; seeds 0; epochs 9; data ")
-    assert first.startswith("- digits-0: 7 records; profile smoke; seeds 0, 1; epochs 2; data ")
+    assert third.startswith("- digits (3): 1 record of profile paper; seed 0; 9 epochs; data ")
+    assert first.startswith("- digit 0: 7 records of profile smoke; seeds 0 and 1; 2 epochs; data ")
     assert trained[0].data_digest[:12] in first
     assert first.endswith(records.machine_class(trained[0]))
-    assert second.startswith("- digits-3: 1 records; profile smoke; seeds 0; epochs 4; data ")
+    assert second.startswith("- digits (3): 1 record of profile smoke; seed 0; 4 epochs; data ")
 
 
 def test_machine_class_names_the_gpu_where_there_was_one(trained):

@@ -72,7 +72,7 @@ def test_the_full_plan_has_three_tasks_two_encoders_and_the_controls():
         text_runs(task, "cpu", [0], choose=lambda specs: specs[0]) for task in list(plans.TEXT_TASKS["cpu"])[:2]
     )
     assert set(first) - set(second) == {"random groups", "true classes"}
-    assert [first[name][0].encoder for name in ("RG", "RG, tfidf")] == ["minilm", "tfidf"]
+    assert [first[name][0].encoder for name in ("RG", "RG on TF-IDF")] == ["minilm", "tfidf"]
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -129,14 +129,14 @@ EXTRA_SPEC = Spec(profile="smoke", task=TASK[0], method="ce", network="minilm", 
 def test_results_come_by_task_and_contestant(monkeypatch):
     monkeypatch.setattr(plans, "find_record", lambda spec: spec)
     results = text.load_results("smoke", SEEDS)
-    assert list(results) == ["descriptions-breast_cancer", "descriptions"]
+    assert list(results) == ["descriptions (breast cancer)", "descriptions"]
     assert [spec.seed for spec in results["descriptions"]["RG"]] == SEEDS
 
 
 @pytest.mark.parametrize(
     ("task", "fine_tuned", "title"),
     [
-        (("a-b", None), False, "a-b"),
+        (("a-b", None), False, "a (b)"),
         (("phrasebank", 30.0), False, "news sentiment, 30:1"),
         (("a", None), True, "a, fine-tuned"),
     ],
@@ -237,10 +237,10 @@ def test_the_description_of_clusters_has_the_records_numbers(look):
 @pytest.mark.parametrize(
     ("signs", "counted"),
     [
-        ([1, 1], "clearly above plain training (CE) on 2 of 2 tasks."),
-        ([0, -1], "clearly below plain training (CE) on 1 of 2 tasks."),
-        ([1, -1], "clearly above plain training (CE) on 1 of 2 tasks, and clearly below it on 1."),
-        ([0, 0], "neither clearly above nor clearly below plain training (CE) on any of 2 tasks."),
+        ([1, 1], "clearly above plain training on 2 of 2 tasks."),
+        ([0, -1], "clearly below plain training on 1 of 2 tasks."),
+        ([1, -1], "clearly above plain training on 1 of 2 tasks, and clearly below it on 1."),
+        ([0, 0], "neither clearly above nor clearly below plain training on any of 2 tasks."),
     ],
 )
 def test_the_headline_counts_differences_that_leave_0_out(monkeypatch, groups, signs, counted):
@@ -253,4 +253,4 @@ def test_the_headline_counts_differences_that_leave_0_out(monkeypatch, groups, s
     monkeypatch.setattr(text, "precision_difference", difference)
     headline = text.headline(results)
     assert counted in headline
-    assert f"features is {counted.replace('plain training (CE)', 'RG')}" in headline
+    assert f"features is {counted.replace('plain training', 'RG')}" in headline

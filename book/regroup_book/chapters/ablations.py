@@ -41,7 +41,7 @@ CLUSTERERS = {
 }
 # Control -> what it has: more classes, balance, meaning.
 CONTROL_PARTS = {
-    "binary": "–",
+    "binary": "none of these",
     "true": "classes, meaning",
     "clusters": "classes, meaning",
     "equal clusters": "classes, balance, meaning",
@@ -221,8 +221,8 @@ def quality_sentence(drawn: pd.DataFrame) -> str:
     by_nmi, by_purity = (float(spearmanr(means[name], means["max"]).statistic) for name in ("nmi", "purity"))
     rises = "rises with" if min(by_nmi, by_purity) >= 0.5 else "does not follow"
     return minus(
-        f"Over these settings, AP {rises} the match of groups and hidden classes: the rank correlation is "
-        f"{by_nmi:+.2f} with NMI and {by_purity:+.2f} with purity."
+        f"Over all encoders, clusterers and controls, AP {rises} the match of groups and hidden classes: its rank "
+        f"correlation is {by_nmi:+.2f} with NMI and {by_purity:+.2f} with purity."
     )
 
 
@@ -237,18 +237,20 @@ def rules_sentence(*sections: Groups) -> str:
 
 
 def pays_between(groups: Groups) -> str:
-    """Return how RG's AP differs from CE's at the smallest and the largest ratio, at equal epochs and equal steps."""
+    """Return RG's gain over CE at the smallest and the largest ratio, and where ROS ranks above RG, by epochs."""
     at_each = by_number(groups)
     low, *_, high = at_each
     sentences = []
-    for beginning, methods in (("For equally many epochs", EQUAL_EPOCHS), ("With twice as many", EQUAL_STEPS)):
-        first, last = (precision_difference(at_each[ratio], methods[-1], methods[0]) for ratio in (low, high))
-        learned = 100 * np.mean([learned_share(r) for r in at_each[high][methods[0]]])
+    for beginning, methods in (("For equally many epochs", EQUAL_EPOCHS), ("With as many steps as ROS", EQUAL_STEPS)):
+        plain, *_, rg = methods
+        first, last = (precision_difference(at_each[ratio], rg, plain).mean for ratio in (low, high))
+        learned = 100 * np.mean([learned_share(r) for r in at_each[high][plain]])
+        ahead = [f"{ratio}:1" for ratio, at in at_each.items() if precision_difference(at, "ros", rg).low > 0]
         sentences.append(
-            f"{beginning}, the AP of RG minus that of CE is {first} points at {low}:1 and {last} at {high}:1, where "
-            f"CE has learned {learned:.0f}% of its labels."
+            f"{beginning}, the gain of RG over CE is {first:+.1f} points at {low}:1 and {last:+.1f} at {high}:1, where "
+            f"CE has learned {learned:.0f}% of its labels. ROS ranks above RG at {listed(ahead or ['no ratio'])}."
         )
-    return " ".join(sentences)
+    return minus(" ".join(sentences))
 
 
 _SECOND_TASK = "training with the features as a second task"
@@ -299,12 +301,12 @@ def length_sentence(groups: Groups) -> str:
     """Return what the clusters add at each training length."""
     at_each = by_number(groups)
     short, *_, long = at_each
-    first, last = (precision_difference(at_each[epochs], "clusters", "binary") for epochs in (short, long))
+    first, last = (precision_difference(at_each[epochs], "clusters", "binary").mean for epochs in (short, long))
     errors = [error_left(at) for at in at_each.values()]
     share = f"between {min(errors):.2f} and {max(errors):.2f}"
-    return (
-        f"The AP of clusters minus that of binary labels is {first} points after {short} epochs and {last} after "
-        f"{long}. At every length, the error of clusters, 1 − AP, is {share} of that of binary labels."
+    return minus(
+        f"The gain of clusters over binary labels is {first:+.1f} points after {short} epochs and {last:+.1f} after "
+        f"{long}. At every length, their error, 1 − AP, is {share} of that of binary labels."
     )
 
 
@@ -326,7 +328,7 @@ def balanced_accuracy_sentence(groups: Groups) -> str:
         by_rule = ([result_on_test(r, "balanced_accuracy", rule) for r in group] for rule in RULES)
         found += [100 * np.mean(numbers) for numbers in (*by_rule, [called_positive(r) for r in group])]
     return (
-        "Under max, random groups of equal sizes have a BA of {0:.1f} and clusters {3:.1f}; under sum, {1:.1f} and "
-        "{4:.1f}. The AP of random groups minus that of clusters is {difference} points. Random groups call {2:.0f}% "
-        "of the test images positive, and clusters {5:.0f}%."
+        "Under max, random groups of equal sizes have a BA of {0:.1f} and clusters one of {3:.1f}. Under sum, they "
+        "have {1:.1f} and {4:.1f}. The AP of random groups minus that of clusters is {difference} points. Random "
+        "groups call {2:.0f}% of the test images positive, and clusters {5:.0f}%."
     ).format(*found, difference=precision_difference(groups, "random, equal", "clusters"))

@@ -9,15 +9,17 @@ import pandas as pd
 
 from regroup_book.differences import Groups, precision_difference
 from regroup_book.method_tables import mean_cells
-from regroup_book.show import learned_share, listed, table
+from regroup_book.show import encoder_label, learned_share, listed, table
 from regroup_lib.intervals import Interval, starred
 from regroup_lib.runs.records import Record
 
 FOLLOWS = {
-    "random": ("re-assigned at random", "#E69F00"),
-    "brightness": ("re-assigned by brightness", "#8C6D31"),
-    "autoencoder": ("re-assigned by autoencoder clusters", "#D55E00"),
+    "random": ("at random", "#E69F00"),
+    "brightness": ("by brightness", "#8C6D31"),
+    "autoencoder": ("by autoencoder clusters", "#D55E00"),
 }
+# The same, of the errors that groups then have.
+ERRORS = dict(zip(FOLLOWS, ("are random", "follow brightness", "follow an autoencoder's clusters"), strict=True))
 
 
 def purity_of(group: Sequence[Record]) -> float:
@@ -30,7 +32,7 @@ def dose_table(groups: Groups) -> pd.DataFrame:
     shown = {name: group for name, group in groups.items() if name != "binary"}
     follows = {name: name.partition(" ")[::2] for name in shown}
     columns = {
-        "the share follows": [FOLLOWS[f][0] if share else "nothing re-assigned" for f, share in follows.values()],
+        "re-assigned": [FOLLOWS[f][0] if share else "nothing" for f, share in follows.values()],
         "share": [f"{float(share or 0):.0%}" for _, share in follows.values()],
         "purity": [f"{purity_of(group):.2f}" for group in shown.values()],
         "learned": [f"{np.mean([learned_share(r) for r in group]):.2f}" for group in shown.values()],
@@ -61,9 +63,27 @@ def least_purity(groups: Groups, follows: str) -> tuple[float, Interval] | None:
 
 def dose_sentence(groups: Groups) -> str:
     """Return, for each kind of re-assignment, from which purity on the gain is clear."""
-    found = {label: least_purity(groups, follows) for follows, (label, _) in FOLLOWS.items()}
-    needed = [f"{level[0]:.2f} (images {label})" for label, level in found.items() if level]
-    never = [label for label, level in found.items() if level is None]
-    sentences = [f"Groups clearly help at a purity of at least {listed(needed)}."] if needed else []
-    sentences += [f"Groups do not clearly help at any purity if images are {listed(never, 'or')}."] if never else []
+    found = {errors: least_purity(groups, follows) for follows, errors in ERRORS.items()}
+    needed = [f"{level[0]:.2f} if errors {errors}" for errors, level in found.items() if level]
+    never = [errors for errors, level in found.items() if level is None]
+    sentences = [f"Regrouping begins to help at a purity of {listed(needed)}."] if needed else []
+    sentences += [f"It does not clearly help at any purity if errors {listed(never, 'or')}."] if never else []
     return " ".join(sentences)
+
+
+def encoders_sentence(groups: Groups, encoders: Groups) -> str:
+    """Return how pure the clusters of real encoders are, and by how much they clearly raise or lower AP."""
+    gains = {name: precision_difference(groups | encoders, name, "binary") for name in encoders}
+    sides = {"raise": [name for name in gains if gains[name].low > 0]}
+    sides |= {"lower": [name for name in gains if gains[name].high < 0]}
+    return " ".join(
+        f"The clusters of {listed(map(encoder_label, names))} have a purity of "
+        f"{_ends([purity_of(encoders[name]) for name in names], 2)} and {verb} AP by "
+        f"{_ends([abs(gains[name].mean) for name in names], 1)} points."
+        for verb, names in sides.items()
+        if names
+    )
+
+
+def _ends(numbers: Sequence[float], digits: int) -> str:
+    return " to ".join(dict.fromkeys(f"{number:.{digits}f}" for number in (min(numbers), max(numbers))))

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import f, rankdata, studentized_range
 
-from regroup_book.show import listed, table, traced
+from regroup_book.show import table, task_name, traced
 from regroup_lib.data.bundled_tables import parse_table_task
 from regroup_lib.intervals import Interval, interval, mean_std, starred
 from regroup_lib.metrics import bootstrap_counts, weighted_average_precisions
@@ -36,16 +36,7 @@ FORESEEN = ("silhouette", "stability", "minority neighbors")  # numbers known be
 
 def task_title(spec: TableSpec) -> str:
     """Return how tables and figures name a task: ``"digits (8)"``, or with fewer positives ``"digits (8), 20:1"``."""
-    if spec.own is not None:
-        return spec.task
-    source, positive = parse_table_task(spec.task)
-    name = f"{source_name(source)} ({positive})"
-    return name if spec.imbalance is None else f"{name}, {spec.imbalance:g}:1"
-
-
-def source_name(source: str) -> str:
-    """Return how people write the name of a table's source: ``"HAM10000 metadata"``."""
-    return source.replace("-", " ").replace("ham", "HAM")
+    return task_name(spec.task) + ("" if spec.imbalance is None else f", {spec.imbalance:g}:1")
 
 
 class TableResults:
@@ -163,9 +154,7 @@ class Tally:
         return word if 2 * len(found) >= self.n_tasks else f"{word} on a few tables"
 
     def __str__(self) -> str:
-        found = [f"{word} on {len(tasks)}" for word, tasks in (("better", self.better), ("worse", self.worse)) if tasks]
-        counted = " and ".join(found) or "neither better nor worse on any"
-        return f"{counted} of {self.n_tasks} tasks"
+        return f"{len(self.better)} better, {len(self.worse)} worse"
 
 
 def tally(differences: Mapping[str, Interval]) -> Tally:
@@ -285,45 +274,31 @@ def describe_ranks(results: TableResults, estimator: str) -> str:
     needed, by_source = (critical_difference(len(means), n) for n in (n_tasks, len(set(results.source_of.values()))))
     apart = "differ" if abs(means["plain"] - means["rg"]) > needed else "cannot be told apart"
     return (
-        f"**{ESTIMATOR_TITLES[estimator].capitalize()}.** Friedman's test of equal ranks of all {len(means)} methods "
-        f"has p {'< 0.001' if p_value < 0.001 else f'= {p_value:.3f}'}. RG has a mean rank of {means['rg']:.1f} and "
-        f"the plain classifier {means['plain']:.1f}. The critical difference is {needed:.1f}, or {by_source:.1f} if "
-        f"each source counts once, so the two {apart}."
+        f"**{ESTIMATOR_TITLES[estimator].capitalize()}.** RG and the plain classifier {apart} by rank. Friedman's test "
+        f"of equal ranks: p {'< 0.001' if p_value < 0.001 else f'= {p_value:.3f}'}. Critical difference: {needed:.1f}, "
+        f"or {by_source:.1f} if each source counts once."
     )
 
 
-def summary(results: TableResults) -> str:
-    """Return the answer as a Markdown list: a point for each classifier, then the gain with the best classifier."""
-    points = [_verdict(results, estimator) for estimator in results.estimators]
-    if len(results.estimators) > 1:
-        counted = tally(results.free_choice())
-        text = f"Against the best plain classifier, the best regrouped one is {counted}.{_sources(results, counted)}"
-        points.append(f"**A free choice of classifier: regrouping {counted.word}.** {text}")
-    return "\n".join(f"- {point}" for point in points)
+def summary_table(results: TableResults) -> pd.DataFrame:
+    """Return on how many tasks RG is better and worse, by classifier and with a free choice of classifier."""
+
+    def counted(estimator: str, first: str, second: str = "plain") -> str:
+        return str(tally(results.differences(estimator, first, second))) if first in known[estimator] else "not run"
+
+    known = {estimator: results.contestants(estimator) for estimator in results.estimators}
+    gains = {ESTIMATOR_TITLES[e]: tally(results.differences(e, "rg")) for e in known}
+    gains["the best of them on each task"] = tally(results.free_choice())
+    columns = {"classifier": gains, "RG against plain": map(str, gains.values())}
+    columns["better on"] = [_sources(found.better) for found in gains.values()]
+    columns["worse on"] = [_sources(found.worse) for found in gains.values()]
+    columns["RG, K chosen, against plain"] = [*(counted(e, "rg-auto") for e in known), ""]
+    columns["RG against random groups"] = [*(counted(e, "rg", "rg-random") for e in known), ""]
+    used = ("plain", "rg", "rg-auto", "rg-random")
+    behind = [results.behind([e], results.tasks, [name for name in used if name in known[e]]) for e in known]
+    return table(columns, [*behind, results.behind(results.estimators, results.tasks, ["plain", "rg"])])
 
 
-def _verdict(results: TableResults, estimator: str) -> str:
-    """Return a classifier's answer in one paragraph: RG against plain, against its control, and its place."""
-    counted = tally(results.differences(estimator, "rg"))
-    control = tally(results.differences(estimator, "rg", "rg-random"))
-    text = (
-        f"**{ESTIMATOR_TITLES[estimator].capitalize()}: regrouping {counted.word}.** Against the plain classifier, "
-        f"regrouping is {counted}.{_sources(results, counted)}"
-    )
-    if "rg-auto" in results.contestants(estimator):
-        chosen = tally(results.differences(estimator, "rg-auto"))
-        text += f" With the number of clusters chosen by cross-validation, it is {chosen}."
-    text += f" Against random groups of equal size, it is {control}."
-    if counted.better and not control.better:
-        text += " So the gain need not come from the clusters."
-    return text
-
-
-def _sources(results: TableResults, counted: Tally) -> str:
-    """Name the sources of a tally's tasks: tasks of one source are one piece of evidence."""
-    parts = []
-    for tasks, word in ((counted.better, "gains"), (counted.worse, "losses")):
-        sources = list(dict.fromkeys(source_name(results.source_of[task]) for task in tasks))
-        parts += [f"the {word} are on {listed(sources)}"] if sources else []
-    text = " and ".join(parts)
-    return f" {text[0].upper()}{text[1:]}." if text else ""
+def _sources(tasks: Sequence[str]) -> str:
+    """Name the sources of tasks: tasks of one source are one piece of evidence."""
+    return ", ".join(dict.fromkeys(task.partition(" (")[0] for task in tasks))

@@ -54,7 +54,7 @@ def task_table(results: Mapping[str, Groups]) -> pd.DataFrame:
         row = {"task": task, "training": _counted(names, trained), "test": _counted(names, tested)}
         row["largest : smallest"] = f"{max(trained) / min(trained):.1f}"
         row["AP by chance"] = f"{100 * (tested[1] / tested.sum() if len(names) == 2 else 1 / len(names)):.1f}"
-        rows.append(row | {"network": record.spec.network, "epochs": record.spec.epochs})
+        rows.append(row | {"network": show.network_name(record.spec.network), "epochs": record.spec.epochs})
     return pd.DataFrame(rows).set_index("task")
 
 
@@ -85,7 +85,7 @@ COMPARISONS = {
     "RG − random groups": ("RG", "random groups"),
     "random groups − CE": ("random groups", "CE"),
     "true classes − CE": ("true classes", "CE"),
-    "RG on TF-IDF − RG": ("RG, tfidf", "RG"),
+    "RG on TF-IDF − RG": ("RG on TF-IDF", "RG"),
     "RG+WCE − WCE": ("RG+WCE", "WCE"),
     "encoder+MLP − RG": ("encoder+MLP", "RG"),
 }
@@ -177,8 +177,8 @@ def headline(results: Mapping[str, Groups]) -> str:
     rivals = [precision_difference(groups, *pair) for groups, pair in zip(results.values(), picks, strict=True)]
     direct = [precision_difference(g, "encoder+MLP", "RG") for g in results.values() if "encoder+MLP" in g]
     compared = (
-        ("By AP, RG", "plain training (CE)", found),
-        ("The better of RG and RG+WCE", "the best of the other methods on words, both chosen on validation,", rivals),
+        ("Regrouping (RG)", "plain training", found),
+        ("RG, with class weights or not,", "the best method without an encoder, both chosen on validation,", rivals),
         ("A perceptron on the encoder's features", "RG", direct),
     )
     return " ".join(_compared(*parts) for parts in compared if parts[-1])
