@@ -28,9 +28,6 @@ def fit_linear(features, labels):
     return rg.fit_regrouped(lambda k: torch.nn.Linear(1, k), features, labels, epochs=1)
 
 
-class_counts = st.lists(st.integers(1, 60_000), min_size=1, max_size=12)
-
-
 def ceiling(count, threshold):
     """Return the smallest whole number of thresholds that holds `count`, by counting."""
     number, held = 0, 0
@@ -44,10 +41,9 @@ def test_cluster_counts_are_the_papers_formula(counts, data):
     threshold = data.draw(st.integers(1, max(counts)))
     expected = [ceiling(count, threshold) for count in counts]
     assert cluster_counts(counts, threshold=threshold) == expected
-    assert all(1 <= k <= n for k, n in zip(expected, counts, strict=True))
 
 
-@given(class_counts, st.data())
+@given(st.lists(st.integers(1, 60_000), min_size=1, max_size=12), st.data())
 def test_no_cluster_count_is_below_one_or_above_its_class(counts, data):
     threshold = data.draw(st.floats(0.01, max(counts)))
     wanted = data.draw(st.none() | st.integers(1, 10**6))
@@ -154,16 +150,6 @@ def test_laws_of_pseudo_labels(labels, n_clusters, clusterer, seed):
         assert found.tolist() == wanted
 
 
-@pytest.mark.parametrize("clusterer", ["kmeans", "minibatch-kmeans"])
-def test_clusters_are_found(clusterer):
-    features, corner = blobs([50, 50, 50, 50])
-    regrouping = Regrouping(clusterer, random_state=0).fit(features, corner == 3)
-    check_laws(regrouping, corner == 3)
-    assert regrouping.parent_.tolist() == [0, 0, 0, 1]
-    assert adjusted_rand_score(corner, regrouping.pseudo_labels_) == 1
-    assert (regrouping.pseudo_labels_[corner == 3] == 3).all()  # the small class keeps one number
-
-
 def test_each_class_is_clustered_by_itself():
     """Two classes on the same two corners: clusters never mix classes."""
     features, corner = blobs([60, 60])
@@ -173,14 +159,6 @@ def test_each_class_is_clustered_by_itself():
     for c in (0, 1):
         inside = regrouping.pseudo_labels_[labels == c] - 2 * c
         assert adjusted_rand_score(corner[labels == c], inside) == 1
-
-
-def test_balanced_classes_stay_as_they_are():
-    labels = np.array([2, 0, 1] * 4)
-    regrouping = Regrouping().fit(np.zeros((12, 1)), labels)
-    np.testing.assert_array_equal(regrouping.pseudo_labels_, labels)
-    assert regrouping.parent_.tolist() == [0, 1, 2]
-    assert regrouping.counts_.tolist() == [4, 4, 4]
 
 
 @pytest.mark.parametrize("clusterer", CLUSTERERS)
@@ -514,7 +492,6 @@ def test_the_file_holds_no_pickle(tmp_path):
     Regrouping(KMeans(n_init=1), random_state=0).fit(np.arange(6.0)[:, None], labels).save(tmp_path / "groups.npz")
     with np.load(tmp_path / "groups.npz", allow_pickle=False) as archive:
         arrays = dict(archive)
-    assert arrays["classes_"].tolist() == ["a", "b"]
     assert all(array.dtype != object for array in arrays.values())
     assert "KMeans(n_init=1)" in Regrouping.load(tmp_path / "groups.npz").clusterer  # the text of the object
 
@@ -580,19 +557,6 @@ def test_aggregate_agrees_with_the_definition(rule, library, drawn):
     assert (found >= 0).all()
 
 
-@given(drawn=scores_and_parent(normalized=True))
-def test_argmax_is_the_papers_rule_in_the_multiclass_case(drawn):
-    """Max: the class of the most likely pseudo-class. Sum: the class with the largest total."""
-    scores, parent = drawn
-    for row, by_max, by_sum in zip(
-        scores, aggregate(scores, parent, "max"), aggregate(scores, parent, "sum"), strict=True
-    ):
-        totals = [row[np.array(parent) == c].sum() for c in range(max(parent) + 1)]
-        chosen = by_max.argmax()
-        assert max(row[k] for k in range(len(row)) if parent[k] == chosen) >= row.max() * (1 - 1e-12)
-        assert totals[by_sum.argmax()] >= max(totals) * (1 - 1e-12)
-
-
 @given(drawn=scores_and_parent(normalized=True, max_classes=2).filter(lambda drawn: max(drawn[1]) == 1))
 def test_half_is_the_threshold_of_the_papers_binary_rules(drawn):
     """Section 2.2: positive if its largest score is at least the largest negative one; sums likewise."""
@@ -609,46 +573,6 @@ def test_an_exact_tie_is_positive():
     scores = np.array([[0.25, 0.25, 0.5], [0.5, 0.0, 0.5]])
     assert aggregate(scores, [0, 0, 1], "sum")[0, 1] == 0.5
     assert aggregate(scores, [0, 0, 1], "max")[1, 1] == 0.5
-
-
-@given(drawn=scores_and_parent(normalized=True))
-def test_one_pseudo_class_a_class_changes_nothing_but_the_order(drawn):
-    scores, _ = drawn
-    order = np.random.default_rng(0).permutation(scores.shape[1])
-    for rule in ("max", "sum"):
-        np.testing.assert_allclose(aggregate(scores, order, rule)[:, order], scores, atol=1e-12)
-
-
-@given(
-    labels=st.integers(2, 4).flatmap(
-        lambda n_classes: st.lists(st.integers(0, n_classes - 1), min_size=8, max_size=60).map(
-            lambda drawn: [*range(n_classes), *drawn]
-        )
-    ),
-    clusterer=st.sampled_from(["random", "kmeans"]),
-    seed=st.integers(0, 99),
-    confidence=st.just(1.0) | st.floats(0.51, 1),
-)
-def test_a_perfect_classifier_of_pseudo_classes_aggregates_to_a_perfect_one(labels, clusterer, seed, confidence):
-    rng = np.random.default_rng(seed)
-    features = rng.normal(size=(len(labels), 2))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        regrouping = Regrouping(clusterer, random_state=seed).fit(features, labels)
-    n_groups = len(regrouping.parent_)
-    # Right about every sample's pseudo-class; what is left is spread over all others at random.
-    scores = rng.random((len(labels), n_groups)) + 1e-9
-    own = np.eye(n_groups, dtype=bool)[regrouping.pseudo_labels_]
-    scores[own] = 0
-    scores *= (1 - confidence) / np.maximum(scores.sum(axis=1, keepdims=True), 1e-12)
-    scores[own] = confidence
-    for rule in ("max", "sum"):
-        aggregated = aggregate(scores, regrouping.parent_, rule)
-        np.testing.assert_array_equal(aggregated.argmax(axis=1), labels)
-        result = rg.evaluate(labels, aggregated)
-        assert result["balanced_accuracy"] == 1
-        if len(set(labels)) == 2 or confidence == 1:
-            assert list(result["average_precision"].values()) == pytest.approx([1] * len(set(labels)))
 
 
 @pytest.mark.parametrize("rule", ["max", "sum"])
