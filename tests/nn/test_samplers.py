@@ -33,28 +33,6 @@ def seeded(seed=0):
 # ---------------------------------------------------------------- random over- and undersampling
 
 
-@given(labels=labels_of_classes, seed=st.integers(0, 2**32 - 1))
-def test_oversampling_brings_every_class_to_the_largest(labels, seed):
-    rows = random_oversampling(labels, seed=seed)
-    assert rows.dtype == np.int64
-    counts = np.bincount(labels)
-    assert np.bincount(labels[rows]).tolist() == [counts.max()] * len(counts)
-    visits = np.bincount(rows, minlength=len(labels))
-    assert visits.min() == 1  # nothing is lost
-    assert (visits[counts[labels] == counts.max()] == 1).all()  # the largest class is left as it is
-    assert (np.diff(rows) >= 0).all()
-
-
-@given(labels=labels_of_classes, seed=st.integers(0, 2**32 - 1))
-def test_undersampling_brings_every_class_to_the_smallest(labels, seed):
-    rows = random_undersampling(labels, seed=seed)
-    assert rows.dtype == np.int64
-    counts = np.bincount(labels)
-    assert np.bincount(labels[rows]).tolist() == [counts.min()] * len(counts)
-    assert (np.diff(rows) > 0).all()  # ascending, none twice
-    assert set(np.flatnonzero(counts[labels] == counts.min())) <= set(rows)
-
-
 @pytest.mark.parametrize(
     ("ours", "theirs"), [(random_oversampling, RandomOverSampler), (random_undersampling, RandomUnderSampler)]
 )
@@ -62,9 +40,10 @@ def test_resampling_is_imbalanced_learns(ours, theirs):
     labels = np.random.default_rng(0).choice(3, 200, p=[0.7, 0.2, 0.1])
     images = np.random.default_rng(1).integers(0, 256, (200, 12), dtype=np.uint8)
     resampled, _ = theirs(random_state=7).fit_resample(images, labels)
-    found = images[ours(labels, seed=7)]
-    assert sorted(map(bytes, found)) == sorted(map(bytes, resampled))
-    assert ours(labels, seed=7).tolist() != ours(labels, seed=8).tolist()
+    rows = ours(labels, seed=7)
+    assert rows.dtype == np.int64
+    assert (np.diff(rows) >= 0).all()
+    assert sorted(map(bytes, images[rows])) == sorted(map(bytes, resampled))
     with pytest.raises(ValueError, match="needs to have more than 1 class"):
         ours([3, 3, 3], seed=0)
 
