@@ -93,9 +93,6 @@ def test_dimension_is_reduced_where_there_is_one_to_reduce():
     assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.9
 
 
-# ---------------------------------------------------------------- balanced assignment
-
-
 @st.composite
 def costs(draw):
     k, size = draw(st.integers(2, 5)), draw(st.integers(1, 8))

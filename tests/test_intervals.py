@@ -14,9 +14,6 @@ def ends(found):
     return found.mean, found.low, found.high
 
 
-# ---------------------------------------------------------------- by hand
-
-
 @given(st.lists(st.floats(-50, 50), min_size=2, max_size=10))
 def test_without_a_test_set_it_is_students(values):
     found, n = interval(values), len(values)
@@ -72,9 +69,6 @@ def test_text(found, digits, text):
     assert found.text(digits) == text
 
 
-# ---------------------------------------------------------------- laws
-
-
 @st.composite
 def measured(draw):
     """Return values by seed, and resamples of the test set."""
@@ -89,9 +83,6 @@ def test_it_leaves_out_0_where_the_p_value_is_below_its_level(data):
     assert found.clear == (found.p_value < 0.05)
     wider = interval(*data, n_units=50, confidence=0.99)
     assert wider.low < found.low < found.high < wider.high
-
-
-# ---------------------------------------------------------------- several at once
 
 
 def slow_holm(p_values):
@@ -118,9 +109,6 @@ def test_a_table_has_stars_after_holms_correction_alone():
     assert starred([near]) == ["+2.1 [+0.1, +4.1] *"]
     found = starred([None, clear, near, near, near, lost])
     assert found == ["", "+5.0 [+4.0, +6.0] *", *["+2.1 [+0.1, +4.1]"] * 3, "+nan [+nan, +nan]"]
-
-
-# ---------------------------------------------------------------- coverage
 
 
 def simulated(n_positives, n_trials, *, n_seeds=10, n_resamples=60, negatives_each=2):

@@ -81,9 +81,6 @@ def client():
         yield client
 
 
-# ---------------------------------------------------------------- rows
-
-
 @given(st.data())
 def test_rows_of_a_file_are_those_of_the_array(path, features, data):
     n = len(features)
@@ -156,9 +153,6 @@ def test_files_that_vanish_or_shrink(tmp_path, features):
     path.unlink()
     with pytest.raises(FileNotFoundError, match="workers need it under the same path"):
         rows[:20]
-
-
-# ---------------------------------------------------------------- k-means
 
 
 @pytest.mark.parametrize("block_rows", [1, 7, 1000, 10**6])

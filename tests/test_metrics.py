@@ -49,9 +49,6 @@ def slow_average_precision(labels, scores, prevalence):
     return total
 
 
-# ---------------------------------------------------------------- average precision
-
-
 @given(ranked(), st.floats(0.01, 0.99))
 def test_calibrated_average_precision_is_the_definition(drawn, prevalence):
     labels, scores = drawn
@@ -65,29 +62,6 @@ def test_calibrated_average_precision_at_the_real_prevalence_is_average_precisio
     labels, scores = drawn
     expected = average_precision_score(labels, scores)
     assert calibrated_average_precision(labels, scores, prevalence=labels.mean()) == pytest.approx(expected, rel=1e-9)
-
-
-@pytest.mark.parametrize("prevalence", [0, 1, math.nan])
-def test_prevalence_out_of_range(prevalence):
-    with pytest.raises(ValueError, match=r"prevalence is .*; it must lie between 0 and 1"):
-        calibrated_average_precision([True, False], [0.1, 0.2], prevalence=prevalence)
-
-
-@pytest.mark.parametrize(
-    ("labels", "scores", "message"),
-    [
-        ([True, True], [0.1, 0.2], "needs samples of both classes"),
-        ([False, False], [0.1, 0.2], "needs samples of both classes"),
-        ([True, False], [0.1, math.nan], "NaN"),
-        ([True, False], [0.1, 0.2, 0.3], "inconsistent"),
-    ],
-)
-def test_calibrated_average_precision_errors(labels, scores, message):
-    with pytest.raises(ValueError, match=message):
-        calibrated_average_precision(labels, scores)
-
-
-# ---------------------------------------------------------------- evaluate
 
 
 @pytest.mark.parametrize("n_classes", [2, 3, 10])
@@ -132,9 +106,6 @@ def test_results_are_plain_numbers():
     assert {type(leaf) for leaf in leaves(evaluate(labels, scores.astype(np.float32)))} == {float}
 
 
-# ---------------------------------------------------------------- intervals
-
-
 def intervals(result):
     """Yield each estimate with its interval."""
     yield result["balanced_accuracy"], result["intervals"]["balanced_accuracy"]
@@ -162,43 +133,6 @@ def test_intervals_by_hand(confidence, z):
     margin = z * math.sqrt(sum(recall * (1 - recall) / 200 for recall in recalls)) / 2
     accuracy = result["balanced_accuracy"]
     assert result["intervals"]["balanced_accuracy"] == pytest.approx([accuracy - margin, accuracy + margin], rel=1e-6)
-
-
-# ---------------------------------------------------------------- errors
-
-PAIR = [[0.4, 0.6], [0.7, 0.3]]
-
-
-@pytest.mark.parametrize(
-    ("labels", "scores", "names", "message"),
-    [
-        ([0, 1], [[0.4, math.nan], [0.5, math.inf]], None, "2 rows of scores are NaN or infinite"),
-        ([0, 1], [0.3, math.nan], None, "1 rows of scores are NaN or infinite"),
-        ([0, 0], PAIR, ["rest", "plane"], r"classes \['plane'\] have no sample in y_true"),
-        ([0, 1, 1], PAIR, None, r"y_true has shape \(3,\) and scores \(2, 2\); expected \[n\] and \[n, C\]"),
-        ([[0], [1]], PAIR, None, r"y_true has shape \(2, 1\)"),
-        ([0, 1], [PAIR, PAIR], None, r"scores \(2, 2, 2\)"),
-        ([0, 2], PAIR, None, "y_true must be class indices from 0 to 1"),
-        ([0, -1], PAIR, None, "y_true must be class indices from 0 to 1"),
-        ([0.0, 1.0], PAIR, None, "y_true must be class indices from 0 to 1"),
-        (np.array([], int), np.zeros((0, 2)), None, "y_true must be class indices"),
-        ([0, 1], PAIR, ["a", "b", "c"], "3 class names for 2 columns of scores"),
-        ([0, 1], PAIR, ["a", "a"], "1 class names for 2 columns of scores"),
-        ([0, 1], [-2.0, 3.0], None, "scores are not probabilities; pass a column for each class"),
-    ],
-)
-def test_evaluate_errors(labels, scores, names, message):
-    with pytest.raises(ValueError, match=message):
-        evaluate(labels, scores, names)
-
-
-@pytest.mark.parametrize("confidence", [0, 1, 95, "0.9"])
-def test_confidence_out_of_range(confidence):
-    with pytest.raises(ValueError, match=r"confidence is .*; it must lie between 0 and 1"):
-        evaluate([0, 1], PAIR, confidence=confidence)
-
-
-# ---------------------------------------------------------------- total variation
 
 
 def slow_total_variation(features, labels):
@@ -239,23 +173,6 @@ def test_total_variation_far_from_the_origin_in_single_precision():
     np.testing.assert_allclose(
         total_variation(features, labels), total_variation(features.astype(np.float64), labels), rtol=1e-3
     )
-
-
-@pytest.mark.parametrize(
-    ("features", "labels", "message"),
-    [
-        (np.zeros((3, 2)), [0, 1], r"features have shape \(3, 2\) and labels \(2,\); expected \[n, d\] and \[n\]"),
-        (np.zeros(3), [0, 1, 1], r"features have shape \(3,\)"),
-        (np.zeros((3, 2)), [[0], [1], [1]], r"labels \(3, 1\)"),
-        (np.ones((3, 2)), [0, 1, 1], "all features are equal; their spread cannot be compared"),
-    ],
-)
-def test_total_variation_errors(features, labels, message):
-    with pytest.raises(ValueError, match=message):
-        total_variation(features, labels)
-
-
-# ---------------------------------------------------------------- clustering quality
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=50))
@@ -314,11 +231,6 @@ def test_weights_without_a_positive_have_no_average_precision():
     assert np.isnan(metrics.weighted_average_precisions([False, False], [0.2, 0.1], np.ones((3, 2)))).all()
 
 
-def test_weighted_average_precisions_refuses_shapes_that_disagree():
-    with pytest.raises(ValueError, match=r"weights \(2, 3\); expected \[n\], \[n\] and \[m, n\]"):
-        metrics.weighted_average_precisions([True, False], [0.2, 0.1], np.ones((2, 3)))
-
-
 def test_bootstrap_resamples_within_each_class():
     labels = np.array([0] * 50 + [1] * 5)
     counts = metrics.bootstrap_counts(labels, 200, seed=3)
@@ -329,3 +241,38 @@ def test_bootstrap_resamples_within_each_class():
     assert counts[:, 0].mean() == pytest.approx(1, abs=0.2)
     assert (counts[0] == 1).all()  # the samples as they are
     assert not (counts[1:] == 1).all(axis=1).any()
+
+
+PAIR, TWO, calibrated = [[0.4, 0.6], [0.7, 0.3]], [True, False], calibrated_average_precision
+REFUSED = [
+    *((calibrated, (TWO, [0.1, 0.2]), {"prevalence": p}, "must lie between 0 and 1") for p in (0, 1, math.nan)),
+    (calibrated, ([True, True], [0.1, 0.2]), {}, "needs samples of both classes"),
+    (calibrated, ([False, False], [0.1, 0.2]), {}, "needs samples of both classes"),
+    (calibrated, (TWO, [0.1, math.nan]), {}, "NaN"),
+    (calibrated, (TWO, [0.1, 0.2, 0.3]), {}, "inconsistent"),
+    (evaluate, ([0, 1], [[0.4, math.nan], [0.5, math.inf]]), {}, "2 rows of scores are NaN or infinite"),
+    (evaluate, ([0, 1], [0.3, math.nan]), {}, "1 rows of scores are NaN or infinite"),
+    (evaluate, ([0, 0], PAIR, ["rest", "plane"]), {}, r"classes \['plane'\] have no sample in y_true"),
+    (evaluate, ([0, 1, 1], PAIR), {}, r"y_true has shape \(3,\) and scores \(2, 2\); expected \[n\] and \[n, C\]"),
+    (evaluate, ([[0], [1]], PAIR), {}, r"y_true has shape \(2, 1\)"),
+    (evaluate, ([0, 1], [PAIR, PAIR]), {}, r"scores \(2, 2, 2\)"),
+    (evaluate, ([0, 2], PAIR), {}, "y_true must be class indices from 0 to 1"),
+    (evaluate, ([0, -1], PAIR), {}, "y_true must be class indices from 0 to 1"),
+    (evaluate, ([0.0, 1.0], PAIR), {}, "y_true must be class indices from 0 to 1"),
+    (evaluate, (np.array([], int), np.zeros((0, 2))), {}, "y_true must be class indices"),
+    (evaluate, ([0, 1], PAIR, ["a", "b", "c"]), {}, "3 class names for 2 columns of scores"),
+    (evaluate, ([0, 1], PAIR, ["a", "a"]), {}, "1 class names for 2 columns of scores"),
+    (evaluate, ([0, 1], [-2.0, 3.0]), {}, "scores are not probabilities; pass a column for each class"),
+    *((evaluate, ([0, 1], PAIR), {"confidence": c}, "it must lie between 0 and 1") for c in (0, 1, 95, "0.9")),
+    (total_variation, (np.zeros((3, 2)), [0, 1]), {}, r"shape \(3, 2\) and labels \(2,\); expected \[n, d\] and \[n\]"),
+    (total_variation, (np.zeros(3), [0, 1, 1]), {}, r"features have shape \(3,\)"),
+    (total_variation, (np.zeros((3, 2)), [[0], [1], [1]]), {}, r"labels \(3, 1\)"),
+    (total_variation, (np.ones((3, 2)), [0, 1, 1]), {}, "all features are equal; their spread cannot be compared"),
+    (metrics.weighted_average_precisions, (TWO, [0.2, 0.1], np.ones((2, 3))), {}, r"weights \(2, 3\); expected \[n\]"),
+]
+
+
+@pytest.mark.parametrize(("measure", "given_to_it", "options", "message"), REFUSED)
+def test_bad_input_is_named(measure, given_to_it, options, message):
+    with pytest.raises(ValueError, match=message):
+        measure(*given_to_it, **options)

@@ -150,17 +150,6 @@ def test_laws_of_pseudo_labels(labels, n_clusters, clusterer, seed):
         assert found.tolist() == wanted
 
 
-def test_each_class_is_clustered_by_itself():
-    """Two classes on the same two corners: clusters never mix classes."""
-    features, corner = blobs([60, 60])
-    labels = np.arange(120) % 2
-    regrouping = Regrouping(n_clusters={0: 2, 1: 2}, random_state=0).fit(features, labels)
-    assert regrouping.parent_.tolist() == [0, 0, 1, 1]
-    for c in (0, 1):
-        inside = regrouping.pseudo_labels_[labels == c] - 2 * c
-        assert adjusted_rand_score(corner[labels == c], inside) == 1
-
-
 @pytest.mark.parametrize("clusterer", CLUSTERERS)
 def test_same_seed_same_groups(clusterer):
     features = np.random.default_rng(0).normal(size=(300, 5)).astype(np.float32)
@@ -297,14 +286,6 @@ def test_a_class_with_one_sample_makes_every_sample_a_cluster():
     assert regrouping.parent_.tolist() == [0] * 8 + [1]
     kept = Regrouping(threshold=4, random_state=0).fit(features, [0] * 8 + [1])
     assert kept.parent_.tolist() == [0, 0, 1]
-
-
-def test_empty_random_groups_disappear_with_a_warning():
-    labels = [0] * 50 + [1]
-    with pytest.warns(UserWarning, match=r"class .*0.* fell into \d+ clusters, 50 were asked for"):
-        regrouping = Regrouping("random", random_state=0).fit(np.zeros((51, 1)), labels)
-    check_laws(regrouping, labels)
-    assert 20 < len(regrouping.parent_) < 50
 
 
 BAD_FEATURES = [

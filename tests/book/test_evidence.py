@@ -26,9 +26,6 @@ SEEDS = [0, 1, 2]
 PARTS = [(claim, part) for claim in (*claims(), *claims("questions")) for part in claim.get("contrasts", ())]
 
 
-# ---------------------------------------------------------------- words
-
-
 @pytest.mark.parametrize(
     ("low", "high", "negligible", "word"),
     [
@@ -70,25 +67,14 @@ def test_the_word_of_a_claim(words, word):
     assert combine(words) == word
 
 
-# ---------------------------------------------------------------- contrasts of made records
-
-
 @pytest.fixture
-def make(measured_record):
+def make(binary_record):
     """Return a function that makes a method's records: positives score `lift` higher, on validation `validation`."""
 
-    def one(method, seed, lift, validation, status, task):
-        rng = np.random.default_rng([seed, *method.encode(), *task.encode()])
-        labels = (np.arange(500) < 60).astype(np.uint8)
-        lifts = {"test": lift, "val": lift if validation is None else validation}
-        scores = {part: 1 / (1 + np.exp(2 - rng.normal(size=500) - up * labels)) for part, up in lifts.items()}
-        rule = "max" if method.startswith("rg") else "none"
-        spec = Spec(profile="smoke", task=task, method=method, encoder="pca" if method == "rg" else None, seed=seed)
-        lost = {} if status == "finished" else {"metrics": {}}
-        return measured_record(spec, labels, {rule: scores}, ("not 0", "0"), status=status, seconds={}, **lost)
-
-    def group(method, lift, *, validation=None, status="finished", seeds=(0, 1, 2), task="digits-0"):
-        return [one(method, seed, lift, validation, status, task) for seed in seeds]
+    def group(method, lift, *, seeds=(0, 1, 2), task="digits-0", **options):
+        spec = Spec(profile="smoke", task=task, method=method, encoder="pca" if method == "rg" else None)
+        specs = [spec.model_copy(update={"seed": seed}) for seed in seeds]
+        return [binary_record(one, lift, n=500, positives=60, **options) for one in specs]
 
     return group
 
@@ -301,9 +287,6 @@ def test_an_autoencoders_quality_is_that_of_all_test_images(smoke_results):
     assert 0 < psnr.std() < 1
 
 
-# ---------------------------------------------------------------- the claims file
-
-
 def test_every_claim_and_question_is_there_once_and_is_decided_by_something():
     listed = {"claims": [f"C{i}" for i in range(1, 28)], "questions": [f"E{i}" for i in range(1, 9)]}
     fields = {"claim", "statement", "where", "paper", "chapter", "contrasts", "not_tested"}
@@ -362,9 +345,6 @@ def test_a_verdict_on_committed_records(monkeypatch):
     assert {record.key for record in found.records} == {r.key for m in ("mlp", "rg") for r in groups[m]}
 
 
-# ---------------------------------------------------------------- what is not recorded
-
-
 def one(name):
     return next(claim for claim in (*claims(), *claims("questions")) if claim["claim"] == name)
 
@@ -399,9 +379,6 @@ def test_a_question_needs_the_runs_of_its_contrasts_alone(tmp_path, monkeypatch)
     assert len(found.contrasts) == 2
     assert found.word == combine([c.word for c in found.contrasts])
     assert verdict(one("C4"), "smoke", SEEDS).word == "not tested"
-
-
-# ---------------------------------------------------------------- no other word
 
 
 def test_no_source_of_a_page_has_another_verdict_word():

@@ -13,22 +13,6 @@ def counts(labels):
     return np.bincount(labels).tolist()
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("digits", ("digits", None)),
-        ("digits-0", ("digits", "0")),
-        ("cifar10", ("cifar10", None)),
-        ("cifar10-airplane", ("cifar10", "airplane")),
-        ("cifar100-worm", ("cifar100", "worm")),
-        ("cifar100-a-b", ("cifar100", "a-b")),
-        ("cifar10-", ("cifar10", "")),
-    ],
-)
-def test_parse_task(name, expected):
-    assert parse_task(name) == expected
-
-
 @pytest.mark.parametrize("name", ["", "airplane", "cifar", "cifar1000", "digits0", "-digits", "imagenet-dog"])
 def test_parse_task_refuses_unknown_sets_and_lists_those_there_are(name):
     with pytest.raises(ValueError, match=r"no data set of that name.*digits.*cifar10.*cifar100"):

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ import onnx
 import open_clip
 import pytest
 import torch
+from conftest import Trap, flip_bit
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
@@ -58,8 +58,7 @@ def test_pca_agrees_with_an_eigendecomposition(digits):
     centered = pixels - pixels.mean(axis=0)
     variances, axes = np.linalg.eigh(centered.T @ centered)
     ours, theirs = encoder.transform(digits.train.inputs), centered @ axes[:, ::-1][:, :10]
-    assert ours.dtype == np.float32
-    assert ours.shape == (1257, 10)
+    assert (ours.dtype, ours.shape) == (np.float32, (1257, 10))
     np.testing.assert_allclose((ours.astype(float) ** 2).sum(axis=0), variances[::-1][:10], rtol=0.02)
     # Axes have no sign; the first components are well apart.
     np.testing.assert_allclose(np.abs(ours[:, :3]), np.abs(theirs[:, :3]), atol=0.02)
@@ -79,8 +78,7 @@ def trained():
 
 def test_autoencoder_codes(trained, digits):
     codes = trained.transform(digits.test.inputs)
-    assert codes.shape == (540, 16)
-    assert codes.dtype == np.float32
+    assert (codes.shape, codes.dtype) == ((540, 16), np.float32)
     assert np.isfinite(codes).all()
     assert codes.std(axis=0).min() > 0
     # A code belongs to its image, whatever stands beside it in the batch.
@@ -94,28 +92,11 @@ def test_autoencoder_codes(trained, digits):
     assert np.mean((decoded.astype(float) - images) ** 2) < 0.9 * chance
 
 
-def test_autoencoder_is_the_same_for_the_same_seed_and_leaves_the_random_state_alone(digits):
-    options = SMALL | {"epochs": 1}
-    torch.manual_seed(5)
-    undisturbed = torch.rand(3)
-    codes = []
-    for global_seed, seed in ((5, 0), (6, 0), (5, 1)):
-        torch.manual_seed(global_seed)
-        encoder = AutoencoderEncoder(**options, seed=seed).fit(digits.train.inputs[:128])
-        if global_seed == 5:
-            torch.testing.assert_close(torch.rand(3), undisturbed, rtol=0, atol=0)
-        codes.append(encoder.transform(digits.test.inputs[:20]))
+def test_autoencoder_is_the_same_for_the_same_seed(digits):
+    encoders = [AutoencoderEncoder(**SMALL | {"epochs": 1}, seed=seed) for seed in (0, 0, 1)]
+    codes = [e.fit(digits.train.inputs[:128]).transform(digits.test.inputs[:20]) for e in encoders]
     np.testing.assert_array_equal(codes[0], codes[1])
     assert np.abs(codes[0] - codes[2]).max() > 1e-3
-
-
-def test_autoencoder_takes_color_and_oblong_images_and_refuses_sizes_that_it_cannot_halve_twice():
-    images = np.random.default_rng(0).integers(0, 256, (40, 8, 12, 3), dtype=np.uint8)
-    encoder = AutoencoderEncoder(**SMALL | {"epochs": 1}).fit(images)
-    assert encoder.transform(images).shape == (40, 16)
-    assert encoder.reconstruct(images[:2]).shape == (2, 8, 12, 3)
-    with pytest.raises(ValueError, match=r"divisible by 4, not \(10, 8\)"):
-        AutoencoderEncoder().fit(np.zeros((4, 10, 8, 1), np.uint8))
 
 
 def test_autoencoder_comes_back_from_its_cache_with_its_decoder(digits, tmp_path):
@@ -387,8 +368,7 @@ def test_clip_features_are_the_models(clip_name, clip_file):
     encoder = ClipEncoder(clip_name, str(path), batch_size=7)
     assert encoder.label == f"CLIP {clip_name}"
     features = encoder.transform(images)
-    assert features.shape == (24, 16)
-    assert features.dtype == np.float32
+    assert (features.shape, features.dtype) == ((24, 16), np.float32)
     np.testing.assert_allclose(features, expected, **CLOSE)
 
 
@@ -407,16 +387,6 @@ def test_clip_by_name_through_the_cache(clip_name, clip_file, tmp_path):
     for weights, n_files in ((copy, 1), (other, 2)):
         encode(dataset, f"clip:{clip_name}:{weights}", data_dir=tmp_path)
         assert len(cached_files(tmp_path)) == n_files
-
-
-class Trap:
-    """Unpickled, it makes a folder."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
 
 
 def test_clip_that_cannot_be_loaded(clip_name, clip_file, tmp_path):
@@ -568,21 +538,11 @@ def rewritten(change):
     return damage
 
 
-def flipped(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 3] ^= 1
-    path.write_bytes(content)
-
-
 DAMAGES = {
     "empty": lambda path: path.write_bytes(b""),
-    "cut": lambda path: path.write_bytes(path.read_bytes()[:-40]),
-    "bit": flipped,
+    "bit": flip_bit,
     "rows": rewritten(lambda arrays: arrays | {"split_test": arrays["split_test"][:-1]}),
     "split": rewritten(lambda arrays: {name: array for name, array in arrays.items() if name != "split_test"}),
-    "old rows": rewritten(
-        lambda arrays: {"split_train": arrays["split_train"], "split_test": arrays["split_test"][1:]}
-    ),
     "seconds": rewritten(lambda arrays: arrays | {"seconds": np.array(["a", "b"])}),
 }
 

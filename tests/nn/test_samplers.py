@@ -30,9 +30,6 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-# ---------------------------------------------------------------- random over- and undersampling
-
-
 @pytest.mark.parametrize(
     ("ours", "theirs"), [(random_oversampling, RandomOverSampler), (random_undersampling, RandomUnderSampler)]
 )
@@ -46,9 +43,6 @@ def test_resampling_is_imbalanced_learns(ours, theirs):
     assert sorted(map(bytes, images[rows])) == sorted(map(bytes, resampled))
     with pytest.raises(ValueError, match="needs to have more than 1 class"):
         ours([3, 3, 3], seed=0)
-
-
-# ---------------------------------------------------------------- quotas of the clusters
 
 
 def slow_quotas(majority, minority, n_wanted):
@@ -81,9 +75,6 @@ def test_quotas_agree_with_the_definition(drawn, n_wanted):
     quotas = _quotas(majority, minority, n_wanted)
     assert sum(quotas) == min(n_wanted, sum(majority))
     assert quotas == slow_quotas(majority, minority, n_wanted)
-
-
-# ---------------------------------------------------------------- undersampling by cluster
 
 
 def blobs(table, seed=0):
@@ -175,9 +166,6 @@ def test_undersampling_by_cluster_errors(wrong, message):
         cluster_undersampling(**sound | wrong)
 
 
-# ---------------------------------------------------------------- shuffled rows
-
-
 @given(
     rows=st.lists(st.integers(0, 50), min_size=1, max_size=30),
     n_drawn=st.none() | st.integers(1, 100),
@@ -216,9 +204,6 @@ def test_the_order_hangs_on_the_generator_alone(sampler):
     np.testing.assert_array_equal(sampler.order(resumed), second)
     np.testing.assert_array_equal(sampler.order(seeded(11)), first)
     assert len(sampler) <= 3 or first.tolist() != second.tolist()
-
-
-# ---------------------------------------------------------------- stratified batches
 
 
 def batch_table(labels, order, batch_size):

@@ -11,7 +11,6 @@ from regroup_lib.data.tasks import make_task
 from regroup_lib.encoders.pixels import RawEncoder
 from regroup_lib.metrics import clustering_quality
 from regroup_lib.runs.methods import METHODS, training_labels
-from regroup_lib.runs.specs import Spec
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +112,6 @@ def test_the_clusterer_is_taken_by_name(made):
         made("rg", clusterer="no-such-clusterer")
 
 
-# ---------------------------------------------------------------- controls
-
-
 def test_shuffled_groups_have_the_clusters_sizes_and_no_meaning(made, task):
     clusters, shuffled = made("rg"), made("rg-shuffled")
     assert sizes(shuffled) == sizes(clusters)
@@ -147,8 +143,6 @@ def test_random_groups_come_in_three_sizes(made):
     assert halving[0] > 3 * halving[2]
     assert max(equal) - min(equal) <= 1
 
-
-# ---------------------------------------------------------------- true classes with a share re-assigned
 
 MIXED = ("rg-mixed-random", "rg-mixed-brightness", "rg-mixed-features")
 
@@ -201,14 +195,3 @@ def test_the_seed_draws_random_groups_and_re_assigned_rows(made):
         first, again, other = (made(name, seed=seed).labels for seed in (3, 3, 4))
         np.testing.assert_array_equal(first, again)
         assert not np.array_equal(first, other)
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [{"task": "digits-0"}, {"task": "digits-0", "mixed_share": 1.1}, {"task": "digits-lt", "mixed_share": 0.5}],
-)
-def test_a_share_belongs_to_mixed_labels_of_a_binary_task(fields):
-    with pytest.raises(ValueError, match="mixed_share"):
-        Spec(profile="smoke", method="rg-mixed-random", **fields)
-    with pytest.raises(ValueError, match="has no option mixed_share"):
-        Spec(profile="smoke", task="digits-0", method="rg-true", mixed_share=0.5)
