@@ -116,13 +116,12 @@ def cifar_directory(tmp_path_factory, blank_cifar):
 def small_arrays():
     """Return a function that makes a small MedMNIST-style set: grey images, labels as a column, a val split."""
 
-    def make(*, channels=None, size=8, counts=(12, 6, 9), n_classes=3, seed=0):
-        rng = np.random.default_rng(seed)
-        arrays = {}
+    def make(*, channels=None, counts=(12, 6, 9)):
+        rng, arrays = np.random.default_rng(0), {}
         for split, count in zip(("train", "val", "test"), counts, strict=True):
-            shape = (count, size, size) if channels is None else (count, size, size, channels)
+            shape = (count, 8, 8) if channels is None else (count, 8, 8, channels)
             arrays[f"{split}_images"] = rng.integers(0, 256, shape, dtype=np.uint8)
-            arrays[f"{split}_labels"] = (np.arange(count, dtype=np.uint8) % n_classes)[:, None]
+            arrays[f"{split}_labels"] = (np.arange(count, dtype=np.uint8) % 3)[:, None]
         return arrays
 
     return make

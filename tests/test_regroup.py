@@ -21,8 +21,6 @@ from regroup_lib.clusterers import BLIND_CLUSTERERS, CLUSTERERS
 from regroup_lib.files import read_npz, write_npz
 from regroup_lib.large import BlockKMeans
 
-# ---------------------------------------------------------------- how many clusters
-
 
 def fit_linear(features, labels):
     return rg.fit_regrouped(lambda k: torch.nn.Linear(1, k), features, labels, epochs=1)
@@ -102,9 +100,6 @@ def test_cluster_counts_by_example(counts, options, expected):
 def test_cluster_counts_errors(counts, options, message):
     with pytest.raises(ValueError, match=message):
         cluster_counts(counts, **options)
-
-
-# ---------------------------------------------------------------- pseudo-labels
 
 
 def blobs(sizes, *, spread=0.1, distance=20.0, dimension=4, seed=0):
@@ -203,9 +198,6 @@ def test_no_cluster_is_below_the_least_size_unless_its_class_is(sizes, least, se
     assert (regrouping.counts_ >= np.minimum(least, np.array(sizes)[regrouping.parent_])).all()
 
 
-# ---------------------------------------------------------------- other clusterers
-
-
 class OneLabel(ClusterMixin, BaseEstimator):
     """A clusterer that has one label whatever it is given."""
 
@@ -259,25 +251,6 @@ def test_an_objects_own_seed_counts_when_none_is_given():
     assert not np.array_equal(own[0], own[2])
 
 
-@pytest.mark.parametrize(
-    ("clusterer", "message"),
-    [
-        ("k-means", "no clusterer is called 'k-means'; there are kmeans, minibatch-kmeans"),
-        (None, "clusterer is None; pass a name or an object with scikit-learn's fit_predict"),
-        (KMeans, "clusterer is <class .*KMeans'>; pass a name or an object"),
-        (DBSCAN(), r"DBSCAN\(\) has neither an n_clusters nor an n_components parameter"),
-    ],
-)
-def test_what_is_no_clusterer(clusterer, message):
-    with pytest.raises(ValueError, match=message):
-        Regrouping(clusterer).fit(np.arange(6.0)[:, None], [0, 0, 0, 0, 1, 1])
-    with pytest.raises(ValueError, match=message):  # also where nothing is to be divided
-        Regrouping(clusterer).fit(np.arange(4.0)[:, None], [0, 0, 1, 1])
-
-
-# ---------------------------------------------------------------- edge cases
-
-
 def test_a_class_with_one_sample_makes_every_sample_a_cluster():
     features = np.arange(9.0)[:, None] ** 2
     with pytest.warns(UserWarning, match="class 1 has one sample, so each sample of a larger class"):
@@ -286,25 +259,6 @@ def test_a_class_with_one_sample_makes_every_sample_a_cluster():
     assert regrouping.parent_.tolist() == [0] * 8 + [1]
     kept = Regrouping(threshold=4, random_state=0).fit(features, [0] * 8 + [1])
     assert kept.parent_.tolist() == [0, 0, 1]
-
-
-BAD_FEATURES = [
-    (np.zeros(6), r"features have shape \(6,\); expected \[n, d\]"),
-    (np.zeros((5, 2)), r"5 rows of features but labels of shape \(6,\); expected one per row"),
-    (np.array([["a"]] * 6), "features are <U1; expected numbers"),
-    (np.array([["a"]] * 6, dtype=object), "features are object; expected numbers"),
-    (np.array([[None]] * 6), "6 rows of features hold NaN"),
-    (pd.DataFrame({"a": pd.array([1, 2, 3, 4, 5, None], "Int64")}), "1 rows of features hold NaN"),
-    (np.ma.masked_array(np.ones((6, 1)), np.eye(6, 1)), "1 rows of features hold NaN"),
-    (np.array([[np.inf, np.nan], [0.0, np.nan]] + [[0.0, 1.0]] * 4), "2 rows of features hold NaN or infinite values"),
-    (np.array([[0.0, 1.0]] * 5 + [[0.0, -np.inf]], np.float32), "1 rows of features hold NaN or infinite values"),
-]
-
-
-@pytest.mark.parametrize(("features", "message"), BAD_FEATURES)
-def test_features_that_cannot_be_clustered(features, message):
-    with pytest.raises(ValueError, match=message):
-        Regrouping().fit(features, [0, 0, 0, 0, 1, 1])
 
 
 @pytest.mark.parametrize("kind", [sparse.csr_matrix, sparse.csc_array, sparse.coo_array])
@@ -316,18 +270,6 @@ def test_sparse_features_make_the_groups_that_dense_ones_make(kind, clusterer):
     found = Regrouping(clusterer, random_state=0).fit(kind(features), corner == 3)
     assert found.parent_.tolist() == [0, 0, 0, 1]
     np.testing.assert_array_equal(found.pseudo_labels_, dense.pseudo_labels_)
-
-
-def test_sparse_features_that_cannot_be_clustered():
-    labels = [0, 0, 0, 0, 1, 1]
-    features = sparse.lil_array((6, 3))
-    features[[1, 1, 4], [0, 2, 1]] = [np.nan, np.inf, np.nan]
-    with pytest.raises(ValueError, match="2 rows of features hold NaN or infinite values"):
-        Regrouping().fit(features, labels)
-    with pytest.raises(ValueError, match=r"6 rows of features but labels of shape \(5,\)"):
-        Regrouping().fit(sparse.eye_array(6), labels[:5])
-    with pytest.raises(TypeError, match=r"[Ss]parse"):  # what takes no sparse rows says so itself
-        Regrouping(AgglomerativeClustering()).fit(sparse.eye_array(6), labels)
 
 
 BAD_LABELS = [
@@ -360,30 +302,44 @@ def test_labels_that_are_none(fit, labels, message):
         fit(np.arange(6.0)[:, None], labels)
 
 
-def test_labels_that_do_not_fit():
-    features = np.zeros((6, 1))
-    with pytest.raises(ValueError, match=r"6 rows of features but labels of shape \(6, 1\)"):
-        Regrouping().fit(features, np.zeros((6, 1)))
-    with pytest.raises(ValueError, match="there are no samples"):
-        Regrouping().fit(np.zeros((0, 3)), [])
+SPARSE = sparse.csr_array(([np.nan, np.inf, np.nan], ([1, 1, 4], [0, 2, 1])), (6, 3))
+REFUSED = [
+    ({"clusterer": "k-means"}, "no clusterer is called 'k-means'; there are kmeans, minibatch-kmeans"),
+    ({"clusterer": None}, "clusterer is None; pass a name or an object with scikit-learn's fit_predict"),
+    ({"clusterer": KMeans}, "clusterer is <class .*KMeans'>; pass a name or an object"),
+    ({"clusterer": DBSCAN()}, r"DBSCAN\(\) has neither an n_clusters nor an n_components parameter"),
+    ({"clusterer": "k-means", "labels": list("aaabbb")}, "no clusterer is called"),  # though nothing is divided
+    ({"clusterer": OneLabel()}, r"OneLabel\(\) has labels of shape \(1,\) for 4 samples"),
+    ({"clusterer": AgglomerativeClustering(), "features": sparse.eye_array(6)}, r"[Ss]parse"),  # it says so itself
+    ({"threshold": 5}, "threshold is 5; .*the largest class, 4"),
+    ({"n_clusters": 0}, "n_clusters is 0"),
+    ({"n_clusters": {"c": 2}}, r"n_clusters names classes \['c'\]; the labels are \['a', 'b'\]"),
+    ({"n_clusters": {0: 2}}, r"n_clusters names classes \[0\]"),  # labels, not positions
+    ({"min_cluster_size": 0}, "min_cluster_size is 0; it must be a whole number of at least 1"),
+    ({"random_state": "0"}, "random_state is '0'; expected a whole number of at least 0, a RandomState or None"),
+    ({"random_state": np.random.default_rng(0)}, r"random_state is Generator\(PCG64\) .*; expected"),
+    ({"features": np.zeros(6)}, r"features have shape \(6,\); expected \[n, d\]"),
+    ({"features": np.zeros((5, 2))}, r"5 rows of features but labels of shape \(6,\); expected one per row"),
+    ({"features": np.zeros((0, 3)), "labels": []}, "there are no samples"),
+    ({"features": np.array([["a"]] * 6)}, "features are <U1; expected numbers"),
+    ({"features": np.array([["a"]] * 6, dtype=object)}, "features are object; expected numbers"),
+    ({"features": np.array([[None]] * 6)}, "6 rows of features hold NaN"),
+    ({"features": pd.DataFrame({"a": pd.array([1, 2, 3, 4, 5, None], "Int64")})}, "1 rows of features hold NaN"),
+    ({"features": np.ma.masked_array(np.ones((6, 1)), np.eye(6, 1))}, "1 rows of features hold NaN"),
+    ({"features": np.array([[np.inf, np.nan], [0, np.nan]] + [[0, 1]] * 4)}, "2 rows of features hold NaN or infinite"),
+    ({"features": np.array([[0, 1]] * 5 + [[0, -np.inf]], np.float32)}, "1 rows of features hold NaN or infinite"),
+    ({"features": SPARSE}, "2 rows of features hold NaN or infinite values"),
+    ({"features": sparse.eye_array(6), "labels": list("aaaab")}, r"6 rows of features but labels of shape \(5,\)"),
+    ({"labels": np.zeros((6, 1))}, r"6 rows of features but labels of shape \(6, 1\)"),
+]
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"threshold": 5}, "threshold is 5; .*the largest class, 4"),
-        ({"n_clusters": 0}, "n_clusters is 0"),
-        ({"min_cluster_size": 0}, "min_cluster_size is 0; it must be a whole number of at least 1"),
-        ({"random_state": "0"}, "random_state is '0'; expected a whole number of at least 0, a RandomState or None"),
-        ({"random_state": np.random.default_rng(0)}, r"random_state is Generator\(PCG64\) .*; expected"),
-        ({"clusterer": OneLabel()}, r"OneLabel\(\) has labels of shape \(1,\) for 4 samples"),
-        ({"n_clusters": {"c": 2}}, r"n_clusters names classes \['c'\]; the labels are \['a', 'b'\]"),
-        ({"n_clusters": {0: 2}}, r"n_clusters names classes \[0\]"),  # labels, not positions
-    ],
-)
-def test_options_out_of_range_are_found_by_fit(options, message):
-    with pytest.raises(ValueError, match=message):
-        Regrouping(**options).fit(np.arange(6.0)[:, None], list("aaaabb"))
+@pytest.mark.parametrize(("wrong", "message"), REFUSED)
+def test_what_cannot_be_regrouped_is_named(wrong, message):
+    options = {"features": np.arange(6.0)[:, None], "labels": list("aaaabb")} | wrong
+    features, labels = options.pop("features"), options.pop("labels")
+    with pytest.raises((ValueError, TypeError), match=message):
+        Regrouping(**options).fit(features, labels)
 
 
 @pytest.mark.parametrize(
@@ -439,9 +395,6 @@ def test_duplicates_make_fewer_clusters_with_one_warning(distinct):
     assert regrouping.parent_.tolist() == [0] * distinct + [1]
 
 
-# ---------------------------------------------------------------- files
-
-
 @pytest.mark.parametrize(
     ("labels", "options"),
     [
@@ -488,9 +441,6 @@ def test_files_that_are_no_regrouping(tmp_path):
     np.savez(path, allow_pickle=True, **arrays | {"classes_": np.array([{}, None], dtype=object)})
     with pytest.raises(ValueError, match=r"groups\.npz is damaged or is not an npz file of plain arrays"):
         Regrouping.load(path)
-
-
-# ---------------------------------------------------------------- aggregation
 
 
 def slow_aggregate(scores, parent, rule):

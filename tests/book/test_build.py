@@ -107,10 +107,7 @@ def test_notebook_without_a_parameters_cell_is_refused(tmp_path):
 def test_chapter_runs_with_its_parameters_in_this_interpreter(small_book, monkeypatch):
     monkeypatch.setenv("JUPYTER_PATH", "/nowhere")
     seconds = build.run_chapter(
-        "good",
-        {"seeds": [7, 8]},
-        output=small_book / "out.ipynb",
-        environment={"REGROUP_RESULTS": "elsewhere"},
+        "good", {"seeds": [7, 8]}, output=small_book / "out.ipynb", environment={"REGROUP_RESULTS": "elsewhere"}
     )
     assert printed_by(small_book / "out.ipynb") == ["smoke", [7, 8], "elsewhere", sys.prefix]
     assert seconds > 0

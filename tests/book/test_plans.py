@@ -160,8 +160,7 @@ def test_tuning_never_looks_at_the_test_set_on_its_way():
 
 
 @pytest.mark.parametrize(
-    ("validation", "chosen"),
-    [([0.1, 0.2, 0.3], 2), ([0.3, 0.2, 0.1], 0), ([0.2, 0.2, 0.1], 0), ([0.1, 0.3, 0.3], 1)],
+    ("validation", "chosen"), [([0.1, 0.2, 0.3], 2), ([0.3, 0.2, 0.1], 0), ([0.2, 0.2, 0.1], 0), ([0.1, 0.3, 0.3], 1)]
 )
 def test_the_best_setting_on_the_validation_split_is_chosen_the_first_of_equals(shelf, validation, chosen):
     for spec, value in zip(FOCAL, validation, strict=True):

@@ -21,14 +21,7 @@ from regroup_lib.data.dataset import DataError
 from regroup_lib.data.load import fetch_data, load_data
 from regroup_lib.data.sources import CIFAR10_NAMES, CIFAR100_NAMES, SOURCES
 from regroup_lib.data.tasks import make_task
-from regroup_lib.files import (
-    atomic_path,
-    data_directory,
-    digest_arrays,
-    read_npz,
-    results_directory,
-    write_npz,
-)
+from regroup_lib.files import atomic_path, data_directory, digest_arrays, read_npz, results_directory, write_npz
 from regroup_lib.runs.run import run
 from regroup_lib.runs.specs import Spec
 
@@ -47,10 +40,8 @@ def test_digits_are_scikit_learns_scans_scaled_to_uint8():
     assert {(tuple(scan), label) for scan, label in zip(back, ours_labels, strict=True)} == theirs
 
 
-def test_digits_split_is_fixed_and_stratified():
-    digits, again = load_data("digits"), load_data("digits")
-    np.testing.assert_array_equal(digits.test.inputs, again.test.inputs)
-    assert digits.digest == again.digest
+def test_digits_split_is_stratified():
+    digits = load_data("digits")
     assert digits.class_names == tuple("0123456789")
     train, test = np.array(digits.class_counts()), np.array(digits.class_counts("test"))
     assert (len(digits.train), len(digits.test)) == (1257, 540)

@@ -258,7 +258,6 @@ def changed(function):
 
 
 CACHE_DAMAGES = {
-    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
     "no images": changed(lambda arrays: {"readable": arrays["readable"]}),
     "another type": changed(lambda arrays: arrays | {"images": arrays["images"].astype(np.float32)}),
 }
@@ -346,7 +345,6 @@ DEFECTS = [
         shorter_split,
         r"lesions without a split in .*split\.csv: 'HAM_akiec_0', 'HAM_akiec_1', expected one of train, val, test",
     ),
-    (change("lesion_id", ""), r"lesions without a split in .*split\.csv: '', expected one of train, val, test"),
     (another_picture, r"part_0.ISIC_0000000\.jpg and .*ISIC_0000000\.jpg differ|copies.*differ"),
 ]
 MISSING = [
@@ -363,7 +361,6 @@ MISSING = [
         lambda made: made.picture(0).rename(made.picture(100)),
         r"rows without an image: 1 of 40 \(ISIC_0000000\), images without a row: 1 of 40 \(ISIC_0000100\)",
     ),
-    (lambda made: shutil.rmtree(made.folder / "part_0"), "rows without an image: 20 of 40"),
     (broken_links, r"rows without an image: 2 of 40 \(ISIC_0000006, ISIC_0000007\)"),
 ]
 
@@ -414,7 +411,6 @@ def png(content):
 
 UNREADABLE = {
     "truncated": (lambda content: content[:-10], "truncated"),
-    "not an image": (lambda content: b"<html>404 Not Found</html>" * 30, "cannot identify image file"),
     "another format": (png, "cannot identify image file"),
     "large": (lambda content: oversized(content, 6000, 5000), "it has 6000 x 5000 pixels, more than 25,000,000"),
     "bomb": (lambda content: oversized(content, 65500, 65500), "decompression bomb"),

@@ -47,9 +47,6 @@ def value_and_gradient(loss, logits, targets, dtype=torch.float64, **more):
     return value.item(), logits.grad.double().numpy()
 
 
-# ---------------------------------------------------------------- the written-out definitions
-
-
 def softmax(row):
     return np.exp(row - row.max()) / np.exp(row - row.max()).sum()
 
@@ -144,8 +141,6 @@ def slow_soap(logits, targets, margin=1.0, gamma=0.9, index=None, averages=None)
     return value, np.array(chained)
 
 
-# ---------------------------------------------------------------- losses that classify
-
 CLASSIFIERS = {
     "wce": (weighted_cross_entropy, lambda z, y, n: slow_cross_entropy(z, y, max(n) / n)),
     "focal": (lambda _: FocalLoss(), lambda z, y, n: slow_focal(z, y, 2)),
@@ -232,9 +227,6 @@ def test_adjustment_after_training_cannot_change_a_binary_average_precision(seed
         assert average_precision_score(targets, scores(adjusted)) == average_precision_score(targets, scores(logits))
 
 
-# ---------------------------------------------------------------- AP-Loss
-
-
 @given(batches(), st.sampled_from([0.1, 1.0, 4.0]))
 def test_ap_loss_and_its_error_driven_gradient_are_the_definition(batch, delta):
     logits, targets = batch
@@ -258,9 +250,6 @@ def test_confident_scores_stay_apart_where_their_probabilities_are_equal():
     right, _ = value_and_gradient(APLoss(), logits[:2] + logits[3:], [0, 1, 2], torch.float32)
     wrong, _ = value_and_gradient(APLoss(), logits[:2] + logits[3:], [1, 0, 2], torch.float32)
     assert right < wrong
-
-
-# ---------------------------------------------------------------- SOAP
 
 
 @given(batches(), st.sampled_from([0.3, 1.0, 2.0]))
@@ -295,13 +284,9 @@ def test_soap_with_index_follows_the_moving_averages(n_classes, gamma, replaceme
     assert 2 <= (loss.u_all > 0).sum() < 20 or n_classes > 2
 
 
-# ---------------------------------------------------------------- limits of a batch
-
-
 @all_losses(RANKING)
 @pytest.mark.parametrize(
-    ("n_classes", "targets"),
-    [(2, [0, 0, 0]), (2, [1, 1, 1]), (2, [0]), (2, [1]), (3, [2, 2, 2]), (3, [1]), (2, [])],
+    ("n_classes", "targets"), [(2, [0, 0, 0]), (2, [1, 1, 1]), (2, [0]), (2, [1]), (3, [2, 2, 2]), (3, [1]), (2, [])]
 )
 def test_a_batch_without_a_pair_has_no_signal(make, n_classes, targets):
     logits = torch.randn(len(targets), n_classes, requires_grad=True)
@@ -373,8 +358,6 @@ def test_logits_that_are_not_a_number_show_in_the_loss(make):
     assert math.isnan(make(2)(logits, torch.tensor([1, 0, 1])).item())
 
 
-# ---------------------------------------------------------------- errors
-
 NAN, INF = math.nan, math.inf
 ARGUMENTS = [
     (FocalLoss, "gamma", [-0.1, NAN, INF], "finite and at least 0"),
@@ -438,9 +421,6 @@ def test_index_errors(index, message):
     with pytest.raises(ValueError, match=message):
         loss(torch.randn(3, 2), torch.tensor([0, 1, 1]), torch.tensor(index))
     assert not loss.u_all.any()
-
-
-# ---------------------------------------------------------------- a second head
 
 
 @pytest.mark.parametrize("weight", [0.3, 1.0, 3.0])

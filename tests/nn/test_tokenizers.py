@@ -329,19 +329,6 @@ def test_imbalance_leaves_out_training_positives_and_nothing_else(name, ratio, s
     assert set(higher.train.index) <= set(task.train.index) <= set(whole.train.index)
 
 
-@pytest.mark.parametrize(
-    ("name", "imbalance", "message"),
-    [
-        ("digits-0", float("nan"), "it must be at least their ratio"),
-        ("digits-0", 1e6, "no positive would be left; it must be at most 1019"),
-        ("digits", 10, "imbalance is 10, and that is for a class against the rest"),
-    ],
-)
-def test_an_imbalance_that_cannot_be_had_is_refused(name, imbalance, message):
-    with pytest.raises(ValueError, match=message):
-        make_task(name, imbalance=imbalance)
-
-
 # ---------------------------------------------------------------- words
 
 PROSE = st.text(st.sampled_from("abcÄß²İ 09.,%$-_@\n"), max_size=40)

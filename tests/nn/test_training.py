@@ -70,9 +70,6 @@ def without_seconds(history):
     return [{k: v for k, v in trace.items() if k != "seconds"} for trace in history.traces]
 
 
-# ---------------------------------------------------------------- networks
-
-
 @pytest.mark.parametrize(
     ("name", "side", "width", "channels"),
     [("tiny-resnet", 8, 32, 1), ("small-resnet", 32, 256, 3), ("resnet34", 16, 512, 3), ("resnet34-224", 64, 512, 1)],
@@ -107,9 +104,6 @@ def test_resnet34_is_torchvisions_with_a_stem_for_small_images():
     batch = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(ours(batch), theirs(batch), rtol=1e-4, atol=1e-5)
-
-
-# ---------------------------------------------------------------- images
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -173,9 +167,6 @@ def test_augmentation_is_a_mirror_and_a_reflecting_shift(flip, shift):
     counts = Counter(found)
     assert len(counts) == 2 * moves
     assert all(25 < count < 110 for count in counts.values())
-
-
-# ---------------------------------------------------------------- training
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -301,9 +292,6 @@ def test_a_diverging_run_ends_and_says_so(images, labels, tmp_path, value):
     assert looked_at == [1]
 
 
-# ---------------------------------------------------------------- prediction
-
-
 def test_predict_is_a_plain_forward_pass(images, labels):
     network = small_network()
     resident = ResidentImages(images)
@@ -343,9 +331,6 @@ def test_softmax_is_exact_to_double_precision():
     assert found.dtype == np.float64
     np.testing.assert_allclose(found[0], expected, rtol=1e-14)
     np.testing.assert_allclose(found[1], [0.5, 0.5, 0.0], rtol=1e-14)
-
-
-# ---------------------------------------------------------------- interrupted runs
 
 
 def epoch_number(network, epoch):
@@ -480,9 +465,6 @@ def test_a_checkpoint_never_runs_code(resumed, after_one_epoch, uninterrupted, c
     assert not (tmp_path / "ran").exists()
 
 
-# ---------------------------------------------------------------- little time
-
-
 def test_a_run_stops_at_its_deadline_and_goes_on_where_it_was(images, labels, tmp_path, uninterrupted, monkeypatch):
     path, now = tmp_path / "run.pt", [0]
     monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: now[0]))
@@ -556,9 +538,6 @@ def test_the_host_waits_for_the_device_once_an_epoch_however_many_batches_it_has
             trained(images, labels, options=options, loss=made)
         reads.append(counted.n)
     assert reads[0] == reads[1] >= EPOCHS
-
-
-# ---------------------------------------------------------------- from disk
 
 
 @pytest.fixture

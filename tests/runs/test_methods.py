@@ -89,8 +89,7 @@ def test_regrouping_follows_the_images_and_random_groups_do_not(made, task):
 
 
 @pytest.mark.parametrize(
-    ("options", "n_pseudo"),
-    [({}, 10), ({"n_clusters": 4}, 4), ({"threshold": 300}, 4), ({"threshold": 1019}, 1)],
+    ("options", "n_pseudo"), [({}, 10), ({"n_clusters": 4}, 4), ({"threshold": 300}, 4), ({"threshold": 1019}, 1)]
 )
 @pytest.mark.parametrize("name", ["rg", "rg-random"])
 def test_the_number_of_pseudo_classes_can_be_chosen(made, task, name, options, n_pseudo):
@@ -155,21 +154,14 @@ def purity(made, task):
 
 
 @pytest.mark.parametrize("name", MIXED)
-def test_a_share_of_0_leaves_the_true_classes(made, name):
-    mixed, true = made(name, mixed_share=0.0), made("rg-true")
-    np.testing.assert_array_equal(mixed.labels, true.labels)
-    np.testing.assert_array_equal(mixed.parent, true.parent)
-
-
-@pytest.mark.parametrize("name", MIXED)
-@pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
 def test_so_many_rows_of_the_majority_are_re_assigned_and_no_others(made, task, name, share):
     mixed, true = made(name, mixed_share=share), made("rg-true")
     check_laws(mixed, task)
     moved = mixed.labels != true.labels
     assert not moved[task.train.labels == 1].any()
     assert moved.sum() <= round(share * 1019)  # some of the re-assigned get the class that they had
-    assert moved.sum() > 0.6 * share * 1019
+    assert moved.sum() >= 0.6 * share * 1019
     if name != "rg-mixed-features":
         assert moved.sum() == pytest.approx(share * 1019 * 8 / 9, rel=0.12)  # one group in nine is the old one
         assert purity(mixed, task) == pytest.approx(1 - share * 8 / 9, abs=0.1)

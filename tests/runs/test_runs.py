@@ -311,12 +311,6 @@ def test_variation_by_training_class_is_that_by_true_class_where_those_are_train
         assert trace["variation"][0] > np.mean(others)
 
 
-@pytest.mark.parametrize("samples", [0, 10**6])
-def test_variation_is_traced_on_request_and_on_no_more_images_than_there_are(tmp_path, samples):
-    record = run(smoke(epochs=1, variation_samples=samples), results_dir=tmp_path)
-    assert ("variation" in record.traces[0]) == (samples > 0)
-
-
 def test_regrouping_is_described(smoke_results):
     counts = make_task("digits-0").class_counts
     described = find_record(seed_spec(0, "rg", "raw"), smoke_results).regrouping
@@ -329,17 +323,15 @@ def test_regrouping_is_described(smoke_results):
     assert find_record(seed_spec(0), smoke_results).regrouping == {"parent": [0, 1], "counts": counts}
 
 
-def test_nothing_is_held_out_on_request(tmp_path):
-    record = run(smoke(epochs=1, validation_fraction=0), results_dir=tmp_path)
+def test_what_is_kept_and_held_out_on_request(tmp_path, monkeypatch):
+    monkeypatch.setattr(looks, "EMBEDDED_POINTS", 100)
+    spec = smoke(epochs=1, validation_fraction=0, embedding=True, variation_samples=10**6)
+    record = run(spec, results_dir=tmp_path)
+    arrays, (trace,) = record.arrays(), record.traces
     assert set(record.metrics["none"]) == {"test"}
     assert sum(record.regrouping["counts"]) == 1257
-    assert "val_labels" not in record.arrays()
-
-
-def test_embedding_is_kept_on_request(tmp_path, monkeypatch):
-    monkeypatch.setattr(looks, "EMBEDDED_POINTS", 100)
-    record = run(smoke(epochs=1, embedding=True), results_dir=tmp_path)
-    arrays = record.arrays()
+    assert "val_labels" not in arrays
+    assert "variation" in trace  # of no more images than there are
     assert arrays["embedding"].shape == (100, 2)
     assert np.bincount(arrays["embedding_labels"]).tolist() == [10] * 10  # stratified
     assert record.metrics["none"]["test"]["neighbor_accuracy"] > 0.5
@@ -628,35 +620,6 @@ def test_a_run_whose_features_another_process_computes_is_busy(tmp_path, monkeyp
     check_scores(run(smoke("rg", "pca", epochs=1, seed=1), wait=False, **options))
 
 
-def sweep_logged(specs, results_dir, log, together):
-    """Sweep, start training in step with the others, and log every spec that is trained."""
-    limit_threads()
-    train = networks.train
-
-    def logged(*args, **options):
-        with log.open("a") as stream:
-            stream.write(f"{options['checkpoint'].stem}\n")
-        return train(*args, **options)
-
-    networks.train = logged
-    together.wait(600)
-    records = sweep(specs, results_dir=results_dir)
-    assert [record.spec for record in records] == specs
-
-
-def test_two_sweeps_at_once_run_every_spec_once(tmp_path):
-    specs = [smoke(method, seed=seed) for seed in (0, 1) for method in ("ce", "rg-true", "rg-random")]
-    log, together = tmp_path / "log", PROCESSES.Barrier(2)
-    processes = [launch(sweep_logged, specs, tmp_path / "results", log, together) for _ in range(2)]
-    assert [ended(process) for process in processes] == [0, 0]
-    assert sorted(log.read_text().split()) == sorted(spec.key for spec in specs)
-    records = load_records(tmp_path / "results")
-    assert {record.key for record in records} == {spec.key for spec in specs}
-    for record in records:
-        check_scores(record)
-    assert len(files_below(tmp_path / "results")) == 2 * len(specs)
-
-
 def test_a_records_arrays_are_read_once_unless_they_are_replaced(results, monkeypatch):
     record = load_records(results)[0]
     reads = []
@@ -720,6 +683,7 @@ def test_a_second_head_is_trained_and_only_the_tasks_columns_are_scored(tmp_path
     assert arrays["test_scores_none"].shape == arrays["test_labels"].shape
     assert record.metrics["none"]["test"]["summary"]["average_precision"] > 0.8
     plain = run(smoke(epochs=4), results_dir=tmp_path)
+    assert "variation" not in plain.traces[-1]
     # The same batches; the loss of the second head comes on top.
     assert record.traces[-1]["train_loss"] > plain.traces[-1]["train_loss"]
     other = run(smoke(method, "raw", auxiliary_weight=3.0, epochs=4), results_dir=tmp_path)

@@ -111,11 +111,7 @@ IN_THE_FILE = [
     ("rg", assign("metrics", {}), "status is 'finished', with 0 metrics"),
     ("rg", assign("reason", "none"), "with the reason 'none'"),
     ("refused", assign("reason", ""), "with the reason ''"),
-    (
-        "rg",
-        lambda values: values["traces"].pop(),
-        r"epochs \[1, 2, 3, 4, 5, 6, 7\], and the spec has 8",
-    ),
+    ("rg", lambda values: values["traces"].pop(), r"epochs \[1, 2, 3, 4, 5, 6, 7\], and the spec has 8"),
     ("rg", lambda values: values["traces"].append(values["traces"][-1]), "its traces are of epochs"),
     ("rg", assign("traces", 3, "train_loss", float("inf")), "train_loss is"),
     ("rg", assign("traces", -1, "test_max_average_precision", 0.5), "its last trace has test_max_average_precision"),
