@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -192,6 +193,14 @@ class Trap:
 
     def __reduce__(self):
         return Path.touch, (self.path,)
+
+
+def wait_for(condition, seconds=120):
+    """Wait until a condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.05)
 
 
 def flip_bit(path):

@@ -5,12 +5,12 @@ import re
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
+from conftest import wait_for
 
 from regroup_book import build, plans
 from regroup_lib.runs.specs import Spec
@@ -272,6 +272,12 @@ def test_papermill_alone_finds_the_committed_records_from_anywhere(elsewhere, tm
     assert nbformat.read(tmp_path / "done.ipynb", as_version=4).cells[-1].outputs[0].text.strip() == elsewhere
 
 
+def answers(port):
+    """Tell whether a server of this machine listens."""
+    with socket.socket() as client:
+        return client.connect_ex(("localhost", port)) == 0
+
+
 @pytest.mark.browser
 def test_the_tutorial_runs_in_jupyterlab_and_finds_the_committed_records(elsewhere, tmp_path, browser):
     notebook = nbformat.read(ROOT / "notebooks" / "tutorial.ipynb", as_version=4)
@@ -284,7 +290,7 @@ def test_the_tutorial_runs_in_jupyterlab_and_finds_the_committed_records(elsewhe
     server = subprocess.Popen([SCRIPTS / "jupyter-lab", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         page = browser.new_page()
-        wait_for_port(port)
+        wait_for(lambda: answers(port))
         page.goto(f"http://localhost:{port}/lab/tree/tutorial.ipynb?token=t")
         page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=120_000)
         page.locator(".jp-Cell").first.click()
@@ -296,16 +302,3 @@ def test_the_tutorial_runs_in_jupyterlab_and_finds_the_committed_records(elsewhe
     finally:
         server.terminate()
         server.wait()
-
-
-def wait_for_port(port, *, seconds=120):
-    """Wait until a server of this machine answers."""
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            socket.create_connection(("localhost", port)).close()
-            return
-        except OSError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.2)

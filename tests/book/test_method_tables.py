@@ -23,7 +23,10 @@ def make_record(binary_record):
     def make(method, seed=0, *, lift=2.0, bias=0.0, **fields):
         encoder = "pca" if method in ("rusc", "mlp") or method.startswith("rg") else None
         spec = Spec(profile="smoke", task="digits-0", method=method, seed=seed, encoder=encoder)
-        fields |= {"seconds": {"regroup": 1.0, "train": 9.0}, "traces": [{"images": 800 if method == "ros" else 400}]}
+        fields |= {
+            "seconds": {"regroup": 0.4, "resample": 0.6, "train": 9.0},
+            "traces": [{"images": 800 if method == "ros" else 400}],
+        }
         return binary_record(spec, lift, bias=bias, **fields)
 
     return make

@@ -6,7 +6,6 @@ import math
 import os
 import shutil
 import signal
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
@@ -190,32 +189,14 @@ def test_keys_are_those_of_the_committed_records(values, key):
     assert parse_spec(values).key == key
 
 
-CHANGES = [
-    {"profile": "cpu"},
-    {"task": "digits-1"},
-    {"task": "digits"},
-    {"seed": 1},
-    {"method": "rg-true"},
-    {"method": "focal"},
-    {"method": "focal", "gamma": 1.0},
-    {"validation_fraction": 0.2},
-    {"epochs": 7},
-    {"batch_size": 65},
-    {"peak_lr": 0.11},
-    {"weight_decay": 0.0},
-    {"network": "small-resnet"},
-    {"flip": True},
-    {"shift": 0},
-    {"variation_samples": 5},
-    {"embedding": True},
-    {"method": "rg", "encoder": "raw"},
-    {"method": "rg", "encoder": "pca"},
-    {"method": "rg", "encoder": "raw", "clusterer": "random"},
-    {"method": "rg", "encoder": "raw", "n_clusters": 4},
-    {"method": "rg", "encoder": "raw", "threshold": 300},
-    {"method": "rg", "encoder": "autoencoder"},
-    {"method": "rg", "encoder": "autoencoder", "encoder_epochs": 11},
-]
+ALONE = {"profile": "cpu", "task": "digits-1", "seed": 1, "validation_fraction": 0.2, "epochs": 7, "batch_size": 65}
+ALONE |= {"peak_lr": 0.11, "weight_decay": 0.0, "network": "small-resnet", "flip": True, "shift": 0}
+ALONE |= {"variation_samples": 5, "embedding": True}
+RAW = {"method": "rg", "encoder": "raw"}
+CHANGES = [{name: value} for name, value in ALONE.items()]
+CHANGES += [{"task": "digits"}, {"method": "rg-true"}, {"method": "focal"}, {"method": "focal", "gamma": 1.0}]
+CHANGES += [RAW, RAW | {"clusterer": "random"}, RAW | {"n_clusters": 4}, RAW | {"threshold": 300}]
+CHANGES += [RAW | {"encoder": "pca"}, *(RAW | {"encoder": "autoencoder", "encoder_epochs": n} for n in (5, 11))]
 
 
 def test_whatever_decides_a_number_changes_the_key():
@@ -458,13 +439,13 @@ def count_batches(patch):
     return batches
 
 
-def interrupt_at(batch, error=KeyboardInterrupt):
+def interrupt_at(batch):
     """Return an `augmented` that raises at a batch."""
     calls, augmented = itertools.count(1), ResidentImages.augmented
 
     def interrupted(self, *args, **options):
         if next(calls) == batch:
-            raise error
+            raise KeyboardInterrupt
         return augmented(self, *args, **options)
 
     return interrupted
@@ -654,13 +635,6 @@ def test_a_failing_spec_costs_only_itself(tmp_path):
     assert "cifar10-airplane ce seed 0: DataError" in message
     assert "digits-0 rg-onnx:no-such-file seed 3: FileNotFoundError" in message
     assert {record.key for record in load_records(tmp_path / "results")} == {spec.key for spec in good}
-
-
-def wait_for(condition, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.05)
 
 
 def test_recompute_reaches_every_run_of_a_sweep(results, monkeypatch):

@@ -13,8 +13,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
+from conftest import wait_for
 from filelock import FileLock
-from test_runs import PROCESSES, ended, numbers, smoke, wait_for
+from test_runs import PROCESSES, ended, numbers, smoke
 
 from regroup_book import plans
 from regroup_lib import cli
