@@ -20,18 +20,11 @@ from regroup_lib.runs.specs import EncoderSpec, Spec
 CHAPTERS = list(plans.PLANS)
 
 
-@pytest.mark.parametrize(
-    ("chapter", "profile", "runs_a_seed"),
-    [
-        ("motivating-example", "smoke", 6),
-        ("motivating-example", "cpu", 6),
-        ("motivating-example", "paper", 6),
-        ("synchronous-learning", "cpu", 6),
-        ("encoders", "smoke", 3),
-        ("encoders", "cpu", 4),
-        ("encoders", "paper", 4),
-    ],
-)
+RUNS_A_SEED = [("motivating-example", profile, 6) for profile in ("smoke", "cpu", "paper")]
+RUNS_A_SEED += [("synchronous-learning", "cpu", 6), ("encoders", "smoke", 3), ("encoders", "paper", 4)]
+
+
+@pytest.mark.parametrize(("chapter", "profile", "runs_a_seed"), RUNS_A_SEED)
 @pytest.mark.parametrize("seeds", [[0], [0, 1, 2], [7, 3]])
 def test_a_chapter_runs_each_of_its_label_sets_or_encoders_once_a_seed(chapter, profile, runs_a_seed, seeds):
     specs = chapter_specs(chapter, profile=profile, seeds=seeds)
