@@ -94,9 +94,10 @@ def shorter(name):
 
 METRICS = ("metrics", "max", "test")
 IN_THE_FILE = [
-    ("rg", assign("key", "0" * 16), "its spec has key"),
+    ("rg", assign("spec", "seed", 7), "its spec has key"),
     ("rg", assign("spec", "method", "sorcery"), "no method is called 'sorcery'"),
     ("rg", assign("format", 2), "its format is not 1"),
+    ("rg", drop("format"), "its format is not 1"),
     ("rg", assign("metrics", [1, 2]), "metrics: Input should be a valid dictionary"),
     ("rg", assign("surprise", 1), "surprise: Unexpected keyword argument"),
     ("rg", assign("data_digest", "0" * 64), "data_digest '000000000000' is not that of cifar10"),
@@ -111,10 +112,11 @@ IN_THE_FILE = [
     ("rg", assign("reason", "none"), "with the reason 'none'"),
     ("refused", assign("reason", ""), "with the reason ''"),
     ("rg", lambda values: values["traces"].pop(), r"epochs \[1, 2, 3, 4, 5, 6, 7\], and the spec has 8"),
-    ("rg", lambda values: values["traces"].append(values["traces"][-1]), "its traces are of epochs"),
+    ("rg", lambda values: values["traces"].reverse(), "its traces are of epochs"),
     ("rg", assign("traces", 3, "train_loss", float("inf")), "train_loss is"),
     ("rg", assign("traces", -1, "test_max_average_precision", 0.5), "its last trace has test_max_average_precision"),
     ("rg", assign("regrouping", "parent", [0, 2]), "regrouping.parent is"),
+    ("rg", lambda values: values["regrouping"]["parent"].reverse(), "regrouping.parent is"),
     ("rg", assign("regrouping", "parent", "many"), "regrouping.parent is many"),
     ("rg", assign("regrouping", "counts", [1, 2]), "regrouping.counts is"),
     ("rg", assign("regrouping", "counts", -1, -5), "regrouping.counts is"),
@@ -179,6 +181,7 @@ ON_DISK = [
     (lambda path: os.truncate(path, 10**8), "has 100,000,000 bytes; expected at most 20,000,000"),
     (lambda path: path.with_suffix(".npz").unlink(), r"\.npz is missing or damaged"),
     (lambda path: flip_bit(path.with_suffix(".npz")), r"\.npz is missing or damaged"),
+    (lambda path: write_npz(path.with_suffix(".npz"), {"x": np.zeros(3)}), r"\.npz is missing or damaged"),
 ]
 
 
