@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ import torch
 from hypothesis import settings
 from threadpoolctl import threadpool_limits
 
+from regroup_lib import cli
 from regroup_lib.data.sources import CIFAR10_NAMES, CIFAR100_NAMES
 from regroup_lib.files import digest_file, write_npz
 from regroup_lib.metrics import evaluate
@@ -115,13 +117,12 @@ def cifar_directory(tmp_path_factory, blank_cifar):
 def small_arrays():
     """Return a function that makes a small MedMNIST-style set: grey images, labels as a column, a val split."""
 
-    def make(*, channels=None, size=8, counts=(12, 6, 9), n_classes=3, seed=0):
-        rng = np.random.default_rng(seed)
-        arrays = {}
+    def make(*, channels=None, counts=(12, 6, 9)):
+        rng, arrays = np.random.default_rng(0), {}
         for split, count in zip(("train", "val", "test"), counts, strict=True):
-            shape = (count, size, size) if channels is None else (count, size, size, channels)
+            shape = (count, 8, 8) if channels is None else (count, 8, 8, channels)
             arrays[f"{split}_images"] = rng.integers(0, 256, shape, dtype=np.uint8)
-            arrays[f"{split}_labels"] = (np.arange(count, dtype=np.uint8) % n_classes)[:, None]
+            arrays[f"{split}_labels"] = (np.arange(count, dtype=np.uint8) % 3)[:, None]
         return arrays
 
     return make
@@ -148,6 +149,65 @@ def measured_record(tmp_path):
         return Record(spec=spec, path=path, arrays_digest=digest, **made)
 
     return make
+
+
+@pytest.fixture
+def binary_record(measured_record):
+    """Return a function that makes a record of two classes whose positives score `lift` higher."""
+
+    def make(spec, lift, *, validation=None, bias=-2.0, n=400, positives=40, rules=("max",), **fields):
+        rng = np.random.default_rng([spec.seed, *spec.method.encode(), *spec.task.encode()])
+        labels = (np.arange(n) < positives).astype(np.uint8)
+        lifts = {"test": lift, "val": lift if validation is None else validation}
+        scores = {part: 1 / (1 + np.exp(-(rng.normal(size=n) + up * labels + bias))) for part, up in lifts.items()}
+        regroups = spec.method.startswith("rg")
+        majority = [n - positives - 10, 10] if regroups else [n - positives]
+        usual = {"traces": [{"train_loss": 0.1, "images": n}] * 2, "seconds": {"train": 9.0}}
+        usual["regrouping"] = {"parent": [0] * len(majority) + [1], "counts": [*majority, positives]}
+        lost = {} if fields.get("status", "finished") == "finished" else {"metrics": {}}
+        scores = dict.fromkeys(rules if regroups else ("none",), scores)
+        return measured_record(spec, labels, scores, ("not 0", "0"), **usual | fields | lost)
+
+    return make
+
+
+@pytest.fixture
+def regroup(monkeypatch, capsys):
+    """Return a function that runs the command in this process: exit code, output, errors."""
+
+    def command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["regroup", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = (re.sub(r"\x1b\[[0-9;]*m", "", text) for text in capsys.readouterr())  # colors, where CI has them
+        return ended.value.code or 0, out, err
+
+    return command
+
+
+class Trap:
+    """Unpickled, it leaves a file behind."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def wait_for(condition, seconds=120):
+    """Wait until a condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.05)
+
+
+def flip_bit(path):
+    """Turn over one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -106,9 +106,6 @@ def test_a_command_loads_no_more_than_it_needs(arguments, allowed, smoke_results
     assert set(last[2:]) - {"pydantic"} <= allowed
 
 
-# ---------------------------------------------------------------- what is declared
-
-
 def declared(extra):
     """Return the packages of an extra, or of the core (None), without extras of this package."""
     lines = PROJECT["dependencies"] if extra is None else PROJECT["optional-dependencies"][extra]

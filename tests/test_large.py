@@ -68,9 +68,6 @@ def path(features, tmp_path_factory):
     return path
 
 
-# ---------------------------------------------------------------- rows
-
-
 @given(st.data())
 def test_rows_of_a_file_are_those_of_the_array(path, features, data):
     n = len(features)
@@ -138,9 +135,6 @@ def test_files_that_vanish_or_shrink(tmp_path, features):
     path.unlink()
     with pytest.raises(FileNotFoundError, match="was removed while it was read"):
         rows[:20]
-
-
-# ---------------------------------------------------------------- k-means
 
 
 @pytest.mark.parametrize("block_rows", [1, 7, 1000, 10**6])

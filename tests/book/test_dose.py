@@ -1,6 +1,5 @@
 """Dose and response: the least purity that helps, the table, and the curve, from made-up records."""
 
-import numpy as np
 import pytest
 
 from regroup_book.chapters import dose
@@ -12,21 +11,14 @@ PURITY = {"true": 1.0, "0.25": 0.78, "0.5": 0.55}
 
 
 @pytest.fixture
-def groups(measured_record):
+def groups(binary_record):
     """Make two seeds of each set of groups; those that follow brightness help at the lower purity alone."""
 
     def make(name, seed):
-        rng = np.random.default_rng(seed)
-        labels = (np.arange(600) < 100).astype(np.uint8)
-        scores = 1 / (1 + np.exp(-rng.normal(size=600) - LIFTS[name] * labels))
-        plain = name == "binary"
-        spec = Spec(profile="smoke", task="digits-0", method="ce" if plain else "rg-true", seed=seed)
-        regrouping = {"parent": [0, 1] if plain else [0, 0, 1], "counts": [500, 100] if plain else [250, 250, 100]}
-        regrouping |= {} if plain else {"purity": PURITY[name.split()[-1]]}
-        traces = [{"train_loss": 0.1, "images": 600}]
-        rule = "none" if plain else "max"
-        options = {"regrouping": regrouping, "traces": traces, "seconds": {}}
-        return measured_record(spec, labels, {rule: {"test": scores}}, ("not 0", "0"), **options)
+        spec = Spec(profile="smoke", task="digits-0", method="ce" if name == "binary" else "rg-true", seed=seed)
+        regrouping = {"parent": [0, 0, 1], "counts": [250, 250, 100], "purity": PURITY.get(name.split()[-1])}
+        options = {"regrouping": regrouping} if spec.method == "rg-true" else {}
+        return binary_record(spec, LIFTS[name], n=600, positives=100, **options)
 
     return {name: [make(name, seed) for seed in (0, 1)] for name in LIFTS}
 

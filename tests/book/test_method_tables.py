@@ -15,34 +15,19 @@ from regroup_lib.metrics import bootstrap_counts
 from regroup_lib.runs.records import N_RESAMPLES
 from regroup_lib.runs.specs import Spec
 
-ENCODER = "pca"
-
 
 @pytest.fixture
-def make_record(measured_record):
-    """Return a function that makes a binary record whose positives score `lift` higher."""
+def make_record(binary_record):
+    """Return a function that makes a record of a method whose positives score `lift` higher."""
 
-    def make(method, seed=0, *, lift=2.0, bias=0.0, n=400, positives=40, status="finished", task="digits-0"):
-        uses_encoder = method in ("rusc", "mlp") or method.startswith("rg")
-        spec = Spec(profile="smoke", task=task, method=method, seed=seed, encoder=ENCODER if uses_encoder else None)
-        rng = np.random.default_rng([seed, len(method), int(10 * lift)])
-        labels = (np.arange(n) < positives).astype(np.uint8)
-        logits = {part: rng.normal(size=n) + lift * labels + bias for part in ("val", "test")}
-        scores = {part: 1 / (1 + np.exp(-values)) for part, values in logits.items()}
-        rule = "max" if method.startswith("rg") else "none"
-        parent = [0, 0, 1] if rule == "max" else [0, 1]
-        counts = [n - positives - 10, 10, positives] if rule == "max" else [n - positives, positives]
-        return measured_record(
-            spec,
-            labels,
-            {rule: scores},
-            ("not 0", "0"),
-            status=status,
-            **({} if status == "finished" else {"metrics": {}}),
-            seconds={"regroup": 1.0, "resample": 0.0, "train": 9.0},
-            traces=[{"images": 2 * n if method == "ros" else n}] * 2,
-            regrouping={"parent": parent, "counts": counts},
-        )
+    def make(method, seed=0, *, lift=2.0, bias=0.0, **fields):
+        encoder = "pca" if method in ("rusc", "mlp") or method.startswith("rg") else None
+        spec = Spec(profile="smoke", task="digits-0", method=method, seed=seed, encoder=encoder)
+        fields |= {
+            "seconds": {"regroup": 0.4, "resample": 0.6, "train": 9.0},
+            "traces": [{"images": 800 if method == "ros" else 400}],
+        }
+        return binary_record(spec, lift, bias=bias, **fields)
 
     return make
 

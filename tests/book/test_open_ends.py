@@ -103,11 +103,7 @@ def test_validation_chooses_and_the_test_set_measures(records, monkeypatch):
     }
     monkeypatch.setattr(open_ends, "precision_difference", lambda groups, *pair: by_seed(groups, *pair))
     table = open_ends.contest_table({"digits": groups})
-    assert list(table["mean AP"]) == [
-        "+10.0 [+10.0, +10.0] *",
-        "−20.0 [−20.0, −20.0] *",
-        "−10.0 [−10.0, −10.0] *",
-    ]
+    assert list(table["mean AP"]) == ["+10.0 [+10.0, +10.0] *", "−20.0 [−20.0, −20.0] *", "−10.0 [−10.0, −10.0] *"]
     ours, theirs = ([open_ends.shot_accuracies(r)["all"] for r in records[m]] for m in ("RG, n' = 50", "CE"))
     gained = 100 * np.mean(np.subtract(ours, theirs))
     assert all(
@@ -189,11 +185,7 @@ def test_records_of_many_classes_have_the_interval_over_seeds(records, tmp_path,
     ("own", "best", "said"),
     [
         ((10, 8, 12), (20, 15, 25), "SimCLR (trained here) by +10.0 [+8.0, +12.0], 50% of it."),
-        (
-            (-10, -12, -8),
-            (20, 15, 25),
-            "SimCLR (trained here) by −10.0 [−12.0, −8.0].",
-        ),
+        ((-10, -12, -8), (20, 15, 25), "SimCLR (trained here) by −10.0 [−12.0, −8.0]."),
         ((10, 8, 12), (15, -5, 35), "Inception-v3 (ImageNet) has no clear gain over binary labels here"),
     ],
 )

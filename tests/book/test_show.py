@@ -57,9 +57,6 @@ def fake(method="ce", seed=0, *, encoder=None, ap=0.5, ba=0.5, status="finished"
     return Record(spec=spec, **values | rest)
 
 
-# ---------------------------------------------------------------- numbers
-
-
 @pytest.mark.parametrize(
     ("values", "options", "expected"),
     [
@@ -73,9 +70,6 @@ def fake(method="ce", seed=0, *, encoder=None, ap=0.5, ba=0.5, status="finished"
 )
 def test_mean_std(values, options, expected):
     assert mean_std(values, **options) == expected
-
-
-# ---------------------------------------------------------------- records by method
 
 
 def test_methods_come_in_order_of_appearance_and_seeds_sorted():
@@ -113,9 +107,6 @@ def test_traces_are_read_by_split_rule_and_measure(trained):
         rule = "none" if record.spec.method == "ce" else "sum"
         expected = [epoch[f"val_{rule}_balanced_accuracy"] for epoch in record.traces]
         np.testing.assert_array_equal(trace(record, "balanced_accuracy", split="val", rule="sum"), expected)
-
-
-# ---------------------------------------------------------------- tables
 
 
 def test_comparison_table_has_the_records_numbers_under_both_rules():
@@ -225,9 +216,6 @@ def test_tables_say_which_records_their_rows_come_from(trained, encoded):
     keys = show.comparison_table(trained).attrs["records"]
     assert keys == [[record.key for record in group] for group in show.by_method(trained).values()]
     assert show.encoder_table([encoded["raw"]]).attrs["records"] == [[encoded["raw"].key]]
-
-
-# ---------------------------------------------------------------- figures
 
 
 def drawn(figure):

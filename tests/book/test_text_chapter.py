@@ -45,9 +45,6 @@ def look(folder):
         return run(plans.text_looks("smoke", [0])["tfidf"][0], results_dir=folder, data_dir=folder)
 
 
-# ---------------------------------------------------------------- the plan
-
-
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_task_has_the_methods_of_the_comparison_once_a_seed(profile):
     for task in plans.TEXT_TASKS[profile]:
@@ -123,9 +120,6 @@ def test_without_the_language_model_a_run_says_what_to_install(tmp_path, monkeyp
 EXTRA_SPEC = Spec(profile="smoke", task=TASK[0], method="ce", network="minilm", epochs=1)
 
 
-# ---------------------------------------------------------------- tables
-
-
 def test_results_come_by_task_and_contestant(monkeypatch):
     monkeypatch.setattr(plans, "find_record", lambda spec: spec)
     results = text.load_results("smoke", SEEDS)
@@ -133,16 +127,10 @@ def test_results_come_by_task_and_contestant(monkeypatch):
     assert [spec.seed for spec in results["descriptions"]["RG"]] == SEEDS
 
 
-@pytest.mark.parametrize(
-    ("task", "fine_tuned", "title"),
-    [
-        (("a-b", None), False, "a (b)"),
-        (("phrasebank", 30.0), False, "news sentiment, 30:1"),
-        (("a", None), True, "a, fine-tuned"),
-    ],
-)
-def test_titles_of_tasks(task, fine_tuned, title):
-    assert text.task_title(task, fine_tuned=fine_tuned) == title
+def test_titles_of_tasks():
+    assert text.task_title(("a-b", None)) == "a (b)"
+    assert text.task_title(("phrasebank", 30.0)) == "news sentiment, 30:1"
+    assert text.task_title(("a", None), fine_tuned=True) == "a, fine-tuned"
 
 
 def test_the_task_table_counts_training_and_test_sentences(groups):
@@ -198,9 +186,6 @@ def test_the_tuning_table_marks_the_choice(groups, monkeypatch):
     assert table["setting"].tolist() == ["K = 8"] * 2
 
 
-# ---------------------------------------------------------------- clusters
-
-
 def test_the_cluster_table_has_the_hidden_classes_terms_and_the_nearest_sentence(look):
     counts, task = text.hidden_counts(look), make_task(TASK[0], validation_fraction=0)
     assert counts.sum(axis=1).tolist() == look.regrouping["counts"][: len(counts)]
@@ -229,9 +214,6 @@ def test_the_description_of_clusters_has_the_records_numbers(look):
     assert f"class of {look.metrics['neighbor_accuracy']:.0%} of the test sentences" in said
     by_class = text.hidden_counts(look).sum()
     assert f"a single cluster would have {by_class.max() / by_class.sum():.2f}" in said
-
-
-# ---------------------------------------------------------------- the headline
 
 
 @pytest.mark.parametrize(

@@ -33,13 +33,9 @@ def tail(counts):
     return train.inputs[rows], train.labels[rows]
 
 
-# ---------------------------------------------------------------- what comes out
-
-
 def test_the_small_class_is_brought_to_the_size_of_the_large_one(zeros, made):
     images, labels = made
-    assert images.shape == (1019 - 112, 8, 8, 1)
-    assert images.dtype == np.uint8
+    assert (images.shape, images.dtype) == ((1019 - 112, 8, 8, 1), np.uint8)
     assert labels.dtype == np.int64
     assert labels.tolist() == [1] * (1019 - 112)
     assert (images.min(), images.max()) == (0, 255)  # the whole range of pixels, and none beyond it turned round
@@ -96,9 +92,6 @@ def test_the_same_seed_makes_the_same_images_and_the_random_state_is_left_alone(
     assert (found[0] != found[2]).any()
     np.testing.assert_array_equal(images, before[0])
     np.testing.assert_array_equal(labels, before[1])
-
-
-# ---------------------------------------------------------------- how it is trained
 
 
 def test_an_epoch_is_a_pass_over_a_stratified_draw(zeros, monkeypatch):

@@ -30,31 +30,6 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-# ---------------------------------------------------------------- random over- and undersampling
-
-
-@given(labels=labels_of_classes, seed=st.integers(0, 2**32 - 1))
-def test_oversampling_brings_every_class_to_the_largest(labels, seed):
-    rows = random_oversampling(labels, seed=seed)
-    assert rows.dtype == np.int64
-    counts = np.bincount(labels)
-    assert np.bincount(labels[rows]).tolist() == [counts.max()] * len(counts)
-    visits = np.bincount(rows, minlength=len(labels))
-    assert visits.min() == 1  # nothing is lost
-    assert (visits[counts[labels] == counts.max()] == 1).all()  # the largest class is left as it is
-    assert (np.diff(rows) >= 0).all()
-
-
-@given(labels=labels_of_classes, seed=st.integers(0, 2**32 - 1))
-def test_undersampling_brings_every_class_to_the_smallest(labels, seed):
-    rows = random_undersampling(labels, seed=seed)
-    assert rows.dtype == np.int64
-    counts = np.bincount(labels)
-    assert np.bincount(labels[rows]).tolist() == [counts.min()] * len(counts)
-    assert (np.diff(rows) > 0).all()  # ascending, none twice
-    assert set(np.flatnonzero(counts[labels] == counts.min())) <= set(rows)
-
-
 @pytest.mark.parametrize(
     ("ours", "theirs"), [(random_oversampling, RandomOverSampler), (random_undersampling, RandomUnderSampler)]
 )
@@ -62,14 +37,12 @@ def test_resampling_is_imbalanced_learns(ours, theirs):
     labels = np.random.default_rng(0).choice(3, 200, p=[0.7, 0.2, 0.1])
     images = np.random.default_rng(1).integers(0, 256, (200, 12), dtype=np.uint8)
     resampled, _ = theirs(random_state=7).fit_resample(images, labels)
-    found = images[ours(labels, seed=7)]
-    assert sorted(map(bytes, found)) == sorted(map(bytes, resampled))
-    assert ours(labels, seed=7).tolist() != ours(labels, seed=8).tolist()
+    rows = ours(labels, seed=7)
+    assert rows.dtype == np.int64
+    assert (np.diff(rows) >= 0).all()
+    assert sorted(map(bytes, images[rows])) == sorted(map(bytes, resampled))
     with pytest.raises(ValueError, match="needs to have more than 1 class"):
         ours([3, 3, 3], seed=0)
-
-
-# ---------------------------------------------------------------- quotas of the clusters
 
 
 def slow_quotas(majority, minority, n_wanted):
@@ -102,9 +75,6 @@ def test_quotas_agree_with_the_definition(drawn, n_wanted):
     quotas = _quotas(majority, minority, n_wanted)
     assert sum(quotas) == min(n_wanted, sum(majority))
     assert quotas == slow_quotas(majority, minority, n_wanted)
-
-
-# ---------------------------------------------------------------- undersampling by cluster
 
 
 def blobs(table, seed=0):
@@ -196,9 +166,6 @@ def test_undersampling_by_cluster_errors(wrong, message):
         cluster_undersampling(**sound | wrong)
 
 
-# ---------------------------------------------------------------- shuffled rows
-
-
 @given(
     rows=st.lists(st.integers(0, 50), min_size=1, max_size=30),
     n_drawn=st.none() | st.integers(1, 100),
@@ -237,9 +204,6 @@ def test_the_order_hangs_on_the_generator_alone(sampler):
     np.testing.assert_array_equal(sampler.order(resumed), second)
     np.testing.assert_array_equal(sampler.order(seeded(11)), first)
     assert len(sampler) <= 3 or first.tolist() != second.tolist()
-
-
-# ---------------------------------------------------------------- stratified batches
 
 
 def batch_table(labels, order, batch_size):

@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import importlib.util
 import io
-import itertools
 import re
 import zipfile
 from collections import Counter
@@ -22,9 +21,7 @@ import torch
 from conftest import REAL_DATA, has_real
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
-from regroup_lib.cli import app
 from regroup_lib.data.dataset import FRACTIONS, DataError
 from regroup_lib.data.load import fetch_data, load_data
 from regroup_lib.data.sentences import (
@@ -51,7 +48,7 @@ from regroup_lib.runs import looks
 from regroup_lib.runs.export import records_frame
 from regroup_lib.runs.records import load_record
 from regroup_lib.runs.run import run
-from regroup_lib.runs.specs import EncoderSpec, Spec, parse_spec
+from regroup_lib.runs.specs import EncoderSpec, Spec
 
 NAMES = ("negative", "neutral", "positive")
 TASK = "descriptions-breast_cancer"
@@ -134,8 +131,6 @@ def test_lines_become_sentences_in_their_split(made_up):
     # Ends of lines and spaces do not matter.
     made_up.write([f" {line.replace('@ne', ' @ ne')} \r" for line in made_up.lines])
     assert made_up.load().digest == dataset.digest
-    with pytest.raises(DataError, match="'phrasebank' is not decoded from image files"):
-        made_up.load(image_size=8)
     made_up.file.unlink()
     message = r"regroup data fetch phrasebank.*takala/financial_phrasebank"
     with pytest.raises(DataError, match=rf"{message}.*{PHRASEBANK_FILE} into {made_up.file.parent}$"):
@@ -193,7 +188,7 @@ def test_without_repeats_keeps_one_line_of_each_sentence_with_one_label(pairs):
 # ---------------------------------------------------------------- the split
 
 
-def test_the_split_keeps_near_copies_together_and_the_order_changes_nothing():
+def test_the_split_keeps_near_copies_together_and_has_the_shares_of_each_class():
     lines = [line.rpartition("@") for line in made_up_lines()]
     texts, labels = [text for text, _, _ in lines], [label for _, _, label in lines]
     copies = [text.upper().replace(" .", ",  !") for text in texts[:30]]
@@ -203,8 +198,6 @@ def test_the_split_keeps_near_copies_together_and_the_order_changes_nothing():
     assert table.index.is_unique
     for text, copy in zip(texts, copies, strict=False):
         assert table[sentence_digest(text)] == table[sentence_digest(copy)]
-    turned = phrasebank_split(texts[::-1], labels[::-1])
-    assert set(turned.sentence) == set(table.index)
     counts = pd.crosstab([table[sentence_digest(text)] for text in texts], labels)
     total = np.array([labels.count(name) for name in NAMES])
     for name, fraction in FRACTIONS.items():
@@ -224,9 +217,6 @@ def test_the_real_set_is_what_the_documentation_says():
         "test": [121, 574, 272],
     }
     assert dataset.notes == ("repeated lines left out: 6", "sentences with two labels left out: 2 (4 lines)")
-    forms = {name: {word_form(text) for text in part.inputs} for name, part in dataset.splits.items()}
-    for one, other in itertools.combinations(dataset.splits, 2):
-        assert not forms[one] & forms[other]  # no sentence and no near copy is in two splits
     folder = REAL_DATA / "phrasebank"
     kept, _ = without_repeats(read_labelled_lines(folder / PHRASEBANK_FILE, NAMES))
     committed = pd.read_csv(SOURCES["phrasebank"].split_file)
@@ -268,36 +258,27 @@ def publish(made_up, server, monkeypatch):
     return serve
 
 
-def test_fetch_makes_the_folder_that_load_reads(made_up, publish, members, tmp_path, monkeypatch):
+def test_fetch_makes_the_folder_that_load_reads(made_up, publish, members, tmp_path, monkeypatch, regroup):
     publish(members)
     place = tmp_path / "new" / "place"
     monkeypatch.setenv("REGROUP_DATA", str(place))
     monkeypatch.setenv("COLUMNS", "300")
-
-    def regroup(*arguments):
-        return CliRunner().invoke(app, list(arguments), catch_exceptions=False).output
-
-    assert "missing: regroup data fetch phrasebank" in regroup("data", "list")
-    digest, counts = load_data("phrasebank", download=True).digest, made_up.load().class_counts()
-    assert digest == made_up.load().digest
-    assert "fetch phrasebank" not in regroup("data", "list")
-    output = regroup("data", "check", "phrasebank")
+    assert "missing: regroup data fetch phrasebank" in regroup("data", "list")[1]
+    assert "wrote" in regroup("data", "fetch", "phrasebank")[1]
+    assert "fetch phrasebank" not in regroup("data", "list")[1]
+    digest, counts = made_up.load().digest, made_up.load().class_counts()
+    _, output, _ = regroup("data", "check", "phrasebank")
     assert f"phrasebank train: {sum(counts)}, 3 classes of {min(counts)} to {max(counts)} sentences" in output
     assert "phrasebank repeated lines left out: 1" in output
     assert f"phrasebank digest: {digest}" in output
     assert [path.name for path in place.iterdir()] == ["phrasebank"]
     assert sorted(path.name for path in (place / "phrasebank").iterdir()) == ["License.txt", PHRASEBANK_FILE]
-    (place / "phrasebank" / "my notes.txt").write_text("a month of work")
-    with pytest.raises(DataError, match="phrasebank exists and is left alone; move it away"):
-        fetch_data("phrasebank", data_dir=place)
 
 
 @pytest.mark.parametrize(
     ("change", "sha256", "message"),
     [
         ({}, "0" * 64, r"could not be fetched.*hash.*nothing was written, run .* again, or get .* and put its"),
-        ({f"../{PHRASEBANK_FILE}": b"x"}, None, r"could not be fetched.*File exists"),  # all files land in one folder
-        ({f"FinancialPhraseBank-v1.0/{PHRASEBANK_FILE}": b"1\n"}, None, r"malformed.*not what was expected; report"),
         ({f"FinancialPhraseBank-v1.0/{PHRASEBANK_FILE}": None}, None, f"No such file.*{PHRASEBANK_FILE}.*report it"),
     ],
 )
@@ -322,10 +303,6 @@ def test_descriptions_are_sentences_of_prose_that_name_their_set():
     assert sum(len(part) for part in dataset.splits.values()) == len(sentences)
     assert min(dataset.class_counts("test")) >= 4
     assert not set(dataset.train.inputs) & set(dataset.test.inputs)
-    for name in DESCRIPTION_NAMES:
-        task = make_task(f"descriptions-{name}")
-        assert task.class_names == (f"not {name}", name)
-        np.testing.assert_array_equal(task.train.inputs, dataset.train.inputs[task.train.index])
 
 
 # ---------------------------------------------------------------- imbalance
@@ -352,19 +329,6 @@ def test_imbalance_leaves_out_training_positives_and_nothing_else(name, ratio, s
     assert set(higher.train.index) <= set(task.train.index) <= set(whole.train.index)
 
 
-@pytest.mark.parametrize(
-    ("name", "imbalance", "message"),
-    [
-        ("digits-0", float("nan"), "it must be at least their ratio"),
-        ("digits-0", 1e6, "no positive would be left; it must be at most 1019"),
-        ("digits", 10, "imbalance is 10, which needs a task of one class against the rest"),
-    ],
-)
-def test_an_imbalance_that_cannot_be_had_is_refused(name, imbalance, message):
-    with pytest.raises(ValueError, match=message):
-        make_task(name, imbalance=imbalance)
-
-
 # ---------------------------------------------------------------- words
 
 PROSE = st.text(st.sampled_from("abcÄß²İ 09.,%$-_@\n"), max_size=40)
@@ -387,8 +351,7 @@ def test_tokens_say_which_words_of_the_training_sentences_stand_where(training, 
     assert sorted(known) == list(range(UNKNOWN + 1, len(tokenizer)))
     assert [counts[known[n]] for n in sorted(known)] == sorted((counts[w] for w in known.values()), reverse=True)
     tokens = tokenizer(np.array(texts, np.str_))
-    assert tokens.dtype == np.int32
-    assert tokens.shape == (len(texts), max_tokens)
+    assert (tokens.dtype, tokens.shape) == (np.int32, (len(texts), max_tokens))
     for row, text in zip(tokens.tolist(), texts, strict=True):
         expected = [word if counts[word] >= min_count else None for word in words(text)[:max_tokens]]
         assert [known.get(number) for number in row[: len(expected)]] == expected
@@ -445,7 +408,6 @@ def test_tfidf_knows_the_terms_of_its_training_sentences_alone():
     ("data", "encoder", "message"),
     [
         ("descriptions", "raw", "'raw' does not take text, which descriptions holds; there are tfidf, min"),
-        ("descriptions", "onnx:x", "'onnx:x' does not take text, which descriptions holds; there are tfidf, min"),
         ("digits", "minilm", "'minilm' does not take images, which digits holds; there are raw, pca"),
         ("descriptions", RawEncoder(), "encoder raw pixels takes images, and descriptions holds text"),
         ("digits", TfidfEncoder(), r"encoder TF-IDF \+ SVD takes text, and digits holds images"),
@@ -516,8 +478,7 @@ def test_minilm_features_depend_on_the_sentence_alone(tiny_model):
     encoder = MiniLMEncoder(tiny_model, batch_size=2)
     texts = np.array(["a sea", "i am at sea, as i am", "tea", "mist", "a sea"])
     features = encoder.transform(texts)
-    assert features.shape == (5, 16)
-    assert features.dtype == np.float32
+    assert (features.shape, features.dtype) == ((5, 16), np.float32)
     np.testing.assert_array_equal(encoder.transform(texts), features)
     np.testing.assert_allclose(encoder.transform(texts[::-1])[::-1], features, atol=1e-5)
     np.testing.assert_allclose(features[0], features[4], atol=1e-5)
@@ -528,8 +489,7 @@ def test_minilm_features_depend_on_the_sentence_alone(tiny_model):
 def test_word_pieces_and_the_transformer_fit_together(tiny_model):
     tokenizer = tokenizers.WordPieces(tiny_model, max_tokens=12)
     tokens = tokenizer.fit(None)(np.array(["a sea", "tea " * 20]))
-    assert tokens.shape == (2, 12)
-    assert tokens.dtype == np.int32
+    assert (tokens.shape, tokens.dtype) == ((2, 12), np.int32)
     assert (tokens[0] != PADDING).sum() < 12 == (tokens[1] != PADDING).sum()
     assert tokenizer(np.array([], np.str_)).shape == (0, 12)
     network = MiniLM(len(tokenizer), 3, folder=tiny_model).eval()
@@ -644,42 +604,8 @@ def smoke(method="ce", encoder=None, **options):
     return Spec(profile="smoke", task=TASK, method=method, encoder=encoder, **options)
 
 
-REFUSED = {
-    "pixels": ({"task": TASK, "method": "dsmt"}, "method 'dsmt' needs images"),
-    "an encoder of images": ({"method": "rg", "encoder": "pca"}, "encoder 'pca' does not take text"),
-    "an encoder of text": ({"task": "digits-0", "method": "rg", "encoder": "tfidf"}, "'tfidf' does not take images"),
-    "a network for images": ({"method": "ce", "network": "tiny-resnet"}, "'tiny-resnet' does not read text; there are"),
-    "a network for text": ({"task": "digits-0", "method": "ce", "network": "text-cnn"}, "does not read images; there"),
-    "a mirror image": ({"method": "ce", "flip": True}, "an option among flip, shift, image_size needs images"),
-    "an unknown class": ({"task": "phrasebank-good", "method": "ce"}, "phrasebank has no class 'good'; it has neg"),
-    "imbalance of all classes": (
-        {"task": "phrasebank", "method": "ce", "imbalance": 9},
-        "for a class against the rest",
-    ),
-    "imbalance of zero": ({"method": "ce", "imbalance": 0}, "imbalance: Input should be greater than 0"),
-    "an encoder alone": ({"kind": "encoder", "encoder": "raw"}, "encoder 'raw' does not take text"),
-}
-
-
-@pytest.mark.parametrize(("values", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_does_not_go_together_is_refused_before_any_work(values, message):
-    with pytest.raises(ValueError, match=message):
-        parse_spec({"profile": "smoke", "task": TASK} | values)
-
-
-@pytest.mark.parametrize(
-    ("method", "encoder"), [("ldam", None), ("mlp", "tfidf"), ("rg-wce", "tfidf"), ("rg-true", None)]
-)
-def test_every_kind_of_method_runs_on_text(method, encoder, tmp_path):
-    record = run(smoke(method, encoder, epochs=2, variation_samples=50), results_dir=tmp_path, data_dir=tmp_path)
-    assert record.status == "finished"
-    assert load_record(record.path).metrics == record.metrics
-    assert {"variation", "variation_fine"} <= record.traces[-1].keys()
-    assert set(record.rules) == ({"max", "sum"} if method.startswith("rg") else {"none"})
-
-
 def test_training_on_descriptions_finds_the_class(tmp_path):
-    record = run(smoke("rg", "tfidf"), results_dir=tmp_path, data_dir=tmp_path)
+    record = run(smoke("rg-wce", "tfidf"), results_dir=tmp_path, data_dir=tmp_path)
     for rule in record.rules:
         test = record.metrics[rule]["test"]
         assert test["summary"]["average_precision"] > 2.5 * test["prevalence"]["breast_cancer"]
@@ -689,7 +615,6 @@ def test_a_run_with_imbalance_trains_on_fewer_positives(tmp_path):
     ratio = make_task(TASK).class_counts[0] / 8
     spec = smoke("rg", "tfidf", epochs=1, imbalance=ratio, n_clusters=4)
     record = run(spec, results_dir=tmp_path, data_dir=tmp_path)
-    assert spec.key != smoke("rg", "tfidf", epochs=1, n_clusters=4).key
     assert record.regrouping["counts"][-1] == 8
     assert load_record(record.path).spec.imbalance == ratio
     assert records_frame([record])["imbalance"].tolist() == [ratio] * 2  # one row per aggregation rule

@@ -11,7 +11,6 @@ from regroup_lib.data.tasks import make_task
 from regroup_lib.encoders.pixels import RawEncoder
 from regroup_lib.metrics import clustering_quality
 from regroup_lib.runs.methods import METHODS, training_labels
-from regroup_lib.runs.specs import Spec
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +89,7 @@ def test_regrouping_follows_the_images_and_random_groups_do_not(made, task):
 
 
 @pytest.mark.parametrize(
-    ("options", "n_pseudo"),
-    [({}, 10), ({"n_clusters": 4}, 4), ({"threshold": 300}, 4), ({"threshold": 1019}, 1)],
+    ("options", "n_pseudo"), [({}, 10), ({"n_clusters": 4}, 4), ({"threshold": 300}, 4), ({"threshold": 1019}, 1)]
 )
 @pytest.mark.parametrize("name", ["rg", "rg-random"])
 def test_the_number_of_pseudo_classes_can_be_chosen(made, task, name, options, n_pseudo):
@@ -111,9 +109,6 @@ def test_the_clusterer_is_taken_by_name(made):
     np.testing.assert_array_equal(made("rg", clusterer="random", seed=5).labels, made("rg-random", seed=5).labels)
     with pytest.raises(ValueError, match="no-such-clusterer"):
         made("rg", clusterer="no-such-clusterer")
-
-
-# ---------------------------------------------------------------- controls
 
 
 def test_shuffled_groups_have_the_clusters_sizes_and_no_meaning(made, task):
@@ -148,8 +143,6 @@ def test_random_groups_come_in_three_sizes(made):
     assert max(equal) - min(equal) <= 1
 
 
-# ---------------------------------------------------------------- true classes with a share re-assigned
-
 MIXED = ("rg-mixed-random", "rg-mixed-brightness", "rg-mixed-features")
 
 
@@ -161,21 +154,14 @@ def purity(made, task):
 
 
 @pytest.mark.parametrize("name", MIXED)
-def test_a_share_of_0_leaves_the_true_classes(made, name):
-    mixed, true = made(name, mixed_share=0.0), made("rg-true")
-    np.testing.assert_array_equal(mixed.labels, true.labels)
-    np.testing.assert_array_equal(mixed.parent, true.parent)
-
-
-@pytest.mark.parametrize("name", MIXED)
-@pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
 def test_so_many_rows_of_the_majority_are_re_assigned_and_no_others(made, task, name, share):
     mixed, true = made(name, mixed_share=share), made("rg-true")
     check_laws(mixed, task)
     moved = mixed.labels != true.labels
     assert not moved[task.train.labels == 1].any()
     assert moved.sum() <= round(share * 1019)  # some of the re-assigned get the class that they had
-    assert moved.sum() > 0.6 * share * 1019
+    assert moved.sum() >= 0.6 * share * 1019
     if name != "rg-mixed-features":
         assert moved.sum() == pytest.approx(share * 1019 * 8 / 9, rel=0.12)  # one group in nine is the old one
         assert purity(mixed, task) == pytest.approx(1 - share * 8 / 9, abs=0.1)
@@ -201,14 +187,3 @@ def test_the_seed_draws_random_groups_and_re_assigned_rows(made):
         first, again, other = (made(name, seed=seed).labels for seed in (3, 3, 4))
         np.testing.assert_array_equal(first, again)
         assert not np.array_equal(first, other)
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [{"task": "digits-0"}, {"task": "digits-0", "mixed_share": 1.1}, {"task": "digits-lt", "mixed_share": 0.5}],
-)
-def test_a_share_belongs_to_mixed_labels_of_a_binary_task(fields):
-    with pytest.raises(ValueError, match="mixed_share"):
-        Spec(profile="smoke", method="rg-mixed-random", **fields)
-    with pytest.raises(ValueError, match="has no option mixed_share"):
-        Spec(profile="smoke", task="digits-0", method="rg-true", mixed_share=0.5)

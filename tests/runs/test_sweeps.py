@@ -13,8 +13,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
+from conftest import wait_for
 from filelock import FileLock
-from test_runs import PROCESSES, ended, numbers, smoke, wait_for
+from test_runs import PROCESSES, ended, numbers, smoke
 
 from regroup_book import plans
 from regroup_lib import cli
@@ -198,9 +199,6 @@ def test_records_come_back_from_workers_with_a_disk_of_their_own_and_of_the_same
         sweep([smoke(seed=5)], client=client, results_dir=ours)
 
 
-# ---------------------------------------------------------------- worker processes of this machine
-
-
 def test_a_run_whose_process_crashes_goes_on_and_one_that_always_crashes_fails_alone(unharmed, tmp_path, monkeypatch):
     specs, expected = unharmed
     crashing, wrong = smoke(seed=CRASHES), smoke(task="cifar10-cat")
@@ -269,9 +267,6 @@ def test_a_sweep_that_is_interrupted_or_killed_ends_its_workers(tmp_path, ending
     assert load_records(tmp_path) == []
 
 
-# ---------------------------------------------------------------- what is refused, and the command
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -289,7 +284,7 @@ def test_options_that_mean_nothing_are_refused(tmp_path, options, message):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_sweeps_on_a_scheduler(client, tmp_path, monkeypatch, capsys):
+def test_the_command_sweeps_on_a_scheduler(client, tmp_path, monkeypatch, regroup):
     def small(profile, seeds, results_dir=None):
         return [Spec(profile=profile, task="digits-0", method="ce", epochs=1, seed=seed) for seed in seeds]
 
@@ -297,26 +292,20 @@ def test_the_command_sweeps_on_a_scheduler(client, tmp_path, monkeypatch, capsys
     monkeypatch.setenv("REGROUP_RESULTS", str(tmp_path))
     address = client.scheduler.address
     arguments = ["sweep", "small", "--profile", "smoke", "--seeds", "0,1", "--scheduler", address]
-    monkeypatch.setattr(sys, "argv", ["regroup", *arguments, "--resource", "GPU=1"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code in (0, None)
-    assert "2 records" in capsys.readouterr().out
+    code, out, _ = regroup(*arguments, "--resource", "GPU=1")
+    assert code == 0
+    assert "2 records" in out
     assert (tmp_path / "tries").read_text().count("\n") == 2  # the workers trained, not this process
 
 
-def test_a_scheduler_that_does_not_answer_is_one_line(monkeypatch, capsys):
+def test_a_scheduler_that_does_not_answer_is_one_line(regroup):
     import dask
 
-    monkeypatch.setattr(sys, "argv", ["regroup", "sweep", "encoders", "--scheduler", "tcp://127.0.0.1:1"])
-    with dask.config.set({"distributed.comm.timeouts.connect": "1s"}), pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 1
-    (line,) = capsys.readouterr().err.splitlines()
+    with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
+        code, _, err = regroup("sweep", "encoders", "--scheduler", "tcp://127.0.0.1:1")
+    assert code == 1
+    (line,) = err.splitlines()
     assert line.startswith("error: no scheduler answers at 'tcp://127.0.0.1:1'")
-
-
-# ---------------------------------------------------------------- in slices
 
 
 def test_a_run_in_slices_that_move_from_folder_to_folder_ends_in_the_same_record(unharmed, tmp_path, monkeypatch):
@@ -337,17 +326,15 @@ def test_a_run_in_slices_that_move_from_folder_to_folder_ends_in_the_same_record
 
 
 def test_whatever_a_process_is_doing_the_command_ends_it_at_the_deadline_and_says_how_far_it_came(
-    tmp_path, monkeypatch, capsys
+    tmp_path, monkeypatch, regroup
 ):
     monkeypatch.setattr(sweeps, "CLOSING", 0.0)
     monkeypatch.setenv("REGROUP_RESULTS", str(tmp_path))
     monkeypatch.setitem(plans.PLANS, "long", lambda profile, seeds, results_dir=None: [smoke(epochs=1)])
-    arguments = ["regroup", "sweep", "long", "--profile", "smoke", "--seeds", "0", "--minutes", "0.01"]
-    monkeypatch.setattr(sys, "argv", arguments)
-    with pytest.raises(SystemExit) as ended:  # the process is still starting, and importing
-        cli.main()
-    assert ended.value.code == 75
-    assert "stopped after 0.01 minutes: 0 of 1 runs are recorded; the same call goes on" in capsys.readouterr().out
+    # The process is still starting, and importing.
+    code, out, _ = regroup("sweep", "long", "--profile", "smoke", "--seeds", "0", "--minutes", "0.01")
+    assert code == 75
+    assert "stopped after 0.01 minutes: 0 of 1 runs are recorded; the same call goes on" in out
     assert workers_of_this_process() == []
     assert len(sweep([smoke(epochs=1)], results_dir=tmp_path)) == 1
 

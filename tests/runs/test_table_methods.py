@@ -15,30 +15,13 @@ from regroup_lib.runs import table_methods
 from regroup_lib.runs.export import records_frame
 from regroup_lib.runs.records import find_record
 from regroup_lib.runs.run import run
-from regroup_lib.runs.specs import TableSpec, parse_spec
+from regroup_lib.runs.specs import TableSpec
 from regroup_lib.runs.sweeps import sweep
 from regroup_lib.runs.table_methods import METHODS, NotApplicable, measure_folds, out_of_fold, resample
 
 
 def spec(method="plain", estimator="logreg", **options):
     return TableSpec(**{"profile": "smoke", "task": "iris-versicolor"} | options, method=method, estimator=estimator)
-
-
-# ---------------------------------------------------------------- tables
-
-
-@pytest.mark.parametrize(
-    ("task", "shape", "positives"),
-    [("breast-cancer-malignant", (569, 30), 212), ("wine-1", (178, 13), 71), ("diabetes-high", (442, 10), 47)],
-)
-def test_tables_come_with_scikit_learn(task, shape, positives):
-    table = load_table(task)
-    assert (table.features.shape, int(table.labels.sum())) == (shape, positives)
-    assert (table.source, table.digest) == (task.rpartition("-")[0], load_table(task).digest)
-
-
-def test_a_digest_knows_the_positive_class():
-    assert load_table("iris-versicolor").digest != load_table("iris-virginica").digest
 
 
 @pytest.mark.parametrize(
@@ -80,9 +63,6 @@ def test_ham10000_metadata_are_a_row_a_lesion_without_the_way_of_diagnosis(tmp_p
 def test_missing_files_are_named_with_what_brings_them(tmp_path):
     with pytest.raises(ValueError, match=r"HAM10000_metadata.csv does not exist; run `regroup data fetch ham10000`"):
         load_table("ham10000-metadata-bcc", data_dir=tmp_path)
-
-
-# ---------------------------------------------------------------- nothing learns from the rows held out
 
 
 class Sentinel(TransformerMixin, BaseEstimator):
@@ -170,9 +150,6 @@ def test_a_score_is_written_to_the_row_that_it_belongs_to(numbered):
         assert average_precision_score(numbered.labels, scores) == 1, rule
 
 
-# ---------------------------------------------------------------- methods
-
-
 @pytest.mark.parametrize(
     ("name", "expected"), [("ros", [80, 80]), ("smote", [80, 80]), ("cluster-centroids", [20, 20])]
 )
@@ -236,9 +213,6 @@ def test_a_refusal_becomes_a_reason(numbered):
     assert result.reason.startswith("fold 1 of 5: No clusters found")
 
 
-# ---------------------------------------------------------------- measures
-
-
 def test_average_precision_is_the_mean_over_folds_and_balanced_accuracy_is_pooled():
     labels = np.array([0, 0, 1, 0, 1, 0, 0, 1])
     folds = np.array([0, 0, 0, 0, 1, 1, 1, 1])
@@ -250,40 +224,6 @@ def test_average_precision_is_the_mean_over_folds_and_balanced_accuracy_is_poole
     assert found["summary"]["average_precision"] == pytest.approx(np.mean(by_fold))
     assert found["pooled_average_precision"] == pytest.approx(average_precision_score(labels, scores))
     assert found["balanced_accuracy"] == pytest.approx((2 / 3 + 3 / 5) / 2)
-
-
-# ---------------------------------------------------------------- records
-
-
-@pytest.mark.parametrize(
-    ("options", "key"),
-    [
-        ({}, "868400ea6df31dc0"),
-        ({"method": "rg", "imbalance": 10, "seed": 2}, "4bb6aee2aa087469"),
-        ({"n_folds": 5, "clusterer": None, "n_clusters": None}, "868400ea6df31dc0"),  # fields that specs had once
-    ],
-)
-def test_keys_are_those_of_the_committed_records(options, key):
-    """A change here makes every committed record unfindable."""
-    values = {"kind": "table", "task": "iris-versicolor", "method": "plain", "estimator": "logreg"} | options
-    assert parse_spec(values).key == key
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"method": "magic"}, "no method is called 'magic'; there are plain, weights"),
-        ({"estimator": "svm"}, "no estimator is called 'svm'; there are logreg, forest, boosting"),
-        ({"method": "balanced-forest"}, "method 'balanced-forest' goes with forest"),
-        ({"threshold": 20}, "method 'plain' does not regroup"),
-        ({"n_folds": 4}, "n_folds: Extra inputs are not permitted"),
-        ({"imbalance": 0}, "imbalance"),
-        ({"encoder": "raw"}, "encoder"),
-    ],
-)
-def test_a_wrong_spec_is_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        parse_spec({"kind": "table", "task": "iris-versicolor", "method": "plain", "estimator": "logreg"} | options)
 
 
 def test_an_imbalance_below_the_tables_own_is_refused(tmp_path):
