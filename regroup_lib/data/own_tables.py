@@ -9,6 +9,7 @@ import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ TOKENS = frozenset(
 )
 # Other texts among numbers: how many, and the share of rows that they may have where numbers are not far more numerous.
 FEW_TOKENS, FEW_ROWS = 5, 0.1
+NEARLY_ALL = 0.9  # share of a column's values that have the same unit, or are pairs
 COPIES = 0.25  # share of rows: where more repeat another one, only rows with a fine-grained column are copies
 LABEL_NAMES = frozenset("class label labels target outcome diagnosis y".split())
 # Words that names of columns consist of where a value stands for a row, or for whom several rows come from.
@@ -88,6 +90,8 @@ WITH_MONTH = (
 )
 # Signs beside a number, and words at the beginning of a row that sums up those above it.
 SIGN = "(?:[A-Z]{0,2}[$€£¥₹₽₩₺₪]|USD|EUR|GBP|CHF|JPY|CAD|AUD|SEK|NOK|DKK|PLN|INR|CNY|BRL|[%‰])"
+UNIT = r"\d[.,]?\s*([^\W\d_]\D{0,14}|°\D{0,3})$"  # that it is one is told from its standing in nearly all cells
+PAIR = r"(\d[\d.,]*)\s*/\s*(\d[^/]*)"
 TOTAL = re.compile("(?:(?:grand |sub-?)?totals?|sums?|averages?|means?|summe|gesamt|somme|suma)[: ]*", re.IGNORECASE)
 
 
@@ -127,7 +131,7 @@ def load_frame(
     others = [repr(name) for name in frame if name.lower() in LABEL_NAMES]
     if label is None and others and repr(label_column) not in others:
         found["warning, the last column is taken for the label, not {}; choose with label= (--label)"] = others
-    frame = _plain(path, frame, found)
+    frame = _plain(path, frame, found, whole=(label_column, group_column))
     for name in {label_column, group_column} - {None, *frame}:
         raise DataError(f"{path}: the column {name!r} has lists, which are neither classes nor groups")
     frame = _blanked(frame, (missing,) if isinstance(missing, str) else missing, found)
@@ -168,9 +172,9 @@ def load_frame(
 
 
 def column_kinds(path: Path, names: Sequence[str], **reading: Any) -> dict[str, str]:
-    """Return how `load_frame` reads columns of a table, for `read_rows`: one of `KINDS` for each.
+    """Return how `load_frame` reads columns of a table, for `read_rows`: ``"text"`` or a key of `_WRITTEN` for each.
 
-    ``"number ,"`` has a decimal comma; of dates the day or the month is first where the year is last in some.
+    ``"number , kg"`` has a decimal comma and a unit; of dates the day or the month is first where the year is last.
     `reading` are the options header, missing and decimal.
     """
     frame, decimal = _all_columns(path, **reading)
@@ -186,6 +190,8 @@ def read_rows(path: Path, columns: Mapping[str, str], **reading: Any) -> pd.Data
     say what was not certain.
     """
     frame, _ = _all_columns(path, **reading, as_text=True)
+    for name in [name for name in frame if f"{name}[0]" in columns and f"{name}[0]" not in frame]:
+        frame = frame.join(_pairs(frame[name]))  # which are too few, or missing, to be told
     if absent := [name for name in columns if name not in frame]:
         raise DataError(f"{path} lacks columns that the model reads: {some_of(absent)}")
     frame = frame[frame.notna().any(axis=1)]
@@ -201,12 +207,14 @@ def read_rows(path: Path, columns: Mapping[str, str], **reading: Any) -> pd.Data
         if kind == "truth":
             read = known.str.capitalize().where(known.str.lower().isin(("true", "false")))
         elif kind.startswith("number"):
-            read, *_ = _read_numbers(known, kind[-1] if _is_text(frame[name]) else ".", fixed=True)
+            read, *_ = _read_numbers(known, kind=kind if _is_text(frame[name]) else "number .")
         else:
             read, *_ = _read_dates(known, kind=kind)
         bad = known[read.isna() | read.isin((np.inf, -np.inf))]
         if len(bad):
-            raise DataError(f"{path}: the column {name!r} has {bad.iloc[0]!r}, which is no {_WRITTEN[kind]}")
+            what, unit = (kind[:8], kind[8:]) if kind.startswith("number") else (kind, "")
+            expected = f"{_WRITTEN[what]}{' and the unit' * bool(unit)}{unit}"
+            raise DataError(f"{path}: the column {name!r} has {bad.iloc[0]!r}, which is no {expected}")
         read = read.reindex(frame.index)
         rows[name] = (read.fillna(MISSING) if kind == "truth" else read.astype(np.float64)).to_numpy()
     return frame[[]].assign(**rows)  # which keeps the notes
@@ -220,7 +228,6 @@ _WRITTEN = {
     "month first": "date with the month first, or year, month and day",
     "year first": "date with year, month and day",
 }
-KINDS = {"text", *_WRITTEN}
 
 
 def _all_columns(
@@ -271,7 +278,10 @@ def _read_text(
     }
     try:
         with path.open(encoding=options["encoding"], newline="") as stream:
-            announced = re.match(r"sep=(.)\r?\n", stream.read(10))  # a spreadsheet's own mark
+            lines = "".join(islice(stream, 3))
+        announced = re.match(r"sep=(.)\r?\n", lines)  # a spreadsheet's own mark
+        if '"' not in lines and re.search(r"(^|[,;\t|])\s*'[^']*'\s*([,;\t|]|$)", lines, re.MULTILINE):
+            options["quotechar"] = "'"
         options |= {"skiprows": 1 if announced else 0}
         options |= {"sep": announced[1] if announced else _separator(path, options)}
         named = options | {"header": 0 if header else None}
@@ -487,15 +497,18 @@ def _cleaned(texts: pd.Series) -> pd.Series:
     return texts.str.replace(rf"^([+-]?){SIGN}\s*|\s*{SIGN}$", r"\1", regex=True)
 
 
-def _plain(path: Path, frame: pd.DataFrame, found: Notes) -> pd.DataFrame:
-    """Return a frame of texts, times and numbers: bytes become text, durations days, lists columns."""
+def _plain(path: Path, frame: pd.DataFrame, found: Notes, whole: Sequence[str | None] = ()) -> pd.DataFrame:
+    """Return a frame of texts, times and numbers: bytes become text, durations days, lists and pairs columns.
+
+    Pairs, such as 120/80, stay as they are in the columns named by `whole`.
+    """
     columns: list[pd.Series | pd.DataFrame] = []
     for name in frame:
         dtype = frame[name].dtype
         column = frame[name].astype({"category": object, "float16": float}.get(str(dtype), dtype))
         if dtype.kind == "m":
             column = column / pd.Timedelta(days=1)
-        known = column.dropna() if column.dtype == object else column.iloc[:0]
+        known = column.dropna() if _is_text(column) else pd.Series(dtype=object)
         try:
             if any(isinstance(value, bytes) for value in known):
                 column = known.map(lambda value: value.decode()).reindex(frame.index)
@@ -504,11 +517,21 @@ def _plain(path: Path, frame: pd.DataFrame, found: Notes) -> pd.DataFrame:
                 names = [f"{name}[{number}]" for number in range(values.shape[1])]
                 column = pd.DataFrame(values, known.index, names).reindex(frame.index)
                 found["columns of lists, a column each of their numbers"].append(f"{name} ({len(names)})")
+            elif name not in whole and _text(known.iloc[:1000]).str.fullmatch(PAIR).mean() >= NEARLY_ALL:
+                column = _pairs(column)
+                found["columns of pairs, such as 120/80, a column each of their numbers"].append(name)
         except (TypeError, ValueError, AttributeError):
             defect = "holds something else than text or lists of equally many numbers; leave it out"
             raise DataError(f"{path}: the column {name!r} {defect}") from None
         columns.append(column)
     return pd.concat(columns, axis=1)
+
+
+def _pairs(column: pd.Series) -> pd.DataFrame:
+    """Return the two sides of pairs as two columns; any other text is in the first one."""
+    texts, names = _text(column), [f"{column.name}[{number}]" for number in (0, 1)]
+    sides = texts.astype(object).str.extract(f"^{PAIR}$").set_axis(names, axis=1)
+    return sides.assign(**{names[0]: sides[names[0]].fillna(texts)})
 
 
 def _blanked(frame: pd.DataFrame, missing: Sequence[str], found: Notes) -> pd.DataFrame:
@@ -581,7 +604,7 @@ def _features(path: Path, frame: pd.DataFrame, labels: np.ndarray, decimal: str,
 
 
 def _values(name: str, column: pd.Series, decimal: str, found: Notes) -> tuple[pd.Series, str]:
-    """Return a column as float64, or as text where it holds neither numbers nor times, and its kind (see `KINDS`)."""
+    """Return a column as float64, or as text where it holds neither numbers nor times, and its kind."""
     if pd.api.types.is_bool_dtype(column):  # also of a column of objects
         return _text(column), "truth"
     if not _is_text(column):
@@ -610,23 +633,29 @@ def _values(name: str, column: pd.Series, decimal: str, found: Notes) -> tuple[p
     return texts, "text"
 
 
-def _read_numbers(texts: pd.Series, decimal: str, *, fixed: bool = False) -> tuple[pd.Series, str, str]:
+def _read_numbers(texts: pd.Series, decimal: str = ".", *, kind: str = "") -> tuple[pd.Series, str, str]:
     """Return the numbers that different texts are, NaN where one is none, how they are written, and their kind.
 
-    `decimal` is their decimal mark if `fixed`, else the likelier one.
+    `kind` has their decimal mark and unit; without it `decimal` is the likelier mark.
     """
     cleaned = _cleaned(texts)
-    marks = (decimal,) if fixed else (decimal, "," if decimal == "." else ".")
+    _, mark, unit = f"{kind}  ".split(" ", 2)
+    if not kind:
+        units = cleaned[cleaned.str.contains(r"\d").astype(bool)].str.extract(UNIT)[0]
+        unit = units.max() if units.nunique() == 1 and units.notna().mean() >= NEARLY_ALL else ""
+    if unit := unit.strip():
+        cleaned = cleaned.str.removesuffix(unit).str.rstrip()
+    marks = (mark,) if kind else (decimal, "," if decimal == "." else ".")
     mark = max(marks, key=lambda mark: cleaned.str.fullmatch(NUMBER[mark]).sum())  # of equal ones the file's
     good = cleaned.str.fullmatch(NUMBER[mark]).astype(bool)
     plain = cleaned[good].str.replace("," if mark == "." else ".", "", regex=False).str.replace(mark, ".", regex=False)
     numbers = plain.astype(np.float64).reindex(texts.index)
-    written = "a decimal comma" if mark == "," else "separators of thousands or signs"
+    written = "a decimal comma" if mark == "," else "separators of thousands, signs or a unit"
     how = f"numbers with {written}: {{}}; change this with decimal= (--decimal)"
     signs = set(texts[good & (numbers != 0)].str.extract(f"({SIGN})")[0].fillna(""))
     if len(signs - {""}) > 1 or ("" in signs and "%" in signs):
         how = f"warning, {how}; signs differ, or some numbers have a percent sign alone, and all are read without"
-    return numbers, how if (plain != texts[good]).any() else "", f"number {mark}"
+    return numbers, how if (plain != texts[good]).any() else "", f"number {mark} {unit}".strip()
 
 
 def _read_dates(texts: pd.Series, decimal: str = ".", *, kind: str = "") -> tuple[pd.Series, str, str]:
@@ -667,7 +696,9 @@ def _sentinels(column: pd.Series) -> list[float]:
             continue
         coded = all(re.fullmatch(r"-?(7+|8+|9+)", f"{value:.0f}") for value in values[far])
         gap = max(values[far].min() - others.max(), others.min() - values[far].max())
-        if (coded or len(others) >= 10) and gap > others.max() - others.min():
+        # A lone zero, as of a blood pressure, is nearer to the others than a code is.
+        near = 5 if len(others) >= 20 and values[far].tolist() == [0] else 1
+        if (coded or len(others) >= 10) and near * gap > others.max() - others.min():
             return values[far].tolist()
     lone = len(values) > 10 and values[0] in (-1, -9) and values[1] >= 0 and often[0]
     return [values[0]] * bool(lone)

@@ -245,6 +245,8 @@ def test_a_table_makes_a_task_of_rows_and_no_encoder_takes_it(write):
         (",", ["($200.50)", "$3", "(1,000)"], [-200.5, 3, -1000]),
         (",", ["CHF 1'200", "CHF 15.50", "CHF 3"], [1200, 15.5, 3]),
         (",", ["R$ 12.50", "-R$3", "R$ 7"], [12.5, -3, 7]),
+        (",", ["45 kg", "7.5 kg", "80kg"], [45, 7.5, 80]),
+        (";", ["7,5 mg/dl", "6 mg/dl"], [7.5, 6]),
         (",", ['="12.5"', '="007"', '="3"'], [12.5, 7, 3]),  # as spreadsheets keep digits as they are
     ],
 )
@@ -256,6 +258,30 @@ def test_numbers_of_other_countries_are_numbers_and_said(write, separator, cells
     np.testing.assert_allclose(column(dataset, "z"), cycled(numbers))
     np.testing.assert_allclose(column(dataset, "x"), X)
     assert f"z ({cells[0]!r} is {numbers[0]:.10g})" in note(dataset, "numbers with")
+
+
+def test_units_that_differ_make_no_numbers(write):
+    assert column(load_data(write({"z": cycled(["45 kg", "99 lb"])})), "z")[0] == "45 kg"
+
+
+def test_pairs_of_numbers_are_two_columns_in_new_rows_too(write):
+    cells = {"z": [f"{120 + i}/{80 + i % 7} mmHg" if i % 20 else "unknown" for i in range(ROWS)]}
+    dataset = load_data(write(cells))
+    assert column(dataset, "z[0]")[1:4].tolist() == [121, 122, 123]
+    assert column(dataset, "z[1]")[1:4].tolist() == [81, 82, 83]
+    assert "columns of pairs, such as 120/80, a column each of their numbers: z" in dataset.notes
+    kinds = column_kinds(write(cells), ["z[0]", "z[1]"])
+    new = write({"z": ["unknown"] * 58 + ["130/90", "90/60 mmHg"]}, name="new.csv")
+    assert read_rows(new, kinds).tail(2).to_numpy().tolist() == [[130, 90], [90, 60]]
+    with pytest.raises(DataError, match=r"the column 'z\[0\]' has 'high'"):
+        read_rows(write({"z": ["high"] * ROWS}, name="new.csv"), kinds)
+    assert load_data(write({"label": cycled(["1/2", "2/2"])})).class_names == ("1/2", "2/2")
+
+
+def test_single_quotes_are_no_part_of_values(write):
+    dataset = load_data(write({"'z'": [f"'{i % 9}'" for i in range(ROWS)], "'label'": [f"'{k}'" for k in LABELS]}))
+    assert dataset.class_names == ("ill", "well")
+    assert column(dataset, "z")[:3].tolist() == [0, 1, 2]
 
 
 def test_thousands_in_a_file_with_semicolons_are_told_from_decimals_by_the_whole_file(write):
@@ -314,6 +340,8 @@ def test_few_strays_among_numbers_are_missing_and_many_make_categories_with_a_wa
         ([888, 999], range(30), "888 and 999"),
         ([-1], range(20, 50), "-1"),
         ([0], range(40, 70), "0"),
+        ([0], range(18, 67), "0"),
+        ([0], range(1, 40), None),
         ([1e20], range(11), "1e+20"),
         ([40], range(30), None),
         ([-1], range(-3, 20), None),
@@ -412,6 +440,8 @@ def test_dates_of_two_orders_are_none(write):
         ("number ,", "1.234,5", 1234.5),
         ("number .", "0,5", "finite number with a decimal point"),
         ("number .", "54 kg", "finite number with a decimal point"),
+        ("number . kg", "54 kg", 54),
+        ("number . kg", "54 lb", "finite number with a decimal point and the unit kg"),
         ("truth", "yes", "True or False"),
     ],
 )
