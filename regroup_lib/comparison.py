@@ -290,12 +290,11 @@ class Comparison:
     @property
     def notes(self) -> list[str]:
         """Notes on data that were left out, converted or divided."""
-        notes = self.look.metrics["notes"] + [f"left out, methods with runs that failed: {self.failed}"] * bool(
-            self.failed
-        )
+        failed = [f"left out, methods with runs that failed: {self.failed}"] if self.failed else []
+        notes = [*self.look.metrics["notes"], *failed]
         if not self.is_table:
             return notes
-        notes = [note for note in notes if not note.startswith(NO_SPLIT)]
+        notes = [note for note in notes if not note.startswith(NO_SPLIT)]  # which the first records of tables have
         whole = ", and no fold divides a group" if self.look.spec.own.grouped else ""
         notes.append(f"every row is scored by cross-validation, five folds for each seed{whole}")
         boosted = {title for classifier, title in self.groups if classifier == table_methods.ESTIMATOR_TITLES[BOOSTING]}

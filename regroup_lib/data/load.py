@@ -113,8 +113,8 @@ def load_data(
     images = {"image_size": image_size, "allow_missing": allow_missing, "group": group}
     table = {"label": label, "header": header, "missing": missing or (), "decimal": decimal}
     for option, value in (images | table).items():
-        default, kinds, what, sets = _LOAD_OPTIONS[option]
-        if value != default and kind not in kinds:
+        kinds, what, sets = _OPTION_OF.get(option, (("table",), "a table", "tables"))
+        if kind not in kinds and value != load_data.__kwdefaults__[option]:
             raise DataError(f"{option} is {value}, and {name!r} is not {what}; leave it out, it is for {sets}")
     if image_size is not None:
         check_image_size(image_size)
@@ -159,16 +159,12 @@ def _kind_of(name: str, path: Path) -> str:
     raise DataError(f"no data set is called {name!r}; there are {known}")
 
 
-_DECODED, _TABLE_OPTION = "decoded from image files", (("table",), "a table", "tables")
-# Option of `load_data` -> its default, the kinds of set that it is for, and how to say so.
-_LOAD_OPTIONS = {
-    "image_size": (None, ("decoded", "folder"), _DECODED, "ham10000 and folders of images"),
-    "allow_missing": (False, ("decoded", "folder", "table"), _DECODED, "ham10000, folders and tables"),
-    "group": (None, ("folder", "table"), "a folder of images or a table", "these"),
-    "label": (None, *_TABLE_OPTION),
-    "header": (True, *_TABLE_OPTION),
-    "missing": ((), *_TABLE_OPTION),
-    "decimal": (None, *_TABLE_OPTION),
+_DECODED = "decoded from image files"
+# Options of `load_data` that are not for tables alone -> the kinds of set that they are for, and how to say so.
+_OPTION_OF = {
+    "image_size": (("decoded", "folder"), _DECODED, "ham10000 and folders of images"),
+    "allow_missing": (("decoded", "folder", "table"), _DECODED, "ham10000, folders and tables"),
+    "group": (("folder", "table"), "a folder of images or a table", "these"),
 }
 
 

@@ -32,7 +32,7 @@ from regroup_lib.data.dataset import (
     some_of,
     split_by_group,
 )
-from regroup_lib.data.own_folders import ALLOW, NO_SPLIT, OWN_FRACTIONS, SPLIT_NAME
+from regroup_lib.data.own_folders import ALLOW, OWN_FRACTIONS, SPLIT_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -122,17 +122,22 @@ def load_frame(
     if frame.shape[1] < 2 or not len(frame):
         shape = f"{frame.shape[1]} columns and {len(frame)} rows; expected a header, rows, and at least one column"
         raise DataError(f"{path} has {shape} beside the label, with commas, semicolons, tabs or bars between them")
-    label_column = frame.columns[-1] if label is None else _named_column(path, frame, label)
-    if label is None and label_column.startswith("Unnamed: "):
-        raise DataError(f"{path}: the last column has no name; give it one, or choose the label with label= (--label)")
-    group_column = None if group is None else _named_column(path, frame, group)
-    if group_column == label_column:
+    label_column = frame.columns[-1] if label is None else composed(label)
+    chosen = [label_column] if group is None else [label_column, composed(group)]
+    for name in chosen:
+        if name not in frame:
+            raise DataError(f"{path} has no column {name!r}; it has {did_you_mean(name, list(frame))}")
+    if len(set(chosen)) < len(chosen):
         raise DataError(f"{path}: {label_column!r} is the label and cannot be the group too; name one of them")
-    others = [repr(name) for name in frame if name.lower() in LABEL_NAMES]
-    if label is None and others and repr(label_column) not in others:
-        found["warning, the last column is taken for the label, not {}; choose with label= (--label)"] = others
-    frame = _plain(path, frame, found, whole=(label_column, group_column))
-    for name in {label_column, group_column} - {None, *frame}:
+    if label is None:
+        choose = "choose the label with label= (--label)"
+        if label_column.startswith("Unnamed: "):
+            raise DataError(f"{path}: the last column has no name; give it one, or {choose}")
+        others = [repr(name) for name in frame if name.lower() in LABEL_NAMES]
+        if others and repr(label_column) not in others:
+            found[f"warning, the last column is taken for the label, not {{}}; {choose}"] = others
+    frame = _plain(path, frame, found, whole=chosen)
+    for name in set(chosen).difference(frame):
         raise DataError(f"{path}: the column {name!r} has lists, which are neither classes nor groups")
     frame = _blanked(frame, (missing,) if isinstance(missing, str) else missing, found)
     # A spreadsheet writes rows that were once filled, with separators alone.
@@ -143,12 +148,12 @@ def load_frame(
     last = _text(frame.iloc[rows[-1]]).dropna()
     if TOTAL.fullmatch(last.iloc[0]) and (_text(frame[last.index[0]]) == last.iloc[0]).sum() == 1:
         raise DataError(f"{path}: the last row looks like the sum of those above it ({last.iloc[0]!r}); remove it")
-    class_names = sorted(set(classes[rows].tolist()), key=_numbers_first)
+    # 2 before 10, and numbers before words.
+    numbered = {name: name.lstrip("-").isdecimal() for name in set(classes[rows].tolist())}
+    class_names = sorted(numbered, key=lambda name: (0, float(name), name) if numbered[name] else (1, 0, name))
     labels = np.array([class_names.index(name) for name in classes[rows]], np.int64)
-    features = frame.drop(columns=[label_column, group_column or label_column]).iloc[rows]
-    features = _features(path, features, labels, decimal, found)
-    named = None if group is None else _text(frame[group_column].iloc[rows]).to_numpy(object)
-    groups, group_notes = _groups(features, labels, group_column, named)
+    features = _features(path, frame.drop(columns=chosen).iloc[rows], labels, decimal, found)
+    groups, group_notes = _groups(features, labels, None if group is None else _text(frame[chosen[1]].iloc[rows]))
     samples, columns = Split(features, labels), {"row": rows} | ({} if groups is None else {"group": groups})
     alone = np.arange(len(labels))
     divisions = (alone, alone if groups is None else groups)
@@ -166,7 +171,6 @@ def load_frame(
         *notes,
         *_described(found),
         *group_notes,
-        f"{NO_SPLIT}: rows are divided 80/20, class by class",
     ]
     return dataset_of(path.stem, samples, parts, class_names, columns=columns, notes=notes, digest=digest)
 
@@ -418,12 +422,6 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     return frame.reset_index(drop=not any(frame.index.names))  # a filtered frame keeps its numbers
 
 
-def _named_column(path: Path, frame: pd.DataFrame, name: str) -> str:
-    if (name := composed(name)) not in frame:
-        raise DataError(f"{path} has no column {name!r}; it has {did_you_mean(name, list(frame))}")
-    return name
-
-
 # ---------------------------------------------------------------- classes
 
 
@@ -466,11 +464,6 @@ def _classes(path: Path, column: pd.Series, decimal: str, allow_missing: bool) -
         notes.append(f"classes whose names read like a missing value: {some_of(unusual)}; {option}")
     notes += class_notes(path, names)
     return found.fillna("").to_numpy(object).astype(np.str_), notes
-
-
-def _numbers_first(name: str) -> tuple[bool, float, str]:
-    """Sort 2 before 10, and numbers before words."""
-    return (False, float(name), name) if name.lstrip("-").isdecimal() else (True, 0.0, name)
 
 
 # ---------------------------------------------------------------- columns
@@ -771,10 +764,8 @@ def _are_copies(features: pd.DataFrame, values: np.ndarray) -> bool:
     return bool(fine and ((counts / len(values)) ** 2).sum() > 10 * by_chance)
 
 
-def _groups(
-    features: pd.DataFrame, labels: np.ndarray, column: str | None, named: np.ndarray | None
-) -> tuple[np.ndarray | None, list[str]]:
-    """Return the group of each row, None where each stands alone, and notes."""
+def _groups(features: pd.DataFrame, labels: np.ndarray, named: pd.Series | None) -> tuple[np.ndarray | None, list[str]]:
+    """Return the group of each row, None where each stands alone, and notes; `named` has the user's groups."""
     values = pd.util.hash_pandas_object(features, index=False).to_numpy()
     n, n_different = len(values), len(np.unique(values))
     copies, notes, divisions = n - n_different, [], []
@@ -787,9 +778,9 @@ def _groups(
         notes.append(f"{note}; {'copies stay together wherever rows are divided' if together else few}")
         divisions += [values] * bool(together)
     if named is not None:
-        absent = pd.isna(named)
-        ids = np.where(absent, np.char.add("\0", np.arange(n).astype(str)).astype(object), named).astype(str)
-        divisions.append(ids)
+        absent = named.isna()
+        ids = named.where(~absent, [f"\0{row}" for row in range(n)])
+        divisions.append(ids.to_numpy(str))
         alone = f"; {absent.sum()} rows without one stand alone" if absent.any() else ""
-        notes.append(f"group: the column {column!r}, {len(np.unique(ids))} groups that stay whole{alone}")
+        notes.append(f"group: the column {named.name!r}, {ids.nunique()} groups that stay whole{alone}")
     return (joined_groups(*divisions) if divisions else None), notes

@@ -88,7 +88,6 @@ def test_a_table_comes_with_its_columns_classes_and_notes(write):
         "missing values: 3 of 60 in x, 15 of 60 in site",
         "left out, columns without a value: nothing",
         "columns of text, taken as categories: site, smoker",
-        "no test split: rows are divided 80/20, class by class",
     )
     by_name = load_data(path, label="smoker")
     assert by_name.class_names == ("False", "True")
@@ -279,7 +278,7 @@ def test_pairs_of_numbers_are_two_columns_in_new_rows_too(write):
 
 
 def test_single_quotes_are_no_part_of_values(write):
-    dataset = load_data(write({"'z'": [f"'{i % 9}'" for i in range(ROWS)], "'label'": [f"'{k}'" for k in LABELS]}))
+    dataset = load_data(write({"'z'": [f"'{i % 9}'" for i in range(ROWS)], "label": [f"'{k}'" for k in LABELS]}))
     assert dataset.class_names == ("ill", "well")
     assert column(dataset, "z")[:3].tolist() == [0, 1, 2]
 
