@@ -267,12 +267,14 @@ def _named_after(folder: Path, files: pd.DataFrame) -> list[str]:
         others += re.findall(r"^[A-Za-z]+[ _.-]+(.+)", path.stem)
         ending = "".join(re.findall(r".[ _.-]+([A-Za-z]+)(?:[ _.-]*\d+)*$", path.stem)).lower()
         first = re.match(rf"({MASK})[ _.-]", path.stem, re.IGNORECASE)
-        inside = next((part for part in name.split("/")[:-1] if re.fullmatch(MASK, part, re.IGNORECASE)), "")
+        inside = re.search(rf"(?:^|/)((?:[^/]*[ _.-])?(?:{MASK}))/", name, re.IGNORECASE)
         origins += re.findall(r"^(.*?\d+)[ _.-]", path.stem)
         if re.fullmatch(MASK, ending):
             masks[f"ending in _{ending}"].append((name, class_name))
         elif first or inside:
-            masks[f"beginning with {first[0]}" if first else f"in folders called {inside}"].append((name, class_name))
+            masks[f"beginning with {first[0]}" if first else f"in folders called {inside[1]}"].append(
+                (name, class_name)
+            )
         elif any((path.parent, other) in known for other in others):
             copies.append(name)
     notes = []

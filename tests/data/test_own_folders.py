@@ -145,7 +145,7 @@ def test_masks_and_names_made_of_other_names_are_warned_about(folder):
     masks = {f"b/{i}_mask.png": np.full((6, 5), i, np.uint8) for i in range(5)}
     (warning,) = (note for note in load_data(folder(plain() | masks)).notes if note.startswith("warning"))
     assert "5 files ending in _mask are in the class b only (b/0_mask.png" in warning
-    for place in ("masks/{}.png", "b/Masks/{}.png"):
+    for place in ("masks/{}.png", "b/Masks/{}.png", "b_masks/{}.png"):
         files = plain() | {place.format(i): np.full((6, 5), i, np.uint8) for i in range(5)}
         assert any("5 files in folders called" in note for note in load_data(folder(files, name=place[:3])).notes)
     patients = {
