@@ -208,8 +208,7 @@ def fit_regrouped(
     if not (is_number(seed) and seed >= 0 and seed % 1 == 0):
         raise ValueError(f"seed is {seed}; it must be a whole number of at least 0")
     device = torch.device(device or default_device())
-    if batch_size is None:
-        batch_size = inputs.batch_size if isinstance(inputs, DataLoader) else 128
+    batch_size = (inputs.batch_size if isinstance(inputs, DataLoader) else 128) if batch_size is None else batch_size
     check_whole(epochs=epochs, batch_size=batch_size, patience=1 if patience is None else patience)
     if sample_weight is not None and loss is not None:
         raise ValueError("sample_weight is for cross-entropy; weigh samples in the loss of your own, or leave loss out")
@@ -231,13 +230,12 @@ def fit_regrouped(
     made_loss = _weighted(sample_weight, len(labels), device) if loss is None else loss(fitted.counts_)
     if loss is not None and not callable(made_loss):
         raise ValueError(f"loss makes {made_loss!r}; expected a function of logits and targets")
+    options = {"epochs": int(epochs), "batch_size": int(batch_size), "peak_lr": peak_lr}
     history = train(
         _Logits(network),
         samples,
         fitted.pseudo_labels_,
-        options=TrainingOptions(
-            epochs=int(epochs), batch_size=int(batch_size), optimizer=optimizer, schedule=schedule, peak_lr=peak_lr
-        ),
+        options=TrainingOptions(optimizer=optimizer, schedule=schedule, **options),
         seed=seed,
         loss=made_loss,
         sampler=_LoaderOrder(inputs) if isinstance(inputs, DataLoader) else None,
