@@ -351,15 +351,13 @@ class Comparison:
         """
         rows, differences = [], []
         for (classifier, title), group in self.groups.items():
-            row = {"classifier": classifier, "method": title}
-            for column, measure in (("BA", BALANCED_ACCURACY), ("AP", AVERAGE_PRECISION)):
-                row[column] = _percent(_over_seeds(group, measure))
-            rows.append(row)
+            measured = [_percent(_over_seeds(group, name)) for name in (BALANCED_ACCURACY, AVERAGE_PRECISION)]
+            rows.append([classifier, title, *measured])
             plain = self.scores(classifier if self.is_table else self.classifiers[0], "CE")
             ours = self.scores(classifier, title)
             differences.append(None if title == "CE" else self._difference(ours, plain))
-        table = pd.DataFrame(rows).assign(**{"AP − CE": starred(differences)})
-        return table.set_index(["classifier", "method"])
+        table = pd.DataFrame(rows, columns=["classifier", "method", "BA", "AP"])
+        return table.assign(**{"AP − CE": starred(differences)}).set_index(["classifier", "method"])
 
     def scores(self, classifier: str, title: str) -> Chosen:
         """Return the test scores of one method."""

@@ -122,7 +122,7 @@ def load_data(
     if kind == "embedded":
         return _embedded(name)
     if kind == "npz":
-        return _load_npz(path, path.stem, None, "check the path, or write the file again")
+        return _load_npz(path, None, "check the path, or write the file again", path.stem)
     if kind == "folder":
         return load_folder(path, cache=cache, **images)
     if kind == "table":
@@ -137,7 +137,7 @@ def load_data(
     if source.decoded:
         size = source.image_shape[0] if image_size is None else image_size
         return load_ham10000(path, source, mend, cache, size, allow_missing)
-    return _load_npz(path, name, source, mend)
+    return _load_npz(path, source, mend, name)
 
 
 def _kind_of(name: str, path: Path) -> str:
@@ -286,15 +286,10 @@ def _embedded(name: str) -> Dataset:
     return dataset_of(name, Split(inputs, labels), rows, class_names, digest=digest_arrays(inputs, labels))
 
 
-@kept_until_changed(lambda path, *_: [path], maxsize=2)
-def _load_npz(path: Path, name: str, source: Source | None, mend: str) -> Dataset:
-    if not path.exists():
-        raise DataError(f"{path} does not exist; {mend}")
-    return _read_npz(path, source, mend, name)
-
-
 def _read_npz(path: Path, source: Source | None, mend: str, name: str = "") -> Dataset:
     """Return the arrays of a file as a Dataset, or raise a DataError."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist; {mend}")
     try:
         arrays = read_npz(path)
     except ValueError as error:
@@ -348,6 +343,9 @@ def _read_npz(path: Path, source: Source | None, mend: str, name: str = "") -> D
             check(shape == source.image_shape, f"{split} images are {shape}", f"{source.image_shape}")
             check.counts(class_names, dataset.class_counts(split), counts, of=f" of the {split} split")
     return dataset
+
+
+_load_npz = kept_until_changed(lambda path, *_: [path], maxsize=2)(_read_npz)
 
 
 def _oddities(arrays: Mapping[str, np.ndarray], splits: Mapping[str, Split]) -> list[str]:

@@ -160,7 +160,16 @@ def _listed(folder: Path) -> tuple[pd.DataFrame, list[str]]:
                 (p, p.relative_to(folder).as_posix(), *of, p.relative_to(class_folder).parts[:-1]) for p in pictures
             ]
     files = pd.DataFrame(rows, columns=["path", "name", "part", "class", "below"], dtype=object)
-    _check_classes(folder, files)
+    of_part = {part: set(classes) for part, classes in files.groupby("part")["class"]}
+    known = of_part.get("train", of_part.get("", set()))
+    if len(known) < 2:
+        found = f"the class {next(iter(known))!r} alone" if known else "no class"
+        raise DataError(f"{folder} has {found}, and at least two are needed; {LAYOUT}")
+    for part, found in of_part.items():
+        if found - known:
+            alike = "; ".join(class_notes(folder, [*found, *known]))
+            unknown = some_of(sorted(found - known)) + (f" ({alike})" if alike else "")
+            raise DataError(f"{folder}: {part}/ has classes that train/ has not: {unknown}")
     left_out = {"files that are no images": ignored, "files and folders of a system or a program": debris}
     notes = [
         f"left out: {len(names)} {what} ({some_of(dict.fromkeys(path.name for path in names))})"
@@ -173,9 +182,9 @@ def _listed(folder: Path) -> tuple[pd.DataFrame, list[str]]:
 def _split_folders(folder: Path) -> dict[str, Path]:
     """Return the folder of each split, none where the folders are classes; refuse what looks like both."""
     inside, of_part = _folders(folder), {}
-    parts = {path: _split_named(path.name) for path in inside}
-    if len({_split_named(path.name, LOOSE_SPLIT) for path in inside} - {None}) == len(inside) > 1:
-        parts = {path: _split_named(path.name, LOOSE_SPLIT) for path in inside}  # seg_train/ and seg_test/, say
+    parts = {path: _split_named(path.name, LOOSE_SPLIT) for path in inside}  # of seg_train/ and seg_test/, say
+    if not len(set(parts.values()) - {None}) == len(inside) > 1:
+        parts = {path: _split_named(path.name) for path in inside}
     if any(part == "train" and _folders(path) for path, part in parts.items()):
         if others := [path.name for path, part in parts.items() if part is None]:
             raise DataError(f"{folder}: {some_of(others)} beside train/; {LAYOUT}")
@@ -301,19 +310,6 @@ def _named_after(folder: Path, files: pd.DataFrame) -> list[str]:
         found = f"all classes have the same folders below them ({some_of(shared)})"
         notes.append(f"warning, {found}; if those are the classes, call the folders above them train and test")
     return notes
-
-
-def _check_classes(folder: Path, files: pd.DataFrame) -> None:
-    of_part = {part: set(classes) for part, classes in files.groupby("part")["class"]}
-    known = of_part.get("train", of_part.get("", set()))
-    if len(known) < 2:
-        found = f"the class {next(iter(known))!r} alone" if known else "no class"
-        raise DataError(f"{folder} has {found}, and at least two are needed; {LAYOUT}")
-    for part, found in of_part.items():
-        if found - known:
-            alike = "; ".join(class_notes(folder, [*found, *known]))
-            unknown = some_of(sorted(found - known)) + (f" ({alike})" if alike else "")
-            raise DataError(f"{folder}: {part}/ has classes that train/ has not: {unknown}")
 
 
 @dataclass(frozen=True)

@@ -707,8 +707,11 @@ def _names_rows(name: str, column: pd.Series, labels: np.ndarray) -> str:
     alone = 1 < n_different <= min(20, n / 5) and pd.Series(labels, column.index).groupby(column).nunique().max() == 1
     telling = "warning, columns each of whose values has one class alone, as if they were made from it" if alone else ""
     whole = not text and (values % 1 == 0).all()
-    if not text and not alone and _tells(values, labels[column.notna()]):
-        telling = "warning, columns whose values alone tell the classes apart, as if they were made from them"
+    if not text and not alone:
+        ranges = values.groupby(labels[column.notna()]).agg(["min", "max", "size"]).sort_values("min")
+        apart = (ranges["min"].iloc[1:].to_numpy() > ranges["max"].iloc[:-1].to_numpy()).all()
+        if apart and len(ranges) > 1 and ranges["size"].min() >= 5:
+            telling = "warning, columns whose values alone tell the classes apart, as if they were made from them"
     ordered = values.is_monotonic_increasing or values.is_monotonic_decreasing
     if not telling and not text and n_different == n > 19 and ordered:
         telling = "warning, columns that rise or fall from row to row, which may tell the class"
@@ -738,13 +741,6 @@ def _names_rows(name: str, column: pd.Series, labels: np.ndarray) -> str:
     return telling or ("warning, columns without a name" if name.startswith("Unnamed: ") else "")
 
 
-def _tells(values: pd.Series, labels: np.ndarray) -> bool:
-    """Tell whether each class, of which the rarest has five rows or more, has a range of values of its own."""
-    ranges = values.groupby(labels).agg(["min", "max", "size"]).sort_values("min")
-    apart = (ranges["min"].iloc[1:].to_numpy() > ranges["max"].iloc[:-1].to_numpy()).all()
-    return bool(apart and len(ranges) > 1 and ranges["size"].min() >= 5)
-
-
 def _is_named_like_a_unit(name: str) -> bool:
     """Tell whether a name is that of an identifier ("PatientID", "customer_no", "Unnamed: 0") and of nothing more."""
     words = {word.lower() for word in re.findall(r"[A-Z]+(?![^\W\d_A-Z])|[A-Z]?[^\W\d_A-Z]+", name)}
@@ -755,22 +751,18 @@ def _is_named_like_a_unit(name: str) -> bool:
 # ---------------------------------------------------------------- groups
 
 
-def _are_copies(features: pd.DataFrame, values: np.ndarray) -> bool:
-    """Tell whether equal rows are copies: a column tells rows apart, and far fewer would be equal by chance."""
-    shares = [features[name].value_counts(normalize=True, dropna=False).to_numpy() for name in features]
-    _, counts = np.unique(values, return_counts=True)
-    by_chance = np.prod([(share**2).sum() for share in shares])
-    fine = max(len(share) for share in shares) >= max(20, len(counts) / 2)
-    return bool(fine and ((counts / len(values)) ** 2).sum() > 10 * by_chance)
-
-
 def _groups(features: pd.DataFrame, labels: np.ndarray, named: pd.Series | None) -> tuple[np.ndarray | None, list[str]]:
     """Return the group of each row, None where each stands alone, and notes; `named` has the user's groups."""
     values = pd.util.hash_pandas_object(features, index=False).to_numpy()
-    n, n_different = len(values), len(np.unique(values))
+    counts = np.unique(values, return_counts=True)[1]
+    n, n_different = len(values), len(counts)
     copies, notes, divisions = n - n_different, [], []
     if copies:
-        together = copies <= COPIES * n or _are_copies(features, values)
+        # Many equal rows are copies if a column tells rows apart, and far fewer would be equal by chance.
+        shares = [features[name].value_counts(normalize=True, dropna=False).to_numpy() for name in features]
+        fine = max(map(len, shares)) >= max(20, n_different / 2)
+        by_chance = np.prod([(share**2).sum() for share in shares])
+        together = copies <= COPIES * n or (fine and ((counts / n) ** 2).sum() > 10 * by_chance)
         note = f"{copies} rows repeat another one"
         torn = len(pd.DataFrame({"values": values, "labels": labels}).drop_duplicates()) - n_different
         note += f", {torn} of them with another label" if torn else ""

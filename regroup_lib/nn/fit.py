@@ -195,12 +195,11 @@ def fit_regrouped(
     >>> fitted.predict_proba(X[:2] / 16).shape, len(fitted.regrouping.parent_)
     ((2, 2), 10)
     """
-    for name, value in (("build", build), ("loss", loss)):
+    for name, value in (("build", build), *([] if loss is None else [("loss", loss)])):
         # PyTorch's loss classes take weights where the numbers of samples are passed.
-        if isinstance(value, nn.Module) or getattr(value, "__module__", "") == nn.CrossEntropyLoss.__module__:
+        of_torch = isinstance(value, nn.Module) or getattr(value, "__module__", "") == nn.CrossEntropyLoss.__module__
+        if of_torch or not callable(value):
             raise ValueError(f"{name} is {value}; pass a function that makes one for the pseudo-classes, lambda k: ...")
-        if not callable(value) and (name == "build" or value is not None):
-            raise ValueError(f"{name} is {value!r}; expected a function")
     if not is_number(peak_lr) or not 0 < peak_lr < float("inf"):
         raise ValueError(f"peak_lr is {peak_lr!r}; expected a number above 0")
     if not isinstance(regrouping, Regrouping | None):

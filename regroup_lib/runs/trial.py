@@ -31,7 +31,7 @@ from regroup_lib.runs.specs import AnySpec, LookSpec, Spec, TableSpec
 
 ROWS = 2000  # of a table in a trial, and more if fewer positives than TRIED_POSITIVES are among them
 TRIED_POSITIVES = 20
-CLUSTERED = 0.2  # share of the rows that are clustered, as a few are in far fewer steps
+CLUSTERED = 40_000  # rows, or a fifth of them, that are clustered, as the clustering of a few takes far fewer steps
 COPIES = {"rows": 7, "pixels": 4}  # how often prepared rows and an encoder's pixels are in memory at a time
 N_LOOKS = 3  # clusterings before the runs, which tell how stable the clusters are
 MAX_BATCHES = 3  # of images in a trial
@@ -74,7 +74,7 @@ def _try_table(plan: Plan, todo: Sequence[TableSpec]) -> tuple[float, float]:
     n, smaller = len(table.labels), np.bincount(table.labels).min()
     tried = min(n, max(ROWS, math.ceil(n * TRIED_POSITIVES / smaller)))
     kinds = {(spec.method, spec.estimator): spec for spec in todo}
-    clustering = _cluster(table, plan.specs[0], max(CLUSTERED, tried / n))
+    clustering = _cluster(table, plan.specs[0], max(tried, min(CLUSTERED, n // 5)) / n)
     per_run, memory = {}, 0.0
     for kind, spec in kinds.items():
         (few, short, _), (many, long, needed) = (_fit(table, spec, share * tried / n) for share in (0.5, 1))

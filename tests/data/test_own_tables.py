@@ -1,7 +1,9 @@
 """A user's own table: values read as people mean them, or refused, or said; rows that belong together stay together."""
 
 import datetime
+import re
 from decimal import Decimal
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -116,14 +118,9 @@ def test_a_name_or_a_value_that_changes_changes_the_digest(write):
 
 
 def test_parquet_without_its_reader_says_what_to_install(parquet, monkeypatch):
-    def read(path):
-        raise ImportError("no engine")
-
     path = parquet(None)
-    monkeypatch.setattr(pd, "read_parquet", read)
-    with pytest.raises(
-        DataError, match=r"with pyarrow, which is not installed; run `pip install 'regroup_lib\[tables\]'`"
-    ):
+    monkeypatch.setattr(pd, "read_parquet", Mock(side_effect=ImportError("no engine")))
+    with pytest.raises(DataError, match=r"pyarrow, which is not installed; run `pip install 'regroup_lib\[tables\]'`"):
         load_data(path)
 
 
@@ -161,11 +158,7 @@ def test_rows_without_a_label_are_refused_or_left_out(write, caplog):
         ({"label": np.arange(ROWS) / 7}, {}, "has 60 different values in 60 rows, more like a number to predict"),
         ({"label": ["well"] * ROWS}, {}, "the column 'label' has the class 'well' alone, and at least two are needed"),
         ({"z": [np.inf, *X[1:]]}, {}, "the column 'z' has infinite numbers"),
-        (
-            lambda text: "\n".join(line.split(",")[2] for line in text.split()),
-            {},
-            "has 1 columns and 60 rows; expected a h",
-        ),
+        (lambda text: re.sub(".*,", "", text), {}, "has 1 columns and 60 rows; expected a h"),
         (lambda text: text[:10], {}, "has 3 columns and 0 rows"),
         (lambda text: text.replace("z", "x"), {}, "two columns are called 'x'"),
         (lambda text: "\n".join(text.split()[:3]), {}, "2 rows are too few for a test split"),
@@ -174,15 +167,19 @@ def test_rows_without_a_label_are_refused_or_left_out(write, caplog):
         (lambda text: text + '"', {}, r"cannot be read as a table of text \(.*; save it again as CSV"),
         (lambda text: text.replace("\n0", '\n"0', 2), {}, "'x' holds .* whole rows, as where a quote is not closed"),
         (lambda text: 'a,b\n1,2\n3,4,5,6\n"', {}, "cannot be read as a table of text|line 3 has 4 values"),
-        (
-            lambda text: "PK\x03\x04",
-            {},
-            "is a spreadsheet, Parquet, an archive or compressed; unpack it or save it as CSV",
-        ),
+        (lambda text: "PK\x03\x04", {}, "is a spreadsheet, Parquet, an archive or compressed; unpack it or save"),
         (lambda text: '[\n {"x": 1}]', {}, "is JSON; unpack it or save it as CSV"),
         (lambda text: "<!DOCTYPE html><p>Log in", {}, "is a web page or XML; unpack it or save it as CSV"),
         (lambda text: "% made by hand\n@RELATION x", {}, "is ARFF; unpack it or save it as CSV"),
         ({"label": [str(10**17 + i % 2) if i else "" for i in range(ROWS)]}, {}, "are numbers that are too long"),
+        (lambda text: text.replace(",", " "), {}, "with commas, semicolons, tabs or bars between them"),
+        ({"label": cycled(["?", "ill", "well", "well"])}, {"missing": "?"}, "15 of 60 rows have no label"),
+        ({"label": cycled(["\x1b[31mred", "blue"])}, {}, r"class '\\x1b\[31mred' has characters that cannot be"),
+        ({"z": ["1" * 5000 if i == 5 else i for i in range(ROWS)]}, {}, "the column 'z' has infinite numbers"),
+        ({"label": cycled(["1" * 5000, "2"])}, {}, "'label' has values of 5000 characters; classes have short names"),
+        ({}, {"group": "label"}, "is the label and cannot be the group too"),
+        ({"patient": np.arange(ROWS) // 3}, {"group": "patien"}, "no column 'patien'.*did you mean 'patient'"),
+        ({"half": np.arange(ROWS) // 30}, {"group": "half"}, r"60 rows in \d groups that stay whole are too few"),
     ],
 )
 def test_a_table_that_is_wrong_is_refused_with_what_is_wrong(write, change, options, message):
@@ -364,6 +361,8 @@ def test_codes_of_missing_values_are_suspected(write, codes, others, said):
         ({"label": cycled(["Yes", "1", "no", "0.0"])}, "may mean the same: '0.0' and 'no', '1' and 'Yes'"),
         ({"zip": cycled(["01067", "80331"])}, "without the zeros at their beginning: zip (01067); write a"),
         ({"label": cycled([0, 1, -999])}, "names read like a missing value: '-999'"),
+        ({"class": LABELS, "label": np.arange(ROWS) % 21}, "the label has 21 classes, most of them with fewer than 5"),
+        ({"x": np.arange(ROWS) % 4, "sex": cycled("mfff")}, "no copies, and rows are divided one by one"),
     ],
 )
 def test_what_may_be_meant_otherwise_is_said(write, columns, said):
@@ -388,12 +387,6 @@ def test_missing_values_are_named_as_text_or_number_and_one_that_is_nowhere_is_s
         dataset = load_data(source, missing=[named])
         assert pd.Series(column(dataset, "z")).isin([np.nan, "(missing)"]).sum() == n_missing
         assert (f"warning, no cell has the value that missing= names: {named!r}" in dataset.notes) == (n_missing == 0)
-
-
-def test_a_missing_label_can_be_named(write):
-    labels = cycled(["?", "ill", "well", "well"])
-    with pytest.raises(DataError, match="15 of 60 rows have no label"):
-        load_data(write({"label": labels}), missing="?")
 
 
 @pytest.mark.parametrize(
@@ -532,11 +525,11 @@ def test_numbers_may_be_names(write, names):
             load_data(path, header=False)
 
 
-@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
-def test_separators_in_quoted_names_are_none(write, separator):
+def test_separators_in_quoted_names_are_none(write):
     names = ["weight, kg", "a;b", "c|d"]
-    dataset = load_data(write({name: np.roll(X, i + 1) for i, name in enumerate(names)}, separator=separator))
-    assert list(dataset.train.inputs) == ["x", *names]
+    for separator in (",", ";", "\t", "|"):
+        dataset = load_data(write({name: np.roll(X, i + 1) for i, name in enumerate(names)}, separator=separator))
+        assert list(dataset.train.inputs) == ["x", *names]
 
 
 def test_the_mark_of_a_spreadsheet_and_the_separator_at_the_end_of_lines_are_no_columns(write):
@@ -546,14 +539,6 @@ def test_the_mark_of_a_spreadsheet_and_the_separator_at_the_end_of_lines_are_no_
     dataset = load_data(path)
     assert dataset.digest == before
     assert "left out: 3 empty rows at the end" in dataset.notes
-
-
-def test_what_is_separated_by_spaces_or_written_otherwise_is_refused(write, tmp_path):
-    with pytest.raises(DataError, match="with commas, semicolons, tabs or bars between them"):
-        load_data(write({"z": np.roll(X, 1)}, separator=" "))
-    (tmp_path / "t.txt").write_text("x,label")
-    with pytest.raises(DataError, match=r"t\.txt is not .* or a table \(\.csv, .*\); save it as one of these"):
-        load_data(tmp_path / "t.txt")
 
 
 @pytest.mark.parametrize(
@@ -586,13 +571,9 @@ def test_text_is_read_in_its_encoding_where_that_can_be_told_or_said(write, word
     assert (said in dataset.notes) == bool(read)
 
 
-def test_long_cells_and_long_numbers(write):
+def test_long_cells(write):
     dataset = load_data(write({"z": ["w" * 200_000 if i == 5 else "v" for i in range(ROWS)]}))
     assert len(column(dataset, "z")[5]) == 200_000
-    with pytest.raises(DataError, match="the column 'z' has infinite numbers"):
-        load_data(write({"z": ["1" * 5000 if i == 5 else i for i in range(ROWS)]}))
-    with pytest.raises(DataError, match="'label' has values of 5000 characters; classes have short names"):
-        load_data(write({"label": cycled(["1" * 5000, "2"])}))
 
 
 # ---------------------------------------------------------------- classes
@@ -620,22 +601,17 @@ def test_classes_have_one_unicode_form_and_nearly_equal_ones_are_said(write):
     assert load_data(write({"gro\u00df\u0308e": X % 3, "label": LABELS}), label="label").class_names == ("ill", "well")
 
 
-def test_names_of_classes_that_hardly_differ_are_said_and_unprintable_ones_refused(write):
+def test_names_of_classes_that_hardly_differ_are_said(write):
     dataset = load_data(write({"label": cycled(["ill", "ill\u200b", "'well'", "well", "<=5.", "<=5"])}))
     for pair in ("'<=5' and '<=5.'", "'ill' and 'ill\\u200b'", "\"'well'\" and 'well'"):
         assert pair in note(dataset, "warning, classes")
-    with pytest.raises(DataError, match=r"the class '\\x1b\[31mred' has characters that cannot be printed"):
-        load_data(write({"label": cycled(["\x1b[31mred", "blue"])}))
 
 
-def test_a_label_that_may_be_another_column_or_a_number_is_said(write):
-    path = write({"class": LABELS, "score": np.arange(ROWS) % 21})
-    path.write_text("\n".join(line.rpartition(",")[0] for line in path.read_text().splitlines()))
-    notes = load_data(path).notes
-    assert "warning, the last column is taken for the label, not 'class'; choose with label= (--label)" in notes
-    assert any(
-        text.startswith("warning, the label has 21 classes, most of them with fewer than 5 rows") for text in notes
-    )
+def test_a_label_that_may_be_another_column_is_said(write):
+    path = write({"class": LABELS, "label": np.arange(ROWS) % 3})
+    path.write_text(path.read_text().replace("label", "score"))
+    said = "warning, the last column is taken for the label, not 'class'; choose the label with label= (--label)"
+    assert said in load_data(path).notes
 
 
 # ---------------------------------------------------------------- columns that name rows
@@ -685,8 +661,7 @@ def test_what_may_name_rows_is_kept_with_a_warning(write, name, values, warning)
 
 @pytest.mark.parametrize("name", ["patient age", "body mass index", "user_rating", "acid", "zip", "year"])
 def test_measures_are_not_taken_for_names(write, name):
-    dataset = load_data(write({name: np.random.default_rng(2).integers(20, 60, ROWS)}))
-    assert not any(text.startswith(("left out", "warning")) for text in dataset.notes)
+    assert len(load_data(write({name: np.random.default_rng(2).integers(20, 60, ROWS)})).notes) == 1  # on the label
 
 
 # ---------------------------------------------------------------- rows that belong together
@@ -730,25 +705,6 @@ def test_copies_of_rows_stay_together_whatever_their_label(write):
     assert not trained & tested
     folds = table_methods.out_of_fold(bundled_tables.table_of(dataset, "ill"), method="plain", estimator="logreg").folds
     np.testing.assert_array_equal(folds[:30], folds[30:])
-
-
-def test_rows_that_are_equal_for_lack_of_values_are_no_copies(write):
-    dataset = load_data(write({"x": np.arange(ROWS) % 4, "sex": cycled("mfff")}))
-    assert "no copies, and rows are divided one by one" in note(dataset, "56 rows repeat another one")
-    assert "group" not in dataset.metadata["train"]
-
-
-@pytest.mark.parametrize(
-    ("group", "message"),
-    [
-        ("label", "is the label and cannot be the group too"),
-        ("patien", "no column 'patien'.*did you mean 'patient'"),
-        ("half", r"60 rows in \d groups that stay whole are too few for a test split"),
-    ],
-)
-def test_a_group_must_be_a_column_beside_the_label(write, group, message):
-    with pytest.raises(DataError, match=message):
-        load_data(write({"patient": np.arange(ROWS) // 3, "half": np.arange(ROWS) // 30}), group=group)
 
 
 def test_rows_without_a_group_stand_alone(write):
@@ -811,9 +767,7 @@ def test_lists_dates_and_exact_numbers_of_parquet_become_columns_of_numbers(parq
 @pytest.mark.parametrize("values", [[[1.0], [1.0, 2.0]], [{"a": 1}], [b"\xff"], [["a", "b"]]])
 def test_what_is_no_list_of_numbers_is_refused(parquet, values):
     frame = pd.DataFrame({"x": X, "z": pd.Series(cycled(values), dtype=object), "label": LABELS})
-    with pytest.raises(
-        DataError, match="the column 'z' holds something else than text or lists of equally many numbers"
-    ):
+    with pytest.raises(DataError, match="'z' holds something else than text or lists of equally many numbers"):
         load_data(parquet(frame))
 
 
@@ -826,10 +780,10 @@ def test_a_label_of_lists_is_refused_and_levels_of_an_index_are_columns(parquet)
     assert list(dataset.train.inputs) == ["side", "x"]
 
 
-@pytest.mark.parametrize("options", [{"header": False}, {"decimal": ","}])
-def test_options_of_text_are_refused_for_parquet(parquet, options):
-    with pytest.raises(DataError, match=r"is no text; leave header and decimal out"):
-        load_data(parquet(pd.DataFrame({"x": X, "label": LABELS})), **options)
+def test_options_of_text_are_refused_for_parquet(parquet):
+    for options in ({"header": False}, {"decimal": ","}):
+        with pytest.raises(DataError, match=r"is no text; leave header and decimal out"):
+            load_data(parquet(pd.DataFrame({"x": X, "label": LABELS})), **options)
 
 
 def test_the_rarest_of_many_categories_share_an_indicator():

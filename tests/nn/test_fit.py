@@ -306,7 +306,7 @@ PAIRS = TensorDataset(torch.from_numpy(X_FEW), torch.arange(60) % 2)
         (linear, {"peak_lr": 0}, "peak_lr is 0; expected a number above 0"),
         (lambda k: linear(k).requires_grad_(False), {}, "no parameter of the module can be trained"),
         (lambda k: nn.ReLU, {}, "build makes type; expected a module with 11 logits"),
-        (None, {}, "build is None; expected a function"),
+        (None, {}, "build is None; pass a function that makes one"),
         (linear, {"epochs": 0}, "epochs is 0; it must be a whole number of at least 1"),
         (linear, {"batch_size": 0}, "batch_size is 0; it must be a whole number of at least 1"),
         (linear, {"peak_lr": 1e30, "epochs": 2}, "the training diverged in epoch 1; lower peak_lr"),
