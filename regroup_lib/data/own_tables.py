@@ -110,10 +110,12 @@ def load_frame(
 
     ``inputs`` are frames: columns of numbers as float64, NaN where one is missing (of dates the days since 1970), and
     columns of text (and of truth values) as str, to be taken as categories; where one is missing, ``"(missing)"``.
-    Columns that name or number the rows, or have no value, are left out. Rows are divided 80/20 into training and test,
-    class by class, by a rule that looks at columns only to keep rows with equal values together. ``metadata`` has each
-    row's ``row``, counted from 0, and ``group``, where rows belong together. The same values have the same digest
-    whatever file they come from.
+    Columns that name or number the rows, or have no value, are left out. ``inputs.attrs["kinds"]`` say how `read_rows`
+    is to read each: ``"text"`` or a key of `_WRITTEN`, and the unit of numbers (``"number , kg"``).
+
+    Rows are divided 80/20 into training and test, class by class, by a rule that looks at columns only to keep rows
+    with equal values together. ``metadata`` has each row's ``row``, counted from 0, and ``group``, where rows belong
+    together. The same values have the same digest whatever file they come from.
     """
     found: Notes = defaultdict(list)
     frame, decimal = _read(path, header, decimal, found)
@@ -175,25 +177,25 @@ def load_frame(
     return dataset_of(path.stem, samples, parts, class_names, columns=columns, notes=notes, digest=digest)
 
 
-def column_kinds(path: Path, names: Sequence[str], **reading: Any) -> dict[str, str]:
-    """Return how `load_frame` reads columns of a table, for `read_rows`: ``"text"`` or a key of `_WRITTEN` for each.
-
-    ``"number , kg"`` has a decimal comma and a unit; of dates the day or the month is first where the year is last.
-    `reading` are the options header, missing and decimal.
-    """
-    frame, decimal = _all_columns(path, **reading)
-    return {name: _values(name, frame[name], decimal, defaultdict(list))[1] for name in names}
-
-
-def read_rows(path: Path, columns: Mapping[str, str], **reading: Any) -> pd.DataFrame:
+def read_rows(
+    path: Path,
+    columns: Mapping[str, str],
+    *,
+    header: bool = True,
+    missing: Sequence[str] = (),
+    decimal: str | None = None,
+) -> pd.DataFrame:
     """Return columns of new rows, read as those of the table that a model was fitted on.
 
-    `columns` has the kind of each column by name, see `column_kinds`; further columns are left out. Nothing is guessed
+    `columns` has the kind of each column by name, see `load_frame`; further columns are left out. Nothing is guessed
     from the new rows: a value of another kind raises a DataError, as do a missing column and a file without rows. The
     index counts the rows of the file from 0, those without any value included, which are left out; ``attrs["notes"]``
     say what was not certain.
     """
-    frame, _ = _all_columns(path, **reading, as_text=True)
+    found: Notes = defaultdict(list)
+    frame, _ = _read(path, header, decimal, found, as_text=True)
+    notes = _described(found)
+    frame = _blanked(_plain(path, frame, found), missing, found)
     for name in [name for name in frame if f"{name}[0]" in columns and f"{name}[0]" not in frame]:
         frame = frame.join(_pairs(frame[name]))  # which are too few, or missing, to be told
     if absent := [name for name in columns if name not in frame]:
@@ -221,7 +223,9 @@ def read_rows(path: Path, columns: Mapping[str, str], **reading: Any) -> pd.Data
             raise DataError(f"{path}: the column {name!r} has {bad.iloc[0]!r}, which is no {expected}")
         read = read.reindex(frame.index)
         rows[name] = (read.fillna(MISSING) if kind == "truth" else read.astype(np.float64)).to_numpy()
-    return frame[[]].assign(**rows)  # which keeps the notes
+    read = pd.DataFrame(rows, frame.index)
+    read.attrs["notes"] = notes
+    return read
 
 
 _WRITTEN = {
@@ -232,18 +236,6 @@ _WRITTEN = {
     "month first": "date with the month first, or year, month and day",
     "year first": "date with year, month and day",
 }
-
-
-def _all_columns(
-    path: Path, header: bool = True, missing: Sequence[str] = (), decimal: str | None = None, as_text: bool = False
-) -> tuple[pd.DataFrame, str]:
-    """Return a table's columns, plain and without missing values, and the decimal mark of its file."""
-    found: Notes = defaultdict(list)
-    frame, decimal = _read(path, header, decimal, found, as_text=as_text)
-    notes = _described(found)
-    frame = _blanked(_plain(path, frame, found), missing, found)
-    frame.attrs["notes"] = notes
-    return frame, decimal
 
 
 # ---------------------------------------------------------------- files
@@ -556,10 +548,10 @@ def _described(found: Notes) -> list[str]:
 
 def _features(path: Path, frame: pd.DataFrame, labels: np.ndarray, decimal: str, found: Notes) -> pd.DataFrame:
     """Return columns as float64 or str, without those that say nothing, and note what was done in `found`."""
-    kept, n_numeric = {}, 0
+    kept, kinds, n_numeric = {}, {}, 0
     strange = np.ones(len(frame), bool)  # rows with text in all columns of numbers
     for name in frame:
-        column, _ = _values(name, frame[name], decimal, found)
+        column, kinds[name] = _values(name, frame[name], decimal, found)
         if column.isna().all():
             found["left out, columns without a value"].append(name)
             continue
@@ -593,7 +585,9 @@ def _features(path: Path, frame: pd.DataFrame, labels: np.ndarray, decimal: str,
         raise DataError(f"{path}: {what}, as names and units are; remove them")
     if not kept:
         raise DataError(f"{path}: no column is left beside the label; {'; '.join(_described(found))}")
-    return pd.DataFrame(kept)
+    features = pd.DataFrame(kept)
+    features.attrs["kinds"] = {name: kinds[name] for name in kept}
+    return features
 
 
 def _values(name: str, column: pd.Series, decimal: str, found: Notes) -> tuple[pd.Series, str]:

@@ -25,7 +25,7 @@ from sklearn.preprocessing import OneHotEncoder
 from regroup_lib.data.bundled_tables import table_of
 from regroup_lib.data.dataset import some_of
 from regroup_lib.data.own_folders import gray_range, read_pictures
-from regroup_lib.data.own_tables import MISSING, column_kinds, read_rows
+from regroup_lib.data.own_tables import MISSING, read_rows
 from regroup_lib.encoders.base import center_and_normalize
 from regroup_lib.encoders.features import make_encoder
 from regroup_lib.nn.models import build_network
@@ -208,7 +208,7 @@ def _fit_table(spec: TableSpec, data_dir: str | Path | None) -> Model:
     reading = {name: getattr(spec.own, name) for name in ("header", "missing", "decimal")}
     # No classifier uses a column that was constant, so new rows need not have it.
     constant = [name for name, column in table.features.items() if column.nunique() == 1]
-    columns = column_kinds(Path(spec.own.path), list(table.features.columns.drop(constant)), **reading)
+    columns = {name: kind for name, kind in table.features.attrs["kinds"].items() if name not in constant}
     values = table.features[constant].mode().to_dict("records")
     return Model(spec, {"columns": columns, "constant": values[0] if values else {}, "reading": reading}, fitted)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from regroup_lib.data import bundled_tables
 from regroup_lib.data.dataset import DataError, joined_groups, split_by_group
 from regroup_lib.data.load import load_data
-from regroup_lib.data.own_tables import column_kinds, read_rows
+from regroup_lib.data.own_tables import read_rows
 from regroup_lib.data.tasks import make_task
 from regroup_lib.encoders.features import encode
 from regroup_lib.runs import table_methods
@@ -266,7 +266,7 @@ def test_pairs_of_numbers_are_two_columns_in_new_rows_too(write):
     assert column(dataset, "z[0]")[1:4].tolist() == [121, 122, 123]
     assert column(dataset, "z[1]")[1:4].tolist() == [81, 82, 83]
     assert "columns of pairs, such as 120/80, a column each of their numbers: z" in dataset.notes
-    kinds = column_kinds(write(cells), ["z[0]", "z[1]"])
+    kinds = {name: kind for name, kind in dataset.train.inputs.attrs["kinds"].items() if name != "x"}
     new = write({"z": ["unknown"] * 58 + ["130/90", "90/60 mmHg"]}, name="new.csv")
     assert read_rows(new, kinds).tail(2).to_numpy().tolist() == [[130, 90], [90, 60]]
     with pytest.raises(DataError, match=r"the column 'z\[0\]' has 'high'"):
@@ -453,7 +453,8 @@ def test_new_rows_of_another_file_format_are_read_alike(parquet):
     times = pd.DataFrame(
         {"z": [1.234, 0.5], "stay": pd.to_timedelta([12, 24], unit="h"), "day": pd.Timestamp(2024, 1, 2)}
     )
-    kinds = column_kinds(parquet(times), ["z", "stay", "day"])
+    table = pd.concat([times] * (ROWS // 2), ignore_index=True).assign(label=LABELS)
+    kinds = load_data(parquet(table)).train.inputs.attrs["kinds"]
     assert kinds == {"z": "number .", "stay": "number .", "day": "year first"}
     rows = read_rows(parquet(times), kinds | {"z": "number ,"}, decimal=",")
     assert rows["z"].tolist() == [1.234, 0.5]  # not a thousand
