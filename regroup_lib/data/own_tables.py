@@ -278,8 +278,8 @@ def _read_text(
         announced = re.match(r"sep=(.)\r?\n", lines)  # a spreadsheet's own mark
         if '"' not in lines and re.search(r"(^|[,;\t|])\s*'[^']*'\s*([,;\t|]|$)", lines, re.MULTILINE):
             options["quotechar"] = "'"
-        options |= {"skiprows": 1 if announced else 0}
-        options |= {"sep": announced[1] if announced else _separator(path, options)}
+        options["skiprows"] = 1 if announced else 0
+        options["sep"] = announced[1] if announced else _separator(path, options)
         named = options | {"header": 0 if header else None}
         # Of two lines, as a second one that is longer than the first is an error then.
         names = pd.read_csv(path, **options, header=None, nrows=2, dtype=str).iloc[0].fillna("")

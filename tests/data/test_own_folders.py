@@ -372,19 +372,16 @@ def test_what_looks_like_splits_is_never_taken_for_classes(folder, folders, mess
         load_data(folder(filled(folders)))
 
 
-def test_names_of_classes_have_one_unicode_form(folder):
+def test_names_of_classes_have_one_unicode_form_and_may_be_that_of_a_split(folder):
     names = ["train/cafe\u0301", "train/x", "test/caf\u00e9", "test/x"]
     assert load_data(folder(filled(names))).class_names == ("caf\u00e9", "x")
+    assert load_data(folder(filled(["train", "plane"]), name="one")).class_names == ("plane", "train")  # no split
 
 
 def test_folders_that_may_be_splits_and_folders_below_a_class_are_said(folder):
     dataset = load_data(folder(filled(["fold_1/a", "fold_1/b", "fold_2/a", "fold_2/b"])))
     assert "all classes have the same folders below them (a, b)" in warnings_of(dataset)[0]
     assert any("4 folders below their class's and count as that class's (fold_1/a" in note for note in dataset.notes)
-
-
-def test_a_class_may_be_called_train(folder):
-    assert load_data(folder(filled(["train", "plane"]))).class_names == ("plane", "train")
 
 
 # ---------------------------------------------------------------- folders: the split
@@ -451,7 +448,7 @@ def test_a_group_that_images_do_not_have_is_refused(folder, group, message):
 # ---------------------------------------------------------------- folders: the cache
 
 
-def test_images_are_decoded_once(folder, monkeypatch):
+def test_images_are_decoded_once_and_a_changed_one_is_another_data_set(folder, monkeypatch):
     home = folder(plain())
     before = load_data(home)
     with monkeypatch.context() as patch:
@@ -461,11 +458,7 @@ def test_images_are_decoded_once(folder, monkeypatch):
         after = load_data(home)
         assert after is not before
         assert after.digest == before.digest
-
-
-def test_a_changed_picture_and_another_name_are_another_data_set(folder):
-    home = folder(plain())
-    digests = {load_data(home).digest}
+    digests = {before.digest}
     Image.fromarray(pixels(4321)).save(home / "a" / "0.png")
     digests.add(load_data(home).digest)
     shutil.move(home / "a", home / "A")
