@@ -290,12 +290,11 @@ class Comparison:
     @property
     def notes(self) -> list[str]:
         """Notes on data that were left out, converted or divided."""
-        notes = self.look.metrics["notes"] + [f"left out, methods with runs that failed: {self.failed}"] * bool(
-            self.failed
-        )
+        failed = [f"left out, methods with runs that failed: {self.failed}"] if self.failed else []
+        notes = [*self.look.metrics["notes"], *failed]
         if not self.is_table:
             return notes
-        notes = [note for note in notes if not note.startswith(NO_SPLIT)]
+        notes = [note for note in notes if not note.startswith(NO_SPLIT)]  # which the first records of tables have
         whole = ", and no fold divides a group" if self.look.spec.own.grouped else ""
         notes.append(f"every row is scored by cross-validation, five folds for each seed{whole}")
         boosted = {title for classifier, title in self.groups if classifier == table_methods.ESTIMATOR_TITLES[BOOSTING]}
@@ -352,15 +351,13 @@ class Comparison:
         """
         rows, differences = [], []
         for (classifier, title), group in self.groups.items():
-            row = {"classifier": classifier, "method": title}
-            for column, measure in (("BA", BALANCED_ACCURACY), ("AP", AVERAGE_PRECISION)):
-                row[column] = _percent(_over_seeds(group, measure))
-            rows.append(row)
+            measured = [_percent(_over_seeds(group, name)) for name in (BALANCED_ACCURACY, AVERAGE_PRECISION)]
+            rows.append([classifier, title, *measured])
             plain = self.scores(classifier if self.is_table else self.classifiers[0], "CE")
             ours = self.scores(classifier, title)
             differences.append(None if title == "CE" else self._difference(ours, plain))
-        table = pd.DataFrame(rows).assign(**{"AP − CE": starred(differences)})
-        return table.set_index(["classifier", "method"])
+        table = pd.DataFrame(rows, columns=["classifier", "method", "BA", "AP"])
+        return table.assign(**{"AP − CE": starred(differences)}).set_index(["classifier", "method"])
 
     def scores(self, classifier: str, title: str) -> Chosen:
         """Return the test scores of one method."""

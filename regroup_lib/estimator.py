@@ -336,9 +336,8 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
     def get_metadata_routing(self) -> MetadataRouter:
         """Return where metadata goes: from `fit` to the estimator's ``fit``, and to the folds of ``"auto"``."""
         to_fit = MethodMapping().add(caller="fit", callee="fit")
-        router = (
-            MetadataRouter(owner=self).add_self_request(self).add(estimator=self._unfitted(), method_mapping=to_fit)
-        )
+        router = MetadataRouter(owner=self).add_self_request(self)
+        router.add(estimator=self._unfitted(), method_mapping=to_fit)
         folds = StratifiedGroupKFold() if isinstance(self.cv, int | np.integer) else self.cv
         if hasattr(folds, "get_metadata_routing"):
             router.add(splitter=folds, method_mapping=MethodMapping().add(caller="fit", callee="split"))
@@ -437,14 +436,11 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
                 warnings.warn(f"n_clusters={n_clusters} is left out: {error}", UserWarning, stacklevel=3)
                 continue
             regroupings.append(regrouping)
-            tried.append(
-                {
-                    "n_clusters": _found_clusters(regrouping),
-                    "mean_average_precision": float(np.mean(precisions)),
-                    "std_average_precision": float(np.std(precisions)),
-                    "average_precision": precisions,
-                }
-            )
+            found = {
+                "mean_average_precision": float(np.mean(precisions)),
+                "std_average_precision": float(np.std(precisions)),
+            }
+            tried.append({"n_clusters": _found_clusters(regrouping), **found, "average_precision": precisions})
         best = int(np.argmax([entry["mean_average_precision"] for entry in tried]))  # the first of equal ones
         return regroupings[best], tried
 
@@ -548,21 +544,13 @@ def _pseudo_scores(estimator: Any, X: Any, n_pseudo: int) -> np.ndarray:
 
 def _ladder(counts: np.ndarray, threshold: float | None, min_cluster_size: int) -> list[list[int]]:
     """Return the candidates, from no regrouping by doublings to twice the paper's numbers of clusters."""
-    paper = cluster_counts(counts, threshold=threshold)
+    paper = np.array(cluster_counts(counts, threshold=threshold))
     threshold = counts.min() if threshold is None else threshold
-    candidates, factor = [], 2.0
-    while max(paper) > 1:
-        wanted = np.ceil(factor * counts / threshold).astype(int)
-        # A class that the paper leaves whole stays whole, and none has more clusters than it has room for.
-        wanted = np.where(
-            np.array(paper) > 1, np.clip(wanted, 1, np.maximum(counts // min_cluster_size, 1)), 1
-        ).tolist()
-        if max(wanted) == 1:
-            break
-        if wanted not in candidates:
-            candidates.append(wanted)
-        factor /= 2
-    return [[1] * len(counts), *reversed(candidates)]
+    # A class that the paper leaves whole stays whole, and none has more clusters than it has room for.
+    room = np.where(paper > 1, np.maximum(counts // min_cluster_size, 1), 1)
+    factors = 2.0 ** np.arange(-math.ceil(math.log2(counts.max() / threshold)), 2)
+    wanted = np.clip(np.ceil(np.outer(factors, counts) / threshold).astype(int), 1, room)
+    return [list(rung) for rung in dict.fromkeys(map(tuple, wanted.tolist()))]
 
 
 class _InputTags(InputTags):

@@ -95,13 +95,7 @@ def test_the_key_says_which_data_and_not_where_they_lie():
     others = [own(digest="1" * 64), own(classes=("a", "b", "d")), own(positive="c"), own(grouped=True)]
     assert len({spec().key, *(spec(own=other).key for other in others)}) == 5
     assert spec(threshold=5.0).key != spec().key != spec(encoder="pca").key
-
-
-def test_a_spec_without_own_data_keeps_the_key_it_had():
     assert TableSpec(profile="smoke", task="iris-versicolor", method="rg", estimator="logreg").key == "acdb045f73f67912"
-
-
-def test_no_path_is_written():
     written = json.dumps(spec().model_dump(mode="json"))
     assert "somewhere" not in written
     assert parse_spec(json.loads(written)) == spec(own=own(path=None))
@@ -135,7 +129,9 @@ def test_a_file_named_like_a_data_set_gets_none_of_its_settings():
 
 
 def test_the_threshold_and_the_encoder_reach_the_clustering(home):
-    table = bundled_tables.table_of(load_data(home.table), "middle")
+    table, written = bundled_tables.table_of(load_data(home.table), "middle"), surrounded()
+    np.testing.assert_allclose(table.features.to_numpy(), written[["x", "y"]].to_numpy())  # in the order of the file
+    assert table.labels.tolist() == (written["kind"] == "middle").astype(int).tolist()
     for options in ({"threshold": 120.0}, {"encoder": "pca"}):
         ours = table_methods.out_of_fold(table, method="rg", estimator="logreg", seed=0, n_folds=2, **options)
         rows = np.arange(len(table.labels))
@@ -148,13 +144,6 @@ def test_the_threshold_and_the_encoder_reach_the_clustering(home):
         model = table_methods.ESTIMATORS["logreg"](0).fit(X_train, regrouping.pseudo_labels_)
         scores = rg.aggregate(model.predict_proba(X_test), regrouping.parent_, rule="max")
         np.testing.assert_allclose(ours.scores["max"][test], scores[:, 1], atol=1e-6)
-
-
-def test_a_table_goes_in_whole_and_in_the_order_of_the_file(home):
-    table = bundled_tables.table_of(load_data(home.table), "north")
-    written = surrounded()
-    np.testing.assert_allclose(table.features.to_numpy(), written[["x", "y"]].to_numpy())
-    assert table.labels.tolist() == (written["kind"] == "north").astype(int).tolist()
 
 
 # ---------------------------------------------------------------- records are enough
@@ -178,12 +167,9 @@ def test_records_are_found_and_read_without_the_data(home, tmp_path):
     found.plot_precision_recall()
 
 
-def test_without_a_record_the_missing_path_is_the_complaint(tmp_path):
+def test_data_that_changed_or_have_no_path_are_refused(tmp_path):
     with pytest.raises(DataError, match="the data set with digest 000000000000 has no path here"):
         rg.run(spec(own=own(path=None)), results_dir=tmp_path)
-
-
-def test_data_that_changed_are_refused(tmp_path):
     surrounded().to_csv(tmp_path / "t.csv", index=False)
     (look, *_) = plan(tmp_path / "t.csv", positive="middle").specs
     surrounded(seed=1).to_csv(tmp_path / "t.csv", index=False)
@@ -249,11 +235,6 @@ def test_regrouping_is_advised_where_it_helps(home):
     assert home.comparison.chance == pytest.approx(0.2)
 
 
-def fold_precisions(labels, folds, scores):
-    """Return the AP of each of five folds."""
-    return np.array([average_precision_score(labels[folds == f], scores[folds == f]) for f in range(5)])
-
-
 def test_the_numbers_are_those_of_cross_validation(home):
     table = bundled_tables.table_of(load_data(home.table), "middle")
     for title, method in (("CE", "plain"), ("RG", "rg")):
@@ -261,7 +242,8 @@ def test_the_numbers_are_those_of_cross_validation(home):
         for seed in (0, 1, 2):
             result = table_methods.out_of_fold(table, method=method, estimator="logreg", seed=seed)
             scores = next(iter(result.scores.values()))  # max, where there are two rules
-            precisions.append(fold_precisions(table.labels, result.folds, scores).mean())
+            rows = [result.folds == fold for fold in range(5)]
+            precisions.append(np.mean([average_precision_score(table.labels[f], scores[f]) for f in rows]))
         shown = home.comparison.table.loc[("logistic regression", title), "AP"]
         assert shown == intervals.mean_std(precisions)
 
@@ -302,32 +284,23 @@ def test_the_method_for_images_is_the_simplest_within_one_standard_error_on_vali
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "word"),
+    ("low", "high", "stability", "word", "said"),
     [
-        (0.5, 3.0, "regroup"),
-        (-0.5, 3.0, "undecided"),
-        (-3.0, 0.5, "undecided"),
-        (-3.0, -0.5, "leave the labels as they are"),
+        (0.5, 3.0, 0.5, "regroup", "Regroup: RG"),
+        (-0.5, 3.0, 0.9, "undecided", "Undecided, so do without regrouping: "),
+        (-3.0, 0.5, 0.9, "undecided", "Undecided, so do without regrouping: "),
+        (-1.0, 1.0, 0.5, "not worth it", "Not worth it, as the clusters are not stable: "),
+        (-3.0, -0.5, 0.9, "leave the labels as they are", "Leave the labels as they are: "),
     ],
 )
-def test_advice_follows_the_interval(home, monkeypatch, low, high, word):
-    fresh = comparison.Comparison(home.comparison.look, home.comparison.records)
-    monkeypatch.setattr(comparison, "interval", lambda *_, **__: Interval((low + high) / 2, low, high, 1, 9))
-    assert fresh.recommendation.word == word
-    named = {"regroup": "Regroup: RG", "undecided": "Undecided, so do without regrouping: "}
-    assert fresh.recommendation.headline.startswith(named.get(word, "Leave the labels as they are: "))
-
-
-@pytest.mark.parametrize(("stability", "word"), [(0.5, "not worth it"), (0.9, "undecided")])
-def test_unstable_clusters_of_a_table_are_not_worth_it_where_the_interval_includes_0(
-    home, monkeypatch, stability, word
-):
-    monkeypatch.setattr(comparison.Comparison, "_difference", lambda *_: Interval(0.1, -1, 1, 1, 9))
+def test_advice_follows_the_interval_and_the_stability(home, monkeypatch, low, high, stability, word, said):
     rows = [{"class": "not middle", "stability": stability}]
     look = replace(home.comparison.look, metrics=home.comparison.look.metrics | {"diagnosis": rows})
+    monkeypatch.setattr(comparison, "interval", lambda *_, **__: Interval((low + high) / 2, low, high, 1, 9))
     advice = replace(home.comparison, look=look).recommendation
     assert advice.word == word
-    assert advice.row[1] not in REGROUPED
+    assert advice.headline.startswith(said)
+    assert (advice.row[1] in REGROUPED) == (word == "regroup")
 
 
 def test_one_seed_decides_nothing(home):
@@ -713,12 +686,9 @@ def test_bad_options_are_refused_before_anything_is_run(home, tmp_path, options,
     assert not (tmp_path / "none").exists()
 
 
-def test_options_of_tables_are_refused_for_images(pictures):
+def test_images_that_cannot_be_divided_are_refused_before_anything_is_trained(pictures, tmp_path):
     with pytest.raises(ValueError, match="estimators are logreg, and scans holds images"):
         rg.compare(pictures.folder / "scans", estimators=["logreg"], **pictures.options)
-
-
-def test_images_that_cannot_be_divided_are_refused_before_anything_is_trained(tmp_path):
     for name, counts in (("a", (40, 9)), ("b", (1, 9))):  # one positive cannot train and validate
         for part, count in zip(("train", "test"), counts, strict=True):
             (tmp_path / "x" / part / name).mkdir(parents=True)

@@ -113,8 +113,8 @@ def load_data(
     images = {"image_size": image_size, "allow_missing": allow_missing, "group": group}
     table = {"label": label, "header": header, "missing": missing or (), "decimal": decimal}
     for option, value in (images | table).items():
-        default, kinds, what, sets = _LOAD_OPTIONS[option]
-        if value != default and kind not in kinds:
+        kinds, what, sets = _OPTION_OF.get(option, (("table",), "a table", "tables"))
+        if kind not in kinds and value != load_data.__kwdefaults__[option]:
             raise DataError(f"{option} is {value}, and {name!r} is not {what}; leave it out, it is for {sets}")
     if image_size is not None:
         check_image_size(image_size)
@@ -122,7 +122,7 @@ def load_data(
     if kind == "embedded":
         return _embedded(name)
     if kind == "npz":
-        return _load_npz(path, path.stem, None, "check the path, or write the file again")
+        return _load_npz(path, None, "check the path, or write the file again", path.stem)
     if kind == "folder":
         return load_folder(path, cache=cache, **images)
     if kind == "table":
@@ -137,7 +137,7 @@ def load_data(
     if source.decoded:
         size = source.image_shape[0] if image_size is None else image_size
         return load_ham10000(path, source, mend, cache, size, allow_missing)
-    return _load_npz(path, name, source, mend)
+    return _load_npz(path, source, mend, name)
 
 
 def _kind_of(name: str, path: Path) -> str:
@@ -159,16 +159,12 @@ def _kind_of(name: str, path: Path) -> str:
     raise DataError(f"no data set is called {name!r}; there are {known}")
 
 
-_DECODED, _TABLE_OPTION = "decoded from image files", (("table",), "a table", "tables")
-# Option of `load_data` -> its default, the kinds of set that it is for, and how to say so.
-_LOAD_OPTIONS = {
-    "image_size": (None, ("decoded", "folder"), _DECODED, "ham10000 and folders of images"),
-    "allow_missing": (False, ("decoded", "folder", "table"), _DECODED, "ham10000, folders and tables"),
-    "group": (None, ("folder", "table"), "a folder of images or a table", "these"),
-    "label": (None, *_TABLE_OPTION),
-    "header": (True, *_TABLE_OPTION),
-    "missing": ((), *_TABLE_OPTION),
-    "decimal": (None, *_TABLE_OPTION),
+_DECODED = "decoded from image files"
+# Options of `load_data` that are not for tables alone -> the kinds of set that they are for, and how to say so.
+_OPTION_OF = {
+    "image_size": (("decoded", "folder"), _DECODED, "ham10000 and folders of images"),
+    "allow_missing": (("decoded", "folder", "table"), _DECODED, "ham10000, folders and tables"),
+    "group": (("folder", "table"), "a folder of images or a table", "these"),
 }
 
 
@@ -290,15 +286,10 @@ def _embedded(name: str) -> Dataset:
     return dataset_of(name, Split(inputs, labels), rows, class_names, digest=digest_arrays(inputs, labels))
 
 
-@kept_until_changed(lambda path, *_: [path], maxsize=2)
-def _load_npz(path: Path, name: str, source: Source | None, mend: str) -> Dataset:
-    if not path.exists():
-        raise DataError(f"{path} does not exist; {mend}")
-    return _read_npz(path, source, mend, name)
-
-
 def _read_npz(path: Path, source: Source | None, mend: str, name: str = "") -> Dataset:
     """Return the arrays of a file as a Dataset, or raise a DataError."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist; {mend}")
     try:
         arrays = read_npz(path)
     except ValueError as error:
@@ -352,6 +343,9 @@ def _read_npz(path: Path, source: Source | None, mend: str, name: str = "") -> D
             check(shape == source.image_shape, f"{split} images are {shape}", f"{source.image_shape}")
             check.counts(class_names, dataset.class_counts(split), counts, of=f" of the {split} split")
     return dataset
+
+
+_load_npz = kept_until_changed(lambda path, *_: [path], maxsize=2)(_read_npz)
 
 
 def _oddities(arrays: Mapping[str, np.ndarray], splits: Mapping[str, Split]) -> list[str]:

@@ -10,12 +10,13 @@ import logging
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image, ImageOps
 
 from regroup_lib.data.dataset import (
@@ -77,29 +78,7 @@ FRAMES = "of several frames, of which the first is read"
 HALVED = "of 16 bits a color, of which the upper 8 are kept"  # Pillow reads no more
 
 
-@dataclass(frozen=True)
-class _Files:
-    """Image files of a folder with split ("" where it has none) and class, in the order of split, class and name."""
-
-    folder: Path
-    paths: list[Path]
-    parts: np.ndarray
-    classes: np.ndarray
-    notes: list[str]
-
-    def names(self, rows: Iterable[int] | None = None) -> list[str]:
-        paths = self.paths if rows is None else [self.paths[row] for row in rows]
-        return [path.relative_to(self.folder).as_posix() for path in paths]
-
-    def below(self, row: int) -> tuple[str, ...]:
-        """Return the folders below that of the class."""
-        return self.paths[row].relative_to(self.folder).parts[1 + bool(self.parts[row]) : -1]
-
-    def take(self, rows: np.ndarray) -> _Files:
-        return _Files(self.folder, [self.paths[i] for i in rows], self.parts[rows], self.classes[rows], self.notes)
-
-
-@kept_until_changed(lambda folder, **_: _listed(folder).paths, maxsize=2)  # a network's size and an encoder's
+@kept_until_changed(lambda folder, **_: _listed(folder)[0]["path"], maxsize=2)  # a network's size and an encoder's
 def load_folder(
     folder: Path,
     *,
@@ -121,27 +100,26 @@ def load_folder(
     ``metadata`` has each image's ``file`` and, where images belong together, its ``group``; ``notes`` say how often
     each of that was done, and how many images of the test split are also in the training split.
     """
-    files = _listed(folder)
-    named = None if group is None else _named_groups(files, group)
-    headers = in_threads(_header, files.paths)
+    files, notes = _listed(folder)
+    files["group"] = None if group is None else _named_groups(folder, files, group)
+    headers = in_threads(_header, files["path"])
     sound = [header for header in headers if not header.reason]
     if not sound:
         raise DataError(f"{folder}: none of {len(headers)} images can be read; the first: {headers[0].reason}")
     shape = (*_shape(folder, sound, image_size), 1 if all(GREY in header.traits for header in sound) else 3)
     span = _range(sound)
     key = hashlib.sha256(f"{shape} {image_size}\n{span or ''}".encode())
-    for name, header in zip(files.names(), headers, strict=True):
+    for name, header in zip(files["name"], headers, strict=True):
         key.update(f"{name} {header.digest}\n".encode(errors="surrogateescape"))
     kept_at = cache / f"images-{shape[0]}x{shape[1]}-{key.hexdigest()[:20]}.npz"
-    images, reasons = cached_images(files.paths, shape, partial(_read_picture, shape=shape, span=span), kept_at)
+    images, reasons = cached_images(list(files["path"]), shape, partial(_read_picture, shape=shape, span=span), kept_at)
     reasons = np.array([header.reason or reason for header, reason in zip(headers, reasons, strict=True)], object)
     readable, bad = np.flatnonzero(reasons == ""), np.flatnonzero(reasons != "")
     if not len(readable):
         raise DataError(f"{folder}: none of {len(headers)} images can be read; the first: {reasons[0]}")
-    notes = list(files.notes)
     if len(bad):
         found = f"{len(bad)} of {len(reasons)} images cannot be read"
-        found += f" ({some_of(files.names(bad))}; the first: {reasons[bad[0]]})"
+        found += f" ({some_of(files['name'].iloc[bad])}; the first: {reasons[bad[0]]})"
         if not allow_missing:
             raise DataError(f"{folder}: {found}; mend or remove them, or {ALLOW}")
         logger.warning("%s: %s; they are left out", folder, found)
@@ -154,15 +132,18 @@ def load_folder(
         digests = np.array([hashlib.sha256(image).hexdigest() for image in images])
     else:
         digests = np.array([header.digest for header in headers])
-    return _divided(files.take(readable), images, digests, None if named is None else named[readable], notes)
+    return _divided(folder, files.iloc[readable], images, digests, notes)
 
 
-def _listed(folder: Path) -> _Files:
-    """Return the image files of a folder by its layout, or raise a DataError that says which layouts there are."""
+def _listed(folder: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Return the image files of a folder by its layout, and notes; raise a DataError that says which layouts there are.
+
+    The files have a path, a name below the folder, a split ("" where there is none), a class, and the tuple of folders
+    below that of the class, in the order of split, class and name.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist or is no folder; check the path")
-    paths, parts, classes = [], [], []
-    ignored, debris = [], []
+    rows, ignored, debris = [], [], []
     for part, parent in (_split_folders(folder) or {"": folder}).items():
         if stray := [path.name for path in parent.iterdir() if _is_image(path)]:
             raise DataError(f"{parent}: {len(stray)} images outside of a class's folder ({some_of(stray)}); {LAYOUT}")
@@ -174,25 +155,36 @@ def _listed(folder: Path) -> _Files:
             ignored += [path for path in found if not _is_image(path)]
             if not pictures:
                 raise DataError(f"{class_folder} has no image ({', '.join(SUFFIXES)}); remove it, or fill it")
-            paths += pictures
-            parts += [part] * len(pictures)
-            classes += [composed(class_folder.name)] * len(pictures)
-    _check_classes(folder, parts, classes)
+            of = (part, composed(class_folder.name))
+            rows += [
+                (p, p.relative_to(folder).as_posix(), *of, p.relative_to(class_folder).parts[:-1]) for p in pictures
+            ]
+    files = pd.DataFrame(rows, columns=["path", "name", "part", "class", "below"], dtype=object)
+    of_part = {part: set(classes) for part, classes in files.groupby("part")["class"]}
+    known = of_part.get("train", of_part.get("", set()))
+    if len(known) < 2:
+        found = f"the class {next(iter(known))!r} alone" if known else "no class"
+        raise DataError(f"{folder} has {found}, and at least two are needed; {LAYOUT}")
+    for part, found in of_part.items():
+        if found - known:
+            alike = "; ".join(class_notes(folder, [*found, *known]))
+            unknown = some_of(sorted(found - known)) + (f" ({alike})" if alike else "")
+            raise DataError(f"{folder}: {part}/ has classes that train/ has not: {unknown}")
     left_out = {"files that are no images": ignored, "files and folders of a system or a program": debris}
     notes = [
         f"left out: {len(names)} {what} ({some_of(dict.fromkeys(path.name for path in names))})"
         for what, names in left_out.items()
         if names
     ]
-    return _Files(folder, paths, np.array(parts), np.array(classes), notes + class_notes(folder, classes))
+    return files, notes + class_notes(folder, files["class"])
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
     """Return the folder of each split, none where the folders are classes; refuse what looks like both."""
     inside, of_part = _folders(folder), {}
-    parts = {path: _split_named(path.name) for path in inside}
-    if len({_split_named(path.name, LOOSE_SPLIT) for path in inside} - {None}) == len(inside) > 1:
-        parts = {path: _split_named(path.name, LOOSE_SPLIT) for path in inside}  # seg_train/ and seg_test/, say
+    parts = {path: _split_named(path.name, LOOSE_SPLIT) for path in inside}  # of seg_train/ and seg_test/, say
+    if not len(set(parts.values()) - {None}) == len(inside) > 1:
+        parts = {path: _split_named(path.name) for path in inside}
     if any(part == "train" and _folders(path) for path, part in parts.items()):
         if others := [path.name for path, part in parts.items() if part is None]:
             raise DataError(f"{folder}: {some_of(others)} beside train/; {LAYOUT}")
@@ -258,78 +250,66 @@ def _is_image(path: Path) -> bool:
     return suffix in (*SUFFIXES, *OTHER_SUFFIXES) and not DEBRIS.match(path.name) and not path.is_dir()
 
 
-def _named_groups(files: _Files, group: str) -> np.ndarray:
-    """Return the group that a folder level or a pattern gives to each file, str [n]."""
-    names = files.names()
+def _named_groups(folder: Path, files: pd.DataFrame, group: str) -> list[str]:
+    """Return the group that a folder level or a pattern gives to each file."""
     if group.isdecimal():
         level, what = int(group), f"folder on level {group} below its class's"
-        below = map(files.below, range(len(names)))
-        found = [folders[level - 1] if 0 < level <= len(folders) else None for folders in below]
+        found = [folders[level - 1] if 0 < level <= len(folders) else None for folders in files["below"]]
     else:
         try:
             pattern = re.compile(group)
         except re.error as error:
             raise DataError(f"group is {group!r}, no regular expression ({error}) and no level of folders") from None
         what = f"match of {group!r} in its path"
-        found = [match and match[min(pattern.groups, 1)] for match in map(pattern.search, names)]
-    if lacking := [name for name, value in zip(names, found, strict=True) if value is None]:
-        raise DataError(f"{files.folder}: {len(lacking)} images have no {what} ({some_of(lacking)}); change group=")
-    return np.array(found)
+        found = [match and match[min(pattern.groups, 1)] for match in map(pattern.search, files["name"])]
+    if lacking := [name for name, value in zip(files["name"], found, strict=True) if value is None]:
+        raise DataError(f"{folder}: {len(lacking)} images have no {what} ({some_of(lacking)}); change group=")
+    return found
 
 
-def _named_after(files: _Files) -> list[str]:
+def _named_after(folder: Path, files: pd.DataFrame) -> list[str]:
     """Warn of masks among the pictures, and of names and folders that pictures of one origin may share."""
-    known = {(path.parent, path.stem) for path in files.paths}
+    known = {(path.parent, path.stem) for path in files["path"]}
     masks, copies, origins = defaultdict(list), [], []
-    for row, (path, name) in enumerate(zip(files.paths, files.names(), strict=True)):
+    for path, name, class_name in zip(files["path"], files["name"], files["class"], strict=True):
         others = [path.stem[: sign.start()] for sign in re.finditer("[ _.@(-]+", path.stem)]  # and one after a word
         others += re.findall(r"^[A-Za-z]+[ _.-]+(.+)", path.stem)
         ending = "".join(re.findall(r".[ _.-]+([A-Za-z]+)(?:[ _.-]*\d+)*$", path.stem)).lower()
         first = re.match(rf"({MASK})[ _.-]", path.stem, re.IGNORECASE)
-        folder = next((part for part in name.split("/")[:-1] if re.fullmatch(MASK, part, re.IGNORECASE)), "")
+        inside = re.search(rf"(?:^|/)((?:[^/]*[ _.-])?(?:{MASK}))/", name, re.IGNORECASE)
         origins += re.findall(r"^(.*?\d+)[ _.-]", path.stem)
         if re.fullmatch(MASK, ending):
-            masks[f"ending in _{ending}"].append(row)
-        elif first or folder:
-            masks[f"beginning with {first[0]}" if first else f"in folders called {folder}"].append(row)
+            masks[f"ending in _{ending}"].append((name, class_name))
+        elif first or inside:
+            masks[f"beginning with {first[0]}" if first else f"in folders called {inside[1]}"].append(
+                (name, class_name)
+            )
         elif any((path.parent, other) in known for other in others):
-            copies.append(row)
+            copies.append(name)
     notes = []
-    for how, rows in masks.items():
-        classes = sorted(set(files.classes[rows]))
-        where = f"in the class {classes[0]} only" if len(classes) == 1 else f"in {len(classes)} classes"
-        found = f"{len(rows)} files {how} are {where} ({some_of(files.names(rows))})"
+    for how, found in masks.items():
+        names, of = zip(*found, strict=True)
+        where = f"in the class {of[0]} only" if len(set(of)) == 1 else f"in {len(set(of))} classes"
+        found = f"{len(names)} files {how} are {where} ({some_of(names)})"
         notes.append(f"warning, {found}; they are samples here: move them out if they are masks")
     if copies:
         found = f"{len(copies)} files have the name of another one with something added"
         together = "keep altered copies together with group= (--group PATTERN)"
-        notes.append(f"warning, {found} ({some_of(files.names(copies))}); {together}")
+        notes.append(f"warning, {found} ({some_of(copies)}); {together}")
     elif len(origins) > len(known) / 2 and 3 < len(set(origins)) <= len(origins) / 2:
         found = f"names begin alike in {len(set(origins))} ways ({some_of(dict.fromkeys(origins))})"
         notes.append(f"warning, {found}; if these are patients, say, use group= (--group PATTERN)")
-    if folders := {path.parent for row, path in enumerate(files.paths) if files.below(row)}:
-        inside = some_of(sorted({path.relative_to(files.folder).as_posix() for path in folders}))
-        found = f"images lie in {len(folders)} folders below their class's and count as that class's ({inside})"
-        found = "warning, " * (len(folders) > 3 * len(set(files.classes))) + found  # each may be of one patient
+    if folders := sorted({name.rpartition("/")[0] for name in files["name"][files["below"].astype(bool)]}):
+        found = (
+            f"images lie in {len(folders)} folders below their class's and count as that class's ({some_of(folders)})"
+        )
+        found = "warning, " * (len(folders) > 3 * files["class"].nunique()) + found  # each may be of one patient
         notes.append(f"{found}; if the images of a folder belong together, say so with group='1' (--group 1)")
-    shared = _shared_folders(files.folder)
-    if "" in files.parts and len(shared) > 1:
+    shared = _shared_folders(folder)
+    if "" in set(files["part"]) and len(shared) > 1:
         found = f"all classes have the same folders below them ({some_of(shared)})"
         notes.append(f"warning, {found}; if those are the classes, call the folders above them train and test")
     return notes
-
-
-def _check_classes(folder: Path, parts: Sequence[str], classes: Sequence[str]) -> None:
-    of_part = {part: {name for at, name in zip(parts, classes, strict=True) if at == part} for part in set(parts)}
-    known = of_part.get("train", of_part.get("", set()))
-    if len(known) < 2:
-        found = f"the class {next(iter(known))!r} alone" if known else "no class"
-        raise DataError(f"{folder} has {found}, and at least two are needed; {LAYOUT}")
-    for part, found in of_part.items():
-        if found - known:
-            alike = "; ".join(class_notes(folder, [*found, *known]))
-            unknown = some_of(sorted(found - known)) + (f" ({alike})" if alike else "")
-            raise DataError(f"{folder}: {part}/ has classes that train/ has not: {unknown}")
 
 
 @dataclass(frozen=True)
@@ -393,7 +373,7 @@ def _range(headers: Sequence[_Header]) -> tuple[float, float] | None:
 
 def gray_range(folder: Path) -> tuple[float, float] | None:
     """Return the range by which `load_folder` scales gray values beyond 8 bits; None where a folder has none."""
-    return _range(in_threads(_header, _listed(folder).paths))
+    return _range(in_threads(_header, _listed(folder)[0]["path"]))
 
 
 def _shape(folder: Path, headers: Sequence[_Header], image_size: int | None) -> tuple[int, int]:
@@ -450,15 +430,14 @@ def _conversions(
     return [f"{count} of {len(headers)} images {what}" for what, count in found.items() if count]
 
 
-def _divided(
-    files: _Files, images: np.ndarray, digests: np.ndarray, named: np.ndarray | None, notes: list[str]
-) -> Dataset:
+def _divided(folder: Path, files: pd.DataFrame, images: np.ndarray, digests: np.ndarray, notes: list[str]) -> Dataset:
     """Return a data set of all images, divided where the folder is not."""
-    class_names = sorted(set(files.classes.tolist()))
-    labels = np.searchsorted(class_names, files.classes).astype(np.int64)
-    groups = joined_groups(digests) if named is None else joined_groups(digests, named)
-    notes = notes + _group_notes(files, digests, named)
-    parts = files.parts
+    class_names = sorted(set(files["class"]))
+    labels = np.searchsorted(class_names, files["class"].to_numpy(str)).astype(np.int64)
+    named = files["group"].notna().all()
+    groups = joined_groups(digests, files["group"].to_numpy(str)) if named else joined_groups(digests)
+    notes = notes + _group_notes(folder, files, digests)
+    parts = files["part"].to_numpy(str)
     if "test" not in parts:
         kept = np.isin(parts, ("", "train"))
         # Named by what the images are, so that the division does not depend on their order.
@@ -472,31 +451,35 @@ def _divided(
     rows = rows_of(parts)
     for part in ("train", "test"):
         if part not in rows:
-            raise DataError(f"{files.folder}: the {part} split is empty, expected at least one image")
-    columns = {"file": np.array(files.names())}
+            raise DataError(f"{folder}: the {part} split is empty, expected at least one image")
+    columns = {"file": files["name"].to_numpy(str)}
     if len(np.unique(groups)) < len(groups):
         columns["group"] = groups
-    digest = {"before": [np.array(class_names)], "after": [] if named is None else [groups]}
-    name, samples = files.folder.resolve().name, Split(images, labels)
-    return dataset_of(name, samples, rows, class_names, columns=columns, notes=notes, **digest)
+    digest = {"before": [np.array(class_names)], "after": [groups] if named else []}
+    return dataset_of(
+        folder.resolve().name, Split(images, labels), rows, class_names, columns=columns, notes=notes, **digest
+    )
 
 
-def _group_notes(files: _Files, digests: np.ndarray, named: np.ndarray | None) -> list[str]:
+def _group_notes(folder: Path, files: pd.DataFrame, digests: np.ndarray) -> list[str]:
     """Return notes on copies and on groups, in the folder as it is."""
-    notes = [] if named is not None else _named_after(files)
-    tested, trained = files.parts == "test", files.parts == "train"
+    named = files["group"].notna().all()
+    notes = [] if named else _named_after(folder, files)
+    tested, trained = (files["part"].to_numpy(str) == part for part in ("test", "train"))
     _, first, member, sizes = np.unique(digests, return_index=True, return_inverse=True, return_counts=True)
-    if len(torn := np.unique(member[files.classes != files.classes[first][member]])):
-        names = some_of(files.names(first[torn]))
+    classes = files["class"].to_numpy(str)
+    if len(torn := np.unique(member[classes != classes[first][member]])):
+        names = some_of(files["name"].iloc[first[torn]])
         notes.append(f"warning, {len(torn)} images lie in several classes, pixel for pixel ({names})")
     copied = int(np.isin(digests[tested], digests[trained]).sum())
     if copied:
         notes.append(f"{copied} images of the test split are also in the training split, pixel for pixel")
     elif len(sizes) < len(digests):
         notes.append(f"{len(digests) - len(sizes)} images repeat another one, pixel for pixel; copies stay together")
-    if named is not None:
-        notes.append(f"group: {len(np.unique(named))} groups of images, which stay whole")
-        if len(across := np.intersect1d(named[tested], named[trained])):
+    if named:
+        groups = files["group"].to_numpy(str)
+        notes.append(f"group: {len(np.unique(groups))} groups of images, which stay whole")
+        if len(across := np.intersect1d(groups[tested], groups[trained])):
             notes.append(f"warning, {len(across)} groups lie in the training and the test split ({some_of(across)})")
     return notes
 

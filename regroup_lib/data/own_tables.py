@@ -9,6 +9,7 @@ import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from regroup_lib.data.dataset import (
     some_of,
     split_by_group,
 )
-from regroup_lib.data.own_folders import ALLOW, NO_SPLIT, OWN_FRACTIONS, SPLIT_NAME
+from regroup_lib.data.own_folders import ALLOW, OWN_FRACTIONS, SPLIT_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ TOKENS = frozenset(
 )
 # Other texts among numbers: how many, and the share of rows that they may have where numbers are not far more numerous.
 FEW_TOKENS, FEW_ROWS = 5, 0.1
+NEARLY_ALL = 0.9  # share of a column's values that have the same unit, or are pairs
 COPIES = 0.25  # share of rows: where more repeat another one, only rows with a fine-grained column are copies
 LABEL_NAMES = frozenset("class label labels target outcome diagnosis y".split())
 # Words that names of columns consist of where a value stands for a row, or for whom several rows come from.
@@ -88,6 +90,8 @@ WITH_MONTH = (
 )
 # Signs beside a number, and words at the beginning of a row that sums up those above it.
 SIGN = "(?:[A-Z]{0,2}[$€£¥₹₽₩₺₪]|USD|EUR|GBP|CHF|JPY|CAD|AUD|SEK|NOK|DKK|PLN|INR|CNY|BRL|[%‰])"
+UNIT = r"\d[.,]?\s*([^\W\d_]\D{0,14}|°\D{0,3})$"  # that it is one is told from its standing in nearly all cells
+PAIR = r"(\d[\d.,]*)\s*/\s*(\d[^/]*)"
 TOTAL = re.compile("(?:(?:grand |sub-?)?totals?|sums?|averages?|means?|summe|gesamt|somme|suma)[: ]*", re.IGNORECASE)
 
 
@@ -106,10 +110,12 @@ def load_frame(
 
     ``inputs`` are frames: columns of numbers as float64, NaN where one is missing (of dates the days since 1970), and
     columns of text (and of truth values) as str, to be taken as categories; where one is missing, ``"(missing)"``.
-    Columns that name or number the rows, or have no value, are left out. Rows are divided 80/20 into training and test,
-    class by class, by a rule that looks at columns only to keep rows with equal values together. ``metadata`` has each
-    row's ``row``, counted from 0, and ``group``, where rows belong together. The same values have the same digest
-    whatever file they come from.
+    Columns that name or number the rows, or have no value, are left out. ``inputs.attrs["kinds"]`` say how `read_rows`
+    is to read each: ``"text"`` or a key of `_WRITTEN`, and the unit of numbers (``"number , kg"``).
+
+    Rows are divided 80/20 into training and test, class by class, by a rule that looks at columns only to keep rows
+    with equal values together. ``metadata`` has each row's ``row``, counted from 0, and ``group``, where rows belong
+    together. The same values have the same digest whatever file they come from.
     """
     found: Notes = defaultdict(list)
     frame, decimal = _read(path, header, decimal, found)
@@ -118,17 +124,22 @@ def load_frame(
     if frame.shape[1] < 2 or not len(frame):
         shape = f"{frame.shape[1]} columns and {len(frame)} rows; expected a header, rows, and at least one column"
         raise DataError(f"{path} has {shape} beside the label, with commas, semicolons, tabs or bars between them")
-    label_column = frame.columns[-1] if label is None else _named_column(path, frame, label)
-    if label is None and label_column.startswith("Unnamed: "):
-        raise DataError(f"{path}: the last column has no name; give it one, or choose the label with label= (--label)")
-    group_column = None if group is None else _named_column(path, frame, group)
-    if group_column == label_column:
+    label_column = frame.columns[-1] if label is None else composed(label)
+    chosen = [label_column] if group is None else [label_column, composed(group)]
+    for name in chosen:
+        if name not in frame:
+            raise DataError(f"{path} has no column {name!r}; it has {did_you_mean(name, list(frame))}")
+    if len(set(chosen)) < len(chosen):
         raise DataError(f"{path}: {label_column!r} is the label and cannot be the group too; name one of them")
-    others = [repr(name) for name in frame if name.lower() in LABEL_NAMES]
-    if label is None and others and repr(label_column) not in others:
-        found["warning, the last column is taken for the label, not {}; choose with label= (--label)"] = others
-    frame = _plain(path, frame, found)
-    for name in {label_column, group_column} - {None, *frame}:
+    if label is None:
+        choose = "choose the label with label= (--label)"
+        if label_column.startswith("Unnamed: "):
+            raise DataError(f"{path}: the last column has no name; give it one, or {choose}")
+        others = [repr(name) for name in frame if name.lower() in LABEL_NAMES]
+        if others and repr(label_column) not in others:
+            found[f"warning, the last column is taken for the label, not {{}}; {choose}"] = others
+    frame = _plain(path, frame, found, whole=chosen)
+    for name in set(chosen).difference(frame):
         raise DataError(f"{path}: the column {name!r} has lists, which are neither classes nor groups")
     frame = _blanked(frame, (missing,) if isinstance(missing, str) else missing, found)
     # A spreadsheet writes rows that were once filled, with separators alone.
@@ -139,12 +150,12 @@ def load_frame(
     last = _text(frame.iloc[rows[-1]]).dropna()
     if TOTAL.fullmatch(last.iloc[0]) and (_text(frame[last.index[0]]) == last.iloc[0]).sum() == 1:
         raise DataError(f"{path}: the last row looks like the sum of those above it ({last.iloc[0]!r}); remove it")
-    class_names = sorted(set(classes[rows].tolist()), key=_numbers_first)
+    # 2 before 10, and numbers before words.
+    numbered = {name: name.lstrip("-").isdecimal() for name in set(classes[rows].tolist())}
+    class_names = sorted(numbered, key=lambda name: (0, float(name), name) if numbered[name] else (1, 0, name))
     labels = np.array([class_names.index(name) for name in classes[rows]], np.int64)
-    features = frame.drop(columns=[label_column, group_column or label_column]).iloc[rows]
-    features = _features(path, features, labels, decimal, found)
-    named = None if group is None else _text(frame[group_column].iloc[rows]).to_numpy(object)
-    groups, group_notes = _groups(features, labels, group_column, named)
+    features = _features(path, frame.drop(columns=chosen).iloc[rows], labels, decimal, found)
+    groups, group_notes = _groups(features, labels, None if group is None else _text(frame[chosen[1]].iloc[rows]))
     samples, columns = Split(features, labels), {"row": rows} | ({} if groups is None else {"group": groups})
     alone = np.arange(len(labels))
     divisions = (alone, alone if groups is None else groups)
@@ -162,30 +173,31 @@ def load_frame(
         *notes,
         *_described(found),
         *group_notes,
-        f"{NO_SPLIT}: rows are divided 80/20, class by class",
     ]
     return dataset_of(path.stem, samples, parts, class_names, columns=columns, notes=notes, digest=digest)
 
 
-def column_kinds(path: Path, names: Sequence[str], **reading: Any) -> dict[str, str]:
-    """Return how `load_frame` reads columns of a table, for `read_rows`: one of `KINDS` for each.
-
-    ``"number ,"`` has a decimal comma; of dates the day or the month is first where the year is last in some.
-    `reading` are the options header, missing and decimal.
-    """
-    frame, decimal = _all_columns(path, **reading)
-    return {name: _values(name, frame[name], decimal, defaultdict(list))[1] for name in names}
-
-
-def read_rows(path: Path, columns: Mapping[str, str], **reading: Any) -> pd.DataFrame:
+def read_rows(
+    path: Path,
+    columns: Mapping[str, str],
+    *,
+    header: bool = True,
+    missing: Sequence[str] = (),
+    decimal: str | None = None,
+) -> pd.DataFrame:
     """Return columns of new rows, read as those of the table that a model was fitted on.
 
-    `columns` has the kind of each column by name, see `column_kinds`; further columns are left out. Nothing is guessed
+    `columns` has the kind of each column by name, see `load_frame`; further columns are left out. Nothing is guessed
     from the new rows: a value of another kind raises a DataError, as do a missing column and a file without rows. The
     index counts the rows of the file from 0, those without any value included, which are left out; ``attrs["notes"]``
     say what was not certain.
     """
-    frame, _ = _all_columns(path, **reading, as_text=True)
+    found: Notes = defaultdict(list)
+    frame, _ = _read(path, header, decimal, found, as_text=True)
+    notes = _described(found)
+    frame = _blanked(_plain(path, frame, found), missing, found)
+    for name in [name for name in frame if f"{name}[0]" in columns and f"{name}[0]" not in frame]:
+        frame = frame.join(_pairs(frame[name]))  # which are too few, or missing, to be told
     if absent := [name for name in columns if name not in frame]:
         raise DataError(f"{path} lacks columns that the model reads: {some_of(absent)}")
     frame = frame[frame.notna().any(axis=1)]
@@ -201,15 +213,19 @@ def read_rows(path: Path, columns: Mapping[str, str], **reading: Any) -> pd.Data
         if kind == "truth":
             read = known.str.capitalize().where(known.str.lower().isin(("true", "false")))
         elif kind.startswith("number"):
-            read, *_ = _read_numbers(known, kind[-1] if _is_text(frame[name]) else ".", fixed=True)
+            read, *_ = _read_numbers(known, kind=kind if _is_text(frame[name]) else "number .")
         else:
             read, *_ = _read_dates(known, kind=kind)
         bad = known[read.isna() | read.isin((np.inf, -np.inf))]
         if len(bad):
-            raise DataError(f"{path}: the column {name!r} has {bad.iloc[0]!r}, which is no {_WRITTEN[kind]}")
+            what, unit = (kind[:8], kind[8:]) if kind.startswith("number") else (kind, "")
+            expected = f"{_WRITTEN[what]}{' and the unit' * bool(unit)}{unit}"
+            raise DataError(f"{path}: the column {name!r} has {bad.iloc[0]!r}, which is no {expected}")
         read = read.reindex(frame.index)
         rows[name] = (read.fillna(MISSING) if kind == "truth" else read.astype(np.float64)).to_numpy()
-    return frame[[]].assign(**rows)  # which keeps the notes
+    read = pd.DataFrame(rows, frame.index)
+    read.attrs["notes"] = notes
+    return read
 
 
 _WRITTEN = {
@@ -220,19 +236,6 @@ _WRITTEN = {
     "month first": "date with the month first, or year, month and day",
     "year first": "date with year, month and day",
 }
-KINDS = {"text", *_WRITTEN}
-
-
-def _all_columns(
-    path: Path, header: bool = True, missing: Sequence[str] = (), decimal: str | None = None, as_text: bool = False
-) -> tuple[pd.DataFrame, str]:
-    """Return a table's columns, plain and without missing values, and the decimal mark of its file."""
-    found: Notes = defaultdict(list)
-    frame, decimal = _read(path, header, decimal, found, as_text=as_text)
-    notes = _described(found)
-    frame = _blanked(_plain(path, frame, found), missing, found)
-    frame.attrs["notes"] = notes
-    return frame, decimal
 
 
 # ---------------------------------------------------------------- files
@@ -271,9 +274,12 @@ def _read_text(
     }
     try:
         with path.open(encoding=options["encoding"], newline="") as stream:
-            announced = re.match(r"sep=(.)\r?\n", stream.read(10))  # a spreadsheet's own mark
-        options |= {"skiprows": 1 if announced else 0}
-        options |= {"sep": announced[1] if announced else _separator(path, options)}
+            lines = "".join(islice(stream, 3))
+        announced = re.match(r"sep=(.)\r?\n", lines)  # a spreadsheet's own mark
+        if '"' not in lines and re.search(r"(^|[,;\t|])\s*'[^']*'\s*([,;\t|]|$)", lines, re.MULTILINE):
+            options["quotechar"] = "'"
+        options["skiprows"] = 1 if announced else 0
+        options["sep"] = announced[1] if announced else _separator(path, options)
         named = options | {"header": 0 if header else None}
         # Of two lines, as a second one that is longer than the first is an error then.
         names = pd.read_csv(path, **options, header=None, nrows=2, dtype=str).iloc[0].fillna("")
@@ -408,12 +414,6 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     return frame.reset_index(drop=not any(frame.index.names))  # a filtered frame keeps its numbers
 
 
-def _named_column(path: Path, frame: pd.DataFrame, name: str) -> str:
-    if (name := composed(name)) not in frame:
-        raise DataError(f"{path} has no column {name!r}; it has {did_you_mean(name, list(frame))}")
-    return name
-
-
 # ---------------------------------------------------------------- classes
 
 
@@ -458,11 +458,6 @@ def _classes(path: Path, column: pd.Series, decimal: str, allow_missing: bool) -
     return found.fillna("").to_numpy(object).astype(np.str_), notes
 
 
-def _numbers_first(name: str) -> tuple[bool, float, str]:
-    """Sort 2 before 10, and numbers before words."""
-    return (False, float(name), name) if name.lstrip("-").isdecimal() else (True, 0.0, name)
-
-
 # ---------------------------------------------------------------- columns
 
 
@@ -487,15 +482,18 @@ def _cleaned(texts: pd.Series) -> pd.Series:
     return texts.str.replace(rf"^([+-]?){SIGN}\s*|\s*{SIGN}$", r"\1", regex=True)
 
 
-def _plain(path: Path, frame: pd.DataFrame, found: Notes) -> pd.DataFrame:
-    """Return a frame of texts, times and numbers: bytes become text, durations days, lists columns."""
+def _plain(path: Path, frame: pd.DataFrame, found: Notes, whole: Sequence[str | None] = ()) -> pd.DataFrame:
+    """Return a frame of texts, times and numbers: bytes become text, durations days, lists and pairs columns.
+
+    Pairs, such as 120/80, stay as they are in the columns named by `whole`.
+    """
     columns: list[pd.Series | pd.DataFrame] = []
     for name in frame:
         dtype = frame[name].dtype
         column = frame[name].astype({"category": object, "float16": float}.get(str(dtype), dtype))
         if dtype.kind == "m":
             column = column / pd.Timedelta(days=1)
-        known = column.dropna() if column.dtype == object else column.iloc[:0]
+        known = column.dropna() if _is_text(column) else pd.Series(dtype=object)
         try:
             if any(isinstance(value, bytes) for value in known):
                 column = known.map(lambda value: value.decode()).reindex(frame.index)
@@ -504,11 +502,21 @@ def _plain(path: Path, frame: pd.DataFrame, found: Notes) -> pd.DataFrame:
                 names = [f"{name}[{number}]" for number in range(values.shape[1])]
                 column = pd.DataFrame(values, known.index, names).reindex(frame.index)
                 found["columns of lists, a column each of their numbers"].append(f"{name} ({len(names)})")
+            elif name not in whole and _text(known.iloc[:1000]).str.fullmatch(PAIR).mean() >= NEARLY_ALL:
+                column = _pairs(column)
+                found["columns of pairs, such as 120/80, a column each of their numbers"].append(name)
         except (TypeError, ValueError, AttributeError):
             defect = "holds something else than text or lists of equally many numbers; leave it out"
             raise DataError(f"{path}: the column {name!r} {defect}") from None
         columns.append(column)
     return pd.concat(columns, axis=1)
+
+
+def _pairs(column: pd.Series) -> pd.DataFrame:
+    """Return the two sides of pairs as two columns; any other text is in the first one."""
+    texts, names = _text(column), [f"{column.name}[{number}]" for number in (0, 1)]
+    sides = texts.astype(object).str.extract(f"^{PAIR}$").set_axis(names, axis=1)
+    return sides.assign(**{names[0]: sides[names[0]].fillna(texts)})
 
 
 def _blanked(frame: pd.DataFrame, missing: Sequence[str], found: Notes) -> pd.DataFrame:
@@ -540,10 +548,10 @@ def _described(found: Notes) -> list[str]:
 
 def _features(path: Path, frame: pd.DataFrame, labels: np.ndarray, decimal: str, found: Notes) -> pd.DataFrame:
     """Return columns as float64 or str, without those that say nothing, and note what was done in `found`."""
-    kept, n_numeric = {}, 0
+    kept, kinds, n_numeric = {}, {}, 0
     strange = np.ones(len(frame), bool)  # rows with text in all columns of numbers
     for name in frame:
-        column, _ = _values(name, frame[name], decimal, found)
+        column, kinds[name] = _values(name, frame[name], decimal, found)
         if column.isna().all():
             found["left out, columns without a value"].append(name)
             continue
@@ -577,11 +585,13 @@ def _features(path: Path, frame: pd.DataFrame, labels: np.ndarray, decimal: str,
         raise DataError(f"{path}: {what}, as names and units are; remove them")
     if not kept:
         raise DataError(f"{path}: no column is left beside the label; {'; '.join(_described(found))}")
-    return pd.DataFrame(kept)
+    features = pd.DataFrame(kept)
+    features.attrs["kinds"] = {name: kinds[name] for name in kept}
+    return features
 
 
 def _values(name: str, column: pd.Series, decimal: str, found: Notes) -> tuple[pd.Series, str]:
-    """Return a column as float64, or as text where it holds neither numbers nor times, and its kind (see `KINDS`)."""
+    """Return a column as float64, or as text where it holds neither numbers nor times, and its kind."""
     if pd.api.types.is_bool_dtype(column):  # also of a column of objects
         return _text(column), "truth"
     if not _is_text(column):
@@ -610,23 +620,29 @@ def _values(name: str, column: pd.Series, decimal: str, found: Notes) -> tuple[p
     return texts, "text"
 
 
-def _read_numbers(texts: pd.Series, decimal: str, *, fixed: bool = False) -> tuple[pd.Series, str, str]:
+def _read_numbers(texts: pd.Series, decimal: str = ".", *, kind: str = "") -> tuple[pd.Series, str, str]:
     """Return the numbers that different texts are, NaN where one is none, how they are written, and their kind.
 
-    `decimal` is their decimal mark if `fixed`, else the likelier one.
+    `kind` has their decimal mark and unit; without it `decimal` is the likelier mark.
     """
     cleaned = _cleaned(texts)
-    marks = (decimal,) if fixed else (decimal, "," if decimal == "." else ".")
+    _, mark, unit = f"{kind}  ".split(" ", 2)
+    if not kind:
+        units = cleaned[cleaned.str.contains(r"\d").astype(bool)].str.extract(UNIT)[0]
+        unit = units.max() if units.nunique() == 1 and units.notna().mean() >= NEARLY_ALL else ""
+    if unit := unit.strip():
+        cleaned = cleaned.str.removesuffix(unit).str.rstrip()
+    marks = (mark,) if kind else (decimal, "," if decimal == "." else ".")
     mark = max(marks, key=lambda mark: cleaned.str.fullmatch(NUMBER[mark]).sum())  # of equal ones the file's
     good = cleaned.str.fullmatch(NUMBER[mark]).astype(bool)
     plain = cleaned[good].str.replace("," if mark == "." else ".", "", regex=False).str.replace(mark, ".", regex=False)
     numbers = plain.astype(np.float64).reindex(texts.index)
-    written = "a decimal comma" if mark == "," else "separators of thousands or signs"
+    written = "a decimal comma" if mark == "," else "separators of thousands, signs or a unit"
     how = f"numbers with {written}: {{}}; change this with decimal= (--decimal)"
     signs = set(texts[good & (numbers != 0)].str.extract(f"({SIGN})")[0].fillna(""))
     if len(signs - {""}) > 1 or ("" in signs and "%" in signs):
         how = f"warning, {how}; signs differ, or some numbers have a percent sign alone, and all are read without"
-    return numbers, how if (plain != texts[good]).any() else "", f"number {mark}"
+    return numbers, how if (plain != texts[good]).any() else "", f"number {mark} {unit}".strip()
 
 
 def _read_dates(texts: pd.Series, decimal: str = ".", *, kind: str = "") -> tuple[pd.Series, str, str]:
@@ -667,7 +683,9 @@ def _sentinels(column: pd.Series) -> list[float]:
             continue
         coded = all(re.fullmatch(r"-?(7+|8+|9+)", f"{value:.0f}") for value in values[far])
         gap = max(values[far].min() - others.max(), others.min() - values[far].max())
-        if (coded or len(others) >= 10) and gap > others.max() - others.min():
+        # A lone zero, as of a blood pressure, is nearer to the others than a code is.
+        near = 5 if len(others) >= 20 and values[far].tolist() == [0] else 1
+        if (coded or len(others) >= 10) and near * gap > others.max() - others.min():
             return values[far].tolist()
     lone = len(values) > 10 and values[0] in (-1, -9) and values[1] >= 0 and often[0]
     return [values[0]] * bool(lone)
@@ -683,8 +701,11 @@ def _names_rows(name: str, column: pd.Series, labels: np.ndarray) -> str:
     alone = 1 < n_different <= min(20, n / 5) and pd.Series(labels, column.index).groupby(column).nunique().max() == 1
     telling = "warning, columns each of whose values has one class alone, as if they were made from it" if alone else ""
     whole = not text and (values % 1 == 0).all()
-    if not text and not alone and _tells(values, labels[column.notna()]):
-        telling = "warning, columns whose values alone tell the classes apart, as if they were made from them"
+    if not text and not alone:
+        ranges = values.groupby(labels[column.notna()]).agg(["min", "max", "size"]).sort_values("min")
+        apart = (ranges["min"].iloc[1:].to_numpy() > ranges["max"].iloc[:-1].to_numpy()).all()
+        if apart and len(ranges) > 1 and ranges["size"].min() >= 5:
+            telling = "warning, columns whose values alone tell the classes apart, as if they were made from them"
     ordered = values.is_monotonic_increasing or values.is_monotonic_decreasing
     if not telling and not text and n_different == n > 19 and ordered:
         telling = "warning, columns that rise or fall from row to row, which may tell the class"
@@ -714,13 +735,6 @@ def _names_rows(name: str, column: pd.Series, labels: np.ndarray) -> str:
     return telling or ("warning, columns without a name" if name.startswith("Unnamed: ") else "")
 
 
-def _tells(values: pd.Series, labels: np.ndarray) -> bool:
-    """Tell whether each class, of which the rarest has five rows or more, has a range of values of its own."""
-    ranges = values.groupby(labels).agg(["min", "max", "size"]).sort_values("min")
-    apart = (ranges["min"].iloc[1:].to_numpy() > ranges["max"].iloc[:-1].to_numpy()).all()
-    return bool(apart and len(ranges) > 1 and ranges["size"].min() >= 5)
-
-
 def _is_named_like_a_unit(name: str) -> bool:
     """Tell whether a name is that of an identifier ("PatientID", "customer_no", "Unnamed: 0") and of nothing more."""
     words = {word.lower() for word in re.findall(r"[A-Z]+(?![^\W\d_A-Z])|[A-Z]?[^\W\d_A-Z]+", name)}
@@ -731,24 +745,18 @@ def _is_named_like_a_unit(name: str) -> bool:
 # ---------------------------------------------------------------- groups
 
 
-def _are_copies(features: pd.DataFrame, values: np.ndarray) -> bool:
-    """Tell whether equal rows are copies: a column tells rows apart, and far fewer would be equal by chance."""
-    shares = [features[name].value_counts(normalize=True, dropna=False).to_numpy() for name in features]
-    _, counts = np.unique(values, return_counts=True)
-    by_chance = np.prod([(share**2).sum() for share in shares])
-    fine = max(len(share) for share in shares) >= max(20, len(counts) / 2)
-    return bool(fine and ((counts / len(values)) ** 2).sum() > 10 * by_chance)
-
-
-def _groups(
-    features: pd.DataFrame, labels: np.ndarray, column: str | None, named: np.ndarray | None
-) -> tuple[np.ndarray | None, list[str]]:
-    """Return the group of each row, None where each stands alone, and notes."""
+def _groups(features: pd.DataFrame, labels: np.ndarray, named: pd.Series | None) -> tuple[np.ndarray | None, list[str]]:
+    """Return the group of each row, None where each stands alone, and notes; `named` has the user's groups."""
     values = pd.util.hash_pandas_object(features, index=False).to_numpy()
-    n, n_different = len(values), len(np.unique(values))
+    counts = np.unique(values, return_counts=True)[1]
+    n, n_different = len(values), len(counts)
     copies, notes, divisions = n - n_different, [], []
     if copies:
-        together = copies <= COPIES * n or _are_copies(features, values)
+        # Many equal rows are copies if a column tells rows apart, and far fewer would be equal by chance.
+        shares = [features[name].value_counts(normalize=True, dropna=False).to_numpy() for name in features]
+        fine = max(map(len, shares)) >= max(20, n_different / 2)
+        by_chance = np.prod([(share**2).sum() for share in shares])
+        together = copies <= COPIES * n or (fine and ((counts / n) ** 2).sum() > 10 * by_chance)
         note = f"{copies} rows repeat another one"
         torn = len(pd.DataFrame({"values": values, "labels": labels}).drop_duplicates()) - n_different
         note += f", {torn} of them with another label" if torn else ""
@@ -756,9 +764,9 @@ def _groups(
         notes.append(f"{note}; {'copies stay together wherever rows are divided' if together else few}")
         divisions += [values] * bool(together)
     if named is not None:
-        absent = pd.isna(named)
-        ids = np.where(absent, np.char.add("\0", np.arange(n).astype(str)).astype(object), named).astype(str)
-        divisions.append(ids)
+        absent = named.isna()
+        ids = named.where(~absent, [f"\0{row}" for row in range(n)])
+        divisions.append(ids.to_numpy(str))
         alone = f"; {absent.sum()} rows without one stand alone" if absent.any() else ""
-        notes.append(f"group: the column {column!r}, {len(np.unique(ids))} groups that stay whole{alone}")
+        notes.append(f"group: the column {named.name!r}, {ids.nunique()} groups that stay whole{alone}")
     return (joined_groups(*divisions) if divisions else None), notes

@@ -195,17 +195,19 @@ def fit_regrouped(
     >>> fitted.predict_proba(X[:2] / 16).shape, len(fitted.regrouping.parent_)
     ((2, 2), 10)
     """
-    for name, value in (("build", build), ("loss", loss)):
+    for name, value in (("build", build), *([] if loss is None else [("loss", loss)])):
         # PyTorch's loss classes take weights where the numbers of samples are passed.
-        if isinstance(value, nn.Module) or getattr(value, "__module__", "") == nn.CrossEntropyLoss.__module__:
+        of_torch = isinstance(value, nn.Module) or getattr(value, "__module__", "") == nn.CrossEntropyLoss.__module__
+        if of_torch or not callable(value):
             raise ValueError(f"{name} is {value}; pass a function that makes one for the pseudo-classes, lambda k: ...")
+    if not is_number(peak_lr) or not 0 < peak_lr < float("inf"):
+        raise ValueError(f"peak_lr is {peak_lr!r}; expected a number above 0")
     if not isinstance(regrouping, Regrouping | None):
         raise ValueError(f"regrouping is {regrouping}; expected a Regrouping(...)")
     if not (is_number(seed) and seed >= 0 and seed % 1 == 0):
         raise ValueError(f"seed is {seed}; it must be a whole number of at least 0")
     device = torch.device(device or default_device())
-    if batch_size is None:
-        batch_size = inputs.batch_size if isinstance(inputs, DataLoader) else 128
+    batch_size = (inputs.batch_size if isinstance(inputs, DataLoader) else 128) if batch_size is None else batch_size
     check_whole(epochs=epochs, batch_size=batch_size, patience=1 if patience is None else patience)
     if sample_weight is not None and loss is not None:
         raise ValueError("sample_weight is for cross-entropy; weigh samples in the loss of your own, or leave loss out")
@@ -224,15 +226,17 @@ def fit_regrouped(
     watch = None
     if validation is not None:
         watch = _Validation(RegroupedNetwork(network, fitted, History(), samples.dtype), validation, patience)
+    made_loss = _weighted(sample_weight, len(labels), device) if loss is None else loss(fitted.counts_)
+    if loss is not None and not callable(made_loss):
+        raise ValueError(f"loss makes {made_loss!r}; expected a function of logits and targets")
+    options = {"epochs": int(epochs), "batch_size": int(batch_size), "peak_lr": peak_lr}
     history = train(
         _Logits(network),
         samples,
         fitted.pseudo_labels_,
-        options=TrainingOptions(
-            epochs=int(epochs), batch_size=int(batch_size), optimizer=optimizer, schedule=schedule, peak_lr=peak_lr
-        ),
+        options=TrainingOptions(optimizer=optimizer, schedule=schedule, **options),
         seed=seed,
-        loss=_weighted(sample_weight, len(labels), device) if loss is None else loss(fitted.counts_),
+        loss=made_loss,
         sampler=_LoaderOrder(inputs) if isinstance(inputs, DataLoader) else None,
         on_epoch=watch,
     )
@@ -366,10 +370,12 @@ def _weighted(
     """Return cross-entropy with weights whose mean is 1."""
     if sample_weight is None:
         return None
-    weights = torch.as_tensor(np.asarray(for_sklearn(sample_weight), np.float32), device=device)
-    if weights.shape != (n,) or not bool((weights >= 0).all()) or not 0 < float(weights.sum()) < float("inf"):
-        raise ValueError(f"sample_weight has shape {tuple(weights.shape)}; expected {n} finite weights, not all zero")
-    weights = weights / weights.mean()
+    weights = np.asarray(for_sklearn(sample_weight))
+    sound = weights.shape == (n,) and weights.dtype.kind in "fiub" and (weights >= 0).all()
+    if not sound or not 0 < weights.sum() < np.inf:
+        found = f"{weights.dtype} of shape {weights.shape}"
+        raise ValueError(f"sample_weight is {found}; expected {n} finite weights of at least 0, not all zero")
+    weights = torch.as_tensor(weights / weights.mean(), dtype=torch.float32, device=device)
 
     def loss(logits: torch.Tensor, targets: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         return (weights[index] * F.cross_entropy(logits, targets, reduction="none")).mean()
@@ -388,7 +394,10 @@ def _built(build: Callable[[int], nn.Module], samples: _Samples, n_outputs: int,
     for samples.dtype in (torch.float32, torch.int64):
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
-            network = build(n_outputs).eval()
+            network = build(n_outputs)
+            if not isinstance(network, nn.Module):
+                raise ValueError(f"build makes {type(network).__name__}; expected a module with {n_outputs} logits")
+            network.eval()
             batch = samples.batch(slice(0, 2)).to(_device_of(network))
             try:
                 with autocast("fp32", batch.device):
@@ -403,5 +412,7 @@ def _built(build: Callable[[int], nn.Module], samples: _Samples, n_outputs: int,
             )
         if bool((output >= 0).all() and ((output.sum(dim=1) - 1).abs() < 0.01).all()):
             raise ValueError("the module returns probabilities; expected logits, so leave its softmax out")
+        if not any(parameter.requires_grad for parameter in network.parameters()):
+            raise ValueError("no parameter of the module can be trained; leave some of them with requires_grad=True")
         return network
     raise ValueError(f"the module cannot read a batch of inputs of shape {tuple(batch.shape)}: {failed}") from failed

@@ -366,7 +366,10 @@ def _forward(network: nn.Module, options: TrainingOptions, images: Resident) -> 
 
 def _optimizer(network: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
     if callable(options.optimizer):
-        return options.optimizer(network.parameters())
+        made = options.optimizer(network.parameters())
+        if not isinstance(made, torch.optim.Optimizer) or isinstance(made, torch.optim.LBFGS):
+            raise ValueError(f"optimizer makes {type(made).__name__}; expected an Optimizer that takes no closure")
+        return made
     if options.optimizer not in ("adam", "sgd"):
         raise ValueError(f"optimizer is {options.optimizer!r}; expected 'adam', 'sgd' or a function of the parameters")
     common = {"lr": options.peak_lr, "weight_decay": options.weight_decay}
@@ -378,7 +381,11 @@ def _optimizer(network: nn.Module, options: TrainingOptions) -> torch.optim.Opti
 
 def _schedule(optimizer: torch.optim.Optimizer, options: TrainingOptions, steps: int):
     if callable(options.schedule):
-        return options.schedule(optimizer, steps)
+        by_loss = torch.optim.lr_scheduler.ReduceLROnPlateau
+        made = by_loss(optimizer) if options.schedule is by_loss else options.schedule(optimizer, steps)
+        if isinstance(made, by_loss) or not hasattr(made, "step"):
+            raise ValueError(f"schedule makes {type(made).__name__}; expected a scheduler that steps without a loss")
+        return made
     if options.schedule == "constant":
         return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)
     if options.schedule != "one-cycle":

@@ -25,7 +25,7 @@ from sklearn.preprocessing import OneHotEncoder
 from regroup_lib.data.bundled_tables import table_of
 from regroup_lib.data.dataset import some_of
 from regroup_lib.data.own_folders import gray_range, read_pictures
-from regroup_lib.data.own_tables import MISSING, column_kinds, read_rows
+from regroup_lib.data.own_tables import MISSING, read_rows
 from regroup_lib.encoders.base import center_and_normalize
 from regroup_lib.encoders.features import make_encoder
 from regroup_lib.nn.models import build_network
@@ -148,7 +148,9 @@ class Model:
             encoder = make_encoder(self.spec.encoder, data_dir=data_dir)
             side = encoder.image_size if self.spec.image_size else None
             files, images, notes = read_pictures(path, (side or shape[0], side or shape[1], shape[2]), span)
-            inputs = _normalized(encoder.transform(images), self.about.get("center"))
+            inputs = encoder.transform(images)
+            if "center" in self.about:  # that of the training images
+                inputs = center_and_normalize(np.array([self.about["center"]], np.float32), inputs)[1]
         else:
             files, inputs, notes = read_pictures(path, shape, span)
         if self.spec.network in FROZEN_ESTIMATORS:
@@ -186,13 +188,10 @@ def fit_model(spec: Spec | TableSpec, own: OwnData, *, data_dir: str | Path | No
         raise ValueError(f"the training of {spec.label} diverged; nothing is saved")
     about = {"parent": trainer.labels.parent.tolist(), "shape": list(trainer.task.train.inputs.shape[1:])}
     about["range"] = gray_range(Path(own.path)) if Path(own.path).is_dir() else None
-    if METHODS[spec.method].features:
-        encoder = make_encoder(spec.encoder, data_dir=data_dir)
-        if encoder.normalize:
-            dataset = own.load(
-                data_dir=data_dir, image_size=spec.image_size and (encoder.image_size or spec.image_size)
-            )
-            about["center"] = encoder.transform(dataset.train.inputs).mean(axis=0, dtype=np.float64).tolist()
+    if METHODS[spec.method].features and (encoder := make_encoder(spec.encoder, data_dir=data_dir)).normalize:
+        size = spec.image_size and (encoder.image_size or spec.image_size)
+        images = own.load(data_dir=data_dir, image_size=size).train.inputs
+        about["center"] = encoder.transform(images).mean(axis=0, dtype=np.float64).tolist()
     if spec.network in FROZEN_ESTIMATORS:
         return Model(spec, about, trainer.estimator)
     for parameter in trainer.network.head.parameters():  # the outputs of a second head have served
@@ -209,7 +208,7 @@ def _fit_table(spec: TableSpec, data_dir: str | Path | None) -> Model:
     reading = {name: getattr(spec.own, name) for name in ("header", "missing", "decimal")}
     # No classifier uses a column that was constant, so new rows need not have it.
     constant = [name for name, column in table.features.items() if column.nunique() == 1]
-    columns = column_kinds(Path(spec.own.path), list(table.features.columns.drop(constant)), **reading)
+    columns = {name: kind for name, kind in table.features.attrs["kinds"].items() if name not in constant}
     values = table.features[constant].mode().to_dict("records")
     return Model(spec, {"columns": columns, "constant": values[0] if values else {}, "reading": reading}, fitted)
 
@@ -233,13 +232,6 @@ def _digest(about: dict[str, Any], folder: Path) -> str:
     return hashlib.sha256(b"".join([said.encode(), *files])).hexdigest()
 
 
-def _normalized(features: np.ndarray, center: list[float] | None) -> np.ndarray:
-    """Return features as those of the training images were normalized; see `center_and_normalize`."""
-    if center is None:
-        return features
-    return center_and_normalize(np.array([center], np.float32), features)[1]
-
-
 def load_model(folder: str | Path) -> Model:
     """Read a model that `Model.save` wrote.
 
@@ -261,13 +253,8 @@ def load_model(folder: str | Path) -> Model:
         spec = parse_spec(about.pop("spec"))
         if estimator.is_file():
             return Model(spec, about, skops.io.load(estimator, trusted=sorted(TRUSTED)))
-        network = build_network(
-            spec.network,
-            in_channels=about["in_channels"],
-            n_classes=len(about["parent"]),
-            seed=0,
-            head=METHODS[spec.method].head,
-        )
+        sizes = {"in_channels": about["in_channels"], "n_classes": len(about["parent"])}
+        network = build_network(spec.network, **sizes, seed=0, head=METHODS[spec.method].head)
         network.load_state_dict(load_file(folder / WEIGHTS))
     except Exception as error:  # skops, zipfile, torch and safetensors raise a different class for each defect
         raise ValueError(f"{folder} is damaged or was not written by `regroup fit --save` ({error})") from error

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from imblearn.pipeline import make_pipeline
 from threadpoolctl import threadpool_limits
 
@@ -21,15 +22,18 @@ from regroup_lib.data.tasks import make_task
 from regroup_lib.encoders.features import make_encoder
 from regroup_lib.nn.models import build_network
 from regroup_lib.nn.training import ResidentImages, TrainingOptions, train
+from regroup_lib.regroup import Regrouping
 from regroup_lib.runs import table_methods
 from regroup_lib.runs.methods import METHODS
 from regroup_lib.runs.own import PIXELS, Plan
 from regroup_lib.runs.saved import steps_of
-from regroup_lib.runs.specs import Spec, TableSpec
+from regroup_lib.runs.specs import AnySpec, LookSpec, Spec, TableSpec
 
 ROWS = 2000  # of a table in a trial, and more if fewer positives than TRIED_POSITIVES are among them
 TRIED_POSITIVES = 20
+CLUSTERED = 40_000  # rows, or a fifth of them, that are clustered, as the clustering of a few takes far fewer steps
 COPIES = {"rows": 7, "pixels": 4}  # how often prepared rows and an encoder's pixels are in memory at a time
+N_LOOKS = 3  # clusterings before the runs, which tell how stable the clusters are
 MAX_BATCHES = 3  # of images in a trial
 
 
@@ -70,32 +74,50 @@ def _try_table(plan: Plan, todo: Sequence[TableSpec]) -> tuple[float, float]:
     n, smaller = len(table.labels), np.bincount(table.labels).min()
     tried = min(n, max(ROWS, math.ceil(n * TRIED_POSITIVES / smaller)))
     kinds = {(spec.method, spec.estimator): spec for spec in todo}
+    clustering = _cluster(table, plan.specs[0], max(tried, min(CLUSTERED, n // 5)) / n)
     per_run, memory = {}, 0.0
     for kind, spec in kinds.items():
         (few, short, _), (many, long, needed) = (_fit(table, spec, share * tried / n) for share in (0.5, 1))
         per_row = max(0.0, long - short) / max(1, many - few)
         trained = n * (1 - 1 / table_methods.N_FOLDS)
-        per_run[kind] = table_methods.N_FOLDS * (long + per_row * (trained - many))
+        clustered = clustering * (table_methods.METHODS[spec.method].clusterer is not None)
+        per_run[kind] = table_methods.N_FOLDS * (long + per_row * (trained - many) + clustered * trained / n)
         memory = max(memory, needed * n / many)
-    return sum(per_run[spec.method, spec.estimator] for spec in todo), memory
+    return N_LOOKS * clustering + sum(per_run[spec.method, spec.estimator] for spec in todo), memory
 
 
-def _fit(table: Table, spec: TableSpec, share: float) -> tuple[int, float, float]:
-    """Fit a run's classifier on a share of the rows; return their number, the seconds, and the bytes."""
+def _share(table: Table, spec: AnySpec, share: float) -> tuple[AnySpec, pd.DataFrame, np.ndarray]:
+    """Return a spec for a share of the rows, these rows, and their labels."""
     threshold = spec.threshold and max(1, share * spec.threshold)
     spec, rng = spec.model_copy(update={"threshold": threshold}), np.random.default_rng(0)
     of_class = [rng.permutation(np.flatnonzero(table.labels == label)) for label in (0, 1)]
     rows = np.concatenate([found[: math.ceil(share * len(found))] for found in of_class])
-    X, y = table.features.iloc[rows], table.labels[rows]
+    return spec, table.features.iloc[rows], table.labels[rows]
+
+
+def _cluster(table: Table, spec: LookSpec, share: float) -> float:
+    """Cluster a share of the rows; return the seconds that all of them will take."""
+    spec, X, y = _share(table, spec, share)
+    with threadpool_limits(1):
+        columns, _ = table_methods.prepared(X)
+        start = time.perf_counter()
+        features = table_methods.ENCODERS[spec.encoder]().fit_transform(columns) if spec.encoder else columns
+        Regrouping(threshold=spec.threshold, random_state=0).fit(features, y)
+        return (time.perf_counter() - start) * len(table.labels) / len(y)
+
+
+def _fit(table: Table, spec: TableSpec, share: float) -> tuple[int, float, float]:
+    """Fit a run's classifier on a share of the rows; return their number, the seconds, and the bytes."""
+    spec, X, y = _share(table, spec, share)
     with threadpool_limits(1):
         start = time.perf_counter()
         columns = table_methods.make_preparation().fit_transform(X)
         model = make_pipeline(*steps_of(spec)).fit(columns, y)
-        scores = model.predict_proba(columns[: len(rows) // 4])
+        scores = model.predict_proba(columns[: len(y) // 4])
         seconds = time.perf_counter() - start
     n_classes = len(getattr(model[-1], "parent_", scores[0]))
     cells = columns.shape[1] * COPIES["rows"] + 4 * n_classes
-    return len(rows), seconds, len(rows) * cells * 8 + len(pickle.dumps(model))
+    return len(y), seconds, len(y) * cells * 8 + len(pickle.dumps(model))
 
 
 def _try_images(plan: Plan, todo: Sequence[Spec]) -> tuple[float, float]:

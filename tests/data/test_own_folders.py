@@ -45,19 +45,23 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("REGROUP_DATA", str(tmp_path / "data"))
 
 
+def filled(names, n=4, **options):
+    """Return n different pictures in each folder."""
+    return {f"{name}/{i}.png": pixels(i + 100 * k, **options) for k, name in enumerate(names) for i in range(n)}
+
+
 def plain(n=10, **options):
     """Return files of two classes without a split."""
-    return {f"{c}/{i}.png": pixels(i + 100 * (c == "b"), **options) for c in "ab" for i in range(n)}
+    return filled("ab", n, **options)
 
 
 def divided(**options):
     """Return files of two classes with a training and a test split."""
-    return {
-        f"{s}/{c}/{i}.png": pixels(ord(s[1]) + 7 * ord(c) + i, **options)
-        for s in ("train", "test")
-        for c in "ab"
-        for i in range(3)
-    }
+    return filled(["train/a", "train/b", "test/a", "test/b"], 3, **options)
+
+
+def warnings_of(dataset):
+    return [note for note in dataset.notes if note.startswith("warning")]
 
 
 def image_of(dataset, file):
@@ -78,14 +82,9 @@ def test_pictures_come_pixel_by_pixel_with_their_classes_and_splits(folder, chan
         "val/b/8.png": pixels(8, channels=channels),
     }
     dataset = load_data(folder(files))
-    assert dataset.name == "photos"
-    assert dataset.class_names == ("a", "b")
-    assert {part: dataset.class_counts(part) for part in dataset.splits} == {
-        "train": [3, 3],
-        "val": [1, 1],
-        "test": [3, 3],
-    }
-    assert dataset.notes == ()
+    assert (dataset.name, dataset.class_names, dataset.notes) == ("photos", ("a", "b"), ())
+    counts = {part: dataset.class_counts(part) for part in dataset.splits}
+    assert counts == {"train": [3, 3], "val": [1, 1], "test": [3, 3]}
     for file, picture in files.items():
         np.testing.assert_array_equal(image_of(dataset, file), picture.reshape(6, 5, channels))
         assert dataset.class_names[dataset.splits[file.split("/")[0]].labels[0]] in "ab"
@@ -93,15 +92,8 @@ def test_pictures_come_pixel_by_pixel_with_their_classes_and_splits(folder, chan
 
 def test_images_lie_anywhere_below_their_class_and_hidden_files_are_none(folder):
     files = plain() | {"a/deep/er/x.png": pixels(55)}
-    debris = [
-        ".DS_Store",
-        "Thumbs.db",
-        "a/._1.png",
-        "a/@eaDir/1.png/THUMB.png",
-        "__MACOSX/a/._1.png",
-        ".thumbnails/1.png",
-        "b/~$1.png",
-    ]
+    debris = [".DS_Store", "Thumbs.db", "a/._1.png", "a/@eaDir/1.png/THUMB.png"]
+    debris += ["__MACOSX/a/._1.png", ".thumbnails/1.png", "b/~$1.png"]
     home = folder(files | dict.fromkeys(debris, b"none of the user's"))
     (home / "b" / "readme.txt").write_text("what it is")
     dataset = load_data(home)
@@ -143,27 +135,23 @@ def test_links_are_followed_once_and_links_to_nothing_are_not_overlooked(folder)
 
 def test_masks_and_names_made_of_other_names_are_warned_about(folder):
     masks = {f"b/{i}_mask.png": np.full((6, 5), i, np.uint8) for i in range(5)}
-    (warning,) = (note for note in load_data(folder(plain() | masks)).notes if note.startswith("warning"))
+    (warning,) = warnings_of(load_data(folder(plain() | masks)))
     assert "5 files ending in _mask are in the class b only (b/0_mask.png" in warning
-    for place in ("masks/{}.png", "b/Masks/{}.png"):
+    for place in ("masks/{}.png", "b/Masks/{}.png", "b_masks/{}.png"):
         files = plain() | {place.format(i): np.full((6, 5), i, np.uint8) for i in range(5)}
         assert any("5 files in folders called" in note for note in load_data(folder(files, name=place[:3])).notes)
     patients = {
         f"{c}/patient{i // 4:02d}_slice{i}.png": pixels(40 + i + 100 * (c == "b")) for c in "ab" for i in range(16)
     }
-    (warning,) = (note for note in load_data(folder(patients, name="patients")).notes if note.startswith("warning"))
+    (warning,) = warnings_of(load_data(folder(patients, name="patients")))
     assert "names begin alike in 4 ways (patient00, patient01, patient02 and 1 more)" in warning
-    altered = {
-        f"{c}/3{how}.png": pixels(300 + i + 10 * ord(c))
-        for c in "ab"
-        for i, how in enumerate(["_flip", "-rot90", " (1)", "-150x150", "@2x"])
-    }
-    home = folder(plain() | altered, name="altered")
-    (warning,) = (note for note in load_data(home).notes if note.startswith("warning"))
+    names = [f"{c}/3{how}.png" for c in "ab" for how in ("_flip", "-rot90", " (1)", "-150x150", "@2x")]
+    home = folder(plain() | {name: pixels(300 + i) for i, name in enumerate(names)}, name="altered")
+    (warning,) = warnings_of(load_data(home))
     assert "10 files have the name of another one with something added" in warning
     assert "--group PATTERN" in warning
     dataset = load_data(home, group=r"(./\d+)")
-    assert not any(note.startswith("warning") for note in dataset.notes)
+    assert not warnings_of(dataset)
     sides = {file: part for part, columns in dataset.metadata.items() for file in columns["file"]}
     for c in "ab":
         assert len({side for file, side in sides.items() if file.startswith(f"{c}/3")}) == 1
@@ -360,12 +348,10 @@ def test_another_layout_is_refused_with_those_there_are(folder, files, message):
 )
 def test_splits_are_known_under_their_usual_names(folder, train, val, test):
     names = {"train": train, "val": val, "test": test}
-    counts = {"train": 4, "val": 2, "test": 3}
-    number = iter(range(100))
-    files = {f"{names[s]}/{c}/{i}.png": pixels(next(number)) for s in names for c in "ab" for i in range(counts[s])}
-    dataset = load_data(folder(files))
+    dataset = load_data(folder(filled([f"{name}/{c}" for name in names.values() for c in "ab"])))
     assert dataset.class_names == ("a", "b")
-    assert {part: dataset.class_counts(part) for part in dataset.splits} == {s: [n, n] for s, n in counts.items()}
+    for part, name in names.items():
+        assert set(dataset.metadata[part]["file"]) == {f"{name}/{c}/{i}.png" for c in "ab" for i in range(4)}
 
 
 @pytest.mark.parametrize(
@@ -382,35 +368,20 @@ def test_splits_are_known_under_their_usual_names(folder, train, val, test):
     ],
 )
 def test_what_looks_like_splits_is_never_taken_for_classes(folder, folders, message):
-    files = {f"{name}/{i}.png": pixels(i + 10 * n) for n, name in enumerate(folders) for i in range(4)}
     with pytest.raises(DataError, match=message):
-        load_data(folder(files))
+        load_data(folder(filled(folders)))
 
 
-def test_names_of_classes_have_one_unicode_form(folder):
-    files = {
-        f"{c}/{i}.png": pixels(i + 10 * n) for n, c in enumerate(["train/cafe\u0301", "train/x"]) for i in range(3)
-    }
-    files |= {
-        f"{c}/{i}.png": pixels(i + 10 * n) for n, c in enumerate(["test/caf\u00e9", "test/x"], 5) for i in range(3)
-    }
-    assert load_data(folder(files)).class_names == ("caf\u00e9", "x")
+def test_names_of_classes_have_one_unicode_form_and_may_be_that_of_a_split(folder):
+    names = ["train/cafe\u0301", "train/x", "test/caf\u00e9", "test/x"]
+    assert load_data(folder(filled(names))).class_names == ("caf\u00e9", "x")
+    assert load_data(folder(filled(["train", "plane"]), name="one")).class_names == ("plane", "train")  # no split
 
 
 def test_folders_that_may_be_splits_and_folders_below_a_class_are_said(folder):
-    names = [f"{part}/{c}" for part in ("fold_1", "fold_2") for c in "ab"]
-    dataset = load_data(
-        folder({f"{name}/{i}.png": pixels(i + 10 * n) for n, name in enumerate(names) for i in range(4)})
-    )
-    assert any(
-        note.startswith("warning, all classes have the same folders below them (a, b)") for note in dataset.notes
-    )
+    dataset = load_data(folder(filled(["fold_1/a", "fold_1/b", "fold_2/a", "fold_2/b"])))
+    assert "all classes have the same folders below them (a, b)" in warnings_of(dataset)[0]
     assert any("4 folders below their class's and count as that class's (fold_1/a" in note for note in dataset.notes)
-
-
-def test_a_class_may_be_called_train(folder):
-    dataset = load_data(folder({f"{c}/{i}.png": pixels(i + ord(c[0])) for c in ("train", "plane") for i in range(5)}))
-    assert dataset.class_names == ("plane", "train")
 
 
 # ---------------------------------------------------------------- folders: the split
@@ -420,22 +391,19 @@ def test_without_a_split_a_fifth_of_each_class_is_tested(folder):
     home = folder({f"{c}/{i}.png": pixels(i + 1000 * ord(c)) for c, n in (("a", 50), ("b", 10)) for i in range(n)})
     dataset = load_data(home)
     assert (dataset.class_counts("train"), dataset.class_counts("test")) == ([40, 8], [10, 2])
-    with_val = {f"train/{c}/{i}.png": pixels(i + ord(c)) for c in "ab" for i in range(10)}
-    with_val |= {"val/a/v.png": pixels(500), "val/b/v.png": pixels(501)}
+    with_val = filled(["train/a", "train/b"], 10) | {"val/a/v.png": pixels(500), "val/b/v.png": pixels(501)}
     sizes = {part: len(split) for part, split in load_data(folder(with_val, name="val")).splits.items()}
     assert sizes == {"train": 16, "val": 2, "test": 4}
     assert "no test split: the training images are divided 80/20, class by class" in dataset.notes
 
 
 def test_the_split_hangs_on_the_images_alone(folder):
-    first = load_data(folder(plain(20)))
     renamed = {f"{file.split('/')[0]}/x{97 - i}.png": picture for i, (file, picture) in enumerate(plain(20).items())}
-    second = load_data(folder(renamed, name="others"))
-
-    def tested(dataset):
-        return {image.tobytes() for image in dataset.test.inputs}
-
-    assert tested(first) == tested(second)
+    first, second = (
+        {image.tobytes() for image in load_data(home).test.inputs}
+        for home in (folder(plain(20)), folder(renamed, name="others"))
+    )
+    assert first == second
 
 
 def test_copies_stay_on_one_side_and_copies_across_a_given_split_are_counted(folder):
@@ -450,16 +418,10 @@ def test_copies_stay_on_one_side_and_copies_across_a_given_split_are_counted(fol
     assert leaking.notes == ("1 images of the test split are also in the training split, pixel for pixel",)
 
 
-@pytest.mark.parametrize(
-    ("group", "named"), [("1", lambda file: file.split("/")[1]), (r"p(\d+)", lambda file: file.split("/")[1])]
-)
-def test_groups_stay_whole_in_the_test_and_the_validation_split(folder, group, named):
+@pytest.mark.parametrize("group", ["1", r"p(\d+)"])
+def test_groups_stay_whole_in_the_test_and_the_validation_split(folder, group):
     # Patients 3 to 5 have images in both classes.
-    patients = {"a": range(6), "b": range(3, 12)}
-    files = {
-        f"{c}/p{p}/{i}.png": pixels(1000 * (c == "b") + 10 * p + i) for c in "ab" for p in patients[c] for i in range(4)
-    }
-    home = folder(files)
+    home = folder(filled([*(f"a/p{p}" for p in range(6)), *(f"b/p{p}" for p in range(3, 12))]))
     dataset = load_data(home, group=group)
     assert "group: 12 groups of images, which stay whole" in dataset.notes
     assert all(min(dataset.class_counts(part)) for part in dataset.splits)
@@ -467,11 +429,8 @@ def test_groups_stay_whole_in_the_test_and_the_validation_split(folder, group, n
     assert set(np.unique(task.val.labels)) == {0, 1}
     files = {part: columns["file"] for part, columns in dataset.metadata.items()}
     of = {"train": files["train"][task.train.index], "val": files["train"][task.val.index], "test": files["test"]}
-    sides = {}
-    for part, names in of.items():
-        for name in names:
-            sides.setdefault(named(name), set()).add(part)
-    assert all(len(parts) == 1 for parts in sides.values())
+    sides = [{name.split("/")[1] for name in names} for names in of.values()]
+    assert sum(map(len, sides)) == len(set.union(*sides)) == 12
     without = load_data(home)
     assert dataset.digest != without.digest
     assert "images lie in 15 folders below their class's" in without.notes[0]
@@ -482,17 +441,14 @@ def test_groups_stay_whole_in_the_test_and_the_validation_split(folder, group, n
     [("2", "80 images have no folder on level 2"), ("(", "no regular expression"), ("q\\d", "no match of")],
 )
 def test_a_group_that_images_do_not_have_is_refused(folder, group, message):
-    home = folder(
-        {f"{c}/p{p}/{i}.png": pixels(100 * ord(c) + 10 * p + i) for c in "ab" for p in range(8) for i in range(5)}
-    )
     with pytest.raises(DataError, match=message):
-        load_data(home, group=group)
+        load_data(folder(filled([f"{c}/p{p}" for c in "ab" for p in range(8)], 5)), group=group)
 
 
 # ---------------------------------------------------------------- folders: the cache
 
 
-def test_images_are_decoded_once(folder, monkeypatch):
+def test_images_are_decoded_once_and_a_changed_one_is_another_data_set(folder, monkeypatch):
     home = folder(plain())
     before = load_data(home)
     with monkeypatch.context() as patch:
@@ -502,11 +458,7 @@ def test_images_are_decoded_once(folder, monkeypatch):
         after = load_data(home)
         assert after is not before
         assert after.digest == before.digest
-
-
-def test_a_changed_picture_and_another_name_are_another_data_set(folder):
-    home = folder(plain())
-    digests = {load_data(home).digest}
+    digests = {before.digest}
     Image.fromarray(pixels(4321)).save(home / "a" / "0.png")
     digests.add(load_data(home).digest)
     shutil.move(home / "a", home / "A")
@@ -526,7 +478,7 @@ def test_a_name_goes_before_a_folder_of_that_name(folder, monkeypatch):
 
 
 def test_a_path_makes_a_task_of_a_class_against_the_rest(folder):
-    home = folder({f"{c}/{i}.png": pixels(i + 50 * ord(c)) for c in "abc" for i in range(20)})
+    home = folder(filled("abc", 20))
     for source in (home, str(home), load_data(home)):
         task = make_task(source, positive="b", seed=1)
         assert (task.name, task.class_names, task.fine_class_names) == ("photos-b", ("not b", "b"), ("a", "b", "c"))
