@@ -41,14 +41,14 @@ def tally_sentence(verdicts: Sequence[Verdict]) -> str:
     return f"Of the paper's {len(verdicts)} claims, {listed([f'{number} {verb} {word}', *others])}"
 
 
-def summary_box(verdicts: Sequence[Verdict]) -> HTML:
-    """Return a box for the top of a chapter: the claims that it tests, by their verdict."""
+def summary_box(verdicts: Sequence[Verdict], *more: str) -> HTML:
+    """Return a box for the top of a chapter: the claims that it tests, by their verdict, and `more` lines of HTML."""
     lines = []
     for word in WORDS:
         stated = [f"{html.escape(v.statement)} ({v.claim}).{_other_scale(v)}" for v in verdicts if v.word == word]
         if stated:
             lines.append(f"<b>{word.capitalize()}:</b> {' '.join(stated)}")
-    return box(lines)
+    return box([*lines, *more])
 
 
 def box(lines: Iterable[str]) -> HTML:
