@@ -556,7 +556,7 @@ def _recommended(comparison: Comparison, word: str, ours: Chosen, others: Chosen
     heading = {
         "regroup": f"Regroup: {our_name}.",
         "leave the labels as they are": f"Leave the labels as they are: {other_name}.",
-        "not worth it": f"Not worth it, as the clusters are not stable: {other_name}.",
+        "not worth it": f"Not worth it, because the clusters are not stable: use {other_name}.",
         "undecided": f"Undecided, so do without regrouping: {other_name}.",
     }[word]
     positives = int((ours.labels[0] == 1).sum())

@@ -141,8 +141,8 @@ def _average_precision(label: str, class_name: str | None = None) -> Measure:
 
 MEASURES = {
     "average_precision": _average_precision("AP"),
-    "average_precision_df": _average_precision("AP of df", "df"),
-    "average_precision_nv": _average_precision("AP of nv", "nv"),
+    "average_precision_df": _average_precision("AP of dermatofibroma", "df"),
+    "average_precision_nv": _average_precision("AP of nevi", "nv"),
     "balanced_accuracy": Measure("BA", _balanced_accuracies, 1, "points"),
     "precision": Measure("precision at 0.5", _precision_at_half, 1, "percentage points"),
     "leniency": Measure("share of thresholds with a BA within 2 points of its best", _leniency, 0, "percentage points"),
@@ -277,7 +277,7 @@ def verdict(claim: Mapping[str, Any], profile: str, seeds: Sequence[int]) -> Ver
     if missing:
         sweeps = {_sweep_of(name, claim["chapter"]) for part in claim["contrasts"] for name in part["runs"]}
         commands = " and ".join(f"regroup sweep {name} --profile {profile}" for name in sorted(sweeps))
-        note = f"not all runs are recorded ({', '.join(missing)}); {commands} makes them"
+        note = f"Not all runs are recorded ({', '.join(missing)}). To make them: {commands}"
         if combine([c.word for c in contrasts]) != "mixed":  # which further contrasts would not change
             contrasts = []
     elsewhere = _contrasts(claim, "paper", seeds)[0] if profile == "cpu" else []

@@ -350,7 +350,7 @@ def test_without_records_a_claim_is_not_tested_and_says_what_is_missing(tmp_path
     assert found.word == "not tested"
     assert found.contrasts == found.records == ()
     assert missing in found.measured
-    assert "not all runs are recorded" in found.measured
+    assert "Not all runs are recorded" in found.measured
     assert "regroup sweep " in found.measured
 
 

@@ -45,14 +45,15 @@ Runs = Mapping[str, Mapping[str, Sequence[Record]]]  # by task and method, one r
 def binary_runs(profile: str, seeds: Sequence[int]) -> dict[str, dict[str, list[Record]]]:
     """Return the runs on binary tasks that are all recorded, by task and method, one record per seed.
 
-    They are the label sets of the motivating example, and the methods of Table 1 with their chosen settings.
+    They are the methods of Table 1 with their chosen settings, and the label sets of the motivating example.
     """
-    labels = plans.records_of(plans.label_sets(profile, seeds), "explore")
-    found = {plans.TASKS[profile]: {style_of(group[0].spec).label: group for group in labels.values()}}
+    found = {}
     for task in plans.recorded_tasks(profile, seeds):
-        groups = {method_tables.title(name): group for name, group in plans.competitors(task, profile, seeds).items()}
-        found[task] = groups | found.get(task, {})
-    return found
+        groups = plans.competitors(task, profile, seeds)
+        found[task] = {method_tables.title(name): group for name, group in groups.items()}
+    labels = plans.records_of(plans.label_sets(profile, seeds), "explore").values()
+    example = {style_of(group[0].spec).label: group for group in labels}
+    return found | {plans.TASKS[profile]: found.get(plans.TASKS[profile], {}) | example}
 
 
 def threshold_counts(labels: np.ndarray, scores: np.ndarray) -> dict[str, list[int]]:

@@ -106,7 +106,7 @@ def image_cases(profile: str, seeds: Sequence[int]) -> pd.DataFrame:
             gain = precision_difference(plans.competitors(look.task, profile, seeds), "rg", "ce")
         found = find_record(look).metrics["diagnosis"][0]
         row = {"task": task_name(look.task), "encoder": encoder_label(look.encoder), "stability": found["stability"]}
-        rows.append(row | {"gain": gain.mean, "AP, points": str(gain)})
+        rows.append(row | {"gain": gain.mean, "AP gain, points": str(gain)})
     return pd.DataFrame(rows)
 
 

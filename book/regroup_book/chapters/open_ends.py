@@ -12,7 +12,7 @@ from sklearn.metrics import recall_score
 
 from regroup_book.differences import Groups, precision_difference, values
 from regroup_book.method_tables import mean_cells, relative_cost
-from regroup_book.show import encoder_label, table, traced
+from regroup_book.show import table, traced
 from regroup_lib.intervals import Interval, interval, mean_std, minus, starred
 from regroup_lib.metrics import bootstrap_counts
 from regroup_lib.runs.records import N_RESAMPLES, Record, rule_of
@@ -58,9 +58,9 @@ def long_tail_table(groups: Groups) -> pd.DataFrame:
     columns["pseudo-classes"] = [len(group[0].regrouping["parent"]) for group in groups.values()]
     columns["images seen"] = [f"{relative_cost(group, groups['CE']):.2f}" for group in groups.values()]
     found = [pd.DataFrame([shot_accuracies(record) for record in group]) for group in groups.values()]
-    for name in ("all", *SHOTS):
-        if not all(f[name].isna().all() for f in found):
-            columns[f"accuracy, {name}"] = ["" if f[name].isna().all() else mean_std(f[name]) for f in found]
+    shots = [name for name in SHOTS if not all(f[name].isna().all() for f in found)]
+    for name in ("all", *shots) if len(shots) > 1 else ("all",):
+        columns[f"accuracy, {name}"] = ["" if f[name].isna().all() else mean_std(f[name]) for f in found]
     columns["mean AP"] = mean_cells(groups, "average_precision", marked=True)
     return table(columns, groups.values())
 
@@ -80,7 +80,7 @@ def chosen_on_validation(groups: Groups) -> str:
 def contests(groups: Groups) -> dict[str, tuple[str, str]]:
     """Return the pairs of methods that are held against one another, by what is compared; validation chooses them.
 
-    ``"RG − CE"``: RG at the chosen threshold, and CE. ``"with − without"``: the best method that regroups,
+    ``"RG − CE"``: RG at the chosen threshold, and CE. ``"best with RG − best without"``: the best method that regroups,
     and the best that does not. ``"at equal steps"``: the same among those whose epochs have no more images than CE's,
     which oversampling's have.
     """
@@ -90,7 +90,7 @@ def contests(groups: Groups) -> dict[str, tuple[str, str]]:
     best = chosen_on_validation(regroups)
     return {
         "RG − CE": (chosen_on_validation(alone), "CE"),
-        "with − without": (best, chosen_on_validation(others)),
+        "best with RG − best without": (best, chosen_on_validation(others)),
         "at equal steps": (best, chosen_on_validation(equal)),
     }
 
@@ -128,25 +128,24 @@ def long_tail_sentences(tails: Mapping[str, Groups]) -> dict[str, str]:
     """Return, for each contest, on how many sets the first is clearly above and below the second."""
     titles = {
         "RG − CE": "RG against CE",
-        "with − without": "The best method that regroups against the best that does not",
+        "best with RG − best without": "The best method that regroups against the best that does not",
         "at equal steps": "The same among methods that see as many images as CE",
     }
     sentences = {}
     for contest, compared in titles.items():
         found = [tail_differences(groups, *contests(groups)[contest]) for groups in tails.values()]
-        tallies = ", and ".join(f"{measure} is {_tally([f[measure] for f in found])}" for measure in found[0])
-        means = {measure: interval([f[measure].mean for f in found]) for measure in found[0]} if len(found) > 1 else {}
-        pooled = " and ".join(f"{mean} points of {measure}" for measure, mean in means.items())
-        over = f" The mean difference over the sets is {pooled}." if pooled else ""
-        sentences[contest] = f"{compared}: {tallies}.{over}"
+        by_measure = {measure: [f[measure] for f in found] for measure in found[0]}
+        tallies = [f"{measure} is {_tally(group)}" for measure, group in by_measure.items()]
+        sentences[contest] = f"{compared}: {'; '.join(tallies)}."
     return sentences
 
 
 def _tally(differences: Sequence[Interval]) -> str:
-    """Return on how many sets a difference is clear: ``"clearly higher on 2 of 4 sets"``."""
+    """Return on how many sets a difference is clear, and its mean: ``"clearly higher on 2 of 4 sets (…)"``."""
     n, counted = len(differences), Counter((d.low > 0) - (d.high < 0) for d in differences)
     parts = [f"clearly {word} on {counted[sign]}" for word, sign in (("higher", 1), ("lower", -1)) if counted[sign]]
-    return f"{' and '.join(parts)} of {n} sets" if parts else f"not clearly different on any of the {n} sets"
+    over = f" (on average {interval([d.mean for d in differences])})" if n > 1 else ""
+    return (f"{' and '.join(parts)} of {n} sets" if parts else f"not clearly different on any of the {n} sets") + over
 
 
 def describe_tail(groups: Groups) -> str:
@@ -154,21 +153,6 @@ def describe_tail(groups: Groups) -> str:
     counts = training_counts(next(iter(groups.values()))[0])
     images = f"{counts.sum():,} training images in {len(counts)} classes"
     return f"{images}, {counts.max():,} in the largest and {counts.min():,} in the smallest"
-
-
-def gain_kept(groups: Groups, name: str, best: str) -> str:
-    """Return in words which share of the best encoder's mean gain over binary labels another encoder keeps."""
-    whole, own = (precision_difference(groups, label, "binary") for label in (best, name))
-    ours, theirs = encoder_label(name), encoder_label(best)
-    if not whole.low > 0:
-        return (
-            f"Regrouping in the space of {theirs} has no clear gain over binary labels here, so there is none to keep."
-        )
-    kept = f", {100 * own.mean / whole.mean:.0f}% of it" if own.mean > 0 else ""
-    return (
-        f"Regrouping in the space of {theirs} changes the AP of binary labels by {whole} points, and in the space of "
-        f"{ours} by {own}{kept}."
-    )
 
 
 def looks_sentence(looks: Mapping[int, Sequence[Record]]) -> str:
