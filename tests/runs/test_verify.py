@@ -115,6 +115,7 @@ IN_THE_FILE = [
     ("rg", lambda values: values["traces"].reverse(), "its traces are of epochs"),
     ("rg", assign("traces", 3, "train_loss", float("inf")), "train_loss is"),
     ("rg", assign("traces", -1, "test_max_average_precision", 0.5), "its last trace has test_max_average_precision"),
+    ("rg", drop("traces", -1, "test_sum_balanced_accuracy"), "test_sum_balanced_accuracy = None"),
     ("rg", assign("regrouping", "parent", [0, 2]), "regrouping.parent is"),
     ("rg", lambda values: values["regrouping"]["parent"].reverse(), "regrouping.parent is"),
     ("rg", assign("regrouping", "parent", "many"), "regrouping.parent is many"),
