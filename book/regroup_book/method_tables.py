@@ -208,8 +208,8 @@ def selection_sentence(table: pd.DataFrame) -> str:
 def sortable(frame: pd.DataFrame, *, html_cells: bool = False, wrapped: bool = False) -> HTML:
     """Return a table for a notebook; its columns sort on a click in the rendered book (``sortable.js``).
 
-    Text between two pairs of asterisks is bold. If the records behind the rows are known (see `show.traced`), a last
-    column links them.
+    Rows of regrouped methods are shaded. Text between two pairs of asterisks is bold. If the records behind the rows
+    are known (see `show.traced`), a last column links them.
 
     `html_cells`: cells are HTML already. `wrapped`: cells hold sentences and are broken into lines.
     """
@@ -222,9 +222,11 @@ def sortable(frame: pd.DataFrame, *, html_cells: bool = False, wrapped: bool = F
     if "records" in frame.attrs:
         rows["runs"] = [_record_link(keys) for keys in frame.attrs["records"]]
         classes.append("results")
-    return HTML(rows.to_html(index=False, classes=classes, border=0, escape=False))
+    shown = rows.to_html(index=False, classes=classes, border=0, escape=False)
+    return HTML(REGROUPED.sub(r'<tr class="ours">\1', shown))
 
 
+REGROUPED = re.compile(r"<tr>(\s*<td>(?:RG|regrouped)\b[^−<]*</td>)")  # rows of regrouped methods, not differences
 BOLD = re.compile(r"\*\*(.+?)\*\*")
 LONG_CELL = 40  # characters on one line; a longer cell is broken into lines, in any table
 

@@ -74,7 +74,10 @@ def test_the_best_mean_is_bold_and_no_run_that_diverged_is(monkeypatch):
     monkeypatch.setattr(method_tables, "values", lambda group, measure: np.array(group))
     cells = method_tables.mean_cells(found, "", marked=True)
     assert cells[:2] == ["68.0 ± 2.8", "**72.0 ± 2.8**"]
-    assert "<strong>72.0 ± 2.8</strong>" in method_tables.sortable(pd.DataFrame({"AP": cells})).data
+    rows = {"AP": cells[:2] * 2}
+    shown = method_tables.sortable(pd.DataFrame(rows, index=pd.Index(["CE", "RG+LA", "RG − CE", "ROS"], name="method")))
+    assert "<strong>72.0 ± 2.8</strong>" in shown.data
+    assert shown.data.count('class="ours"') == 1
     assert "**" not in method_tables.mean_cells({"soap": found["soap"]}, "", marked=True)[0]
 
 
