@@ -289,7 +289,7 @@ def test_the_method_for_images_is_the_simplest_within_one_standard_error_on_vali
         (0.5, 3.0, 0.5, "regroup", "Regroup: RG"),
         (-0.5, 3.0, 0.9, "undecided", "Undecided, so do without regrouping: "),
         (-3.0, 0.5, 0.9, "undecided", "Undecided, so do without regrouping: "),
-        (-1.0, 1.0, 0.5, "not worth it", "Not worth it, as the clusters are not stable: "),
+        (-1.0, 1.0, 0.5, "not worth it", "Not worth it, because the clusters are not stable: use "),
         (-3.0, -0.5, 0.9, "leave the labels as they are", "Leave the labels as they are: "),
     ],
 )

@@ -47,7 +47,7 @@ def run(
     Raises
     ------
     OutOfTime
-        If the training stopped at its deadline: the same call goes on from there.
+        If the training stopped at its deadline: the same call continues from there.
 
     Notes
     -----

@@ -334,7 +334,7 @@ def test_whatever_a_process_is_doing_the_command_ends_it_at_the_deadline_and_say
     # The process is still starting, and importing.
     code, out, _ = regroup("sweep", "long", "--profile", "smoke", "--seeds", "0", "--minutes", "0.01")
     assert code == 75
-    assert "stopped after 0.01 minutes: 0 of 1 runs are recorded; the same call goes on" in out
+    assert "stopped after 0.01 minutes: 0 of 1 runs are recorded; the same call continues" in out
     assert workers_of_this_process() == []
     assert len(sweep([smoke(epochs=1)], results_dir=tmp_path)) == 1
 

@@ -271,7 +271,7 @@ def test_a_record_says_when_it_is_not_what_was_written(recorded):
     (path,) = recorded.glob("smoke/digits-0/*.json")
     text = path.read_text()
     path.write_text(text.replace('"cores": ', '"cores": 1'))
-    with pytest.raises(ValueError, match=r"is damaged .*not what was written: its digest differs"):
+    with pytest.raises(ValueError, match=r"is damaged .*its digest differs from the one that was written"):
         load_records(recorded)
     assert ["its digest differs" in defect.what for defect in check_results(recorded).defects] == [True]
 
