@@ -12,6 +12,7 @@ import yaml
 from bs4 import BeautifulSoup
 
 from regroup_book.differences import precision_difference
+from regroup_book.show import task_name
 from regroup_lib.runs.records import load_record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -199,7 +200,7 @@ def test_page_says_which_runs_are_behind_it_and_each_figure_leads_there(name):
     section = listed if listed.name == "section" else listed.find_parent("section")
     for record in (raw(link.get_text()) for link in section.select("table.records td a")):
         assert record["data_digest"][:12] in said
-        assert record["spec"]["task"] in said
+        assert task_name(record["spec"]["task"]) in said
         assert f"profile {record['spec']['profile']}" in said
         assert f"{record['machine']['cores']} cores {record['machine']['architecture']}" in said
     figures = [c for c in page.select("main figcaption") if not c.find_parent(class_="explore")]
