@@ -257,6 +257,7 @@ def fit(
     """
     from regroup_lib.comparison import check_output, compare
     from regroup_lib.data.load import load_data
+    from regroup_lib.data.own_folders import NO_SPLIT
     from regroup_lib.report import write_report
     from regroup_lib.runs.own import plan
     from regroup_lib.runs.trial import estimate
@@ -271,7 +272,10 @@ def fit(
     options |= {"estimators": estimator, **reading}
     if dry_run:
         planned = plan(path, **options, seeds=chosen)
-        console.print("\n".join([*planned.dataset.notes, estimate(planned, workers=workers)]))
+        # The rows of a table are scored by cross-validation, however `load_data` divides them.
+        unsaid = NO_SPLIT if planned.dataset.is_table else ()
+        notes = [note for note in planned.dataset.notes if not note.startswith(unsaid)]
+        console.print("\n".join([*notes, estimate(planned, workers=workers)]))
         return
     options["workers"] = workers
     if len(chosen) > 1:

@@ -294,7 +294,7 @@ class Comparison:
         notes = [*self.look.metrics["notes"], *failed]
         if not self.is_table:
             return notes
-        notes = [note for note in notes if not note.startswith(NO_SPLIT)]  # which the first records of tables have
+        notes = [note for note in notes if not note.startswith(NO_SPLIT)]
         whole = ", and no fold divides a group" if self.look.spec.own.grouped else ""
         notes.append(f"every row is scored by cross-validation, five folds for each seed{whole}")
         boosted = {title for classifier, title in self.groups if classifier == table_methods.ESTIMATOR_TITLES[BOOSTING]}

@@ -32,7 +32,7 @@ from regroup_lib.data.dataset import (
     some_of,
     split_by_group,
 )
-from regroup_lib.data.own_folders import ALLOW, OWN_FRACTIONS, SPLIT_NAME
+from regroup_lib.data.own_folders import ALLOW, NO_SPLIT, OWN_FRACTIONS, SPLIT_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -173,6 +173,7 @@ def load_frame(
         *notes,
         *_described(found),
         *group_notes,
+        f"{NO_SPLIT}: rows are divided 80/20, class by class",
     ]
     return dataset_of(path.stem, samples, parts, class_names, columns=columns, notes=notes, digest=digest)
 

@@ -90,6 +90,7 @@ def test_a_table_comes_with_its_columns_classes_and_notes(write):
         "missing values: 3 of 60 in x, 15 of 60 in site",
         "left out, columns without a value: nothing",
         "columns of text, taken as categories: site, smoker",
+        "no test split: rows are divided 80/20, class by class",
     )
     by_name = load_data(path, label="smoker")
     assert by_name.class_names == ("False", "True")
@@ -662,7 +663,8 @@ def test_what_may_name_rows_is_kept_with_a_warning(write, name, values, warning)
 
 @pytest.mark.parametrize("name", ["patient age", "body mass index", "user_rating", "acid", "zip", "year"])
 def test_measures_are_not_taken_for_names(write, name):
-    assert len(load_data(write({name: np.random.default_rng(2).integers(20, 60, ROWS)})).notes) == 1  # on the label
+    notes = load_data(write({name: np.random.default_rng(2).integers(20, 60, ROWS)})).notes
+    assert len(notes) == 2  # on the label and the division
 
 
 # ---------------------------------------------------------------- rows that belong together
