@@ -32,20 +32,6 @@ COLUMNS = [
 
 
 @pytest.fixture
-def regroup(monkeypatch, capsys):
-    """Return a function that runs the command in this process: exit code, output, errors."""
-
-    def command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["regroup", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = (re.sub(r"\x1b\[[0-9;]*m", "", text) for text in capsys.readouterr())  # colours, where CI has them
-        return ended.value.code or 0, out, err
-
-    return command
-
-
-@pytest.fixture
 def results_directory(monkeypatch, tmp_path):
     """Let records go to an empty directory."""
     monkeypatch.setenv("REGROUP_RESULTS", str(tmp_path / "results"))

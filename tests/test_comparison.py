@@ -618,11 +618,14 @@ def flat(tmp_path):
     return tmp_path
 
 
-def test_a_pretrained_encoder_is_compared_with_other_uses_of_its_features(flat):
+def test_a_pretrained_encoder_is_compared_with_other_uses_of_its_features(flat, monkeypatch):
     options = {"encoder": "onnx:flat", "image_size": 8, "epochs": 1, "seeds": [0, 1], "profile": "smoke"}
     found = rg.compare(flat / "x", positive="b", **options, data_dir=flat, results_dir=flat / "results")
     shown = [title for classifier, title in found.groups if classifier == "features of onnx:flat"]
     assert shown == ["linear probe", "encoder+MLP"]
+    monkeypatch.setattr(comparison, "resampled_on_validation", lambda *_: np.zeros(3))
+    equal = {title for _, title in found.groups}
+    assert set(found.chosen(equal).picked) == {("features of onnx:flat", "linear probe")}  # the simplest of equals
     others = [found.groups["features of onnx:flat", title][0] for title in shown]
     (second_task,) = (group[0] for (_, title), group in found.groups.items() if title == "CE+features")
     assert second_task.spec.network == "tiny-resnet"

@@ -36,7 +36,8 @@ IMAGE_METHODS = {
     "RG": "rg",
     "RG+WCE": "rg-wce",
 }
-FROZEN = ("linear probe", "encoder+MLP")  # classifiers on an encoder's features, simpler than a network of its own
+# Classifiers on an encoder's features, which are simpler than networks trained on the images.
+FROZEN = tuple(title for title, method in IMAGE_METHODS.items() if METHODS[method].features)
 TABLE_METHODS = {
     "CE": "plain",
     "WCE": "weights",

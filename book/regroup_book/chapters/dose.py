@@ -64,10 +64,12 @@ def least_purity(groups: Groups, follows: str) -> tuple[float, Interval] | None:
 def dose_sentence(groups: Groups) -> str:
     """Return, for each kind of re-assignment, from which purity on the gain is clear."""
     found = {errors: least_purity(groups, follows) for follows, errors in ERRORS.items()}
-    needed = [f"{level[0]:.2f} if errors {errors}" for errors, level in found.items() if level]
+    needed = [f"from {level[0]:.2f} on if errors {errors}" for errors, level in found.items() if level]
     never = [errors for errors, level in found.items() if level is None]
-    sentences = [f"Regrouping begins to help at a purity of {listed(needed)}."] if needed else []
-    sentences += [f"It does not clearly help at any purity if errors {listed(never, 'or')}."] if never else []
+    sentences = [f"Of the tested purities, regrouping clearly helps {listed(needed)}."] if needed else []
+    sentences += (
+        [f"Regrouping does not clearly help at any tested purity if errors {listed(never, 'or')}."] if never else []
+    )
     return " ".join(sentences)
 
 
