@@ -161,7 +161,7 @@ MEASURES = {
         _one(lambda record: record.seconds["regroup"] / (record.seconds["regroup"] + record.seconds["train"])),
     ),
     "encoding_cost": Measure(
-        "encoding, in trainings", _one(lambda record: record.seconds["encode"] / record.seconds["train"])
+        "encoding time over training time", _one(lambda record: record.seconds["encode"] / record.seconds["train"])
     ),
     "order_correlation": Measure(
         "rank correlation of BA and AP", _one(lambda _: np.nan), of_groups=lambda groups: _order_correlations(groups)
@@ -342,7 +342,8 @@ def contrast(part: Mapping[str, Any], groups: Groups, place: str) -> tuple[Contr
     differs = measure.unit == "points" and bound == 0 and sum(terms.values()) == 0
     titles = {name: title_of(of[0]) if len(of) == 1 else f"median of {len(of)} methods" for name, of in members.items()}
     titles = dict.fromkeys(terms, measure.label) if whole else titles
-    text = f"{place}{'' if whole else f', {measure.label}'}: {_formula(terms, titles, bound)}"
+    formula = part["name"].format(**titles) if "name" in part else _formula(terms, titles, bound)
+    text = f"{place}{'' if whole else f', {measure.label}'}: {formula}"
     return Contrast(text, found, judge(found, NEGLIGIBLE if differs else None), measure.digits, measure.unit), used
 
 
@@ -384,17 +385,15 @@ def _picked(part: Mapping[str, Any], groups: Groups, measure: Measure) -> dict[s
 
 
 def _formula(terms: Mapping[str, float], names: Mapping[str, str], bound: float) -> str:
-    """Return a weighted sum as text, its bound subtracted: ``"RG − 2 × CE"``, ``"0.5 − true classes"``."""
-    parts = [(weight, names[name]) for name, weight in terms.items()]
-    if bound:
-        parts.append((-1 if bound > 0 else 1, f"{abs(bound):.{0 if float(bound).is_integer() else 1}f}"))
-    parts.sort(key=lambda part: part[0] < 0)  # a sum that begins with a minus reads badly
+    """Return a weighted sum and its bound as text: ``"RG − 2 × CE"``, ``"RUSC above 75"``, ``"RG below 0.5"``."""
+    below = max(terms.values()) < 0  # a sum of negative terms exceeds -0.5 if that of positive ones is below 0.5
     text = ""
-    for weight, name in parts:
+    for name, weight in sorted(terms.items(), key=lambda term: term[1] < 0):
         times = "" if abs(weight) == 1 else f"{abs(weight):g} × "
-        sign = ("−" if weight < 0 else "") if not text else " − " if weight < 0 else " + "
-        text += f"{sign}{times}{name}"
-    return text
+        sign = "" if not text else " − " if weight < 0 and not below else " + "
+        title = f"({names[name]})" if ", " in names[name] else names[name]
+        text += f"{sign}{times}{title}"
+    return text + (f" {'below' if below else 'above'} {-bound if below else bound:g}".replace("-", "−") if bound else "")
 
 
 # ---------------------------------------------------------------- where the runs of a contrast are
@@ -412,10 +411,7 @@ GROUP_TITLES = {
 
 
 def title_of(group: str) -> str:
-    """Return how text names a group of records; ``"rg-longer last"`` is that of the last of several settings."""
-    name, _, end = group.rpartition(" ")
-    if end in ("first", "last"):
-        return f"{title_of(name)} ({end})"
+    """Return how text names a group of records."""
     if group in METHODS:
         return METHODS[group].title
     return f"K = {group}" if group.isdecimal() else GROUP_TITLES.get(group, encoder_label(group))
