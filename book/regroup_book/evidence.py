@@ -25,7 +25,7 @@ from regroup_book.chapters.ablations import by_number
 from regroup_book.chapters.synchronous_learning import asynchrony, hidden_pace_gap, pace_gap
 from regroup_book.differences import Groups, bootstrap_precisions, scores_on_test
 from regroup_book.show import encoder_label, space_accuracy, task_name
-from regroup_lib.intervals import Interval, interval
+from regroup_lib.intervals import Interval, interval, minus
 from regroup_lib.metrics import bootstrap_counts, decide, rates_above
 from regroup_lib.runs.methods import METHODS
 from regroup_lib.runs.records import N_RESAMPLES, Record, rule_of
@@ -393,7 +393,8 @@ def _formula(terms: Mapping[str, float], names: Mapping[str, str], bound: float)
         sign = "" if not text else " − " if weight < 0 and not below else " + "
         title = f"({names[name]})" if ", " in names[name] else names[name]
         text += f"{sign}{times}{title}"
-    return text + (f" {'below' if below else 'above'} {-bound if below else bound:g}".replace("-", "−") if bound else "")
+    end = f" below {-bound:g}" if below else f" above {bound:g}"
+    return text + minus(end) if bound else text
 
 
 # ---------------------------------------------------------------- where the runs of a contrast are
