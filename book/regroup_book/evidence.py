@@ -148,7 +148,9 @@ MEASURES = {
     "leniency": Measure("share of thresholds with a BA within 2 points of its best", _leniency, 0, "percentage points"),
     "separation": Measure("distance of the score distributions", _separation, 1, "percentage points"),
     "threshold_gain": Measure("BA gained by a threshold tuned on validation", _threshold_gain, 1, "points"),
-    "neighbor_accuracy": Measure("5-NN accuracy", _one(lambda r: 100 * space_accuracy(r)), 1, "percentage points"),
+    "neighbor_accuracy": Measure(
+        "five-nearest-neighbor accuracy", _one(lambda r: 100 * space_accuracy(r)), 1, "percentage points"
+    ),
     "nmi": Measure("NMI", _one(lambda record: record.metrics["nmi"])),
     "purity": Measure("purity", _one(lambda record: record.metrics["purity"])),
     "explained_variance": Measure("pixel variance kept", lambda r: _reconstruction(r, "explained_variance"), 3),
