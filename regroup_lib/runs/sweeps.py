@@ -111,7 +111,7 @@ def sweep(
     runs, or whose features it computes, is put last, and waited for.
 
     A run whose worker dies (killed, crashed, out of memory) continues at its last epoch on another one; other runs
-    are not affected. It is given up after three starts that ended its worker before the next epoch was finished. A sweep
+    are unaffected. It is given up after three starts that ended its worker before the next epoch was finished. A sweep
     that is interrupted (Ctrl-C) ends its processes, or withdraws runs that a cluster has not started; the same call
     continues.
     """
