@@ -34,20 +34,20 @@ OnlyTask = Annotated[str | None, typer.Option("--task", help="Only this task.")]
 OnlyMethod = Annotated[str | None, typer.Option("--method", help="Only this method.")]
 OnlyProfile = Annotated[str | None, typer.Option("--profile", help="Only this profile.")]
 # How data of your own are read.
-Label = Annotated[str | None, typer.Option(help="Of a table: the column with the classes; default: the last.")]
-ImageSize = Annotated[int | None, typer.Option(help="Of image files: resize them to this height and width in pixels.")]
+Label = Annotated[str | None, typer.Option(help="For a table: the column with the classes; default: the last.")]
+ImageSize = Annotated[int | None, typer.Option(help="For image files: resize them to this height and width in pixels.")]
 AllowMissing = Annotated[
     bool, typer.Option("--allow-missing", help="Leave out images that cannot be read and rows without a label.")
 ]
 Group = Annotated[
     str | None,
     typer.Option(
-        help="Samples that belong together share a value of this column; of images a level of folders or a pattern."
+        help="Samples that belong together share a value of this column; for images, a level of folders or a pattern."
     ),
 ]
-NoHeader = Annotated[bool, typer.Option("--no-header", help="Of a table: its first line is data, not names.")]
-Missing = Annotated[list[str] | None, typer.Option(help="Of a table: a marker of missing values; may be repeated.")]
-Decimal = Annotated[str | None, typer.Option(help="Of a table: its decimal mark, a point or a comma.")]
+NoHeader = Annotated[bool, typer.Option("--no-header", help="For a table: its first line is data, not names.")]
+Missing = Annotated[list[str] | None, typer.Option(help="For a table: a marker of missing values; may be repeated.")]
+Decimal = Annotated[str | None, typer.Option(help="For a table: its decimal mark, a point or a comma.")]
 
 
 class _Console:
@@ -190,7 +190,7 @@ def run(
     set_: Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE; may be repeated.")] = None,
     recompute: Annotated[bool, typer.Option(help="Run again where there is a record.")] = False,
 ) -> None:
-    """Run one spec, or look its record up.
+    """Run one spec, or look up its record.
 
     Example: regroup run --set task=digits-0 --set method=rg --set encoder=pca --set profile=smoke
     """
@@ -213,7 +213,7 @@ def fit(
     ] = None,
     encoder: Annotated[
         str | None,
-        typer.Option(help="Space of the clusters; of images pca (default), raw, clip, onnx:STEM, of tables pca."),
+        typer.Option(help="Space of the clusters: for images pca (default), raw, clip or onnx:STEM; for tables pca."),
     ] = None,
     threshold: Annotated[
         float | None, typer.Option(help="Classes up to this size are not split; default: the smaller class's size.")
@@ -226,17 +226,17 @@ def fit(
     missing: Missing = None,
     decimal: Decimal = None,
     estimator: Annotated[
-        list[str] | None, typer.Option(help="Of a table: logreg, forest or boosting; may be repeated; default: all.")
+        list[str] | None, typer.Option(help="For a table: logreg, forest or boosting; may be repeated; default: all.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Of images; default: by their number, 5 to 40.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="For images; default: by their number, 5 to 40.")] = None,
     seeds: Annotated[
         str | None,
         typer.Option(help="Comma-separated seeds; default: 0,1,2, with --quick 0,1, with --thorough 0 to 4."),
     ] = None,
     thorough: Annotated[
-        bool | None, typer.Option("--thorough/--quick", help="More seeds; or fewer, and of a table no boosting.")
+        bool | None, typer.Option("--thorough/--quick", help="More seeds; or fewer, and no boosting for tables.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes on this machine; default: this one.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes on this machine; default: this process.")] = None,
     recompute: Annotated[bool, typer.Option(help="Run again where there are records.")] = False,
     output: Annotated[Path | None, typer.Option(help="Write the results to this .json or .csv file.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write a report to this .html file.")] = None,

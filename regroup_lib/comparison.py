@@ -344,7 +344,7 @@ class Comparison:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """One row for each classifier and method: BA, AP and the paired difference of AP to CE, in percent.
+        """One row for each classifier and method: BA, AP and the paired difference in AP from CE, in percent.
 
         Mean ± standard deviation over seeds; the difference with a 95% interval. Regrouped scores are aggregated by
         sum. Images have one network: the difference of a probe is to its CE.

@@ -160,7 +160,7 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, _Regroups):
     ----------
     estimator : classifier, optional
         Any classifier with ``predict_proba`` or ``decision_function``; it is cloned. Decision values are turned into
-        probabilities by softmax, or by the logistic function where there is one value a sample; they must come one
+        probabilities by softmax, or by the logistic function where there is one value per sample; they must come one
         for each class (for `~sklearn.svm.SVC`, ``decision_function_shape="ovr"``). Default:
         `~sklearn.linear_model.LogisticRegression`.
     clusterer, threshold : optional

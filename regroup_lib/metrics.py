@@ -291,7 +291,7 @@ def total_variation(features: np.ndarray, labels: Sequence[int]) -> np.ndarray:
     -------
     ndarray of float64 [K]
         Mean squared distance of a class's features to their center, divided by the same figure over the whole
-        set, so that epochs and networks compare. NaN for a class without a sample.
+        set, so that epochs and networks can be compared. NaN for a class without a sample.
     """
     features, labels = np.asarray(features), np.asarray(labels)
     if features.ndim != 2 or labels.shape != (len(features),):

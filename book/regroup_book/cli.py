@@ -30,16 +30,17 @@ def sweep(
     chapter: Annotated[str, typer.Argument(help="A chapter of the book, or all.")],
     profile: Profile = "cpu",
     seeds: Seeds = "0,1,2",
-    workers: Annotated[int | None, typer.Option(help="Processes on this machine; default: this one.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes on this machine; default: this process.")] = None,
     recompute: Annotated[bool, typer.Option(help="Run again where there are records.")] = False,
     scheduler: Annotated[
         str | None, typer.Option(help="Run on the workers of this Dask scheduler: its address.")
     ] = None,
     resource: Annotated[
-        list[str] | None, typer.Option(help="NAME=NUMBER that a run takes of a worker's, like GPU=1; with --scheduler.")
+        list[str] | None,
+        typer.Option(help="NAME=NUMBER that a run takes from its worker, such as GPU=1; with --scheduler."),
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Stop within so many minutes, with exit code 75; the same command goes on.")
+        float | None, typer.Option(help="Stop within this many minutes, with exit code 75; the same command continues.")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print runs and estimated minutes; start nothing.")

@@ -25,7 +25,7 @@ from regroup_book.chapters.ablations import by_number
 from regroup_book.chapters.synchronous_learning import asynchrony, hidden_pace_gap, pace_gap
 from regroup_book.differences import Groups, bootstrap_precisions, scores_on_test
 from regroup_book.show import encoder_label, space_accuracy, task_name
-from regroup_lib.intervals import Interval, interval
+from regroup_lib.intervals import Interval, interval, minus
 from regroup_lib.metrics import bootstrap_counts, decide, rates_above
 from regroup_lib.runs.methods import METHODS
 from regroup_lib.runs.records import N_RESAMPLES, Record, rule_of
@@ -148,7 +148,9 @@ MEASURES = {
     "leniency": Measure("share of thresholds with a BA within 2 points of its best", _leniency, 0, "percentage points"),
     "separation": Measure("distance of the score distributions", _separation, 1, "percentage points"),
     "threshold_gain": Measure("BA gained by a threshold tuned on validation", _threshold_gain, 1, "points"),
-    "neighbor_accuracy": Measure("5-NN accuracy", _one(lambda r: 100 * space_accuracy(r)), 1, "percentage points"),
+    "neighbor_accuracy": Measure(
+        "five-nearest-neighbor accuracy", _one(lambda r: 100 * space_accuracy(r)), 1, "percentage points"
+    ),
     "nmi": Measure("NMI", _one(lambda record: record.metrics["nmi"])),
     "purity": Measure("purity", _one(lambda record: record.metrics["purity"])),
     "explained_variance": Measure("pixel variance kept", lambda r: _reconstruction(r, "explained_variance"), 3),
@@ -161,7 +163,7 @@ MEASURES = {
         _one(lambda record: record.seconds["regroup"] / (record.seconds["regroup"] + record.seconds["train"])),
     ),
     "encoding_cost": Measure(
-        "encoding, in trainings", _one(lambda record: record.seconds["encode"] / record.seconds["train"])
+        "encoding time over training time", _one(lambda record: record.seconds["encode"] / record.seconds["train"])
     ),
     "order_correlation": Measure(
         "rank correlation of BA and AP", _one(lambda _: np.nan), of_groups=lambda groups: _order_correlations(groups)
@@ -342,7 +344,8 @@ def contrast(part: Mapping[str, Any], groups: Groups, place: str) -> tuple[Contr
     differs = measure.unit == "points" and bound == 0 and sum(terms.values()) == 0
     titles = {name: title_of(of[0]) if len(of) == 1 else f"median of {len(of)} methods" for name, of in members.items()}
     titles = dict.fromkeys(terms, measure.label) if whole else titles
-    text = f"{place}{'' if whole else f', {measure.label}'}: {_formula(terms, titles, bound)}"
+    formula = part["name"].format(**titles) if "name" in part else _formula(terms, titles, bound)
+    text = f"{place}{'' if whole else f', {measure.label}'}: {formula}"
     return Contrast(text, found, judge(found, NEGLIGIBLE if differs else None), measure.digits, measure.unit), used
 
 
@@ -384,17 +387,16 @@ def _picked(part: Mapping[str, Any], groups: Groups, measure: Measure) -> dict[s
 
 
 def _formula(terms: Mapping[str, float], names: Mapping[str, str], bound: float) -> str:
-    """Return a weighted sum as text, its bound subtracted: ``"RG − 2 × CE"``, ``"0.5 − true classes"``."""
-    parts = [(weight, names[name]) for name, weight in terms.items()]
-    if bound:
-        parts.append((-1 if bound > 0 else 1, f"{abs(bound):.{0 if float(bound).is_integer() else 1}f}"))
-    parts.sort(key=lambda part: part[0] < 0)  # a sum that begins with a minus reads badly
+    """Return a weighted sum and its bound as text: ``"RG − 2 × CE"``, ``"RUSC above 75"``, ``"RG below 0.5"``."""
+    below = max(terms.values()) < 0  # a sum of negative terms exceeds -0.5 if that of positive ones is below 0.5
     text = ""
-    for weight, name in parts:
+    for name, weight in sorted(terms.items(), key=lambda term: term[1] < 0):
         times = "" if abs(weight) == 1 else f"{abs(weight):g} × "
-        sign = ("−" if weight < 0 else "") if not text else " − " if weight < 0 else " + "
-        text += f"{sign}{times}{name}"
-    return text
+        sign = "" if not text else " − " if weight < 0 and not below else " + "
+        title = f"({names[name]})" if ", " in names[name] else names[name]
+        text += f"{sign}{times}{title}"
+    end = f" below {-bound:g}" if below else f" above {bound:g}"
+    return text + minus(end) if bound else text
 
 
 # ---------------------------------------------------------------- where the runs of a contrast are
@@ -412,10 +414,7 @@ GROUP_TITLES = {
 
 
 def title_of(group: str) -> str:
-    """Return how text names a group of records; ``"rg-longer last"`` is that of the last of several settings."""
-    name, _, end = group.rpartition(" ")
-    if end in ("first", "last"):
-        return f"{title_of(name)} ({end})"
+    """Return how text names a group of records."""
     if group in METHODS:
         return METHODS[group].title
     return f"K = {group}" if group.isdecimal() else GROUP_TITLES.get(group, encoder_label(group))

@@ -202,7 +202,7 @@ def selection_table(profile: str, seeds: Sequence[int]) -> pd.DataFrame:
 def selection_sentence(table: pd.DataFrame) -> str:
     """Return in how many tasks validation chose the natural number of clusters."""
     natural = int((table["natural"] == table["chosen"]).sum())
-    return f"The validation split chose the natural number of clusters in {natural} of {len(table)} tasks."
+    return f"The validation split chose the natural number of clusters in {natural or 'none'} of {len(table)} tasks."
 
 
 def sortable(frame: pd.DataFrame, *, html_cells: bool = False, wrapped: bool = False) -> HTML:

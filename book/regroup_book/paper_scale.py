@@ -58,18 +58,18 @@ def compare_profiles(task: str, small: Groups, large: Groups) -> str:
     settings = [f"{network_name(spec.network)}, {spec.epochs} epochs" for spec in specs]
     return (
         f"**{task_name(task)}.** In both profiles, `{SMALL}` ({settings[0]}) and `{LARGE}` ({settings[1]}), "
-        f"the difference in AP to {style_of(specs[0]).label} has the same sign for "
+        f"the difference in AP from {style_of(specs[0]).label} has the same sign for "
         f"{(sides[0] == sides[1]).sum()} of {sides.shape[1]} methods. "
         f"The rank correlation of all APs is {minus(f'{order:.2f}')}."
     )
 
 
 def profile_table(small: Groups, large: Groups) -> pd.DataFrame:
-    """Return AP in percent in both profiles and its difference to CE, with its 95% interval."""
+    """Return AP in percent in both profiles and its difference from CE, with its 95% interval."""
     columns = {"method": [style_of(group[0].spec).label for group in small.values()]}
     for profile, groups in ((SMALL, small), (LARGE, {method: large[method] for method in small})):
         columns[f"AP, {profile}"] = mean_cells(groups, AVERAGE_PRECISION)
-        columns[f"over CE, {profile}"] = gain_cells(groups, "ce")
+        columns[f"difference, {profile}"] = gain_cells(groups, "ce")
     return table(columns, [[*small[method], *large[method]] for method in small])
 
 

@@ -151,7 +151,7 @@ def gain_cells(groups: Groups, reference: str) -> list[str]:
 
 
 def comparison_table(records: Sequence[Record]) -> pd.DataFrame:
-    """Return one row per method: BA and AP on the test set under both rules, and the difference in AP to CE.
+    """Return one row per method: BA and AP on the test set under both rules, and the difference in AP from CE.
 
     All numbers are percent, mean ± standard deviation over seeds; the difference is that under max aggregation,
     with its 95% interval.

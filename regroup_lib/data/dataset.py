@@ -73,7 +73,7 @@ class Dataset:
         Further columns, by split and name, with one value per sample. HAM10000 has those of its table but the label
         (``age`` float32, years, NaN: unknown; images of one ``lesion_id`` are a group), Financial PhraseBank ``line``,
         a user's folder ``file``, a user's table ``row``, counted from 0 in the order of the file; both have ``group``
-        (int64) where samples belong together, such as copies or those of one patient: no division parts a group.
+        (int64) where samples belong together, such as copies or those of one patient: no split divides a group.
     notes : tuple of str
         The parts of the set that were left out; for a user's own set also how it was read and divided.
     """

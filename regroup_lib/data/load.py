@@ -67,9 +67,9 @@ def load_data(
         - a table with one row per sample: a ``.csv`` or ``.tsv`` file (separated by commas, semicolons, tabs or bars;
           UTF-8, UTF-16 or Windows-1252), or a ``.parquet`` file, for which pandas needs pyarrow (see `load_frame`).
 
-        A name goes before a path: write ``"./digits"`` for a folder of that name.
+        A name takes precedence over a path: write ``"./digits"`` for a folder of that name.
     data_dir : str or Path, optional
-        Where named sets lie; default ``REGROUP_DATA``, else the user's cache directory.
+        Where named sets are; default ``REGROUP_DATA``, else the user's cache directory.
     download : bool
         Fetch a named set that is missing from its publisher.
     image_size : int, optional
@@ -100,7 +100,7 @@ def load_data(
     Raises
     ------
     DataError
-        If the set is unknown, missing, truncated, mislabelled or of another shape, or an option is not for it.
+        If the set is unknown, missing, truncated, mislabeled or of another shape, or an option is not for it.
 
     Examples
     --------

@@ -71,7 +71,7 @@ DEEP = "IF"  # how Pillow's modes of more than 8 bits a pixel begin
 KEPT_SIZE = 128  # images of one size up to this stay as they are
 ALLOW = "load with allow_missing=True (--allow-missing) to leave them out"
 # Notes on pictures that were changed.
-GREY = "grey, and made RGB as the others are"
+GREY = "gray, and made RGB as the others are"
 TRANSPARENT = "with transparency, put on white"
 TURNED = "turned upright as their camera noted"
 FRAMES = "of several frames, of which the first is read"
@@ -89,14 +89,14 @@ def load_folder(
 ) -> Dataset:
     """Load a folder of image files, one folder per class; `load_data` describes the options.
 
-    Images lie in ``train/<class>/...`` and, where there are any, ``val/`` and ``test/`` (or what else these are called:
-    ``Training_Set``, ``validation``), or in ``<class>/...`` alone; also in folders below their class's and in linked
+    Images are in ``train/<class>/...`` and, where there are any, ``val/`` and ``test/`` (or another usual name, such as
+    ``Training_Set`` or ``validation``), or in ``<class>/...`` alone; also in folders below their class's and in linked
     ones. Without a test split the training images are divided 80/20, class by class, by a rule that depends on the
     images alone; copies of a picture stay together. Images that have several sizes or more than `KEPT_SIZE` pixels per
     side are refused unless ``image_size`` says what to resize them to.
 
-    The images are grey if all are, else RGB. Pictures are turned upright as their camera noted, transparency becomes
-    white, and grey values beyond 8 bits are scaled from the range that they have in the whole set to 0 to 255.
+    The images are gray if all are, else RGB. Pictures are turned upright as their camera noted, transparency becomes
+    white, and gray values beyond 8 bits are scaled from the range that they have in the whole set to 0 to 255.
     ``metadata`` has each image's ``file`` and, where images belong together, its ``group``; ``notes`` say how often
     each of that was done, and how many images of the test split are also in the training split.
     """

@@ -80,7 +80,7 @@ def word_form(text: str) -> str:
 
 
 def read_descriptions() -> pd.DataFrame:
-    """Return the sentences of scikit-learn's descriptions of data sets, labelled by the set that they describe.
+    """Return the sentences of scikit-learn's descriptions of data sets, labeled by the set that they describe.
 
     These are several hundred sentences of real prose that need neither network nor license, enough for a text
     classifier to learn from. Other versions of scikit-learn have other sentences. Tables, code, rules, sentences of
@@ -148,7 +148,7 @@ def read_phrasebank(folder: Path, source: Source, mend: str) -> Dataset:
     check = Check(path, mend)
     for name, expected in zip(names, source.class_counts["all"], strict=True):
         found = int((published["labels"] == name).sum())
-        check(found == expected, f"{found} lines are labelled {name!r}", str(expected))
+        check(found == expected, f"{found} lines are labeled {name!r}", str(expected))
     sentences, notes = without_repeats(published)
     split_of = source.split()
     parts = np.array([split_of.get(sentence_digest(text), "") for text in sentences["texts"]])

@@ -124,7 +124,7 @@ def make_task(
         holds out nothing. In a long-tailed task it is held out before the tail is cut. A data set with a validation
         split of its own keeps that one whatever the fraction.
     imbalance : float, optional
-        Negatives per positive in the training split of a binary task, the other splits keep the natural ratio: see
+        Negatives per positive in the training split of a binary task; the other splits keep the natural ratio: see
         `fewer_positives`. Encoders, which see no labels, still learn from the whole training split. In a long-tailed
         task it is the largest class by the smallest, 100 if it is not given (10 for the digits).
     data_dir, image_size : optional

@@ -140,7 +140,7 @@ def fit_regrouped(
     Parameters
     ----------
     build : callable
-        Called with the number of pseudo-classes; returns a module from a batch of inputs to so many logits, or to a
+        Called with the number of pseudo-classes; returns a module from a batch of inputs to that many logits, or to a
         mapping with ``"logits"`` or a tuple that begins with them. (That number is known only after the clustering, so
         a finished module would not fit.) Lazy modules are fine.
     inputs : array, tensor, Dataset or DataLoader [n, ...]
@@ -149,7 +149,7 @@ def fit_regrouped(
     labels : sequence [n], optional
         Classes. Default: the second part of each of the Dataset's samples.
     features : array [n, d], optional
-        Features to cluster, best those of a pre-trained encoder. Default: the inputs, flattened.
+        Features to cluster, preferably those of a pre-trained encoder. Default: the inputs, flattened.
     regrouping : Regrouping, optional
         The clusterer, threshold and number of clusters to use; a copy is fitted. Default: the paper's.
     loss : callable, optional
@@ -162,7 +162,7 @@ def fit_regrouped(
         Held-out samples with their classes. After each epoch the average precision on them, aggregated to classes (of
         the smaller class if there are two, else the mean), joins the history; the weights of the best epoch are kept.
     patience : int, optional
-        Stop after so many epochs without a better one on `validation`.
+        Stop after this many epochs without a better one on `validation`.
     epochs : int
     batch_size : int, optional
         Default: the DataLoader's, else 128.

@@ -91,7 +91,7 @@ def sweep(
         See `run`. On workers of a cluster that do not see `results_dir`, the path is one of their own, and records
         come back over the network.
     minutes : float, optional
-        Stop within this many minutes; the same call continues at the last epoch. All that it needs for that lies in
+        Stop within this many minutes; the same call continues at the last epoch. All that it needs for that is in
         `results_dir`, hidden folders included, in files below 16 MB, and may be copied to another machine in between.
         The runs are then in one process of their own, if no `workers` are given.
     resources : mapping of str to float, optional
@@ -110,8 +110,8 @@ def sweep(
     A spec that is named twice is run once. Several sweeps may share a results directory: a spec that another process
     runs, or whose features it computes, is put last, and waited for.
 
-    A run whose worker dies (killed, crashed, out of memory) continues at its last epoch on another one; other runs do
-    not notice. It is given up after three starts that ended its worker before the next epoch was finished. A sweep
+    A run whose worker dies (killed, crashed, out of memory) continues at its last epoch on another one; other runs
+    are unaffected. It is given up after three starts that ended its worker before the next epoch was finished. A sweep
     that is interrupted (Ctrl-C) ends its processes, or withdraws runs that a cluster has not started; the same call
     continues.
     """

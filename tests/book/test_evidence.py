@@ -185,12 +185,18 @@ def test_a_difference_within_a_point_contradicts_only_a_claim_of_a_difference(ma
 
 
 def test_a_contrast_says_what_is_subtracted_from_what(make):
-    groups = {"rg": make("rg", 4.0), "ce": make("ce", 1.0)}
-    found, _ = contrast({"measure": "average_precision", "terms": {"ce": -2, "rg": 1}, "above": -25}, groups, "digit 0")
-    assert found.text == "digit 0, AP: RG + 25 − 2 × CE"
-    assert str(found) == f"digit 0, AP: RG + 25 − 2 × CE: {found.interval} points"
-    assert evidence.title_of("rg-longer last") == "RG (last)"
-    assert evidence.title_of("random first") == "random groups (first)"
+    groups = {"rg": make("rg", 4.0), "ce": make("ce", 1.0), "distill": make("ce", 2.0)}
+
+    def text(terms, **more):
+        found, _ = contrast({"measure": "average_precision", "terms": terms} | more, groups, "digit 0")
+        assert str(found) == f"{found.text}: {found.interval} points"
+        return found.text.removeprefix("digit 0, AP: ")
+
+    assert text({"ce": -2, "rg": 1}, above=-25) == "RG − 2 × CE above −25"
+    assert text({"rg": 1}, above=75) == "RG above 75"
+    assert text({"rg": -1}, above=-0.5) == "RG below 0.5"
+    assert text({"rg": 1, "distill": -1}) == "RG − (CE, features distilled)"
+    assert text({"rg": 1, "ce": -0.5}, name="{rg} − half of {ce}") == "RG − half of CE"
 
 
 def test_rivals_are_picked_on_validation_and_never_by_the_test_set(make):
@@ -300,7 +306,7 @@ def test_contrasts_compare_what_there_is(claim, part):
     picks = {
         name: (kind, chosen) for kind in ("best", "worst", "median") for name, chosen in part.get(kind, {}).items()
     }
-    assert set(part) <= {"runs", "measure", "terms", "above", "over", "best", "worst", "median"}
+    assert set(part) <= {"runs", "measure", "terms", "above", "over", "best", "worst", "median", "name"}
     assert any(part["terms"].values())
     assert set(picks) <= set(part["terms"])
     measure = MEASURES[part["measure"]]

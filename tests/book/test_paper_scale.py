@@ -66,14 +66,14 @@ def test_both_profiles_are_compared_where_both_are_whole(both, tmp_path, monkeyp
         for groups in (small, large)
     ]
     same = sum((ap[0][m] > ap[0]["ce"]) == (ap[1][m] > ap[1]["ce"]) for m in ("ros", "rg"))
-    assert f"the difference in AP to binary labels has the same sign for {same} of 2 methods" in text
+    assert f"the difference in AP from binary labels has the same sign for {same} of 2 methods" in text
     assert "`cpu` (tiny ResNet, 1 epochs) and `paper` (tiny ResNet, 3 epochs)" in text
     assert table.attrs["records"] == [[r.key for r in (*small[method], *large[method])] for method in METHODS]
     for method, (_, row) in zip(METHODS, table.iterrows(), strict=True):
         for profile, values, groups in zip(("cpu", "paper"), ap, (small, large), strict=True):
             assert row[f"AP, {profile}"].startswith(f"{100 * values[method]:.1f} ±")
             expected = "" if method == "ce" else str(precision_difference(groups, method, "ce"))
-            assert row[f"over CE, {profile}"].removesuffix(" *") == expected
+            assert row[f"difference, {profile}"].removesuffix(" *") == expected
 
     shutil.copytree(both / "cpu", tmp_path / "cpu")
     monkeypatch.setenv("REGROUP_RESULTS", str(tmp_path))

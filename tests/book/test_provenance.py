@@ -85,7 +85,7 @@ def in_paper(measure):
 
 
 def over(method):
-    """Return a cell of the difference in AP to the row of a method: its mean from the files, its interval checked."""
+    """Return a cell of the difference in AP from the row of a method: its mean from the files, its interval checked."""
 
     def cell(row, table):
         baseline = next(other for other in table if raw(other[0])["spec"]["method"] == method)
@@ -136,7 +136,7 @@ COLUMNS = {
 }
 for profile in ("cpu", "paper"):
     COLUMNS[f"AP, {profile}"] = of_profile(profile, COLUMNS["AP (max)"])
-    COLUMNS[f"over CE, {profile}"] = of_profile(profile, over("ce"))
+    COLUMNS[f"difference, {profile}"] = of_profile(profile, over("ce"))
 # Words, and numbers whose tests make the records themselves (test_report.py, test_competition.py).
 ELSEWHERE = {"groups", "setting", "chosen", "natural", "settings tried", "images seen", "seconds", "share preparing"}
 ELSEWHERE |= {"rank", "ranks by seed", "95% of resamples", "first in", "learned", "recall", "precision"}

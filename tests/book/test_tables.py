@@ -171,7 +171,7 @@ def test_differences_are_counted_by_their_intervals(results):
         (3, 0, "helps"),
         (0, 3, "hurts"),
         (0, 1, "hurts on a few tables"),
-        (5, 1, "helps and hurts"),
+        (5, 1, "helps on some tables and hurts on others"),
     ],
 )
 def test_a_tally_in_a_word(better, worse, word):

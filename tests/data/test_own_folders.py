@@ -165,7 +165,7 @@ def test_grey_becomes_color_and_what_is_transparent_white_and_both_are_said(fold
     assert (found[0] == 255).all()
     np.testing.assert_array_equal(found[1:], picture[1:, :, :3])
     np.testing.assert_array_equal(image_of(dataset, "train/a/grey.png"), np.repeat(grey[..., None], 3, axis=2))
-    said = ("grey, and made RGB as the others are", "with transparency, put on white")
+    said = ("gray, and made RGB as the others are", "with transparency, put on white")
     assert dataset.notes == tuple(f"1 of 14 images {how}" for how in said)
 
 

@@ -155,7 +155,7 @@ def test_malformed_lines_are_named_counted_and_shortened(made_up, added, message
 @pytest.mark.parametrize(
     ("change", "encoding", "message"),
     [
-        (lambda lines: lines[1:], "latin-1", r"19 lines are labelled 'negative', expected 20; move .* `regroup"),
+        (lambda lines: lines[1:], "latin-1", r"19 lines are labeled 'negative', expected 20; move .* `regroup"),
         (lambda lines: ["Other .@negative", *lines[1:]], "latin-1", r"published ones: 1 \(lines 1\), expected"),
         (lambda lines: lines, "utf-8", r"sentences that are not the published ones: 21 .* in Latin-1"),
     ],

@@ -248,7 +248,8 @@ def pays_between(groups: Groups) -> str:
         ahead = [f"{ratio}:1" for ratio, at in at_each.items() if precision_difference(at, "ros", rg).low > 0]
         sentences.append(
             f"{beginning}, the gain of RG over CE is {first:+.1f} points at {low}:1 and {last:+.1f} at {high}:1, where "
-            f"CE has learned {learned:.0f}% of its labels. ROS ranks above RG at {listed(ahead or ['no ratio'])}."
+            f"CE has learned {learned:.0f}% of its labels. "
+            + (f"ROS ranks above RG at {listed(ahead)}." if ahead else "ROS does not rank above RG at any ratio.")
         )
     return minus(" ".join(sentences))
 

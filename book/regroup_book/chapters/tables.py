@@ -147,7 +147,7 @@ class Tally:
     def word(self) -> str:
         """The tally in words; with 95% intervals, one task in forty is better and one worse by chance alone."""
         if self.better and self.worse:
-            return "helps and hurts"
+            return "helps on some tables and hurts on others"
         if not (found := self.better or self.worse):
             return "changes little"
         word = "helps" if self.better else "hurts"

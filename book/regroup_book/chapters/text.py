@@ -109,7 +109,7 @@ def comparison_table(results: Mapping[str, Groups]) -> pd.DataFrame:
 
 
 def nearest_sentences(record: Record, data_dir: str | Path | None = None) -> list[str] | None:
-    """Return the sentence nearest to each cluster's centre; None where the data set is not at hand.
+    """Return the sentence nearest to each cluster's center; None where the data set is not at hand.
 
     Records hold rows and single terms, for its licence may not let sentences be copied.
     """
