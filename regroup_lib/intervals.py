@@ -6,7 +6,7 @@ The interval covers both, and every table, figure and verdict uses it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,12 +137,6 @@ def starred(intervals: Sequence[Interval | None], *, level: float = 0.05) -> lis
     given = [found for found in intervals if found is not None]
     corrected = iter(holm([found.p_value for found in given]))
     return ["" if found is None else f"{found}{' *' if next(corrected) < level else ''}" for found in intervals]
-
-
-def starred_columns(columns: Mapping[str, Sequence[Interval | None]], *, level: float = 0.05) -> dict[str, list[str]]:
-    """Return several columns of one table as text, as `starred` does, corrected together."""
-    texts = iter(starred([found for column in columns.values() for found in column], level=level))
-    return {name: [next(texts) for _ in column] for name, column in columns.items()}
 
 
 def mean_std(values: Sequence[float], scale: float = 100, digits: int = 1) -> str:

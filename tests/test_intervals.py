@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from regroup_lib.intervals import Interval, holm, interval, starred, starred_columns
+from regroup_lib.intervals import Interval, holm, interval, starred
 from regroup_lib.metrics import bootstrap_counts, weighted_average_precisions
 
 
@@ -109,8 +109,6 @@ def test_a_table_has_stars_after_holms_correction_alone():
     assert starred([near]) == ["+2.1 [+0.1, +4.1] *"]
     found = starred([None, clear, near, near, near, lost])
     assert found == ["", "+5.0 [+4.0, +6.0] *", *["+2.1 [+0.1, +4.1]"] * 3, "+nan [+nan, +nan]"]
-    columns = starred_columns({"a": [near], "b": [None, near]})  # a table of two differences, in any columns
-    assert columns == {"a": ["+2.1 [+0.1, +4.1]"], "b": ["", "+2.1 [+0.1, +4.1]"]}
 
 
 def simulated(n_positives, n_trials, *, n_seeds=10, n_resamples=60, negatives_each=2):

@@ -22,8 +22,8 @@ from scipy.stats import rankdata
 from regroup_book import plans
 from regroup_book.differences import Groups, bootstrap_precisions, values
 from regroup_book.paper import paper_cell
-from regroup_book.show import differences_to, table, task_name, traced
-from regroup_lib.intervals import Interval, mean_std, minus, starred_columns
+from regroup_book.show import differences_to, starred_columns, table, task_name, traced
+from regroup_lib.intervals import Interval, mean_std, minus
 from regroup_lib.runs.methods import METHODS
 from regroup_lib.runs.records import Record, resampled_on_validation, validation_precision
 from regroup_lib.runs.specs import AnySpec

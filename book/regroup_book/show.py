@@ -155,6 +155,12 @@ def differences_to(groups: Groups, reference: str) -> list[Interval | None]:
     return [None if name == reference else precision_difference(groups, name, reference) for name in groups]
 
 
+def starred_columns(columns: Mapping[str, Sequence[Interval | None]]) -> dict[str, list[str]]:
+    """Return several columns of one table as text, as `starred` does, corrected together."""
+    texts = iter(starred([found for column in columns.values() for found in column]))
+    return {name: [next(texts) for _ in column] for name, column in columns.items()}
+
+
 def comparison_table(records: Sequence[Record]) -> pd.DataFrame:
     """Return one row per method: BA and AP on the test set under both rules, and the difference in AP to CE.
 

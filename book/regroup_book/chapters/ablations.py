@@ -14,8 +14,8 @@ from scipy.stats import spearmanr
 from regroup_book import plans, show
 from regroup_book.differences import Groups, best_on_validation, precision_difference, scores_on_test, values
 from regroup_book.method_tables import mean_cells, span, title
-from regroup_book.show import gain_cells, learned_share, listed, rule_cells, table
-from regroup_lib.intervals import mean_std, minus, starred, starred_columns
+from regroup_book.show import gain_cells, learned_share, listed, rule_cells, starred_columns, table
+from regroup_lib.intervals import mean_std, minus, starred
 from regroup_lib.metrics import decide
 from regroup_lib.runs.records import AVERAGE_PRECISION, Record, find_record, result_on_test
 

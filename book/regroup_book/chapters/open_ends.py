@@ -12,8 +12,8 @@ from sklearn.metrics import recall_score
 
 from regroup_book.differences import Groups, precision_difference, values
 from regroup_book.method_tables import mean_cells, relative_cost
-from regroup_book.show import table, traced
-from regroup_lib.intervals import Interval, interval, mean_std, minus, starred_columns
+from regroup_book.show import starred_columns, table, traced
+from regroup_lib.intervals import Interval, interval, mean_std, minus
 from regroup_lib.metrics import bootstrap_counts
 from regroup_lib.runs.records import N_RESAMPLES, Record, rule_of
 
