@@ -1,8 +1,8 @@
 """The one verdict rule: claims as contrasts, contrasts as intervals, intervals as words.
 
-`paper/claims.yaml` has the claims and what decides each. A contrast is a weighted sum of one measure over groups of
-records, minus its bound. It is *supported* where its interval lies above 0, and *contradicted* where the interval lies
-below 0 or, for a difference in average precision, wholly within one point of 0; else it is *undecided*. A claim is
+`paper_data/claims.yaml` has the claims and what decides each. A contrast is a weighted sum of one measure over groups
+of records, minus its bound. It is *supported* where its interval lies above 0, and *contradicted* where the interval
+lies below 0 or, for a difference in AP or BA, wholly within one point of 0; else it is *undecided*. A claim is
 supported or contradicted where all its contrasts are, *mixed* where some are supported and some contradicted, *not
 tested* where no records decide, else undecided.
 """

@@ -22,7 +22,7 @@ from scipy.stats import rankdata
 from regroup_book import plans
 from regroup_book.differences import Groups, bootstrap_precisions, values
 from regroup_book.paper import paper_cell
-from regroup_book.show import gain_cells, table, task_name, traced
+from regroup_book.show import differences_to, starred_columns, table, task_name, traced
 from regroup_lib.intervals import Interval, mean_std, minus
 from regroup_lib.runs.methods import METHODS
 from regroup_lib.runs.records import Record, resampled_on_validation, validation_precision
@@ -84,8 +84,8 @@ def plot_intervals(series: Mapping[str, Mapping[str, Interval]], label: str) -> 
 
 def difference_table(groups: Groups) -> pd.DataFrame:
     """Return one row per method: its AP minus CE's and minus RG's, starred after Holm's correction."""
-    columns = {f"AP − {title(baseline)}": gain_cells(groups, baseline) for baseline in ("ce", "rg")}
-    return table({"method": map(title, groups)} | columns, groups.values())
+    columns = {f"AP − {title(baseline)}": differences_to(groups, baseline) for baseline in ("ce", "rg")}
+    return table({"method": map(title, groups)} | starred_columns(columns), groups.values())
 
 
 def _ranks(precisions: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from sklearn.metrics import precision_score, recall_score
 from regroup_book.differences import Groups, precision_difference, scores_on_test, values
 from regroup_lib.data.sources import class_names_of
 from regroup_lib.data.tasks import parse_task
-from regroup_lib.intervals import mean_std, minus, starred
+from regroup_lib.intervals import Interval, mean_std, minus, starred
 from regroup_lib.plots import LOOKS
 from regroup_lib.runs.export import markdown_text
 from regroup_lib.runs.records import (
@@ -147,7 +147,18 @@ def traced(frame: pd.DataFrame, rows: Iterable[Sequence[Record]]) -> pd.DataFram
 
 def gain_cells(groups: Groups, reference: str) -> list[str]:
     """Return each group's AP minus that of a reference, starred after Holm's correction; empty for itself."""
-    return starred([None if name == reference else precision_difference(groups, name, reference) for name in groups])
+    return starred(differences_to(groups, reference))
+
+
+def differences_to(groups: Groups, reference: str) -> list[Interval | None]:
+    """Return each group's AP minus that of a reference, None for itself."""
+    return [None if name == reference else precision_difference(groups, name, reference) for name in groups]
+
+
+def starred_columns(columns: Mapping[str, Sequence[Interval | None]]) -> dict[str, list[str]]:
+    """Return several columns of one table as text, as `starred` does, corrected together."""
+    texts = iter(starred([found for column in columns.values() for found in column]))
+    return {name: [next(texts) for _ in column] for name, column in columns.items()}
 
 
 def comparison_table(records: Sequence[Record]) -> pd.DataFrame:

@@ -132,6 +132,9 @@ def test_the_headline_says_who_is_first_and_where_rg_stands(groups, make_record)
     assert f"RG has {on_df['rg']:.1f} ±" in text
     best = {"ce": groups["ce"], "rg": [make_record("rg", s, lift=9.0) for s in (0, 1)]}
     assert multiclass.headline(best).startswith("By mean AP, RG is first of 2 methods.")
+    equal = {"ce": groups["ce"], "rg": groups["ce"]}
+    assert multiclass.gains_by_class(equal) == "RG and CE differ clearly on none of the 7 classes."
+    assert "nv (" in multiclass.gains_by_class(best)
 
 
 def test_thresholds_share_the_grids_runs(empty_results):

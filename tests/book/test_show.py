@@ -11,7 +11,7 @@ from regroup_book import pictures, show
 from regroup_book.chapters.synchronous_learning import asynchrony, asynchrony_table, pace_gap
 from regroup_book.differences import trace
 from regroup_book.show import by_method, comparison_table, encoder_table, style_of
-from regroup_lib.intervals import mean_std
+from regroup_lib.intervals import Interval, mean_std
 from regroup_lib.runs import records
 from regroup_lib.runs.export import compared_frame, records_frame
 from regroup_lib.runs.records import Record, load_records, result_on_test, rule_of
@@ -316,3 +316,10 @@ def test_settings_of_one_method_are_never_averaged_together():
     assert frame["seeds"].tolist() == [1, 2, 1, 0]  # the best first: 60, 45, 20, none
     assert frame["diverged"].tolist() == [0, 0, 0, 1]
     assert compared_frame([]).empty
+
+
+def test_stars_count_the_differences_of_all_columns():
+    """Clear by itself, and not among two."""
+    near = Interval(2.1, 0.1, 4.1, 1, 50)
+    assert show.starred_columns({"a": [near]}) == {"a": ["+2.1 [+0.1, +4.1] *"]}
+    assert show.starred_columns({"a": [near], "b": [None, near]}) == {"a": [str(near)], "b": ["", str(near)]}

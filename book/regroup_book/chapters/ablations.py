@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from regroup_book import plans, show
 from regroup_book.differences import Groups, best_on_validation, precision_difference, scores_on_test, values
 from regroup_book.method_tables import mean_cells, span, title
-from regroup_book.show import gain_cells, learned_share, listed, rule_cells, table
+from regroup_book.show import gain_cells, learned_share, listed, rule_cells, starred_columns, table
 from regroup_lib.intervals import mean_std, minus, starred
 from regroup_lib.metrics import decide
 from regroup_lib.runs.records import AVERAGE_PRECISION, Record, find_record, result_on_test
@@ -152,10 +152,12 @@ def ratio_table(groups: Groups, methods: Sequence[str]) -> pd.DataFrame:
     columns: dict[str, Iterable[Any]] = {"ratio": [f"{ratio}:1" for ratio in at_each]}
     columns |= dict(zip(map(short_title, methods), cells, strict=True))
     columns["best other on validation"] = map(short_title, rivals)
-    columns["RG − CE"] = starred([precision_difference(at, regrouped, plain) for at in at_each.values()])
-    pairs = zip(at_each.values(), rivals, strict=True)
-    columns["RG − best other"] = starred([precision_difference(at, regrouped, rival) for at, rival in pairs])
-    return table(columns, _behind(at_each))
+    contests = {"RG − CE": [plain] * len(rivals), "RG − best other": rivals}
+    differences = {
+        name: [precision_difference(at, regrouped, other) for at, other in zip(at_each.values(), others, strict=True)]
+        for name, others in contests.items()
+    }
+    return table(columns | starred_columns(differences), _behind(at_each))
 
 
 def _behind(at_each: Mapping[str, Groups]) -> list[list[Record]]:
@@ -173,9 +175,13 @@ def length_table(groups: Groups) -> pd.DataFrame:
     labels = list(dict.fromkeys(label for at in at_each.values() for label in at))
     cells = [dict(zip(at, mean_cells(at, AVERAGE_PRECISION), strict=True)) for at in at_each.values()]
     columns = {"epochs": list(at_each)} | {label: [found.get(label, "") for found in cells] for label in labels}
-    for label in labels[1:]:
-        differences = [precision_difference(at, label, "binary") if label in at else None for at in at_each.values()]
-        columns[f"{label} − binary"] = starred(differences)
+    differences = {
+        f"{label} − binary": [
+            precision_difference(at, label, "binary") if label in at else None for at in at_each.values()
+        ]
+        for label in labels[1:]
+    }
+    columns |= starred_columns(differences)
     columns["error left"] = [f"{error_left(at):.2f}" for at in at_each.values()]
     return table(columns, _behind(at_each))
 

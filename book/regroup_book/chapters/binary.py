@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 
 from regroup_book import plans
-from regroup_book.differences import Groups, scores_on_test
-from regroup_book.show import task_name
+from regroup_book.differences import Groups, precision_difference, scores_on_test
+from regroup_book.paper import paper_number
+from regroup_book.show import learned_share, task_name
 from regroup_lib.metrics import rates_above
 from regroup_lib.runs.records import Record
 
@@ -30,6 +32,19 @@ def describe_task(task: str, groups: Groups) -> str:
         f"**{task_name(task)}.** Training: {trained[0]:,} negatives and {trained[1]:,} positives. "
         f"Test: {tested[0]:,} and {tested[1]:,}. A random ranking has an AP of {100 * tested[1] / tested.sum():.1f}%."
     )
+
+
+def gain_table(tasks: Mapping[str, Groups]) -> pd.DataFrame:
+    """Return RG's gain in AP on each task, the paper's, and what plain training had learned of its labels."""
+    rows = {}
+    for task, groups in tasks.items():
+        printed = [paper_number(task, method, "average_precision_positive") for method in ("rg", "ce")]
+        rows[task_name(task)] = {
+            "AP, regrouped − plain labels": str(precision_difference(groups, "rg", "ce")),
+            "in the paper": f"{printed[0][0] - printed[1][0]:+.1f}" if all(printed) else "",
+            "plain labels learned": f"{np.mean(list(map(learned_share, groups['ce']))):.0%}",
+        }
+    return pd.DataFrame(rows).T
 
 
 def left_out(tasks: Sequence[str], profile: str) -> str:

@@ -119,5 +119,5 @@ def forecast_sentence(cases: pd.DataFrame) -> str:
         f"On a table, regroup only if the stability of the clusters is above {cut:.2f}. On sources that it has not "
         f"seen, this rule loses {held_out_regret(cases, 'stability'):.1f} AP points on average against the better "
         f"choice. Never regrouping loses {never:.1f} points, and always regrouping {always:.1f}. Below the threshold, "
-        f"regrouping lowers AP in {(below['gain'] < 0).sum()} of {len(below)} cases."
+        f"the mean gain is negative in {(below['gain'] < 0).sum()} of {len(below)} cases."
     )

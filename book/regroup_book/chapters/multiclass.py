@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import recall_score
 
-from regroup_book.differences import Groups, scores_on_test, values
+from regroup_book.differences import Groups, precision_difference, scores_on_test, values
 from regroup_book.method_tables import mean_cells, relative_cost, title
 from regroup_book.paper import paper_cell
-from regroup_book.show import table
+from regroup_book.show import listed, table
 from regroup_lib.intervals import mean_std, minus
 from regroup_lib.runs.records import Record, find_record
 from regroup_lib.runs.specs import task_class_names
@@ -216,6 +216,16 @@ def headline(groups: Groups) -> str:
         f"By mean AP, RG {by_mean} of {len(groups)} methods. On the smallest class, {smallest} with {sizes.min()} test "
         f"images, {by_smallest}."
     )
+
+
+def gains_by_class(groups: Groups) -> str:
+    """Say on which classes RG's AP differs clearly from that of CE, and by how much."""
+    names = class_names(groups)
+    gains = {name: precision_difference(groups, "rg", "ce", [c]) for c, name in enumerate(names)}
+    clear = [f"{name} ({gain} points)" for name, gain in gains.items() if gain.clear]
+    if not clear:
+        return f"RG and CE differ clearly on none of the {len(names)} classes."
+    return f"RG and CE differ clearly on {len(clear)} of {len(names)} classes: {listed(clear)}."
 
 
 def _best_first(groups: Groups, measure: str) -> list[str]:

@@ -12,8 +12,8 @@ from sklearn.metrics import recall_score
 
 from regroup_book.differences import Groups, precision_difference, values
 from regroup_book.method_tables import mean_cells, relative_cost
-from regroup_book.show import table, traced
-from regroup_lib.intervals import Interval, interval, mean_std, minus, starred
+from regroup_book.show import starred_columns, table, traced
+from regroup_lib.intervals import Interval, interval, mean_std, minus
 from regroup_lib.metrics import bootstrap_counts
 from regroup_lib.runs.records import N_RESAMPLES, Record, rule_of
 
@@ -120,7 +120,7 @@ def contest_table(tails: Mapping[str, Groups]) -> pd.DataFrame:
             rows.append({"training set": name, "contest": contest, "compared": f"{first} − {second}"})
             differences.append(tail_differences(groups, first, second))
             found.append([*groups[first], *groups[second]])
-    cells = {measure: starred([of[measure] for of in differences]) for measure in differences[0]}
+    cells = starred_columns({measure: [of[measure] for of in differences] for measure in differences[0]})
     return traced(pd.DataFrame(rows).assign(**cells).set_index("training set"), found)
 
 
