@@ -45,7 +45,7 @@ MAX_RECORD, MAX_ARRAYS = 2 * 10**7, 10**9
 AVERAGE_PRECISION = "average_precision"
 BALANCED_ACCURACY = "balanced_accuracy"
 PAPER_RULE = "max"  # Section 4.1 of the paper: max aggregation
-N_RESAMPLES = 250  # enough for a variance: its relative error is 9%
+N_RESAMPLES = 1000  # the relative error of a variance is 4.5%; with 250 and 9%, one verdict was that of the draw
 
 
 def _code_version() -> str:
