@@ -227,19 +227,17 @@ class Regrouping(BaseEstimator):
     def save(self, path: str | Path) -> None:
         """Write the result to an npz file of plain arrays (no pickle)."""
         options = self.get_params(deep=False)
-        if not isinstance(self.clusterer, str):
-            options["clusterer"] = repr(self.clusterer)
         if isinstance(self.n_clusters, Mapping):
             options["n_clusters"] = list(self.n_clusters.items())  # JSON has only text as keys
         arrays = {name: getattr(self, name) for name in ("pseudo_labels_", "parent_", "classes_", "counts_")}
         if self.classes_.dtype == object:
             arrays["classes_"] = self.classes_.astype(str)
-        text = json.dumps(options, default=lambda number: number.item())  # of NumPy
+        text = json.dumps(options, default=lambda value: value.item() if isinstance(value, np.generic) else repr(value))
         write_npz(path, arrays | {"options": np.array(text)})
 
     @classmethod
     def load(cls, path: str | Path) -> Regrouping:
-        """Read a file of `save`; of a clusterer object, only its text is restored.
+        """Read a file of `save`; of a clusterer object and of a random generator, only their text is restored.
 
         Raises
         ------

@@ -423,7 +423,9 @@ def test_save_and_load(tmp_path, labels, options):
 
 def test_the_file_holds_no_pickle(tmp_path):
     labels = pd.Series(list("aaaabb"), dtype=object)
-    Regrouping(KMeans(n_init=1), random_state=0).fit(np.arange(6.0)[:, None], labels).save(tmp_path / "groups.npz")
+    generator = np.random.RandomState(0)
+    groups = Regrouping(KMeans(n_init=1), random_state=generator).fit(np.arange(6.0)[:, None], labels)
+    groups.save(tmp_path / "groups.npz")
     with np.load(tmp_path / "groups.npz", allow_pickle=False) as archive:
         arrays = dict(archive)
     assert all(array.dtype != object for array in arrays.values())

@@ -274,7 +274,7 @@ def _named_after(folder: Path, files: pd.DataFrame) -> list[str]:
     for path, name, class_name in zip(files["path"], files["name"], files["class"], strict=True):
         others = [path.stem[: sign.start()] for sign in re.finditer("[ _.@(-]+", path.stem)]  # and one after a word
         others += re.findall(r"^[A-Za-z]+[ _.-]+(.+)", path.stem)
-        ending = "".join(re.findall(r".[ _.-]+([A-Za-z]+)(?:[ _.-]*\d+)*$", path.stem)).lower()
+        ending = "".join(re.findall(r".[ _.-]+([A-Za-z]+)(?:[ _.\d-]*\d)?$", path.stem)).lower()
         first = re.match(rf"({MASK})[ _.-]", path.stem, re.IGNORECASE)
         inside = re.search(rf"(?:^|/)((?:[^/]*[ _.-])?(?:{MASK}))/", name, re.IGNORECASE)
         origins += re.findall(r"^(.*?\d+)[ _.-]", path.stem)

@@ -45,7 +45,7 @@ OTHER_FORMATS = {
     rb"PK\x03\x04|\xd0\xcf\x11\xe0|\x1f\x8b|BZh|\xfd7zXZ|PAR1": "a spreadsheet, Parquet, an archive or compressed",
     rb'\s*(\[\s*)?\{\s*"': "JSON",
     rb"(?i)\s*<(!doctype|html|\?xml)": "a web page or XML",
-    rb"(?i)(%.*\s+)*\s*@relation": "ARFF",
+    rb"(?i)\s*(%.*\n\s*)*@relation": "ARFF",
     rb"version https://git-lfs": "a pointer of Git LFS, whose file has not been fetched",
 }
 # Bytes that Western text in Windows-1252 hardly has: other alphabets, broken UTF-8, and characters that it lacks.
@@ -697,7 +697,9 @@ def _names_rows(name: str, column: pd.Series, labels: np.ndarray) -> str:
     values = column.dropna()
     n, n_different = len(values), values.nunique()
     text = column.dtype != np.float64
-    if text and n_different > 1 and all(SPLIT_NAME.fullmatch(value) for value in values.unique()[:9]):
+    # Names are short, and the pattern takes minutes on a text of thousands of digits.
+    some = values.unique()[:9] if text and values.str.len().max() <= LONGEST_NAME else []
+    if n_different > 1 and len(some) and all(map(SPLIT_NAME.fullmatch, some)):
         return "left out, columns that name splits, as rows are divided anew"
     alone = 1 < n_different <= min(20, n / 5) and pd.Series(labels, column.index).groupby(column).nunique().max() == 1
     telling = "warning, columns each of whose values has one class alone, as if they were made from it" if alone else ""

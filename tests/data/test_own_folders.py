@@ -145,6 +145,8 @@ def test_masks_and_names_made_of_other_names_are_warned_about(folder):
     }
     (warning,) = warnings_of(load_data(folder(patients, name="patients")))
     assert "names begin alike in 4 ways (patient00, patient01, patient02 and 1 more)" in warning
+    numbered = {f"{c}/x_a{i:030d}_x.png": pixels(40 + i + 100 * (c == "b")) for c in "ab" for i in range(3)}
+    load_data(folder(numbered, name="numbered"))  # took minutes, as the digits were divided in every way
     names = [f"{c}/3{how}.png" for c in "ab" for how in ("_flip", "-rot90", " (1)", "-150x150", "@2x")]
     home = folder(plain() | {name: pixels(300 + i) for i, name in enumerate(names)}, name="altered")
     (warning,) = warnings_of(load_data(home))
