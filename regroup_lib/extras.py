@@ -1,4 +1,4 @@
-"""Optional packages: the extra that installs each, and the error that names it."""
+"""Optional packages: the extra that installs each, and the error that names it. Text that is safe to print."""
 
 from __future__ import annotations
 
@@ -40,3 +40,8 @@ def explained(error: ModuleNotFoundError) -> ModuleNotFoundError:
             what = f"{missing} is not installed; install it with: pip install 'regroup_lib[{extra}]'"
             return ModuleNotFoundError(what, name=error.name)
     return error
+
+
+def printable(text: str) -> str:
+    """Return a text in one line, with escape codes in place of control characters."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -16,6 +16,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from regroup_lib.extras import printable
 from regroup_lib.files import digest_arrays
 
 SPLITS = ("train", "val", "test")
@@ -260,11 +261,6 @@ def joined_groups(*divisions: np.ndarray) -> np.ndarray:
 def composed(text: str) -> str:
     """Return a text in Unicode's composed form (NFC), without spaces around it."""
     return unicodedata.normalize("NFC", text).strip()
-
-
-def printable(text: str) -> str:
-    """Return a text in one line, with escape codes in place of control characters."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def class_notes(where: Path, names: Iterable[str]) -> list[str]:
