@@ -35,37 +35,16 @@ from regroup_lib.nn.models import NETWORKS, TOKENIZERS
 from regroup_lib.runs import table_methods
 from regroup_lib.runs.methods import METHODS
 
+# The embedded digits, of which a mirrored 2 is no 2, and the paper's data sets.
+DIGITS = {"batch_size": 64, "peak_lr": 0.1, "flip": False, "shift": 1}
+PHOTOS = {"batch_size": 256, "peak_lr": 0.2, "flip": True}
 PROFILES: dict[str, dict[str, Any]] = {
-    # The embedded digits: seconds per run, for a first look and for continuous integration.
-    "smoke": {
-        "network": "tiny-resnet",
-        "epochs": 4,
-        "batch_size": 64,
-        "peak_lr": 0.1,
-        "flip": False,  # a mirrored 2 is no 2
-        "shift": 1,
-        "encoder_epochs": 5,
-    },
-    # The paper's data sets, complete, in minutes on two cores.
-    "cpu": {
-        "network": "small-resnet",
-        "epochs": 8,
-        "batch_size": 256,
-        "peak_lr": 0.2,
-        "flip": True,
-        "shift": 3,
-        "encoder_epochs": 12,
-    },
+    # Seconds per run, for a first look and for continuous integration.
+    "smoke": DIGITS | {"network": "tiny-resnet", "epochs": 4, "encoder_epochs": 5},
+    # Minutes on two cores.
+    "cpu": PHOTOS | {"network": "small-resnet", "epochs": 8, "shift": 3, "encoder_epochs": 12},
     # The paper's network; needs a GPU.
-    "paper": {
-        "network": "resnet34",
-        "epochs": 100,
-        "batch_size": 256,
-        "peak_lr": 0.2,
-        "flip": True,
-        "shift": 4,
-        "encoder_epochs": 50,
-    },
+    "paper": PHOTOS | {"network": "resnet34", "epochs": 100, "shift": 4, "encoder_epochs": 50},
 }
 # Sentences have no mirror image.
 TEXT = {"optimizer": "adam", "flip": False, "shift": 0}
