@@ -99,7 +99,6 @@ def encode(
     encoder: str | Encoder,
     *,
     data_dir: str | Path | None = None,
-    epochs: int | None = None,
     checkpoint_dir: str | Path | None = None,
     deadline: float | None = None,
     wait: bool = True,
@@ -116,8 +115,6 @@ def encode(
         An identifier of `make_encoder`, or an encoder of your own.
     data_dir : path, optional
         See `load_data`.
-    epochs : int, optional
-        Training length, for encoders that are trained here.
     checkpoint_dir : path, optional
         Folder for the checkpoint of a resumable encoder (SimCLR). It is kept, so that lost features can be computed
         again without training.
@@ -125,10 +122,6 @@ def encode(
         A value of `time.monotonic` after which no epoch of such an encoder may end.
     wait : bool
         Whether to wait if another process computes the same features, or to raise.
-
-    Returns
-    -------
-    Features
 
     Raises
     ------
@@ -146,7 +139,7 @@ def encode(
     if isinstance(encoder, str):
         check_encoder_name(encoder)
         check_encoder_takes(encoder, text=dataset.is_text, data=dataset.name)
-        encoder = make_encoder(encoder, data_dir=data_dir, epochs=epochs)
+        encoder = make_encoder(encoder, data_dir=data_dir)
     if encoder.text != dataset.is_text:
         taken, held = ("text", "images") if encoder.text else ("images", "text")
         raise ValueError(f"encoder {encoder.label} takes {taken}, and {dataset.name} holds {held}")
