@@ -24,13 +24,7 @@ REDUCED_DIMENSION = 64  # principal components that the slower clusterers see
 
 
 def reduce_dimension(features: np.ndarray, random_state: int | None) -> np.ndarray:
-    """Return the first principal components, float32 [n, min(64, d)]; features of fewer dimensions as they are.
-
-    Raises
-    ------
-    ValueError
-        If the features are sparse: these clusterers need them dense.
-    """
+    """Return the first principal components, float32 [n, min(64, d)]; features of fewer dimensions as they are."""
     if sparse.issparse(features):
         raise ValueError("features are sparse; reduce them first (TruncatedSVD), or use the clusterer kmeans")
     features = np.asarray(features, np.float32)
@@ -93,21 +87,8 @@ def balanced_assignment(distances: np.ndarray, capacity: int) -> np.ndarray:
     demand. A center that still exceeds its capacity passes samples on to other centers, those with the smallest loss
     first.
 
-    Parameters
-    ----------
-    distances : array [n, K]
-        Costs, usually squared distances.
-    capacity : int
-        At least n / K, so that there is room for all samples.
-
-    Returns
-    -------
-    ndarray of int64 [n]
-
-    Raises
-    ------
-    ValueError
-        If there is too little room.
+    `distances` [n, K] are costs, usually squared distances. The result is int64 [n]; a `capacity` below n / K, without
+    room for all samples, is a ValueError.
 
     References
     ----------
@@ -141,26 +122,20 @@ def balanced_assignment(distances: np.ndarray, capacity: int) -> np.ndarray:
             assigned[passed_on] = costs[passed_on].argmin(axis=1)
 
 
-def _prices(costs: np.ndarray, n_iterations: int = 25) -> np.ndarray:
+def _prices(costs: np.ndarray) -> np.ndarray:
     """Return the price of each center at which all are in equal demand, with smoothing reduced step by step."""
     n, k = costs.shape
     prices = np.zeros(k)
     scale = float(costs.std()) or 1.0
     for smoothing in (scale, scale / 4, scale / 16, scale / 64):
-        for _ in range(n_iterations):
+        for _ in range(25):
             demand = softmax(-(costs + prices) / smoothing, axis=1).sum(axis=0)
             prices += smoothing * np.log(np.maximum(demand, 1e-12) * k / n)
     return prices
 
 
 class _OnComponents(ClusterMixin, BaseEstimator):
-    """A clusterer that sees principal components.
-
-    Parameters
-    ----------
-    n_clusters : int
-    random_state : int, optional
-    """
+    """A clusterer that sees principal components."""
 
     def __init__(self, n_clusters: int = 8, *, random_state: int | None = None):
         self.n_clusters = n_clusters

@@ -89,10 +89,6 @@ def diagnose(
     seed : int or None
         Of the first clustering; the others count up. None draws it.
 
-    Returns
-    -------
-    Diagnosis
-
     Notes
     -----
     Stable clusters do not guarantee a gain, because they may have nothing to do with the classes. Only a comparison on

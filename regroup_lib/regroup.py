@@ -271,19 +271,8 @@ def seed_of(random_state: Any) -> int | None:
 def merge_small(features: Any, labels: np.ndarray, parent: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Join each pseudo-class of fewer than `size` samples to the nearest larger one of its class.
 
-    Parameters
-    ----------
-    features : array, SciPy sparse array or Rows [n, d]
-    labels : ndarray of int [n]
-        Pseudo-labels, indices into `parent`.
-    parent : ndarray of int [K]
-        Class of each pseudo-class.
-    size : int
-
-    Returns
-    -------
-    ndarray of int64 [n], ndarray of int [K']
-        Labels and parents of the remaining pseudo-classes; a class without a large one keeps all of its own.
+    `features` [n, d] may be sparse or `Rows`, `labels` [n] are indices into `parent` [K]. Return labels, int64 [n], and
+    parents [K'] of the remaining pseudo-classes; a class without a large one keeps all of its own.
     """
     counts = np.bincount(labels, minlength=len(parent))
     large, joined = counts >= size, np.arange(len(parent))
@@ -350,7 +339,11 @@ def aggregate(scores: Any, parent: Sequence[int], rule: str = "sum") -> Any:
         scores = np.asarray(scores)
         scores = scores if scores.dtype.kind == "f" else scores.astype(np.float64)
     parent = np.asarray(for_sklearn(parent))
-    members = _members(parent)
+    if parent.ndim != 1 or len(parent) == 0 or parent.dtype.kind not in "iu" or parent.min() < 0:
+        raise ValueError(f"parent is {parent}; expected a class index of at least 0 for each pseudo-class")
+    members = [np.flatnonzero(parent == c).tolist() for c in range(int(parent.max()) + 1)]
+    if empty := [c for c, group in enumerate(members) if not group]:
+        raise ValueError(f"classes {empty} have no pseudo-class in parent")
     if scores.ndim != 2 or scores.shape[1] != len(parent):
         raise ValueError(f"scores have shape {tuple(scores.shape)}; expected [n, {len(parent)}]")
     if not bool((scores >= 0).all()) or not bool((scores < math.inf).all()):
@@ -364,14 +357,3 @@ def aggregate(scores: Any, parent: Sequence[int], rule: str = "sum") -> Any:
     if not bool((totals < math.inf).all()):
         raise ValueError(f"the sum of a row of scores is beyond the range of {scores.dtype}; scale them first")
     return result / totals
-
-
-def _members(parent: np.ndarray) -> list[list[int]]:
-    """Return the pseudo-classes of each class."""
-    if parent.ndim != 1 or len(parent) == 0 or parent.dtype.kind not in "iu" or parent.min() < 0:
-        raise ValueError(f"parent is {parent}; expected a class index of at least 0 for each pseudo-class")
-    members = [np.flatnonzero(parent == c).tolist() for c in range(int(parent.max()) + 1)]
-    empty = [c for c, group in enumerate(members) if not group]
-    if empty:
-        raise ValueError(f"classes {empty} have no pseudo-class in parent")
-    return members

@@ -93,10 +93,6 @@ def load_data(
     decimal : {".", ","}, optional
         The decimal mark of a table of text, where the file itself leaves it open.
 
-    Returns
-    -------
-    Dataset
-
     Raises
     ------
     DataError
@@ -286,7 +282,7 @@ def _embedded(name: str) -> Dataset:
     return dataset_of(name, Split(inputs, labels), rows, class_names, digest=digest_arrays(inputs, labels))
 
 
-def _read_npz(path: Path, source: Source | None, mend: str, name: str = "") -> Dataset:
+def _read_npz(path: Path, source: Source | None, mend: str, name: str) -> Dataset:
     """Return the arrays of a file as a Dataset, or raise a DataError."""
     if not path.exists():
         raise DataError(f"{path} does not exist; {mend}")

@@ -92,23 +92,7 @@ class _Views:
 
 
 class SimCLREncoder(TrainedEncoder):
-    """Penultimate features of a small residual network that was trained by SimCLR on the training images.
-
-    Parameters
-    ----------
-    epochs : int
-    batch_size : int
-        Images per step.
-    flip : bool
-        See `random_views`.
-    seed : int
-        Of weights, batches and views.
-
-    Attributes
-    ----------
-    history_ : History
-        Mean loss and seconds of each epoch.
-    """
+    """Penultimate features of a small residual network that was trained by SimCLR on the training images."""
 
     kind = "simclr"
     label = "SimCLR (trained here)"

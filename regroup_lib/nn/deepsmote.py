@@ -27,23 +27,9 @@ def deep_smote(
     in one class; the decoder turns the new codes into images. They are to join the training set, so only
     training images may be passed.
 
-    Parameters
-    ----------
-    images, labels : ndarray of uint8 [n, h, w, c] and int64 [n]
-        Training images; h and w divisible by 4, else a ValueError.
-    seed : int
-        Of initialization, batches and SMOTE.
-    epochs : int
-        Passes over at most 10,000 images.
-    code_size, width : int
-        See `ConvAutoencoder`.
-
-    Returns
-    -------
-    images : ndarray of uint8 [m, h, w, c]
-        The synthetic images alone, class by class; m = 0 if all classes are equally large. Those of a class of one
-        image, which has no neighbor, are all its reconstruction.
-    labels : ndarray of int64 [m]
+    `images` are uint8 [n, h, w, c], h and w divisible by 4; an epoch passes over at most 10,000 of them. The synthetic
+    images alone are returned, uint8 [m, h, w, c], class by class, and their labels, int64 [m]. Those of a class of one
+    image, which has no neighbor, are all its reconstruction.
 
     Notes
     -----

@@ -217,17 +217,9 @@ def _checked(logits: torch.Tensor, targets: torch.Tensor, n_classes: int | None 
 class AuxiliaryLoss(nn.Module):
     """Cross-entropy of the task plus a second loss on further outputs, which learn each image's cluster or features.
 
-    This is a way to use an encoder without regrouping.
-
-    Parameters
-    ----------
-    n_classes : int
-        Classes of the task, C: the first columns of the logits. The others belong to the second head.
-    targets : ndarray of int64 [n] or float32 [n, d]
-        Targets of the second head for each training row: clusters, trained by cross-entropy over its columns, or
-        feature vectors, trained by one minus the cosine.
-    weight : float
-        Weight of the second loss.
+    This is a way to use an encoder without regrouping. The first `n_classes` columns of the logits are the task's, the
+    others belong to the second head. Its `targets` for each training row are clusters, int64 [n], trained by
+    cross-entropy over its columns, or feature vectors, float32 [n, d], trained by one minus the cosine.
     """
 
     takes_index = True

@@ -70,12 +70,8 @@ HEADS: dict[str, Callable[[int, int], nn.Module]] = {"linear": nn.Linear, "cosin
 class ResNet(_Network):
     """A residual network for small images.
 
-    Parameters
-    ----------
-    widths, blocks : tuple of int
-        Channels and blocks of each stage; every stage after the first halves the image.
-    stem_stride : int
-        Stride of the first convolution. Its kernel is 3 wide, or wide enough to overlap its neighbor.
+    `widths` and `blocks` are channels and blocks of each stage; every stage after the first halves the image. The
+    kernel of the first convolution, of stride `stem_stride`, is 3 wide, or wide enough to overlap its neighbor.
     """
 
     def __init__(

@@ -162,20 +162,10 @@ class Model:
 
 
 def fit_model(spec: Spec | TableSpec, own: OwnData, *, data_dir: str | Path | None = None) -> Model:
-    """Fit the classifier of a run on the user's data.
+    """Fit the classifier of a run of a comparison on the user's data; `own` has their path.
 
-    Parameters
-    ----------
-    spec : Spec or TableSpec
-        A run of a comparison. A table's classifier is fitted on all rows; a network on the training images, and the
-        test images stay out, so that the measured average precision is that of this network.
-    own : OwnData
-        The data, with their path.
-    data_dir : path, optional
-
-    Returns
-    -------
-    Model
+    A table's classifier is fitted on all rows; a network on the training images, and the test images stay out, so that
+    the measured average precision is that of this network.
     """
     spec = spec.model_copy(update={"own": own})
     if isinstance(spec, TableSpec):

@@ -98,10 +98,6 @@ def check_results(results_dir: str | Path | None = None, *, profile: str | None 
         Default ``REGROUP_RESULTS``. It is only read.
     profile : str, optional
 
-    Returns
-    -------
-    Report
-
     Notes
     -----
     The check of each record covers its file (it parses, has the digest that it was written with, which older records
@@ -336,14 +332,7 @@ def _wrong_look(record: Record, arrays: dict[str, np.ndarray], report: Report) -
 
 
 def measure_scores(labels: np.ndarray, scores: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    """Return the result of `metrics.evaluate`, computed in another way.
-
-    Parameters
-    ----------
-    labels : ndarray of int64 [n]
-    scores : ndarray of float [n, C], or [n] of the positive class
-    names : sequence of str [C]
-    """
+    """Return the result of `metrics.evaluate`, computed in another way, from scores [n, C], or [n] of the positives."""
     scores = scores.astype(np.float64)
     columns = np.stack([1 - scores, scores], axis=1) if scores.ndim == 1 else scores
     result, counts = measure_decisions(labels, decide(columns), names), np.bincount(labels, minlength=len(names))
