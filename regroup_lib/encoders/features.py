@@ -14,7 +14,7 @@ import numpy as np
 from filelock import FileLock
 
 from regroup_lib.data.dataset import Dataset
-from regroup_lib.encoders.base import Encoder, TrainedEncoder, center_and_normalize
+from regroup_lib.encoders.base import Encoder, TrainedEncoder, center_and_normalize, normalized
 from regroup_lib.encoders.pixels import AutoencoderEncoder, PCAEncoder, RawEncoder
 from regroup_lib.encoders.pretrained import ClipEncoder, OnnxEncoder, onnx_options
 from regroup_lib.encoders.simclr import SimCLREncoder
@@ -263,7 +263,5 @@ def encode_rows(
         with partial.open("r+b") as stream:
             stream.seek(rows.offset)
             for start in range(0, n, block_rows):
-                centered = rows[start : start + block_rows] - center
-                centered /= np.maximum(np.linalg.norm(centered, axis=1, keepdims=True), 1e-12)
-                stream.write(centered.data)
+                stream.write(normalized(rows[start : start + block_rows], center).data)
     return center

@@ -26,7 +26,7 @@ from regroup_lib.data.bundled_tables import table_of
 from regroup_lib.data.dataset import some_of
 from regroup_lib.data.own_folders import gray_range, read_pictures
 from regroup_lib.data.own_tables import MISSING, read_rows
-from regroup_lib.encoders.base import center_and_normalize
+from regroup_lib.encoders.base import normalized
 from regroup_lib.encoders.features import make_encoder
 from regroup_lib.nn.models import build_network
 from regroup_lib.nn.training import predict, softmax
@@ -150,7 +150,7 @@ class Model:
             files, images, notes = read_pictures(path, (side or shape[0], side or shape[1], shape[2]), span)
             inputs = encoder.transform(images)
             if "center" in self.about:  # that of the training images
-                inputs = center_and_normalize(np.array([self.about["center"]], np.float32), inputs)[1]
+                inputs = normalized(inputs, np.array(self.about["center"], np.float32))
         else:
             files, inputs, notes = read_pictures(path, shape, span)
         if self.spec.network in FROZEN_ESTIMATORS:
