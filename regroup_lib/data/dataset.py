@@ -88,12 +88,10 @@ class Dataset:
 
     @property
     def is_text(self) -> bool:
-        """Whether the inputs are sentences."""
         return isinstance(self.train.inputs, np.ndarray) and self.train.inputs.dtype.kind == "U"
 
     @property
     def is_table(self) -> bool:
-        """Whether the inputs are rows of a table."""
         return isinstance(self.train.inputs, pd.DataFrame)
 
     @property
@@ -103,12 +101,10 @@ class Dataset:
 
     @property
     def train(self) -> Split:
-        """The training split."""
         return self.splits["train"]
 
     @property
     def test(self) -> Split:
-        """The test split."""
         return self.splits["test"]
 
     def class_counts(self, split: str = "train") -> list[int]:
@@ -201,13 +197,7 @@ class Check:
             self(False, f"{len(wrong)} classes{of} have a wrong count, {first}", str(wanted))
 
 
-def split_by_group(
-    labels: Iterable,
-    groups: Iterable,
-    *,
-    fractions: Mapping[str, float],
-    seed: int = 0,
-) -> np.ndarray:
+def split_by_group(labels: Iterable, groups: Iterable, *, fractions: Mapping[str, float], seed: int = 0) -> np.ndarray:
     """Divide samples into splits, class by class, without dividing a group; return the name of each one's split, [n].
 
     The groups of a class are put in random order and cut into parts of the given fractions; a group across a cut goes
@@ -219,12 +209,7 @@ def split_by_group(
     >>> split_by_group([0, 0, 0, 0, 1, 1], [7, 7, 8, 8, 9, 6], fractions={"train": 0.5, "test": 0.5}, seed=1)
     array(['train', 'train', 'test', 'test', 'test', 'train'], dtype='<U5')
     """
-    labels, groups = np.asarray(labels), np.asarray(groups)
-    if labels.ndim != 1 or labels.shape != groups.shape:
-        raise ValueError(f"labels have shape {labels.shape} and groups {groups.shape}; both must be [n]")
-    parts = np.array(list(fractions.values()), dtype=float)
-    if not (parts >= 0).all() or not np.isclose(parts.sum(), 1):
-        raise ValueError(f"fractions are {dict(fractions)}; they must be at least 0 and sum to 1")
+    labels, parts = np.asarray(labels), np.array(list(fractions.values()), dtype=float)
     names, member = np.unique(groups, return_inverse=True)
     _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
     rarest_first = np.argsort(counts[index], kind="stable")

@@ -22,7 +22,6 @@ class _Network(nn.Module):
     """A network that applies its `head` to the features of `embed`."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return logits [n, n_classes]."""
         return self.head(self.embed(inputs))
 
 
@@ -58,7 +57,6 @@ class CosineHead(nn.Module):
         nn.init.xavier_uniform_(self.weight)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Return cosines [n, n_classes] of features [n, width]."""
         # float32 also under autocast: three digits of a cosine are too few to rank by.
         with torch.autocast(features.device.type, enabled=False):
             return F.linear(F.normalize(features.float(), dim=1), F.normalize(self.weight, dim=1))
@@ -101,7 +99,6 @@ class ResNet(_Network):
         self.head = HEADS[head](width, n_classes)
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Return penultimate features [n, d] of normalized images [n, c, h, w]."""
         return self.stages(self.stem(images)).mean(dim=(2, 3))
 
 
@@ -114,7 +111,6 @@ class MLP(_Network):
         self.head = HEADS[head](width, n_classes)
 
     def embed(self, features: torch.Tensor) -> torch.Tensor:
-        """Return hidden activations [n, width] of features [n, in_features]."""
         return self.hidden(features)
 
 
@@ -160,7 +156,6 @@ class LargeResNet(_Network):
         self.head = HEADS[head](width, n_classes)
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Return penultimate features [n, 512] of normalized images [n, c, h, w]."""
         return self.body(images)
 
 
@@ -183,19 +178,15 @@ def _by_length(embed: Callable[[torch.Tensor], torch.Tensor], tokens: torch.Tens
 class MiniLM(_Network):
     """The transformer of all-MiniLM-L6-v2, to be fine-tuned: its last layer averaged over the tokens, and a head.
 
-    `folder` may have another sentence-transformers model; the tokenizer must have as many tokens, else a ValueError.
+    `folder` may have another sentence-transformers model.
     """
 
     def __init__(self, n_tokens: int, n_classes: int, *, head: str = "linear", folder: str | Path | None = None):
         super().__init__()
         self.transformer = tokenizers.load_model(tokenizers.find_model() if folder is None else folder)[0].auto_model
-        config = self.transformer.config
-        if n_tokens != config.vocab_size:
-            raise ValueError(f"the tokenizer has {n_tokens} tokens and the transformer {config.vocab_size}")
-        self.head = HEADS[head](config.hidden_size, n_classes)
+        self.head = HEADS[head](self.transformer.config.hidden_size, n_classes)
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return mean token features [n, width] of token numbers [n, length]."""
         return _by_length(self._means, tokens)
 
     def _means(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -240,9 +231,6 @@ def build_network(name: str, *, in_channels: int, n_classes: int, seed: int, hea
 
     `in_channels` is the number of channels, or of features, or of tokens; `head` is a key of `HEADS`.
     """
-    for kind, given, known in (("network", name, NETWORKS), ("head", head, HEADS)):
-        if given not in known:
-            raise ValueError(f"no {kind} is called {given!r}; there are {', '.join(known)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return NETWORKS[name](in_channels, n_classes, head=head)
