@@ -253,12 +253,10 @@ class Comparison:
 
     @property
     def positive(self) -> str:
-        """The positive class."""
         return self.look.spec.own.positive
 
     @property
     def is_table(self) -> bool:
-        """Whether the data are a table."""
         return self.look.spec.holds == "rows"
 
     @cached_property
@@ -277,7 +275,6 @@ class Comparison:
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds."""
         return sorted({record.spec.seed for record in self.records})
 
     @cached_property
