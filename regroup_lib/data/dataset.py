@@ -6,7 +6,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache, wraps
 from pathlib import Path
@@ -158,20 +158,30 @@ def digest_of(splits: Mapping[str, Split], *, before: Iterable = (), after: Iter
 def kept_until_changed(files_of: Callable[..., Iterable[Path]], *, maxsize: int = 1) -> Callable:
     """Keep the last results of a loader until one of its files changes in time or size.
 
-    `files_of` takes the loader's arguments, which must be hashable. Errors are not kept.
+    `files_of` takes the loader's arguments, which must be hashable. Errors are not kept. Arrays of a data set cannot be
+    written to, and frames are copied when they are, because the next caller gets the same ones.
     """
 
     def decorate(load: Callable[..., Dataset]) -> Callable[..., Dataset]:
         @lru_cache(maxsize)
         def load_once(state: tuple, *arguments, **options) -> Dataset:
-            return load(*arguments, **options)
+            found = load(*arguments, **options)
+            for split in getattr(found, "splits", {}).values():
+                for array in (split.inputs, split.labels):
+                    if isinstance(array, np.ndarray):
+                        array.flags.writeable = False
+            return found
 
         @wraps(load)
         def kept(*arguments, **options) -> Dataset:
             options = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
             status = {path: path.stat() for path in files_of(*arguments, **options) if path.exists()}
             state = tuple((path, s.st_mtime_ns, s.st_size) for path, s in status.items())
-            return load_once(state, *arguments, **options)
+            found = load_once(state, *arguments, **options)
+            if not getattr(found, "is_table", False):
+                return found
+            splits = {part: Split(split.inputs.copy(deep=False), split.labels) for part, split in found.splits.items()}
+            return replace(found, splits=splits)
 
         return kept
 

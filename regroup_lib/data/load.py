@@ -9,7 +9,6 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -263,7 +262,7 @@ def _unpack(archive: Path, folder: Path, pattern: str) -> None:
         raise ValueError(f"{archive.name} is damaged or is not a zip archive ({error})") from error
 
 
-@lru_cache(maxsize=2)
+@kept_until_changed(lambda name: [], maxsize=2)
 def _embedded(name: str) -> Dataset:
     """Return a set that scikit-learn brings, with a fixed 70/30 test split, as it has none of its own."""
     from sklearn.datasets import load_digits
@@ -282,7 +281,7 @@ def _embedded(name: str) -> Dataset:
     return dataset_of(name, Split(inputs, labels), rows, class_names, digest=digest_arrays(inputs, labels))
 
 
-def _read_npz(path: Path, source: Source | None, mend: str, name: str) -> Dataset:
+def _read_npz(path: Path, source: Source | None, mend: str, name: str = "") -> Dataset:
     """Return the arrays of a file as a Dataset, or raise a DataError."""
     if not path.exists():
         raise DataError(f"{path} does not exist; {mend}")

@@ -5,6 +5,7 @@ Each has `embed` (images, features or tokens to penultimate features) and a `hea
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,9 @@ from torch.nn import functional as F
 
 from regroup_lib.nn import tokenizers
 from regroup_lib.nn.tokenizers import PADDING, Tokenizer, WordTokenizer
+
+# Data sets are read-only, and nothing here writes to tensors that share their memory.
+warnings.filterwarnings("ignore", "The given NumPy array is not writ")
 
 
 class _Network(nn.Module):
