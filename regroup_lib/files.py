@@ -60,6 +60,10 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
+UMASK = os.umask(0o77)  # of this process, which can be read only by setting it
+os.umask(UMASK)
+
+
 class DiskFullError(OSError):
     """The disk is too full for a file; the message names it."""
 
@@ -100,7 +104,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             yield partial
             with partial.open("rb") as written:
                 os.fsync(written.fileno())
-            partial.chmod(0o644)
+            partial.chmod(0o666 & ~UMASK)
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
