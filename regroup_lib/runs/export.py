@@ -37,7 +37,7 @@ def indexed_rows(results_dir: str | Path | None = None) -> list[dict[str, Any]]:
     """Return the rows of all records of a results directory, in order of their files.
 
     The index is in the hidden folder ``.index`` of that directory. It holds the time and the size of each file: a
-    record that has changed is read again, and so is every record after a change of this module.
+    record that has changed is read again, and so is every record after a change of a module beside this one.
 
     Raises
     ------
@@ -45,7 +45,8 @@ def indexed_rows(results_dir: str | Path | None = None) -> list[dict[str, Any]]:
         If a record that is not in the index is damaged.
     """
     root = results_directory(results_dir)
-    index, version, known = root / ".index" / "rows.json", digest_file(__file__), {}
+    index, known = root / ".index" / "rows.json", {}
+    version = [digest_file(module) for module in sorted(Path(__file__).parent.glob("*.py"))]
     with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged index is made again
         check_regular(index, at_most=MAX_INDEX)
         stored = json.loads(index.read_text(encoding="utf-8"))
@@ -158,14 +159,14 @@ def compared_frame(records: Sequence[Record]) -> pd.DataFrame:
             accuracy = [r.metrics[rule]["test"]["summary"]["balanced_accuracy"] for r in finished]
             row = {"profile": spec.profile, "method": spec.method, "encoder": spec.encoder or "", "settings": options}
             row |= {"rule": "" if rule == NOT_AGGREGATED else rule, "epochs": spec.epochs, "seeds": len(finished)}
-            row |= {name: _mean_of(found) for name, found in (("BA", accuracy), ("AP", precision))}
+            row |= {name: percent(found) for name, found in (("BA", accuracy), ("AP", precision))}
             rows.append(row | {"diverged": len(group) - len(finished), "_": np.mean(precision) if finished else -1})
     columns = ["profile", "method", "encoder", "settings", "rule", "epochs", "seeds", "BA", "AP", "diverged"]
     frame = pd.DataFrame(rows, columns=[*columns, "_"]).sort_values("_", ascending=False, ignore_index=True)
     return frame[columns]
 
 
-def _mean_of(shares: Sequence[float]) -> str:
+def percent(shares: Sequence[float]) -> str:
     """Return mean ± std in percent; of one number itself, of none nothing."""
     from regroup_lib.intervals import mean_std
 
