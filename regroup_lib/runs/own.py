@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from regroup_lib.data.dataset import DataError, Dataset
+from regroup_lib.data.dataset import DataError, Dataset, composed
 from regroup_lib.data.load import load_data
-from regroup_lib.data.own_folders import composed
 from regroup_lib.data.sources import DATASETS
 from regroup_lib.data.tasks import make_task
 from regroup_lib.encoders.features import make_encoder
