@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from regroup_book import plans
-from regroup_book.differences import Groups, scores_on_test
+from regroup_book.differences import Groups, rates_above, scores_on_test
 from regroup_book.show import task_name
-from regroup_lib.metrics import rates_above
 from regroup_lib.runs.records import Record
 
 
