@@ -60,7 +60,10 @@ class RandomClusterer(ClusterMixin, BaseEstimator):
         elif self.sizes == "equal":
             self.labels_ = rng.permutation(np.arange(n) % self.n_clusters)
         elif self.sizes == "halving":
-            self.labels_ = rng.permutation(_halving(n, self.n_clusters))
+            shares = 0.5 ** np.arange(self.n_clusters)
+            counts = 1 + np.floor((n - self.n_clusters) * shares / shares.sum()).astype(int)
+            counts[0] += n - counts.sum()
+            self.labels_ = rng.permutation(np.repeat(np.arange(self.n_clusters), counts))
         else:
             raise ValueError(f"sizes is {self.sizes!r}; expected 'drawn', 'equal' or 'halving'")
         return self
@@ -69,14 +72,6 @@ class RandomClusterer(ClusterMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
-
-
-def _halving(n: int, k: int) -> np.ndarray:
-    """Return n group numbers, each group half as large as the one before and none empty."""
-    shares = 0.5 ** np.arange(k)
-    counts = 1 + np.floor((n - k) * shares / shares.sum()).astype(int)
-    counts[0] += n - counts.sum()
-    return np.repeat(np.arange(k), counts)
 
 
 def balanced_assignment(distances: np.ndarray, capacity: int) -> np.ndarray:

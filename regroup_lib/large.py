@@ -63,11 +63,8 @@ class NpyRows:
         start, stop, _ = rows.indices(self.shape[0])
         width = int(np.prod(self.shape[1:]))
         wanted = max(0, stop - start) * width
-        try:
-            offset = self.offset + start * width * self.dtype.itemsize
-            found = np.fromfile(self.path, self.dtype, count=wanted, offset=offset)
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{self.path} was removed while it was read") from None
+        offset = self.offset + start * width * self.dtype.itemsize
+        found = np.fromfile(self.path, self.dtype, count=wanted, offset=offset)
         if len(found) != wanted:
             raise ValueError(f"{self.path} is shorter than its header says: rows {start} to {stop} are not whole")
         return found.reshape(-1, *self.shape[1:])

@@ -79,11 +79,8 @@ def _fold(labels: np.ndarray, lesions: np.ndarray, fold: int) -> np.ndarray:
     return part
 
 
-def _files(folder: Path, source: Source, *_: object) -> list[Path]:
-    return [source.split_file, ham10000_table(folder), *_images(folder)]
-
-
-@kept_until_changed(_files)  # one set, because at 224 pixels the images take 1.5 GB
+# One set, because at 224 pixels the images take 1.5 GB.
+@kept_until_changed(lambda folder, source, *_: [source.split_file, ham10000_table(folder), *_images(folder)])
 def load_ham10000(folder: Path, source: Source, mend: str, cache: Path, size: int, allow_missing: bool) -> Dataset:
     """Load the pictures that a folder holds as published, decoded to `size` pixels, in the committed split."""
     if not folder.is_dir():

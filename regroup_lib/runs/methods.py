@@ -146,9 +146,9 @@ def training_labels(
         features = np.zeros((len(labels), 1), np.float32)
     regrouping = Regrouping(clusterer, threshold=threshold, n_clusters=n_clusters, random_state=seed)
     regrouping.fit(features, labels)
-    pseudo_labels = regrouping.pseudo_labels_
-    if method.labels == "shuffled":
-        pseudo_labels = _shuffled_within(labels, pseudo_labels, seed)
+    pseudo_labels, rng = regrouping.pseudo_labels_, np.random.default_rng(seed)
+    for c in np.unique(labels) if method.labels == "shuffled" else ():  # groups keep their sizes and lose their meaning
+        pseudo_labels[labels == c] = rng.permutation(pseudo_labels[labels == c])
     return TrainingLabels(pseudo_labels, regrouping.parent_)
 
 
@@ -186,15 +186,6 @@ def mixed_labels(task: Task, by: str, share: float, *, features: np.ndarray | No
     chosen = rng.permutation(len(rows))[: round(share * len(rows))]
     mixed[rows[chosen]] = classes[groups[chosen].astype(np.int64)]
     return mixed
-
-
-def _shuffled_within(labels: np.ndarray, pseudo_labels: np.ndarray, seed: int) -> np.ndarray:
-    """Return pseudo-labels permuted within each class: groups keep their sizes and lose their meaning."""
-    rng, shuffled = np.random.default_rng(seed), pseudo_labels.copy()
-    for c in np.unique(labels):
-        rows = np.flatnonzero(labels == c)
-        shuffled[rows] = rng.permutation(pseudo_labels[rows])
-    return shuffled
 
 
 # From the sizes of the training classes and the options of a method; None is the training loop's own cross-entropy.

@@ -225,13 +225,10 @@ def _wrong_arrays(arrays: dict[str, np.ndarray]) -> Iterator[str]:
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             yield f"array {name} has {int((~np.isfinite(array)).sum())} values that are NaN or infinite"
-        elif "_scores_" in name and not _are_probabilities(array):
-            yield f"array {name} holds no probabilities"
-
-
-def _are_probabilities(scores: np.ndarray) -> bool:
-    in_range = scores.min() >= 0 and scores.max() <= 1
-    return in_range and (scores.ndim == 1 or bool(np.abs(scores.sum(axis=1) - 1).max() < 1e-4))
+        elif "_scores_" in name:
+            sums = array.sum(axis=1) if array.ndim == 2 else 1
+            if array.min() < 0 or array.max() > 1 or not (np.abs(sums - 1) < 1e-4).all():
+                yield f"array {name} holds no probabilities"
 
 
 def _class_names(spec: AnySpec) -> Sequence[str]:
