@@ -468,7 +468,7 @@ class Comparison:
                 partial.write_text(json.dumps(self._summary(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def _summary(self) -> dict[str, Any]:
-        advice = self.recommendation
+        advice, measures = self.recommendation, (BALANCED_ACCURACY, AVERAGE_PRECISION)  # diverged runs have none: null
         return {
             "task": self.name,
             "positive": self.positive,
@@ -479,8 +479,8 @@ class Comparison:
             "chance": self.chance,
             "results": [
                 {"classifier": classifier, "method": title}
-                | {name: _over_seeds(g, name).tolist() for name in (BALANCED_ACCURACY, AVERAGE_PRECISION)}
-                for (classifier, title), g in self.groups.items()
+                | {name: [None if np.isnan(v) else v for v in _over_seeds(group, name).tolist()] for name in measures}
+                for (classifier, title), group in self.groups.items()
             ],
             "recommendation": {
                 "word": advice.word,

@@ -165,8 +165,8 @@ def threshold_table(
         A sample is called positive at or above one.
     """
     positive, scores = np.asarray(y_true) == 1, np.asarray(scores, float)
-    if positive.all() or not positive.any():
-        raise ValueError("a threshold table needs samples of both classes")
+    if positive.all() or not positive.any() or not np.isfinite(scores).all():
+        raise ValueError("a threshold table needs samples of both classes, and scores that are finite")
     called = scores >= np.asarray(thresholds)[:, None]
     hits, alarms = called[:, positive].sum(axis=1), called[:, ~positive].sum(axis=1)
     table = pd.DataFrame({"called positive": hits + alarms}, index=pd.Index(thresholds, name="threshold"))

@@ -230,6 +230,8 @@ def total_variation(features: np.ndarray, labels: Sequence[int]) -> np.ndarray:
     features, labels = np.asarray(features), np.asarray(labels)
     if features.ndim != 2 or labels.shape != (len(features),):
         raise ValueError(f"features have shape {features.shape} and labels {labels.shape}; expected [n, d] and [n]")
+    if labels.dtype.kind not in "iu" or labels.min(initial=0) < 0:
+        raise ValueError("labels must be class indices from 0")
     if features.dtype not in (np.float32, np.float64):  # integers would truncate the center, and halves overflow
         features = features.astype(np.float64)
 

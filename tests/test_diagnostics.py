@@ -94,3 +94,5 @@ def test_the_threshold_table_is_scikit_learns():
     assert np.isnan(diagnostics.threshold_table(y, scores, [1.1]).loc[1.1, "precision"])
     with pytest.raises(ValueError, match="both classes"):
         diagnostics.threshold_table([1, 1], [0.1, 0.2])
+    with pytest.raises(ValueError, match="scores that are finite"):
+        diagnostics.threshold_table([1, 0], [0.1, np.nan])

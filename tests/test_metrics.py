@@ -265,6 +265,8 @@ REFUSED = [
     (total_variation, (np.zeros((3, 2)), [0, 1]), {}, r"shape \(3, 2\) and labels \(2,\); expected \[n, d\] and \[n\]"),
     (total_variation, (np.zeros(3), [0, 1, 1]), {}, r"features have shape \(3,\)"),
     (total_variation, (np.zeros((3, 2)), [[0], [1], [1]]), {}, r"labels \(3, 1\)"),
+    (total_variation, (np.zeros((3, 2)), [-1, 0, 1]), {}, "labels must be class indices from 0"),
+    (total_variation, (np.zeros((3, 2)), [0.5, 0, 1]), {}, "labels must be class indices from 0"),
     (total_variation, (np.ones((3, 2)), [0, 1, 1]), {}, "all features are equal; their spread cannot be compared"),
     (metrics.weighted_average_precisions, (TWO, [0.2, 0.1], np.ones((2, 3))), {}, r"weights \(2, 3\); expected \[n\]"),
 ]

@@ -124,8 +124,8 @@ def load_frame(
     if frame.shape[1] < 2 or not len(frame):
         shape = f"{frame.shape[1]} columns and {len(frame)} rows; expected a header, rows, and at least one column"
         raise DataError(f"{path} has {shape} beside the label, with commas, semicolons, tabs or bars between them")
-    label_column = frame.columns[-1] if label is None else composed(label)
-    chosen = [label_column] if group is None else [label_column, composed(group)]
+    label_column = frame.columns[-1] if label is None else composed(str(label))
+    chosen = [label_column] if group is None else [label_column, composed(str(group))]
     for name in chosen:
         if name not in frame:
             raise DataError(f"{path} has no column {name!r}; it has {did_you_mean(name, list(frame))}")
@@ -523,11 +523,12 @@ def _pairs(column: pd.Series) -> pd.DataFrame:
 def _blanked(frame: pd.DataFrame, missing: Sequence[str], found: Notes) -> pd.DataFrame:
     """Return a frame without the values that are named as missing ones, 9 also where it is written 9.0."""
     unseen = names = {_value(composed(str(name))): repr(name) for name in missing}
+    frame = frame.copy(deep=False)
     for column in frame if names else ():
         values = _text(frame[column]).map(_value, na_action="ignore")
         hit = values.isin(list(names))
         unseen = {value: name for value, name in unseen.items() if value not in set(values[hit])}
-        frame = frame.assign(**{column: frame[column].mask(hit)})
+        frame[column] = frame[column].mask(hit)
     if unseen:
         found["warning, no cell has the value that missing= names: {}"] = list(unseen.values())
     return frame

@@ -117,7 +117,9 @@ class Model:
         if isinstance(self.spec, TableSpec):
             rows = read_rows(Path(path), self.about["columns"], **self.about["reading"])
             notes = rows.attrs["notes"] + self._unlike_training(rows)
-            rows = rows.assign(**self.about["constant"])[list(self.fitted.feature_names_in_)]
+            for name, value in self.about["constant"].items():
+                rows[name] = value
+            rows = rows[list(self.fitted.feature_names_in_)]
             found, scores = {"row": rows.index.to_numpy()}, self.fitted.predict_proba(rows)[:, 1]
         else:
             files, scores, notes = self._of_images(Path(path), data_dir)

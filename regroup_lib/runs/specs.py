@@ -168,7 +168,7 @@ class _BaseSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     profile: Profile = "cpu"
-    task: str
+    task: str = Field(pattern=r"^[^/\\]+$")  # the records of a task have a folder
     own: OwnData | None = None  # in place of a named data set
     seed: int = Field(0, ge=0, lt=2**31)
 

@@ -580,6 +580,10 @@ def test_long_cells(write):
     assert any("another one in most rows: z" in note for note in load_data(write({"z": images})).notes)
 
 
+def test_a_column_may_have_the_name_of_an_argument(write):
+    assert "self" in load_data(write({"self": X}), missing=["17"]).train.inputs
+
+
 def test_names_that_begin_with_a_percent_sign_are_not_searched_for_long(tmp_path):
     names, path = [f"% x{number}" for number in range(30)], tmp_path / "t.csv"
     rows = [[*[f"{x + number}" for number in range(30)], label] for x, label in zip(X, LABELS, strict=True)]
