@@ -82,14 +82,9 @@ def balanced_assignment(distances: np.ndarray, capacity: int) -> np.ndarray:
     first.
 
     `distances` [n, K] are costs, usually squared distances. The result is int64 [n]; a `capacity` below n / K, without
-    room for all samples, is a ValueError.
+    room for all samples, is a ValueError. Source: Cuturi (2013), Sinkhorn distances: lightspeed computation of optimal
+    transport.
 
-    References
-    ----------
-    Cuturi (2013), Sinkhorn distances: lightspeed computation of optimal transport.
-
-    Examples
-    --------
     >>> balanced_assignment(np.array([[0.0, 9.0], [1.0, 9.0], [2.0, 3.0]]), capacity=2).tolist()
     [0, 0, 1]
     """
@@ -143,13 +138,9 @@ class _OnComponents(ClusterMixin, BaseEstimator):
 class BalancedKMeans(_OnComponents):
     """K-means whose clusters have at most ceil(n / K) samples, so that all sizes are equal where K divides n.
 
-    k-means-constrained (Bradley et al. 2000) finds the centers on a subsample; then all samples are assigned by
-    `balanced_assignment`, and centers and assignment take turns. The exact method on all samples is a minimum cost
-    flow with n · K arcs in each iteration: hours at 45,000 × 99.
-
-    References
-    ----------
-    Bradley, Bennett & Demiriz (2000), Constrained k-means clustering; the paper's bibliography names it.
+    k-means-constrained finds the centers on a subsample; then all samples are assigned by `balanced_assignment`, and
+    centers and assignment take turns. The exact method on all samples is a minimum cost flow with n · K arcs in each
+    iteration: hours at 45,000 × 99. Source: Bradley, Bennett & Demiriz (2000), Constrained k-means clustering.
     """
 
     def _groups(self, reduced: np.ndarray) -> np.ndarray:
@@ -187,10 +178,7 @@ class LandmarkSpectralClustering(_OnComponents):
 
     The landmarks are centers of mini-batch k-means. The graph between samples is Z Z^T with sparse Z [n, p], so its
     leading eigenvectors come from a p × p matrix instead of an n × n one.
-
-    References
-    ----------
-    Chen & Cai (2011), Large scale spectral clustering with landmark-based representation.
+    Source: Chen & Cai (2011), Large scale spectral clustering with landmark-based representation.
     """
 
     def _groups(self, reduced: np.ndarray) -> np.ndarray:

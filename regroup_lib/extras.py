@@ -19,13 +19,7 @@ EXTRAS = {
 
 
 def import_extra(module: str) -> ModuleType:
-    """Import a module that needs a package of an extra, or is one.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        If the package is missing; the message has the command that installs it.
-    """
+    """Import a module that needs a package of an extra, or is one; the error has the command that installs it."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:

@@ -88,11 +88,6 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` and rename it to `path` when the block succeeds.
 
     A reader sees the old file or the new one, never a part; a block that raises leaves nothing behind.
-
-    Raises
-    ------
-    DiskFullError
-        If the disk is full; an older version of the file is unchanged.
     """
     path = Path(path)
     with room_for(path):
@@ -241,8 +236,6 @@ def digest_file(path: str | Path) -> str:
 def parse_parameter(text: str) -> Any:
     """Read a parameter from the command line as YAML: ``3``, ``[0, 1]``, ``true``, ``null``, or text.
 
-    Examples
-    --------
     >>> parse_parameter("[0, 1]"), parse_parameter("smoke"), parse_parameter("1e-3")
     ([0, 1], 'smoke', 0.001)
     """

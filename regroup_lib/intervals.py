@@ -105,12 +105,8 @@ def interval(by_seed: Sequence[float], resampled: np.ndarray | None = None, *, n
 def holm(p_values: Sequence[float]) -> np.ndarray:
     """Return p-values corrected for several comparisons; NaN stays NaN and does not count.
 
-    References
-    ----------
-    Holm (1979), A simple sequentially rejective multiple test procedure.
+    Source: Holm (1979), A simple sequentially rejective multiple test procedure.
 
-    Examples
-    --------
     >>> holm([0.01, 0.04, 0.03]).round(3).tolist()
     [0.03, 0.06, 0.06]
     """

@@ -25,10 +25,7 @@ def nt_xent_loss(first: torch.Tensor, second: torch.Tensor, *, temperature: floa
 
     Among the other 2n - 1 views, each view has to find its partner by cosine similarity. Row i of the
     projections `first` and `second`, float32 [n, d], is one image.
-
-    References
-    ----------
-    Chen et al. (2020), A simple framework for contrastive learning of visual representations, Equation 1.
+    Source: Chen et al. (2020), A simple framework for contrastive learning of visual representations, Equation 1.
     """
     if first.shape != second.shape or first.ndim != 2 or len(first) < 2:
         raise ValueError(f"views have shapes {tuple(first.shape)} and {tuple(second.shape)}; expected [n, d], n >= 2")

@@ -21,8 +21,9 @@ MAX_IMAGES = 10_000  # from which the random batches are drawn, to bound the cos
 def deep_smote(
     images: np.ndarray, labels: np.ndarray, *, seed: int, epochs: int = 4, code_size: int = 128, width: int = 32
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Make the images that bring every class to the size of the largest (Dablain et al. 2022).
+    """Make the images that bring every class to the size of the largest.
 
+    Source: Dablain, Krawczyk & Chawla (2022), DeepSMOTE: fusing deep learning and SMOTE for imbalanced data.
     An autoencoder is trained on the images; `imbalanced-learn`'s SMOTE interpolates between the codes of neighbors
     in one class; the decoder turns the new codes into images. They are to join the training set, so only
     training images may be passed.
@@ -42,10 +43,6 @@ def deep_smote(
     Both batches go through the network together, so that batch normalization sees one distribution. The gradient of
     the second reaches the encoder, where the published code stops it at the decoder: the squared error of the worms is
     0.008 with it and 0.012 without.
-
-    References
-    ----------
-    Dablain, Krawczyk & Chawla (2022), DeepSMOTE: fusing deep learning and SMOTE for imbalanced data.
     """
     classes, counts = np.unique(labels, return_counts=True)
     missing = counts.max() - counts

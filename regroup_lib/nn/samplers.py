@@ -54,13 +54,8 @@ def cluster_undersampling(
     its cluster, all of them are drawn, and the rest is divided among the other clusters in proportion to their r_i.
     With more than two classes, each that is larger than the smallest (the first of several) is undersampled against it
     separately, in the same clusters. (The paper leaves these questions open.)
+    Source: Yen & Lee (2009), Cluster-based under-sampling approaches for imbalanced data distributions.
 
-    References
-    ----------
-    Yen & Lee (2009), Cluster-based under-sampling approaches for imbalanced data distributions.
-
-    Examples
-    --------
     Three negatives are in the cluster of the three positives, r = 1, and four form a cluster of their own, r = 4:
 
     >>> features = np.array([[0.0], [0.1], [0.2], [0.3], [0.3], [0.4], [9.0], [9.1], [9.2], [9.3]])

@@ -38,11 +38,6 @@ def indexed_rows(results_dir: str | Path | None = None) -> list[dict[str, Any]]:
 
     The index is in the hidden folder ``.index`` of that directory. It holds the time and the size of each file: a
     record that has changed is read again, and so is every record after a change of a module beside this one.
-
-    Raises
-    ------
-    ValueError
-        If a record that is not in the index is damaged.
     """
     root = results_directory(results_dir)
     index, known = root / ".index" / "rows.json", {}
@@ -103,13 +98,8 @@ def rows_frame(rows: Sequence[dict[str, Any]], *, long: bool = False) -> pd.Data
 
     Its columns are `COLUMNS`, each other field that is not the same in all rows, imbalance and estimator where there
     are any, and each class's average precision. So rows that agree in all columns but key, seed and what was measured
-    have the same settings; a setting that a run does not have is empty (group by them with ``dropna=False``).
-
-    Parameters
-    ----------
-    rows : sequence of dict
-    long : bool
-        One row per metric, with the columns ``metric`` and ``value``, instead of one column per metric.
+    have the same settings; a setting that a run does not have is empty (group by them with ``dropna=False``). The `long`
+    form has one row per metric, with the columns ``metric`` and ``value``, instead of one column per metric.
     """
     import pandas as pd
 
@@ -174,13 +164,7 @@ def percent(shares: Sequence[float]) -> str:
 
 
 def write_frame(frame: pd.DataFrame, path: Path, suffix: str) -> None:
-    """Write a table as CSV, Markdown or LaTeX, as the suffix says; CSV alone has all digits.
-
-    Raises
-    ------
-    ValueError
-        If the suffix is another one.
-    """
+    """Write a table as CSV, Markdown or LaTeX, as the suffix says; CSV alone has all digits."""
     if suffix == ".csv":
         frame.to_csv(path, index=False)
         return

@@ -191,8 +191,6 @@ def own_data(dataset: Dataset, positive: str, path: str | Path, **reading: Any) 
 def own_task(name: str, positive: str) -> str:
     """Return the name of a task on own data; characters but letters, digits and hyphens become underscores.
 
-    Examples
-    --------
     >>> own_task("My photos (2)", "cat/dog")
     'own-My_photos__2_-cat_dog'
     """

@@ -225,13 +225,7 @@ def _digest(about: dict[str, Any], folder: Path) -> str:
 
 
 def load_model(folder: str | Path) -> Model:
-    """Read a model that `Model.save` wrote.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If a file is missing or damaged, or holds a type that is not on the list of harmless ones.
-    """
+    """Read a model that `Model.save` wrote; a file with a type that is not on the list of harmless ones is refused."""
     folder = Path(folder)
     if not (folder / ABOUT).is_file():
         raise FileNotFoundError(f"{folder} holds no model: {ABOUT} is missing; write one with `regroup fit --save`")
