@@ -98,8 +98,8 @@ def rows_frame(rows: Sequence[dict[str, Any]], *, long: bool = False) -> pd.Data
 
     Its columns are `COLUMNS`, each other field that is not the same in all rows, imbalance and estimator where there
     are any, and each class's average precision. So rows that agree in all columns but key, seed and what was measured
-    have the same settings; a setting that a run does not have is empty (group by them with ``dropna=False``). The `long`
-    form has one row per metric, with the columns ``metric`` and ``value``, instead of one column per metric.
+    have the same settings; a setting that a run does not have is empty (group by them with ``dropna=False``). The
+    `long` form has one row per metric, with the columns ``metric`` and ``value``, instead of one column per metric.
     """
     import pandas as pd
 
