@@ -253,7 +253,7 @@ def encode_rows(
                 bar.update(len(block))
         if not encoder.normalize:
             return None
-        center = (total / n).astype(np.float32) if center is None else center
+        center = np.asarray(total / n if center is None else center, np.float32)  # else wider numbers would be written
         rows = NpyRows.open(partial)
         with partial.open("r+b") as stream:
             stream.seek(rows.offset)

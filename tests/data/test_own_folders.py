@@ -13,6 +13,7 @@ from PIL import Image
 from regroup_lib.data import images
 from regroup_lib.data.dataset import DataError
 from regroup_lib.data.load import load_data
+from regroup_lib.data.own_folders import read_pictures
 from regroup_lib.data.tasks import make_task
 
 
@@ -58,6 +59,14 @@ def plain(n=10, **options):
 def divided(**options):
     """Return files of two classes with a training and a test split."""
     return filled(["train/a", "train/b", "test/a", "test/b"], 3, **options)
+
+
+def test_a_new_picture_that_is_cut_off_is_named(folder):
+    home = folder({"new/a.jpg": Image.fromarray(pixels(1, size=(60, 50)))})
+    cut = (home / "new" / "a.jpg").read_bytes()[:-300]
+    (home / "new" / "b.jpg").write_bytes(cut)
+    with pytest.raises(DataError, match=r"b\.jpg: image file is truncated"):
+        read_pictures(home, (6, 5, 3))
 
 
 def warnings_of(dataset):
