@@ -248,10 +248,13 @@ class Regrouping(BaseEstimator):
         names = {"pseudo_labels_", "parent_", "classes_", "counts_", "options"}
         if names != set(arrays):
             raise ValueError(f"{path} is not a saved Regrouping: it holds {sorted(arrays)}, expected {sorted(names)}")
-        options = json.loads(str(arrays.pop("options")))
-        if isinstance(options["n_clusters"], list):
-            options["n_clusters"] = dict(options["n_clusters"])
-        regrouping = cls(**options)
+        try:
+            options = json.loads(str(arrays.pop("options")))
+            if isinstance(options["n_clusters"], list):
+                options["n_clusters"] = dict(options["n_clusters"])
+            regrouping = cls(**options)
+        except (KeyError, TypeError, ValueError) as error:  # as of another version
+            raise ValueError(f"{path} is not a saved Regrouping of this version ({error})") from error
         for name, value in arrays.items():
             setattr(regrouping, name, value)
         return regrouping

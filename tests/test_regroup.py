@@ -421,6 +421,16 @@ def test_save_and_load(tmp_path, labels, options):
         np.testing.assert_array_equal(loaded.fit(features, labels).pseudo_labels_, saved.pseudo_labels_)
 
 
+@pytest.mark.parametrize("options", ["[]", "{", '{"n_clusters": null, "metric": "l1"}'])
+def test_options_of_another_version_are_refused(tmp_path, options):
+    path = tmp_path / "groups.npz"
+    Regrouping(random_state=0).fit(np.arange(6.0)[:, None], [0, 0, 0, 0, 1, 1]).save(path)
+    with np.load(path) as archive:
+        np.savez(path, **dict(archive) | {"options": np.array(options)})
+    with pytest.raises(ValueError, match="is not a saved Regrouping of this version"):
+        Regrouping.load(path)
+
+
 def test_the_file_holds_no_pickle(tmp_path):
     labels = pd.Series(list("aaaabb"), dtype=object)
     generator = np.random.RandomState(0)

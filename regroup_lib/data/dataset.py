@@ -294,7 +294,7 @@ def some_of(names: Iterable[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """Return all known names, and the one closest to an unknown name."""
-    close = get_close_matches(name, known, 1)
-    return ", ".join(known) + (f"; did you mean {close[0]!r}?" if close else "")
+def did_you_mean(name: str, known: Mapping[str, str] | Sequence[str]) -> str:
+    """Return all known names, or what a mapping shows of each, and the one closest to an unknown name."""
+    close, shown = get_close_matches(name, known, 1), known.values() if isinstance(known, Mapping) else known
+    return ", ".join(shown) + (f"; did you mean {close[0]!r}?" if close else "")
