@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
-from regroup_lib.extras import explained
+from regroup_lib.extras import explained, printable
 
 try:
     import typer
@@ -50,26 +50,18 @@ Missing = Annotated[list[str] | None, typer.Option(help="For a table: a marker o
 Decimal = Annotated[str | None, typer.Option(help="For a table: its decimal mark, a point or a comma.")]
 
 
-class _Console:
-    """Prints text without markup and without control characters."""
-
-    def print(self, value: object) -> None:
-        print(printable(value))
+def _lines(value: object) -> str:
+    return "\n".join(map(printable, str(value).split("\n")))
 
 
-console = _Console()
-
-
-def printable(value: object) -> str:
-    """Return a value as text in which control characters are written as escapes."""
-    return "".join(
-        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in str(value)
-    )
+def say(value: object) -> None:
+    """Print a value as lines of text, with escape codes in place of control characters."""
+    print(_lines(value))
 
 
 def _print_table(columns: Iterable[object], rows: Iterable[Iterable[object]]) -> None:
     """Print a table, its columns as wide as their longest cell; rich takes seconds for the rows of all records."""
-    cells = [[printable(cell).replace("\n", " ") for cell in row] for row in (columns, *rows)]
+    cells = [[printable(str(cell).replace("\n", " ")) for cell in row] for row in (columns, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     cells.insert(1, ["-" * width for width in widths])
     for row in cells:
@@ -84,7 +76,7 @@ def main() -> None:
         if "--debug" in sys.argv:
             raise
         message = explained(error) if isinstance(error, ModuleNotFoundError) else error
-        typer.echo(typer.style("error:", fg="red") + f" {printable(message)}", err=True)
+        typer.echo(typer.style("error:", fg="red") + f" {_lines(message)}", err=True)
         sys.exit(1)
 
 
@@ -147,7 +139,7 @@ def data_fetch(name: str) -> None:
     """
     from regroup_lib.data.load import fetch_data
 
-    console.print(f"wrote {fetch_data(name)}")
+    say(f"wrote {fetch_data(name)}")
 
 
 @data_app.command("check")
@@ -178,10 +170,10 @@ def data_check(
             counts = dataset.class_counts(split)
             shape = " x ".join(str(size) for size in dataset.splits[split].inputs.shape)
             of = f"{len(counts)} classes of {min(counts)} to {max(counts)} {dataset.holds}"
-            console.print(f"{name} {split}: {shape}, {of}")
+            say(f"{name} {split}: {shape}, {of}")
         for note in dataset.notes:
-            console.print(f"{name} {note}")
-        console.print(f"{name} digest: {dataset.digest}")
+            say(f"{name} {note}")
+        say(f"{name} digest: {dataset.digest}")
 
 
 @app.command()
@@ -202,7 +194,7 @@ def run(
     values = {} if spec is None else load_yaml_file(spec)
     record = run.run(parse_spec(values | assignments(set_)), recompute=recompute)
     _print_rows(record_rows(record))
-    console.print(f"record: {record.path}")
+    say(f"record: {record.path}")
 
 
 @app.command()
@@ -275,7 +267,7 @@ def fit(
         # The rows of a table are scored by cross-validation, however `load_data` divides them.
         unsaid = NO_SPLIT if planned.dataset.is_table else ()
         notes = [note for note in planned.dataset.notes if not note.startswith(unsaid)]
-        console.print("\n".join([*notes, estimate(planned, workers=workers)]))
+        say("\n".join([*notes, estimate(planned, workers=workers)]))
         return
     options["workers"] = workers
     if len(chosen) > 1:
@@ -286,10 +278,10 @@ def fit(
     for file, write in ((output, comparison.write), (report, lambda file: write_report(comparison, file))):
         if file is not None:
             write(file)
-            console.print(f"wrote {file}")
+            say(f"wrote {file}")
     if save is not None:
         comparison.fit().save(save)
-        console.print(f"wrote {save}; regroup predict {save} NEW applies it")
+        say(f"wrote {save}; regroup predict {save} NEW applies it")
 
 
 @app.command()
@@ -309,33 +301,33 @@ def predict(
         raise ValueError(f"{output} is a folder; name a file")
     found = load_model(model).predict(path)
     for note in found.attrs["notes"]:
-        console.print(note)
+        say(note)
     if output is None:
         _print_frame(found.assign(probability=found["probability"].map("{:.4f}".format)))
         return
     with atomic_path(output) as partial:
         found.to_csv(partial, index=False)
-    console.print(f"wrote {len(found)} predictions to {output}")
+    say(f"wrote {len(found)} predictions to {output}")
 
 
 def _print_comparison(comparison: Any) -> None:
     from regroup_lib.plots import shortened
 
     for note in comparison.notes:
-        console.print(note)
+        say(note)
     _print_frame(comparison.class_table.reset_index(), "samples")
-    console.print(comparison.outlook)
+    say(comparison.outlook)
     title = f"{shortened(comparison.name, 80)}: percent, over seeds {', '.join(map(str, comparison.seeds))}; "
     _print_frame(comparison.table.reset_index(), title + f"AP by chance {100 * comparison.chance:.1f}")
-    console.print(comparison.recommendation.text.replace("**", ""))
-    console.print(f"records: {comparison.look.path.parent}")
+    say(comparison.recommendation.text.replace("**", ""))
+    say(f"records: {comparison.look.path.parent}")
 
 
 def _print_frame(frame: Any, title: str = "") -> None:
     from regroup_lib.plots import shortened
 
     if title:
-        console.print(title)
+        say(title)
     if "class" in frame:  # a name of hundreds of characters would break the lines
         frame = frame.assign(**{"class": frame["class"].map(shortened)})
     _print_table(frame.columns, frame.itertuples(index=False))
@@ -392,9 +384,9 @@ def results_check(profile: OnlyProfile = None) -> None:
 
     report = check_results(profile=profile)
     for line in (*report.summary, *report.defects):
-        console.print(line)
+        say(line)
     n_records = sum(sum(counts.values()) for counts in report.statuses.values())
-    console.print(f"{n_records} records read, {len(report.defects)} defects")
+    say(f"{n_records} records read, {len(report.defects)} defects")
     if report.defects:
         raise typer.Exit(1)
 
@@ -419,7 +411,7 @@ def results_export(
     frame = rows_frame(_rows(profile, task, method), long=long)
     with atomic_path(file) as partial:
         write_frame(frame, partial, file.suffix)
-    console.print(f"wrote {len(frame)} rows to {file}")
+    say(f"wrote {len(frame)} rows to {file}")
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:

@@ -24,13 +24,7 @@ REDUCED_DIMENSION = 64  # principal components that the slower clusterers see
 
 
 def reduce_dimension(features: np.ndarray, random_state: int | None) -> np.ndarray:
-    """Return the first principal components, float32 [n, min(64, d)]; features of fewer dimensions as they are.
-
-    Raises
-    ------
-    ValueError
-        If the features are sparse: these clusterers need them dense.
-    """
+    """Return the first principal components, float32 [n, min(64, d)]; features of fewer dimensions as they are."""
     if sparse.issparse(features):
         raise ValueError("features are sparse; reduce them first (TruncatedSVD), or use the clusterer kmeans")
     features = np.asarray(features, np.float32)
@@ -60,14 +54,16 @@ class RandomClusterer(ClusterMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: np.ndarray, y: None = None) -> RandomClusterer:
-        """Draw ``labels_``, int64 [n]."""
         rng, n = np.random.default_rng(self.random_state), X.shape[0]
         if self.sizes == "drawn":
             self.labels_ = rng.integers(self.n_clusters, size=n)
         elif self.sizes == "equal":
             self.labels_ = rng.permutation(np.arange(n) % self.n_clusters)
         elif self.sizes == "halving":
-            self.labels_ = rng.permutation(_halving(n, self.n_clusters))
+            shares = 0.5 ** np.arange(self.n_clusters)
+            counts = 1 + np.floor((n - self.n_clusters) * shares / shares.sum()).astype(int)
+            counts[0] += n - counts.sum()
+            self.labels_ = rng.permutation(np.repeat(np.arange(self.n_clusters), counts))
         else:
             raise ValueError(f"sizes is {self.sizes!r}; expected 'drawn', 'equal' or 'halving'")
         return self
@@ -78,14 +74,6 @@ class RandomClusterer(ClusterMixin, BaseEstimator):
         return tags
 
 
-def _halving(n: int, k: int) -> np.ndarray:
-    """Return n group numbers, each group half as large as the one before and none empty."""
-    shares = 0.5 ** np.arange(k)
-    counts = 1 + np.floor((n - k) * shares / shares.sum()).astype(int)
-    counts[0] += n - counts.sum()
-    return np.repeat(np.arange(k), counts)
-
-
 def balanced_assignment(distances: np.ndarray, capacity: int) -> np.ndarray:
     """Assign samples to centers that take at most `capacity` each, at a small total cost.
 
@@ -93,28 +81,10 @@ def balanced_assignment(distances: np.ndarray, capacity: int) -> np.ndarray:
     demand. A center that still exceeds its capacity passes samples on to other centers, those with the smallest loss
     first.
 
-    Parameters
-    ----------
-    distances : array [n, K]
-        Costs, usually squared distances.
-    capacity : int
-        At least n / K, so that there is room for all samples.
+    `distances` [n, K] are costs, usually squared distances. The result is int64 [n]; a `capacity` below n / K, without
+    room for all samples, is a ValueError. Source: Cuturi (2013), Sinkhorn distances: lightspeed computation of optimal
+    transport.
 
-    Returns
-    -------
-    ndarray of int64 [n]
-
-    Raises
-    ------
-    ValueError
-        If there is too little room.
-
-    References
-    ----------
-    Cuturi (2013), Sinkhorn distances: lightspeed computation of optimal transport.
-
-    Examples
-    --------
     >>> balanced_assignment(np.array([[0.0, 9.0], [1.0, 9.0], [2.0, 3.0]]), capacity=2).tolist()
     [0, 0, 1]
     """
@@ -141,33 +111,26 @@ def balanced_assignment(distances: np.ndarray, capacity: int) -> np.ndarray:
             assigned[passed_on] = costs[passed_on].argmin(axis=1)
 
 
-def _prices(costs: np.ndarray, n_iterations: int = 25) -> np.ndarray:
+def _prices(costs: np.ndarray) -> np.ndarray:
     """Return the price of each center at which all are in equal demand, with smoothing reduced step by step."""
     n, k = costs.shape
     prices = np.zeros(k)
     scale = float(costs.std()) or 1.0
     for smoothing in (scale, scale / 4, scale / 16, scale / 64):
-        for _ in range(n_iterations):
+        for _ in range(25):
             demand = softmax(-(costs + prices) / smoothing, axis=1).sum(axis=0)
             prices += smoothing * np.log(np.maximum(demand, 1e-12) * k / n)
     return prices
 
 
 class _OnComponents(ClusterMixin, BaseEstimator):
-    """A clusterer that sees principal components.
-
-    Parameters
-    ----------
-    n_clusters : int
-    random_state : int, optional
-    """
+    """A clusterer that sees principal components."""
 
     def __init__(self, n_clusters: int = 8, *, random_state: int | None = None):
         self.n_clusters = n_clusters
         self.random_state = random_state
 
     def fit(self, X: np.ndarray, y: None = None) -> _OnComponents:
-        """Find ``labels_``, int64 [n]."""
         self.labels_ = np.asarray(self._groups(reduce_dimension(X, self.random_state)), np.int64)
         return self
 
@@ -175,13 +138,9 @@ class _OnComponents(ClusterMixin, BaseEstimator):
 class BalancedKMeans(_OnComponents):
     """K-means whose clusters have at most ceil(n / K) samples, so that all sizes are equal where K divides n.
 
-    k-means-constrained (Bradley et al. 2000) finds the centers on a subsample; then all samples are assigned by
-    `balanced_assignment`, and centers and assignment take turns. The exact method on all samples is a minimum cost
-    flow with n · K arcs in each iteration: hours at 45,000 × 99.
-
-    References
-    ----------
-    Bradley, Bennett & Demiriz (2000), Constrained k-means clustering; the paper's bibliography names it.
+    k-means-constrained finds the centers on a subsample; then all samples are assigned by `balanced_assignment`, and
+    centers and assignment take turns. The exact method on all samples is a minimum cost flow with n · K arcs in each
+    iteration: hours at 45,000 × 99. Source: Bradley, Bennett & Demiriz (2000), Constrained k-means clustering.
     """
 
     def _groups(self, reduced: np.ndarray) -> np.ndarray:
@@ -219,10 +178,7 @@ class LandmarkSpectralClustering(_OnComponents):
 
     The landmarks are centers of mini-batch k-means. The graph between samples is Z Z^T with sparse Z [n, p], so its
     leading eigenvectors come from a p × p matrix instead of an n × n one.
-
-    References
-    ----------
-    Chen & Cai (2011), Large scale spectral clustering with landmark-based representation.
+    Source: Chen & Cai (2011), Large scale spectral clustering with landmark-based representation.
     """
 
     def _groups(self, reduced: np.ndarray) -> np.ndarray:

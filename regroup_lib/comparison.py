@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
-from regroup_lib import diagnostics, intervals, plots
+from regroup_lib import diagnostics, plots
 from regroup_lib.data.own_folders import NO_SPLIT
 from regroup_lib.diagnostics import describe_classes
 from regroup_lib.files import atomic_path
@@ -253,12 +253,10 @@ class Comparison:
 
     @property
     def positive(self) -> str:
-        """The positive class."""
         return self.look.spec.own.positive
 
     @property
     def is_table(self) -> bool:
-        """Whether the data are a table."""
         return self.look.spec.holds == "rows"
 
     @cached_property
@@ -277,7 +275,6 @@ class Comparison:
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds."""
         return sorted({record.spec.seed for record in self.records})
 
     @cached_property
@@ -351,7 +348,7 @@ class Comparison:
         """
         rows, differences = [], []
         for (classifier, title), group in self.groups.items():
-            measured = [_percent(_over_seeds(group, name)) for name in (BALANCED_ACCURACY, AVERAGE_PRECISION)]
+            measured = [export.percent(_over_seeds(group, name)) for name in (BALANCED_ACCURACY, AVERAGE_PRECISION)]
             rows.append([classifier, title, *measured])
             plain = self.scores(classifier if self.is_table else self.classifiers[0], "CE")
             ours = self.scores(classifier, title)
@@ -471,7 +468,7 @@ class Comparison:
                 partial.write_text(json.dumps(self._summary(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def _summary(self) -> dict[str, Any]:
-        advice = self.recommendation
+        advice, measures = self.recommendation, (BALANCED_ACCURACY, AVERAGE_PRECISION)  # diverged runs have none: null
         return {
             "task": self.name,
             "positive": self.positive,
@@ -482,8 +479,8 @@ class Comparison:
             "chance": self.chance,
             "results": [
                 {"classifier": classifier, "method": title}
-                | {name: _over_seeds(g, name).tolist() for name in (BALANCED_ACCURACY, AVERAGE_PRECISION)}
-                for (classifier, title), g in self.groups.items()
+                | {name: [None if np.isnan(v) else v for v in _over_seeds(group, name).tolist()] for name in measures}
+                for (classifier, title), group in self.groups.items()
             ],
             "recommendation": {
                 "word": advice.word,
@@ -543,10 +540,6 @@ def _over_seeds(group: Sequence[Record], measure: str) -> np.ndarray:
     return np.array([result_on_test(record, measure, RULE) for record in group])
 
 
-def _percent(shares: np.ndarray) -> str:
-    return intervals.mean_std(shares) if len(shares) > 1 else f"{100 * shares[0]:.1f}"
-
-
 def _recommended(comparison: Comparison, word: str, ours: Chosen, others: Chosen, difference: Interval) -> str:
     (our_row, our_times), (other_row, other_times) = ours.most_often, others.most_often
     our_name, other_name = named(our_row), named(other_row)
@@ -561,8 +554,8 @@ def _recommended(comparison: Comparison, word: str, ours: Chosen, others: Chosen
     }[word]
     positives = int((ours.labels[0] == 1).sum())
     lines = [
-        f"**{heading}** Average precision with regrouping: {_percent(ours.precisions)} ({our_name}, chosen "
-        f"{our_times}); without: {_percent(others.precisions)} ({other_name}, chosen {other_times}); by chance: "
+        f"**{heading}** Average precision with regrouping: {export.percent(ours.precisions)} ({our_name}, chosen "
+        f"{our_times}); without: {export.percent(others.precisions)} ({other_name}, chosen {other_times}); by chance: "
         f"{100 * comparison.chance:.1f}.",
         f"The difference is {difference} points (95% interval).",
         f"Both sides were chosen {where}. The test samples include {positives} positives.",

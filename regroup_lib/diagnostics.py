@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
-from sklearn.metrics import adjusted_rand_score, average_precision_score, precision_recall_curve, silhouette_score
+from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from regroup_lib.inputs import as_matrix, check_labels, check_whole, words
 from regroup_lib.metrics import clustering_quality
@@ -89,10 +89,6 @@ def diagnose(
     seed : int or None
         Of the first clustering; the others count up. None draws it.
 
-    Returns
-    -------
-    Diagnosis
-
     Notes
     -----
     Stable clusters do not guarantee a gain, because they may have nothing to do with the classes. Only a comparison on
@@ -152,38 +148,6 @@ def _describe(
 # ---------------------------------------------------------------- after training
 
 
-def plot_precision_recall(y_true: Sequence[int], scores: np.ndarray, class_names: Sequence[str]) -> Figure:
-    """Draw each class's precision-recall curve against the rest, with its prevalence as the level of chance.
-
-    Parameters
-    ----------
-    y_true : sequence of int [n]
-        Class indices.
-    scores : array [n, C]
-    class_names : sequence of str [C]
-    """
-    import matplotlib.pyplot as plt
-
-    y_true, scores = np.asarray(y_true), np.asarray(scores)
-    columns = min(4, len(class_names))
-    rows = -(-len(class_names) // columns)
-    figure, panels = plt.subplots(rows, columns, figsize=(2.6 * columns, 2.5 * rows), squeeze=False, sharey=True)
-    for axes in panels.ravel()[len(class_names) :]:
-        axes.axis("off")
-    for c, (axes, name) in enumerate(zip(panels.ravel(), class_names, strict=False)):
-        positive = y_true == c
-        precision, recall, _ = precision_recall_curve(positive, scores[:, c])
-        axes.step(recall, precision, where="post", color="#0072B2")
-        axes.axhline(positive.mean(), color="0.4", linestyle=":", linewidth=1.4)
-        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall")
-        axes.set_title(
-            f"{name}: AP {average_precision_score(positive, scores[:, c]):.2f}, chance {positive.mean():.2f}"
-        )
-    for axes in panels[:, 0]:
-        axes.set_ylabel("precision")
-    return figure
-
-
 def threshold_table(
     y_true: Sequence[int],
     scores: Sequence[float],
@@ -201,8 +165,8 @@ def threshold_table(
         A sample is called positive at or above one.
     """
     positive, scores = np.asarray(y_true) == 1, np.asarray(scores, float)
-    if positive.all() or not positive.any():
-        raise ValueError("a threshold table needs samples of both classes")
+    if positive.all() or not positive.any() or not np.isfinite(scores).all():
+        raise ValueError("a threshold table needs samples of both classes, and scores that are finite")
     called = scores >= np.asarray(thresholds)[:, None]
     hits, alarms = called[:, positive].sum(axis=1), called[:, ~positive].sum(axis=1)
     table = pd.DataFrame({"called positive": hits + alarms}, index=pd.Index(thresholds, name="threshold"))

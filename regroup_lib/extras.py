@@ -1,4 +1,4 @@
-"""Optional packages: the extra that installs each, and the error that names it."""
+"""Optional packages: the extra that installs each, and the error that names it. Text that is safe to print."""
 
 from __future__ import annotations
 
@@ -19,13 +19,7 @@ EXTRAS = {
 
 
 def import_extra(module: str) -> ModuleType:
-    """Import a module that needs a package of an extra, or is one.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        If the package is missing; the message has the command that installs it.
-    """
+    """Import a module that needs a package of an extra, or is one; the error has the command that installs it."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
@@ -40,3 +34,8 @@ def explained(error: ModuleNotFoundError) -> ModuleNotFoundError:
             what = f"{missing} is not installed; install it with: pip install 'regroup_lib[{extra}]'"
             return ModuleNotFoundError(what, name=error.name)
     return error
+
+
+def printable(text: str) -> str:
+    """Return a text in one line, with escape codes in place of control characters."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

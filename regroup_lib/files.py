@@ -60,6 +60,10 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
+UMASK = os.umask(0o77)  # of this process, which can be read only by setting it
+os.umask(UMASK)
+
+
 class DiskFullError(OSError):
     """The disk is too full for a file; the message names it."""
 
@@ -84,11 +88,6 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` and rename it to `path` when the block succeeds.
 
     A reader sees the old file or the new one, never a part; a block that raises leaves nothing behind.
-
-    Raises
-    ------
-    DiskFullError
-        If the disk is full; an older version of the file is unchanged.
     """
     path = Path(path)
     with room_for(path):
@@ -100,7 +99,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             yield partial
             with partial.open("rb") as written:
                 os.fsync(written.fileno())
-            partial.chmod(0o644)
+            partial.chmod(0o666 & ~UMASK)
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
@@ -237,8 +236,6 @@ def digest_file(path: str | Path) -> str:
 def parse_parameter(text: str) -> Any:
     """Read a parameter from the command line as YAML: ``3``, ``[0, 1]``, ``true``, ``null``, or text.
 
-    Examples
-    --------
     >>> parse_parameter("[0, 1]"), parse_parameter("smoke"), parse_parameter("1e-3")
     ([0, 1], 'smoke', 0.001)
     """

@@ -102,10 +102,8 @@ def check_whole(**options: Any) -> None:
 def check_labels(labels: Any) -> np.ndarray:
     """Return class labels as an array.
 
-    Raises
-    ------
-    ValueError
-        If a label is missing (NaN, None, NA), labels are continuous or text mixed with numbers, or there is one class.
+    It is a ValueError if one is missing (NaN, None, NA), they are continuous or text mixed with numbers, or there is
+    one class.
     """
     labels = for_sklearn(labels)
     labels = labels if hasattr(labels, "__array__") else list(labels)
@@ -270,8 +268,6 @@ def check_fit_params(y: np.ndarray, fit_params: dict[str, Any]) -> None:
 def words(text: str) -> list[str]:
     """Return a sentence's words in lower case; a number is ``0``, a sign stands for itself.
 
-    Examples
-    --------
     >>> words("Sales rose 3.1 % to EUR1,200m.")
     ['sales', 'rose', '0', '%', 'to', 'eur', '0', 'm', '.']
     """

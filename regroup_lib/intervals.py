@@ -53,14 +53,8 @@ class Interval:
         return float(2 * student.sf(abs(self.mean) / self.error, self.degrees))
 
 
-def interval(
-    by_seed: Sequence[float],
-    resampled: np.ndarray | None = None,
-    *,
-    n_units: int | None = None,
-    confidence: float = 0.95,
-) -> Interval:
-    """Return the interval of a mean over seeds, for other seeds and another test set of the same size.
+def interval(by_seed: Sequence[float], resampled: np.ndarray | None = None, *, n_units: int | None = None) -> Interval:
+    """Return the 95% interval of a mean over seeds, for other seeds and another test set of the same size.
 
     Parameters
     ----------
@@ -71,7 +65,6 @@ def interval(
     n_units : int, optional
         Independent units behind `resampled`: the positives of the test set. It bounds the degrees of freedom of the
         variance over resamples.
-    confidence : float
 
     Returns
     -------
@@ -104,7 +97,7 @@ def interval(
     spread = (seeds**2 / (n - 1) if n > 1 else 0.0) + test**2 / units
     degrees = (seeds + test) ** 2 / spread if spread > 0 else np.inf
     error = float(np.sqrt(seeds + test))
-    margin = student.ppf(0.5 + confidence / 2, degrees) * error
+    margin = student.ppf(0.975, degrees) * error
     mean = float(values.mean())
     return Interval(mean, float(mean - margin), float(mean + margin), error, float(degrees))
 
@@ -112,12 +105,8 @@ def interval(
 def holm(p_values: Sequence[float]) -> np.ndarray:
     """Return p-values corrected for several comparisons; NaN stays NaN and does not count.
 
-    References
-    ----------
-    Holm (1979), A simple sequentially rejective multiple test procedure.
+    Source: Holm (1979), A simple sequentially rejective multiple test procedure.
 
-    Examples
-    --------
     >>> holm([0.01, 0.04, 0.03]).round(3).tolist()
     [0.03, 0.06, 0.06]
     """
@@ -129,14 +118,14 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return corrected
 
 
-def starred(intervals: Sequence[Interval | None], *, level: float = 0.05) -> list[str]:
+def starred(intervals: Sequence[Interval | None]) -> list[str]:
     """Return the intervals of one table as text, with a star if the difference is significant after Holm's correction.
 
-    An entry that is None, such as a method's difference to itself, becomes empty text.
+    The level is 5%. An entry that is None, such as a method's difference to itself, becomes empty text.
     """
     given = [found for found in intervals if found is not None]
     corrected = iter(holm([found.p_value for found in given]))
-    return ["" if found is None else f"{found}{' *' if next(corrected) < level else ''}" for found in intervals]
+    return ["" if found is None else f"{found}{' *' if next(corrected) < 0.05 else ''}" for found in intervals]
 
 
 def mean_std(values: Sequence[float], scale: float = 100, digits: int = 1) -> str:

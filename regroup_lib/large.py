@@ -63,11 +63,8 @@ class NpyRows:
         start, stop, _ = rows.indices(self.shape[0])
         width = int(np.prod(self.shape[1:]))
         wanted = max(0, stop - start) * width
-        try:
-            offset = self.offset + start * width * self.dtype.itemsize
-            found = np.fromfile(self.path, self.dtype, count=wanted, offset=offset)
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{self.path} was removed while it was read") from None
+        offset = self.offset + start * width * self.dtype.itemsize
+        found = np.fromfile(self.path, self.dtype, count=wanted, offset=offset)
         if len(found) != wanted:
             raise ValueError(f"{self.path} is shorter than its header says: rows {start} to {stop} are not whole")
         return found.reshape(-1, *self.shape[1:])
@@ -114,7 +111,6 @@ class Rows:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Number of rows and of columns."""
         return int(np.count_nonzero(self.mask)), self.array.shape[1]
 
     def __getitem__(self, chosen: np.ndarray) -> Rows:
@@ -144,12 +140,14 @@ class Rows:
 # ---------------------------------------------------------------- k-means
 
 
-def _assigned(
-    rows: Rows, centers: np.ndarray, shift: np.ndarray, size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
-    """Yield rows minus `shift`, their nearest centers and their inertia, in pieces that fit in the cache."""
-    weights = -2 * np.ascontiguousarray(centers.T)
+def _pass(rows: Rows, centers: np.ndarray, shift: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return the nearest center of each row minus `shift`, int32 [n], the sums of each center's rows, and the inertia.
+
+    The rows are read in pieces that fit in the cache.
+    """
+    weights, k = -2 * np.ascontiguousarray(centers.T), len(centers)
     norms = np.einsum("ij,ij->i", centers, centers)
+    assigned, sums, inertia, filled = np.empty(rows.shape[0], np.int32), np.zeros(centers.shape), 0.0, 0
     piece = int(np.clip(2**19 // max(centers.shape), 256, 4096))
     for block in rows.blocks(size):
         for start in range(0, len(block), piece):
@@ -158,30 +156,12 @@ def _assigned(
             distances += norms  # squared, without the row's own norm
             labels = distances.argmin(axis=1)
             nearest = distances[np.arange(len(labels)), labels] + np.einsum("ij,ij->i", shifted, shifted)
-            yield shifted, labels, float(np.maximum(nearest, 0).sum(dtype=np.float64))  # rounding can be below 0
-
-
-def _totals(rows: Rows, centers: np.ndarray, shift: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return sums [K, d] and counts [K] of the rows nearest to each center, and the inertia."""
-    k, d = centers.shape
-    sums, counts, total = np.zeros((k, d)), np.zeros(k, np.int64), 0.0
-    for shifted, labels, inertia in _assigned(rows, centers, shift, size):
-        ones = np.ones(len(labels), np.float32)
-        members = sparse.csr_array((ones, labels, np.arange(len(labels) + 1)), shape=(len(labels), k))
-        sums += members.T @ shifted
-        counts += np.bincount(labels, minlength=k)
-        total += inertia
-    return sums, counts, total
-
-
-def _labels(rows: Rows, centers: np.ndarray, shift: np.ndarray, size: int) -> tuple[np.ndarray, float]:
-    """Return the nearest center of each row, and the inertia."""
-    labels, total, filled = np.empty(rows.shape[0], np.int32), 0.0, 0
-    for _, found, inertia in _assigned(rows, centers, shift, size):
-        labels[filled : filled + len(found)] = found
-        filled += len(found)
-        total += inertia
-    return labels, total
+            inertia += float(np.maximum(nearest, 0).sum(dtype=np.float64))  # rounding can be below 0
+            ones = np.ones(len(labels), np.float32)
+            sums += sparse.csr_array((ones, labels, np.arange(len(labels) + 1)), shape=(len(labels), k)).T @ shifted
+            assigned[filled : filled + len(labels)] = labels
+            filled += len(labels)
+    return assigned, sums, inertia
 
 
 class BlockKMeans(ClusterMixin, BaseEstimator):
@@ -257,7 +237,10 @@ class BlockKMeans(ClusterMixin, BaseEstimator):
             If there are fewer rows than clusters, a row is not finite, or an option is below 1.
         """
         rows = Rows.of(X)
-        self._check(rows)
+        names = ("n_clusters", "block_rows", "n_fitted", "n_init", "max_iter")
+        check_whole(**{name: getattr(self, name) for name in names})
+        if rows.shape[0] < self.n_clusters:
+            raise ValueError(f"n_clusters is {self.n_clusters}; there are {rows.shape[0]} rows of features")
         with threadpool_limits(1):  # the products are small, and more threads add in another order
             sample = self._sample(rows)
             start = KMeans(self.n_clusters, n_init=self.n_init, random_state=self.random_state).fit(sample)
@@ -266,24 +249,17 @@ class BlockKMeans(ClusterMixin, BaseEstimator):
             # Without the shift, float32 distances lose digits if all rows are far from the origin.
             centers, before = start.cluster_centers_ - shift, np.inf
             for passes in range(self.max_iter):
-                sums, counts, inertia = _totals(rows, centers, shift, self.block_rows)
-                self.n_iter_ = passes + 1
+                labels, sums, inertia = _pass(rows, centers, shift, self.block_rows)
+                counts, self.n_iter_ = np.bincount(labels, minlength=len(centers)), passes + 1
+                del labels  # 4 bytes per row
                 moved = counts > 0  # an empty cluster stays where it is
                 centers[moved] = sums[moved] / counts[moved, None]
                 if inertia >= (1 - self.tol) * before:
                     break
                 before = inertia
-            self.labels_, self.inertia_ = _labels(rows, centers, shift, self.block_rows)
+            self.labels_, _, self.inertia_ = _pass(rows, centers, shift, self.block_rows)
         self.cluster_centers_ = centers + shift
         return self
-
-    def _check(self, rows: Rows) -> None:
-        check_whole(
-            **{name: getattr(self, name) for name in ("n_clusters", "block_rows", "n_fitted", "n_init", "max_iter")}
-        )
-        n = rows.shape[0]
-        if n < self.n_clusters:
-            raise ValueError(f"n_clusters is {self.n_clusters}; there are {n} rows of features")
 
     def _sample(self, rows: Rows) -> np.ndarray:
         """Return a random subsample, float32."""

@@ -12,7 +12,6 @@ from scipy.stats import norm
 from sklearn.metrics import (
     adjusted_rand_score,
     average_precision_score,
-    balanced_accuracy_score,
     normalized_mutual_info_score,
     precision_recall_curve,
     recall_score,
@@ -20,12 +19,13 @@ from sklearn.metrics import (
 from sklearn.metrics.cluster import contingency_matrix
 from sklearn.neighbors import NearestNeighbors
 
-from regroup_lib.inputs import for_sklearn, is_number
+from regroup_lib.inputs import for_sklearn
+
+Z = float(norm.ppf(0.975))  # of intervals of 95%
+BATCH = 64  # weightings at a time
 
 
-def evaluate(
-    y_true: Sequence[int], scores: np.ndarray, class_names: Sequence[str] | None = None, *, confidence: float = 0.95
-) -> dict[str, Any]:
+def evaluate(y_true: Sequence[int], scores: np.ndarray, class_names: Sequence[str] | None = None) -> dict[str, Any]:
     """Measure a classifier by its scores.
 
     Parameters
@@ -36,8 +36,6 @@ def evaluate(
         Class scores; a vector is the positive class's probability in a binary task.
     class_names : sequence of str, optional
         Keys of the per-class results; default ``"0"``, ``"1"``, ...
-    confidence : float
-        Level of the intervals.
 
     Returns
     -------
@@ -45,14 +43,14 @@ def evaluate(
         ``balanced_accuracy`` (of the argmax; a binary tie goes to the positive class, as in the paper),
         ``average_precision``, ``calibrated_average_precision`` and ``prevalence`` (dict by class) and
         ``intervals`` with the keys ``balanced_accuracy`` and ``average_precision``. Intervals cover the test
-        sample's randomness, not the training's: a normal one for balanced accuracy, the binomial logit interval
-        of Boyd, Eng & Page (2013) for average precision.
+        sample's randomness, not the training's, at 95%: a normal one for balanced accuracy, the binomial logit
+        interval of Boyd, Eng & Page (2013) for average precision.
 
     Raises
     ------
     ValueError
-        If lengths disagree, a score is not finite, a vector is no probability, a class has no sample, names are not
-        one for each class, or the confidence is not between 0 and 1.
+        If lengths disagree, a score is not finite, a vector is no probability, a class has no sample, or names are not
+        one for each class.
 
     Examples
     --------
@@ -61,8 +59,6 @@ def evaluate(
     (0.75, 0.5)
     """
     y_true, scores = np.asarray(for_sklearn(y_true)), np.asarray(for_sklearn(scores), dtype=np.float64)
-    if not (is_number(confidence) and 0 < confidence < 1):
-        raise ValueError(f"confidence is {confidence!r}; it must lie between 0 and 1")
     if scores.ndim == 1:
         if (scores < 0).any() or (scores > 1 + 1e-6).any():  # in single precision, a sum of probabilities may exceed 1
             raise ValueError("scores are not probabilities; pass a column for each class, such as [-score, score]")
@@ -80,22 +76,17 @@ def evaluate(
     counts = np.bincount(y_true, minlength=n_classes)
     if (counts == 0).any():
         raise ValueError(f"classes {[names[c] for c in np.flatnonzero(counts == 0)]} have no sample in y_true")
-    predicted = decide(scores)
-    recalls = recall_score(y_true, predicted, labels=range(n_classes), average=None)
+    recalls = recall_score(y_true, decide(scores), labels=range(n_classes), average=None)
     precision = [float(average_precision_score(y_true == c, scores[:, c])) for c in range(n_classes)]
     calibrated = [calibrated_average_precision(y_true == c, scores[:, c]) for c in range(n_classes)]
-    accuracy = float(balanced_accuracy_score(y_true, predicted))
     return {
-        "balanced_accuracy": accuracy,
+        "balanced_accuracy": float(recalls.mean()),
         "average_precision": dict(zip(names, precision, strict=True)),
         "calibrated_average_precision": dict(zip(names, calibrated, strict=True)),
         "prevalence": dict(zip(names, (counts / len(y_true)).tolist(), strict=True)),
         "intervals": {
-            "balanced_accuracy": accuracy_interval(recalls, counts, confidence=confidence),
-            "average_precision": {
-                name: precision_interval(value, int(count), confidence=confidence)
-                for name, value, count in zip(names, precision, counts, strict=True)
-            },
+            "balanced_accuracy": accuracy_interval(recalls, counts),
+            "average_precision": dict(zip(names, map(precision_interval, precision, counts.tolist()), strict=True)),
         },
     }
 
@@ -117,22 +108,21 @@ def decide(scores: np.ndarray) -> np.ndarray:
     return (scores[:, 1] >= scores[:, 0]).astype(np.int64) if scores.shape[1] == 2 else scores.argmax(axis=1)
 
 
-def accuracy_interval(recalls: np.ndarray, counts: np.ndarray, *, confidence: float = 0.95) -> list[float]:
+def accuracy_interval(recalls: np.ndarray, counts: np.ndarray) -> list[float]:
     """Return the normal interval of balanced accuracy, [low, high], from each class's recall and sample count."""
     accuracy = float(np.mean(recalls))
     variance = float((recalls * (1 - recalls) / counts).sum())
-    margin = float(norm.ppf(0.5 + confidence / 2)) * variance**0.5 / len(recalls)
+    margin = Z * variance**0.5 / len(recalls)
     return [max(0.0, accuracy - margin), min(1.0, accuracy + margin)]
 
 
-def precision_interval(value: float, n_positives: int, *, confidence: float = 0.95) -> list[float]:
+def precision_interval(value: float, n_positives: int) -> list[float]:
     """Return the binomial logit interval of average precision, [low, high].
 
     0 and 1 are moved by half a positive, where the logit is finite.
     """
-    z = float(norm.ppf(0.5 + confidence / 2))
     center = min(max(value, 0.5 / n_positives), 1 - 0.5 / n_positives) if n_positives > 1 else 0.5
-    margin = z / np.sqrt(n_positives * center * (1 - center))
+    margin = Z / np.sqrt(n_positives * center * (1 - center))
     return [min(value, float(expit(logit(center) - margin))), max(value, float(expit(logit(center) + margin)))]
 
 
@@ -162,27 +152,12 @@ def calibrated_average_precision(
     return float(-np.sum(np.diff(recall) * precision[:-1]))
 
 
-def weighted_average_precisions(
-    positive: Sequence[bool], scores: Sequence[float], weights: np.ndarray, *, batch_size: int = 64
-) -> np.ndarray:
-    """Return the average precision of one ranking under many weightings of its samples.
+def weighted_average_precisions(positive: Sequence[bool], scores: Sequence[float], weights: np.ndarray) -> np.ndarray:
+    """Return the average precision [m] of one ranking [n] under many weightings of its samples, at least 0, [m, n].
 
-    The result equals `average_precision_score(positive, scores, sample_weight=w)` for each row w, but needs only one
-    sort. A bootstrap of a test set is a matrix of such weights, the counts of its samples.
-
-    Parameters
-    ----------
-    positive : sequence of bool [n]
-    scores : sequence of float [n]
-    weights : array [m, n]
-        Not negative, such as the counts of a bootstrap resample.
-    batch_size : int
-        Rows at a time; memory is ``batch_size * n`` weights, and as many doubles as there are positives.
-
-    Returns
-    -------
-    ndarray of float64 [m]
-        NaN for a row that leaves no positive.
+    The result equals `average_precision_score(positive, scores, sample_weight=w)` for each row w, NaN for one that
+    leaves no positive, but needs only one sort. A bootstrap of a test set is a matrix of such weights, the counts of
+    its samples.
     """
     positive, scores = np.asarray(positive, dtype=bool), np.asarray(scores, dtype=np.float64)
     weights = np.asarray(weights)
@@ -202,33 +177,23 @@ def weighted_average_precisions(
     step_of, first_places = np.unique(np.searchsorted(all_ends, places), return_index=True)
     ends = all_ends[step_of]
     starts = np.append(0, ends[:-1] + 1)
-    for start in range(0, len(weights), batch_size):
-        batch = weights[start : start + batch_size]
+    for start in range(0, len(weights), BATCH):
+        batch = weights[start : start + BATCH]
         above = np.add.reduceat(batch[:, order[: ends[-1] + 1]], starts, axis=1, dtype=np.float64).cumsum(axis=1)
         steps = np.add.reduceat(batch[:, order[places]], first_places, axis=1, dtype=np.float64)
         true = steps.cumsum(axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
             precision = np.where(above > 0, true / above, 0.0)
-            result[start : start + batch_size] = (steps * precision).sum(axis=1) / true[:, -1]
+            result[start : start + BATCH] = (steps * precision).sum(axis=1) / true[:, -1]
     return result
 
 
 def bootstrap_counts(labels: Sequence[int], n_resamples: int, *, seed: int = 0) -> np.ndarray:
-    """Return how often each sample occurs in resamples drawn with replacement within its class.
+    """Return how often each sample occurs in resamples drawn within its class, uint16 [n_resamples, n].
 
-    Within a class, because average precision depends on the prevalence, which should not change.
-
-    Parameters
-    ----------
-    labels : sequence of int [n]
-    n_resamples : int
-    seed : int
-
-    Returns
-    -------
-    ndarray of uint16 [n_resamples, n]
-        The first row has each sample once, so that the first of the results computed from all rows is the plain
-        value. Read-only and cached, because all methods of a task use the same resamples.
+    Within a class, because average precision depends on the prevalence, which should not change. The first row has
+    each sample once, so that the first of the results computed from all rows is the plain value. The array is
+    read-only and cached, because all methods of a task use the same resamples.
     """
     return _bootstrap_counts(np.asarray(labels, dtype=np.int64).tobytes(), n_resamples, seed)
 
@@ -244,37 +209,6 @@ def _bootstrap_counts(encoded: bytes, n_resamples: int, seed: int) -> np.ndarray
             resample[rows] = np.bincount(rng.integers(len(rows), size=len(rows)), minlength=len(rows))
     counts.flags.writeable = False
     return counts
-
-
-def rates_above(
-    positive: Sequence[bool], scores: Sequence[float], thresholds: np.ndarray, counts: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the true and the false positive rate at each threshold, in each resample.
-
-    Parameters
-    ----------
-    positive : sequence of bool [n]
-    scores : sequence of float [n]
-        A sample is called positive where its score is at least the threshold.
-    thresholds : array [T]
-        Ascending.
-    counts : array [B, n], optional
-        See `bootstrap_counts`; default: the samples as they are.
-
-    Returns
-    -------
-    true, false : ndarray of float64 [B, T]
-    """
-    positive, scores, thresholds = np.asarray(positive, bool), np.asarray(scores), np.asarray(thresholds)
-    counts = np.ones((1, len(scores)), np.uint16) if counts is None else counts
-    rates = []
-    for rows in (np.flatnonzero(positive), np.flatnonzero(~positive)):
-        order = rows[np.argsort(scores[rows], kind="stable")]
-        below = np.searchsorted(scores[order], thresholds, side="left")
-        total = np.zeros((len(counts), len(order) + 1))
-        np.cumsum(counts[:, order], axis=1, out=total[:, 1:])
-        rates.append(1 - total[:, below] / total[:, -1:])
-    return rates[0], rates[1]
 
 
 def total_variation(features: np.ndarray, labels: Sequence[int]) -> np.ndarray:
@@ -296,10 +230,9 @@ def total_variation(features: np.ndarray, labels: Sequence[int]) -> np.ndarray:
     features, labels = np.asarray(features), np.asarray(labels)
     if features.ndim != 2 or labels.shape != (len(features),):
         raise ValueError(f"features have shape {features.shape} and labels {labels.shape}; expected [n, d] and [n]")
-    if features.dtype not in (
-        np.float32,
-        np.float64,
-    ):  # integers would truncate the center, and half precision overflows
+    if labels.dtype.kind not in "iu" or labels.min(initial=0) < 0:
+        raise ValueError("labels must be class indices from 0")
+    if features.dtype not in (np.float32, np.float64):  # integers would truncate the center, and halves overflow
         features = features.astype(np.float64)
 
     def spread(rows: np.ndarray) -> float:

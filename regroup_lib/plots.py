@@ -29,8 +29,6 @@ LOOKS = {
 def shortened(name: str, longest: int = 40) -> str:
     """Return a name, without its middle if it is longer.
 
-    Examples
-    --------
     >>> shortened("a name of many letters", 15)
     'a name …letters'
     """

@@ -227,19 +227,17 @@ class Regrouping(BaseEstimator):
     def save(self, path: str | Path) -> None:
         """Write the result to an npz file of plain arrays (no pickle)."""
         options = self.get_params(deep=False)
-        if not isinstance(self.clusterer, str):
-            options["clusterer"] = repr(self.clusterer)
         if isinstance(self.n_clusters, Mapping):
             options["n_clusters"] = list(self.n_clusters.items())  # JSON has only text as keys
         arrays = {name: getattr(self, name) for name in ("pseudo_labels_", "parent_", "classes_", "counts_")}
         if self.classes_.dtype == object:
             arrays["classes_"] = self.classes_.astype(str)
-        text = json.dumps(options, default=lambda number: number.item())  # of NumPy
+        text = json.dumps(options, default=lambda value: value.item() if isinstance(value, np.generic) else repr(value))
         write_npz(path, arrays | {"options": np.array(text)})
 
     @classmethod
     def load(cls, path: str | Path) -> Regrouping:
-        """Read a file of `save`; of a clusterer object, only its text is restored.
+        """Read a file of `save`; of a clusterer object and of a random generator, only their text is restored.
 
         Raises
         ------
@@ -250,10 +248,13 @@ class Regrouping(BaseEstimator):
         names = {"pseudo_labels_", "parent_", "classes_", "counts_", "options"}
         if names != set(arrays):
             raise ValueError(f"{path} is not a saved Regrouping: it holds {sorted(arrays)}, expected {sorted(names)}")
-        options = json.loads(str(arrays.pop("options")))
-        if isinstance(options["n_clusters"], list):
-            options["n_clusters"] = dict(options["n_clusters"])
-        regrouping = cls(**options)
+        try:
+            options = json.loads(str(arrays.pop("options")))
+            if isinstance(options["n_clusters"], list):
+                options["n_clusters"] = dict(options["n_clusters"])
+            regrouping = cls(**options)
+        except (KeyError, TypeError, ValueError) as error:  # as of another version
+            raise ValueError(f"{path} is not a saved Regrouping of this version ({error})") from error
         for name, value in arrays.items():
             setattr(regrouping, name, value)
         return regrouping
@@ -273,19 +274,8 @@ def seed_of(random_state: Any) -> int | None:
 def merge_small(features: Any, labels: np.ndarray, parent: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Join each pseudo-class of fewer than `size` samples to the nearest larger one of its class.
 
-    Parameters
-    ----------
-    features : array, SciPy sparse array or Rows [n, d]
-    labels : ndarray of int [n]
-        Pseudo-labels, indices into `parent`.
-    parent : ndarray of int [K]
-        Class of each pseudo-class.
-    size : int
-
-    Returns
-    -------
-    ndarray of int64 [n], ndarray of int [K']
-        Labels and parents of the remaining pseudo-classes; a class without a large one keeps all of its own.
+    `features` [n, d] may be sparse or `Rows`, `labels` [n] are indices into `parent` [K]. Return labels, int64 [n], and
+    parents [K'] of the remaining pseudo-classes; a class without a large one keeps all of its own.
     """
     counts = np.bincount(labels, minlength=len(parent))
     large, joined = counts >= size, np.arange(len(parent))
@@ -352,7 +342,11 @@ def aggregate(scores: Any, parent: Sequence[int], rule: str = "sum") -> Any:
         scores = np.asarray(scores)
         scores = scores if scores.dtype.kind == "f" else scores.astype(np.float64)
     parent = np.asarray(for_sklearn(parent))
-    members = _members(parent)
+    if parent.ndim != 1 or len(parent) == 0 or parent.dtype.kind not in "iu" or parent.min() < 0:
+        raise ValueError(f"parent is {parent}; expected a class index of at least 0 for each pseudo-class")
+    members = [np.flatnonzero(parent == c).tolist() for c in range(int(parent.max()) + 1)]
+    if empty := [c for c, group in enumerate(members) if not group]:
+        raise ValueError(f"classes {empty} have no pseudo-class in parent")
     if scores.ndim != 2 or scores.shape[1] != len(parent):
         raise ValueError(f"scores have shape {tuple(scores.shape)}; expected [n, {len(parent)}]")
     if not bool((scores >= 0).all()) or not bool((scores < math.inf).all()):
@@ -366,14 +360,3 @@ def aggregate(scores: Any, parent: Sequence[int], rule: str = "sum") -> Any:
     if not bool((totals < math.inf).all()):
         raise ValueError(f"the sum of a row of scores is beyond the range of {scores.dtype}; scale them first")
     return result / totals
-
-
-def _members(parent: np.ndarray) -> list[list[int]]:
-    """Return the pseudo-classes of each class."""
-    if parent.ndim != 1 or len(parent) == 0 or parent.dtype.kind not in "iu" or parent.min() < 0:
-        raise ValueError(f"parent is {parent}; expected a class index of at least 0 for each pseudo-class")
-    members = [np.flatnonzero(parent == c).tolist() for c in range(int(parent.max()) + 1)]
-    empty = [c for c, group in enumerate(members) if not group]
-    if empty:
-        raise ValueError(f"classes {empty} have no pseudo-class in parent")
-    return members

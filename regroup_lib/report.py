@@ -37,11 +37,6 @@ def write_report(comparison: Comparison, path: str | Path) -> None:
 
     The file has the advice, the data as they were read, the clusters, the comparison with its intervals, curves, a
     table of thresholds and the calibration of the recommended classifier, and the Python code that fits it.
-
-    Parameters
-    ----------
-    comparison : Comparison
-    path : str or Path
     """
     with plt.rc_context({"text.parse_math": False}):  # a dollar sign in a name is no formula
         page = _page(comparison)

@@ -106,6 +106,7 @@ def test_the_key_says_which_data_and_not_where_they_lie():
     [
         (lambda: spec(task="wine-1"), "a task on own data is called own-"),
         (lambda: spec(own=None), "a task on own data is called own-"),
+        (lambda: spec(task="own-a/../../b"), "should match pattern"),
         (lambda: own(positive="z"), "there is no class 'z'; there are a, b, c"),
         (lambda: spec(encoder="clip"), "no encoder is called 'clip'; there are pca"),
         (lambda: spec(method="ros", encoder="pca"), "method 'ros' does not regroup; leave encoder out"),

@@ -94,15 +94,5 @@ def test_the_threshold_table_is_scikit_learns():
     assert np.isnan(diagnostics.threshold_table(y, scores, [1.1]).loc[1.1, "precision"])
     with pytest.raises(ValueError, match="both classes"):
         diagnostics.threshold_table([1, 1], [0.1, 0.2])
-
-
-def test_curves_have_chance_levels_and_names():
-    rng = np.random.default_rng(0)
-    y = rng.integers(3, size=200)
-    scores = rng.random((200, 3))
-    figure = diagnostics.plot_precision_recall(y, scores, ["a", "b", "c"])
-    assert [axes.get_title().split(":")[0] for axes in figure.axes[:3]] == ["a", "b", "c"]
-    assert f"chance {(y == 0).mean():.2f}" in figure.axes[0].get_title()
-    assert figure.axes[0].get_ylabel() == "precision"
-    many = diagnostics.plot_precision_recall(rng.integers(5, size=200), rng.random((200, 5)), list("abcde"))
-    assert len([axes for axes in many.axes if axes.axison]) == 5
+    with pytest.raises(ValueError, match="scores that are finite"):
+        diagnostics.threshold_table([1, 0], [0.1, np.nan])

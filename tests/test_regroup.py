@@ -421,9 +421,21 @@ def test_save_and_load(tmp_path, labels, options):
         np.testing.assert_array_equal(loaded.fit(features, labels).pseudo_labels_, saved.pseudo_labels_)
 
 
+@pytest.mark.parametrize("options", ["[]", "{", '{"n_clusters": null, "metric": "l1"}'])
+def test_options_of_another_version_are_refused(tmp_path, options):
+    path = tmp_path / "groups.npz"
+    Regrouping(random_state=0).fit(np.arange(6.0)[:, None], [0, 0, 0, 0, 1, 1]).save(path)
+    with np.load(path) as archive:
+        np.savez(path, **dict(archive) | {"options": np.array(options)})
+    with pytest.raises(ValueError, match="is not a saved Regrouping of this version"):
+        Regrouping.load(path)
+
+
 def test_the_file_holds_no_pickle(tmp_path):
     labels = pd.Series(list("aaaabb"), dtype=object)
-    Regrouping(KMeans(n_init=1), random_state=0).fit(np.arange(6.0)[:, None], labels).save(tmp_path / "groups.npz")
+    generator = np.random.RandomState(0)
+    groups = Regrouping(KMeans(n_init=1), random_state=generator).fit(np.arange(6.0)[:, None], labels)
+    groups.save(tmp_path / "groups.npz")
     with np.load(tmp_path / "groups.npz", allow_pickle=False) as archive:
         arrays = dict(archive)
     assert all(array.dtype != object for array in arrays.values())

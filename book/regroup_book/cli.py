@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regroup_lib.cli import INTERRUPTED, PLAIN, Profile, Seeds, app, assignments, console, seed_numbers
+from regroup_lib.cli import INTERRUPTED, PLAIN, Profile, Seeds, app, assignments, say, seed_numbers
 
 book_app = typer.Typer(help="Execute chapters and render the book.", **PLAIN)
 app.add_typer(book_app, name="book", no_args_is_help=True)
@@ -61,13 +61,13 @@ def sweep(
     todo = specs if recompute else [s for s in specs if not s.path().exists()]
     known = records.load_records(profile=profile)
     times = [plans.estimate_seconds(s, known) for s in todo]
-    console.print(f"{chapter}, profile {profile}: {len(specs)} runs, {len(todo)} to do{_estimate(times, workers)}")
+    say(f"{chapter}, profile {profile}: {len(specs)} runs, {len(todo)} to do{_estimate(times, workers)}")
     if dry_run:
         for name, count in Counter(f"{s.task} {s.label}" for s in todo).items():
-            console.print(f"  {count} x {name}")
+            say(f"  {count} x {name}")
         waiting = plans.undecided(chapter, **wanted)
         if waiting:
-            console.print(f"and {waiting} more, whose settings the tuning on the validation split decides")
+            say(f"and {waiting} more, whose settings the tuning on the validation split decides")
         return
     options = {"recompute": recompute, "workers": workers}
     if minutes is not None:
@@ -80,13 +80,13 @@ def sweep(
         try:
             records = plans.run_chapter_specs(chapter, **wanted, **options)
         except sweeps.Unfinished as stopped:
-            console.print(f"stopped after {minutes:g} minutes: {stopped}")
+            say(f"stopped after {minutes:g} minutes: {stopped}")
             raise typer.Exit(STOPPED) from None
         except KeyboardInterrupt:
-            console.print("interrupted; the same command goes on where it stopped")
+            say("interrupted; the same command goes on where it stopped")
             raise typer.Exit(INTERRUPTED) from None
     diverged = [r for r in records if r.status != "finished"]
-    console.print(f"{len(records)} records" + (f", {len(diverged)} of them diverged" if diverged else ""))
+    say(f"{len(records)} records" + (f", {len(diverged)} of them diverged" if diverged else ""))
 
 
 @contextmanager
@@ -128,7 +128,7 @@ def book_run(
 
     output = output or Path("_build") / "runs" / f"{chapter}.ipynb"
     seconds = build.run_chapter(chapter, assignments(parameter), output=output)
-    console.print(f"{chapter}: {seconds:.0f} s, executed notebook in {output}")
+    say(f"{chapter}: {seconds:.0f} s, executed notebook in {output}")
 
 
 @book_app.command("smoke")
@@ -152,4 +152,4 @@ def book_pdf() -> None:
     """Print the rendered book to one PDF file, with Chromium."""
     from regroup_book import build
 
-    console.print(f"the book as a PDF: {build.pdf()}")
+    say(f"the book as a PDF: {build.pdf()}")

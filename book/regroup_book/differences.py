@@ -94,3 +94,23 @@ def precision_difference(
     resampled = bootstrap_precisions(groups[first], classes, rule) - bootstrap_precisions(groups[second], classes, rule)
     labels = groups[second][0].arrays()["test_labels"]
     return interval(resampled[:, 0], resampled, n_units=int(np.bincount(labels).min()))
+
+
+def rates_above(
+    positive: Sequence[bool], scores: Sequence[float], thresholds: np.ndarray, counts: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the true and the false positive rate at each of T thresholds, in each of B resamples, both [B, T].
+
+    A sample is called positive where its score is at least the threshold. `counts` [B, n] are those of
+    `bootstrap_counts`; default: the samples as they are.
+    """
+    positive, scores, thresholds = np.asarray(positive, bool), np.asarray(scores), np.asarray(thresholds)
+    counts = np.ones((1, len(scores)), np.uint16) if counts is None else counts
+    rates = []
+    for rows in (np.flatnonzero(positive), np.flatnonzero(~positive)):
+        order = rows[np.argsort(scores[rows], kind="stable")]
+        below = np.searchsorted(scores[order], thresholds, side="left")
+        total = np.zeros((len(counts), len(order) + 1))
+        np.cumsum(counts[:, order], axis=1, out=total[:, 1:])
+        rates.append(1 - total[:, below] / total[:, -1:])
+    return rates[0], rates[1]

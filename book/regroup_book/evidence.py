@@ -23,10 +23,10 @@ from regroup_book import plans
 from regroup_book.chapters import text
 from regroup_book.chapters.ablations import by_number
 from regroup_book.chapters.synchronous_learning import asynchrony, hidden_pace_gap, pace_gap
-from regroup_book.differences import Groups, bootstrap_precisions, scores_on_test
+from regroup_book.differences import Groups, bootstrap_precisions, rates_above, scores_on_test
 from regroup_book.show import encoder_label, space_accuracy, task_name
 from regroup_lib.intervals import Interval, interval, minus
-from regroup_lib.metrics import bootstrap_counts, decide, rates_above
+from regroup_lib.metrics import bootstrap_counts, decide
 from regroup_lib.runs.methods import METHODS
 from regroup_lib.runs.records import N_RESAMPLES, Record, rule_of
 

@@ -87,8 +87,6 @@ def parse_table_task(task: str) -> tuple[str, str]:
 def load_table(task: str, *, data_dir: str | Path | None = None) -> Table:
     """Load a task's table, ``"<source>-<class>"`` for a class of `TABLE_SOURCES`; most come with scikit-learn.
 
-    Examples
-    --------
     >>> table = load_table("iris-versicolor")
     >>> table.features.shape, table.labels.sum()
     ((150, 4), np.int64(50))

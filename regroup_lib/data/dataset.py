@@ -6,7 +6,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache, wraps
 from pathlib import Path
@@ -16,6 +16,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from regroup_lib.extras import printable
 from regroup_lib.files import digest_arrays
 
 SPLITS = ("train", "val", "test")
@@ -87,12 +88,10 @@ class Dataset:
 
     @property
     def is_text(self) -> bool:
-        """Whether the inputs are sentences."""
         return isinstance(self.train.inputs, np.ndarray) and self.train.inputs.dtype.kind == "U"
 
     @property
     def is_table(self) -> bool:
-        """Whether the inputs are rows of a table."""
         return isinstance(self.train.inputs, pd.DataFrame)
 
     @property
@@ -102,12 +101,10 @@ class Dataset:
 
     @property
     def train(self) -> Split:
-        """The training split."""
         return self.splits["train"]
 
     @property
     def test(self) -> Split:
-        """The test split."""
         return self.splits["test"]
 
     def class_counts(self, split: str = "train") -> list[int]:
@@ -161,20 +158,30 @@ def digest_of(splits: Mapping[str, Split], *, before: Iterable = (), after: Iter
 def kept_until_changed(files_of: Callable[..., Iterable[Path]], *, maxsize: int = 1) -> Callable:
     """Keep the last results of a loader until one of its files changes in time or size.
 
-    `files_of` takes the loader's arguments, which must be hashable. Errors are not kept.
+    `files_of` takes the loader's arguments, which must be hashable. Errors are not kept. Arrays of a data set cannot be
+    written to, and frames are copied when they are, because the next caller gets the same ones.
     """
 
     def decorate(load: Callable[..., Dataset]) -> Callable[..., Dataset]:
         @lru_cache(maxsize)
         def load_once(state: tuple, *arguments, **options) -> Dataset:
-            return load(*arguments, **options)
+            found = load(*arguments, **options)
+            for split in getattr(found, "splits", {}).values():
+                for array in (split.inputs, split.labels):
+                    if isinstance(array, np.ndarray):
+                        array.flags.writeable = False
+            return found
 
         @wraps(load)
         def kept(*arguments, **options) -> Dataset:
             options = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
             status = {path: path.stat() for path in files_of(*arguments, **options) if path.exists()}
             state = tuple((path, s.st_mtime_ns, s.st_size) for path, s in status.items())
-            return load_once(state, *arguments, **options)
+            found = load_once(state, *arguments, **options)
+            if not getattr(found, "is_table", False):
+                return found
+            splits = {part: Split(split.inputs.copy(deep=False), split.labels) for part, split in found.splits.items()}
+            return replace(found, splits=splits)
 
         return kept
 
@@ -200,13 +207,7 @@ class Check:
             self(False, f"{len(wrong)} classes{of} have a wrong count, {first}", str(wanted))
 
 
-def split_by_group(
-    labels: Iterable,
-    groups: Iterable,
-    *,
-    fractions: Mapping[str, float],
-    seed: int = 0,
-) -> np.ndarray:
+def split_by_group(labels: Iterable, groups: Iterable, *, fractions: Mapping[str, float], seed: int = 0) -> np.ndarray:
     """Divide samples into splits, class by class, without dividing a group; return the name of each one's split, [n].
 
     The groups of a class are put in random order and cut into parts of the given fractions; a group across a cut goes
@@ -218,12 +219,7 @@ def split_by_group(
     >>> split_by_group([0, 0, 0, 0, 1, 1], [7, 7, 8, 8, 9, 6], fractions={"train": 0.5, "test": 0.5}, seed=1)
     array(['train', 'train', 'test', 'test', 'test', 'train'], dtype='<U5')
     """
-    labels, groups = np.asarray(labels), np.asarray(groups)
-    if labels.ndim != 1 or labels.shape != groups.shape:
-        raise ValueError(f"labels have shape {labels.shape} and groups {groups.shape}; both must be [n]")
-    parts = np.array(list(fractions.values()), dtype=float)
-    if not (parts >= 0).all() or not np.isclose(parts.sum(), 1):
-        raise ValueError(f"fractions are {dict(fractions)}; they must be at least 0 and sum to 1")
+    labels, parts = np.asarray(labels), np.array(list(fractions.values()), dtype=float)
     names, member = np.unique(groups, return_inverse=True)
     _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
     rarest_first = np.argsort(counts[index], kind="stable")
@@ -262,11 +258,6 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text).strip()
 
 
-def printable(text: str) -> str:
-    """Return a text in one line, with escape codes in place of control characters."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
 def class_notes(where: Path, names: Iterable[str]) -> list[str]:
     """Return notes on classes whose names hardly differ or may mean the same; refuse unprintable names."""
     names = list(dict.fromkeys(names))
@@ -303,7 +294,7 @@ def some_of(names: Iterable[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """Return all known names, and the one closest to an unknown name."""
-    close = get_close_matches(name, known, 1)
-    return ", ".join(known) + (f"; did you mean {close[0]!r}?" if close else "")
+def did_you_mean(name: str, known: Mapping[str, str] | Sequence[str]) -> str:
+    """Return all known names, or what a mapping shows of each, and the one closest to an unknown name."""
+    close, shown = get_close_matches(name, known, 1), known.values() if isinstance(known, Mapping) else known
+    return ", ".join(shown) + (f"; did you mean {close[0]!r}?" if close else "")

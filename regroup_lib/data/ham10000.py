@@ -47,7 +47,7 @@ def ham10000_split(metadata: pd.DataFrame) -> pd.DataFrame:
     return table.drop_duplicates().sort_values("lesion_id", ignore_index=True)
 
 
-def divided(dataset: Dataset, split: str, *, seed: int = 0) -> Dataset:
+def divided(dataset: Dataset, split: str) -> Dataset:
     """Return a data set whose images come in groups with another split of all its images, and so another digest.
 
     ``"published"`` leaves the set as it is. ``"image"`` divides 70/10/20, stratified by class, as if the images were
@@ -64,7 +64,7 @@ def divided(dataset: Dataset, split: str, *, seed: int = 0) -> Dataset:
     inputs = np.concatenate([dataset.splits[s].inputs for s in SPLITS])[order]
     labels = np.concatenate([dataset.splits[s].labels for s in SPLITS])[order]
     if split == "image":
-        part = split_by_group(labels, np.arange(len(labels)), fractions=FRACTIONS, seed=seed)
+        part = split_by_group(labels, np.arange(len(labels)), fractions=FRACTIONS)
     else:
         part = _fold(labels, columns["lesion_id"], int(split.removeprefix("fold-")))
     return dataset_of(dataset.name, Split(inputs, labels), rows_of(part), dataset.class_names, columns=columns)
@@ -79,11 +79,8 @@ def _fold(labels: np.ndarray, lesions: np.ndarray, fold: int) -> np.ndarray:
     return part
 
 
-def _files(folder: Path, source: Source, *_: object) -> list[Path]:
-    return [source.split_file, ham10000_table(folder), *_images(folder)]
-
-
-@kept_until_changed(_files)  # one set, because at 224 pixels the images take 1.5 GB
+# One set, because at 224 pixels the images take 1.5 GB.
+@kept_until_changed(lambda folder, source, *_: [source.split_file, ham10000_table(folder), *_images(folder)])
 def load_ham10000(folder: Path, source: Source, mend: str, cache: Path, size: int, allow_missing: bool) -> Dataset:
     """Load the pictures that a folder holds as published, decoded to `size` pixels, in the committed split."""
     if not folder.is_dir():

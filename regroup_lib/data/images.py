@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
+from joblib import cpu_count
 from PIL import Image
-from tqdm import tqdm
 
 from regroup_lib.data.dataset import DataError
 from regroup_lib.files import digest_file, read_npz, write_npz
@@ -26,16 +26,11 @@ LARGE = 25_000_000  # pixels; larger pictures are decoded one at a time, as each
 _large_picture = Lock()
 
 
-def in_threads(function: Callable, items: Iterable, bar: tqdm | None = None) -> list:
-    """Return the results of a function for each item, computed on all cores that this process may use."""
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    results = []
-    with ThreadPoolExecutor(n_cores) as pool:
-        for result in pool.map(function, items):
-            results.append(result)
-            if bar is not None:
-                bar.update()
-    return results
+def in_threads(function: Callable, items: Sequence, **bar: Any) -> list:
+    """Return the results of a function for each item, computed on all cores, with the options of a bar if need be."""
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        results = pool.map(function, items)
+        return list(progress_bar(iterable=results, total=len(items), **bar) if bar else results)
 
 
 def check_image_size(size: int) -> None:
@@ -95,9 +90,8 @@ def decode_images(
             return str(error) or type(error).__name__
         return ""
 
-    with progress_bar(total=len(paths), desc="decoding", unit="image") as bar:
-        # Pillow releases the interpreter's lock while it decodes and resizes.
-        return images, np.array(in_threads(decode, range(len(paths)), bar), dtype=object)
+    # Pillow releases the interpreter's lock while it decodes and resizes.
+    return images, np.array(in_threads(decode, range(len(paths)), desc="decoding", unit="image"), dtype=object)
 
 
 def cached_images(

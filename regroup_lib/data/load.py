@@ -9,7 +9,6 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -92,10 +91,6 @@ def load_data(
         one, and among numbers also what is commonly written there (``?``, ``NA``, ``unknown``).
     decimal : {".", ","}, optional
         The decimal mark of a table of text, where the file itself leaves it open.
-
-    Returns
-    -------
-    Dataset
 
     Raises
     ------
@@ -267,7 +262,7 @@ def _unpack(archive: Path, folder: Path, pattern: str) -> None:
         raise ValueError(f"{archive.name} is damaged or is not a zip archive ({error})") from error
 
 
-@lru_cache(maxsize=2)
+@kept_until_changed(lambda name: [], maxsize=2)
 def _embedded(name: str) -> Dataset:
     """Return a set that scikit-learn brings, with a fixed 70/30 test split, as it has none of its own."""
     from sklearn.datasets import load_digits

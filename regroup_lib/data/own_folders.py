@@ -33,7 +33,7 @@ from regroup_lib.data.dataset import (
     some_of,
     split_by_group,
 )
-from regroup_lib.data.images import cached_images, in_threads, open_image
+from regroup_lib.data.images import cached_images, decode_images, in_threads, open_image
 from regroup_lib.files import digest_file
 
 logger = logging.getLogger(__name__)
@@ -274,7 +274,7 @@ def _named_after(folder: Path, files: pd.DataFrame) -> list[str]:
     for path, name, class_name in zip(files["path"], files["name"], files["class"], strict=True):
         others = [path.stem[: sign.start()] for sign in re.finditer("[ _.@(-]+", path.stem)]  # and one after a word
         others += re.findall(r"^[A-Za-z]+[ _.-]+(.+)", path.stem)
-        ending = "".join(re.findall(r".[ _.-]+([A-Za-z]+)(?:[ _.-]*\d+)*$", path.stem)).lower()
+        ending = "".join(re.findall(r".[ _.-]+([A-Za-z]+)(?:[ _.\d-]*\d)?$", path.stem)).lower()
         first = re.match(rf"({MASK})[ _.-]", path.stem, re.IGNORECASE)
         inside = re.search(rf"(?:^|/)((?:[^/]*[ _.-])?(?:{MASK}))/", name, re.IGNORECASE)
         origins += re.findall(r"^(.*?\d+)[ _.-]", path.stem)
@@ -495,13 +495,14 @@ def read_pictures(
     files = [path] if path.is_file() else sorted(file for file in _files_below(path, []) if _is_image(file))
     if not files:
         raise DataError(f"{path} holds no image files")
-    images, n_beyond = np.empty((len(files), *shape), np.uint8), 0
-    for row, file in enumerate(files):
-        header = _header(file)
-        if header.reason or (header.span and not span):
-            raise DataError(f"{file}: {header.reason or 'more than 8 bits a color; save it with 8'}")
-        images[row] = _read_picture(file, shape=shape, span=span)
-        n_beyond += bool(header.span) and not span[0] <= header.span[0] <= header.span[1] <= span[1]
+    headers, deep = in_threads(_header, files), "more than 8 bits a color; save it with 8"
+    reasons = [header.reason or deep * (header.span is not None and span is None) for header in headers]
+    if not any(reasons):
+        images, reasons = decode_images(files, shape, partial(_read_picture, shape=shape, span=span))
+    for file, reason in zip(files, reasons, strict=True):
+        if reason:
+            raise DataError(f"{file}: {reason}")
+    n_beyond = sum(not span[0] <= min(h.span) <= max(h.span) <= span[1] for h in headers if h.span)
     beyond = f"{n_beyond} of {len(files)} images have gray values outside of the range of the training images"
     names = [file.name if file == path else str(file.relative_to(path)) for file in files]
     return names, images, [f"{beyond}, {span[0]:g} to {span[1]:g}"] if n_beyond else []

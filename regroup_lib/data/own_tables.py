@@ -45,7 +45,7 @@ OTHER_FORMATS = {
     rb"PK\x03\x04|\xd0\xcf\x11\xe0|\x1f\x8b|BZh|\xfd7zXZ|PAR1": "a spreadsheet, Parquet, an archive or compressed",
     rb'\s*(\[\s*)?\{\s*"': "JSON",
     rb"(?i)\s*<(!doctype|html|\?xml)": "a web page or XML",
-    rb"(?i)(%.*\s+)*\s*@relation": "ARFF",
+    rb"(?i)\s*(%.*\n\s*)*@relation": "ARFF",
     rb"version https://git-lfs": "a pointer of Git LFS, whose file has not been fetched",
 }
 # Bytes that Western text in Windows-1252 hardly has: other alphabets, broken UTF-8, and characters that it lacks.
@@ -124,8 +124,8 @@ def load_frame(
     if frame.shape[1] < 2 or not len(frame):
         shape = f"{frame.shape[1]} columns and {len(frame)} rows; expected a header, rows, and at least one column"
         raise DataError(f"{path} has {shape} beside the label, with commas, semicolons, tabs or bars between them")
-    label_column = frame.columns[-1] if label is None else composed(label)
-    chosen = [label_column] if group is None else [label_column, composed(group)]
+    label_column = frame.columns[-1] if label is None else composed(str(label))
+    chosen = [label_column] if group is None else [label_column, composed(str(group))]
     for name in chosen:
         if name not in frame:
             raise DataError(f"{path} has no column {name!r}; it has {did_you_mean(name, list(frame))}")
@@ -523,11 +523,12 @@ def _pairs(column: pd.Series) -> pd.DataFrame:
 def _blanked(frame: pd.DataFrame, missing: Sequence[str], found: Notes) -> pd.DataFrame:
     """Return a frame without the values that are named as missing ones, 9 also where it is written 9.0."""
     unseen = names = {_value(composed(str(name))): repr(name) for name in missing}
+    frame = frame.copy(deep=False)
     for column in frame if names else ():
         values = _text(frame[column]).map(_value, na_action="ignore")
         hit = values.isin(list(names))
         unseen = {value: name for value, name in unseen.items() if value not in set(values[hit])}
-        frame = frame.assign(**{column: frame[column].mask(hit)})
+        frame[column] = frame[column].mask(hit)
     if unseen:
         found["warning, no cell has the value that missing= names: {}"] = list(unseen.values())
     return frame
@@ -697,7 +698,9 @@ def _names_rows(name: str, column: pd.Series, labels: np.ndarray) -> str:
     values = column.dropna()
     n, n_different = len(values), values.nunique()
     text = column.dtype != np.float64
-    if text and n_different > 1 and all(SPLIT_NAME.fullmatch(value) for value in values.unique()[:9]):
+    # Names are short, and the pattern takes minutes on a text of thousands of digits.
+    some = values.unique()[:9] if text and values.str.len().max() <= LONGEST_NAME else []
+    if n_different > 1 and len(some) and all(map(SPLIT_NAME.fullmatch, some)):
         return "left out, columns that name splits, as rows are divided anew"
     alone = 1 < n_different <= min(20, n / 5) and pd.Series(labels, column.index).groupby(column).nunique().max() == 1
     telling = "warning, columns each of whose values has one class alone, as if they were made from it" if alone else ""

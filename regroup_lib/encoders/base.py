@@ -20,8 +20,13 @@ def center_and_normalize(train: np.ndarray, *others: np.ndarray) -> list[np.ndar
     Features of pre-trained networks have a large common component; k-means finds better clusters without it.
     """
     center = train.mean(axis=0, dtype=np.float64).astype(np.float32)
-    centered = [features - center for features in (train, *others)]
-    return [rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in centered]
+    return [normalized(features, center) for features in (train, *others)]
+
+
+def normalized(features: np.ndarray, center: np.ndarray) -> np.ndarray:
+    """Return rows minus a center, scaled to unit length."""
+    rows = features - center
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 def in_batches(images: np.ndarray, size: int, label: str) -> Iterator[np.ndarray]:

@@ -194,18 +194,10 @@ def _numbers(text: str | None) -> list[float]:
 
 
 class ClipEncoder(Encoder):
-    """The image tower of a CLIP model (open_clip).
+    """The image tower of a CLIP model by open_clip's name; OpenAI's weights need the ``-quickgelu`` configuration.
 
-    Parameters
-    ----------
-    model : str
-        open_clip's name; OpenAI's weights need the ``-quickgelu`` configuration.
-    pretrained : str
-        A tag (``"openai"``; open_clip downloads it) or the path of a local checkpoint.
-
-    References
-    ----------
-    Radford et al. (2021), Learning transferable visual models from natural language supervision.
+    `pretrained` is a tag (``"openai"``; open_clip downloads it) or the path of a local checkpoint.
+    Source: Radford et al. (2021), Learning transferable visual models from natural language supervision.
     """
 
     normalize = True

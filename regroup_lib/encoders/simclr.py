@@ -25,10 +25,7 @@ def nt_xent_loss(first: torch.Tensor, second: torch.Tensor, *, temperature: floa
 
     Among the other 2n - 1 views, each view has to find its partner by cosine similarity. Row i of the
     projections `first` and `second`, float32 [n, d], is one image.
-
-    References
-    ----------
-    Chen et al. (2020), A simple framework for contrastive learning of visual representations, Equation 1.
+    Source: Chen et al. (2020), A simple framework for contrastive learning of visual representations, Equation 1.
     """
     if first.shape != second.shape or first.ndim != 2 or len(first) < 2:
         raise ValueError(f"views have shapes {tuple(first.shape)} and {tuple(second.shape)}; expected [n, d], n >= 2")
@@ -80,7 +77,6 @@ class _Views:
         return len(self.pixels)
 
     def batch(self, index: torch.Tensor | slice) -> torch.Tensor:
-        """Return the images themselves."""
         return (self._unit_range(index) - 0.5) / 0.25
 
     def augmented(self, index: torch.Tensor, generator: torch.Generator, *, flip: bool, shift: int) -> torch.Tensor:
@@ -92,23 +88,7 @@ class _Views:
 
 
 class SimCLREncoder(TrainedEncoder):
-    """Penultimate features of a small residual network that was trained by SimCLR on the training images.
-
-    Parameters
-    ----------
-    epochs : int
-    batch_size : int
-        Images per step.
-    flip : bool
-        See `random_views`.
-    seed : int
-        Of weights, batches and views.
-
-    Attributes
-    ----------
-    history_ : History
-        Mean loss and seconds of each epoch.
-    """
+    """Penultimate features of a small residual network that was trained by SimCLR on the training images."""
 
     kind = "simclr"
     label = "SimCLR (trained here)"

@@ -17,15 +17,7 @@ from regroup_lib.nn.training import take_step
 
 
 class ConvAutoencoder(nn.Module):
-    """Two strided convolutions, a linear code, and their mirror image.
-
-    Parameters
-    ----------
-    image_shape : tuple of int
-        Height and width, which must be divisible by 4, and channels.
-    code_size, width : int
-        Dimension of the code, and channels of the first layer.
-    """
+    """Two strided convolutions, the first with `width` channels, a linear code, and their mirror image."""
 
     @classmethod
     def build(cls, image_shape: tuple[int, ...], *, code_size: int, width: int, seed: int) -> ConvAutoencoder:

@@ -21,29 +21,16 @@ MAX_IMAGES = 10_000  # from which the random batches are drawn, to bound the cos
 def deep_smote(
     images: np.ndarray, labels: np.ndarray, *, seed: int, epochs: int = 4, code_size: int = 128, width: int = 32
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Make the images that bring every class to the size of the largest (Dablain et al. 2022).
+    """Make the images that bring every class to the size of the largest.
 
+    Source: Dablain, Krawczyk & Chawla (2022), DeepSMOTE: fusing deep learning and SMOTE for imbalanced data.
     An autoencoder is trained on the images; `imbalanced-learn`'s SMOTE interpolates between the codes of neighbors
     in one class; the decoder turns the new codes into images. They are to join the training set, so only
     training images may be passed.
 
-    Parameters
-    ----------
-    images, labels : ndarray of uint8 [n, h, w, c] and int64 [n]
-        Training images; h and w divisible by 4, else a ValueError.
-    seed : int
-        Of initialization, batches and SMOTE.
-    epochs : int
-        Passes over at most 10,000 images.
-    code_size, width : int
-        See `ConvAutoencoder`.
-
-    Returns
-    -------
-    images : ndarray of uint8 [m, h, w, c]
-        The synthetic images alone, class by class; m = 0 if all classes are equally large. Those of a class of one
-        image, which has no neighbor, are all its reconstruction.
-    labels : ndarray of int64 [m]
+    `images` are uint8 [n, h, w, c], h and w divisible by 4; an epoch passes over at most 10,000 of them. The synthetic
+    images alone are returned, uint8 [m, h, w, c], class by class, and their labels, int64 [m]. Those of a class of one
+    image, which has no neighbor, are all its reconstruction.
 
     Notes
     -----
@@ -56,10 +43,6 @@ def deep_smote(
     Both batches go through the network together, so that batch normalization sees one distribution. The gradient of
     the second reaches the encoder, where the published code stops it at the decoder: the squared error of the worms is
     0.008 with it and 0.012 without.
-
-    References
-    ----------
-    Dablain, Krawczyk & Chawla (2022), DeepSMOTE: fusing deep learning and SMOTE for imbalanced data.
     """
     classes, counts = np.unique(labels, return_counts=True)
     missing = counts.max() - counts

@@ -177,10 +177,6 @@ def fit_regrouped(
     device : torch.device or str, optional
         Default: the first GPU, else the processor.
 
-    Returns
-    -------
-    RegroupedNetwork
-
     Raises
     ------
     ValueError

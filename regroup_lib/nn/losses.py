@@ -71,7 +71,6 @@ class FocalLoss(nn.Module):
         self.gamma = float(gamma)
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the mean loss of logits [n, C] and targets int64 [n]."""
         logits = _checked(logits, targets)
         log_p = -F.cross_entropy(logits, targets, reduction="none")
         # Below gamma = 1 the power has an infinite slope at p_t = 1; the clamp makes it 0 there, as the loss's is.
@@ -146,7 +145,6 @@ class LDAMLoss(nn.Module):
         self.reweighted = self.deferred is not None and progress >= self.deferred
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the mean loss of logits [n, C] and targets int64 [n]."""
         logits = _checked(logits, targets, len(self.margins))
         margins = F.one_hot(targets, len(self.margins)) * self.margins.to(logits.dtype)
         weights = self.effective_weights.to(logits.dtype) if self.reweighted else None
@@ -187,7 +185,6 @@ class LogitAdjustedLoss(nn.Module):
         self.register_buffer("adjustment", (tau * (counts / counts.sum()).log()).float())
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the mean loss of logits [n, C] and targets int64 [n]."""
         logits = _checked(logits, targets, len(self.adjustment))
         return F.cross_entropy(logits + self.adjustment.to(logits.dtype), targets)
 
@@ -217,17 +214,9 @@ def _checked(logits: torch.Tensor, targets: torch.Tensor, n_classes: int | None 
 class AuxiliaryLoss(nn.Module):
     """Cross-entropy of the task plus a second loss on further outputs, which learn each image's cluster or features.
 
-    This is a way to use an encoder without regrouping.
-
-    Parameters
-    ----------
-    n_classes : int
-        Classes of the task, C: the first columns of the logits. The others belong to the second head.
-    targets : ndarray of int64 [n] or float32 [n, d]
-        Targets of the second head for each training row: clusters, trained by cross-entropy over its columns, or
-        feature vectors, trained by one minus the cosine.
-    weight : float
-        Weight of the second loss.
+    This is a way to use an encoder without regrouping. The first `n_classes` columns of the logits are the task's, the
+    others belong to the second head. Its `targets` for each training row are clusters, int64 [n], trained by
+    cross-entropy over its columns, or feature vectors, float32 [n, d], trained by one minus the cosine.
     """
 
     takes_index = True

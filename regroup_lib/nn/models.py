@@ -5,6 +5,7 @@ Each has `embed` (images, features or tokens to penultimate features) and a `hea
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,12 +18,14 @@ from torch.nn import functional as F
 from regroup_lib.nn import tokenizers
 from regroup_lib.nn.tokenizers import PADDING, Tokenizer, WordTokenizer
 
+# Data sets are read-only, and nothing here writes to tensors that share their memory.
+warnings.filterwarnings("ignore", "The given NumPy array is not writ")
+
 
 class _Network(nn.Module):
     """A network that applies its `head` to the features of `embed`."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return logits [n, n_classes]."""
         return self.head(self.embed(inputs))
 
 
@@ -58,7 +61,6 @@ class CosineHead(nn.Module):
         nn.init.xavier_uniform_(self.weight)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Return cosines [n, n_classes] of features [n, width]."""
         # float32 also under autocast: three digits of a cosine are too few to rank by.
         with torch.autocast(features.device.type, enabled=False):
             return F.linear(F.normalize(features.float(), dim=1), F.normalize(self.weight, dim=1))
@@ -70,12 +72,8 @@ HEADS: dict[str, Callable[[int, int], nn.Module]] = {"linear": nn.Linear, "cosin
 class ResNet(_Network):
     """A residual network for small images.
 
-    Parameters
-    ----------
-    widths, blocks : tuple of int
-        Channels and blocks of each stage; every stage after the first halves the image.
-    stem_stride : int
-        Stride of the first convolution. Its kernel is 3 wide, or wide enough to overlap its neighbor.
+    `widths` and `blocks` are channels and blocks of each stage; every stage after the first halves the image. The
+    kernel of the first convolution, of stride `stem_stride`, is 3 wide, or wide enough to overlap its neighbor.
     """
 
     def __init__(
@@ -105,7 +103,6 @@ class ResNet(_Network):
         self.head = HEADS[head](width, n_classes)
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Return penultimate features [n, d] of normalized images [n, c, h, w]."""
         return self.stages(self.stem(images)).mean(dim=(2, 3))
 
 
@@ -118,7 +115,6 @@ class MLP(_Network):
         self.head = HEADS[head](width, n_classes)
 
     def embed(self, features: torch.Tensor) -> torch.Tensor:
-        """Return hidden activations [n, width] of features [n, in_features]."""
         return self.hidden(features)
 
 
@@ -164,7 +160,6 @@ class LargeResNet(_Network):
         self.head = HEADS[head](width, n_classes)
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Return penultimate features [n, 512] of normalized images [n, c, h, w]."""
         return self.body(images)
 
 
@@ -187,19 +182,15 @@ def _by_length(embed: Callable[[torch.Tensor], torch.Tensor], tokens: torch.Tens
 class MiniLM(_Network):
     """The transformer of all-MiniLM-L6-v2, to be fine-tuned: its last layer averaged over the tokens, and a head.
 
-    `folder` may have another sentence-transformers model; the tokenizer must have as many tokens, else a ValueError.
+    `folder` may have another sentence-transformers model.
     """
 
     def __init__(self, n_tokens: int, n_classes: int, *, head: str = "linear", folder: str | Path | None = None):
         super().__init__()
         self.transformer = tokenizers.load_model(tokenizers.find_model() if folder is None else folder)[0].auto_model
-        config = self.transformer.config
-        if n_tokens != config.vocab_size:
-            raise ValueError(f"the tokenizer has {n_tokens} tokens and the transformer {config.vocab_size}")
-        self.head = HEADS[head](config.hidden_size, n_classes)
+        self.head = HEADS[head](self.transformer.config.hidden_size, n_classes)
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return mean token features [n, width] of token numbers [n, length]."""
         return _by_length(self._means, tokens)
 
     def _means(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -244,9 +235,6 @@ def build_network(name: str, *, in_channels: int, n_classes: int, seed: int, hea
 
     `in_channels` is the number of channels, or of features, or of tokens; `head` is a key of `HEADS`.
     """
-    for kind, given, known in (("network", name, NETWORKS), ("head", head, HEADS)):
-        if given not in known:
-            raise ValueError(f"no {kind} is called {given!r}; there are {', '.join(known)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return NETWORKS[name](in_channels, n_classes, head=head)

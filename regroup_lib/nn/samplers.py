@@ -41,72 +41,34 @@ def _resample(sampler: Any, labels: Sequence[int]) -> np.ndarray:
 
 
 def cluster_undersampling(
-    features: np.ndarray,
-    labels: Sequence[int],
-    *,
-    n_clusters: int,
-    ratio: float = 1.0,
-    seed: int,
-    clusterer: str | Any = "kmeans",
+    features: np.ndarray, labels: Sequence[int], *, n_clusters: int, seed: int, clusterer: str | Any = "kmeans"
 ) -> np.ndarray:
     """Drop rows of the large classes, more of them in clusters with much of the small class (RUSC; Yen & Lee, SBC).
 
-    All training data, both classes together, are clustered. About ``ratio * N_min * r_i / Σ r_i`` majority samples of
-    cluster i are drawn at random without replacement, with r_i = N_maj,i / max(N_min,i, 1). All minority samples are
-    kept. (imbalanced-learn's `ClusterCentroids` is another method: it clusters the majority alone and keeps centers.)
+    All training data, features [n, d] of both classes together, are clustered. About ``N_min * r_i / Σ r_i`` majority
+    samples of cluster i are drawn at random without replacement, with r_i = N_maj,i / max(N_min,i, 1); all minority
+    samples are kept. Return their row numbers, int64, ascending. (imbalanced-learn's `ClusterCentroids` is another
+    method: it clusters the majority alone and keeps centers.)
 
-    Shares are rounded by the largest remainder, so that they sum to ``ratio * N_min``. If one exceeds the majority
-    samples of its cluster, all of them are drawn, and the rest is divided among the other clusters in proportion to
-    their r_i. With more than two classes, each that is larger than the smallest is undersampled against it separately,
-    in the same clusters. (The paper leaves these questions open.)
+    Shares are rounded by the largest remainder, so that they sum to ``N_min``. If one exceeds the majority samples of
+    its cluster, all of them are drawn, and the rest is divided among the other clusters in proportion to their r_i.
+    With more than two classes, each that is larger than the smallest (the first of several) is undersampled against it
+    separately, in the same clusters. (The paper leaves these questions open.)
+    Source: Yen & Lee (2009), Cluster-based under-sampling approaches for imbalanced data distributions.
 
-    Parameters
-    ----------
-    features : array [n, d]
-    labels : sequence of int [n]
-        Among several smallest classes the first is the minority; the others are kept whole.
-    n_clusters : int
-        Clusters of all data together, 1 to n.
-    ratio : float
-        Samples of each larger class for each sample of the minority (the paper's m), rounded, at least one sample in
-        all. A class with fewer samples is kept whole.
-    seed : int
-        Of the clusterer and of the draw.
-    clusterer : str or object
-        See `Regrouping`.
+    Three negatives are in the cluster of the three positives, r = 1, and four form a cluster of their own, r = 4:
 
-    Returns
-    -------
-    ndarray of int64
-        Row numbers, ascending.
-
-    Raises
-    ------
-    ValueError
-        If lengths differ, features are not finite or not two-dimensional, there are fewer than two classes, or an
-        option is out of range.
-
-    References
-    ----------
-    Yen & Lee (2009), Cluster-based under-sampling approaches for imbalanced data distributions.
-
-    Examples
-    --------
-    Four negatives are in the cluster of the positive, and four form a cluster of their own; r is 4 in both:
-
-    >>> features = np.array([[0.0], [0.1], [0.2], [0.3], [0.4], [9.0], [9.1], [9.2], [9.3]])
-    >>> labels = [0, 0, 1, 0, 0, 0, 0, 0, 0]
-    >>> rows = cluster_undersampling(features, labels, n_clusters=2, ratio=4, seed=0)
+    >>> features = np.array([[0.0], [0.1], [0.2], [0.3], [0.3], [0.4], [9.0], [9.1], [9.2], [9.3]])
+    >>> labels = [0, 0, 1, 1, 1, 0, 0, 0, 0, 0]
+    >>> rows = cluster_undersampling(features, labels, n_clusters=2, seed=0)
     >>> features[rows].round().ravel().tolist()
-    [0.0, 0.0, 0.0, 9.0, 9.0]
+    [0.0, 0.0, 0.0, 0.0, 9.0, 9.0]
     """
     features, labels = as_matrix(features), check_labels(labels)
     check_samples(features, labels)
     check_whole(n_clusters=n_clusters)
     if n_clusters > len(labels):
         raise ValueError(f"n_clusters is {n_clusters}; there are {len(labels)} samples")
-    if not 0 < ratio < np.inf:  # also refuses NaN
-        raise ValueError(f"ratio is {ratio}; expected a finite number above 0")
     # One thread, as in Regrouping: a run must be repeatable.
     with one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer clusters than requested do no harm here
@@ -114,14 +76,13 @@ def cluster_undersampling(
     clusters = np.unique(clusters, return_inverse=True)[1]
     classes, counts = np.unique(labels, return_counts=True)
     smallest = counts.argmin()
-    n_wanted = max(round(ratio * counts[smallest]), 1)
     minority = np.bincount(clusters[labels == classes[smallest]], minlength=clusters.max() + 1)
     rng = np.random.default_rng(seed)
     chosen = []
     for label, count in zip(classes, counts, strict=True):
         rows = np.flatnonzero(labels == label)
         if count > counts[smallest]:
-            quotas = _quotas(np.bincount(clusters[rows], minlength=len(minority)), minority, n_wanted)
+            quotas = _quotas(np.bincount(clusters[rows], minlength=len(minority)), minority, counts[smallest])
             drawn = [rng.choice(rows[clusters[rows] == i], quota, replace=False) for i, quota in enumerate(quotas)]
             rows = np.concatenate(drawn)
         chosen.append(rows)

@@ -31,8 +31,6 @@ class WordTokenizer:
 
     Sentences of more than `max_tokens` are cut; words that occur less often than `min_count` times are `UNKNOWN`.
 
-    Examples
-    --------
     >>> tokenizer = WordTokenizer(max_tokens=4, min_count=1).fit(["profit rose", "profit fell"])
     >>> tokenizer(["Profit rose sharply", "fell"])
     array([[2, 4, 1, 0],

@@ -61,13 +61,9 @@ class Unaugmented:
 
 
 class ResidentImages:
-    """Images held as one uint8 tensor on the device, and their per-channel mean and deviation.
+    """Images [n, h, w, c] held as one uint8 tensor on the device, and their per-channel mean and deviation.
 
-    Parameters
-    ----------
-    images : ndarray of uint8 [n, h, w, c]
-    statistics : ResidentImages, optional
-        Take mean and deviation from these (the training images) instead of from the images themselves.
+    With `statistics`, these are those of other images (for training) instead of their own.
     """
 
     def __init__(self, images: np.ndarray, *, statistics: ResidentImages | None = None):

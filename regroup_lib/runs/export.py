@@ -37,15 +37,11 @@ def indexed_rows(results_dir: str | Path | None = None) -> list[dict[str, Any]]:
     """Return the rows of all records of a results directory, in order of their files.
 
     The index is in the hidden folder ``.index`` of that directory. It holds the time and the size of each file: a
-    record that has changed is read again, and so is every record after a change of this module.
-
-    Raises
-    ------
-    ValueError
-        If a record that is not in the index is damaged.
+    record that has changed is read again, and so is every record after a change of a module beside this one.
     """
     root = results_directory(results_dir)
-    index, version, known = root / ".index" / "rows.json", digest_file(__file__), {}
+    index, known = root / ".index" / "rows.json", {}
+    version = [digest_file(module) for module in sorted(Path(__file__).parent.glob("*.py"))]
     with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged index is made again
         check_regular(index, at_most=MAX_INDEX)
         stored = json.loads(index.read_text(encoding="utf-8"))
@@ -102,13 +98,8 @@ def rows_frame(rows: Sequence[dict[str, Any]], *, long: bool = False) -> pd.Data
 
     Its columns are `COLUMNS`, each other field that is not the same in all rows, imbalance and estimator where there
     are any, and each class's average precision. So rows that agree in all columns but key, seed and what was measured
-    have the same settings; a setting that a run does not have is empty (group by them with ``dropna=False``).
-
-    Parameters
-    ----------
-    rows : sequence of dict
-    long : bool
-        One row per metric, with the columns ``metric`` and ``value``, instead of one column per metric.
+    have the same settings; a setting that a run does not have is empty (group by them with ``dropna=False``). The
+    `long` form has one row per metric, with the columns ``metric`` and ``value``, instead of one column per metric.
     """
     import pandas as pd
 
@@ -158,14 +149,14 @@ def compared_frame(records: Sequence[Record]) -> pd.DataFrame:
             accuracy = [r.metrics[rule]["test"]["summary"]["balanced_accuracy"] for r in finished]
             row = {"profile": spec.profile, "method": spec.method, "encoder": spec.encoder or "", "settings": options}
             row |= {"rule": "" if rule == NOT_AGGREGATED else rule, "epochs": spec.epochs, "seeds": len(finished)}
-            row |= {name: _mean_of(found) for name, found in (("BA", accuracy), ("AP", precision))}
+            row |= {name: percent(found) for name, found in (("BA", accuracy), ("AP", precision))}
             rows.append(row | {"diverged": len(group) - len(finished), "_": np.mean(precision) if finished else -1})
     columns = ["profile", "method", "encoder", "settings", "rule", "epochs", "seeds", "BA", "AP", "diverged"]
     frame = pd.DataFrame(rows, columns=[*columns, "_"]).sort_values("_", ascending=False, ignore_index=True)
     return frame[columns]
 
 
-def _mean_of(shares: Sequence[float]) -> str:
+def percent(shares: Sequence[float]) -> str:
     """Return mean ± std in percent; of one number itself, of none nothing."""
     from regroup_lib.intervals import mean_std
 
@@ -173,13 +164,7 @@ def _mean_of(shares: Sequence[float]) -> str:
 
 
 def write_frame(frame: pd.DataFrame, path: Path, suffix: str) -> None:
-    """Write a table as CSV, Markdown or LaTeX, as the suffix says; CSV alone has all digits.
-
-    Raises
-    ------
-    ValueError
-        If the suffix is another one.
-    """
+    """Write a table as CSV, Markdown or LaTeX, as the suffix says; CSV alone has all digits."""
     if suffix == ".csv":
         frame.to_csv(path, index=False)
         return

@@ -69,8 +69,12 @@ def _run_encoder(spec: EncoderSpec, means: _Means) -> tuple[Record, dict[str, np
     elif task.n_classes == 2:
         arrays["examples"] = _examples(task, labels, features["train"], range(len(labels.parent)), n=EXAMPLES)
     else:
-        metrics["contents"] = _contents(task, labels)
-        shown = _largest_clusters(labels, task.class_counts.index(max(task.class_counts)))
+        largest = task.class_counts.index(max(task.class_counts))
+        rows = np.flatnonzero(task.train.labels == largest)
+        known = (task.dataset.metadata or {}).get("train", {})
+        columns = {name: values[task.train.index][rows] for name, values in known.items()}
+        metrics["contents"] = cluster_contents(labels.labels[rows], task.train.inputs[rows], columns)
+        shown = _largest_clusters(labels, largest)
         arrays["examples"] = _examples(task, labels, features["train"], shown, n=8)
         arrays["example_clusters"] = np.array(shown)
     arrays |= _reconstructions(task, encoded)
@@ -151,15 +155,6 @@ def _examples(
         order = nearest_to_center(features, np.flatnonzero(labels.labels == k))
         nearest.append(task.train.inputs[np.resize(order, n)])
     return np.stack(nearest)
-
-
-def _contents(task: Task, labels: TrainingLabels) -> dict[str, Any]:
-    """Relate the clusters of the largest class to the statistics and metadata of its images."""
-    largest = task.class_counts.index(max(task.class_counts))
-    rows = np.flatnonzero(task.train.labels == largest)
-    known = (task.dataset.metadata or {}).get("train", {})
-    columns = {name: values[task.train.index][rows] for name, values in known.items()}
-    return cluster_contents(labels.labels[rows], task.train.inputs[rows], columns)
 
 
 UNKNOWN = ("", "unknown")  # uninformative values of a column of text

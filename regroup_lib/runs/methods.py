@@ -40,7 +40,7 @@ class Method:
     # majority re-assigned (see `mixed_labels`).
     labels: Literal["task", "regrouped", "shuffled", "random", "true", "mixed"] = "task"
     loss: str = "ce"
-    sampler: str = "shuffled"
+    sampler: Literal["shuffled", "stratified", "ros", "rus", "rusc", "dsmt"] = "shuffled"
     head: str = "linear"
     options: tuple[str, ...] = ()  # the fields of a spec that tune the method
     features: bool = False  # whether the network takes the features of an encoder instead of images
@@ -144,13 +144,11 @@ def training_labels(
     if method.labels == "random":
         clusterer = method.clusterer_of(clusterer)
         features = np.zeros((len(labels), 1), np.float32)
-    if features is None:
-        raise ValueError("this method clusters features; none were given")
     regrouping = Regrouping(clusterer, threshold=threshold, n_clusters=n_clusters, random_state=seed)
     regrouping.fit(features, labels)
-    pseudo_labels = regrouping.pseudo_labels_
-    if method.labels == "shuffled":
-        pseudo_labels = _shuffled_within(labels, pseudo_labels, seed)
+    pseudo_labels, rng = regrouping.pseudo_labels_, np.random.default_rng(seed)
+    for c in np.unique(labels) if method.labels == "shuffled" else ():  # groups keep their sizes and lose their meaning
+        pseudo_labels[labels == c] = rng.permutation(pseudo_labels[labels == c])
     return TrainingLabels(pseudo_labels, regrouping.parent_)
 
 
@@ -190,15 +188,6 @@ def mixed_labels(task: Task, by: str, share: float, *, features: np.ndarray | No
     return mixed
 
 
-def _shuffled_within(labels: np.ndarray, pseudo_labels: np.ndarray, seed: int) -> np.ndarray:
-    """Return pseudo-labels permuted within each class: groups keep their sizes and lose their meaning."""
-    rng, shuffled = np.random.default_rng(seed), pseudo_labels.copy()
-    for c in np.unique(labels):
-        rows = np.flatnonzero(labels == c)
-        shuffled[rows] = rng.permutation(pseudo_labels[rows])
-    return shuffled
-
-
 # From the sizes of the training classes and the options of a method; None is the training loop's own cross-entropy.
 LOSSES: dict[str, Callable[..., nn.Module | None]] = {
     "ce": lambda counts, **of_the_labels: None,
@@ -218,8 +207,6 @@ def make_loss(name: str, class_counts: Sequence[int], **options: Any) -> nn.Modu
 
     The options are the loss's: `gamma`, `tau`, or `max_margin` and `deferred`; one that is None has its default.
     """
-    if name not in LOSSES:
-        raise ValueError(f"no loss is called {name!r}; there are {', '.join(LOSSES)}")
     return LOSSES[name](class_counts, **{key: value for key, value in options.items() if value is not None})
 
 
@@ -239,19 +226,14 @@ def make_sampler(
     equally many images and take equally many steps. RUSC clusters `features` [n, d]; the default number of clusters is
     that of regrouping.
     """
-    everything = np.arange(len(labels))
-    if name in ("shuffled", "dsmt"):
-        return ShuffledRows(everything)
     if name == "stratified":
         return StratifiedBatches(labels, batch_size)
     if name == "ros":
         return ShuffledRows(random_oversampling(labels, seed=seed))
+    rows = np.arange(len(labels))
     if name == "rus":
-        return ShuffledRows(random_undersampling(labels, seed=seed), n_drawn=len(labels))
-    if name == "rusc":
-        if features is None:
-            raise ValueError("RUSC clusters features; none were given")
+        rows = random_undersampling(labels, seed=seed)
+    elif name == "rusc":
         n_clusters = n_clusters or sum(cluster_counts(np.bincount(labels)))
         rows = cluster_undersampling(features, labels, n_clusters=n_clusters, seed=seed, clusterer=clusterer)
-        return ShuffledRows(rows, n_drawn=len(labels))
-    raise ValueError(f"no sampler is called {name!r}; there are shuffled, stratified, ros, rus, rusc, dsmt")
+    return ShuffledRows(rows, n_drawn=len(labels))

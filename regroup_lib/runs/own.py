@@ -7,15 +7,13 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from regroup_lib.data.dataset import DataError, Dataset
+from regroup_lib.data.dataset import DataError, Dataset, composed, did_you_mean
 from regroup_lib.data.load import load_data
-from regroup_lib.data.own_folders import composed
 from regroup_lib.data.sources import DATASETS
 from regroup_lib.data.tasks import make_task
 from regroup_lib.encoders.features import make_encoder
@@ -157,10 +155,8 @@ def _positive(dataset: Dataset, positive: str | None) -> str:
     if positive is None:
         positive = min(counts, key=counts.get)
     elif positive not in counts:
-        close = get_close_matches(positive, counts, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        there = ", ".join(f"{name} ({count})" for name, count in counts.items())
-        raise ValueError(f"positive is {positive!r}, and {dataset.name} has the classes {there}{hint}")
+        there = did_you_mean(positive, {name: f"{name} ({count})" for name, count in counts.items()})
+        raise ValueError(f"positive is {positive!r}, and {dataset.name} has the classes {there}")
     on_side = np.concatenate([part.labels for part in dataset.splits.values()]) == dataset.class_names.index(positive)
     groups = None
     if dataset.is_table and "group" in dataset.metadata["train"]:
@@ -192,8 +188,6 @@ def own_data(dataset: Dataset, positive: str, path: str | Path, **reading: Any) 
 def own_task(name: str, positive: str) -> str:
     """Return the name of a task on own data; characters but letters, digits and hyphens become underscores.
 
-    Examples
-    --------
     >>> own_task("My photos (2)", "cat/dog")
     'own-My_photos__2_-cat_dog'
     """

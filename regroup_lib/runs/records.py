@@ -14,7 +14,6 @@ import platform
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +22,7 @@ import torch
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 import regroup_lib
+from regroup_lib.data.dataset import kept_until_changed
 from regroup_lib.files import (
     atomic_path,
     check_regular,
@@ -111,12 +111,10 @@ class Record:
 
     @property
     def key(self) -> str:
-        """The spec's key."""
         return self.spec.key
 
     @property
     def rules(self) -> list[str]:
-        """The aggregation rules that were measured."""
         return list(self.metrics)
 
     @property
@@ -134,16 +132,14 @@ class Record:
         """
         path = self.path.with_suffix(".npz")
         try:
-            status = path.stat()
-            return dict(_verified_arrays(path, self.arrays_digest, (status.st_mtime_ns, status.st_size)))
+            return dict(_verified_arrays(path, self.arrays_digest))
         except (ValueError, OSError) as error:
             what = f"{path} is missing or damaged ({error}); delete {self.path} and run its spec again"
             raise ValueError(what) from error
 
 
-@lru_cache(maxsize=128)
-def _verified_arrays(path: Path, digest: str, written: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Read arrays; time and size at which the file was `written` make a replaced one a new one."""
+@kept_until_changed(lambda path, digest: [path], maxsize=128)
+def _verified_arrays(path: Path, digest: str) -> dict[str, np.ndarray]:
     check_regular(path, at_most=MAX_ARRAYS)
     if digest_file(path) != digest:
         raise ValueError("its digest is not the one in the record")

@@ -40,10 +40,6 @@ def run(
     deadline : float, optional
         A `time.monotonic` after which no epoch is to end, see `train`.
 
-    Returns
-    -------
-    Record
-
     Raises
     ------
     OutOfTime

@@ -26,7 +26,7 @@ from regroup_lib.data.bundled_tables import table_of
 from regroup_lib.data.dataset import some_of
 from regroup_lib.data.own_folders import gray_range, read_pictures
 from regroup_lib.data.own_tables import MISSING, read_rows
-from regroup_lib.encoders.base import center_and_normalize
+from regroup_lib.encoders.base import normalized
 from regroup_lib.encoders.features import make_encoder
 from regroup_lib.nn.models import build_network
 from regroup_lib.nn.training import predict, softmax
@@ -117,7 +117,9 @@ class Model:
         if isinstance(self.spec, TableSpec):
             rows = read_rows(Path(path), self.about["columns"], **self.about["reading"])
             notes = rows.attrs["notes"] + self._unlike_training(rows)
-            rows = rows.assign(**self.about["constant"])[list(self.fitted.feature_names_in_)]
+            for name, value in self.about["constant"].items():
+                rows[name] = value
+            rows = rows[list(self.fitted.feature_names_in_)]
             found, scores = {"row": rows.index.to_numpy()}, self.fitted.predict_proba(rows)[:, 1]
         else:
             files, scores, notes = self._of_images(Path(path), data_dir)
@@ -150,7 +152,7 @@ class Model:
             files, images, notes = read_pictures(path, (side or shape[0], side or shape[1], shape[2]), span)
             inputs = encoder.transform(images)
             if "center" in self.about:  # that of the training images
-                inputs = center_and_normalize(np.array([self.about["center"]], np.float32), inputs)[1]
+                inputs = normalized(inputs, np.array(self.about["center"], np.float32))
         else:
             files, inputs, notes = read_pictures(path, shape, span)
         if self.spec.network in FROZEN_ESTIMATORS:
@@ -162,20 +164,10 @@ class Model:
 
 
 def fit_model(spec: Spec | TableSpec, own: OwnData, *, data_dir: str | Path | None = None) -> Model:
-    """Fit the classifier of a run on the user's data.
+    """Fit the classifier of a run of a comparison on the user's data; `own` has their path.
 
-    Parameters
-    ----------
-    spec : Spec or TableSpec
-        A run of a comparison. A table's classifier is fitted on all rows; a network on the training images, and the
-        test images stay out, so that the measured average precision is that of this network.
-    own : OwnData
-        The data, with their path.
-    data_dir : path, optional
-
-    Returns
-    -------
-    Model
+    A table's classifier is fitted on all rows; a network on the training images, and the test images stay out, so that
+    the measured average precision is that of this network.
     """
     spec = spec.model_copy(update={"own": own})
     if isinstance(spec, TableSpec):
@@ -233,13 +225,7 @@ def _digest(about: dict[str, Any], folder: Path) -> str:
 
 
 def load_model(folder: str | Path) -> Model:
-    """Read a model that `Model.save` wrote.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If a file is missing or damaged, or holds a type that is not on the list of harmless ones.
-    """
+    """Read a model that `Model.save` wrote; a file with a type that is not on the list of harmless ones is refused."""
     folder = Path(folder)
     if not (folder / ABOUT).is_file():
         raise FileNotFoundError(f"{folder} holds no model: {ABOUT} is missing; write one with `regroup fit --save`")

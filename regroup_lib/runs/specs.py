@@ -35,37 +35,16 @@ from regroup_lib.nn.models import NETWORKS, TOKENIZERS
 from regroup_lib.runs import table_methods
 from regroup_lib.runs.methods import METHODS
 
+# The embedded digits, of which a mirrored 2 is no 2, and the paper's data sets.
+DIGITS = {"batch_size": 64, "peak_lr": 0.1, "flip": False, "shift": 1}
+PHOTOS = {"batch_size": 256, "peak_lr": 0.2, "flip": True}
 PROFILES: dict[str, dict[str, Any]] = {
-    # The embedded digits: seconds per run, for a first look and for continuous integration.
-    "smoke": {
-        "network": "tiny-resnet",
-        "epochs": 4,
-        "batch_size": 64,
-        "peak_lr": 0.1,
-        "flip": False,  # a mirrored 2 is no 2
-        "shift": 1,
-        "encoder_epochs": 5,
-    },
-    # The paper's data sets, complete, in minutes on two cores.
-    "cpu": {
-        "network": "small-resnet",
-        "epochs": 8,
-        "batch_size": 256,
-        "peak_lr": 0.2,
-        "flip": True,
-        "shift": 3,
-        "encoder_epochs": 12,
-    },
+    # Seconds per run, for a first look and for continuous integration.
+    "smoke": DIGITS | {"network": "tiny-resnet", "epochs": 4, "encoder_epochs": 5},
+    # Minutes on two cores.
+    "cpu": PHOTOS | {"network": "small-resnet", "epochs": 8, "shift": 3, "encoder_epochs": 12},
     # The paper's network; needs a GPU.
-    "paper": {
-        "network": "resnet34",
-        "epochs": 100,
-        "batch_size": 256,
-        "peak_lr": 0.2,
-        "flip": True,
-        "shift": 4,
-        "encoder_epochs": 50,
-    },
+    "paper": PHOTOS | {"network": "resnet34", "epochs": 100, "shift": 4, "encoder_epochs": 50},
 }
 # Sentences have no mirror image.
 TEXT = {"optimizer": "adam", "flip": False, "shift": 0}
@@ -184,12 +163,12 @@ class OwnData(BaseModel):
 
 
 class _BaseSpec(BaseModel):
-    """Base of all kinds of spec: the profile's settings, the task's name, the key."""
+    """Base of all kinds of spec: the profile's settings, the task's name, the key, and a `label` for files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     profile: Profile = "cpu"
-    task: str
+    task: str = Field(pattern=r"^[^/\\]+$")  # the records of a task have a folder
     own: OwnData | None = None  # in place of a named data set
     seed: int = Field(0, ge=0, lt=2**31)
 
@@ -233,7 +212,6 @@ class _BaseSpec(BaseModel):
 
     @property
     def is_text(self) -> bool:
-        """Whether the task is one of sentences."""
         return self.own is None and holds_text(parse_task(self.task)[0])
 
     @property
@@ -348,7 +326,6 @@ class Spec(_BaseSpec):
 
     @property
     def label(self) -> str:
-        """Method and encoder, for files and messages."""
         return self.method if self.encoder is None else f"{self.method}-{self.encoder}"
 
 
@@ -363,7 +340,6 @@ class EncoderSpec(_BaseSpec):
 
     @property
     def label(self) -> str:
-        """Encoder, for files and messages."""
         return f"encoder-{self.encoder}"
 
 
@@ -389,7 +365,6 @@ class TableSpec(_BaseSpec):
 
     @property
     def label(self) -> str:
-        """Estimator, method and imbalance, for files and messages."""
         rare = "" if self.imbalance is None else f"-1to{self.imbalance:g}"
         return f"table-{self.estimator}-{self.method}{rare}"
 
@@ -419,7 +394,6 @@ class LookSpec(_BaseSpec):
 
     @property
     def label(self) -> str:
-        """Encoder, for files and messages."""
         return f"look-{self.encoder or 'columns'}"
 
 

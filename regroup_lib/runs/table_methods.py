@@ -106,10 +106,7 @@ class NotApplicable(Exception):
 def resample(name: str, X: np.ndarray, y: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows and labels that a resampler makes of training data.
 
-    Raises
-    ------
-    NotApplicable
-        If it refuses them, as KMeansSMOTE does where no cluster holds enough of the minority.
+    It is NotApplicable where it refuses them, as KMeansSMOTE does if no cluster holds enough of the minority.
     """
     try:
         return RESAMPLERS[name](int(y.sum()), seed).fit_resample(X, y)
@@ -205,16 +202,9 @@ def out_of_fold(
 ) -> OutOfFold:
     """Score every row of a table by cross-validation, stratified by class, without dividing a group.
 
-    Parameters
-    ----------
-    table : Table
-    method, estimator, **options
-        See `make_model`.
-    seed : int
-        Moves the folds and everything random in them. Methods with one seed have the same folds.
-    n_folds : int
-    imbalance : float, optional
-        Negatives per positive in the training folds, which lose positives at random. Rows held out keep their ratio.
+    The seed moves the folds and everything random in them; methods with one seed have the same folds. For a given
+    imbalance, negatives per positive, the training folds lose positives at random; rows held out keep their ratio. The
+    other options are those of `make_model`.
     """
     X, y, groups = table.features, table.labels, table.groups
     result = OutOfFold(_folds(table, n_folds, seed))

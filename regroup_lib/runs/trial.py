@@ -9,7 +9,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,20 +36,13 @@ N_LOOKS = 3  # clusterings before the runs, which tell how stable the clusters a
 MAX_BATCHES = 3  # of images in a trial
 
 
-def estimate(plan: Plan, *, workers: int | None = None, results_dir: str | Path | None = None) -> str:
+def estimate(plan: Plan, *, workers: int | None = None) -> str:
     """Return in words which runs of a comparison have no record, and the minutes and memory that they will take.
 
     Nothing is recorded. The trial takes some seconds: of a table each classifier is fitted on two samples of the rows,
-    of images a network is trained on a few batches.
-
-    Parameters
-    ----------
-    plan : Plan
-    workers : int, optional
-        Processes; each has the data in memory.
-    results_dir : path, optional
+    of images a network is trained on a few batches. Each of the `workers`, processes, has the data in memory.
     """
-    todo = [spec for spec in plan.specs if not spec.path(results_dir).exists() and spec.kind != "look"]
+    todo = [spec for spec in plan.specs if not spec.path().exists() and spec.kind != "look"]
     n_fits = sum(table_methods.N_FOLDS if isinstance(spec, TableSpec) else 1 for spec in todo)
     lines = [f"{len(plan.specs) - 1} runs, {len(todo)} to do: {n_fits} fits"]
     lines += [f"  {count} x {name}" for name, count in Counter(spec.label for spec in todo).items()]

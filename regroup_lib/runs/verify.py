@@ -98,10 +98,6 @@ def check_results(results_dir: str | Path | None = None, *, profile: str | None 
         Default ``REGROUP_RESULTS``. It is only read.
     profile : str, optional
 
-    Returns
-    -------
-    Report
-
     Notes
     -----
     The check of each record covers its file (it parses, has the digest that it was written with, which older records
@@ -229,13 +225,10 @@ def _wrong_arrays(arrays: dict[str, np.ndarray]) -> Iterator[str]:
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             yield f"array {name} has {int((~np.isfinite(array)).sum())} values that are NaN or infinite"
-        elif "_scores_" in name and not _are_probabilities(array):
-            yield f"array {name} holds no probabilities"
-
-
-def _are_probabilities(scores: np.ndarray) -> bool:
-    in_range = scores.min() >= 0 and scores.max() <= 1
-    return in_range and (scores.ndim == 1 or bool(np.abs(scores.sum(axis=1) - 1).max() < 1e-4))
+        elif "_scores_" in name:
+            sums = array.sum(axis=1) if array.ndim == 2 else 1
+            if array.min() < 0 or array.max() > 1 or not (np.abs(sums - 1) < 1e-4).all():
+                yield f"array {name} holds no probabilities"
 
 
 def _class_names(spec: AnySpec) -> Sequence[str]:
@@ -336,14 +329,7 @@ def _wrong_look(record: Record, arrays: dict[str, np.ndarray], report: Report) -
 
 
 def measure_scores(labels: np.ndarray, scores: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    """Return the result of `metrics.evaluate`, computed in another way.
-
-    Parameters
-    ----------
-    labels : ndarray of int64 [n]
-    scores : ndarray of float [n, C], or [n] of the positive class
-    names : sequence of str [C]
-    """
+    """Return the result of `metrics.evaluate`, computed in another way, from scores [n, C], or [n] of the positives."""
     scores = scores.astype(np.float64)
     columns = np.stack([1 - scores, scores], axis=1) if scores.ndim == 1 else scores
     result, counts = measure_decisions(labels, decide(columns), names), np.bincount(labels, minlength=len(names))

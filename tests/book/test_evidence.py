@@ -12,10 +12,11 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, pr
 
 from regroup_book import evidence, plans
 from regroup_book.build import chapters
+from regroup_book.differences import rates_above
 from regroup_book.evidence import MEASURES, WORDS, claims, combine, contrast, groups_of, judge, verdict
 from regroup_lib.data.load import load_data
 from regroup_lib.intervals import Interval, interval
-from regroup_lib.metrics import bootstrap_counts, rates_above
+from regroup_lib.metrics import bootstrap_counts
 from regroup_lib.runs import looks
 from regroup_lib.runs.records import N_RESAMPLES, load_records
 from regroup_lib.runs.run import run

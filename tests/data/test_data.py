@@ -48,6 +48,16 @@ def test_digits_split_is_stratified():
     np.testing.assert_allclose(test / (train + test), 0.3, atol=0.01)
 
 
+def test_a_caller_cannot_change_the_data_of_the_next_one(tmp_path):
+    with pytest.raises(ValueError, match="read-only"):
+        load_data("digits").train.labels[:9] = 0  # as for an experiment with noisy labels
+    path = tmp_path / "t.csv"
+    path.write_text("x,label\n" + "".join(f"{number / 7},{'ab'[number % 2]}\n" for number in range(40)))
+    changed = load_data(path)
+    changed.train.inputs["x"] *= 2
+    assert (load_data(path).train.inputs["x"] * 2).equals(changed.train.inputs["x"])
+
+
 # ---------------------------------------------------------------- a user's npz file
 
 

@@ -504,20 +504,6 @@ def test_the_seed_moves_the_split():
         assert [split.count(name) for name in FRACTIONS] == [70, 10, 20]
 
 
-@pytest.mark.parametrize(
-    ("labels", "groups", "fractions", "message"),
-    [
-        ([0, 1], [5], {"a": 1}, r"labels have shape \(2,\) and groups \(1,\); both must be \[n\]"),
-        ([0, 1], [5, 6], {"a": 0.5, "b": 0.6}, "they must be at least 0 and sum to 1"),
-        ([0, 1], [5, 6], {"a": 1.5, "b": -0.5}, "they must be at least 0 and sum to 1"),
-        ([0, 1], [5, 6], {}, "they must be at least 0 and sum to 1"),
-    ],
-)
-def test_split_by_group_refuses(labels, groups, fractions, message):
-    with pytest.raises(ValueError, match=message):
-        split_by_group(labels, groups, fractions=fractions)
-
-
 def test_the_committed_split_has_every_lesion_once():
     table = pd.read_csv(SOURCES["ham10000"].split_file)
     assert list(table) == ["lesion_id", "split"]

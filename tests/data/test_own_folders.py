@@ -13,6 +13,7 @@ from PIL import Image
 from regroup_lib.data import images
 from regroup_lib.data.dataset import DataError
 from regroup_lib.data.load import load_data
+from regroup_lib.data.own_folders import read_pictures
 from regroup_lib.data.tasks import make_task
 
 
@@ -58,6 +59,14 @@ def plain(n=10, **options):
 def divided(**options):
     """Return files of two classes with a training and a test split."""
     return filled(["train/a", "train/b", "test/a", "test/b"], 3, **options)
+
+
+def test_a_new_picture_that_is_cut_off_is_named(folder):
+    home = folder({"new/a.jpg": Image.fromarray(pixels(1, size=(60, 50)))})
+    cut = (home / "new" / "a.jpg").read_bytes()[:-300]
+    (home / "new" / "b.jpg").write_bytes(cut)
+    with pytest.raises(DataError, match=r"b\.jpg: image file is truncated"):
+        read_pictures(home, (6, 5, 3))
 
 
 def warnings_of(dataset):
@@ -145,6 +154,8 @@ def test_masks_and_names_made_of_other_names_are_warned_about(folder):
     }
     (warning,) = warnings_of(load_data(folder(patients, name="patients")))
     assert "names begin alike in 4 ways (patient00, patient01, patient02 and 1 more)" in warning
+    numbered = {f"{c}/x_a{i:030d}_x.png": pixels(40 + i + 100 * (c == "b")) for c in "ab" for i in range(3)}
+    load_data(folder(numbered, name="numbered"))  # took minutes, as the digits were divided in every way
     names = [f"{c}/3{how}.png" for c in "ab" for how in ("_flip", "-rot90", " (1)", "-150x150", "@2x")]
     home = folder(plain() | {name: pixels(300 + i) for i, name in enumerate(names)}, name="altered")
     (warning,) = warnings_of(load_data(home))

@@ -576,6 +576,19 @@ def test_text_is_read_in_its_encoding_where_that_can_be_told_or_said(write, word
 def test_long_cells(write):
     dataset = load_data(write({"z": ["w" * 200_000 if i == 5 else "v" for i in range(ROWS)]}))
     assert len(column(dataset, "z")[5]) == 200_000
+    images = [" ".join(map(str, range(i, 3000 + i))) for i in range(ROWS)]  # took minutes, as possible names of splits
+    assert any("another one in most rows: z" in note for note in load_data(write({"z": images})).notes)
+
+
+def test_a_column_may_have_the_name_of_an_argument(write):
+    assert "self" in load_data(write({"self": X}), missing=["17"]).train.inputs
+
+
+def test_names_that_begin_with_a_percent_sign_are_not_searched_for_long(tmp_path):
+    names, path = [f"% x{number}" for number in range(30)], tmp_path / "t.csv"
+    rows = [[*[f"{x + number}" for number in range(30)], label] for x, label in zip(X, LABELS, strict=True)]
+    path.write_text("\n".join(", ".join(row) for row in [[*names, "label"], *rows]))
+    assert load_data(path).train.inputs.columns.to_list() == names
 
 
 # ---------------------------------------------------------------- classes

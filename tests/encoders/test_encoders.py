@@ -594,6 +594,8 @@ def test_features_written_by_blocks_are_those_of_encode(tmp_path, normalize, blo
         np.testing.assert_allclose(found, expected[name], rtol=1e-4, atol=1e-5)
     assert encoder.largest <= block_rows
     assert (center is None) != normalize
+    encode_rows(images, encoder, path, center=None if center is None else center.astype(np.float64))
+    np.testing.assert_allclose(np.load(path), found, rtol=1e-6)
 
 
 def test_an_encoder_that_fails_half_way_leaves_no_file(tmp_path):

@@ -94,27 +94,16 @@ def counts_of(rows, labels, place):
     return table.tolist()
 
 
-@pytest.mark.parametrize(
-    ("ratio", "expected"),
-    [
-        (1.0, [[82, 10], [10, 50], [8, 40]]),  # the paper's example
-        (2.0, [[164, 10], [20, 50], [16, 40]]),
-        (0.25, [[21, 10], [2, 50], [2, 40]]),  # 20.49, 2.459, 2.049: the largest remainder
-        (1e-9, [[1, 10], [0, 50], [0, 40]]),  # a class never disappears
-        (7.0, [[500, 10], [109, 50], [91, 40]]),  # 573 of 500; then 200 · 6/11 and 200 · 5/11
-        (99.0, [[500, 10], [300, 50], [200, 40]]),
-    ],
-)
-def test_the_ratio_of_majority_to_minority(ratio, expected):
+def test_the_example_of_the_paper():
     features, labels, place = blobs([(500, 10), (300, 50), (200, 40)])
-    rows = cluster_undersampling(features, labels, n_clusters=3, ratio=ratio, seed=0)
-    assert counts_of(rows, labels, place) == expected
+    rows = cluster_undersampling(features, labels, n_clusters=3, seed=0)
+    assert counts_of(rows, labels, place) == [[82, 10], [10, 50], [8, 40]]
 
 
 def test_every_larger_class_is_undersampled_against_the_smallest():
     # Class 1 is the minority; r is 30/1, 60/3, 40/1 for class 0 and 0, 12/3, 16/1 for class 2.
     features, labels, place = blobs([(30, 0, 0), (60, 3, 12), (40, 1, 16), (0, 6, 0)])
-    rows = cluster_undersampling(features, labels, n_clusters=4, ratio=1, seed=3)
+    rows = cluster_undersampling(features, labels, n_clusters=4, seed=3)
     assert counts_of(rows, labels, place) == [[3, 0, 0], [2, 3, 2], [5, 1, 8], [0, 6, 0]]
 
 
@@ -122,19 +111,16 @@ def test_every_larger_class_is_undersampled_against_the_smallest():
     labels=labels_of_classes,
     seed=st.integers(0, 999),
     n_clusters=st.integers(1, 7),
-    ratio=st.floats(0.1, 5),
     clusterer=st.sampled_from(["kmeans", "random"]),
 )
-def test_laws_of_undersampling_by_cluster(labels, seed, n_clusters, ratio, clusterer):
+def test_laws_of_undersampling_by_cluster(labels, seed, n_clusters, clusterer):
     features = np.random.default_rng(seed).normal(size=(len(labels), 2)).round(1)
-    options = {"n_clusters": min(n_clusters, len(labels)), "ratio": ratio, "seed": seed, "clusterer": clusterer}
+    options = {"n_clusters": min(n_clusters, len(labels)), "seed": seed, "clusterer": clusterer}
     rows = cluster_undersampling(features, labels, **options)
     assert rows.dtype == np.int64
     assert (np.diff(rows) > 0).all()  # ascending, none twice
     counts = np.bincount(labels)
-    wanted = max(round(ratio * counts.min()), 1)
-    expected = [count if count == counts.min() else min(count, wanted) for count in counts]
-    assert np.bincount(labels[rows]).tolist() == expected
+    assert np.bincount(labels[rows]).tolist() == [counts.min()] * len(counts)
     np.testing.assert_array_equal(rows, cluster_undersampling(features, labels, **options))
 
 
@@ -151,9 +137,6 @@ def test_fewer_distinct_samples_than_clusters_do_no_harm(recwarn):
         ({"labels": [0, 0, 0, 1]}, r"6 rows of features but labels of shape \(4,\)"),
         ({"n_clusters": 0}, "n_clusters is 0; it must be a whole number of at least 1"),
         ({"n_clusters": 7}, "n_clusters is 7; there are 6 samples"),
-        ({"ratio": 0}, "ratio is 0; expected a finite number above 0"),
-        ({"ratio": np.nan}, "ratio is nan; expected a finite number above 0"),
-        ({"ratio": np.inf}, "ratio is inf; expected a finite number above 0"),
         ({"features": np.array([[np.inf]] + [[0.0]] * 5)}, "1 rows of features hold NaN or infinite values"),
         ({"features": np.zeros(6)}, r"features have shape \(6,\); expected \[n, d\]"),
         ({"clusterer": "mean-shift"}, "no clusterer is called 'mean-shift'"),

@@ -50,8 +50,6 @@ def test_losses_by_name_and_their_settings():
     assert make_loss("ldam", [9, 1], max_margin=0.25).margins.max() == 0.25
     assert make_loss("ldam", [9, 1]).deferred is None
     assert make_loss("ldam", [9, 1], deferred=True).deferred == 0.8
-    with pytest.raises(ValueError, match="no loss is called 'hinge'; there are ce, wce"):
-        make_loss("hinge", [9, 1])
 
 
 LABELS = np.array([0] * 90 + [1] * 10)
@@ -79,10 +77,6 @@ def test_rusc_keeps_the_minority_and_clusters_features():
     sampler, _ = drawn("rusc", features=features, n_clusters=4)
     assert set(np.flatnonzero(LABELS)) <= set(sampler.rows.tolist())
     assert len(sampler.rows) == 20
-    with pytest.raises(ValueError, match="RUSC clusters features; none were given"):
-        drawn("rusc")
-    with pytest.raises(ValueError, match="no sampler is called 'smote'; there are shuffled"):
-        drawn("smote")
 
 
 @pytest.mark.parametrize(
@@ -133,8 +127,6 @@ def test_cosine_head_is_bounded_and_blind_to_length():
     features = torch.randn(5, 32)
     assert network.head(features).abs().max() <= 1 + 1e-6
     torch.testing.assert_close(network.head(7 * features), network.head(features))
-    with pytest.raises(ValueError, match="no head is called 'square'; there are linear, cosine"):
-        build_network("tiny-resnet", in_channels=1, n_classes=3, seed=0, head="square")
 
 
 def test_a_missing_competitor_is_named_with_the_command_that_makes_it(empty_results):

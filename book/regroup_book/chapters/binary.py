@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 
 from regroup_book import plans
-from regroup_book.differences import Groups, precision_difference, scores_on_test
+from regroup_book.differences import Groups, precision_difference, rates_above, scores_on_test
 from regroup_book.paper import paper_number
 from regroup_book.show import learned_share, task_name
-from regroup_lib.metrics import rates_above
 from regroup_lib.runs.records import Record
 
 
