@@ -54,6 +54,7 @@ class RandomClusterer(ClusterMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: np.ndarray, y: None = None) -> RandomClusterer:
+        """Draw ``labels_``, int64 [n]."""
         rng, n = np.random.default_rng(self.random_state), X.shape[0]
         if self.sizes == "drawn":
             self.labels_ = rng.integers(self.n_clusters, size=n)
@@ -131,6 +132,7 @@ class _OnComponents(ClusterMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: np.ndarray, y: None = None) -> _OnComponents:
+        """Find ``labels_``, int64 [n]."""
         self.labels_ = np.asarray(self._groups(reduce_dimension(X, self.random_state)), np.int64)
         return self
 

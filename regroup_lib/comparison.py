@@ -253,10 +253,12 @@ class Comparison:
 
     @property
     def positive(self) -> str:
+        """The positive class."""
         return self.look.spec.own.positive
 
     @property
     def is_table(self) -> bool:
+        """Whether the data are a table."""
         return self.look.spec.holds == "rows"
 
     @cached_property
@@ -275,6 +277,7 @@ class Comparison:
 
     @property
     def seeds(self) -> list[int]:
+        """The seeds."""
         return sorted({record.spec.seed for record in self.records})
 
     @cached_property

@@ -111,6 +111,7 @@ class Rows:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """Number of rows and of columns."""
         return int(np.count_nonzero(self.mask)), self.array.shape[1]
 
     def __getitem__(self, chosen: np.ndarray) -> Rows:

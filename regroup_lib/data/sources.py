@@ -42,6 +42,7 @@ class Source:
 
     @property
     def text(self) -> bool:
+        """Whether the set holds sentences."""
         return self.image_shape is None
 
     @property

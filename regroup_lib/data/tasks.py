@@ -56,6 +56,7 @@ class Task:
 
     @property
     def n_classes(self) -> int:
+        """Number of classes of the task."""
         return len(self.class_names)
 
     @property

@@ -77,6 +77,7 @@ class _Views:
         return len(self.pixels)
 
     def batch(self, index: torch.Tensor | slice) -> torch.Tensor:
+        """Return the images themselves."""
         return (self._unit_range(index) - 0.5) / 0.25
 
     def augmented(self, index: torch.Tensor, generator: torch.Generator, *, flip: bool, shift: int) -> torch.Tensor:

@@ -71,6 +71,7 @@ class FocalLoss(nn.Module):
         self.gamma = float(gamma)
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the mean loss of logits [n, C] and targets int64 [n]."""
         logits = _checked(logits, targets)
         log_p = -F.cross_entropy(logits, targets, reduction="none")
         # Below gamma = 1 the power has an infinite slope at p_t = 1; the clamp makes it 0 there, as the loss's is.
@@ -145,6 +146,7 @@ class LDAMLoss(nn.Module):
         self.reweighted = self.deferred is not None and progress >= self.deferred
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the mean loss of logits [n, C] and targets int64 [n]."""
         logits = _checked(logits, targets, len(self.margins))
         margins = F.one_hot(targets, len(self.margins)) * self.margins.to(logits.dtype)
         weights = self.effective_weights.to(logits.dtype) if self.reweighted else None
@@ -185,6 +187,7 @@ class LogitAdjustedLoss(nn.Module):
         self.register_buffer("adjustment", (tau * (counts / counts.sum()).log()).float())
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the mean loss of logits [n, C] and targets int64 [n]."""
         logits = _checked(logits, targets, len(self.adjustment))
         return F.cross_entropy(logits + self.adjustment.to(logits.dtype), targets)
 

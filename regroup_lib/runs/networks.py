@@ -160,6 +160,7 @@ class _Trainer:
         return np.arange(len(fine) if n else 0)
 
     def train(self, checkpoint: Path, deadline: float | None) -> History:
+        """Train the network, measuring it after each epoch."""
         names = TrainingOptions.__dataclass_fields__
         return train(
             self.network,
@@ -183,6 +184,7 @@ class _Trainer:
         return _scores(logits * getattr(self.loss, "scale", 1.0), self.labels.parent), features
 
     def trace(self, network: torch.nn.Module, epoch: int) -> dict[str, Any]:
+        """Measure the network after an epoch."""
         start = time.perf_counter()
         trace: dict[str, Any] = {}
         for part in self.resident:

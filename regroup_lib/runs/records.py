@@ -111,10 +111,12 @@ class Record:
 
     @property
     def key(self) -> str:
+        """The spec's key."""
         return self.spec.key
 
     @property
     def rules(self) -> list[str]:
+        """The aggregation rules that were measured."""
         return list(self.metrics)
 
     @property

@@ -163,7 +163,7 @@ class OwnData(BaseModel):
 
 
 class _BaseSpec(BaseModel):
-    """Base of all kinds of spec: the profile's settings, the task's name, the key, and a `label` for files."""
+    """Base of all kinds of spec: the profile's settings, the task's name, the key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -212,6 +212,7 @@ class _BaseSpec(BaseModel):
 
     @property
     def is_text(self) -> bool:
+        """Whether the task is one of sentences."""
         return self.own is None and holds_text(parse_task(self.task)[0])
 
     @property
@@ -326,6 +327,7 @@ class Spec(_BaseSpec):
 
     @property
     def label(self) -> str:
+        """Method and encoder, for files and messages."""
         return self.method if self.encoder is None else f"{self.method}-{self.encoder}"
 
 
@@ -340,6 +342,7 @@ class EncoderSpec(_BaseSpec):
 
     @property
     def label(self) -> str:
+        """Encoder, for files and messages."""
         return f"encoder-{self.encoder}"
 
 
@@ -365,6 +368,7 @@ class TableSpec(_BaseSpec):
 
     @property
     def label(self) -> str:
+        """Estimator, method and imbalance, for files and messages."""
         rare = "" if self.imbalance is None else f"-1to{self.imbalance:g}"
         return f"table-{self.estimator}-{self.method}{rare}"
 
@@ -394,6 +398,7 @@ class LookSpec(_BaseSpec):
 
     @property
     def label(self) -> str:
+        """Encoder, for files and messages."""
         return f"look-{self.encoder or 'columns'}"
 
 
