@@ -88,10 +88,12 @@ class Dataset:
 
     @property
     def is_text(self) -> bool:
+        """Whether the inputs are sentences."""
         return isinstance(self.train.inputs, np.ndarray) and self.train.inputs.dtype.kind == "U"
 
     @property
     def is_table(self) -> bool:
+        """Whether the inputs are rows of a table."""
         return isinstance(self.train.inputs, pd.DataFrame)
 
     @property
@@ -101,10 +103,12 @@ class Dataset:
 
     @property
     def train(self) -> Split:
+        """The training split."""
         return self.splits["train"]
 
     @property
     def test(self) -> Split:
+        """The test split."""
         return self.splits["test"]
 
     def class_counts(self, split: str = "train") -> list[int]:

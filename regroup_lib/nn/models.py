@@ -26,6 +26,7 @@ class _Network(nn.Module):
     """A network that applies its `head` to the features of `embed`."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return logits [n, n_classes]."""
         return self.head(self.embed(inputs))
 
 
@@ -61,6 +62,7 @@ class CosineHead(nn.Module):
         nn.init.xavier_uniform_(self.weight)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return cosines [n, n_classes] of features [n, width]."""
         # float32 also under autocast: three digits of a cosine are too few to rank by.
         with torch.autocast(features.device.type, enabled=False):
             return F.linear(F.normalize(features.float(), dim=1), F.normalize(self.weight, dim=1))
@@ -103,6 +105,7 @@ class ResNet(_Network):
         self.head = HEADS[head](width, n_classes)
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Return penultimate features [n, d] of normalized images [n, c, h, w]."""
         return self.stages(self.stem(images)).mean(dim=(2, 3))
 
 
@@ -115,6 +118,7 @@ class MLP(_Network):
         self.head = HEADS[head](width, n_classes)
 
     def embed(self, features: torch.Tensor) -> torch.Tensor:
+        """Return hidden activations [n, width] of features [n, in_features]."""
         return self.hidden(features)
 
 
@@ -160,6 +164,7 @@ class LargeResNet(_Network):
         self.head = HEADS[head](width, n_classes)
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Return penultimate features [n, 512] of normalized images [n, c, h, w]."""
         return self.body(images)
 
 
@@ -191,6 +196,7 @@ class MiniLM(_Network):
         self.head = HEADS[head](self.transformer.config.hidden_size, n_classes)
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return mean token features [n, width] of token numbers [n, length]."""
         return _by_length(self._means, tokens)
 
     def _means(self, tokens: torch.Tensor) -> torch.Tensor:
